@@ -1,0 +1,1 @@
+"""The receiver: verifies signed completions and handles each one once."""
