@@ -1,0 +1,35 @@
+"""Wall-clock time as the integers we store and the ISO-8601 text we show."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+def now_ms() -> int:
+    """Milliseconds since the Unix epoch."""
+    return int(time.time() * 1000)
+
+
+def iso(ms: int) -> str:
+    """`ms` as ISO-8601 in UTC with milliseconds and `Z`."""
+    return (
+        datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    )
+
+
+def parse_iso(text: str) -> int:
+    """Milliseconds for an ISO-8601 time; one without an offset is taken as UTC.
+
+    Raises ValueError for anything else, and for years outside 1970 to 9999.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    try:
+        ms = round(moment.timestamp() * 1000)
+    except OverflowError as error:
+        raise ValueError("time out of range") from error
+    if ms < 0:
+        raise ValueError("time before 1970")
+    return ms

@@ -1,0 +1,112 @@
+"""What callbacks a listing or a replay is about: one value, one set of names, for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dispatcher.clock import iso, parse_iso
+from dispatcher.states import STATES, State
+from dispatcher.values import Priority
+
+_WORDS: Final = ("status", "jobStatus", "jobId", "destination", "priority", "error")
+_TIMES: Final = ("since", "until")
+NAMES: Final = (*_WORDS, *_TIMES, "tag.KEY")
+_VALUE_CHARS_MAX: Final = 2_048  # the longest value any field may have: a destination's URL
+_TAGS_MAX: Final = 8
+
+
+class FilterError(ValueError):
+    """A filter that cannot be understood: which field, and why."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """All set fields must match. `since_ms` is inclusive, `until_ms` exclusive, both on the
+    callback's creation. `destination` is an id, a registered name or a URL; `error` the code of
+    the last failed attempt (`http_503`, `timeout`, …)."""
+
+    status: State | None = None
+    job_status: str | None = None
+    job_id: str | None = None
+    destination: str | None = None
+    priority: Priority | None = None
+    error: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+def parse(raw: Mapping[str, object]) -> Filter:
+    """The filter that `raw` (query parameters, or a replay's filter object) describes.
+
+    Raises FilterError for an unknown field and for a value that its field cannot have.
+    """
+    fields: dict[str, Any] = {}
+    tags: list[tuple[str, str]] = []
+    for name, value in raw.items():
+        text = _text(name, value)
+        if name.startswith("tag.") and len(name) > len("tag."):
+            tags.append((name.removeprefix("tag."), text))
+        elif name in _TIMES:
+            fields[f"{name}_ms"] = _time(name, text)
+        elif name in _WORDS:
+            fields[_snake(name)] = _word(name, text)
+        else:
+            raise FilterError(name, text, f"unknown filter; there are {', '.join(NAMES)}")
+    if len(tags) > _TAGS_MAX:
+        raise FilterError("tag", len(tags), f"at most {_TAGS_MAX} tags at once")
+    return Filter(**fields, tags=tuple(tags))
+
+
+def show(wanted: Filter) -> dict[str, str]:
+    """`wanted` under the names that `parse` reads."""
+    shown = {name: getattr(wanted, _snake(name)) for name in _WORDS}
+    shown |= {name: _iso_or_none(getattr(wanted, f"{name}_ms")) for name in _TIMES}
+    shown |= {f"tag.{key}": value for key, value in wanted.tags}
+    return {name: value for name, value in shown.items() if value is not None}
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise FilterError(name, value, "must be a text that is not empty")
+    if len(value) > _VALUE_CHARS_MAX:
+        raise FilterError(name, value[:64], f"longer than {_VALUE_CHARS_MAX} characters")
+    if "\0" in value or (not value.isascii() and _surrogate(value)):
+        raise FilterError(name, None, "must be valid text without NUL")
+    return value
+
+
+def _surrogate(value: str) -> bool:
+    return any("\ud800" <= char <= "\udfff" for char in value)
+
+
+def _word(name: str, text: str) -> str:
+    allowed = {"status": STATES, "priority": ("high", "normal")}.get(name)
+    if allowed is not None and text not in allowed:
+        raise FilterError(name, text, f"must be one of {', '.join(allowed)}")
+    return text
+
+
+def _time(name: str, text: str) -> int:
+    try:
+        return parse_iso(text)
+    except ValueError as error:
+        raise FilterError(
+            name, text, "must be an ISO-8601 time such as 2026-01-31T12:00:00Z"
+        ) from error
+
+
+def _iso_or_none(ms: int | None) -> str | None:
+    return None if ms is None else iso(ms)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)

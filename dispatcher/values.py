@@ -1,0 +1,214 @@
+"""The values that travel between rooms: frozen, and free of IO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dispatcher.policy import Policy
+from dispatcher.states import State
+
+Priority = Literal["high", "normal"]
+Headers = tuple[tuple[str, str], ...]
+
+# The classes a lane keeps apart, in the order in which they are served.
+HIGH: Final = 0
+NORMAL: Final = 1
+REPLAY: Final = 2
+CLASSES: Final = (HIGH, NORMAL, REPLAY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCallback:
+    """A validated submit, ready to be stored.
+
+    `destination` is the lane's id; `url` is None for a registered destination, whose own URL,
+    headers and policy apply at send time, so that mending them mends its backlog too.
+    `key` is the idempotency key's digest, `content` what it must come with again.
+    """
+
+    id: str
+    tenant: str
+    job_id: str
+    job_status: str | None
+    priority: Priority
+    destination: str
+    destination_name: str | None
+    url: str | None
+    body: bytes = field(repr=False)
+    body_sha256: bytes
+    content_type: str
+    headers: Headers = ()
+    tags: tuple[tuple[str, str], ...] = ()
+    policy: str | None = None
+    key: bytes
+    explicit_key: bool
+    content: bytes
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One leased delivery: all that sending and judging it needs, and the claim number that
+    alone may settle it."""
+
+    id: str
+    tenant: str
+    job_id: str
+    destination: str
+    registered: bool
+    url: str
+    body: bytes = field(repr=False)
+    content_type: str
+    headers: Headers
+    policy: Policy
+    claim: int
+    attempt: int  # this attempt's number in the history, from 1
+    tries: int  # tries of the budget spent before this one
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What a submit came to. `delivery` is set when it was handed straight over (D6)."""
+
+    id: str
+    job_id: str
+    state: State
+    created_ms: int
+    duplicate: bool
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One POST, as history keeps it."""
+
+    n: int
+    started_ms: int
+    duration_ms: float
+    outcome: str
+    status_code: int | None = None
+    error: str | None = None
+    excerpt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callback:
+    """A callback as it is listed and shown."""
+
+    id: str
+    tenant: str
+    job_id: str
+    job_status: str | None
+    state: State
+    priority: Priority
+    destination: str
+    destination_name: str | None
+    url: str
+    tags: dict[str, str]
+    created_ms: int
+    attempts: int
+    tries: int
+    due_ms: int | None
+    finished_ms: int | None
+    last_error: str | None
+    policy: str | None
+    payload_size: int
+    payload_sha256: bytes
+    payload_pruned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """The stored bytes and what they were declared to be."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a tenant's deliveries go, with its limits and its lane's health.
+
+    Unregistered ones (no `name`) come into being with their first callback.
+    """
+
+    id: str
+    tenant: str
+    name: str | None
+    url: str
+    policy: str | None
+    headers: Headers
+    paused: bool
+    disabled_reason: str | None
+    concurrency: int | None
+    rate_per_second: float | None
+    created_ms: int
+    failures: int = 0
+    circuit_open: bool = False
+    held_until_ms: int | None = None
+    held_reason: str | None = None
+    backlog: int = 0
+    sending: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A filtered replay: a fixed set, fed in the background."""
+
+    id: str
+    tenant: str
+    filter: str  # the filter as JSON, as the caller may see it
+    rate_per_second: float | None
+    state: Literal["running", "done", "cancelled"]
+    matched: int
+    replayed: int
+    skipped: int
+    created_ms: int
+    finished_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key without the key: `tenant` None is a platform key, good for any tenant."""
+
+    id: str
+    digest: bytes = field(repr=False)
+    tenant: str | None
+    scopes: frozenset[str]
+    label: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningSecret:
+    """A secret that signs until `expires_ms` (None: until it is rotated out)."""
+
+    id: str
+    tenant: str
+    destination: str | None
+    value: str = field(repr=False)
+    created_ms: int
+    expires_ms: int | None
+    revealed_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """One customer account of the platform."""
+
+    name: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """A tenant's figures. Rates are deliveries a second over the last minute."""
+
+    counts: dict[State, int]
+    oldest_pending_ms: int | None
+    accepted_per_second: float
+    delivered_per_second: float
+    failed_attempts_per_second: float
