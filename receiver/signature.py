@@ -1,0 +1,341 @@
+"""Signing and verifying callbacks, in both schemes. The standard library is all it needs.
+
+Two schemes travel side by side:
+
+* ``X-Webhook-Signature: sha256=<hex>``: HMAC-SHA256 over the body, keyed with the secret as
+  UTF-8 text, prefix and all. It covers the body alone.
+* Standard Webhooks: ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``, the last a
+  space-separated list of ``v1,<base64>``: HMAC-SHA256 over ``id.timestamp.body``, keyed with the
+  base64-decoded secret. It also binds the id and the time of sending.
+
+A secret of ours is ``whsec_`` and the base64 of 24-64 random bytes; one string serves both schemes.
+Secrets of other platforms work too: without the prefix the whole string is taken as base64 for v1
+(the rule of the public libraries), and a string that is no base64 serves ``sha256=`` only.
+
+This file may be copied into another project as it is.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias
+
+Header: TypeAlias = tuple[bytes | str, bytes | str]
+Headers: TypeAlias = Mapping[str, str] | Iterable[Header]
+Require: TypeAlias = Literal["any", "sha256", "standard"]
+Scheme: TypeAlias = Literal["sha256", "standard"]
+Reason: TypeAlias = Literal[
+    "missing",  # the request does not carry what is required
+    "malformed",  # a header, the body or an argument has not the right shape
+    "ambiguous",  # a signature header is there twice
+    "mismatch",  # well-formed, but not made with one of the secrets over these bytes
+    "stale",  # validly signed, but too far from now, in the past or in the future
+    "no_secret",  # the secrets handed to verify() cannot verify anything
+]
+
+SHA256_HEADER: Final = "X-Webhook-Signature"
+PREVIOUS_SUFFIX: Final = "-Previous"
+ID_HEADER: Final = "webhook-id"
+TIMESTAMP_HEADER: Final = "webhook-timestamp"
+SIGNATURE_HEADER: Final = "webhook-signature"
+STANDARD_HEADERS: Final = (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)
+
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the public prefix, not a secret
+SECRET_BYTES: Final = 32  # within the 24-64 that Standard Webhooks asks for
+TOLERANCE_S: Final = 300  # the public libraries' window, to either side of now
+HEADER_CHARS_MAX: Final = 4096  # room for some 80 signatures; servers cap a header line at 8 KiB
+HEADERS_MAX: Final = 1000  # ten times what common servers let through
+SECRETS_MAX: Final = 64  # each costs one HMAC over the whole body
+
+_SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
+# No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
+_MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
+_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+_V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
+
+
+class SignatureError(Exception):
+    """The request is not verified. ``reason`` is for programs, the message for people.
+
+    Neither ever holds a secret or the signature that would have been right.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason: Final[Reason] = reason
+        self.message: Final = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What the signatures vouch for, besides the body.
+
+    ``message_id`` and ``timestamp`` (Unix seconds of this attempt) are there only under a valid v1
+    signature: ``sha256=`` does not cover them.
+    """
+
+    schemes: tuple[Scheme, ...]
+    message_id: str | None = None
+    timestamp: int | None = None
+
+
+def generate_secret() -> str:
+    """A fresh signing secret: ``whsec_`` and the base64 of 32 random bytes."""
+    return SECRET_PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode("ascii")
+
+
+def v1_key(secret: str) -> bytes:
+    """The HMAC key of the v1 scheme: the base64 after ``whsec_``, or of the whole string.
+
+    Padding may be missing; anything else that is not standard base64 raises ValueError, where
+    the public libraries would skip it and sign with a shorter key than the operator believes.
+    """
+    text = secret.removeprefix(SECRET_PREFIX).rstrip("=")
+    try:
+        key = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise ValueError("the secret is not base64, which the v1 signature needs")
+    return key
+
+
+def sign_sha256(secret: str, body: bytes) -> str:
+    """``sha256=<hex>`` over the body. An empty secret raises ValueError."""
+    return "sha256=" + hmac.digest(_text_key(secret), body, hashlib.sha256).hex()
+
+
+def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
+    """``v1,<base64>`` over ``msg_id.timestamp_s.body``.
+
+    ValueError: the secret is not base64; the id is not 1-256 visible ASCII characters without a
+    full stop; or the timestamp (Unix seconds) is not 0 to 999999999999.
+    """
+    if not _MESSAGE_ID.fullmatch(msg_id):
+        raise ValueError("a message id is 1-256 visible ASCII characters without a full stop")
+    if not _TIMESTAMP.fullmatch(str(timestamp_s)):
+        raise ValueError("a timestamp is a whole number of seconds since 1970")
+    return _v1(v1_key(secret), f"{msg_id}.{timestamp_s}.", body)
+
+
+def signed_headers(
+    body: bytes,
+    secrets: Sequence[str],
+    *,
+    message_id: str,
+    timestamp_s: int,
+    sha256_header: str = SHA256_HEADER,
+) -> dict[str, str]:
+    """All headers of both schemes. The first secret is current; a second one is the previous.
+
+    While two secrets are valid, ``webhook-signature`` lists both, and the previous secret's
+    ``sha256=`` goes into ``X-Webhook-Signature-Previous``. No secret raises ValueError.
+    """
+    if not 1 <= len(secrets) <= 2:
+        raise ValueError("sign with one secret, or with the current and the previous one")
+    headers = {sha256_header: sign_sha256(secrets[0], body)}
+    if len(secrets) == 2:
+        headers[sha256_header + PREVIOUS_SUFFIX] = sign_sha256(secrets[1], body)
+    headers[ID_HEADER] = message_id
+    headers[TIMESTAMP_HEADER] = str(timestamp_s)
+    headers[SIGNATURE_HEADER] = " ".join(
+        sign_v1(secret, message_id, timestamp_s, body) for secret in secrets
+    )
+    return headers
+
+
+def verify(
+    body: bytes,
+    headers: Headers,
+    secrets: str | Iterable[str],
+    *,
+    now_s: float,
+    tolerance_s: float = TOLERANCE_S,
+    require: Require = "any",
+    sha256_header: str = SHA256_HEADER,
+) -> Verified:
+    """Verify the raw body of a request, or raise SignatureError and nothing else.
+
+    Every scheme that the request carries must hold: one valid signature does not excuse a wrong
+    one beside it, and any of the three ``webhook-*`` headers makes v1 obligatory. ``require``
+    additionally names the scheme that must be there. A signature may come from any of ``secrets``;
+    each is tried, in constant time. ``headers`` is a mapping, or pairs as in ASGI; names match in
+    any case. ``now_s`` is Unix time; ``webhook-timestamp`` may differ by ``tolerance_s`` to
+    either side.
+    """
+    _check_arguments(now_s, tolerance_s, require, sha256_header)
+    raw = _raw_body(body)
+    active = _active_secrets(secrets)
+    sha256_names = (sha256_header.lower(), (sha256_header + PREVIOUS_SUFFIX).lower())
+    found = _signature_headers(headers, {*sha256_names, *STANDARD_HEADERS})
+    sha256_values = [found[name] for name in sha256_names if name in found]
+    has_standard = any(name in found for name in STANDARD_HEADERS)
+    _check_presence(require, bool(sha256_values), has_standard, sha256_header)
+
+    if sha256_values:
+        _verify_sha256(raw, sha256_values, active)
+    if not has_standard:
+        return Verified(schemes=("sha256",))
+    message_id, timestamp = _verify_standard(raw, found, active)
+    _check_window(timestamp, now_s, tolerance_s)
+    return Verified(
+        schemes=("sha256", "standard") if sha256_values else ("standard",),
+        message_id=message_id,
+        timestamp=timestamp,
+    )
+
+
+def _check_arguments(now_s: object, tolerance_s: object, require: object, header: object) -> None:
+    if not isinstance(now_s, int | float) or not isinstance(tolerance_s, int | float):
+        raise SignatureError("malformed", "now_s and tolerance_s are numbers of seconds")
+    if not isinstance(require, str) or require not in ("any", "sha256", "standard"):
+        raise SignatureError("malformed", "require is one of: any, sha256, standard")
+    if not isinstance(header, str) or not header:
+        raise SignatureError("malformed", "sha256_header is the name of a header")
+
+
+def _raw_body(body: object) -> bytes:
+    if not isinstance(body, bytes | bytearray):
+        raise SignatureError("malformed", "the body must be the raw bytes of the request")
+    return bytes(body)
+
+
+def _active_secrets(secrets: Any) -> list[str]:
+    """All secrets, or SignatureError: one unusable secret hides a broken configuration."""
+    try:
+        given = [secrets] if isinstance(secrets, str) else secrets
+        active: list[str] = list(islice(given, SECRETS_MAX + 1))
+    except Exception:  # an object of the caller's may raise anything
+        raise SignatureError("no_secret", "secrets is a string or a list of strings") from None
+    if not 1 <= len(active) <= SECRETS_MAX:
+        raise SignatureError("no_secret", f"give 1 to {SECRETS_MAX} secrets")
+    for secret in active:
+        try:
+            _text_key(secret)
+        except ValueError:
+            raise SignatureError("no_secret", "a secret is empty or not text") from None
+    return active
+
+
+def _text_key(secret: object) -> bytes:
+    """The HMAC key of the sha256= scheme. An empty one would let anybody sign."""
+    if not isinstance(secret, str) or not secret.removeprefix(SECRET_PREFIX).strip():
+        raise ValueError("the secret is empty or not text")
+    return secret.encode()
+
+
+def _signature_headers(headers: object, wanted: set[str]) -> dict[str, str]:
+    """The wanted headers, by lower-case name, each once, as ASCII text of bounded length."""
+    found: dict[str, str] = {}
+    for name, value in _pairs(headers):
+        text = name.decode("latin-1") if isinstance(name, bytes) else name
+        if not isinstance(text, str) or not text.isascii() or text.lower() not in wanted:
+            continue
+        key = text.lower()
+        if key in found:
+            raise SignatureError("ambiguous", f"the header {key} is there more than once")
+        found[key] = _header_text(key, value)
+    return found
+
+
+def _pairs(headers: Any) -> list[tuple[object, object]]:
+    try:
+        items = getattr(headers, "items", None)
+        entries = islice(items() if callable(items) else headers, HEADERS_MAX + 1)
+        pairs = [(name, value) for name, value in entries]
+    except Exception:  # an object of the caller's may raise anything
+        message = "headers are a mapping, or pairs of name and value"
+        raise SignatureError("malformed", message) from None
+    if len(pairs) > HEADERS_MAX:
+        raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
+    return pairs
+
+
+def _header_text(name: str, value: object) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not isinstance(text, str) or not text.isascii():
+        raise SignatureError("malformed", f"the header {name} is not ASCII text")
+    if len(text) > HEADER_CHARS_MAX:
+        raise SignatureError("malformed", f"the header {name} is over {HEADER_CHARS_MAX} long")
+    return text.strip(" \t")
+
+
+def _check_presence(require: Require, has_sha256: bool, has_standard: bool, header: str) -> None:
+    if require == "sha256" and not has_sha256:
+        raise SignatureError("missing", f"the header {header} is required")
+    if require == "standard" and not has_standard:
+        raise SignatureError("missing", "the webhook-* headers of Standard Webhooks are required")
+    if not has_sha256 and not has_standard:
+        raise SignatureError("missing", "the request carries no signature")
+
+
+def _verify_sha256(body: bytes, values: list[str], secrets: list[str]) -> None:
+    for value in values:
+        if not _SHA256_VALUE.fullmatch(value):
+            raise SignatureError(
+                "malformed", "the signature is not sha256= and 64 lower-case hex digits"
+            )
+    if not _any_equal([sign_sha256(secret, body) for secret in secrets], values):
+        raise SignatureError("mismatch", "the sha256= signature does not match the body")
+
+
+def _verify_standard(body: bytes, found: dict[str, str], secrets: list[str]) -> tuple[str, int]:
+    """The signed id and timestamp."""
+    for name in STANDARD_HEADERS:
+        if name not in found:
+            raise SignatureError("missing", f"the header {name} is missing beside its siblings")
+    message_id, timestamp = found[ID_HEADER], found[TIMESTAMP_HEADER]
+    if not _MESSAGE_ID.fullmatch(message_id):
+        raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
+    if not _TIMESTAMP.fullmatch(timestamp):
+        raise SignatureError("malformed", "webhook-timestamp is not a number of seconds")
+    # Other versions may stand beside v1 (v1a is asymmetric); they vouch for nothing here.
+    values = [v for v in found[SIGNATURE_HEADER].split(" ") if _V1_VALUE.fullmatch(v)]
+    if not values:
+        raise SignatureError("malformed", "webhook-signature holds no v1 signature")
+    prefix = f"{message_id}.{timestamp}."
+    if not _any_equal([_v1(key, prefix, body) for key in _v1_keys(secrets)], values):
+        raise SignatureError("mismatch", "webhook-signature does not match id, timestamp and body")
+    return message_id, int(timestamp)
+
+
+def _v1_keys(secrets: list[str]) -> list[bytes]:
+    keys = []
+    for secret in secrets:
+        try:
+            keys.append(v1_key(secret))
+        except ValueError:
+            continue  # a plain-text secret serves sha256= only
+    if not keys:
+        raise SignatureError("no_secret", "no secret is base64, which the v1 signature needs")
+    return keys
+
+
+def _check_window(timestamp: int, now_s: float, tolerance_s: float) -> None:
+    # "not within" rather than "beyond": NaN is then refused as well.
+    if not abs(now_s - timestamp) <= tolerance_s:
+        side = "old" if timestamp < now_s else "far in the future"
+        raise SignatureError("stale", f"webhook-timestamp is too {side}")
+
+
+def _any_equal(expected: list[str], given: list[str]) -> bool:
+    """Whether one of the given is expected; looks at every pair whatever it has found."""
+    equal = False
+    for one in expected:
+        for other in given:
+            equal |= hmac.compare_digest(one, other)
+    return equal
+
+
+def _v1(key: bytes, prefix: str, body: bytes) -> str:
+    digest = hmac.digest(key, prefix.encode("ascii") + body, hashlib.sha256)
+    return "v1," + base64.b64encode(digest).decode("ascii")
