@@ -1,0 +1,52 @@
+"""Asks a running receiver's admin routes; the standard library is enough for that."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from receiver.settings import ClientSettings
+
+TIMEOUT_S: Final = 10.0
+ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024  # a body of the largest size, in JSON
+
+
+class ClientError(Exception):
+    """The service cannot be asked, or says no; the message is for people, in one line."""
+
+
+def get(settings: ClientSettings, path: str, query: dict[str, str] | None = None) -> dict[str, Any]:
+    """The document at ``path``. Raises ClientError."""
+    if settings.admin_key is None:
+        raise ClientError("RECEIVER_ADMIN_KEY is not set: it is the key that the service runs with")
+    url = settings.url + path + (f"?{urlencode(query)}" if query else "")
+    if not url.startswith(("http://", "https://")):
+        raise ClientError(f"RECEIVER_URL must begin with http:// or https://, not {settings.url!r}")
+    try:
+        request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
+            url, headers={"Authorization": f"Bearer {settings.admin_key}"}
+        )
+        with _opener().open(request, timeout=TIMEOUT_S) as answer:
+            document: dict[str, Any] = json.loads(answer.read(ANSWER_BYTES_MAX))
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ClientError(_told(error)) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ClientError(f"cannot ask {settings.url}: {reason}; is it running?") from None
+    return document
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Without proxies: an admin key goes nowhere but to the service."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    if error.code == 404 and error.url.rstrip("/").split("?")[0].endswith("/inbox"):
+        return "the service has no admin routes: start it with RECEIVER_ADMIN_KEY set"
+    try:
+        return str(json.loads(error.read(64 * 1024))["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"the service answered {error.code}"

@@ -1,0 +1,104 @@
+"""uvicorn's HTTP protocol with the bounds it lacks: on the size of a head, the time it takes to
+arrive, and the bytes of one message on the wire."""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from receiver.asgi import DRAIN_BYTES_MAX
+from receiver.settings import Settings
+
+# Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
+WIRE_FACTOR_MAX = 8
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Refuses a head that is too large or too slow. ``bounded_protocol`` sets the bounds."""
+
+    head_bytes_max: int
+    head_timeout_s: float
+    wire_bytes_max: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = True
+        self._heads = 0
+        self._head_bytes = 0
+        self._wire_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        in_head, heads = self._in_head, self._heads
+        super().data_received(data)
+        self._wire_bytes += len(data)
+        if self._wire_bytes > self.wire_bytes_max:
+            self.transport.close()
+        elif in_head and self._in_head and heads == self._heads:
+            self._head_bytes += len(data)
+            self._start_timer()
+            if self._head_bytes > self.head_bytes_max:
+                self._refuse(431, "HEADERS_TOO_LARGE", "the head of the request is too large")
+
+    def on_message_begin(self) -> None:
+        self._wire_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._heads += 1
+        self._head_bytes = 0
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, "MALFORMED_REQUEST", msg)
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _too_slow(self) -> None:
+        self._refuse(408, "REQUEST_TIMEOUT", "the head of the request did not arrive in time")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        document: dict[str, Any] = {"error": code, "message": message, "details": {}}
+        body = json.dumps(document).encode()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()
+
+
+def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
+    """The protocol with the bounds of these settings."""
+    body_bytes_max = settings.body_bytes_max + DRAIN_BYTES_MAX
+    bounds = {
+        "head_bytes_max": settings.header_bytes_max,
+        "head_timeout_s": settings.request_timeout,
+        "wire_bytes_max": settings.header_bytes_max + WIRE_FACTOR_MAX * body_bytes_max,
+    }
+    return type("ConfiguredProtocol", (BoundedProtocol,), bounds)

@@ -1,0 +1,118 @@
+"""The path of a message: read → verify → parse → identify → store → answer. In this order, so
+that nothing is believed before its signature and nothing is answered before it is on disk."""
+
+from typing import Any, Final
+
+from receiver.asgi import Answer, Budget, Refusal, Request
+from receiver.guard import kind_of
+from receiver.inbox import Inbox, InboxUnavailable
+from receiver.message import Message
+from receiver.parse import Identity, ParseError, identify
+from receiver.settings import Settings
+from receiver.signature import SignatureError, Verified, verify
+
+CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
+
+# What a body says of itself in the wrong form is the sender's 422; what cannot be read is a 400.
+_UNPROCESSABLE: Final = ("identity", "job_id", "status")
+
+
+async def receive_message(
+    request: Request, settings: Settings, budget: Budget, inbox: Inbox, now_ms: int
+) -> Answer:
+    """Answers 200 with the verdict once the message is on disk, or raises Refusal."""
+    _check_encoding(request)
+    with budget.share() as take:
+        body = await request.body(
+            bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, take=take
+        )
+        request.notes["bodyBytes"] = len(body)
+        verified = _verify(request, body, settings, now_ms)
+        request.notes.update(schemes="+".join(verified.schemes), messageId=verified.message_id)
+        identity = _identify(body, verified, settings)
+        request.notes.update(jobId=identity.job_id, jobStatus=identity.status)
+        message = _message(request, body, verified, identity, settings.path, now_ms)
+        verdict = await store(inbox, message, settings)
+    request.notes["outcome"] = verdict
+    return Answer(document={"status": verdict})
+
+
+async def store(inbox: Inbox, message: Message, settings: Settings) -> str:
+    """The verdict on a message, or the Refusal that asks its sender to come back."""
+    try:
+        return await inbox.receive(message)
+    except InboxUnavailable as error:
+        raise unavailable(error, settings) from error
+
+
+def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
+    """The 503 of an inbox that is down. The cause is for our log, not for the sender."""
+    retry_after = max(1, round(settings.retry_after))
+    return Refusal(
+        503,
+        "UNAVAILABLE",
+        "the inbox cannot store messages just now; nothing was stored",
+        details={"retryAfter": retry_after},
+        headers={"retry-after": str(retry_after)},
+    )
+
+
+def _check_encoding(request: Request) -> None:
+    """Compressed bodies are refused: signatures cover the bytes as sent, and bombs stay packed."""
+    for name, value in request.headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise Refusal(
+                415,
+                "UNSUPPORTED_MEDIA_TYPE",
+                "send the body uncompressed",
+                headers={"accept-encoding": "identity"},
+            )
+
+
+def _verify(request: Request, body: bytes, settings: Settings, now_ms: int) -> Verified:
+    try:
+        return verify(
+            body,
+            request.headers,
+            settings.secrets,
+            now_s=now_ms / 1000,
+            tolerance_s=settings.tolerance,
+            require=settings.require,
+            sha256_header=settings.signature_header,
+        )
+    except SignatureError as error:
+        details = {"reason": error.reason}
+        raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
+
+
+def _identify(body: bytes, verified: Verified, settings: Settings) -> Identity:
+    try:
+        return identify(body, verified.message_id, depth_max=settings.json_depth_max)
+    except ParseError as error:
+        details: dict[str, Any] = {"reason": error.reason}
+        if error.reason in _UNPROCESSABLE:
+            details["field"] = error.field
+            raise Refusal(422, "VALIDATION_ERROR", error.message, details=details) from None
+        raise Refusal(400, "MALFORMED_JSON", error.message, details=details) from None
+
+
+def _message(
+    request: Request,
+    body: bytes,
+    verified: Verified,
+    identity: Identity,
+    source: str,
+    now_ms: int,
+) -> Message:
+    content_type = request.header(b"content-type")
+    return Message(
+        source=source,
+        message_id=verified.message_id,
+        body=body,
+        content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
+        kind=kind_of(identity.job_id, identity.status),
+        job_id=identity.job_id,
+        job_status=identity.status,
+        sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
+        received_ms=now_ms,
+    )
