@@ -1,0 +1,85 @@
+"""The Python client: hand callbacks over, find them, replay them.
+
+from dispatcher.client import Client
+
+with Client("http://127.0.0.1:8600", api_key) as client:
+    done = client.submit("job_1", {"status": "completed"}, callback_url="https://…/webhooks")
+    client.wait(done.id)
+"""
+
+from dispatcher.client.aio import AsyncClient
+from dispatcher.client.callbacks import Filters, Submission
+from dispatcher.client.errors import (
+    BadAnswer,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Gone,
+    NotFound,
+    PostbackError,
+    QueueFull,
+    StorageFull,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+    ValidationFailed,
+    WaitTimeout,
+)
+from dispatcher.client.results import (
+    Attempt,
+    Callback,
+    Destination,
+    Key,
+    LineResult,
+    NewKey,
+    Page,
+    Payload,
+    Preview,
+    Registered,
+    Replay,
+    RevealedSecret,
+    Secret,
+    Stats,
+    Submitted,
+    Tenant,
+)
+from dispatcher.client.sync import Client
+
+__all__ = [
+    "AsyncClient",
+    "Attempt",
+    "BadAnswer",
+    "BadRequest",
+    "Callback",
+    "Client",
+    "Conflict",
+    "Destination",
+    "Filters",
+    "Forbidden",
+    "Gone",
+    "Key",
+    "LineResult",
+    "NewKey",
+    "NotFound",
+    "Page",
+    "Payload",
+    "PostbackError",
+    "Preview",
+    "QueueFull",
+    "Registered",
+    "Replay",
+    "RevealedSecret",
+    "Secret",
+    "Stats",
+    "StorageFull",
+    "Submission",
+    "Submitted",
+    "Tenant",
+    "TooLarge",
+    "Unauthorized",
+    "Unavailable",
+    "Unreachable",
+    "ValidationFailed",
+    "WaitTimeout",
+]

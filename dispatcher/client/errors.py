@@ -1,0 +1,162 @@
+"""What can go wrong between you and the service, as typed errors.
+
+None of them ever holds the API key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dispatcher.client.call import Answer
+
+_TEXT_CHARS_MAX: Final = 200  # of an answer that is not ours, enough to recognise a proxy's page
+
+
+class PostbackError(Exception):
+    """Anything the service, or the way to it, answered but success.
+
+    `code` is for programs (`VALIDATION_ERROR`, `UNREACHABLE`, …), `message` for people, `details`
+    what the service added, `status` the HTTP status (None where no answer came), `request_id` the
+    word to look for in the service's log, `retry_after_s` how long it asks to wait.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        status: int | None = None,
+        request_id: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code: Final = code
+        self.message: Final = message
+        self.details: Final[Mapping[str, Any]] = details or {}
+        self.status: Final = status
+        self.request_id: Final = request_id
+        self.retry_after_s: Final = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class Unreachable(PostbackError):
+    """No answer came: nothing listens there, or the connection broke."""
+
+
+class BadAnswer(PostbackError):
+    """An answer that is not Postback's: most often the URL names something else."""
+
+
+class WaitTimeout(PostbackError):
+    """The callback was not in a final state in time. It is still on its way."""
+
+    @classmethod
+    def of(cls, id: str, status: str, timeout_s: float) -> WaitTimeout:
+        """The error of a wait for `id` that was too short."""
+        return cls("WAIT_TIMEOUT", f"{id} is still {status} after {timeout_s:g} s")
+
+
+class BadRequest(PostbackError):
+    """400: the request could not be read."""
+
+
+class Unauthorized(PostbackError):
+    """401: no API key, or not one the service knows."""
+
+
+class Forbidden(PostbackError):
+    """403: the API key does not carry the scope, or is not good for that tenant."""
+
+
+class NotFound(PostbackError):
+    """404: no such thing in this tenant."""
+
+
+class Conflict(PostbackError):
+    """409: the thing is in a state that does not allow this, or the key came with other content."""
+
+
+class Gone(PostbackError):
+    """410: the payload's retention has ended."""
+
+
+class TooLarge(PostbackError):
+    """413: larger than the service takes."""
+
+
+class ValidationFailed(PostbackError):
+    """422: a field is not right; `details` has its `field`, `value` and `reason`."""
+
+
+class QueueFull(PostbackError):
+    """429: the queue has no room; `details` has `queueSize`, `estimatedWait` and `retryAfter`."""
+
+
+class Unavailable(PostbackError):
+    """503: the service cannot take this now; nothing was changed."""
+
+
+class StorageFull(PostbackError):
+    """507: the service has no room left on its disk; nothing was changed."""
+
+
+_BY_STATUS: Final[dict[int, type[PostbackError]]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    413: TooLarge,
+    422: ValidationFailed,
+    429: QueueFull,
+    503: Unavailable,
+    507: StorageFull,
+}
+
+
+class _Shape(msgspec.Struct, frozen=True, rename="camel"):
+    error: str
+    message: str
+    details: dict[str, Any] = msgspec.field(default_factory=dict)
+    request_id: str | None = None
+
+
+def of_answer(answer: Answer) -> PostbackError:
+    """The error that an answer without success stands for."""
+    try:
+        shape = msgspec.json.decode(answer.body, type=dict[str, Any])
+        return of_shape(answer.status, shape, retry_after_s=answer.retry_after_s)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return _foreign(answer)
+
+
+def of_shape(
+    status: int, fields: Mapping[str, Any], *, retry_after_s: float | None = None
+) -> PostbackError:
+    """The error whose class says what `status` means and whose `fields` are the API's one shape.
+    Raises msgspec.ValidationError for another shape."""
+    shape = msgspec.convert(fields, _Shape)
+    return _BY_STATUS.get(status, PostbackError)(
+        shape.error,
+        shape.message,
+        details=shape.details,
+        status=status,
+        request_id=shape.request_id,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _foreign(answer: Answer) -> PostbackError:
+    """An error page of something between us, or something else altogether. A 503 is a proxy's
+    usual word for a service that restarts."""
+    text = " ".join(answer.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
+    message = f"HTTP {answer.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
+    kind = _BY_STATUS[answer.status] if answer.status in (429, 503) else BadAnswer
+    return kind("BAD_ANSWER", message, status=answer.status, retry_after_s=answer.retry_after_s)

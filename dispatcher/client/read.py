@@ -1,0 +1,86 @@
+"""From an answer's bytes to typed results. What is not Postback's becomes BadAnswer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from dispatcher.client.call import Answer
+from dispatcher.client.errors import BadAnswer, of_shape
+from dispatcher.client.results import LineResult, Payload, Result, Submitted
+
+T = TypeVar("T")
+_Read = Callable[[Answer], T]
+
+
+class _List(Result, Generic[T], frozen=True, kw_only=True):
+    data: list[T]
+
+
+class _Line(Result, frozen=True, kw_only=True):
+    """One line of a batch's answer: one of the last two is there."""
+
+    line: int
+    status: int
+    callback: Submitted | None = None
+    error: dict[str, Any] | None = None
+
+
+def as_json(type: type[T]) -> _Read[T]:
+    """Read one JSON value of this type."""
+
+    def read(answer: Answer) -> T:
+        return _decode(answer.body, type, answer.status)
+
+    return read
+
+
+def as_list(type: type[T]) -> _Read[list[T]]:
+    """Read `{"data": […]}`."""
+
+    def read(answer: Answer) -> list[T]:
+        return _decode(answer.body, _List[type], answer.status).data  # type: ignore[valid-type]  # a type at run time
+
+    return read
+
+
+def as_payload(answer: Answer) -> Payload:
+    """Read the bytes as they are."""
+    kind = answer.headers.get("content-type", "application/octet-stream")
+    return Payload(body=answer.body, content_type=kind)
+
+
+def as_nothing(answer: Answer) -> None:
+    """There is nothing to read."""
+
+
+def _decode(body: bytes, type: type[T], status: int) -> T:
+    try:
+        return msgspec.json.decode(body, type=type)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadAnswer(
+            "BAD_ANSWER",
+            f"HTTP {status} with an answer that is not this version of Postback's: {error}",
+            status=status,
+        ) from None
+
+
+def as_lines(answer: Answer, count: int) -> list[LineResult]:
+    """Read a batch's answer: one line for each of the `count` that were sent, in their order."""
+    lines = [line for line in answer.body.split(b"\n") if line.strip()]
+    found = [_line(_decode(line, _Line, answer.status)) for line in lines]
+    if [result.n for result in found] != list(range(1, count + 1)):
+        raise BadAnswer(
+            "BAD_ANSWER",
+            f"{count} callbacks were sent and {len(found)} answered: send them again",
+            status=answer.status,
+        )
+    return found
+
+
+def _line(shape: _Line) -> LineResult:
+    if shape.callback is not None:
+        return LineResult(n=shape.line, submitted=shape.callback)
+    return LineResult(n=shape.line, error=of_shape(shape.status, shape.error or {}))
