@@ -1,0 +1,155 @@
+"""Which secrets sign a delivery, and the headers they make. Signed at send time, never stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from dispatcher.store.base import NotFound
+from dispatcher.values import SigningSecret
+from receiver.signature import (
+    ID_HEADER,
+    PREVIOUS_SUFFIX,
+    SHA256_HEADER,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    sign_sha256,
+    sign_v1,
+    v1_key,
+)
+
+# `forget` is what ends an entry; this is for rotations made by another process.
+_FRESH_MS: Final = 30_000
+_TENANTS_MAX: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secrets:
+    """What signs now: the current secret, and during a rotation the one before it."""
+
+    current: str = field(repr=False)
+    previous: str | None = field(default=None, repr=False)
+
+
+class SecretStore(Protocol):
+    """The one verb of the store that signing needs."""
+
+    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
+        """All that sign or signed and have not been forgotten, newest first."""
+
+
+class SecretBook:
+    """The tenants' signing secrets, kept in memory. The most specific one signs: a destination's
+    own, else its tenant's."""
+
+    def __init__(self, store: SecretStore) -> None:
+        self._store = store
+        self._pages: OrderedDict[str, _Page] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self._forgotten = 0
+
+    async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
+        """Raises NotFound for a tenant without secrets, and what the store raises."""
+        page = self._pages.get(tenant)
+        if page is None or page.fresh_until_ms <= now_ms:
+            page = await self._load(tenant, now_ms)
+        return page.secrets(destination, now_ms)
+
+    def forget(self, tenant: str) -> None:
+        """Read this tenant's secrets anew: they have changed."""
+        self._forgotten += 1
+        self._pages.pop(tenant, None)
+
+    async def _load(self, tenant: str, now_ms: int) -> _Page:
+        async with self._loading:  # one read for all that wait, not one each
+            page = self._pages.get(tenant)
+            if page is not None and page.fresh_until_ms > now_ms:
+                return page
+            forgotten = self._forgotten
+            page = _Page(tenant, await self._store.secrets(tenant), now_ms + _FRESH_MS)
+            # What was read while a rotation committed may be the state before it.
+            if forgotten == self._forgotten:
+                self._pages[tenant] = page
+                self._pages.move_to_end(tenant)
+                while len(self._pages) > _TENANTS_MAX:
+                    self._pages.popitem(last=False)
+            return page
+
+
+class _Page:
+    """One tenant's secrets, by destination; the key None holds the tenant's own."""
+
+    def __init__(self, tenant: str, secrets: Sequence[SigningSecret], fresh_until_ms: int) -> None:
+        self.fresh_until_ms = fresh_until_ms
+        self._tenant = tenant
+        by_owner: dict[str | None, list[SigningSecret]] = {}
+        for secret in sorted(secrets, key=_newest_first):
+            by_owner.setdefault(secret.destination, []).append(secret)
+        self._pairs = {owner: _Pair(owned) for owner, owned in by_owner.items()}
+
+    def secrets(self, destination: str, now_ms: int) -> Secrets:
+        pair = self._pairs.get(destination) or self._pairs.get(None)
+        if pair is None:
+            raise NotFound(f"tenant {self._tenant} has no signing secret")
+        return pair.both if now_ms < pair.previous_until_ms else pair.current
+
+
+class _Pair:
+    def __init__(self, newest_first: Sequence[SigningSecret]) -> None:
+        current, *older = newest_first
+        self.current = Secrets(current=current.value)
+        self.both = self.current
+        self.previous_until_ms = 0
+        for secret in older:
+            if secret.expires_ms is not None and secret.expires_ms > self.previous_until_ms:
+                self.both = Secrets(current=current.value, previous=secret.value)
+                self.previous_until_ms = secret.expires_ms
+
+
+def _newest_first(secret: SigningSecret) -> tuple[bool, int]:
+    return (secret.expires_ms is not None, -secret.created_ms)
+
+
+def headers(
+    *,
+    message_id: str,
+    body: bytes,
+    secrets: Secrets,
+    now_s: int,
+    sha256_header: str = SHA256_HEADER,
+) -> list[tuple[str, str]]:
+    """The signature headers of one attempt, in both schemes (D10).
+
+    A secret that is not base64 cannot make the second scheme's signature; without any signature
+    of it, its id and timestamp are left out too, since receivers take them as a claim to it.
+    """
+    signed = [(sha256_header, sign_sha256(secrets.current, body))]
+    if secrets.previous is not None:
+        signed.append((sha256_header + PREVIOUS_SUFFIX, sign_sha256(secrets.previous, body)))
+    standard = [
+        signature
+        for secret in (secrets.current, secrets.previous)
+        if secret is not None
+        and (signature := _sign_v1(secret, message_id, now_s, body)) is not None
+    ]
+    if standard:
+        signed += (
+            (ID_HEADER, message_id),
+            (TIMESTAMP_HEADER, str(now_s)),
+            (SIGNATURE_HEADER, " ".join(standard)),
+        )
+    return signed
+
+
+def _sign_v1(secret: str, message_id: str, now_s: int, body: bytes) -> str | None:
+    try:
+        return sign_v1(secret, message_id, now_s, body)
+    except ValueError:
+        try:
+            v1_key(secret)
+        except ValueError:
+            return None  # a plain-text secret: it serves the first scheme only
+        raise
