@@ -1,0 +1,156 @@
+"""Counts and durations for Prometheus. No label ever names a tenant, a destination or a job (D14),
+and every label has few values, whatever peers send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from dispatcher.outcome import Outcome
+from dispatcher.policy import Verdict
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+# From one fsync and one POST to the longest outage that the default policy outlives.
+_LATENCY_S: Final = (
+    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3_600, 21_600, 86_400
+)  # fmt: skip
+# Up to the longest usual timeout of an attempt.
+_DURATION_S: Final = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+    5,
+    10,
+    15,
+    30,
+)
+_COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+class Metrics:
+    """The figures of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        # Labelled children, since looking one up by its labels costs more than counting.
+        self._counters: dict[tuple[Counter, *tuple[str, ...]], Counter] = {}
+        self._histograms: dict[tuple[Histogram, *tuple[str, ...]], Histogram] = {}
+        counter, histogram = self._counter, self._histogram
+        self._submitted = counter("submits", "Callbacks submitted, by result.", "result")
+        self._refused = counter("refused", "Submits refused, by error code.", "code")
+        self._attempts = counter(
+            "attempts", "Attempts, by outcome and by the state they led to.", "outcome", "state"
+        )
+        self._attempt_s = histogram("attempt_seconds", "How long attempts took.", _DURATION_S)
+        self._latency_s = histogram(
+            "delivery_latency_seconds", "From accepted to delivered.", _LATENCY_S
+        )
+        self._commit_s = histogram("commit_seconds", "How long commits took.", _COMMIT_S)
+        self._commit_size = histogram("commit_operations", "Operations in a commit.", _BATCH)
+        self._stale = counter("stale_settlements", "Late results of old claims, not recorded.")
+        self._mended = counter("lanes_mended", "Lanes that disagreed with their deliveries.")
+        self._reclaimed = counter("reclaimed", "Deliveries taken back from ended leases.")
+        self._expired = counter("expired", "Deliveries dead by their maximum age.")
+        self._pruned = counter("pruned", "Rows and payloads removed by retention.")
+        self._requests = counter("requests", "HTTP requests.", "method", "route", "status")
+        self._request_s = histogram(
+            "request_seconds", "How long requests took.", _DURATION_S, "method", "route"
+        )
+
+    def submitted(self, result: str) -> None:
+        """A submit was answered: `accepted` or `duplicate`."""
+        self._count(self._submitted, result)
+
+    def refused(self, code: str) -> None:
+        """A submit was refused with this error code (one of D13's)."""
+        self._count(self._refused, code)
+
+    def attempted(self, outcome: Outcome, verdict: Verdict) -> None:
+        """An attempt was judged."""
+        self._count(self._attempts, _outcome_class(outcome), verdict.state)
+        self._attempt_s.observe(outcome.duration_ms / 1000)
+
+    def latency(self, seconds: float) -> None:
+        """A callback was delivered, this long after it was accepted."""
+        self._latency_s.observe(seconds)
+
+    def committed(self, operations: int, seconds: float) -> None:
+        """One commit stored so many operations in so long."""
+        self._commit_s.observe(seconds)
+        self._commit_size.observe(operations)
+
+    def stale_settlement(self) -> None:
+        """A result came after its claim had been taken over."""
+        self._stale.inc()
+
+    def lane_mended(self, count: int = 1) -> None:
+        """The sweeper repaired lanes; anything above zero deserves a look."""
+        self._mended.inc(count)
+
+    def reclaimed(self, count: int) -> None:
+        """Leases ended without a result."""
+        self._reclaimed.inc(count)
+
+    def expired(self, count: int) -> None:
+        """Deliveries reached their maximum age."""
+        self._expired.inc(count)
+
+    def pruned(self, count: int) -> None:
+        """Retention removed so much."""
+        self._pruned.inc(count)
+
+    def requested(self, method: str, route: str, status_code: int, seconds: float) -> None:
+        """A request was answered. `route` is its template, never the path; `method` is one of
+        those the route knows."""
+        self._count(self._requests, method, route, f"{status_code // 100}xx")
+        self._observe(seconds, self._request_s, method, route)
+
+    def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
+        """A gauge that asks `fn` whenever it is read."""
+        Gauge(f"dispatcher_{name}", about, registry=self._registry).set_function(fn)
+
+    def render(self) -> bytes:
+        """Everything, in the text format that `CONTENT_TYPE` names."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"dispatcher_{name}", about, labels, registry=self._registry)
+
+    def _histogram(
+        self, name: str, about: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"dispatcher_{name}", about, labels, buckets=buckets, registry=self._registry
+        )
+
+    def _count(self, metric: Counter, *labels: str) -> None:
+        child = self._counters.get((metric, *labels))
+        if child is None:
+            child = self._counters[(metric, *labels)] = metric.labels(*labels)
+        child.inc()
+
+    def _observe(self, seconds: float, metric: Histogram, *labels: str) -> None:
+        child = self._histograms.get((metric, *labels))
+        if child is None:
+            child = self._histograms[(metric, *labels)] = metric.labels(*labels)
+        child.observe(seconds)
+
+
+def _outcome_class(outcome: Outcome) -> str:
+    """A peer chooses its codes freely: their class bounds how many there can be."""
+    if outcome.kind != "answered" or outcome.status_code is None:
+        return outcome.kind
+    return f"http_{min(outcome.status_code // 100, 9)}xx"
