@@ -40,7 +40,7 @@ def after(
 ) -> Health:
     """The lane's health once `outcome` is known. `concurrency` caps the window; `random` in [0, 1)
     spreads the circuit's probes by ±20 %. A `Retry-After` must be capped already."""
-    if outcome.kind == "interrupted":
+    if outcome.kind == "interrupted" or _steady(health, outcome, concurrency):
         return health
     health = _failed(health, outcome, now_ms, random) if outcome.down else _answered(health)
     if outcome.kind == "answered":
@@ -52,6 +52,12 @@ def after(
         if until_ms > health.held_until_ms:
             health = replace(health, held_until_ms=until_ms, held_reason="retry-after")
     return health
+
+
+def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
+    """The common case, kept cheap: another answer from a peer that is well."""
+    clean = not health.failures and not health.openings and health.window == concurrency
+    return clean and outcome.kind == "answered" and not outcome.down and not outcome.retry_after_ms
 
 
 def _grown(health: Health) -> int:

@@ -65,7 +65,9 @@ class Delivery:
     claim: int
     attempt: int  # this attempt's number in the history, from 1
     tries: int  # tries of the budget spent before this one
+    created_ms: int
     expires_ms: int
+    high: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

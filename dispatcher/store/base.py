@@ -86,12 +86,14 @@ class Claim:
     """How much work a process can take on now.
 
     `slots` of all its `slots_max` are free, and `bytes_free` of payload may still be in memory
-    (one delivery always may). `busy` counts its own work in flight per tenant.
+    (one delivery always may). `busy` counts its own work in flight per tenant, `busy_high` that
+    of high priority, which never takes more than four slots in five.
     """
 
     slots: int
     slots_max: int
     bytes_free: int
+    busy_high: int = 0
     busy: Mapping[str, int] = field(default_factory=dict)
     now_ms: int
 

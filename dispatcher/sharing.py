@@ -1,0 +1,76 @@
+"""Who gets the free slots: tenants in turn, and within a tenant its lanes in turn. Pure (D5)."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+# A rate-limited lane may catch up on a tenth of a second at once: smooth at the destination, yet
+# one claim can serve more than one delivery of a fast lane.
+PACE_BURST_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadyLane:
+    """A lane with due work, in the order in which it is to be served; `room` is how many more
+    attempts it may have in flight."""
+
+    id: str
+    tenant: str
+    room: int
+
+
+def high_slots(free: int, slots_max: int, busy_high: int) -> int:
+    """How many free slots high-priority work may take: at least one slot in five stays for the
+    rest, whatever the flood of high."""
+    return max(0, min(free, slots_max * 4 // 5 - busy_high))
+
+
+def tenant_slots(slots_max: int, *, contended: bool) -> int:
+    """How many slots one tenant may hold in a process: a quarter while others wait; alone, all
+    but a quarter, so that whoever comes next finds free slots at once."""
+    quarter = max(1, slots_max // 4)
+    return quarter if contended else max(quarter, slots_max - quarter)
+
+
+def share(lanes: Sequence[ReadyLane], slots: int, tenant_room: Mapping[str, int]) -> dict[str, int]:
+    """Slots per lane id: one each in turn, round and round, until slots or rooms are used up."""
+    queues: dict[str, deque[tuple[str, int]]] = defaultdict(deque)
+    for lane in lanes:
+        if lane.room > 0:
+            queues[lane.tenant].append((lane.id, lane.room))
+    turn = deque((tenant, tenant_room.get(tenant, 0)) for tenant in queues)
+    given: dict[str, int] = defaultdict(int)
+    while turn and slots > 0:
+        tenant, room = turn.popleft()
+        if room <= 0:
+            continue
+        lane_id, lane_room = queues[tenant].popleft()
+        given[lane_id] += 1
+        slots -= 1
+        if lane_room > 1:
+            queues[tenant].append((lane_id, lane_room - 1))
+        if queues[tenant]:
+            turn.append((tenant, room - 1))
+    return dict(given)
+
+
+def paced_room(rate: float | None, paced_ms: float, now_ms: int) -> int | None:
+    """How many deliveries a lane's rate allows now; None where it has no rate. `paced_ms` is the
+    time up to which the rate is already used."""
+    if rate is None:
+        return None
+    interval_ms = 1000 / rate
+    credit_ms = now_ms - max(paced_ms, now_ms - _burst_ms(rate))
+    return max(0, int(credit_ms / interval_ms))
+
+
+def paced_after(rate: float, paced_ms: float, taken: int, now_ms: int) -> float:
+    """The lane's `paced_ms` once `taken` more have been let through."""
+    return max(paced_ms, now_ms - _burst_ms(rate)) + taken * 1000 / rate
+
+
+def _burst_ms(rate: float) -> float:
+    return max(1000 / rate, PACE_BURST_S * 1000)

@@ -1,0 +1,122 @@
+"""Tenants, API keys and signing secrets. Portable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dispatcher.store import rows
+from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.tx import Tx
+from dispatcher.values import Key, SigningSecret, Tenant
+
+
+def tenants(tx: Tx) -> list[Tenant]:
+    """In the order of their names."""
+    found = tx.all("SELECT name, created_ms FROM tenants ORDER BY name")
+    return [Tenant(name=row[0], created_ms=row[1]) for row in found]
+
+
+def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:
+    """Make the tenant and its secret, unless it exists."""
+    made = tx.run(
+        "INSERT INTO tenants (name, created_ms) VALUES (?, ?) ON CONFLICT DO NOTHING",
+        tenant,
+        secret.created_ms,
+    )
+    if made:
+        add_secret(tx, secret)
+
+
+def keys(tx: Tx) -> list[Key]:
+    """Oldest first."""
+    return [
+        rows.key(row)
+        for row in tx.all(
+            "SELECT id, digest, tenant, scopes, label, created_ms FROM keys ORDER BY id"
+        )
+    ]
+
+
+def add_key(tx: Tx, key: Key) -> None:
+    """Store a key's digest; nothing happens if it is there."""
+    tx.run(
+        "INSERT INTO keys (id, digest, tenant, scopes, label, created_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        key.id,
+        key.digest,
+        key.tenant,
+        " ".join(sorted(key.scopes)),
+        key.label,
+        key.created_ms,
+    )
+
+
+def remove_key(tx: Tx, key: str) -> Key:
+    """Raises NotFound."""
+    row = tx.one("SELECT id, digest, tenant, scopes, label, created_ms FROM keys WHERE id = ?", key)
+    if row is None:
+        raise NotFound(f"there is no key {key}")
+    tx.run("DELETE FROM keys WHERE id = ?", key)
+    return rows.key(row)
+
+
+def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:
+    """The tenant's and its destinations', newest first."""
+    found = tx.all(f"{rows.SIGNING} WHERE tenant = ? ORDER BY id DESC", tenant)
+    return [rows.secret(row) for row in found]
+
+
+def add_secret(tx: Tx, secret: SigningSecret) -> None:
+    """Store a secret."""
+    tx.run(
+        "INSERT INTO secrets (id, tenant, destination, value, created_ms, expires_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?)",
+        secret.id,
+        secret.tenant,
+        secret.destination,
+        secret.value,
+        secret.created_ms,
+        secret.expires_ms,
+    )
+
+
+def rotate_secret(
+    tx: Tx, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
+) -> Sequence[SigningSecret]:
+    """`new` signs from now on, the one before it too until the overlap ends; older ones go.
+
+    Raises NotFound for an unknown tenant, and Conflict while an earlier overlap lasts, unless
+    `force` ends that one.
+    """
+    if tx.one("SELECT 1 FROM tenants WHERE name = ?", new.tenant) is None:
+        raise NotFound(f"there is no tenant {new.tenant}")
+    owner = "tenant = ? AND coalesce(destination, '') = ?"
+    whose = (new.tenant, new.destination or "")
+    overlapping = tx.one(
+        f"SELECT expires_ms FROM secrets WHERE {owner} AND expires_ms > ?", *whose, now_ms
+    )
+    if overlapping is not None and not force:
+        raise Conflict(
+            "an earlier rotation's overlap has not ended: wait for it, or force this one"
+        )
+    tx.run(f"DELETE FROM secrets WHERE {owner} AND expires_ms IS NOT NULL", *whose)
+    tx.run(
+        f"UPDATE secrets SET expires_ms = ? WHERE {owner} AND expires_ms IS NULL",
+        now_ms + overlap_ms,
+        *whose,
+    )
+    add_secret(tx, new)
+    return secrets(tx, new.tenant)
+
+
+def mark_revealed(tx: Tx, tenant: str, secret: str, *, by: str, now_ms: int) -> None:
+    """Raises NotFound."""
+    marked = tx.run(
+        "UPDATE secrets SET revealed_ms = ?, revealed_by = ? WHERE id = ? AND tenant = ?",
+        now_ms,
+        by,
+        secret,
+        tenant,
+    )
+    if not marked:
+        raise NotFound(f"there is no secret {secret}")

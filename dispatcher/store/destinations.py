@@ -1,0 +1,129 @@
+"""Destinations: listing, registering, changing, removing. Portable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from dispatcher.store import access, rows, search
+from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.operators import CLEAR_CIRCUIT
+from dispatcher.store.tx import Tx
+from dispatcher.values import Destination, SigningSecret
+
+REMOVED: Final = "it was removed"
+_COLUMNS: Final = {
+    "url": "url",
+    "policy": "policy",
+    "headers": "headers",
+    "paused": "paused",
+    "disabled_reason": "disabled_reason",
+    "concurrency": "concurrency",
+    "rate_per_second": "rate",
+}
+
+
+def page(
+    tx: Tx, tenant: str, *, after: str | None, limit: int, now_ms: int
+) -> tuple[Sequence[Destination], str | None]:
+    """`limit` destinations after id `after`, and the id to go on after."""
+    found = tx.all(
+        f"{rows.DESTINATION} WHERE d.tenant = ? AND d.id > ? AND d.removed_ms IS NULL "
+        "ORDER BY d.id LIMIT ?",
+        tenant,
+        after or "",
+        limit + 1,
+    )
+    shown = [rows.destination(row, now_ms=now_ms) for row in found[:limit]]
+    return shown, shown[-1].id if len(found) > limit else None
+
+
+def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
+    """By id, by registered name or by URL. Raises NotFound."""
+    row = tx.one(
+        f"{rows.DESTINATION} WHERE d.id = ? AND d.tenant = ? AND d.removed_ms IS NULL",
+        search.resolve(tenant, destination),
+        tenant,
+    )
+    if row is None:
+        raise NotFound(f"there is no destination {destination}")
+    return rows.destination(row, now_ms=now_ms)
+
+
+def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
+    """Raises Conflict if the name is taken. One that was removed may be registered anew."""
+    found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
+    if found is not None and found[0] is None:
+        raise Conflict(f"there is a destination named {new.name!r} already")
+    if found is not None:
+        tx.run("DELETE FROM destinations WHERE id = ?", new.id)
+        tx.run("DELETE FROM lanes WHERE id = ?", new.id)
+    tx.run(
+        "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
+        "disabled_reason, concurrency, rate, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        new.id,
+        new.tenant,
+        new.name,
+        new.url,
+        new.policy,
+        rows.write_headers(new.headers),
+        int(new.paused),
+        new.disabled_reason,
+        new.concurrency,
+        new.rate_per_second,
+        new.created_ms,
+    )
+    access.add_secret(tx, secret)
+    return get(tx, new.tenant, new.id, now_ms=new.created_ms)
+
+
+def change(
+    tx: Tx,
+    tenant: str,
+    destination: str,
+    changes: Mapping[str, object],
+    *,
+    concurrency: int,
+    now_ms: int,
+) -> Destination:
+    """Change the named fields of a destination and of its lane; `concurrency` is the default."""
+    shown = get(tx, tenant, destination, now_ms=now_ms)
+    for name, value in changes.items():
+        tx.run(
+            f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), shown.id
+        )
+    tx.run(
+        "UPDATE lanes SET (paused, doomed, rate, concurrency, window) = ("
+        "SELECT d.paused, d.disabled_reason, d.rate, coalesce(d.concurrency, ?), "
+        "CASE WHEN lanes.window > coalesce(d.concurrency, ?) THEN coalesce(d.concurrency, ?) "
+        "ELSE lanes.window END FROM destinations d WHERE d.id = lanes.id) WHERE id = ?",
+        concurrency,
+        concurrency,
+        concurrency,
+        shown.id,
+    )
+    if shown.paused and changes.get("paused") is False:
+        tx.run(CLEAR_CIRCUIT, shown.id)
+    tx.notes.lanes.add(shown.id)
+    return get(tx, tenant, shown.id, now_ms=now_ms)
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, tuple):
+        return rows.write_headers(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
+    """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
+    it; what waits for it is made dead slice by slice."""
+    shown = get(tx, tenant, destination, now_ms=now_ms)
+    tx.run(
+        "UPDATE destinations SET removed_ms = ?, disabled_reason = ? WHERE id = ?",
+        now_ms,
+        REMOVED,
+        shown.id,
+    )
+    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, shown.id)
+    tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, shown.id)
+    tx.notes.lanes.add(shown.id)
