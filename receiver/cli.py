@@ -314,7 +314,7 @@ def _table(messages: list[dict[str, Any]]) -> Table:
     colours = {"accepted": "green", "conflict": "red", "late": "yellow"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("id", "status", "job", "job status", "message", "received", "duplicates"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for message in messages:
         colour = colours.get(message["status"], "white")
         table.add_row(

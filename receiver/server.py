@@ -96,7 +96,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "not an address"
+        # create_server() adds the address to the text, which is told already.
+        reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]
         where = f"{settings.host}:{settings.port}"
         raise CannotStart(f"cannot listen on {where}: {reason}") from None
 

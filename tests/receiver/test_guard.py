@@ -1,0 +1,153 @@
+"""guard.py: the table that decides, and what it promises in any order of arrival."""
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.guard import Kind, Known, Verdict, judge, kind_of
+
+NEW = Known()
+
+
+@pytest.mark.parametrize(
+    ("job_id", "status", "kind"),
+    [
+        ("a", "completed", "terminal"),
+        ("a", "failed", "terminal"),
+        ("a", "cancelled", "terminal"),
+        ("a", "timeout", "terminal"),
+        ("a", "COMPLETED", "terminal"),
+        ("a", "FAILED", "terminal"),
+        ("a", "CANCELLED", "terminal"),
+        ("a", "TIMED_OUT", "terminal"),
+        ("a", None, "terminal"),
+        ("a", "running", "progress"),
+        ("a", "IN_PROGRESS", "progress"),
+        ("a", "anything", "progress"),
+        (None, None, "opaque"),
+        (None, "completed", "opaque"),
+    ],
+)
+def test_the_status_says_whether_a_message_ends_its_job(
+    job_id: str | None, status: str | None, kind: Kind
+) -> None:
+    """In the founding documents' spellings; a completion may come without a status."""
+    assert kind_of(job_id, status) == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "verdict"),
+    [
+        ("terminal", NEW, "accepted"),
+        ("terminal", Known(same_bytes=True, same_message=True, job_ended=True), "duplicate"),
+        ("terminal", Known(same_bytes=True, job_ended=True), "duplicate"),
+        ("terminal", Known(job_ended=True), "conflict"),
+        ("terminal", Known(job_ended=True, id_taken=True), "conflict"),
+        ("terminal", Known(id_taken=True), "accepted"),
+        ("progress", NEW, "accepted"),
+        ("progress", Known(same_bytes=True, same_message=True), "duplicate"),
+        ("progress", Known(same_bytes=True), "accepted"),
+        ("progress", Known(same_bytes=True, same_message=True, job_ended=True), "duplicate"),
+        ("progress", Known(job_ended=True), "late"),
+        ("progress", Known(id_taken=True), "conflict"),
+        ("opaque", NEW, "accepted"),
+        ("opaque", Known(same_bytes=True, same_message=True), "duplicate"),
+        ("opaque", Known(same_bytes=True), "accepted"),
+        ("opaque", Known(id_taken=True), "conflict"),
+    ],
+)
+def test_the_table_of_verdicts(kind: Kind, known: Known, verdict: Verdict) -> None:
+    """Each line of the table in guard.py."""
+    assert judge(kind, known) == verdict
+
+
+@dataclass(frozen=True)
+class Sent:
+    job_id: str | None
+    status: str | None
+    body: int
+    message_id: str | None
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.job_id, self.status)
+
+
+def arrive(messages: list[Sent]) -> list[tuple[Sent, Verdict]]:
+    """A model of the inbox: what each message is judged to be, in this order."""
+    stored: list[tuple[Sent, Verdict]] = []
+    judged = []
+    for sent in messages:
+        # The body holds job and status, so equal bytes mean equal job and status.
+        same = [
+            s
+            for s, _ in stored
+            if (s.job_id, s.status, s.body) == (sent.job_id, sent.status, sent.body)
+        ]
+        known = Known(
+            same_bytes=bool(same),
+            same_message=any(
+                s.message_id == sent.message_id or None in (s.message_id, sent.message_id)
+                for s in same
+            ),
+            id_taken=sent.message_id is not None
+            and any(s.message_id == sent.message_id and s not in same for s, _ in stored),
+            job_ended=sent.job_id is not None
+            and any(
+                s.job_id == sent.job_id and s.kind == "terminal" and v == "accepted"
+                for s, v in stored
+            ),
+        )
+        verdict = judge(sent.kind, known)
+        judged.append((sent, verdict))
+        if verdict != "duplicate":
+            stored.append((sent, verdict))
+    return judged
+
+
+SENT = st.builds(
+    Sent,
+    job_id=st.sampled_from(["a", "b"]),
+    status=st.sampled_from(["completed", "FAILED", None, "running", "queued"]),
+    body=st.integers(0, 1),
+    message_id=st.sampled_from([None, "m1", "m2", "m3"]),
+)
+
+
+@given(st.lists(SENT, max_size=12), st.randoms(use_true_random=False))
+def test_a_job_ends_exactly_once_in_any_order(messages: list[Sent], random: Random) -> None:
+    """Whichever order and however often: one accepted end for every job that has one."""
+    shuffled = list(messages)
+    random.shuffle(shuffled)
+    for order in (messages, shuffled, messages + shuffled):
+        ends = Counter(
+            sent.job_id
+            for sent, verdict in arrive(order)
+            if sent.kind == "terminal" and verdict == "accepted"
+        )
+        ended = {sent.job_id for sent in order if sent.kind == "terminal"}
+        assert ends == dict.fromkeys(ended, 1)
+
+
+@given(st.lists(SENT, max_size=12))
+def test_everything_sent_again_is_a_duplicate(messages: list[Sent]) -> None:
+    """A second delivery of the same messages changes nothing, in whichever order they ended up."""
+    judged = arrive(messages + messages)
+    assert {verdict for _, verdict in judged[len(messages) :]} <= {"duplicate"}
+
+
+@given(st.lists(SENT, max_size=12))
+def test_nothing_is_accepted_or_late_on_the_wrong_side_of_the_end(messages: list[Sent]) -> None:
+    """Before the end progress is never late; after it, never accepted."""
+    ended: set[str | None] = set()
+    for sent, verdict in arrive(messages):
+        if verdict == "late":
+            assert sent.job_id in ended
+        if verdict == "accepted":
+            assert sent.job_id not in ended
+        if sent.kind == "terminal":
+            ended.add(sent.job_id)

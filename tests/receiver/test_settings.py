@@ -1,0 +1,111 @@
+"""settings.py: every variable is read, bounded, and told in one line when it is wrong."""
+
+from dataclasses import fields
+
+import pytest
+
+from receiver.settings import SettingError, Settings, load, load_client, split_secrets, variable
+
+SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
+
+
+def test_the_defaults_are_the_contract() -> None:
+    """An empty environment gives the documented values."""
+    settings = load({})
+    assert (settings.host, settings.port, settings.path) == ("127.0.0.1", 8700, "/webhooks")
+    assert (settings.database_url, settings.require) == ("sqlite:///receiver.db", "any")
+    assert (settings.secrets, settings.admin_key) == ((), None)
+
+
+def test_every_setting_says_what_it_is_for() -> None:
+    """Name, default and reason stand together."""
+    for setting in fields(Settings):
+        assert setting.metadata["about"]
+
+
+def test_every_setting_is_read_from_its_variable() -> None:
+    """Field x_y is RECEIVER_X_Y."""
+    other = {
+        "secrets": f"{SECRET}, second ",
+        "database_url": "sqlite:////tmp/x.db",
+        "host": "::1",
+        "path": "/hooks/a",
+        "require": "sha256",
+        "admin_key": "k",
+        "signature_header": "X-Signature",
+        "log_format": "text",
+        "log_level": "debug",
+    }
+    environ = {variable(name): value for name, value in other.items()}
+    for setting in fields(Settings):
+        if setting.name not in other:
+            environ[variable(setting.name)] = str(getattr(Settings(), setting.name) + 1)
+    environ["RECEIVER_BODY_BYTES_MAX"] = "1000"
+    read, default = load(environ), Settings()
+    unread = [f.name for f in fields(Settings) if getattr(read, f.name) == getattr(default, f.name)]
+    assert unread == []
+    assert read.secrets == (SECRET, "second")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("PORT", "9" * 5000),
+        ("TOLERANCE", "nan"),
+        ("TOLERANCE", "0"),
+        ("BODY_BYTES_MAX", "1.5"),
+        ("BODY_BYTES_MAX", str(2**40)),
+        ("IN_FLIGHT_BYTES_MAX", "1"),
+        ("REQUIRE", "ANY"),
+        ("LOG_FORMAT", "xml"),
+        ("LOG_LEVEL", "loud"),
+        ("PATH", "webhooks"),
+        ("PATH", "/a b"),
+        ("PATH", "/healthz"),
+        ("SIGNATURE_HEADER", "X Webhook"),
+        ("DATABASE_URL", "postgresql://h/db"),
+        ("DATABASE_URL", "sqlite:///"),
+        ("DATABASE_URL", "sqlite:///:memory:"),
+        ("DATABASE_URL", "receiver.db"),
+        ("SECRETS", "good-one,whsec_"),
+        ("SECRETS", "a\x07b"),
+        ("SECRETS", ",".join(["s"] * 65)),
+    ],
+)
+def test_a_bad_value_is_told_in_one_line_that_names_its_variable(name: str, value: str) -> None:
+    """And the process starts with no half of it."""
+    with pytest.raises(SettingError, match=f"RECEIVER_{name}") as caught:
+        load({f"RECEIVER_{name}": value})
+    assert "\n" not in str(caught.value)
+
+
+def test_require_standard_needs_secrets_that_can_do_it() -> None:
+    """A plain-text secret would refuse every message; say so at the start, without showing it."""
+    environ = {"RECEIVER_REQUIRE": "standard", "RECEIVER_SECRETS": f"{SECRET},It's a Secret"}
+    with pytest.raises(SettingError, match="secret 2") as caught:
+        load(environ)
+    assert "It's" not in str(caught.value)
+
+
+def test_secrets_are_not_in_the_repr() -> None:
+    """Of either kind of settings."""
+    environ = {"RECEIVER_SECRETS": SECRET, "RECEIVER_ADMIN_KEY": "test-admin-key"}
+    told = repr(load(environ)) + repr(load_client(environ))
+    assert SECRET not in told
+    assert "test-admin-key" not in told
+
+
+def test_the_client_finds_the_service_by_url_or_by_address() -> None:
+    """An address to listen on everywhere is asked at loopback."""
+    assert load_client({}).url == "http://127.0.0.1:8700"
+    assert load_client({"RECEIVER_HOST": "::", "RECEIVER_PORT": "1"}).url == "http://127.0.0.1:1"
+    assert load_client({"RECEIVER_HOST": "::1"}).url == "http://[::1]:8700"
+    assert load_client({"RECEIVER_URL": "https://r.example/"}).url == "https://r.example"
+
+
+def test_secrets_split_at_commas_and_line_ends() -> None:
+    """As in a variable, or in a file with one a line."""
+    assert split_secrets(" a ,b\n\nc\r\n,") == ("a", "b", "c")
