@@ -1,0 +1,85 @@
+"""One request on its way through the API: who asks, about what, and how its body is read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive
+
+from dispatcher.access import Principal
+from dispatcher.api import documents, query
+from dispatcher.api.body import BodyReader, check_media_type
+from dispatcher.api.context import Context
+
+T = TypeVar("T")
+
+JSON: Final = "application/json"
+# Beside a payload: the rest of a submit, or a whole request about something else.
+JSON_BYTES_MAX: Final = 64 * 1024
+_ENCODER: Final = msgspec.json.Encoder()
+_decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One authenticated request. `principal` and `tenant` are unset on public routes only."""
+
+    context: Context
+    bodies: BodyReader
+    receive: Receive = field(repr=False)
+    headers: Mapping[bytes, bytes] = field(repr=False)
+    query_string: bytes = field(repr=False)
+    path: Mapping[str, str]
+    request_id: str
+    principal: Principal = field(init=False)
+    tenant: str = field(init=False)
+
+    @property
+    def now_ms(self) -> int:
+        """The time by the service's clock."""
+        return self.context.clock()
+
+    def query(self, allowed: Collection[str] | None = None) -> dict[str, str]:
+        """The query parameters, all of them among `allowed` where that is given."""
+        found = query.parse(self.query_string)
+        if allowed is not None:
+            query.only(found, allowed)
+        return found
+
+    async def body(self, bytes_max: int) -> bytes:
+        """The request's body. Raises what BodyReader.read raises."""
+        return await self.bodies.read(self.receive, self.headers, bytes_max=bytes_max)
+
+    async def json(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T:
+        """The request's JSON body in this shape. Raises ApiError."""
+        check_media_type(self.headers, (JSON,))
+        raw = await self.body(bytes_max)
+        depth_max = self.context.settings.json_depth_max
+        return documents.decode(decoder(shape), raw, depth_max=depth_max)
+
+    def header(self, name: bytes) -> str | None:
+        """A request header as text."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+def decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
+    """The decoder of a request's shape: made once, since making one costs more than using it."""
+    made: msgspec.json.Decoder[T] | None = _decoders.get(shape)
+    if made is None:
+        made = _decoders[shape] = msgspec.json.Decoder(shape)
+    return made
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON."""
+    return _ENCODER.encode(value)
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(encode(value), status, headers, JSON)

@@ -1,0 +1,77 @@
+"""What the API needs from the rest of the service, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dispatcher.access import Access
+from dispatcher.clock import now_ms
+from dispatcher.outcome import Outcome
+from dispatcher.settings import Settings
+from dispatcher.store.base import Store
+from dispatcher.values import Delivery, NewCallback, Submitted
+
+
+class Engine(Protocol):
+    """What accepts work for delivery and tells how it goes."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes submits: started, and not stopping."""
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that run now in this process."""
+
+    async def submit(self, new: NewCallback) -> Submitted:
+        """Store durably and start to deliver. Raises what `Store.submit` raises."""
+
+    async def probe(self, delivery: Delivery) -> Outcome:
+        """Send once, outside the store."""
+
+    def wake(self) -> None:
+        """Look for due work: some was made due."""
+
+    def wake_replays(self) -> None:
+        """Look for filtered replays to feed."""
+
+    def drain_rate(self) -> float:
+        """Deliveries settled a second, as measured lately."""
+
+
+class SecretBook(Protocol):
+    """The signing secrets in memory."""
+
+    def forget(self, tenant: str) -> None:
+        """Read this tenant's secrets anew: they have changed."""
+
+
+class Metrics(Protocol):
+    """The process's figures, for Prometheus."""
+
+    def submitted(self, result: str) -> None:
+        """A submit was answered: `accepted` or `duplicate`."""
+
+    def refused(self, code: str) -> None:
+        """A submit was refused with this error code."""
+
+    def requested(self, method: str, route: str, status_code: int, seconds: float) -> None:
+        """A request to this route was answered."""
+
+    def render(self) -> bytes:
+        """The text that `/metrics` answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything the routes use. `clock` gives milliseconds."""
+
+    settings: Settings
+    store: Store
+    access: Access
+    engine: Engine
+    secret_book: SecretBook
+    metrics: Metrics
+    clock: Callable[[], int] = now_ms

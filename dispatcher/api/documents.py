@@ -1,0 +1,126 @@
+"""JSON from strangers: strict where parsers are lenient, and cheap where documents are ordinary."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import accumulate
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from dispatcher.api.errors import ApiError, invalid
+
+T = TypeVar("T")
+
+_WHITESPACE: Final = b" \t\r\n"
+_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_AT: Final = re.compile(
+    r"^(?P<reason>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL
+)
+_FIELD: Final = re.compile(
+    r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL
+)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> T:
+    """The value of `body`, which must be one JSON object in UTF-8 without duplicate top-level
+    keys, nested at most `depth_max` deep. Raises ApiError: 400 for what is not JSON, 422 for
+    what is not the shape."""
+    check_text(body)
+    check_depth(body, depth_max)
+    try:
+        value = decoder.decode(body)
+        check_keys(body)
+    except msgspec.ValidationError as error:
+        raise _shape_error(str(error), body) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from None
+    except RecursionError:
+        raise malformed("nested too deep") from None
+    return value
+
+
+def malformed(reason: str) -> ApiError:
+    """400: this is not a JSON document that we take."""
+    return ApiError("MALFORMED_JSON", reason)
+
+
+def check_text(body: bytes) -> None:
+    """Raise unless `body` is UTF-8: a parser that skips a value does not look inside it."""
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise malformed(f"the body is not UTF-8: byte {error.start}") from None
+
+
+def check_depth(body: bytes, depth_max: int) -> None:
+    """Raise if brackets nest deeper than `depth_max`. Only a document with more brackets than
+    that is looked at closely; ones inside strings do not count."""
+    if body.count(b"{") + body.count(b"[") <= depth_max:
+        return
+    brackets = _STRINGS.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
+    if brackets and max(accumulate(memoryview(brackets).cast("b"))) > depth_max:
+        raise malformed(f"nested more than {depth_max} levels deep")
+
+
+def check_keys(body: bytes) -> None:
+    """Raise if a top-level key is there twice, where parsers silently keep the last.
+
+    A parsed object accounts for every byte of its text that is not whitespace: keys, values and
+    punctuation. What a duplicate's first value took is then left over. Escaped keys also leave
+    bytes over, so only then does a slower parser that sees all keys decide.
+    """
+    members = _MEMBERS.decode(body)
+    accounted = 1 + max(1, len(members))  # braces and commas
+    for key, value in members.items():
+        accounted += 3 + len(key.encode()) + _solid(bytes(value))  # quotes and colon
+    if accounted != _solid(body):
+        _check_keys_slowly(body)
+
+
+def _solid(text: bytes) -> int:
+    return len(text.translate(None, _WHITESPACE))
+
+
+def _check_keys_slowly(body: bytes) -> None:
+    # Numbers need no value here, and a huge integer's would be refused by Python.
+    pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list, parse_int=len)
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise malformed(f"the key {key[:64]!r} is there twice")
+        seen.add(key)
+
+
+def _shape_error(text: str, body: bytes) -> ApiError:
+    """What msgspec says about a value of the wrong shape, as field, value and reason."""
+    match = _AT.match(text)
+    reason, path, of_key = text, "", False
+    if match is not None:
+        reason, path = match["reason"], (match["path"] or "").lstrip(".")
+        of_key = match["key"] is not None
+    field = _FIELD.match(reason)
+    if field is not None:
+        path = f"{path}.{field['name']}".lstrip(".")
+        reason = "required" if reason.startswith("Object missing") else "unknown field"
+    path = path.replace("[...]", "")
+    value = None if of_key or field is not None else _value_at(body, path)
+    return invalid(path or "body", value, f"a key: {reason}" if of_key else reason)
+
+
+def _value_at(body: bytes, path: str) -> object:
+    """What stands at `path`, for the error to show; nothing where it is not a plain value."""
+    value: Any = msgspec.json.decode(body)
+    for step in re.findall(r"[^.\[\]]+", path):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return None
+    return value if isinstance(value, str | int | float | bool) else None

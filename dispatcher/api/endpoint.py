@@ -1,0 +1,154 @@
+"""What every request passes, in order: its id, its route, its key, its tenant, its handler; and
+where every error becomes an answer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from dispatcher import logs
+from dispatcher.access import Forbidden, Unauthorized
+from dispatcher.api import errors, headers
+from dispatcher.api.body import BodyReader, ClientGone
+from dispatcher.api.call import Call, answer
+from dispatcher.api.context import Context
+from dispatcher.api.errors import ApiError
+from dispatcher.api.operation import Operation
+from dispatcher.filters import FilterError
+from dispatcher.store.base import StoreError
+
+_log: Final = logs.get("api")
+_REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")
+_PATH_PART: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+_numbers: Final = itertools.count(1)
+_process: Final = os.urandom(5).hex()
+
+
+class Endpoint:
+    """The operations of one path, as an ASGI application."""
+
+    def __init__(self, context: Context, bodies: BodyReader, *operations: Operation) -> None:
+        self._context = context
+        self._path = operations[0].path
+        self._bodies = bodies
+        self._operations: dict[str, Operation] = {
+            operation.method: operation for operation in operations
+        }
+        self._submits = any(operation.scope == "submit" for operation in operations)
+        self._allow = ", ".join(sorted(self._operations))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun_s = time.perf_counter()
+        request_id = _request_id(scope)
+        try:
+            response = await self._answer(scope, receive, request_id)
+        except ClientGone:
+            return
+        method = scope["method"] if scope["method"] in self._operations else "other"
+        self._context.metrics.requested(
+            method, self._path, response.status_code, time.perf_counter() - begun_s
+        )
+        response.raw_headers.append((b"x-request-id", request_id.encode()))
+        await response(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Response:
+        try:
+            operation = self._operation(scope["method"])
+            call = Call(
+                context=self._context,
+                bodies=self._bodies,
+                receive=receive,
+                headers=headers.single(scope["headers"]),
+                query_string=scope["query_string"],
+                path=_path(scope.get("path_params", {})),
+                request_id=request_id,
+            )
+            if operation.scope is not None:
+                await _admit(call, operation.scope)
+            return await operation.handler(call)
+        except ClientGone:
+            raise
+        except Exception as error:  # the last resort: no fault of ours may leak or hang
+            refusal = to_api_error(error, request_id)
+            if self._submits:
+                self._context.metrics.refused(refusal.code)
+            return refuse(refusal, request_id)
+
+    def _operation(self, method: str) -> Operation:
+        operation = self._operations.get("GET" if method == "HEAD" else method)
+        if operation is None:
+            raise ApiError(
+                "METHOD_NOT_ALLOWED",
+                f"{method[:16]} is not possible here; there are {self._allow}",
+                headers={"Allow": self._allow},
+            )
+        return operation
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to a path that there is not."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1000, "reason": ""})
+        return
+    request_id = _request_id(scope)
+    response = refuse(ApiError("NOT_FOUND", "there is no such route; see /docs"), request_id)
+    response.headers["X-Request-Id"] = request_id
+    await response(scope, receive, send)
+
+
+async def _admit(call: Call, scope: str) -> None:
+    principal = await call.context.access.principal(call.header(b"authorization"))
+    principal.require(scope)
+    named = call.header(b"postback-tenant")
+    try:
+        call.tenant = principal.act_for(named)
+    except ValueError as error:
+        raise errors.invalid("Postback-Tenant", named, str(error)) from None
+    call.principal = principal
+
+
+def to_api_error(error: Exception, request_id: str) -> ApiError:
+    """What the caller is told about `error`; a fault of ours is logged with the request's id."""
+    if isinstance(error, StoreError):
+        try:
+            error = errors.from_store(error)
+        except StoreError as unknown:
+            error = unknown
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, FilterError):
+        return errors.from_filter(error)
+    if isinstance(error, Unauthorized):
+        return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
+    if isinstance(error, Forbidden):
+        return ApiError("FORBIDDEN", str(error))
+    _log.exception("request failed", requestId=request_id)
+    return ApiError("INTERNAL", "a fault of ours; its requestId finds it in the log")
+
+
+def refuse(error: ApiError, request_id: str) -> Response:
+    """The answer that `error` is."""
+    return answer(error.body(request_id), error.status, error.headers)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            given: str = value.decode("ascii")
+            return given
+    return f"req_{_process}{next(_numbers):08x}"
+
+
+def _path(parts: Mapping[str, str]) -> Mapping[str, str]:
+    # What no id or name of ours looks like is simply unknown, and no store has to bear it.
+    for part in parts.values():
+        if not _PATH_PART.fullmatch(part):
+            raise ApiError("NOT_FOUND", "no such thing")
+    return parts

@@ -1,0 +1,122 @@
+"""Every error answer of the API: one shape, one table of codes, and what the store's errors
+become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dispatcher.filters import FilterError
+from dispatcher.store import base
+
+# code: (status, when it is answered). The OpenAPI document lists the same table.
+CODES: Final[dict[str, tuple[int, str]]] = {
+    "BAD_REQUEST": (400, "The request's headers contradict each other."),
+    "MALFORMED_JSON": (400, "The body is not one JSON document in UTF-8."),
+    "UNAUTHORIZED": (401, "No API key, or one that is not valid."),
+    "FORBIDDEN": (403, "The key's scopes or its tenant do not allow this."),
+    "NOT_FOUND": (404, "No such thing, or it belongs to another tenant."),
+    "METHOD_NOT_ALLOWED": (405, "The route has other methods: see the Allow header."),
+    "REQUEST_TIMEOUT": (408, "The body did not arrive in time."),
+    "CONFLICT": (409, "The thing is in a state that does not allow this."),
+    "IDEMPOTENCY_CONFLICT": (409, "The idempotency key came before, with other content."),
+    "DESTINATION_DISABLED": (409, "The destination takes no callbacks."),
+    "PAYLOAD_GONE": (410, "The payload's retention has ended."),
+    "PAYLOAD_TOO_LARGE": (413, "The body is larger than the limit."),
+    "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
+    "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
+    "QUEUE_FULL": (429, "Too many deliveries wait; details say for how long."),
+    "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
+    "UNAVAILABLE": (503, "Not ready, stopping, or the database does not answer."),
+    "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
+}
+RETRY_SOON_S: Final = 1  # how long a client waits out a stopped process or a busy database
+_REASON_CHARS_MAX: Final = 300
+_VALUE_CHARS_MAX: Final = 100
+
+
+class ApiError(Exception):
+    """An answer other than 2xx: `code` is one of CODES, `details` are fit to show."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status: Final = CODES[code][0]
+        self.code: Final = code
+        self.message: Final = _short(message, _REASON_CHARS_MAX)
+        self.details: Final = dict(details or {})
+        self.headers: Final = dict(headers or {})
+
+    def body(self, request_id: str | None = None) -> dict[str, Any]:
+        """The error's one shape (D13)."""
+        shown = {"error": self.code, "message": self.message, "details": self.details}
+        return shown if request_id is None else {**shown, "requestId": request_id}
+
+
+def invalid(field: str, value: object, reason: str) -> ApiError:
+    """422: `field` as a dotted path, the value as far as it is short and no secret, the reason."""
+    field, reason = _short(field, _VALUE_CHARS_MAX), _short(reason, _REASON_CHARS_MAX)
+    details = {"field": field, "value": shown_value(field, value), "reason": reason}
+    return ApiError("VALIDATION_ERROR", f"{field}: {reason}", details=details)
+
+
+def shown_value(field: str, value: object) -> object:
+    """`value` as an error may show it: bounded, and nothing of a secret or a header."""
+    if "secret" in field.lower() or field.startswith("headers"):
+        return None
+    if value is None or isinstance(value, bool | int | float):
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return value if finite and not _huge(value) else None
+    if isinstance(value, str):
+        return _short(value, _VALUE_CHARS_MAX)
+    return _short(msgspec.json.encode(value, enc_hook=str).decode(), _VALUE_CHARS_MAX)
+
+
+def _huge(value: object) -> bool:
+    return isinstance(value, int) and abs(value) > 2**53
+
+
+def _short(text: str, chars_max: int) -> str:
+    clean = text.encode("utf-8", "replace").decode()
+    return clean if len(clean) <= chars_max else clean[: chars_max - 1] + "…"
+
+
+def unavailable(message: str) -> ApiError:
+    """503, with the time after which another try makes sense."""
+    return ApiError("UNAVAILABLE", message, headers={"Retry-After": str(RETRY_SOON_S)})
+
+
+_STORE_CODES: Final[tuple[tuple[type[base.StoreError], str], ...]] = (
+    (base.NotFound, "NOT_FOUND"),
+    (base.DestinationDisabled, "DESTINATION_DISABLED"),
+    (base.PayloadGone, "PAYLOAD_GONE"),
+    (base.Conflict, "CONFLICT"),
+)
+
+
+def from_store(error: base.StoreError) -> ApiError:
+    """What the caller is told about an error of the store; unknown kinds are raised again."""
+    if isinstance(error, base.KeyReused):
+        return ApiError("IDEMPOTENCY_CONFLICT", str(error), details={"firstId": error.first_id})
+    if isinstance(error, base.StoreUnavailable):
+        return unavailable(str(error))
+    if isinstance(error, base.StoreFull):
+        return ApiError("STORAGE_LIMIT_EXCEEDED", str(error))
+    for kind, code in _STORE_CODES:
+        if isinstance(error, kind):
+            return ApiError(code, str(error))
+    raise error
+
+
+def from_filter(error: FilterError, prefix: str = "") -> ApiError:
+    """422 for a filter that cannot be understood; `prefix` is where the filter stood."""
+    return invalid(prefix + error.field, error.value, error.reason)

@@ -1,0 +1,52 @@
+"""A policy as the API takes it and shows it, and as the store keeps it."""
+
+from __future__ import annotations
+
+from dispatcher.api.errors import invalid
+from dispatcher.api.shapes import Exponential, PolicyChoice, PolicyShape
+from dispatcher.policy import GONE, Policy, dump, load
+
+
+def text(choice: PolicyChoice | None) -> str | None:
+    """What the store keeps: a preset's name or the policy's JSON; nothing for the default.
+
+    Raises ApiError (422) where the fields contradict each other.
+    """
+    if choice is None or isinstance(choice, str):
+        return choice
+    if choice.delays is not None and choice.exponential is not None:
+        raise invalid("policy", None, "give delays or exponential, not both")
+    codes = choice.acknowledge
+    if codes != "2xx" and GONE in codes:
+        raise invalid("policy.acknowledge", GONE, "410 always means gone")
+    schedule = choice.exponential or Exponential(base=5.0, factor=3.0, cap=21_600.0)
+    return dump(
+        Policy(
+            attempts=choice.attempts,
+            delays=tuple(choice.delays or ()),
+            base=schedule.base,
+            factor=schedule.factor,
+            cap=schedule.cap,
+            jitter=choice.jitter,
+            timeout=choice.timeout,
+            acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
+            max_age=choice.max_age,
+        )
+    )
+
+
+def shown(stored: str | None) -> PolicyShape:
+    """The policy that a stored text names, in full."""
+    policy = load(stored)
+    codes = policy.acknowledge
+    return PolicyShape(
+        attempts=policy.attempts,
+        delays=list(policy.delays) or None,
+        exponential=None
+        if policy.delays
+        else Exponential(base=policy.base, factor=policy.factor, cap=policy.cap),
+        jitter=policy.jitter,
+        timeout=policy.timeout,
+        acknowledge="2xx" if isinstance(codes, str) else sorted(codes),
+        max_age=policy.max_age,
+    )

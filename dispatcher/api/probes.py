@@ -1,0 +1,50 @@
+"""A signed test callback to one destination: sent once, stored nowhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+
+from dispatcher import policy
+from dispatcher.api import admission, views
+from dispatcher.api.call import Call, answer, encode
+from dispatcher.clock import iso
+from dispatcher.ids import new_id
+from dispatcher.values import Delivery, Destination
+
+TEST_STATUS: Final = "test"
+
+
+async def probe(call: Call) -> Response:
+    """`POST /v1/destinations/{id}/test`."""
+    call.query(())
+    admission.check_ready(call.context)
+    found = await call.context.store.get_destination(call.tenant, call.path["id"])
+    outcome = await call.context.engine.probe(delivery_to(found, call.now_ms))
+    return answer(views.probe(outcome))
+
+
+def delivery_to(destination: Destination, now_ms: int) -> Delivery:
+    """A test delivery that no claim holds."""
+    test_id = new_id("test", now_ms)
+    chosen = policy.load(destination.policy)
+    body = {"jobId": test_id, "status": TEST_STATUS, "createdAt": iso(now_ms)}
+    return Delivery(
+        id=test_id,
+        tenant=destination.tenant,
+        job_id=test_id,
+        destination=destination.id,
+        registered=destination.name is not None,
+        url=destination.url,
+        body=encode(body),
+        content_type="application/json",
+        headers=destination.headers,
+        policy=chosen,
+        claim=0,
+        attempt=1,
+        tries=0,
+        created_ms=now_ms,
+        expires_ms=now_ms + round(chosen.timeout * 1000),
+        high=True,
+    )
