@@ -130,6 +130,9 @@ class Store(Protocol):
     on_ready: Callable[[int | None], None]
     """Called on the event loop after a commit with the time of the next due work, or None."""
 
+    on_commit: Callable[[int, float], None]
+    """Called after a commit with how many operations it held and how many seconds it took."""
+
     # The life of the store
     async def open(self) -> None:
         """Open, lock and migrate. Raises CannotStart."""
@@ -165,9 +168,12 @@ class Store(Protocol):
     async def release(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
         """Hand leased work back unspent, due at once."""
 
-    async def reclaim(self, *, now_ms: int, everything: bool = False) -> int:
-        """Make work whose lease has ended (at start-up of a sole owner: all leased work) due at
-        once; returns how much."""
+    async def take_over(self, *, now_ms: int) -> int:
+        """At start-up: what a crashed predecessor left leased, as far as it can be known before
+        the leases end (a sole owner knows all of it), is due at once; returns how much."""
+
+    async def reclaim(self, *, now_ms: int) -> int:
+        """Make work whose lease has ended due at once; returns how much."""
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""

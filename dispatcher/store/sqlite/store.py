@@ -146,10 +146,11 @@ class SqliteStore(Store):
     async def release(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
         await self._do(lambda tx: operators.release(tx, deliveries, now_ms=now_ms))
 
-    async def reclaim(self, *, now_ms: int, everything: bool = False) -> int:
-        return await self._do(
-            lambda tx: operators.reclaim(tx, now_ms=now_ms, everything=everything)
-        )
+    async def take_over(self, *, now_ms: int) -> int:
+        return await self._do(lambda tx: operators.reclaim(tx, now_ms=now_ms, everything=True))
+
+    async def reclaim(self, *, now_ms: int) -> int:
+        return await self._do(lambda tx: operators.reclaim(tx, now_ms=now_ms, everything=False))
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         return await self._do(lambda tx: operators.expire(tx, now_ms=now_ms, limit=limit))

@@ -1,0 +1,251 @@
+"""Delivering: claim → send → judge → settle, for many at once, and an orderly end (D6, D7)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dispatcher import logs
+from dispatcher.clock import now_ms
+from dispatcher.engine.alarm import BARREN_WAIT_S, Alarm
+from dispatcher.engine.slots import Slots
+from dispatcher.metrics import Metrics
+from dispatcher.outcome import Outcome
+from dispatcher.policy import judge
+from dispatcher.settings import Settings
+from dispatcher.signing import SecretBook, Secrets
+from dispatcher.store.base import Settlement, Store, StoreError
+from dispatcher.store.rates import Rates
+from dispatcher.values import Delivery, NewCallback, Submitted
+
+_LOG: Final = logs.get("engine")
+_SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
+_CLAIM_RETRY_S: Final = 0.5
+
+
+class Sender(Protocol):
+    """What sends."""
+
+    async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
+        """One attempt; never raises what the peer did."""
+
+
+class Engine:
+    """Takes work on while slots are free and sees each piece through to its settlement."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        sender: Sender,
+        secrets: SecretBook,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], int] = now_ms,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._sender = sender
+        self._secrets = secrets
+        self._metrics = metrics
+        self._clock = clock
+        self._chance = chance
+        self._slots = Slots(settings.slots, bytes_max=settings.in_flight_bytes_max)
+        self._alarm = Alarm()
+        self._next_ready_ms: int | None = None
+        self._barren = False
+        self._working: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], Delivery] = {}
+        self._rates = Rates()
+        self._claiming: asyncio.Task[None] | None = None
+        self.ready = False
+        self.on_replays: Callable[[], None] = lambda: None
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that run now in this process."""
+        return self._slots.taken
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Begin to claim and to take submits."""
+        self._store.on_ready = self._on_ready
+        self._claiming = asyncio.create_task(self._claim_on(), name="claimer")
+        self.ready = True
+        self.wake()
+
+    async def drain(self) -> None:
+        """Stop claiming, finish what is in flight within the grace period, and hand back the
+        rest unspent."""
+        self.ready = False
+        if self._claiming is not None:
+            self._claiming.cancel()
+            await asyncio.wait({self._claiming})
+        if self._working:
+            await asyncio.wait(self._working, timeout=self._settings.drain_grace)
+        unfinished = dict(self._sending)
+        for task in unfinished:
+            task.cancel()
+        if self._working:
+            await asyncio.wait(self._working)
+        if unfinished:
+            _LOG.warning("handed back at shutdown", deliveries=len(unfinished))
+            await self._store.release(list(unfinished.values()), now_ms=self._clock())
+
+    # --- what the API asks for ---
+
+    async def submit(self, new: NewCallback) -> Submitted:
+        """Store durably and start to deliver. Raises what `Store.submit` raises."""
+        high, size = new.priority == "high", len(new.body)
+        handover = self.ready and self._slots.admits(new.tenant, high=high, size=size)
+        if handover:
+            self._slots.take(new.tenant, high=high, size=size)
+        # Shielded: a caller that goes away does not keep a leased delivery from its sender.
+        return await asyncio.shield(self._submit(new, handover, high, size))
+
+    async def _submit(self, new: NewCallback, handover: bool, high: bool, size: int) -> Submitted:
+        delivery = None
+        try:
+            submitted = await self._store.submit(new, handover=handover)
+            delivery = submitted.delivery
+        finally:
+            if handover and delivery is None:
+                self._give(new.tenant, high=high, size=size)
+        if delivery is not None:
+            self._begin(delivery)
+        self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
+        return submitted
+
+    async def probe(self, delivery: Delivery) -> Outcome:
+        """Send once, outside the store."""
+        return await self._sender.send(delivery, await self._secrets_of(delivery))
+
+    def wake(self) -> None:
+        """Look for due work: some was made due."""
+        self._alarm.ring()
+
+    def wake_replays(self) -> None:
+        """Look for filtered replays to feed."""
+        self.on_replays()
+
+    def drain_rate(self) -> float:
+        """Deliveries that came to a final state a second, over the last minute."""
+        return self._rates.per_second("delivered", None, now_ms=self._clock())
+
+    # --- claiming ---
+
+    def _on_ready(self, next_ready_ms: int | None) -> None:
+        self._next_ready_ms = next_ready_ms
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._next_ready_ms is None or self._slots.free <= 0:
+            self._alarm.set(None)
+            return
+        delay_s = (self._next_ready_ms - self._clock()) / 1000
+        self._alarm.set(max(delay_s, BARREN_WAIT_S) if self._barren else delay_s)
+
+    async def _claim_on(self) -> None:
+        while True:
+            await self._alarm.wait()
+            if self._slots.free <= 0:
+                continue
+            try:
+                await asyncio.shield(self._claim())
+            except StoreError as error:
+                _LOG.warning("cannot claim", reason=str(error))
+                self._alarm.set(_CLAIM_RETRY_S)
+
+    async def _claim(self) -> None:
+        ask = self._slots.ask(self._clock())
+        try:
+            deliveries = await self._store.claim(ask)
+        finally:
+            self._slots.answered(ask)
+        for delivery in deliveries:
+            self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
+            self._begin(delivery)
+        self._barren = not deliveries
+        self._arm()
+
+    # --- delivering ---
+
+    def _begin(self, delivery: Delivery) -> None:
+        task = asyncio.create_task(self._deliver(delivery))
+        self._working.add(task)
+        self._sending[task] = delivery
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        self._sending.pop(task, None)
+        if not task.cancelled() and task.exception() is not None:
+            _LOG.error("delivering failed", error=repr(task.exception()))
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            outcome = await self._sender.send(delivery, await self._secrets_of(delivery))
+            self._finish_sending()
+            settlement = self._judge(delivery, outcome)
+            recorded = await self._settle(settlement)
+            self._tell(settlement, recorded)
+        finally:
+            self._give(delivery.tenant, high=delivery.high, size=len(delivery.body))
+
+    def _finish_sending(self) -> None:
+        """From here on a shutdown waits: what was sent is recorded."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._sending.pop(task, None)
+
+    async def _secrets_of(self, delivery: Delivery) -> Secrets:
+        return await self._secrets.for_delivery(
+            delivery.tenant, delivery.destination, self._clock()
+        )
+
+    def _judge(self, delivery: Delivery, outcome: Outcome) -> Settlement:
+        at_ms, chance = self._clock(), self._chance()
+        verdict = judge(
+            outcome,
+            delivery.policy,
+            tries=delivery.tries + 1,
+            expires_ms=delivery.expires_ms,
+            now_ms=at_ms,
+            random=chance,
+            retry_after_max_ms=round(self._settings.retry_after_max * 1000),
+        )
+        return Settlement(
+            delivery=delivery, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms
+        )
+
+    async def _settle(self, settlement: Settlement) -> bool:
+        """Retried without end: an answer that the customer gave must not be forgotten."""
+        waits = iter(_SETTLE_RETRY_S)
+        while True:
+            try:
+                return await self._store.settle(settlement)
+            except StoreError as error:
+                _LOG.warning("cannot settle yet", id=settlement.delivery.id, reason=str(error))
+                await asyncio.sleep(next(waits, _SETTLE_RETRY_S[-1]))
+
+    def _tell(self, settlement: Settlement, recorded: bool) -> None:
+        delivery, outcome, verdict = settlement.delivery, settlement.outcome, settlement.verdict
+        if not recorded:
+            self._metrics.stale_settlement()
+            _LOG.warning("late result of an old claim", id=delivery.id, claim=delivery.claim)
+            return
+        self._metrics.attempted(outcome, verdict)
+        if verdict.state == "delivered":
+            self._metrics.latency((settlement.now_ms - delivery.created_ms) / 1000)
+        if verdict.state != "pending":
+            self._rates.add({(delivery.tenant, "delivered"): 1}, now_ms=settlement.now_ms)
+        _LOG.info("attempt", **logs.attempt_fields(delivery, outcome, verdict))
+
+    def _give(self, tenant: str, *, high: bool, size: int) -> None:
+        self._slots.give(tenant, high=high, size=size)
+        self._barren = False
+        self._arm()

@@ -1,0 +1,75 @@
+"""What this process has in flight: per tenant, of high priority, and in bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dispatcher import sharing
+from dispatcher.store.base import Claim
+
+
+class Slots:
+    """Bounded places for attempts. A place is held before the work is known to be ours, so that
+    the two ways in, hand-over and claim, never fill one place twice."""
+
+    def __init__(self, most: int, *, bytes_max: int) -> None:
+        self.most = most
+        self._bytes_free = bytes_max
+        self._busy: Counter[str] = Counter()
+        self._high = 0
+        self._taken = 0
+
+    @property
+    def free(self) -> int:
+        """Places that nothing holds."""
+        return self.most - self._taken
+
+    @property
+    def taken(self) -> int:
+        """Places that are held."""
+        return self._taken
+
+    def admits(self, tenant: str, *, high: bool, size: int) -> bool:
+        """Whether one more of this kind may be handed straight over."""
+        if self.free <= 0 or size > self._bytes_free:
+            return False
+        if high and sharing.high_slots(self.free, self.most, self._high) <= 0:
+            return False
+        return self._busy[tenant] < sharing.tenant_slots(self.most, contended=False)
+
+    def take(self, tenant: str, *, high: bool, size: int) -> None:
+        """Hold a place."""
+        self._taken += 1
+        self._busy[tenant] += 1
+        self._high += high
+        self._bytes_free -= size
+
+    def give(self, tenant: str, *, high: bool, size: int) -> None:
+        """Let the place go."""
+        self._taken -= 1
+        self._busy[tenant] -= 1
+        if not self._busy[tenant]:
+            del self._busy[tenant]
+        self._high -= high
+        self._bytes_free += size
+
+    def ask(self, now_ms: int) -> Claim:
+        """Hold three quarters of what is free for a claim, and what to claim for them. The rest
+        stays for hand-over meanwhile; `answered` lets go of what is held."""
+        slots = self.free - self.free // 4
+        bytes_free = self._bytes_free - self._bytes_free // 4
+        self._taken += slots
+        self._bytes_free -= bytes_free
+        return Claim(
+            slots=slots,
+            slots_max=self.most,
+            bytes_free=bytes_free,
+            busy_high=self._high,
+            busy=dict(self._busy),
+            now_ms=now_ms,
+        )
+
+    def answered(self, claim: Claim) -> None:
+        """Let go of what was held for a claim: its deliveries are `take`n one by one."""
+        self._taken -= claim.slots
+        self._bytes_free += claim.bytes_free
