@@ -73,10 +73,10 @@ class Handler(ResponseHandler):
         """A status line with its headers has arrived."""
         if data[0].code < 200:
             self._informational += 1
-            if self._informational > _INFORMATIONAL_MAX:
-                self._refuse("too many informational answers")
-                return
-        super().feed_data(data, size)
+        if self._informational > _INFORMATIONAL_MAX:
+            self._refuse("too many informational answers")
+        else:
+            super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         disconnected = isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
