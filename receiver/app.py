@@ -157,10 +157,9 @@ class Receiver:
         return refusal.answer(request.id)
 
     def _log(self, request: Request, status: int | None, duration_s: float) -> None:
-        quiet = request.path in _HEALTH_PATHS and status == 200
         log.event(
             "request",
-            logging.DEBUG if quiet else logging.INFO,
+            _level(request, status),
             method=request.method,
             path=request.path,
             status=status,
@@ -168,6 +167,14 @@ class Receiver:
             requestId=request.id,
             **request.notes,
         )
+
+
+def _level(request: Request, status: int | None) -> int:
+    """Probes are noise; a conflict, or a fault of ours, is for an operator to see."""
+    if request.path in _HEALTH_PATHS and status == 200:
+        return logging.DEBUG
+    is_news = request.notes.get("outcome") == "conflict" or (status or 0) >= 500
+    return logging.WARNING if is_news else logging.INFO
 
 
 def _allow(request: Request, *methods: str) -> None:

@@ -14,6 +14,7 @@ Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 # Read and thrown away before a refusal, so that a client still sending gets to read the answer.
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
+BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ class Request:
                     if size > bytes_max:
                         raise _too_large(bytes_max)
                     if not take(len(chunk)):
-                        raise Refusal(503, "BUSY", "too many bodies are being received at once")
+                        raise busy("too many bodies are being received at once")
                     chunks.append(chunk)
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
@@ -144,9 +145,14 @@ class Request:
         return bytes(event.get("body", b""))
 
 
+def busy(message: str) -> Refusal:
+    """The 503 of a limit that other clients have used up; it passes quickly."""
+    return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
+
+
 async def send_answer(send: Send, answer: Answer, request_id: str, *, close: bool) -> None:
     """Sends the whole answer; ``close`` ends the connection after it."""
-    body = json.dumps(answer.document, ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

@@ -1,14 +1,15 @@
 """uvicorn's HTTP protocol with the bounds it lacks: on the size of a head, the time it takes to
-arrive, and the bytes of one message on the wire."""
+arrive, and the bytes of one message on the wire; and with our shape of error."""
 
 import asyncio
 import json
+import uuid
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from receiver.asgi import DRAIN_BYTES_MAX
+from receiver.asgi import DRAIN_BYTES_MAX, Receive, Send, busy, send_answer
 from receiver.settings import Settings
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
@@ -18,6 +19,7 @@ WIRE_FACTOR_MAX = 8
 class BoundedProtocol(HttpToolsProtocol):
     """Refuses a head that is too large or too slow. ``bounded_protocol`` sets the bounds."""
 
+    connections_max: int
     head_bytes_max: int
     head_timeout_s: float
     wire_bytes_max: int
@@ -59,6 +61,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._heads += 1
         self._head_bytes = 0
         self._stop_timer()
+        if len(self.connections) > self.connections_max:
+            self.app = _too_many_connections
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -93,10 +97,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> None:
+    request_id = f"req_{uuid.uuid4().hex}"
+    answer = busy("there are too many connections").answer(request_id)
+    await send_answer(send, answer, request_id, close=True)
+
+
 def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
     """The protocol with the bounds of these settings."""
     body_bytes_max = settings.body_bytes_max + DRAIN_BYTES_MAX
     bounds = {
+        "connections_max": settings.connections_max,
         "head_bytes_max": settings.header_bytes_max,
         "head_timeout_s": settings.request_timeout,
         "wire_bytes_max": settings.header_bytes_max + WIRE_FACTOR_MAX * body_bytes_max,

@@ -84,7 +84,6 @@ def _config(app: object, settings: Settings) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=settings.connections_max,
         timeout_keep_alive=round(settings.keep_alive),
         timeout_graceful_shutdown=round(settings.drain_grace),
         backlog=BACKLOG,

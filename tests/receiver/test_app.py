@@ -429,6 +429,18 @@ async def test_its_own_lifespan_opens_and_closes_the_inbox(settings: Settings) -
     await running
 
 
+async def test_a_conflict_is_reported_above_the_daily_lines(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second end of a job is a warning; probes are heard only when they fail."""
+    with caplog.at_level(logging.INFO, "receiver"):
+        for id, body in (("a", BODY), ("b", BODY.replace(b"completed", b"failed"))):
+            await http.post("/webhooks", content=body, headers=signed(body, id))
+        await http.get("/readyz")
+    levels = [r.levelname for r in caplog.records if r.name == "receiver"]
+    assert levels == ["INFO", "WARNING"]
+
+
 def test_it_does_not_start_without_a_secret() -> None:
     """A receiver that can verify nothing is a mistake, not an open door."""
     with pytest.raises(SettingError, match="RECEIVER_SECRETS"):

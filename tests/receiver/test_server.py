@@ -1,5 +1,6 @@
 """The receiver as a process: it starts, serves, is killed, and everything it answered is there."""
 
+import itertools
 import json
 import os
 import signal
@@ -8,7 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -35,6 +40,9 @@ class Process:
         self.stderr = self.popen.stderr
         self.first: dict[str, Any] = json.loads(self.stderr.readline())
         self.port = int(self.first["port"])
+        # A pipe that nobody empties fills up, and a full one stops who writes to it.
+        self.reader = Thread(target=self.stderr.read)
+        self.reader.start()
 
     def post(self, body: bytes, id: str = "cb_1") -> httpx.Response:
         headers = signed_headers(body, [SECRET], message_id=id, timestamp_s=int(time.time()))
@@ -47,6 +55,7 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         code = self.popen.wait(ENDS_WITHIN_S)
+        self.reader.join(ENDS_WITHIN_S)
         self.stderr.close()
         return code
 
@@ -96,6 +105,31 @@ def test_what_was_answered_200_survives_kill_9(start: Start) -> None:
     again = start()
     for id, body in bodies.items():
         assert again.post(body, id).json() == {"status": "duplicate"}
+
+
+@pytest.mark.slow
+def test_kill_9_under_load_loses_nothing_that_was_answered(start: Start) -> None:
+    """Cycle after cycle, killed between whichever two steps: each 200 is a row afterwards."""
+    answered: set[int] = set()
+
+    def send(process: Process, n: int) -> None:
+        with suppress(httpx.TransportError):
+            answer = process.post(b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
+            assert answer.json()["status"] == "accepted"
+            answered.add(n)
+            if len(answered) % 40 == 0:
+                process.popen.kill()
+
+    numbers = itertools.count()
+    for _ in range(5 * int(os.environ.get("POSTBACK_TEST_SCALE", "1"))):
+        process = start()
+        with ThreadPoolExecutor(8) as pool:
+            while process.popen.poll() is None:
+                list(pool.map(partial(send, process), itertools.islice(numbers, 16)))
+    last = start()
+    for n in sorted(answered):
+        answer = last.post(b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
+        assert answer.json() == {"status": "duplicate"}
 
 
 def test_sigterm_finishes_what_is_in_flight(start: Start) -> None:
@@ -195,6 +229,23 @@ def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     )
     yield process
     process.end(signal.SIGTERM)
+
+
+def test_too_many_connections_are_503_in_the_one_shape(start: Start) -> None:
+    """The surplus one is asked to come back; when one of the others ends, it is served."""
+    process = start(RECEIVER_CONNECTIONS_MAX="2")
+    url = f"http://127.0.0.1:{process.port}/healthz"
+    request = b"GET /healthz HTTP/1.1\r\nHost: r\r\n\r\n"
+    with process.connect() as first, process.connect() as second:
+        for held in (first, second):
+            held.sendall(request)
+            assert b"200 OK" in held.recv(1000)
+        refused = httpx.get(url, trust_env=False)
+        assert (refused.status_code, refused.json()["error"]) == (503, "BUSY")
+        assert refused.headers["retry-after"] == "1"
+        second.sendall(request.replace(b"Host", b"Connection: close\r\nHost"))
+        assert b"200 OK" in read_all(second)
+        assert httpx.get(url, trust_env=False).json() == {"status": "ok"}
 
 
 def test_requests_on_one_connection_are_served_in_turn(start_once: Process) -> None:
