@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from dispatcher.access import Access
 from dispatcher.clock import now_ms
@@ -12,6 +13,8 @@ from dispatcher.outcome import Outcome
 from dispatcher.settings import Settings
 from dispatcher.store.base import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
+
+PROBES_MAX: Final = 16
 
 
 class Engine(Protocol):
@@ -51,9 +54,6 @@ class SecretBook(Protocol):
 class Metrics(Protocol):
     """The process's figures, for Prometheus."""
 
-    def submitted(self, result: str) -> None:
-        """A submit was answered: `accepted` or `duplicate`."""
-
     def refused(self, code: str) -> None:
         """A submit was refused with this error code."""
 
@@ -66,7 +66,8 @@ class Metrics(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """Everything the routes use. `clock` gives milliseconds."""
+    """Everything the routes use. `clock` gives milliseconds; `probes` bounds the test callbacks
+    that run at once, since they take no slots."""
 
     settings: Settings
     store: Store
@@ -75,3 +76,4 @@ class Context:
     secret_book: SecretBook
     metrics: Metrics
     clock: Callable[[], int] = now_ms
+    probes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PROBES_MAX))

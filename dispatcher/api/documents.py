@@ -36,7 +36,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> 
         value = decoder.decode(body)
         check_keys(body)
     except msgspec.ValidationError as error:
-        raise _shape_error(str(error), body) from None
+        raise _shape_error(str(error), _parsed(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(str(error)) from None
     except RecursionError:
@@ -97,7 +97,20 @@ def _check_keys_slowly(body: bytes) -> None:
         seen.add(key)
 
 
-def _shape_error(text: str, body: bytes) -> ApiError:
+def _parsed(body: bytes) -> Any:
+    """The value of `body`, for an error to show. A wrong shape is found before the end of the
+    document is seen: where that is broken, it is no JSON at all."""
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.ValidationError:  # JSON, but a number that nobody can hold
+        return None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(str(error)) from None
+    except RecursionError:
+        raise malformed("nested too deep") from None
+
+
+def _shape_error(text: str, value: Any) -> ApiError:
     """What msgspec says about a value of the wrong shape, as field, value and reason."""
     match = _AT.match(text)
     reason, path, of_key = text, "", False
@@ -109,13 +122,12 @@ def _shape_error(text: str, body: bytes) -> ApiError:
         path = f"{path}.{field['name']}".lstrip(".")
         reason = "required" if reason.startswith("Object missing") else "unknown field"
     path = path.replace("[...]", "")
-    value = None if of_key or field is not None else _value_at(body, path)
-    return invalid(path or "body", value, f"a key: {reason}" if of_key else reason)
+    shown = None if of_key or field is not None else _value_at(value, path)
+    return invalid(path or "body", shown, f"a key: {reason}" if of_key else reason)
 
 
-def _value_at(body: bytes, path: str) -> object:
-    """What stands at `path`, for the error to show; nothing where it is not a plain value."""
-    value: Any = msgspec.json.decode(body)
+def _value_at(value: Any, path: str) -> object:
+    """What stands at `path`; nothing where it is not a plain value."""
     for step in re.findall(r"[^.\[\]]+", path):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from dispatcher.api.errors import invalid
 from dispatcher.api.shapes import Exponential, PolicyChoice, PolicyShape
 from dispatcher.policy import GONE, Policy, dump, load
@@ -14,16 +16,18 @@ def text(choice: PolicyChoice | None) -> str | None:
     """
     if choice is None or isinstance(choice, str):
         return choice
-    if choice.delays is not None and choice.exponential is not None:
+    if choice.delays is not UNSET and choice.exponential is not UNSET:
         raise invalid("policy", None, "give delays or exponential, not both")
     codes = choice.acknowledge
     if codes != "2xx" and GONE in codes:
         raise invalid("policy.acknowledge", GONE, "410 always means gone")
-    schedule = choice.exponential or Exponential(base=5.0, factor=3.0, cap=21_600.0)
+    schedule = choice.exponential
+    if schedule is UNSET:
+        schedule = Exponential(base=5.0, factor=3.0, cap=21_600.0)
     return dump(
         Policy(
             attempts=choice.attempts,
-            delays=tuple(choice.delays or ()),
+            delays=() if choice.delays is UNSET else tuple(choice.delays),
             base=schedule.base,
             factor=schedule.factor,
             cap=schedule.cap,
@@ -41,8 +45,8 @@ def shown(stored: str | None) -> PolicyShape:
     codes = policy.acknowledge
     return PolicyShape(
         attempts=policy.attempts,
-        delays=list(policy.delays) or None,
-        exponential=None
+        delays=list(policy.delays) or UNSET,
+        exponential=UNSET
         if policy.delays
         else Exponential(base=policy.base, factor=policy.factor, cap=policy.cap),
         jitter=policy.jitter,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from dispatcher import policy
 from dispatcher.api import admission, views
 from dispatcher.api.call import Call, answer, encode
+from dispatcher.api.errors import unavailable
 from dispatcher.clock import iso
 from dispatcher.ids import new_id
 from dispatcher.values import Delivery, Destination
@@ -21,7 +22,10 @@ async def probe(call: Call) -> Response:
     call.query(())
     admission.check_ready(call.context)
     found = await call.context.store.get_destination(call.tenant, call.path["id"])
-    outcome = await call.context.engine.probe(delivery_to(found, call.now_ms))
+    if call.context.probes.locked():
+        raise unavailable("too many tests run at once")
+    async with call.context.probes:
+        outcome = await call.context.engine.probe(delivery_to(found, call.now_ms))
     return answer(views.probe(outcome))
 
 

@@ -101,9 +101,9 @@ class PolicyShape(Shape, frozen=True, kw_only=True):
             list[Seconds],
             Meta(min_length=1, max_length=50, description="Waits; the last one repeats."),
         ]
-        | None
-    ) = None
-    exponential: Exponential | None = None
+        | UnsetType
+    ) = UNSET
+    exponential: Exponential | UnsetType = UNSET
     jitter: Annotated[float, Meta(ge=0, le=1, description="0.2 spreads waits by ±20 %.")] = 0.2
     timeout: Annotated[float, Meta(ge=0.1, le=60, description="Of one attempt.")] = 15.0
     acknowledge: Literal["2xx"] | Annotated[list[AckCode], Meta(min_length=1, max_length=20)] = (

@@ -1,0 +1,71 @@
+"""A whole service on a real SQLite file, spoken to as a client would."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dispatcher.app import Service
+from dispatcher.settings import Settings
+
+ADMIN_KEY = "test-admin-key"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=f"sqlite:///{tmp_path}/api.db",
+        admin_key=ADMIN_KEY,
+        allow_networks=(ip_network("127.0.0.0/8"),),
+        request_timeout=0.3,
+        payload_bytes_max=100_000,
+        batch_bytes_max=500_000,
+        batch_lines_max=1_000,
+        drain_grace=0.2,
+    )
+
+
+@pytest.fixture
+async def service(settings: Settings) -> AsyncIterator[Service]:
+    async with Service(settings) as running:
+        yield running
+
+
+@pytest.fixture
+async def api(service: Service) -> AsyncIterator[httpx.AsyncClient]:
+    """The API under the platform's bootstrap key."""
+    async with connect(service, ADMIN_KEY) as client:
+        yield client
+
+
+@pytest.fixture
+async def parked(api: httpx.AsyncClient) -> str:
+    """A registered destination whose deliveries stay pending: it is paused."""
+    made = await api.post(
+        "/v1/destinations", json={"name": "parked", "url": "http://127.0.0.1:9/hook"}
+    )
+    assert made.status_code == 201, made.text
+    paused = await api.patch("/v1/destinations/parked", json={"paused": True})
+    assert paused.status_code == 200, paused.text
+    return "parked"
+
+
+def connect(service: Service, key: str, **headers: str) -> httpx.AsyncClient:
+    """A client with this key."""
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(service.api),
+        base_url="http://dispatcher.test",
+        headers={"Authorization": f"Bearer {key}", **headers},
+    )
+
+
+async def make_key(api: httpx.AsyncClient, **fields: object) -> str:
+    """A new API key's text."""
+    made = await api.post("/v1/keys", json=fields)
+    assert made.status_code == 201, made.text
+    key: str = made.json()["key"]
+    return key
