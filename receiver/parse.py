@@ -91,7 +91,9 @@ def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
         raise _too_deep(depth_max) from None
     except ValueError:
         raise ParseError("syntax", "the body is not JSON") from None
-    _check_depth_and_strings(document, depth_max)
+    # Only escapes make a NUL or half a pair, and only brackets make depth: most bodies have few.
+    if "\\u" in text or text.count("[") + text.count("{") > depth_max:
+        _check_depth_and_strings(document, depth_max)
     return document
 
 
