@@ -6,26 +6,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from dispatcher.client.call import JSON, Answer, Call, path
-from dispatcher.client.read import as_json, as_list, as_nothing
-from dispatcher.client.results import Key, NewKey, RevealedSecret, Secret, Stats, Tenant
+from dispatcher.client.call import JSON, Answer, Call, paging, path
+from dispatcher.client.read import as_json, as_nothing, as_page
+from dispatcher.client.results import Key, NewKey, Page, RevealedSecret, Secret, Stats, Tenant
 
 T = TypeVar("T")
 
 
-def keys() -> Call[list[Key]]:
+def keys(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Key]]:
     """Every API key, without the keys themselves."""
-    return _get("keys", as_list(Key))
+    return _get("keys", as_page(Key), paging(cursor, limit))
 
 
 def create_key(
-    scopes: Sequence[str], *, tenant: str | None = None, platform: bool = False, label: str = ""
+    scopes: Sequence[str], *, tenant: str | None = None, label: str = ""
 ) -> Call[NewKey]:
-    """Make a key with these scopes (`submit`, `read`, `operate`, `admin`): for `tenant`, for the
-    tenant this client is about, or with `platform` for every tenant. The answer is the only time
-    the key is shown."""
+    """Make a key with these scopes (`submit`, `read`, `operate`, `admin`): for `tenant`, or with
+    None another of the kind that asks (a platform's key makes a platform key). The answer is the
+    only time the key is shown."""
     fields: dict[str, Any] = {"scopes": list(scopes), "label": label}
-    if tenant is not None or platform:
+    if tenant is not None:
         fields["tenant"] = tenant
     return _post(("keys",), fields, as_json(NewKey))
 
@@ -35,9 +35,9 @@ def revoke_key(id: str) -> Call[None]:
     return Call(method="DELETE", path=path("keys", id), read=as_nothing, repeatable=False)
 
 
-def secrets() -> Call[list[Secret]]:
-    """The signing secrets that sign or signed, newest first, without their values."""
-    return _get("secrets", as_list(Secret))
+def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Secret]]:
+    """The signing secrets that sign or signed, oldest first, without their values."""
+    return _get("secrets", as_page(Secret), paging(cursor, limit))
 
 
 def rotate_secret(
@@ -56,18 +56,20 @@ def reveal_secret(*, id: str | None = None, destination: str | None = None) -> C
     return _post(("secrets", "reveal"), fields, as_json(RevealedSecret))
 
 
-def tenants() -> Call[list[Tenant]]:
+def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:
     """Every tenant there is."""
-    return _get("tenants", as_list(Tenant))
+    return _get("tenants", as_page(Tenant), paging(cursor, limit))
 
 
-def stats() -> Call[Stats]:
-    """The tenant's figures: counts by state, oldest pending, rates."""
-    return _get("stats", as_json(Stats))
+def stats(*, all_tenants: bool = False) -> Call[Stats]:
+    """Counts by state, oldest pending, rates: of the tenant, or with a platform key of all."""
+    return _get("stats", as_json(Stats), (("all", "true"),) if all_tenants else ())
 
 
-def _get(name: str, read: Callable[[Answer], T]) -> Call[T]:
-    return Call(method="GET", path=path(name), read=read, repeatable=True)
+def _get(
+    name: str, read: Callable[[Answer], T], params: tuple[tuple[str, str], ...] = ()
+) -> Call[T]:
+    return Call(method="GET", path=path(name), read=read, repeatable=True, params=params)
 
 
 def _post(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
@@ -18,7 +18,7 @@ from dispatcher.client.chunks import Chunker
 from dispatcher.client.errors import WaitTimeout
 from dispatcher.client.exchange import Patience, exchange, poll_s
 from dispatcher.client.link import DEFAULT_URL, TIMEOUT_S, Link, answer, request
-from dispatcher.client.results import Callback, Destination, LineResult, Replay
+from dispatcher.client.results import Callback, LineResult, Page, Replay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +33,16 @@ def _does(
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.call(build(*args, **kwargs))
 
+    return method
+
+
+def _lists(build: Callable[..., Call[Page[T]]]) -> Callable[[AsyncClient], AsyncIterator[T]]:
+    """The method that goes through all pages of this call, one by one as you iterate."""
+
+    def method(self: AsyncClient, /) -> AsyncIterator[T]:
+        return self._pages(build)
+
+    method.__doc__ = build.__doc__
     return method
 
 
@@ -93,42 +103,25 @@ class AsyncClient:
     start_replay = _does(replays.start_replay)
     get_replay = _does(replays.get_replay)
     cancel_replay = _does(replays.cancel_replay)
-    destinations_page = _does(destinations.destinations_page)
     get_destination = _does(destinations.get_destination)
     register_destination = _does(destinations.register_destination)
     change_destination = _does(destinations.change_destination)
     remove_destination = _does(destinations.remove_destination)
     test_destination = _does(destinations.test_destination)
-    keys = _does(access.keys)
+    destinations = _lists(destinations.destinations)
+    keys = _lists(access.keys)
     create_key = _does(access.create_key)
     revoke_key = _does(access.revoke_key)
-    secrets = _does(access.secrets)
+    secrets = _lists(access.secrets)
     rotate_secret = _does(access.rotate_secret)
     reveal_secret = _does(access.reveal_secret)
-    tenants = _does(access.tenants)
+    tenants = _lists(access.tenants)
     stats = _does(access.stats)
 
     async def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate."""
-        cursor = None
-        while True:
-            page = await self.page(filters, cursor=cursor)
-            for found in page.data:
-                yield found
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    async def destinations(self) -> AsyncIterator[Destination]:
-        """Every destination, fetched page by page as you iterate."""
-        cursor = None
-        while True:
-            page = await self.destinations_page(cursor=cursor)
-            for found in page.data:
-                yield found
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        async for callback in self._pages(partial(callbacks.page, filters)):
+            yield callback
 
     async def submit_many(
         self, items: Iterable[Submission | bytes] | AsyncIterable[Submission | bytes]
@@ -179,6 +172,16 @@ class AsyncClient:
             except StopIteration as end:
                 good: Answer = end.value
                 return good
+
+    async def _pages(self, build: Callable[..., Call[Page[T]]]) -> AsyncIterator[T]:
+        cursor = None
+        while True:
+            page = await self.call(build(cursor=cursor))
+            for found in page.data:
+                yield found
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def _send(self, call: Call[Any]) -> Answer | Lost:
         started_s = time.monotonic()

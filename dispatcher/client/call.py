@@ -73,3 +73,9 @@ class Call(Generic[T]):
 def path(*parts: str) -> str:
     """A path of these parts, each one escaped."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def paging(cursor: str | None, limit: int | None) -> tuple[tuple[str, str], ...]:
+    """The parameters that ask for one page of a list."""
+    found = {"cursor": cursor, "limit": None if limit is None else str(limit)}
+    return tuple((name, value) for name, value in found.items() if value is not None)

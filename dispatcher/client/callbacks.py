@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
 
-from dispatcher.client.call import JSON, NDJSON, Answer, Call, path
-from dispatcher.client.read import as_json, as_lines, as_list, as_payload
+from dispatcher.client.call import JSON, NDJSON, Answer, Call, paging, path
+from dispatcher.client.read import as_json, as_lines, as_list, as_page, as_payload
 from dispatcher.client.results import (
     Attempt,
     Callback,
@@ -180,19 +180,14 @@ def get(id: str) -> Call[Callback]:
 
 def page(
     filters: Filters | None = None, *, cursor: str | None = None, limit: int | None = None
-) -> Call[Page]:
+) -> Call[Page[Callback]]:
     """Up to `limit` (1 to 500) callbacks that match, newest first, from `cursor` on."""
-    params = wire(filters or {})
-    if limit is not None:
-        params["limit"] = str(limit)
-    if cursor is not None:
-        params["cursor"] = cursor
     return Call(
         method="GET",
         path=path("callbacks"),
-        read=as_json(Page),
+        read=as_page(Callback),
         repeatable=True,
-        params=tuple(params.items()),
+        params=(*wire(filters or {}).items(), *paging(cursor, limit)),
     )
 
 

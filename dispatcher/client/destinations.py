@@ -6,21 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dispatcher.client.call import JSON, Call, path
+from dispatcher.client.call import JSON, Call, paging, path
 from dispatcher.client.callbacks import Policy
-from dispatcher.client.read import as_json, as_nothing
-from dispatcher.client.results import Attempt, Destination, Destinations, Registered
+from dispatcher.client.read import as_json, as_nothing, as_page
+from dispatcher.client.results import Attempt, Destination, Page, Registered
 
 
-def destinations_page(*, cursor: str | None = None, limit: int | None = None) -> Call[Destinations]:
-    """Up to `limit` destinations, from `cursor` on."""
-    params = {"cursor": cursor, "limit": None if limit is None else str(limit)}
+def destinations(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Destination]]:
+    """Every destination, in the order of their ids."""
     return Call(
         method="GET",
         path=path("destinations"),
-        read=as_json(Destinations),
+        read=as_page(Destination),
         repeatable=True,
-        params=tuple((name, value) for name, value in params.items() if value is not None),
+        params=paging(cursor, limit),
     )
 
 

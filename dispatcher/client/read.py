@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from dispatcher.client.call import Answer
 from dispatcher.client.errors import BadAnswer, of_shape
-from dispatcher.client.results import LineResult, Payload, Result, Submitted
+from dispatcher.client.results import LineResult, Page, Payload, Result, Submitted
 
 T = TypeVar("T")
 _Read = Callable[[Answer], T]
 
 
-class _List(Result, Generic[T], frozen=True, kw_only=True):
-    data: list[T]
-
-
 class _Line(Result, frozen=True, kw_only=True):
-    """One line of a batch's answer: one of the last two is there."""
+    """One line of a batch's answer: a submit's answer, or an error with its HTTP status."""
 
     line: int
-    status: int
-    callback: Submitted | None = None
-    error: dict[str, Any] | None = None
+    status: int | str
+    error: str | None = None
 
 
 def as_json(type: type[T]) -> _Read[T]:
@@ -37,11 +32,20 @@ def as_json(type: type[T]) -> _Read[T]:
     return read
 
 
+def as_page(type: type[T]) -> _Read[Page[T]]:
+    """Read `{"data": […], "nextCursor": …}`."""
+
+    def read(answer: Answer) -> Page[T]:
+        return _decode(answer.body, Page[type], answer.status)  # type: ignore[valid-type]  # a type at run time
+
+    return read
+
+
 def as_list(type: type[T]) -> _Read[list[T]]:
-    """Read `{"data": […]}`."""
+    """Read the data of a list that is always one page."""
 
     def read(answer: Answer) -> list[T]:
-        return _decode(answer.body, _List[type], answer.status).data  # type: ignore[valid-type]  # a type at run time
+        return as_page(type)(answer).data
 
     return read
 
@@ -70,7 +74,7 @@ def _decode(body: bytes, type: type[T], status: int) -> T:
 def as_lines(answer: Answer, count: int) -> list[LineResult]:
     """Read a batch's answer: one line for each of the `count` that were sent, in their order."""
     lines = [line for line in answer.body.split(b"\n") if line.strip()]
-    found = [_line(_decode(line, _Line, answer.status)) for line in lines]
+    found = [_line(line, answer.status) for line in lines]
     if [result.n for result in found] != list(range(1, count + 1)):
         raise BadAnswer(
             "BAD_ANSWER",
@@ -80,7 +84,9 @@ def as_lines(answer: Answer, count: int) -> list[LineResult]:
     return found
 
 
-def _line(shape: _Line) -> LineResult:
-    if shape.callback is not None:
-        return LineResult(n=shape.line, submitted=shape.callback)
-    return LineResult(n=shape.line, error=of_shape(shape.status, shape.error or {}))
+def _line(line: bytes, status: int) -> LineResult:
+    shape = _decode(line, _Line, status)
+    if shape.error is None:
+        return LineResult(n=shape.line, submitted=_decode(line, Submitted, status))
+    code = shape.status if isinstance(shape.status, int) else status
+    return LineResult(n=shape.line, error=of_shape(code, _decode(line, dict[str, Any], status)))

@@ -4,11 +4,13 @@ keeps working; times are aware datetimes in UTC."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from dispatcher.client.errors import PostbackError
+
+T = TypeVar("T")
 
 State = Literal["pending", "sending", "delivered", "dead", "cancelled"]
 
@@ -68,11 +70,11 @@ class Callback(Result, frozen=True, kw_only=True):
         return self.status in ("delivered", "dead", "cancelled")
 
 
-class Page(Result, frozen=True, kw_only=True):
-    """Some callbacks, newest first, and the cursor to go on with."""
+class Page(Result, Generic[T], frozen=True, kw_only=True):
+    """Some of a list, and the cursor to go on with (None at the end)."""
 
-    data: list[Callback]
-    next_cursor: str | None = None
+    data: list[T]
+    next_cursor: str | None
 
 
 class Attempt(Result, frozen=True, kw_only=True):
@@ -152,13 +154,6 @@ class Registered(Destination, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Registered(id={self.id!r}, name={self.name!r}, url={self.url!r}, secret=…)"
-
-
-class Destinations(Result, frozen=True, kw_only=True):
-    """Some destinations and the cursor to go on with."""
-
-    data: list[Destination]
-    next_cursor: str | None = None
 
 
 class Key(Result, frozen=True, kw_only=True):

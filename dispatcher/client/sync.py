@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 
@@ -17,7 +17,7 @@ from dispatcher.client.chunks import Chunker
 from dispatcher.client.errors import WaitTimeout
 from dispatcher.client.exchange import Patience, exchange, poll_s
 from dispatcher.client.link import DEFAULT_URL, TIMEOUT_S, Link, answer, request
-from dispatcher.client.results import Callback, Destination, LineResult, Replay
+from dispatcher.client.results import Callback, LineResult, Page, Replay
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +30,16 @@ def _does(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.call(build(*args, **kwargs))
 
+    return method
+
+
+def _lists(build: Callable[..., Call[Page[T]]]) -> Callable[[Client], Iterator[T]]:
+    """The method that goes through all pages of this call, one by one as you iterate."""
+
+    def method(self: Client, /) -> Iterator[T]:
+        return self._pages(build)
+
+    method.__doc__ = build.__doc__
     return method
 
 
@@ -89,40 +99,24 @@ class Client:
     start_replay = _does(replays.start_replay)
     get_replay = _does(replays.get_replay)
     cancel_replay = _does(replays.cancel_replay)
-    destinations_page = _does(destinations.destinations_page)
     get_destination = _does(destinations.get_destination)
     register_destination = _does(destinations.register_destination)
     change_destination = _does(destinations.change_destination)
     remove_destination = _does(destinations.remove_destination)
     test_destination = _does(destinations.test_destination)
-    keys = _does(access.keys)
+    destinations = _lists(destinations.destinations)
+    keys = _lists(access.keys)
     create_key = _does(access.create_key)
     revoke_key = _does(access.revoke_key)
-    secrets = _does(access.secrets)
+    secrets = _lists(access.secrets)
     rotate_secret = _does(access.rotate_secret)
     reveal_secret = _does(access.reveal_secret)
-    tenants = _does(access.tenants)
+    tenants = _lists(access.tenants)
     stats = _does(access.stats)
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate."""
-        cursor = None
-        while True:
-            page = self.page(filters, cursor=cursor)
-            yield from page.data
-            cursor = page.next_cursor
-            if cursor is None:
-                return
-
-    def destinations(self) -> Iterator[Destination]:
-        """Every destination, fetched page by page as you iterate."""
-        cursor = None
-        while True:
-            page = self.destinations_page(cursor=cursor)
-            yield from page.data
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        return self._pages(partial(callbacks.page, filters))
 
     def submit_many(self, items: Iterable[Submission | bytes]) -> Iterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
@@ -171,6 +165,15 @@ class Client:
             except StopIteration as end:
                 good: Answer = end.value
                 return good
+
+    def _pages(self, build: Callable[..., Call[Page[T]]]) -> Iterator[T]:
+        cursor = None
+        while True:
+            page = self.call(build(cursor=cursor))
+            yield from page.data
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def _send(self, call: Call[Any]) -> Answer | Lost:
         started_s = time.monotonic()

@@ -1,0 +1,108 @@
+"""The command line: what there is, and how a command ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, cast
+
+import typer
+
+from dispatcher import VERSION
+from dispatcher.cli import (
+    cancel,
+    destinations,
+    doctor,
+    failure,
+    keys,
+    listing,
+    replay,
+    secrets,
+    send,
+    serve,
+    show,
+    stats,
+    tenants,
+)
+from dispatcher.cli.options import examples
+from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url
+from dispatcher.client import PostbackError
+from dispatcher.settings import SettingError
+from dispatcher.store.base import CannotStart, StoreError
+
+# Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
+# root of all that it raises about what was typed.
+_UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+_START: Final = examples(
+    "dispatcher serve                        [dim]# run it[/dim]",
+    "dispatcher list --status dead           [dim]# find what failed[/dim]",
+    "dispatcher show cb_…                    [dim]# understand it[/dim]",
+    "dispatcher replay --status dead --dry-run",
+)
+
+
+def _root(
+    context: typer.Context,
+    url: Url = None,
+    api_key: ApiKey = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Postback's dispatcher: carries job completions to customers; durable, signed, retried,
+    replayable."""
+    context.obj = Globals(url=url, api_key=api_key, tenant=tenant, json=as_json)
+    if version:
+        typer.echo(f"dispatcher {VERSION}")
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _build() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True, epilog=_START)(_root)
+    for panel, modules in (
+        ("Run the service", (serve, doctor)),
+        ("Callbacks", (send, listing, show, replay, cancel, stats)),
+        ("Setting up", (destinations, keys, secrets, tenants)),
+    ):
+        for module in modules:
+            add: Any = module.add
+            add(app, panel)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
+    try:
+        code = _build()(
+            list(sys.argv[1:] if argv is None else argv),
+            prog_name="dispatcher",
+            standalone_mode=False,
+        )
+    except _UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "dispatcher"
+        failure.say(error.format_message(), f"{where} --help")
+        return failure.USAGE
+    except failure.Failed as error:
+        failure.say(str(error), error.hint)
+        return error.code
+    except (CannotStart, SettingError) as error:
+        failure.say(str(error))
+        return failure.CANNOT_START
+    except StoreError as error:
+        failure.say(str(error))
+        return failure.FAILED
+    except PostbackError as error:
+        failure.report(error)
+        return failure.FAILED
+    except typer.Abort:
+        failure.say("stopped")
+        return failure.FAILED
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,242 @@
+"""`dispatcher destinations`: where deliveries go, their limits and their health."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+from rich.text import Text
+
+from dispatcher.cli import output, values
+from dispatcher.cli.listings import print_list
+from dispatcher.cli.options import register
+from dispatcher.cli.service import SERVICE, Service
+from dispatcher.client import Destination, destinations
+
+Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]
+PolicyText = Annotated[
+    str | None, typer.Option("--policy", metavar="NAME|JSON", help="How it is retried.")
+]
+HeaderTexts = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="'NAME: VALUE'", help="Added to each delivery (repeatable)."),
+]
+Concurrency = Annotated[
+    int | None, typer.Option(min=1, max=65_536, metavar="N", help="Most attempts at once.")
+]
+Rate = Annotated[
+    float | None, typer.Option(min=0.001, max=10_000, metavar="N", help="Deliveries a second.")
+]
+_RESETS: Final = {
+    "policy": "policy",
+    "headers": "headers",
+    "concurrency": "concurrency",
+    "rate": "ratePerSecond",
+}
+
+
+def add(app: typer.Typer, panel: str) -> None:
+    """Register the commands."""
+    group = typer.Typer(no_args_is_help=True)
+    app.add_typer(
+        group,
+        name="destinations",
+        help="Where deliveries go: limits, health, backlog",
+        rich_help_panel=panel,
+    )
+    for name, run, shown in (
+        ("list", show_all, ("dispatcher destinations list",)),
+        ("show", show, ("dispatcher destinations show billing",)),
+        (
+            "add",
+            add_one,
+            ("dispatcher destinations add billing https://example.com/hooks --concurrency 8",),
+        ),
+        ("set", change, ("dispatcher destinations set billing --rate 50 --reset policy",)),
+        ("pause", pause, ("dispatcher destinations pause billing",)),
+        ("resume", resume, ("dispatcher destinations resume billing",)),
+        ("disable", disable, ("dispatcher destinations disable billing --yes",)),
+        ("enable", enable, ("dispatcher destinations enable billing",)),
+        ("remove", remove, ("dispatcher destinations remove billing --yes",)),
+        ("test", test, ("dispatcher destinations test billing",)),
+    ):
+        register(group, name, run, shown, makers=SERVICE)
+
+
+def show_all(service: Service) -> None:
+    """List them, with what waits for each and what holds it."""
+    made = output.table("DESTINATION", "HEALTH", "BACKLOG", "HELD", right=("BACKLOG",))
+
+    def row(destination: Destination) -> None:
+        who = destination.name or destination.id
+        made.add_row(
+            output.lines(output.plain(who, "bold"), output.plain(destination.url, "dim")),
+            output.word("paused" if destination.paused else destination.health),
+            f"{destination.backlog:,}",
+            _held(destination),
+        )
+
+    print_list(service, destinations.destinations, Destination, made, row, "no destinations yet")
+
+
+def show(service: Service, name: Name) -> None:
+    """Show one: its limits, its health, its backlog."""
+    _print(service.show(destinations.get_destination(name)))
+
+
+def add_one(
+    service: Service,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    url: Annotated[str, typer.Argument(metavar="URL")],
+    policy: PolicyText = None,
+    header: HeaderTexts = None,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+) -> None:
+    """Register a URL by name, with a signing secret of its own: shown once, here."""
+    made = service.show(
+        destinations.register_destination(
+            name,
+            url,
+            policy=values.policy(policy),
+            headers=values.headers(header),
+            concurrency=concurrency,
+            rate_per_second=rate,
+        )
+    )
+    _print(made)
+    if made is not None and made.secret is not None:
+        output.console().print()
+        output.console().print(
+            Text("signing secret, for the receiver  ", style="dim").append(made.secret, "bold")
+        )
+
+
+def change(
+    service: Service,
+    name: Name,
+    url: Annotated[str | None, typer.Option("--to", metavar="URL", help="Its new URL.")] = None,
+    policy: PolicyText = None,
+    header: HeaderTexts = None,
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="|".join(_RESETS), help="Put one back to its default (repeatable)."),
+    ] = None,
+) -> None:
+    """Change its URL, limits, policy or headers; its backlog follows them."""
+    given: dict[str, Any] = {
+        "url": url,
+        "policy": values.policy(policy),
+        "headers": values.headers(header),
+        "concurrency": concurrency,
+        "ratePerSecond": rate,
+    }
+    changes = {key: value for key, value in given.items() if value is not None}
+    for what in reset or ():
+        if what not in _RESETS:
+            raise typer.BadParameter(f"--reset {what!r} must be one of {', '.join(_RESETS)}")
+        if _RESETS[what] in changes:
+            raise typer.BadParameter(f"--reset {what} and --{what} exclude each other")
+        changes[_RESETS[what]] = None
+    if not changes:
+        raise typer.BadParameter("nothing to change: give at least one option")
+    _change(service, name, changes)
+
+
+def pause(service: Service, name: Name) -> None:
+    """Send nothing for now. Its backlog is kept."""
+    _change(service, name, {"paused": True})
+
+
+def resume(service: Service, name: Name) -> None:
+    """Send again, at once: resuming also closes its circuit."""
+    _change(service, name, {"paused": False})
+
+
+def disable(
+    service: Service,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take no more callbacks for it, and make its backlog dead (it can be replayed)."""
+    output.confirm(f"Disable {name} and make its backlog dead?", yes=yes)
+    _change(service, name, {"disabled": True})
+
+
+def enable(service: Service, name: Name) -> None:
+    """Take callbacks for it again. What died meanwhile waits for a replay."""
+    _change(service, name, {"disabled": False})
+
+
+def remove(
+    service: Service,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forget it and its secret; its backlog is made dead."""
+    output.confirm(f"Remove {name}, its secret and its backlog?", yes=yes)
+    service.client.remove_destination(name)
+    if service.json:
+        output.print_json(b"{}")
+    else:
+        output.console().print(f"{output.clean(name)} is removed")
+
+
+def test(service: Service, name: Name) -> None:
+    """Send a signed test callback now and show what it met. Exits with 1 unless it was a 2xx."""
+    answer = service.client.raw(destinations.test_destination(name))
+    attempt = destinations.test_destination(name).read(answer)
+    good = attempt.status_code is not None and 200 <= attempt.status_code < 300
+    if service.json:
+        output.print_json(answer.body)
+    else:
+        line = Text("● " if good else "✗ ", style="green" if good else "red")
+        took = output.span(attempt.duration_ms / 1000)
+        line.append_text(output.plain(f"{attempt.outcome} in {took}"))
+        output.console().print(line)
+        for text in (attempt.error, attempt.response_excerpt):
+            if text:
+                output.console().print(output.plain(f"  {text}", "dim"))
+    if not good:
+        raise typer.Exit(1)
+
+
+def _change(service: Service, name: str, changes: dict[str, Any]) -> None:
+    _print(service.show(destinations.change_destination(name, changes)))
+
+
+def _print(destination: Destination | None) -> None:
+    if destination is None:
+        return
+    out = output.console()
+    title = output.plain(destination.name or destination.id, "bold").append("  ")
+    out.print(title.append_text(output.word(destination.health)))
+    for label, text in _facts(destination).items():
+        if text:
+            out.print(Text(f"  {label:<13}", style="dim").append_text(output.plain(text)))
+
+
+def _facts(destination: Destination) -> dict[str, str]:
+    rate = destination.rate_per_second
+    concurrency = destination.concurrency
+    return {
+        "id": destination.id if destination.name else "",
+        "url": destination.url,
+        "backlog": f"{destination.backlog:,} waiting, {destination.sending:,} in flight",
+        "held": _held(destination).plain,
+        "disabled": destination.disabled_reason or "",
+        "failures": f"{destination.failures:,} in a row" if destination.failures else "",
+        "concurrency": "" if concurrency is None else f"{concurrency:,} at once",
+        "rate": "" if rate is None else f"{rate:g} a second",
+        "headers": ", ".join(destination.header_names),
+    }
+
+
+def _held(destination: Destination) -> Text:
+    if destination.held_reason is None:
+        return Text()
+    until = destination.held_until
+    when = "" if until is None else f", until {output.ago(until)}"
+    return output.plain(f"{destination.held_reason}{when}", "yellow")

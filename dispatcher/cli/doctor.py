@@ -1,0 +1,55 @@
+"""`dispatcher doctor`: is everything as it should be, and if not, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import msgspec
+import typer
+from rich.text import Text
+
+from dispatcher.cli import output
+from dispatcher.cli.checks import run_all
+from dispatcher.cli.finding import Check
+from dispatcher.cli.options import Makers, register
+from dispatcher.cli.serve import stored
+from dispatcher.cli.service import Url, json_wanted
+from dispatcher.settings import ClientSettings, Settings, load_client
+
+_MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
+
+
+def add(app: typer.Typer, panel: str) -> None:
+    """Register the command."""
+    shown = ("dispatcher doctor", "dispatcher doctor --json | jq 'select(.state != \"ok\")'")
+    makers: Makers = {"settings": stored, "service": _where, "as_json": json_wanted}
+    register(app, "doctor", doctor, shown, panel=panel, makers=makers)
+
+
+def _where(url: Url = None) -> ClientSettings:
+    found = load_client()
+    return found if url is None else replace(found, url=url)
+
+
+def doctor(settings: Settings, service: ClientSettings, as_json: bool) -> None:
+    """Check the database, secrets, egress rules, clock, limits and the running service, and say
+    what to do. Exits with 1 if anything is wrong; it changes nothing."""
+    found = run_all(settings, service)
+    if as_json:
+        output.print_json_lines(msgspec.json.encode(check) for check in found)
+    else:
+        _print(found)
+    if any(check.state == "bad" for check in found):
+        raise typer.Exit(1)
+
+
+def _print(found: Sequence[Check]) -> None:
+    out = output.console()
+    for check in found:
+        mark, style = _MARKS[check.state]
+        line = Text(f"{mark} ", style=style).append(f"{check.name:<12}", style="not bold default")
+        out.print(line.append_text(output.plain(check.message, "not bold default")))
+        if check.advice:
+            out.print(Text(" " * 14).append_text(output.plain(f"→ {check.advice}", "dim")))

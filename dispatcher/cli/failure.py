@@ -1,0 +1,67 @@
+"""What went wrong, in one line or two: what happened, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.text import Text
+
+from dispatcher.cli import output
+from dispatcher.client import (
+    BadAnswer,
+    Forbidden,
+    NotFound,
+    PostbackError,
+    QueueFull,
+    StorageFull,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+    WaitTimeout,
+)
+
+FAILED: Final = 1
+USAGE: Final = 2
+CANNOT_START: Final = 3
+
+_HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
+    (Unreachable, "is it running? start it with: dispatcher serve (another place: --url)"),
+    (
+        Unauthorized,
+        "set DISPATCHER_API_KEY to a key of the service; its first start printed one",
+    ),
+    (Forbidden, "use a key with that scope: dispatcher keys create --help"),
+    (NotFound, "see what there is: dispatcher list (another tenant's: --tenant NAME)"),
+    (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
+    (QueueFull, "see what is waiting: dispatcher stats"),
+    (StorageFull, "give it room, or raise DISPATCHER_STORAGE_BYTES_MAX; see: dispatcher doctor"),
+    (Unavailable, "try again in a moment; see: dispatcher doctor"),
+    (WaitTimeout, "it is still on its way; look again with: dispatcher show ID"),
+)
+
+
+class Failed(Exception):
+    """The command did not do what it was asked. `hint` says what to do; `code` is its exit code."""
+
+    def __init__(self, message: str, hint: str | None = None, *, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.hint: Final = hint
+        self.code: Final = code
+
+
+def report(error: PostbackError, *, about: str | None = None) -> None:
+    """Print what the service, or the way to it, said."""
+    head = f"{about}: " if about else ""
+    say(
+        f"{head}{error.message}",
+        next((hint for kind, hint in _HINTS if isinstance(error, kind)), None),
+    )
+
+
+def say(message: str, hint: str | None = None) -> None:
+    """Print an error and what to do, on standard error."""
+    out = output.error_console()
+    flat = output.clean(" ".join(message.split()))
+    out.print(Text("error: ", style="bold red").append(flat, style="not bold default"))
+    if hint:
+        out.print(Text("  try: ", style="dim").append(hint, style="not dim default"))

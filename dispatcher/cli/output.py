@@ -1,0 +1,158 @@
+"""Printing, for people and for programs: the one place that knows colours, widths and words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+WIDE: Final = 132  # from here on a callback fits in one line with its full id
+_PIPED_WIDTH: Final = 240  # a pipe has no width: keep lines whole for grep and awk
+_STYLES: Final = {
+    "pending": "yellow",
+    "sending": "cyan",
+    "delivered": "green",
+    "dead": "bold red",
+    "cancelled": "dim",
+    "running": "cyan",
+    "done": "green",
+    "healthy": "green",
+    "failing": "yellow",
+    "circuit-open": "bold red",
+    "disabled": "dim",
+    "paused": "yellow",
+}
+_MARKS: Final = {
+    "pending": "○",
+    "sending": "◐",
+    "delivered": "●",
+    "dead": "✗",
+    "cancelled": "–",
+    "healthy": "●",
+    "failing": "◐",
+    "circuit-open": "✗",
+    "disabled": "–",
+    "paused": "‖",
+}
+_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
+
+
+def console() -> Console:
+    """Where results go. Colours follow the terminal and NO_COLOR."""
+    piped = not sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=False, width=_PIPED_WIDTH if piped else None)
+
+
+def error_console() -> Console:
+    """Where errors, questions and progress go."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    """`text` of strangers, without what would command a terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def word(state: str) -> Text:
+    """A state or a health as a mark and a word in its colour."""
+    mark = _MARKS.get(state)
+    return Text(f"{mark} {state}" if mark else state, style=_STYLES.get(state, ""))
+
+
+def plain(text: object, style: str = "") -> Text:
+    """Text of strangers as it stands: no markup, no control characters."""
+    return Text(clean(str(text)), style=style)
+
+
+def lines(*rows: RenderableType) -> Text:
+    """Several lines of one table cell."""
+    made = (row if isinstance(row, Text) else Text(str(row)) for row in rows)
+    return Text("\n").join(made)
+
+
+def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """An empty table: no lines but one under the heads; `whole` columns are never cut."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        made.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=None if name not in whole else 1,
+            ratio=None,
+        )
+    return made
+
+
+def print_json(body: bytes) -> None:
+    """One JSON document of the service, as it came, in one line."""
+    _write(body.rstrip() + b"\n")
+
+
+def print_json_lines(rows: Iterable[bytes]) -> None:
+    """JSON documents, one a line."""
+    for row in rows:
+        _write(row + b"\n")
+
+
+def write_bytes(body: bytes) -> None:
+    """Bytes as they are; what would command a terminal is shown replaced there."""
+    if sys.stdout.isatty():
+        text = body.decode(errors="replace")
+        shown = "".join(char if char in "\n\t" else clean(char) for char in text)
+        body = shown.encode() + (b"" if shown.endswith("\n") else b"\n")
+    _write(body)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def span(seconds: float) -> str:
+    """A length of time in two characters or three: `40ms`, `12s`, `4m`, `3h`, `2d`."""
+    if seconds < 1:
+        return f"{max(0, round(seconds * 1000))}ms"
+    for size, unit in _SPANS:
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.3g}s"
+
+
+def ago(moment: datetime, now: datetime | None = None) -> str:
+    """How long ago `moment` was, or how far it lies ahead."""
+    seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def stamp(moment: datetime) -> str:
+    """`moment` in UTC, to the second."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask on the terminal unless `yes`. With nobody to ask it is refused; a no exits with 1."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("nobody is there to confirm: add --yes")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)

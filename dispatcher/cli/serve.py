@@ -1,0 +1,106 @@
+"""`dispatcher serve`, `migrate`, `backup`: the commands that open the database themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from dispatcher.cli import output
+from dispatcher.cli.options import Makers, register
+from dispatcher.cli.service import json_wanted
+from dispatcher.settings import Settings, load
+
+_SERVE: Final = (
+    "dispatcher serve",
+    "dispatcher serve --port 0 --database-url sqlite:////var/lib/postback/postback.db",
+    "DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8 dispatcher serve   [dim]# deliver to this machine[/dim]",
+)
+_BACKUP: Final = ("dispatcher backup /backups/postback-$(date +%F).db",)
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Where callbacks are kept; otherwise DISPATCHER_DATABASE_URL."
+    ),
+]
+
+
+def add(app: typer.Typer, panel: str) -> None:
+    """Register the commands."""
+    makers: Makers = {"settings": stored, "as_json": json_wanted}
+    register(app, "serve", serve, _SERVE, panel=panel, makers={})
+    register(app, "migrate", migrate, ("dispatcher migrate",), panel=panel, makers=makers)
+    register(app, "backup", backup, _BACKUP, panel=panel, makers=makers)
+
+
+def stored(database_url: DatabaseUrl = None) -> Settings:
+    """The settings, with the database that the option names."""
+    settings = load()
+    return settings if database_url is None else replace(settings, database_url=database_url)
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where to listen.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Run the service until it is stopped. SIGTERM or Ctrl-C: it finishes what is in flight; a
+    second one: it leaves at once. Options win over the environment's DISPATCHER_… settings."""
+    from dispatcher import server  # the other commands start faster without it
+
+    settings = stored(database_url)
+    if host is not None:
+        settings = replace(settings, host=host)
+    if port is not None:
+        settings = replace(settings, port=port)
+    server.serve(settings, announce=_announce)
+
+
+def _announce(url: str, new_key: str | None) -> None:
+    out = output.console()
+    out.print(f"listening on {url}", soft_wrap=True)
+    if new_key is not None:
+        out.print("\nA platform key was made for this first start; it is shown this once:")
+        out.print(f"  export DISPATCHER_API_KEY={new_key}\n", soft_wrap=True)
+    sys.stdout.flush()
+
+
+def migrate(settings: Settings, as_json: bool) -> None:
+    """Bring the database up to date. `serve` does so by itself; this is for doing it apart, while
+    no service runs."""
+    asyncio.run(_migrate(settings))
+    if as_json:
+        output.print_json(b'{"migrated":true}')
+    else:
+        output.console().print(f"{settings.database_url.split('@')[-1]} is up to date")
+
+
+async def _migrate(settings: Settings) -> None:
+    from dispatcher.store import open_store
+
+    store = open_store(settings)
+    await store.open()
+    await store.close()
+
+
+def backup(
+    settings: Settings,
+    as_json: bool,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A file that is not there yet.")],
+) -> None:
+    """Copy the database to a new file, consistent and complete, also while the service runs."""
+    from dispatcher import store
+
+    asyncio.run(store.backup(settings, target))
+    written = target.stat().st_size
+    if as_json:
+        output.print_json(b'{"bytes":%d}' % written)
+    else:
+        output.console().print(f"{output.clean(str(target))}: {output.size(written)}")

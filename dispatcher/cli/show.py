@@ -1,0 +1,175 @@
+"""`dispatcher show`: the story of one callback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from dispatcher.cli import output
+from dispatcher.cli.options import register
+from dispatcher.cli.service import SERVICE, Service
+from dispatcher.client import Attempt, Callback
+from dispatcher.client.callbacks import attempts, get
+from dispatcher.client.read import as_json, as_list
+
+_EXAMPLES: Final = (
+    "dispatcher show cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",
+    "dispatcher show cb_0192… --payload | jq .",
+    "dispatcher show cb_0192… --json",
+)
+_EXCERPT_CHARS: Final = 160
+_LABEL: Final = 12
+
+
+def add(app: typer.Typer, panel: str) -> None:
+    """Register the command."""
+    register(app, "show", tell, _EXAMPLES, panel=panel, makers=SERVICE)
+
+
+def tell(
+    service: Service,
+    id: Annotated[str, typer.Argument(metavar="ID", help="The callback's id.")],
+    only_payload: Annotated[
+        bool, typer.Option("--payload", help="Print the payload's bytes and nothing else.")
+    ] = False,
+) -> None:
+    """Tell the story of one callback: what came in, every attempt, and what comes next."""
+    if only_payload:
+        output.write_bytes(service.client.payload(id).body)
+        return
+    callback = service.client.raw(get(id))
+    history = service.client.raw(attempts(id))
+    if service.json:
+        # Both as they came, side by side.
+        output.print_json(
+            b'{"callback":' + callback.body + b',"history":' + history.body.strip() + b"}"
+        )
+        return
+    print_story(output.console(), as_json(Callback)(callback), as_list(Attempt)(history))
+
+
+def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) -> None:
+    """The whole story."""
+    title = output.plain(callback.id, "bold").append("  ").append_text(output.word(callback.status))
+    out.print(title)
+    out.print()
+    for label, text in _facts(callback):
+        out.print(Text(f"  {label:<{_LABEL}}", style="dim").append_text(text))
+    out.print()
+    for line in _timeline(callback, history):
+        out.print(line)
+
+
+def _facts(callback: Callback) -> Iterator[tuple[str, Text]]:
+    job = output.plain(callback.job_id)
+    if callback.job_status is not None:
+        job.append_text(output.plain(f" ({callback.job_status})", "dim"))
+    yield "job", job
+    yield "to", output.plain(callback.callback_url)
+    named = callback.destination_name
+    yield "destination", output.plain(callback.destination if named is None else named)
+    if callback.tags:
+        yield "tags", output.plain(" ".join(f"{k}={v}" for k, v in callback.tags.items()))
+    if callback.priority != "normal":
+        yield "priority", output.plain(callback.priority)
+    if callback.payload_size is not None:
+        gone = "  (pruned: its retention has ended)" if callback.payload_pruned else ""
+        digest = f"  sha256 {(callback.payload_sha256 or '')[:16]}…"
+        yield (
+            "payload",
+            output.plain(output.size(callback.payload_size)).append(digest + gone, style="dim"),
+        )
+    if callback.policy is not None:
+        yield "policy", output.plain(_policy(callback.policy))
+
+
+def _policy(policy: dict[str, Any]) -> str:
+    delays, grown = policy.get("delays"), policy.get("exponential")
+    waits = ""
+    if delays:
+        shown = ", ".join(output.span(wait) for wait in delays[:4])
+        waits = f" after {shown}{', …' if len(delays) > 4 else ''}"
+    elif grown:
+        waits = (
+            f" after {output.span(grown['base'])} growing ×{grown['factor']:g} "
+            f"up to {output.span(grown['cap'])}"
+        )
+    until = f", timeout {output.span(policy['timeout'])}" if "timeout" in policy else ""
+    return f"{policy.get('attempts', '?')} tries{waits}{until}"
+
+
+def _timeline(callback: Callback, history: Sequence[Attempt]) -> Iterator[Text]:
+    made = output.ago(callback.created_at)
+    yield _moment(callback.created_at, "○", "accepted", "", made)
+    before = callback.created_at
+    for attempt in history:
+        gap = (attempt.started_at - before).total_seconds()
+        if gap >= 1:
+            yield _aside(f"waited {output.span(gap)}")
+        yield from _attempt(attempt)
+        before = attempt.started_at + timedelta(milliseconds=attempt.duration_ms)
+    yield from _ending(callback)
+
+
+def _attempt(attempt: Attempt) -> Iterator[Text]:
+    good = attempt.status_code is not None and 200 <= attempt.status_code < 300
+    what = f"attempt {attempt.n}"
+    took = f"in {output.span(attempt.duration_ms / 1000)}"
+    yield _moment(
+        attempt.started_at,
+        "●" if good else "✗",
+        what,
+        "green" if good else "red",
+        f"{attempt.outcome} {took}",
+    )
+    for text in (attempt.error, attempt.response_excerpt):
+        if text and text != attempt.outcome:
+            yield _aside(_short(text))
+
+
+def _short(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= _EXCERPT_CHARS else flat[: _EXCERPT_CHARS - 1] + "…"
+
+
+def _ending(callback: Callback) -> Iterator[Text]:
+    id = output.clean(callback.id)
+    if callback.status == "sending":
+        yield _hint("◐ an attempt is running now", "cyan")
+    elif callback.status == "pending":
+        due = callback.next_attempt_at
+        when = "as soon as there is a slot" if due is None else output.ago(due)
+        at = "" if due is None else f"  {output.stamp(due)}"
+        yield _hint(f"○ next attempt {when}{at}", "yellow")
+    elif callback.status == "delivered" and callback.delivered_at is not None:
+        took = (callback.delivered_at - callback.created_at).total_seconds()
+        yield _hint(f"● delivered, {output.span(took)} after it was accepted", "green")
+    elif callback.status == "dead":
+        why = f": {callback.last_error}" if callback.last_error else ""
+        yield _hint(f"✗ dead{why}", "bold red")
+        if callback.payload_pruned:
+            yield _aside("its payload is pruned: it cannot be replayed")
+        else:
+            yield _aside(f"once that is fixed: dispatcher replay {id}")
+    elif callback.status == "cancelled":
+        yield _hint("– cancelled", "dim")
+        yield _aside(f"to send it after all: dispatcher replay {id}")
+
+
+def _moment(when: Any, mark: str, what: str, style: str, more: str) -> Text:
+    line = Text(f"  {output.stamp(when)}  ", style="dim")
+    line.append(f"{mark} {what:<{_LABEL}}", style=style)
+    return line.append_text(output.plain(f"  {more}", "dim" if not style else ""))
+
+
+def _aside(text: str) -> Text:
+    return Text(" " * 24).append("│ ", style="dim").append_text(output.plain(text, "dim"))
+
+
+def _hint(text: str, style: str) -> Text:
+    return Text(" " * 24).append_text(output.plain(text, style))

@@ -1,0 +1,73 @@
+"""`dispatcher stats`: how it stands."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Final
+
+import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dispatcher.cli import output
+from dispatcher.cli.options import register
+from dispatcher.cli.service import SERVICE, Service
+from dispatcher.client import Stats, access
+
+_EVERY_S: Final = 1.0
+
+
+def add(app: typer.Typer, panel: str) -> None:
+    """Register the command."""
+    shown = ("dispatcher stats", "dispatcher stats --watch", "dispatcher stats --all --json")
+    register(app, "stats", stats, shown, panel=panel, makers=SERVICE)
+
+
+def stats(
+    service: Service,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
+    ] = False,
+    all_tenants: Annotated[
+        bool, typer.Option("--all", help="Of all tenants together (platform keys).")
+    ] = False,
+) -> None:
+    """Show a tenant's figures: callbacks by state, the oldest waiting one, rates."""
+    if watch:
+        _watch(service, all_tenants)
+        return
+    found = service.show(access.stats(all_tenants=all_tenants))
+    if found is not None:
+        output.console().print(_table(found))
+
+
+def _watch(service: Service, all_tenants: bool) -> None:
+    try:
+        if service.json:
+            while service.show(access.stats(all_tenants=all_tenants)) is None:
+                time.sleep(_EVERY_S)
+        with Live(console=output.console(), auto_refresh=False) as live:
+            while True:
+                live.update(_table(service.client.stats(all_tenants=all_tenants)), refresh=True)
+                time.sleep(_EVERY_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _table(found: Stats) -> Table:
+    made = output.table("CALLBACKS", "", "A SECOND, LAST MINUTE", "", right=("",))
+    rates = (
+        ("accepted", found.accepted_per_second),
+        ("delivered", found.delivered_per_second),
+        ("failed attempts", found.failed_attempts_per_second),
+    )
+    oldest = found.oldest_pending_at
+    waiting = (("oldest waiting", "none" if oldest is None else output.ago(oldest)),)
+    right = [(name, f"{rate:,.1f}") for name, rate in rates] + [("", ""), *waiting]
+    left = [(output.word(state), f"{count:,}") for state, count in found.counts.items()]
+    for at in range(max(len(left), len(right))):
+        state, count = left[at] if at < len(left) else (Text(), "")
+        name, figure = right[at] if at < len(right) else ("", "")
+        made.add_row(state, count, name, figure)
+    return made

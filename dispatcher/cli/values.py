@@ -1,0 +1,117 @@
+"""Reading what people type: times, tags, headers, JSON. Raises typer.BadParameter, which says how
+it should look."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import typer
+
+from dispatcher.clock import iso, parse_iso
+from dispatcher.policy import PRESETS
+
+_AGO: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h|d|w)")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_HEADER: Final = re.compile(r"([^:\s]+):\s*(.*)", re.DOTALL)
+_KEY: Final = re.compile(r"[!-~]{1,255}")
+
+
+def moment(text: str) -> str:
+    """`2h` ago, or a time, as ISO-8601."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        span = timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
+        return iso(max(0, int((datetime.now(UTC) - span).timestamp() * 1000)))
+    try:
+        return iso(parse_iso(text.strip()))
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time: write 30m, 2h or 7d (ago), or 2026-01-31T12:00:00Z"
+        ) from None
+
+
+def duration_s(text: str) -> float:
+    """`90`, `30s`, `2h` or `1d` as seconds."""
+    found = _AGO.fullmatch(text.strip() if text.strip()[-1:] in _UNITS else f"{text.strip()}s")
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is no length of time: write 90, 30m, 2h or 1d")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """`key=value` options as a dict."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{option} {text!r} must look like key=value")
+        if key in found:
+            raise typer.BadParameter(f"{option} {key!r} is there twice")
+        found[key] = value
+    return found
+
+
+def headers(texts: list[str] | None) -> dict[str, str] | None:
+    """`Name: value` options as a dict, or None without any."""
+    found: dict[str, str] = {}
+    for text in texts or ():
+        match = _HEADER.fullmatch(text)
+        if match is None:
+            raise typer.BadParameter(f"--header {text!r} must look like 'Name: value'")
+        if match[1] in found:
+            raise typer.BadParameter(f"--header {match[1]!r} is there twice")
+        found[match[1]] = match[2]
+    return found or None
+
+
+def policy(text: str | None) -> str | dict[str, Any] | None:
+    """A preset's name, or a policy object as JSON."""
+    if text is None or text in PRESETS:
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise typer.BadParameter(
+            f"--policy {text!r} is neither one of {', '.join(PRESETS)} nor a JSON object "
+            """such as '{"attempts": 5, "delays": [5, 60]}'"""
+        )
+    return found
+
+
+def payload(text: str) -> bytes:
+    """The JSON that `--payload` names: a file, `-` for standard input, or the JSON itself; its
+    bytes are kept as they are."""
+    if text == "-":
+        body, where = sys.stdin.buffer.read(), "standard input"
+    elif not text.lstrip().startswith(("{", "[", '"')) and Path(text).is_file():
+        body, where = read_file(Path(text)), text
+    else:
+        body, where = text.encode(errors="surrogateescape"), "--payload"
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError) as error:
+        hint = f" (and there is no file {text!r})" if where == "--payload" else ""
+        raise typer.BadParameter(f"{where} is not JSON{hint}: {error}") from None
+    return body.strip()
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from None
+
+
+def key(text: str | None) -> str | None:
+    """An idempotency key."""
+    if text is not None and not _KEY.fullmatch(text):
+        raise typer.BadParameter("--idempotency-key is 1 to 255 visible ASCII characters")
+    return text
