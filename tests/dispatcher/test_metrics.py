@@ -1,0 +1,129 @@
+"""metrics.py: what is counted, and that labels stay few (D14)."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dispatcher.metrics import Metrics
+from dispatcher.outcome import Kind, Outcome
+from dispatcher.policy import Verdict
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample of the rendered text, by name and labels."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((f"dispatcher_{name}", frozenset(labels.items())))
+
+
+def outcome(kind: Kind = "answered", status_code: int | None = 200) -> Outcome:
+    return Outcome(kind=kind, started_ms=0, duration_ms=20.0, status_code=status_code)
+
+
+def test_submits_are_counted_by_result_and_refusals_by_code() -> None:
+    metrics = Metrics()
+    metrics.submitted("accepted")
+    metrics.submitted("accepted")
+    metrics.submitted("duplicate")
+    metrics.refused("QUEUE_FULL")
+
+    assert value(metrics, "submits_total", result="accepted") == 2
+    assert value(metrics, "submits_total", result="duplicate") == 1
+    assert value(metrics, "refused_total", code="QUEUE_FULL") == 1
+
+
+@pytest.mark.parametrize(
+    ("met", "label"),
+    [
+        (outcome(), "http_2xx"),
+        (outcome(status_code=503), "http_5xx"),
+        (outcome(status_code=999), "http_9xx"),
+        (outcome("timeout", None), "timeout"),
+        (outcome("unreachable", None), "unreachable"),
+    ],
+)
+def test_attempts_are_counted_by_outcome_and_state(met: Outcome, label: str) -> None:
+    metrics = Metrics()
+    metrics.attempted(met, Verdict(state="pending", due_ms=1))
+
+    assert value(metrics, "attempts_total", outcome=label, state="pending") == 1
+    assert value(metrics, "attempt_seconds_count") == 1
+    assert value(metrics, "attempt_seconds_sum") == 0.02
+
+
+def test_i7_a_peer_that_varies_its_codes_makes_no_new_series() -> None:
+    metrics = Metrics()
+    for code in range(200, 1_000):
+        metrics.attempted(outcome(status_code=code), Verdict(state="dead"))
+    attempts = [name for name, _ in samples(metrics) if name == "dispatcher_attempts_total"]
+
+    assert len(attempts) == 8
+
+
+def test_durations_are_histograms_in_seconds() -> None:
+    metrics = Metrics()
+    metrics.latency(0.003)
+    metrics.committed(128, 0.004)
+
+    assert value(metrics, "delivery_latency_seconds_sum") == 0.003
+    assert value(metrics, "delivery_latency_seconds_bucket", le="0.002") == 0
+    assert value(metrics, "delivery_latency_seconds_bucket", le="0.005") == 1
+    assert value(metrics, "commit_seconds_sum") == 0.004
+    assert value(metrics, "commit_operations_bucket", le="64.0") == 0
+    assert value(metrics, "commit_operations_bucket", le="128.0") == 1
+
+
+def test_the_keepers_of_the_house_are_counted() -> None:
+    metrics = Metrics()
+    metrics.stale_settlement()
+    metrics.lane_mended(2)
+    metrics.reclaimed(3)
+    metrics.expired(4)
+    metrics.pruned(5)
+
+    counted = ("stale_settlements", "lanes_mended", "reclaimed", "expired", "pruned")
+    assert [value(metrics, f"{name}_total") for name in counted] == [1, 2, 3, 4, 5]
+
+
+def test_requests_are_counted_by_route_template_and_class_of_status() -> None:
+    metrics = Metrics()
+    metrics.requested("GET", "/v1/callbacks/{id}", 200, 0.01)
+    metrics.requested("GET", "/v1/callbacks/{id}", 404, 0.01)
+
+    labels = {"method": "GET", "route": "/v1/callbacks/{id}"}
+    assert value(metrics, "requests_total", status="2xx", **labels) == 1
+    assert value(metrics, "requests_total", status="4xx", **labels) == 1
+    assert value(metrics, "request_seconds_count", **labels) == 2
+
+
+def test_gauges_are_asked_when_they_are_read() -> None:
+    metrics, queued = Metrics(), [3]
+    metrics.bind_gauge("queued", "Deliveries pending or sending.", lambda: queued[0])
+    assert value(metrics, "queued") == 3
+    queued[0] = 4
+    assert value(metrics, "queued") == 4
+
+
+def test_every_instance_counts_for_itself() -> None:
+    first, second = Metrics(), Metrics()
+    first.submitted("accepted")
+
+    assert value(second, "submits_total", result="accepted") is None
+
+
+def test_i9_no_label_names_a_tenant_a_destination_or_a_job() -> None:
+    metrics = Metrics()
+    metrics.submitted("accepted")
+    metrics.refused("QUEUE_FULL")
+    metrics.attempted(outcome(), Verdict(state="delivered"))
+    metrics.requested("POST", "/v1/callbacks", 202, 0.001)
+    labels = {name for _, labels in samples(metrics) for name, _ in labels}
+
+    assert labels == {"result", "code", "outcome", "state", "method", "route", "status", "le"}

@@ -1,0 +1,305 @@
+"""signing.py: which secrets sign, and that strangers' verifiers accept what they sign (D10)."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook as StandardWebhook
+from standardwebhooks.webhooks import WebhookVerificationError as StandardError
+from svix.webhooks import Webhook as SvixWebhook
+from svix.webhooks import WebhookVerificationError as SvixError
+
+from dispatcher.signing import SecretBook, Secrets, headers
+from dispatcher.store.base import NotFound, StoreUnavailable
+from dispatcher.values import SigningSecret
+from receiver import signature
+from tests.dispatcher.peers import OK, Received, answers, delivery, listening, sending
+
+VECTORS = json.loads((Path(__file__).parents[1] / "receiver" / "vectors.json").read_text())
+BODY = b'{"jobId":"job_1","status":"completed"}'
+
+
+def made_up(name: str) -> str:
+    return "whsec_" + base64.b64encode(f"test-{name}".ljust(32, "!").encode()).decode()
+
+
+CURRENT, PREVIOUS = made_up("current"), made_up("previous")
+
+
+def stored(value: str, **changes: Any) -> SigningSecret:
+    fields: dict[str, Any] = {
+        "id": f"se_{value[-8:]}",
+        "tenant": "acme",
+        "destination": None,
+        "value": value,
+        "created_ms": 0,
+        "expires_ms": None,
+    }
+    return SigningSecret(**fields | changes)
+
+
+class Vault:
+    """The store's one verb, counted; `gate` holds readings back."""
+
+    def __init__(self, *secrets: SigningSecret) -> None:
+        self.kept: Sequence[SigningSecret] = secrets
+        self.readings = 0
+        self.reading = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.error: Exception | None = None
+
+    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
+        self.readings += 1
+        found = tuple(secret for secret in self.kept if secret.tenant == tenant)
+        self.reading.set()
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return found
+
+
+async def test_the_most_specific_secret_signs() -> None:
+    own = made_up("own")
+    book = SecretBook(Vault(stored(CURRENT), stored(own, destination="ds_1")))
+
+    assert await book.for_delivery("acme", "ds_1", 0) == Secrets(current=own)
+    assert await book.for_delivery("acme", "ds_2", 0) == Secrets(current=CURRENT)
+
+
+async def test_a_rotated_out_secret_signs_beside_the_new_one_until_its_overlap_ends() -> None:
+    vault = Vault(
+        stored(CURRENT, created_ms=10),
+        stored(PREVIOUS, created_ms=0, expires_ms=1_000),
+        stored(made_up("older"), created_ms=-10, expires_ms=5),
+    )
+    book = SecretBook(vault)
+
+    both = Secrets(current=CURRENT, previous=PREVIOUS)
+    assert await book.for_delivery("acme", "ds_1", 10) == both
+    assert await book.for_delivery("acme", "ds_1", 999) == both
+    assert await book.for_delivery("acme", "ds_1", 1_000) == Secrets(current=CURRENT)
+    assert vault.readings == 1
+
+
+async def test_the_order_in_which_the_store_lists_them_does_not_matter() -> None:
+    old_first = Vault(stored(PREVIOUS, expires_ms=1_000), stored(CURRENT, created_ms=10))
+    found = await SecretBook(old_first).for_delivery("acme", "ds_1", 20)
+
+    assert found == Secrets(current=CURRENT, previous=PREVIOUS)
+
+
+async def test_secrets_are_read_once_and_anew_when_forgotten_or_old() -> None:
+    vault = Vault(stored(PREVIOUS))
+    book = SecretBook(vault)
+    found = await asyncio.gather(*(book.for_delivery("acme", f"ds_{n}", 0) for n in range(50)))
+    assert set(found) == {Secrets(current=PREVIOUS)}
+    assert vault.readings == 1
+
+    vault.kept = (stored(CURRENT),)
+    book.forget("other")
+    assert (await book.for_delivery("acme", "ds_1", 1)).current == PREVIOUS
+    book.forget("acme")
+    assert (await book.for_delivery("acme", "ds_1", 2)).current == CURRENT
+
+    vault.kept = (stored(PREVIOUS),)  # rotated by another process
+    assert (await book.for_delivery("acme", "ds_1", 60_000)).current == PREVIOUS
+
+
+async def test_a_rotation_during_a_reading_is_not_lost() -> None:
+    vault = Vault(stored(PREVIOUS))
+    book = SecretBook(vault)
+    vault.gate.clear()
+    reading = asyncio.create_task(book.for_delivery("acme", "ds_1", 0))
+    await vault.reading.wait()
+    vault.kept = (stored(CURRENT),)
+    book.forget("acme")
+    vault.gate.set()
+
+    assert (await reading).current == PREVIOUS
+    assert (await book.for_delivery("acme", "ds_1", 0)).current == CURRENT
+
+
+async def test_tenants_do_not_share_secrets_and_one_without_any_is_not_found() -> None:
+    book = SecretBook(Vault(stored(CURRENT), stored(PREVIOUS, tenant="other")))
+
+    assert (await book.for_delivery("other", "ds_1", 0)).current == PREVIOUS
+    with pytest.raises(NotFound, match="nobody"):
+        await book.for_delivery("nobody", "ds_1", 0)
+
+
+async def test_a_store_that_is_down_is_asked_again() -> None:
+    vault = Vault(stored(CURRENT))
+    vault.error = StoreUnavailable("down")
+    book = SecretBook(vault)
+    with pytest.raises(StoreUnavailable):
+        await book.for_delivery("acme", "ds_1", 0)
+    vault.error = None
+
+    assert (await book.for_delivery("acme", "ds_1", 0)).current == CURRENT
+
+
+def test_i8_secrets_are_not_shown() -> None:
+    assert "whsec_" not in repr(Secrets(current=CURRENT, previous=PREVIOUS))
+
+
+@pytest.mark.parametrize("vector", VECTORS["sha256"])
+def test_the_founding_scheme_equals_the_published_vectors(vector: dict[str, str]) -> None:
+    made = headers(
+        message_id="cb_1",
+        body=vector["body"].encode(),
+        secrets=Secrets(current=vector["secret"]),
+        now_s=0,
+    )
+    assert dict(made)["X-Webhook-Signature"] == vector["signature"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["standard_webhooks_v1"])
+def test_the_standard_scheme_equals_the_published_vectors(vector: dict[str, Any]) -> None:
+    made = headers(
+        message_id=vector["id"],
+        body=vector["body"].encode(),
+        secrets=Secrets(current=vector["secret"]),
+        now_s=vector["timestamp"],
+    )
+    assert dict(made)["webhook-id"] == vector["id"]
+    assert dict(made)["webhook-timestamp"] == str(vector["timestamp"])
+    assert dict(made)["webhook-signature"] == vector["signature"]
+
+
+def test_during_a_rotation_both_secrets_sign_the_new_one_first() -> None:
+    made = dict(
+        headers(
+            message_id="cb_1",
+            body=BODY,
+            secrets=Secrets(current=CURRENT, previous=PREVIOUS),
+            now_s=1_700_000_000,
+            sha256_header="X-Acme",
+        )
+    )
+    assert made == signature.signed_headers(
+        BODY,
+        (CURRENT, PREVIOUS),
+        message_id="cb_1",
+        timestamp_s=1_700_000_000,
+        sha256_header="X-Acme",
+    )
+    assert made["X-Acme"] == signature.sign_sha256(CURRENT, BODY)
+    assert made["X-Acme-Previous"] == signature.sign_sha256(PREVIOUS, BODY)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "names"),
+    [
+        (Secrets(current="plain text, no base64!"), ["X-Webhook-Signature"]),
+        (
+            Secrets(current=CURRENT, previous="plain text, no base64!"),
+            ["X-Webhook-Signature", "X-Webhook-Signature-Previous",
+             "webhook-id", "webhook-timestamp", "webhook-signature"],
+        ),
+    ],
+    ids=["alone", "as-previous"],
+)  # fmt: skip
+def test_a_plain_text_secret_serves_the_founding_scheme_only(
+    secrets: Secrets, names: list[str]
+) -> None:
+    """And our own receiver accepts what is then sent."""
+    made = headers(message_id="cb_1", body=BODY, secrets=secrets, now_s=0)
+
+    assert [name for name, _ in made] == names
+    assert signature.verify(BODY, made, secrets.current, now_s=0)
+
+
+def test_an_id_that_cannot_be_signed_is_a_programmer_error() -> None:
+    with pytest.raises(ValueError, match="message id"):
+        headers(message_id="cb.1", body=BODY, secrets=Secrets(current=CURRENT), now_s=0)
+
+
+# The founding document's verifier, verbatim.
+# fmt: off
+def verify_webhook(payload, signature, secret):  # type: ignore[no-untyped-def]  # verbatim
+    expected = hmac.new(
+        secret.encode('utf-8'),
+        payload.encode('utf-8'),
+        hashlib.sha256
+    ).hexdigest()
+    return hmac.compare_digest(f"sha256={expected}", signature)
+# fmt: on
+founding_verifier: Callable[[str, str, str], bool] = verify_webhook
+
+
+async def captured(secrets: Secrets) -> Received:
+    """A delivery as it arrived on a real socket."""
+    async with listening(answers(OK)) as peer, sending() as sender:
+        outcome = await sender.send(delivery(peer.url, body=BODY), secrets)
+        assert outcome.code == "http_200"
+    return peer.received[0]
+
+
+JUDGES: list[tuple[Any, type[Exception]]] = [
+    (StandardWebhook, StandardError),
+    (SvixWebhook, SvixError),
+]
+
+
+@pytest.mark.parametrize("secrets", [
+    Secrets(current=CURRENT), Secrets(current=CURRENT, previous=PREVIOUS),
+], ids=["ordinary", "rotation"])  # fmt: skip
+async def test_captured_deliveries_are_accepted_by_the_founding_verifier_and_both_libraries(
+    secrets: Secrets,
+) -> None:
+    request = await captured(secrets)
+    sent = request.as_dict
+
+    assert founding_verifier(request.body.decode(), sent["x-webhook-signature"], CURRENT)
+    for judge, _ in JUDGES:
+        assert judge(CURRENT).verify(request.body, sent) is not False
+    assert signature.verify(request.body, sent, CURRENT, now_s=time.time()).message_id
+    if secrets.previous is not None:
+        previous = sent["x-webhook-signature-previous"]
+        assert founding_verifier(request.body.decode(), previous, PREVIOUS)
+        for judge, _ in JUDGES:
+            assert judge(PREVIOUS).verify(request.body, sent) is not False
+
+
+async def test_one_changed_byte_of_the_body_makes_all_three_refuse() -> None:
+    request = await captured(Secrets(current=CURRENT))
+    sent = request.as_dict
+    for position in range(len(request.body)):
+        changed = bytearray(request.body)
+        changed[position] ^= 1
+        body = bytes(changed)
+        assert not founding_verifier(body.decode(), sent["x-webhook-signature"], CURRENT)
+        for judge, error in JUDGES:
+            with pytest.raises(error):
+                judge(CURRENT).verify(body, sent)
+
+
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+async def test_one_changed_byte_of_id_or_timestamp_makes_both_libraries_refuse(name: str) -> None:
+    request = await captured(Secrets(current=CURRENT))
+    last = request.as_dict[name]
+    flipped = "1" if last[-2] != "1" else "2"
+    sent = request.as_dict | {name: last[:-2] + flipped + last[-1]}
+    for judge, error in JUDGES:
+        with pytest.raises(error):
+            judge(CURRENT).verify(request.body, sent)
+
+
+async def test_another_secret_is_refused_by_all_three() -> None:
+    request = await captured(Secrets(current=CURRENT))
+    assert not founding_verifier(
+        request.body.decode(), request.as_dict["x-webhook-signature"], PREVIOUS
+    )
+    for judge, error in JUDGES:
+        with pytest.raises(error):
+            judge(PREVIOUS).verify(request.body, request.as_dict)
