@@ -11,6 +11,7 @@ import typer
 from dispatcher import VERSION
 from dispatcher.cli import (
     cancel,
+    demo,
     destinations,
     doctor,
     failure,
@@ -75,6 +76,7 @@ def _build() -> typer.Typer:
         for module in modules:
             add: Any = module.add
             add(app, panel)
+    demo.add(app, rich_help_panel="Run the service")
     return app
 
 

@@ -89,7 +89,9 @@ def _sound(connection: sqlite3.Connection, path: Path) -> Check:
         message = f"{path} is damaged: {verdict}"
         advice = "stop the service, keep the file as it is, restore a backup to another path"
         return Check(name="database", state="bad", message=message, advice=advice)
-    message = f"{path} is sound, {size(path.stat().st_size)}"
+    log = path.with_name(path.name + "-wal")
+    taken = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+    message = f"{path} is sound, {size(taken)}"
     return Check(name="database", state="ok", message=message)
 
 

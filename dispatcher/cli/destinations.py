@@ -87,7 +87,7 @@ def show(service: Service, name: Name) -> None:
 def add_one(
     service: Service,
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    url: Annotated[str, typer.Argument(metavar="URL")],
+    to: Annotated[str, typer.Argument(metavar="URL")],
     policy: PolicyText = None,
     header: HeaderTexts = None,
     concurrency: Concurrency = None,
@@ -97,7 +97,7 @@ def add_one(
     made = service.show(
         destinations.register_destination(
             name,
-            url,
+            to,
             policy=values.policy(policy),
             headers=values.headers(header),
             concurrency=concurrency,
@@ -115,7 +115,7 @@ def add_one(
 def change(
     service: Service,
     name: Name,
-    url: Annotated[str | None, typer.Option("--to", metavar="URL", help="Its new URL.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Its new URL.")] = None,
     policy: PolicyText = None,
     header: HeaderTexts = None,
     concurrency: Concurrency = None,
@@ -127,7 +127,7 @@ def change(
 ) -> None:
     """Change its URL, limits, policy or headers; its backlog follows them."""
     given: dict[str, Any] = {
-        "url": url,
+        "url": to,
         "policy": values.policy(policy),
         "headers": values.headers(header),
         "concurrency": concurrency,
@@ -238,5 +238,5 @@ def _held(destination: Destination) -> Text:
     if destination.held_reason is None:
         return Text()
     until = destination.held_until
-    when = "" if until is None else f", until {output.ago(until)}"
+    when = "" if until is None else f", again {output.ago(until)}"
     return output.plain(f"{destination.held_reason}{when}", "yellow")

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import output
@@ -46,10 +47,10 @@ def doctor(settings: Settings, service: ClientSettings, as_json: bool) -> None:
 
 
 def _print(found: Sequence[Check]) -> None:
-    out = output.console()
+    grid = Table.grid(padding=(0, 1))
     for check in found:
         mark, style = _MARKS[check.state]
-        line = Text(f"{mark} ", style=style).append(f"{check.name:<12}", style="not bold default")
-        out.print(line.append_text(output.plain(check.message, "not bold default")))
+        grid.add_row(Text(mark, style=style), Text(check.name), output.plain(check.message))
         if check.advice:
-            out.print(Text(" " * 14).append_text(output.plain(f"→ {check.advice}", "dim")))
+            grid.add_row("", "", output.plain(f"→ {check.advice}", "dim"))
+    output.console().print(grid)

@@ -31,7 +31,7 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
         "set DISPATCHER_API_KEY to a key of the service; its first start printed one",
     ),
     (Forbidden, "use a key with that scope: dispatcher keys create --help"),
-    (NotFound, "see what there is: dispatcher list (another tenant's: --tenant NAME)"),
+    (NotFound, "if it is another tenant's, name that one: --tenant NAME"),
     (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
     (QueueFull, "see what is waiting: dispatcher stats"),
     (StorageFull, "give it room, or raise DISPATCHER_STORAGE_BYTES_MAX; see: dispatcher doctor"),
@@ -51,7 +51,7 @@ class Failed(Exception):
 
 def report(error: PostbackError, *, about: str | None = None) -> None:
     """Print what the service, or the way to it, said."""
-    head = f"{about}: " if about else ""
+    head = f"{about}: " if about and about not in error.message else ""
     say(
         f"{head}{error.message}",
         next((hint for kind, hint in _HINTS if isinstance(error, kind)), None),

@@ -10,7 +10,6 @@ from typing import Any
 
 import typer
 
-
 Makers = Mapping[str, Callable[..., object]]
 """Parameters of a command that are made from options of their own, by name."""
 
@@ -29,6 +28,10 @@ def with_options(run: Callable[..., None], **makers: Callable[..., Any]) -> Call
             made = {name: _make(stack, makers[name], needed[name], given) for name in makers}
             run(**{name: given[name] for name in own}, **made)
 
+    for name, parameters in needed.items():
+        taken = [it for it in parameters if it in own and parameters[it] != own[it]]
+        if taken:
+            raise TypeError(f"{run.__name__} and {name} both declare {taken}")
     shared = {name: it for parameters in needed.values() for name, it in parameters.items()}
     shown = {**own, **shared}
     command.__doc__ = run.__doc__

@@ -40,6 +40,7 @@ _MARKS: Final = {
     "disabled": "–",
     "paused": "‖",
 }
+_STATE_WIDTHS: Final = {"STATUS": len("● delivered"), "HEALTH": len("✗ circuit-open")}
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 
 
@@ -76,8 +77,8 @@ def lines(*rows: RenderableType) -> Text:
     return Text("\n").join(made)
 
 
-def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
-    """An empty table: no lines but one under the heads; `whole` columns are never cut."""
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table without lines; where there is no room, all but states are cut."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         made.add_column(
@@ -85,8 +86,7 @@ def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -
             justify="right" if name in right else "left",
             no_wrap=True,
             overflow="ellipsis",
-            min_width=None if name not in whole else 1,
-            ratio=None,
+            min_width=max(len(name), _STATE_WIDTHS.get(name, 0)),
         )
     return made
 
@@ -130,9 +130,10 @@ def span(seconds: float) -> str:
 def ago(moment: datetime, now: datetime | None = None) -> str:
     """How long ago `moment` was, or how far it lies ahead."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
+    whole = span(float(int(abs(seconds))))
     if abs(seconds) < 1:
         return "now"
-    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+    return f"{whole} ago" if seconds > 0 else f"in {whole}"
 
 
 def stamp(moment: datetime) -> str:

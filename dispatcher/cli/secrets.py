@@ -126,5 +126,5 @@ def _state(secret: Secret) -> Text:
     if not secret.active:
         return Text("ended", style="dim")
     if secret.expires_at is not None:
-        return Text(f"signs until {output.ago(secret.expires_at)}", style="yellow")
+        return Text(f"signs too, ends {output.ago(secret.expires_at)}", style="yellow")
     return Text("signs", style="green")

@@ -59,10 +59,12 @@ def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) ->
     out.print(title)
     out.print()
     for label, text in _facts(callback):
-        out.print(Text(f"  {label:<{_LABEL}}", style="dim").append_text(text))
+        out.print(Text().append(f"  {label:<{_LABEL}}", "dim").append_text(text))
     out.print()
     for line in _timeline(callback, history):
-        out.print(line)
+        out.print(line, no_wrap=True, overflow="ellipsis")
+    for hint in _next(callback):
+        out.print(hint)
 
 
 def _facts(callback: Callback) -> Iterator[tuple[str, Text]]:
@@ -125,11 +127,16 @@ def _attempt(attempt: Attempt) -> Iterator[Text]:
         "●" if good else "✗",
         what,
         "green" if good else "red",
-        f"{attempt.outcome} {took}",
+        f"{_met(attempt)} {took}",
     )
     for text in (attempt.error, attempt.response_excerpt):
         if text and text != attempt.outcome:
             yield _aside(_short(text))
+
+
+def _met(attempt: Attempt) -> str:
+    code = attempt.status_code
+    return attempt.outcome if code is None else f"{code} {attempt.outcome}"
 
 
 def _short(text: str) -> str:
@@ -138,7 +145,6 @@ def _short(text: str) -> str:
 
 
 def _ending(callback: Callback) -> Iterator[Text]:
-    id = output.clean(callback.id)
     if callback.status == "sending":
         yield _hint("◐ an attempt is running now", "cyan")
     elif callback.status == "pending":
@@ -152,24 +158,32 @@ def _ending(callback: Callback) -> Iterator[Text]:
     elif callback.status == "dead":
         why = f": {callback.last_error}" if callback.last_error else ""
         yield _hint(f"✗ dead{why}", "bold red")
-        if callback.payload_pruned:
-            yield _aside("its payload is pruned: it cannot be replayed")
-        else:
-            yield _aside(f"once that is fixed: dispatcher replay {id}")
     elif callback.status == "cancelled":
         yield _hint("– cancelled", "dim")
-        yield _aside(f"to send it after all: dispatcher replay {id}")
 
 
 def _moment(when: Any, mark: str, what: str, style: str, more: str) -> Text:
-    line = Text(f"  {output.stamp(when)}  ", style="dim")
+    line = Text().append(f"  {output.stamp(when)}  ", "dim")
     line.append(f"{mark} {what:<{_LABEL}}", style=style)
     return line.append_text(output.plain(f"  {more}", "dim" if not style else ""))
 
 
 def _aside(text: str) -> Text:
-    return Text(" " * 24).append("│ ", style="dim").append_text(output.plain(text, "dim"))
+    return Text(" " * 25).append("│ ", style="dim").append_text(output.plain(text, "dim"))
 
 
 def _hint(text: str, style: str) -> Text:
     return Text(" " * 24).append_text(output.plain(text, style))
+
+
+def _next(callback: Callback) -> Iterator[Text]:
+    """What to type next."""
+    if callback.status not in ("dead", "cancelled"):
+        return
+    yield Text()
+    if callback.payload_pruned:
+        yield Text("  Its payload is pruned: it cannot be replayed.", style="dim")
+        return
+    when = "Once that is fixed" if callback.status == "dead" else "To send it after all"
+    line = Text().append(f"  {when}: ", "dim")
+    yield line.append_text(output.plain(f"dispatcher replay {callback.id}"))

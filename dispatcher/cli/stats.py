@@ -56,7 +56,7 @@ def _watch(service: Service, all_tenants: bool) -> None:
 
 
 def _table(found: Stats) -> Table:
-    made = output.table("CALLBACKS", "", "A SECOND, LAST MINUTE", "", right=("",))
+    made = output.table("CALLBACKS", "", "PER SECOND, LAST MINUTE", "", right=("",))
     rates = (
         ("accepted", found.accepted_per_second),
         ("delivered", found.delivered_per_second),
