@@ -4,13 +4,13 @@ arrive, and the bytes of one message on the wire; and with our shape of error.""
 import asyncio
 import json
 import uuid
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from receiver.asgi import DRAIN_BYTES_MAX, Receive, Send, busy, send_answer
-from receiver.settings import Settings
+from receiver.asgi import Receive, Send, busy, send_answer
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX = 8
@@ -103,13 +103,23 @@ async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> Non
     await send_answer(send, answer, request_id, close=True)
 
 
-def bounded_protocol(settings: Settings) -> type[BoundedProtocol]:
-    """The protocol with the bounds of these settings."""
-    body_bytes_max = settings.body_bytes_max + DRAIN_BYTES_MAX
-    bounds = {
-        "connections_max": settings.connections_max,
-        "head_bytes_max": settings.header_bytes_max,
-        "head_timeout_s": settings.request_timeout,
-        "wire_bytes_max": settings.header_bytes_max + WIRE_FACTOR_MAX * body_bytes_max,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much one service takes: connections, bytes of a head and seconds until it is there,
+    and bytes of a body, for which framing may take ``WIRE_FACTOR_MAX`` times as many."""
+
+    connections_max: int
+    head_bytes_max: int
+    head_timeout_s: float
+    body_bytes_max: int
+
+
+def bounded_protocol(bounds: Bounds) -> type[BoundedProtocol]:
+    """The protocol with these bounds."""
+    members = {
+        "connections_max": bounds.connections_max,
+        "head_bytes_max": bounds.head_bytes_max,
+        "head_timeout_s": bounds.head_timeout_s,
+        "wire_bytes_max": bounds.head_bytes_max + WIRE_FACTOR_MAX * bounds.body_bytes_max,
     }
-    return type("ConfiguredProtocol", (BoundedProtocol,), bounds)
+    return type("ConfiguredProtocol", (BoundedProtocol,), members)

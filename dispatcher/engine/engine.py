@@ -117,7 +117,6 @@ class Engine:
                 self._give(new.tenant, high=high, size=size)
         if delivery is not None:
             self._begin(delivery)
-        self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
         return submitted
 
     async def probe(self, delivery: Delivery) -> Outcome:

@@ -1,0 +1,225 @@
+"""The acts of the demonstration, each a small story with a number at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from dispatcher.client import AsyncClient, Callback, Submitted
+from dispatcher.demo.payloads import Completion, completion
+from dispatcher.demo.processes import Cast, DemoError
+
+Say = Callable[[str], None]
+
+_HEALTHY: Final = 30
+_SLOW: Final = 12
+_OUTAGE: Final = 10
+_CRASH: Final = 300
+_BUGGY: Final = 3
+_SETTLE_S: Final = 30.0
+# Quick enough to watch; the default policy takes its time, up to a day and a half.
+_IMPATIENT: Final = {"attempts": 20, "delays": [0.3], "jitter": 0.2}
+_HOPELESS: Final = {"attempts": 2, "delays": [0.1]}
+
+
+@dataclass(slots=True)
+class Tally:
+    """What went in, by customer, and what came of it."""
+
+    submitted: dict[str, list[str]] = field(default_factory=dict)
+    duplicate_submits: int = 0
+
+    @property
+    def total(self) -> int:
+        """Distinct callbacks."""
+        return sum(len(ids) for ids in self.submitted.values())
+
+
+class Story:
+    """Tells the acts in order over one cast."""
+
+    def __init__(self, cast: Cast, client: AsyncClient, say: Say) -> None:
+        self._cast = cast
+        self._client = client
+        self._say = say
+        self._number = 0
+        self.tally = Tally()
+
+    async def tell(self) -> None:
+        """All acts. Raises DemoError where one does not end as it must."""
+        for act in (
+            self.healthy,
+            self.submitted_twice,
+            self.slow_beside_healthy,
+            self.outage,
+            self.crash,
+            self.delivered_twice,
+            self.dead_letter,
+        ):
+            await act()
+
+    async def healthy(self) -> None:
+        """Completions in three platforms' dialects reach a customer that is well."""
+        begun = time.perf_counter()
+        ids = await self._push(_HEALTHY, "receiver")
+        await self._delivered(ids)
+        took_ms = (time.perf_counter() - begun) * 1000
+        self._say(
+            f"[b]1[/b]  {len(ids)} completions pushed, signed, delivered: {took_ms:.0f} ms in all"
+        )
+
+    async def submitted_twice(self) -> None:
+        """The platform sends the same completion again."""
+        again = self._completion("receiver")
+        first = await self._submit(again, "receiver")
+        second = await self._submit(again, "receiver")
+        self.tally.submitted["receiver"].append(first.id)
+        self.tally.duplicate_submits += second.duplicate
+        _expect(second.duplicate and first.id == second.id, "the second submit was no duplicate")
+        self._say("[b]2[/b]  the same completion submitted twice: one callback, one delivery")
+
+    async def slow_beside_healthy(self) -> None:
+        """One customer takes a second for each; another does not notice."""
+        slow = await self._push(_SLOW, "slow")
+        times = await self._time_healthy()
+        await self._delivered(slow)
+        self._say(
+            f"[b]3[/b]  {len(slow)} to a customer who takes 1 s each; meanwhile another gets "
+            f"{len(times)} in {statistics.median(times) * 1000:.0f} ms each (median)"
+        )
+
+    async def _time_healthy(self) -> list[float]:
+        times = []
+        for _ in range(_HEALTHY // 3):
+            begun = time.perf_counter()
+            (callback,) = await self._push(1, "receiver")
+            await self._delivered([callback])
+            times.append(time.perf_counter() - begun)
+        return times
+
+    async def outage(self) -> None:
+        """The customer is gone for a while."""
+        await self._cast.receiver.stop()
+        ids = await self._push(_OUTAGE, "receiver", policy=_IMPATIENT)
+        await self._until(lambda: self._tried(ids), "no attempt failed while the customer was gone")
+        self._say(f"[b]4[/b]  the customer is down: {len(ids)} accepted all the same, retrying …")
+        await self._cast.receiver.start("/readyz")
+        await self._delivered(ids)
+        self._say("    … it is back: all delivered")
+
+    async def crash(self) -> None:
+        """`kill -9` of the dispatcher in the middle of everything."""
+        before = self.tally.total
+        pushing = asyncio.create_task(self._push(_CRASH, "receiver", policy=_IMPATIENT))
+
+        async def under_way() -> bool:
+            return self.tally.total - before > _CRASH // 4
+
+        await self._until(under_way, "nothing was accepted before the crash")
+        _expect(not pushing.done(), "all was accepted before the crash")
+        await self._cast.dispatcher.kill()
+        self._say("[b]5[/b]  kill -9 of the dispatcher, in the middle of "
+                  f"{_CRASH} submits; its clients keep trying …")  # fmt: skip
+        await self._cast.dispatcher.start("/readyz")
+        ids = await pushing
+        await self._delivered(ids)
+        self._say(f"    … restarted: all {len(ids)} acknowledged, all delivered, none lost")
+
+    async def delivered_twice(self) -> None:
+        """An operator replays what had arrived; the receiver knows it already."""
+        known = self.tally.submitted["receiver"][0]
+        await self._client.replay(known)
+        await self._delivered([known])
+        last = (await self._client.attempts(known))[-1]
+        _expect("duplicate" in (last.response_excerpt or ""), "the receiver took a duplicate")
+        self._say(
+            '[b]6[/b]  one delivered again: the receiver answers "duplicate", handles nothing'
+        )
+
+    async def dead_letter(self) -> None:
+        """A customer's bug makes deliveries dead; it is found, mended, and replayed."""
+        ids = await self._push(_BUGGY, "buggy", policy=_HOPELESS)
+        await self._until(lambda: self._all(ids, "dead"), "the buggy customer's were not dead")
+        dead = [callback async for callback in self._client.list(status="dead")]
+        _expect({one.id for one in dead} == set(ids), "the list of dead ones is wrong")
+        self._say(f"[b]7[/b]  {len(dead)} dead, found by status: {dead[0].last_error} from a bug …")
+        preview = await self._client.preview_replay({"status": "dead", "tags": {"team": "buggy"}})
+        _expect(preview.matched == len(ids), "the preview does not match")
+        async with httpx.AsyncClient(trust_env=False) as http:
+            await http.post(f"{self._cast.customers.url}/mend")
+        replay = await self._client.start_replay({"status": "dead", "tags": {"team": "buggy"}})
+        async for step in self._client.watch_replay(replay.id):
+            replay = step
+        await self._delivered(ids)
+        self._say(
+            f"    … previewed ({preview.matched}), mended, replayed ({replay.replayed}): delivered"
+        )
+
+    # --- the small steps ---
+
+    def _completion(self, team: str) -> Completion:
+        self._number += 1
+        return completion(self._number, team=team)
+
+    async def _push(self, count: int, team: str, **options: Any) -> list[str]:
+        wanted = [self._completion(team) for _ in range(count)]
+        gate = asyncio.Semaphore(16)
+
+        async def one(what: Completion) -> str:
+            async with gate:
+                submitted = await self._submit(what, team, **options)
+                self.tally.submitted.setdefault(team, []).append(submitted.id)
+                return submitted.id
+
+        return list(await asyncio.gather(*map(one, wanted)))
+
+    async def _submit(self, what: Completion, team: str, **options: Any) -> Submitted:
+        url = f"{self._cast.receiver.url}/webhooks"
+        if team != "receiver":
+            url = f"{self._cast.customers.url}/{team}"
+        return await self._client.submit(
+            what.job_id, what.body, callback_url=url, tags=what.tags, **options
+        )
+
+    async def _delivered(self, ids: Sequence[str]) -> None:
+        await self._until(lambda: self._all(ids, "delivered"), "not everything was delivered")
+
+    async def _all(self, ids: Sequence[str], status: str) -> bool:
+        return all(one.status == status for one in await self._get(ids))
+
+    async def _tried(self, ids: Sequence[str]) -> bool:
+        return all(one.attempts > 0 for one in await self._get(ids))
+
+    async def _get(self, ids: Sequence[str]) -> list[Callback]:
+        return [await self._client.get(one) for one in ids]
+
+    async def _until(self, holds: Callable[[], Any], otherwise: str) -> None:
+        try:
+            async with asyncio.timeout(_SETTLE_S):
+                while not await holds():  # noqa: ASYNC110  # what happens, happens elsewhere
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise DemoError(otherwise) from None
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise DemoError(otherwise)
+
+
+@asynccontextmanager
+async def playing(cast: Cast) -> AsyncIterator[AsyncClient]:
+    """The cast on stage, and a client to talk to its dispatcher; off stage again at the end."""
+    try:
+        await cast.start()
+        async with AsyncClient(cast.dispatcher.url, cast.api_key, retries=30) as client:
+            yield client
+    finally:
+        await cast.stop()

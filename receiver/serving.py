@@ -1,0 +1,101 @@
+"""Serving an ASGI application as a process: listen, take signals, drain, leave. The dispatcher
+serves through this too."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from receiver.protocol import Bounds, bounded_protocol
+
+BACKLOG = 2048  # connections the kernel holds while we are busy; uvicorn's own default
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class CannotListen(Exception):
+    """The address cannot be listened on; the message says why, in one line."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; announces itself, and leaves signals to ``signals``."""
+
+    def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's raises the signal again on leaving, before anything could be closed.
+        yield
+
+    @contextmanager
+    def signals(self, on_stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Inside, the first SIGINT or SIGTERM calls ``on_stopping`` and drains; a second one ends
+        the process at once, which is safe: what was acknowledged is on disk."""
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self.should_exit:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            on_stopping()
+            self.should_exit = True
+
+        previous = {number: signal.signal(number, stop) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> uvicorn.Config:
+    """uvicorn's configuration for ``app``, whose lifespan is the caller's affair."""
+    return uvicorn.Config(
+        app,
+        http=bounded_protocol(bounds),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=round(keep_alive_s),
+        timeout_graceful_shutdown=round(drain_s),
+        backlog=BACKLOG,
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises CannotListen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        # create_server() adds the address to the text, which is told already.
+        reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]
+        raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from None
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where it listens."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where there is one for this platform."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
