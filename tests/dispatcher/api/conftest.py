@@ -11,8 +11,7 @@ import pytest
 
 from dispatcher.app import Service
 from dispatcher.settings import Settings
-
-ADMIN_KEY = "test-admin-key"
+from tests.dispatcher.api.talk import ADMIN_KEY, connect
 
 
 @pytest.fixture
@@ -52,20 +51,3 @@ async def parked(api: httpx.AsyncClient) -> str:
     paused = await api.patch("/v1/destinations/parked", json={"paused": True})
     assert paused.status_code == 200, paused.text
     return "parked"
-
-
-def connect(service: Service, key: str, **headers: str) -> httpx.AsyncClient:
-    """A client with this key."""
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(service.api),
-        base_url="http://dispatcher.test",
-        headers={"Authorization": f"Bearer {key}", **headers},
-    )
-
-
-async def make_key(api: httpx.AsyncClient, **fields: object) -> str:
-    """A new API key's text."""
-    made = await api.post("/v1/keys", json=fields)
-    assert made.status_code == 201, made.text
-    key: str = made.json()["key"]
-    return key
