@@ -16,6 +16,7 @@ from receiver.protocol import Bounds
 _LOG: Final = logs.get("server")
 _KEEP_ALIVE_S: Final = 75  # as nginx: longer than a client's pool keeps a connection
 _HEAD_BYTES_MAX: Final = 32 * 1024  # as nginx: four buffers of 8 KiB
+_HTTP_DRAIN_S: Final = 5  # for requests that are being answered; deliveries have theirs after it
 
 Announce = Callable[[str, str | None], None]
 """Told once the URL that is listened on and, at a first start, the platform key that was made."""
@@ -52,7 +53,7 @@ async def _serve(settings: Settings, announce: Announce) -> None:
             service.api,
             _bounds(settings),
             keep_alive_s=_KEEP_ALIVE_S,
-            drain_s=settings.drain_grace,
+            drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
         )
         server = serving.Server(config, on_listening=listening)
         with server.signals(stopping):

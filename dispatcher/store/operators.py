@@ -153,7 +153,10 @@ def expire(tx: Tx, *, now_ms: int, limit: int) -> int:
 
 def _empty_doomed(tx: Tx, *, now_ms: int, limit: int) -> int:
     emptied = 0
-    for (lane,) in tx.all("SELECT id FROM lanes WHERE doomed IS NOT NULL ORDER BY id LIMIT 100"):
+    for (lane,) in tx.all(
+        "SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callbacks "
+        "WHERE destination = lanes.id AND class IN (0, 1, 2) AND state = 'pending') LIMIT 100"
+    ):
         found = tx.all(
             "SELECT id, tenant, destination FROM callbacks WHERE destination = ? "
             "AND class IN (0, 1, 2) AND state = 'pending' LIMIT ?",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from dispatcher import policy as policies
@@ -25,8 +27,16 @@ SELECT l.id, l.tenant, l.window - (SELECT count(*) FROM callbacks
 FROM json_each(?1) t
 JOIN lanes l ON l.id IN (SELECT id FROM lanes WHERE tenant = t.value AND {ready} <= ?2
                          ORDER BY {ready} LIMIT ?3)
-ORDER BY l.{ready}
+ORDER BY t.key, l.{ready}
 """
+
+# Two tenants of each class are enough to know, however many there are.
+_WAITING_TENANTS: Final = "SELECT count(*) FROM ({})".format(
+    " UNION ".join(
+        f"SELECT * FROM (SELECT tenant FROM turns WHERE {ready} <= ?1 LIMIT 2)"
+        for ready in _CLASS_COLUMNS.values()
+    )
+)
 
 _DUE: Final = """
 SELECT c.id, c.destination, c.payload_size, coalesce(c.policy, d.policy)
@@ -49,28 +59,51 @@ JOIN payloads p ON p.callback = c.id
 """
 
 
+@dataclass(slots=True)
+class _Room:
+    """What is left to give away while one claim goes through the classes."""
+
+    slots: int
+    slots_high: int
+    bytes_free: int
+    tenant_slots: int
+    busy: Counter[str]  # per tenant
+    taken: Counter[str]  # per lane
+
+    def take(self, row: Row, tenant: str) -> None:
+        self.slots -= 1
+        self.bytes_free -= row[2]
+        self.busy[tenant] += 1
+        self.taken[row[1]] += 1
+
+
 def claim(tx: Tx, ask: Claim, rules: Rules) -> list[Delivery]:
     """Lease due work: high first but never all slots, then normal, then replays."""
+    room = _room(tx, ask)
     chosen: list[tuple[str, str | None]] = []
-    busy = dict(ask.busy)
-    bytes_free = ask.bytes_free if busy else max(ask.bytes_free, 1)
     for number in (HIGH, NORMAL, REPLAY):
-        slots = ask.slots - len(chosen)
-        if number == HIGH:
-            slots = sharing.high_slots(slots, ask.slots_max, ask.busy_high)
-        if slots <= 0 or bytes_free <= 0:
-            continue
-        for row in _pick(tx, number, slots, busy, ask):
-            if bytes_free <= 0:
-                break
-            chosen.append((row[0], row[3]))
-            bytes_free -= row[2]
+        slots = min(room.slots, room.slots_high) if number == HIGH else room.slots
+        if slots > 0 and room.bytes_free > 0:
+            chosen += ((row[0], row[3]) for row in _pick(tx, number, slots, room, ask.now_ms))
     return _lease(tx, chosen, ask.now_ms, rules)
 
 
-def _pick(tx: Tx, number: int, slots: int, busy: dict[str, int], ask: Claim) -> list[Row]:
+def _room(tx: Tx, ask: Claim) -> _Room:
+    waiting = tx.one(_WAITING_TENANTS, ask.now_ms)
+    contended = waiting is not None and waiting[0] > 1
+    return _Room(
+        slots=ask.slots,
+        slots_high=sharing.high_slots(ask.slots, ask.slots_max, ask.busy_high),
+        bytes_free=ask.bytes_free if ask.busy else max(ask.bytes_free, 1),
+        tenant_slots=sharing.tenant_slots(ask.slots_max, contended=contended),
+        busy=Counter(ask.busy),
+        taken=Counter(),
+    )
+
+
+def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row]:
     """Due deliveries of one class, as many as their tenants and lanes may have."""
-    ready, now_ms = _CLASS_COLUMNS[number], ask.now_ms
+    ready = _CLASS_COLUMNS[number]
     tenants = [
         row[0]
         for row in tx.all(
@@ -79,59 +112,61 @@ def _pick(tx: Tx, number: int, slots: int, busy: dict[str, int], ask: Claim) -> 
             slots + _CAPPED_MAX,
         )
     ]
-    if not tenants:
+    left = {tenant: room.tenant_slots - room.busy[tenant] for tenant in tenants}
+    free = [tenant for tenant in tenants if left[tenant] > 0]
+    if not free:
         return []
-    most = sharing.tenant_slots(ask.slots_max, contended=len(tenants) > 1)
-    room = {tenant: most - busy.get(tenant, 0) for tenant in tenants}
-    free = ids(tenant for tenant in tenants if room[tenant] > 0)
-    lanes = tx.all(_LANES.format(ready=ready), free, now_ms, slots)
-    given = sharing.share([_ready_lane(row, now_ms) for row in lanes], slots, room)
+    lanes = tx.all(_LANES.format(ready=ready), ids(free), now_ms, slots)
+    given = sharing.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
     if not given:
         return []
-    picked = _due(tx, given, number, now_ms)
-    _serve(tx, lanes, given, picked, now_ms)
     tenant_of = {row[0]: row[1] for row in lanes}
-    for row in picked:
-        tenant = tenant_of[row[1]]
-        busy[tenant] = busy.get(tenant, 0) + 1
+    picked = []
+    for row in _due(tx, given, [row[0] for row in lanes], number, now_ms):
+        if room.bytes_free <= 0:
+            break
+        room.take(row, tenant_of[row[1]])
+        picked.append(row)
+    tx.notes.lanes |= given.keys()
+    _serve(tx, lanes, Counter(row[1] for row in picked), now_ms)
     return picked
 
 
-def _ready_lane(row: Row, now_ms: int) -> sharing.ReadyLane:
+def _ready_lane(row: Row, room: _Room, now_ms: int) -> sharing.ReadyLane:
+    free = row[2] - room.taken[row[0]]
     paced = sharing.paced_room(row[3], row[4], now_ms)
-    room = row[2] if paced is None else min(row[2], paced)
-    return sharing.ReadyLane(id=row[0], tenant=row[1], room=room)
+    return sharing.ReadyLane(
+        id=row[0], tenant=row[1], room=free if paced is None else min(free, paced)
+    )
 
 
-def _due(tx: Tx, given: Mapping[str, int], number: int, now_ms: int) -> list[Row]:
+def _due(
+    tx: Tx, given: Mapping[str, int], turns: Sequence[str], number: int, now_ms: int
+) -> list[Row]:
+    """What is due in these lanes, in the order of their turns."""
     left = dict(given)
-    picked = []
+    found = []
     for row in tx.all(_DUE, ids(given), number, now_ms, max(given.values())):
         if left[row[1]] > 0:
             left[row[1]] -= 1
-            picked.append(row)
-    return picked
+            found.append(row)
+    turn = {lane: n for n, lane in enumerate(turns)}
+    return sorted(found, key=lambda row: turn[row[1]])
 
 
-def _serve(
-    tx: Tx, lanes: Sequence[Row], given: Mapping[str, int], picked: Sequence[Row], now_ms: int
-) -> None:
+def _serve(tx: Tx, lanes: Sequence[Row], taken: Mapping[str, int], now_ms: int) -> None:
     """Lanes and tenants that had their turn go behind all others that are ready."""
-    taken: dict[str, int] = dict.fromkeys(given, 0)
-    for row in picked:
-        taken[row[1]] += 1
-    served = []
-    for lane, tenant, _room, rate, paced_ms in lanes:
-        if lane not in given:
+    served, tenants = [], set()
+    for lane, tenant, _free, rate, paced_ms in lanes:
+        if not taken[lane]:
             continue
         paced = (
             paced_ms if rate is None else sharing.paced_after(rate, paced_ms, taken[lane], now_ms)
         )
         served.append((now_ms, paced, lane))
-        tx.notes.lanes.add(lane)
-        tx.notes.served_tenants.add(tenant)
+        tenants.add(tenant)
+    tx.notes.served_tenants |= tenants
     tx.many("UPDATE lanes SET served_ms = ?, paced_ms = ? WHERE id = ?", served)
-    tenants = {row[1] for row in lanes if row[0] in given}
     tx.many("UPDATE turns SET served_ms = ? WHERE tenant = ?", [(now_ms, t) for t in tenants])
 
 

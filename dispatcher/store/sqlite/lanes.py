@@ -21,7 +21,7 @@ ON CONFLICT (id) DO NOTHING
 REFRESH: Final = """
 WITH due AS MATERIALIZED (
     SELECT l.id,
-           NOT l.paused AND l.window > (SELECT count(*) FROM callbacks
+           NOT l.paused AND l.doomed IS NULL AND l.window > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
            max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
                ELSE CAST(l.paced_ms + 1000 / l.rate AS INTEGER) + 1 END) AS earliest,

@@ -36,8 +36,10 @@ SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.poli
        l.id IS NOT NULL,
        NOT coalesce(l.paused, d.paused, 0) AND coalesce(l.held_until_ms, 0) <= ?1
        AND coalesce(l.rate, d.rate) IS NULL
-       AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = j.value AND class < 2
-                       AND state = 'pending' AND due_ms <= ?1),
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
+                     AND class = 0 AND state = 'pending'), ?1 + 1) > ?1
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
+                     AND class = 1 AND state = 'pending'), ?1 + 1) > ?1,
        coalesce(l.window, min(coalesce(d.concurrency, ?2), ?3))
        - (SELECT count(*) FROM callbacks WHERE destination = j.value AND state = 'sending')
 FROM json_each(?4) j
