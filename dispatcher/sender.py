@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import ssl
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ UNREACHABLE: Final = "the destination could not be reached"
 _HEADERS_MAX: Final = 100  # three times what common answers have
 _READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more than this is unread
 _DETAIL_CHARS_MAX: Final = 300
+_ANY_URL: Final = re.compile(r"https?://\S+")
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
 
@@ -120,7 +122,7 @@ class Sender:
         except UrlRefused as refusal:
             return _Met(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
         except (aiohttp.ClientError, OSError) as error:
-            return _failure(error, delivery.url)
+            return _failure(error)
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
@@ -213,10 +215,10 @@ class _Met:
     retry_after_ms: int | None = None
 
 
-def _failure(error: aiohttp.ClientError | OSError, url: str) -> _Met:
+def _failure(error: aiohttp.ClientError | OSError) -> _Met:
     """What an exception means. The true reason goes into `detail` alone: to the tenant, blocked,
     refused, reset and unresolvable look the same, or they could map our network (D9)."""
-    detail = _detail(error, url)
+    detail = reason_of(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
         return _Met(
@@ -237,18 +239,15 @@ def _failure(error: aiohttp.ClientError | OSError, url: str) -> _Met:
     return _Met(kind="unreachable", error=UNREACHABLE, detail=detail)
 
 
-def _detail(error: aiohttp.ClientError | OSError, url: str) -> str:
-    """The reason for our own log, without the URL's query: it may carry a token."""
+def reason_of(error: aiohttp.ClientError | OSError) -> str:
+    """The true reason, for our own log: without URLs, which may carry tokens."""
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = str(error.os_error)
     elif isinstance(error, aiohttp.ClientResponseError):
         reason = f"{error.status} {error.message}"
     else:
         reason = str(error)
-    query = url.partition("?")[2]
-    if query:
-        reason = reason.replace(query, "…")
-    return f"{type(error).__name__}: {reason}"[:_DETAIL_CHARS_MAX]
+    return f"{type(error).__name__}: {_ANY_URL.sub('…', reason)}"[:_DETAIL_CHARS_MAX]
 
 
 def _proxy(text: str | None) -> URL | None:

@@ -120,7 +120,9 @@ def test_configuring_again_does_not_double_the_lines() -> None:
 
 
 def test_other_libraries_and_uvicorn_write_the_same_way() -> None:
-    logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler())
+    uvicorn = logging.getLogger("uvicorn.error")
+    uvicorn.addHandler(logging.StreamHandler())
+    uvicorn.propagate = False
     stream = configured()
     logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
     logging.getLogger("aiohttp.client").warning("odd %s", "answer")

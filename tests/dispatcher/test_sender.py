@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import Any
 
+import aiohttp
 import pytest
 from freezegun import freeze_time
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from dispatcher import VERSION
 from dispatcher.answer import excerpt, retry_after_ms
 from dispatcher.clock import now_ms, parse_iso
-from dispatcher.sender import UNREACHABLE, Sender
+from dispatcher.sender import UNREACHABLE, Sender, reason_of
 from dispatcher.settings import SettingError, Settings
 from tests.dispatcher.peers import (
     OK,
@@ -229,6 +230,13 @@ async def test_blocked_refused_unresolvable_and_reset_look_the_same_to_the_tenan
             assert "token=test" not in (outcome.detail or "")
 
 
+def test_i8_the_reason_for_the_log_holds_no_url_since_it_may_carry_a_token() -> None:
+    url = "https://hooks.example/services/test-token?key=test-key"
+    reason = reason_of(aiohttp.ClientOSError(32, f"Can not write request body for {url}"))
+
+    assert reason == "ClientOSError: [Errno 32] Can not write request body for …"
+
+
 async def test_a_name_is_judged_by_the_address_it_resolves_to_when_dialled() -> None:
     """DNS rebinding: what was global a moment ago is refused once it resolves to loopback."""
     addresses = iter([("127.0.0.2",), ("127.0.0.1",)])
@@ -242,6 +250,7 @@ async def test_a_name_is_judged_by_the_address_it_resolves_to_when_dialled() -> 
             assert outcome.kind == "unreachable"
             assert "loopback" in (outcome.detail or "")
 
+    assert next(addresses, None) is None  # it was looked up each time
     assert peer.connections == 0
 
 

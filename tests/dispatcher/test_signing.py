@@ -284,7 +284,7 @@ async def test_one_changed_byte_of_the_body_makes_all_three_refuse() -> None:
                 judge(CURRENT).verify(body, sent)
 
 
-@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize("name", ["webhook-id", "webhook-timestamp"])
 async def test_one_changed_byte_of_id_or_timestamp_makes_both_libraries_refuse(name: str) -> None:
     request = await captured(Secrets(current=CURRENT))
     last = request.as_dict[name]
