@@ -62,9 +62,10 @@ def paced_room(rate: float | None, paced_ms: float, now_ms: int) -> int | None:
     time up to which the rate is already used."""
     if rate is None:
         return None
-    interval_ms = 1000 / rate
-    credit_ms = now_ms - max(paced_ms, now_ms - _burst_ms(rate))
-    return max(0, int(credit_ms / interval_ms))
+    # Never by way of `now_ms - burst`: rounded at today's magnitude it can fall short of one
+    # interval, for ever.
+    credit_ms = min(now_ms - paced_ms, _burst_ms(rate))
+    return max(0, int(credit_ms / (1000 / rate)))
 
 
 def paced_after(rate: float, paced_ms: float, taken: int, now_ms: int) -> float:
