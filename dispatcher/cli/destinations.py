@@ -65,15 +65,17 @@ def add(app: typer.Typer, panel: str) -> None:
 
 def show_all(service: Service) -> None:
     """List them, with what waits for each and what holds it."""
-    made = output.table("DESTINATION", "HEALTH", "BACKLOG", "HELD", right=("BACKLOG",))
+    made = output.table("HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",))
 
     def row(destination: Destination) -> None:
         who = destination.name or destination.id
         made.add_row(
-            output.lines(output.plain(who, "bold"), output.plain(destination.url, "dim")),
             output.word("paused" if destination.paused else destination.health),
             f"{destination.backlog:,}",
-            _held(destination),
+            output.lines(
+                output.plain(who, "bold").append("  ").append_text(_held(destination)),
+                output.plain(destination.url, "dim"),
+            ),
         )
 
     print_list(service, destinations.destinations, Destination, made, row, "no destinations yet")

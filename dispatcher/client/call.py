@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final, Generic, TypeVar
 from urllib.parse import quote
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
@@ -53,7 +53,7 @@ class Lost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[T]):
+class Call(Generic[T_co]):
     """One request under `/v1`, and how to read its answer.
 
     `repeatable`: doing it twice leaves what doing it once would, so it may be sent again when its
@@ -62,7 +62,7 @@ class Call(Generic[T]):
 
     method: str
     path: str
-    read: Callable[[Answer], T]
+    read: Callable[[Answer], T_co]
     repeatable: bool
     params: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()

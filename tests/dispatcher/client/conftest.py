@@ -1,0 +1,28 @@
+"""One real service for all tests of the client; each test has a tenant of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from dispatcher.client import Client
+from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(settings_for(tmp_path_factory.mktemp("service"))) as found:
+        yield found
+
+
+@pytest.fixture
+def tenant() -> str:
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def client(service: Running, tenant: str) -> Iterator[Client]:
+    with Client(service.url, ADMIN_KEY, tenant=tenant) as found:
+        yield found
