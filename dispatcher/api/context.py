@@ -54,6 +54,9 @@ class SecretBook(Protocol):
 class Metrics(Protocol):
     """The process's figures, for Prometheus."""
 
+    def submitted(self, result: str) -> None:
+        """A submit was answered: `accepted` or `duplicate`."""
+
     def refused(self, code: str) -> None:
         """A submit was refused with this error code."""
 

@@ -54,7 +54,9 @@ async def take(call: Call, given: Submission) -> Submitted:
     new = submission.build(given, tenant=call.tenant, settings=context.settings, now_ms=call.now_ms)
     admission.check_ready(context)
     await context.access.ensure_tenant(call.tenant)
-    return await admission.take(context, new)
+    submitted = await admission.take(context, new)
+    context.metrics.submitted("duplicate" if submitted.duplicate else "accepted")
+    return submitted
 
 
 def idempotency_key(call: Call) -> str | None:

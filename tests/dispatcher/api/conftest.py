@@ -25,6 +25,7 @@ def settings(tmp_path: Path) -> Settings:
         batch_bytes_max=500_000,
         batch_lines_max=1_000,
         drain_grace=0.2,
+        sweep_interval=0.05,
     )
 
 
