@@ -60,7 +60,8 @@ def _root(
         typer.echo(context.get_help())
 
 
-def _build() -> typer.Typer:
+def build() -> typer.Typer:
+    """Every command, in its panel."""
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -83,7 +84,7 @@ def _build() -> typer.Typer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
     try:
-        code = _build()(
+        code = build()(
             list(sys.argv[1:] if argv is None else argv),
             prog_name="dispatcher",
             standalone_mode=False,

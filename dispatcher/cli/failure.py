@@ -23,6 +23,7 @@ from dispatcher.client import (
 FAILED: Final = 1
 USAGE: Final = 2
 CANNOT_START: Final = 3
+_CHARS_MAX: Final = 400  # an error is read at a glance, whatever was typed
 
 _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
     (Unreachable, "is it running? start it with: dispatcher serve (another place: --url)"),
@@ -61,7 +62,7 @@ def report(error: PostbackError, *, about: str | None = None) -> None:
 def say(message: str, hint: str | None = None) -> None:
     """Print an error and what to do, on standard error."""
     out = output.error_console()
-    flat = output.clean(" ".join(message.split()))
+    flat = output.clean(output.short(message, _CHARS_MAX))
     out.print(Text("error: ", style="bold red").append(flat, style="not bold default"))
     if hint:
         out.print(Text("  try: ", style="dim").append(hint, style="not dim default"))

@@ -60,6 +60,12 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
+def short(text: str, chars_max: int) -> str:
+    """`text` in one line of at most `chars_max` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= chars_max else flat[: chars_max - 1] + "…"
+
+
 def word(state: str) -> Text:
     """A state or a health as a mark and a word in its colour."""
     mark = _MARKS.get(state)

@@ -131,17 +131,12 @@ def _attempt(attempt: Attempt) -> Iterator[Text]:
     )
     for text in (attempt.error, attempt.response_excerpt):
         if text and text != attempt.outcome:
-            yield _aside(_short(text))
+            yield _aside(output.short(text, _EXCERPT_CHARS))
 
 
 def _met(attempt: Attempt) -> str:
     code = attempt.status_code
     return attempt.outcome if code is None else f"{code} {attempt.outcome}"
-
-
-def _short(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _EXCERPT_CHARS else flat[: _EXCERPT_CHARS - 1] + "…"
 
 
 def _ending(callback: Callback) -> Iterator[Text]:

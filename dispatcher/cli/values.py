@@ -90,16 +90,23 @@ def payload(text: str) -> bytes:
     bytes are kept as they are."""
     if text == "-":
         body, where = sys.stdin.buffer.read(), "standard input"
-    elif not text.lstrip().startswith(("{", "[", '"')) and Path(text).is_file():
+    elif _is_file(text):
         body, where = read_file(Path(text)), text
     else:
         body, where = text.encode(errors="surrogateescape"), "--payload"
     try:
         json.loads(body)
     except (ValueError, RecursionError) as error:
-        hint = f" (and there is no file {text!r})" if where == "--payload" else ""
-        raise typer.BadParameter(f"{where} is not JSON{hint}: {error}") from None
+        hint = f", nor is there a file {text[:60]!r}" if where == "--payload" else ""
+        raise typer.BadParameter(f"{where} is not JSON ({error}){hint}") from None
     return body.strip()
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a file's name can be
+        return False
 
 
 def read_file(path: Path) -> bytes:

@@ -1,0 +1,166 @@
+"""The doctor's findings, and the commands that open the database themselves."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+
+from dispatcher.cli import checks, checks_database
+from dispatcher.cli.finding import Check
+from dispatcher.settings import ClientSettings
+from tests.dispatcher.cli.conftest import Run
+from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
+
+
+def states(found: list[Check]) -> dict[str, str]:
+    return {check.name: check.state for check in found}
+
+
+def test_a_sound_database_in_use_is_told_whose_it_is(service: Running) -> None:
+    """Beside a running service: readable, of this schema, and the owner's process id."""
+    found = list(checks_database.database(service.settings))
+    assert states(found) == {"database": "ok", "schema": "ok", "owner": "ok"}
+    assert "in use by process" in found[-1].message
+
+
+def test_a_missing_database_is_no_fault(tmp_path: Path) -> None:
+    """The first start makes it; a missing folder is a fault. Neither is made by looking."""
+    (fresh,) = checks_database.database(settings_for(tmp_path))
+    assert fresh.state == "ok"
+    (lost,) = checks_database.database(settings_for(tmp_path / "nowhere"))
+    assert lost.state == "bad"
+    assert lost.advice is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" * 64])
+def test_a_damaged_database_is_bad(tmp_path: Path, content: bytes) -> None:
+    """With the advice to restore a backup; the file is left as it is."""
+    path = tmp_path / "postback.db"
+    path.write_bytes(content)
+    found = list(checks_database.database(settings_for(tmp_path)))
+    assert found[0].state == "bad"
+    assert "backup" in (found[0].advice or "")
+    assert path.read_bytes() == content
+
+
+def test_a_newer_schema_is_bad_and_an_older_one_a_warning() -> None:
+    """What to run is said."""
+    assert checks_database.schema(10_000).state == "bad"
+    assert checks_database.schema(0).state == "warn"
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [((3, 6, 23), False), ((3, 7, 0), True), ((3, 51, 2), True), ((3, 51, 3), False)],
+)
+def test_the_wal_reset_bug_is_named(version: tuple[int, ...], affected: bool) -> None:
+    """SQLite 3.7.0 to 3.51.2 have it."""
+    assert ("WAL-reset" in checks_database.sqlite_version(version).message) is affected
+
+
+@pytest.mark.parametrize(
+    ("free", "state"), [(1_000, "bad"), (1_001, "warn"), (2_000, "warn"), (2_001, "ok")]
+)
+def test_disk_space_is_measured_against_the_reserve(free: int, state: str) -> None:
+    """At the reserve submits stop; near it there is a warning."""
+    assert checks.disk_room(free, 1_000, Path("/data")).state == state
+
+
+@pytest.mark.parametrize(
+    ("limit", "state"),
+    [(-1, "ok"), (5_376, "ok"), (5_375, "warn"), (1_280, "warn"), (1_279, "bad")],
+)
+def test_open_files_are_measured_against_slots(tmp_path: Path, limit: int, state: str) -> None:
+    """Slots alone must fit; slots and clients should."""
+    found = checks.files(settings_for(tmp_path, slots=1_024, connections_max=4_096), limit)
+    assert found.state == state
+
+
+def test_a_clock_in_the_past_is_bad() -> None:
+    """Signatures carry its time."""
+    assert checks.clock(0).state == "bad"
+    assert checks.clock(1_800_000_000).state == "ok"
+
+
+def test_secrets_are_judged_and_never_shown(tmp_path: Path) -> None:
+    """A malformed signing secret is bad, a short admin key a warning."""
+    bad = checks.signing_secret(settings_for(tmp_path, signing_secret="whsec_test-no-base64!"))
+    assert bad.state == "bad"
+    assert "test-no-base64" not in f"{bad}"
+    short = checks.admin_key(settings_for(tmp_path, admin_key="test-key"))
+    assert short.state == "warn"
+    assert "test-key" not in f"{short}"
+    assert checks.admin_key(settings_for(tmp_path)).state == "ok"
+    assert checks.signing_secret(settings_for(tmp_path)).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("networks", "state"), [((), "ok"), (("10.0.0.0/8",), "warn"), (("::/0",), "bad")]
+)
+def test_opened_networks_are_named(tmp_path: Path, networks: tuple[str, ...], state: str) -> None:
+    """Opening everything is bad; a proxy is named without its password."""
+    opened = tuple(map(ip_network, networks))
+    settings = settings_for(tmp_path, allow_networks=opened, proxy_url="http://u:pw@proxy:3128")
+    found = checks.egress(settings)
+    assert found.state == state
+    assert all(network in found.message for network in networks)
+    assert "pw" not in found.message
+
+
+def test_the_running_service_is_asked(service: Running) -> None:
+    """Ready, or not there, or something else."""
+    ready = checks.running(ClientSettings(url=service.url, api_key=None))
+    assert states(ready) == {"service": "ok"}
+    (absent,) = checks.running(ClientSettings(url="http://127.0.0.1:1", api_key=None))
+    assert absent.state == "warn"
+    foreign = checks.running(ClientSettings(url=f"{service.url}/v1/nothing", api_key=None))
+    assert states(foreign)["service"] == "bad"
+
+
+def test_doctor_prints_its_findings_and_exits_with_them(
+    alone: Run, service: Running, environment: pytest.MonkeyPatch
+) -> None:
+    """0 where nothing is bad, 1 where something is; `--json` prints one finding a line."""
+    url = service.settings.database_url
+    good = alone("doctor", "--database-url", url, "--url", service.url)
+    assert good.code == 0, good.out
+    assert "✓ service" in good.out
+    environment.setenv("DISPATCHER_SIGNING_SECRET", "nonsense")
+    bad = alone("doctor", "--database-url", url, "--url", service.url, "--json")
+    assert bad.code == 1
+    assert {one["name"]: one["state"] for one in bad.lines}["secret"] == "bad"
+
+
+def test_migrate_makes_the_database_and_refuses_one_in_use(
+    alone: Run, service: Running, tmp_path: Path
+) -> None:
+    """Exit 3 names the process that has it."""
+    url = f"sqlite:///{tmp_path}/new.db"
+    assert alone("migrate", "--database-url", url).code == 0
+    assert alone("migrate", "--database-url", url, "--json").json == {"migrated": True}
+    used = alone("migrate", "--database-url", service.settings.database_url)
+    assert used.code == 3
+    assert "in use by process" in used.err
+
+
+def test_backup_copies_a_running_database_and_overwrites_nothing(
+    alone: Run, service: Running, tmp_path: Path
+) -> None:
+    """The copy is sound; an existing target is left alone."""
+    argv = ("backup", "--database-url", service.settings.database_url, str(tmp_path / "copy.db"))
+    assert alone(*argv).code == 0
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        assert copy.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    before = (tmp_path / "copy.db").read_bytes()
+    again = alone(*argv)
+    assert again.code == 1
+    assert "exists already" in again.err
+    assert (tmp_path / "copy.db").read_bytes() == before
+    absent = alone("backup", "--database-url", f"sqlite:///{tmp_path}/no.db", str(tmp_path / "x"))
+    assert absent.code == 1
+    assert ADMIN_KEY not in absent.err
