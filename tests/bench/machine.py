@@ -1,0 +1,71 @@
+"""The machine that the figures come from, and who gets which of its cores."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cores:
+    """The dispatcher's core; None where a process cannot be pinned or there is only one."""
+
+    dispatcher: int | None
+
+
+@contextmanager
+def pinned() -> Iterator[Cores]:
+    """Keep this process (load and sink) off the core that is to be the dispatcher's alone."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if len(allowed) < 2:
+        yield Cores(dispatcher=None)
+        return
+    *others, last = allowed
+    os.sched_setaffinity(0, others)
+    try:
+        yield Cores(dispatcher=last)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def facts(directory: Path, cores: Cores) -> dict[str, object]:
+    """What a reader needs to compare figures."""
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu(),
+        "memoryBytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "databasesOn": _file_system(directory),
+        "dispatcherPinned": cores.dispatcher is not None,
+        "loadAverage": round(os.getloadavg()[0], 2),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("ascii", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+def _file_system(directory: Path) -> str:
+    """Its type: on a tmpfs, an fsync costs nothing and shows nothing."""
+    best, kind = "", "unknown"
+    try:
+        mounts = Path("/proc/mounts").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return kind
+    for mount in mounts:
+        _, where, found, *_ = mount.split(" ")
+        if directory.resolve().is_relative_to(where) and len(where) > len(best):
+            best, kind = where, found
+    return kind

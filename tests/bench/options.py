@@ -1,0 +1,94 @@
+"""What `python -m tests.bench` can be asked for."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+PARTS: Final = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Sizes of a run. `silence_seconds` is the length of each run of part 3: to see what comes
+    after the silent destinations' first time-outs, it takes more than the policy's timeout."""
+
+    parts: tuple[int, ...]
+    seconds: float
+    warm_up: float
+    rounds: int
+    silence_seconds: float
+    backlog: int
+    in_flight: int
+    json_path: Path
+    directory: Path | None
+
+
+def parse(arguments: Sequence[str] | None = None) -> Options:
+    """The options of a command line; leaves with a usage message where they make no sense."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (5.0, 3, 24.0, 1_000_000)
+    seconds, rounds, silence, backlog = sizes
+    options = Options(
+        parts=given.parts,
+        seconds=_or(given.seconds, seconds),
+        warm_up=given.warm_up,
+        rounds=_or(given.rounds, rounds),
+        silence_seconds=_or(given.silence_seconds, silence),
+        backlog=_or(given.backlog, backlog),
+        in_flight=given.in_flight,
+        json_path=given.json,
+        directory=given.dir,
+    )
+    if min(options.seconds, options.silence_seconds) <= 0 or options.warm_up < 0:
+        parser.error("times must be positive")
+    if min(options.rounds, options.in_flight) < 1 or options.backlog < 0:
+        parser.error("numbers must be positive")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measures the dispatcher on this machine, prints a table and writes JSON. "
+        "Nothing here passes or fails on time.",
+    )
+    add = parser.add_argument
+    add("--parts", type=_parts, default=PARTS, metavar="1,2,3,4", help="which parts to run")
+    add("--quick", action="store_true", help="about a minute instead of six")
+    add("--seconds", type=float, metavar="S", help="length of a measured round (5; quick: 2)")
+    add("--warm-up", type=float, default=1.0, metavar="S", help="before each round (1)")
+    add("--rounds", type=int, metavar="N", help="rounds, of which medians are shown (3; quick: 1)")
+    add("--silence-seconds", type=float, metavar="S", help="a run of part 3 (24; quick: 8)")
+    add(
+        "--backlog", type=int, metavar="N", help="held deliveries in part 4 (1000000; quick: 50000)"
+    )
+    add("--in-flight", type=int, default=256, metavar="N", help="callbacks in flight (256)")
+    add(
+        "--json",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "postback-bench.json",
+        metavar="PATH",
+        help="where the figures go (the system's temporary directory)",
+    )
+    add("--dir", type=Path, metavar="PATH", help="where the databases are made, and removed again")
+    return parser
+
+
+def _parts(text: str) -> tuple[int, ...]:
+    try:
+        parts = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        parts = ()
+    if not parts or not set(parts) <= set(PARTS):
+        raise argparse.ArgumentTypeError("takes numbers from 1 to 4, such as 1,3")
+    return parts
+
+
+def _or(given: Any, default: Any) -> Any:
+    return default if given is None else given

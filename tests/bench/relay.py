@@ -1,0 +1,125 @@
+"""The bare relay: the same service with a queue in memory where the store is. It shows what
+durability costs, and promises nothing: no idempotency, no history, nothing after a restart."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, cast
+
+from dispatcher import policy as policies
+from dispatcher.store.base import Claim, Settlement, Store, Usage
+from dispatcher.values import Delivery, Key, NewCallback, Replay, SigningSecret, Submitted, Tenant
+
+_FREE_BYTES: Final = 2**40
+
+
+class Relay:
+    """The verbs that a submit, a delivery and the sweeps use; there are no others."""
+
+    def __init__(self) -> None:
+        self.on_ready: Callable[[int | None], None] = lambda _next_ready_ms: None
+        self.on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None
+        self._queue: deque[Delivery] = deque()
+        self._queued = 0
+        self._tenants: dict[str, SigningSecret] = {}
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """What is queued is lost."""
+
+    def usage(self) -> Usage:
+        """No limit but memory."""
+        return Usage(used_bytes=0, free_bytes=_FREE_BYTES)
+
+    def queued(self, tenant: str | None = None) -> int:
+        """Of all tenants: there is one."""
+        return self._queued
+
+    async def submit(self, new: NewCallback, *, handover: bool) -> Submitted:
+        """Hand over, or queue and ring for the claimer."""
+        delivery = _delivery(new)
+        self._queued += 1
+        if not handover:
+            self._queue.append(delivery)
+            self.on_ready(new.created_ms)
+        return Submitted(
+            id=new.id,
+            job_id=new.job_id,
+            state="sending" if handover else "pending",
+            created_ms=new.created_ms,
+            duplicate=False,
+            delivery=delivery if handover else None,
+        )
+
+    async def claim(self, claim: Claim) -> list[Delivery]:
+        """The oldest ones."""
+        claimed = [self._queue.popleft() for _ in range(min(claim.slots, len(self._queue)))]
+        self.on_ready(claim.now_ms if self._queue else None)
+        return claimed
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Forgotten, whatever came of it."""
+        self._queued -= 1
+        return True
+
+    async def release(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
+        """Lost."""
+
+    async def take_over(self, *, now_ms: int) -> int:
+        """No predecessor left anything."""
+        return 0
+
+    # What is left is asked at the start and by the sweeps: nobody is there, and nothing is due.
+
+    async def keys(self) -> Sequence[Key]:
+        return ()
+
+    async def tenants(self) -> Sequence[Tenant]:
+        return [Tenant(name=name, created_ms=0) for name in self._tenants]
+
+    async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
+        self._tenants.setdefault(tenant, secret)
+
+    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
+        return [self._tenants[tenant]]
+
+    async def running_replays(self) -> Sequence[Replay]:
+        return ()
+
+    async def mend_lanes(self, **_: object) -> tuple[int, str | None]:
+        return 0, None
+
+    async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
+        return 0
+
+    reclaim = expire = prune = shrink = _nothing_due
+
+
+def open_relay() -> Store:
+    """A relay in the store's place. Not a whole store: the verbs that it lacks fail loudly."""
+    return cast(Store, Relay())
+
+
+def _delivery(new: NewCallback) -> Delivery:
+    policy = policies.load(new.policy)
+    return Delivery(
+        id=new.id,
+        tenant=new.tenant,
+        job_id=new.job_id,
+        destination=new.destination,
+        registered=False,
+        url=new.url or "",
+        body=new.body,
+        content_type=new.content_type,
+        headers=new.headers,
+        policy=policy,
+        claim=1,
+        attempt=1,
+        tries=0,
+        created_ms=new.created_ms,
+        expires_ms=new.created_ms + round(policy.max_age * 1000),
+        high=new.priority == "high",
+    )

@@ -1,0 +1,136 @@
+"""What is shown: the machine, then a table for each part, with the target where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench import bustle, silence, steady
+from tests.bench.bench import DESTINATIONS
+from tests.bench.options import Options
+
+Row = tuple[str, str, str]  # figure, value, target
+Part = Mapping[str, Any]
+
+TITLES: Final = {
+    1: "throughput",
+    2: "latency",
+    3: "silence",
+    4: "backlog",
+}
+
+
+def machine(console: Console, facts: Mapping[str, Any], options: Options) -> None:
+    """The first lines: where this ran, and how."""
+    pinned = "on a core of its own" if facts["dispatcherPinned"] else "not pinned to a core"
+    console.print(
+        f"{facts['cores']} cores, {facts['cpu']}, {_mib(facts['memoryBytes'])} of memory; "
+        f"{facts['system']}; load average {facts['loadAverage']}\n"
+        f"Python {facts['python']}, SQLite {facts['sqlite']}, files on {facts['databasesOn']}; "
+        f"dispatcher {pinned}\n"
+        f"Settings that are not the defaults: a port, keys, loopback allowed, JSON logs into a "
+        f"file, drain grace 0.2 s. Rounds: {options.rounds}; medians are shown.\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def part(console: Console, number: int, found: Part, options: Options) -> None:
+    """One part's table."""
+    table = Table(title=_title(number, found, options), title_justify="left", title_style="bold")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("target", justify="right")
+    for row in _ROWS[number](found):
+        table.add_row(*row)
+    console.print(table)
+    console.print()
+
+
+def _title(number: int, found: Part, options: Options) -> str:
+    if number == 1:
+        text = f"1. Saturation: {options.in_flight} in flight, {DESTINATIONS} destinations"
+        return f"{text}, {options.seconds:g} s a round"
+    if number == 2:
+        return f"2. Steady {steady.RATE_PER_S}/s, {DESTINATIONS} destinations"
+    if number == 3:
+        return (
+            f"3. Silence: {silence.DESTINATIONS} destinations, {silence.RATE_PER_S}/s in all, "
+            f"{options.silence_seconds:g} s a run, timeout {found['timeoutSeconds']:g} s"
+        )
+    return f"4. Backlog: {found['backlog']:,} pending on a paused destination"
+
+
+def _throughput(found: Part) -> Iterator[Row]:
+    for name in ("durable", "relay", "busy"):
+        run = found[name]
+        yield f"{name}: accepted / delivered a second", _pair(run), ""
+        yield f"{name}: CPU per delivery", _of(run["cpuUsPerDelivery"], "µs"), ""
+        shares = f"{_of(run['cpuShare'])} / {_of(run['loadCpuShare'])}"
+        yield f"{name}: cores used by dispatcher / load and sink", shares, ""
+    yield "durable to relay", _of(found["durableToRelay"]), "≥ 0.65"
+    cpu = _ratio(found["relay"]["cpuUsPerDelivery"], found["durable"]["cpuUsPerDelivery"])
+    yield "durable to relay, by CPU per delivery", cpu, ""
+    yield "busy to relay", _of(found["busyToRelay"]), ""
+    beside = found["beside"]
+    done = f"{beside['searches']} / {beside['replayed']}"
+    paces = f"{bustle.SEARCHES_PER_S}/s / {bustle.REPLAYED_PER_S}/s"
+    yield f"busy: searches ({paces.split(' / ')[0]}) / replayed ({paces.split(' / ')[1]})", done, ""
+
+
+def _steady(found: Part) -> Iterator[Row]:
+    yield "accept p50", _of(found["acceptP50Ms"], "ms"), ""
+    yield "accept p99", _of(found["acceptP99Ms"], "ms"), "≤ 15 ms"
+    yield "submit to arrival p50 (accept included)", _of(found["arrivalP50Ms"], "ms"), "≤ 5 ms"
+    yield "submit to arrival p99", _of(found["arrivalP99Ms"], "ms"), ""
+    yield "load generator late p99 (included above)", _of(found["generatorLateP99Ms"], "ms"), ""
+
+
+def _silence(found: Part) -> Iterator[Row]:
+    for name, silent in silence.SILENT_COUNTS.items():
+        run = found[name]
+        yield f"{silent} silent: the others' p50", _of(run["arrivalP50Ms"], "ms"), ""
+        spans = " / ".join(_of(run[f"{key}P99Ms"]) for key in ("arrival", "first", "later"))
+        yield (
+            f"{silent} silent: the others' p99, whole / first {silence.FIRST_S:g} s / later",
+            (f"{spans} ms"),
+            "",
+        )
+    for name, target in (("one", "≤ 1.1"), ("thirty", "≤ 1.3")):
+        spans = " / ".join(_of(found[f"{name}ToNone{span}"]) for span in ("", "First", "Later"))
+        yield f"{silence.SILENT_COUNTS[name]} silent to none, p99", spans, target
+
+
+def _backlog(found: Part) -> Iterator[Row]:
+    for name, about in (("empty", "without"), ("full", "with")):
+        run = found[name]
+        yield f"{about}: accepted / delivered a second", _pair(run), ""
+        yield f"{about}: CPU per delivery", _of(run["cpuUsPerDelivery"], "µs"), ""
+        memory = " / ".join(_mib(run[key]) for key in ("rssBytes", "pssBytes", "peakRssBytes"))
+        yield f"{about}: memory, RSS / PSS / peak RSS", memory, "≤ 200 MiB" * (name == "full")
+        first = _of(run["startToFirstSeconds"], "s")
+        yield f"{about}: process start to first delivery", first, "≤ 2 s" * (name == "full")
+    yield "with to without, delivered a second", _of(found["fullToEmpty"]), "≥ 0.9"
+    yield "filled through the store's submit in", _of(found["fillSeconds"], "s"), ""
+
+
+_ROWS: Final = {1: _throughput, 2: _steady, 3: _silence, 4: _backlog}
+
+
+def _pair(run: Part) -> str:
+    return f"{_of(run['acceptedPerSecond'])} / {_of(run['deliveredPerSecond'])}"
+
+
+def _of(value: float | None, unit: str = "") -> str:
+    return "–" if value is None else f"{value:,g} {unit}".rstrip()
+
+
+def _ratio(value: float | None, base: float | None) -> str:
+    return "–" if value is None or not base else f"{value / base:.3f}"
+
+
+def _mib(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,76 @@
+"""Where deliveries go: a server that answers 200 and tells who arrived when, or stays silent."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from tests.bench.framing import Framed
+from tests.bench.payload import number_at
+
+SILENT: Final = "silent"
+REFUSED: Final = "refused"
+_OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+_ERROR: Final = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+
+
+def _unheard(_number: int, _at_s: float) -> None: ...
+
+
+class Sink:
+    """Paths under `/silent` never answer; those under `/refused` answer 500 while `refusing`."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.refusing = False
+        self.unanswered = 0
+        self.on_arrival: Callable[[int, float], None] = _unheard
+        """Called with the job's number and `time.monotonic()` for each request answered 200."""
+
+    def urls(self, count: int, group: str = "ok") -> list[str]:
+        """So many destinations of one behaviour."""
+        return [f"{self.url}/{group}/{n:03d}" for n in range(count)]
+
+    @asynccontextmanager
+    async def hearing(self, on_arrival: Callable[[int, float], None]) -> AsyncIterator[None]:
+        """Tell `on_arrival` who arrives, until the end of the block."""
+        self.on_arrival = on_arrival
+        try:
+            yield
+        finally:
+            self.on_arrival = _unheard
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[Sink]:
+    """A sink on a free loopback port."""
+    sink = Sink()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(sink), "127.0.0.1", 0, backlog=2_048)
+    sink.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield sink
+    finally:
+        server.close()
+
+
+class _Connection(Framed):
+    length_name = b"\r\nContent-Length: "
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def message(self, data: bytes, start: int, body: int, end: int) -> None:
+        at_s = time.monotonic()
+        sink = self._sink
+        if data.startswith(b"POST /silent", start):
+            sink.unanswered += 1
+        elif sink.refusing and data.startswith(b"POST /refused", start):
+            self.transport.write(_ERROR)
+        else:
+            self.transport.write(_OK)
+            sink.on_arrival(number_at(data, body), at_s)
