@@ -17,11 +17,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from dispatcher.cli import output
 from dispatcher.cli.service import Service
 from dispatcher.client import Client
-from dispatcher.client.callbacks import submit_batch
-from dispatcher.client.chunks import Chunker
 
 _SHOWN_MAX: Final = 50  # failures told one by one; more of the same help nobody
-_LINE_BYTES_MAX: Final = 128 * 1024 * 1024  # above any payload limit the service can have
 
 
 @dataclass(slots=True)
@@ -53,30 +50,20 @@ def send_file(service: Service, file: Path) -> None:
 def _results(client: Client, source: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
     """What each line came to, as the batch route says it but with the file's line numbers, and how
     far the file is read."""
-    chunker, numbers = Chunker(), deque[int]()
+    numbers = deque[int]()
     position = 0
-    for number, line in enumerate(source, 1):
-        position += len(line)
-        if not line.strip():
-            continue
-        if batch := chunker.add(line):
-            yield from _sent(client, batch, numbers, position)
-        numbers.append(number)
-    if batch := chunker.rest():
-        yield from _sent(client, batch, numbers, position)
 
+    def lines() -> Iterator[bytes]:
+        nonlocal position
+        for number, line in enumerate(source, 1):
+            position += len(line)
+            if line.strip():
+                numbers.append(number)
+                yield line
 
-def _sent(
-    client: Client, batch: list[bytes], numbers: deque[int], position: int
-) -> Iterator[tuple[dict[str, Any], int]]:
-    call = submit_batch(batch)
-    answer = client.raw(call)
-    call.read(answer)  # raises unless every line is answered, in order
-    for row in answer.body.splitlines():
-        if row.strip():
-            found: dict[str, Any] = msgspec.json.decode(row)
-            found["line"] = numbers.popleft()
-            yield found, position
+    for result in client.submit_many(lines()):
+        found: dict[str, Any] = msgspec.json.decode(result.raw)
+        yield found | {"line": numbers.popleft()}, position
 
 
 def _count(tally: _Tally, result: dict[str, Any]) -> None:

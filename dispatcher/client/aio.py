@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 import httpx
 
 from dispatcher.client import access, callbacks, destinations, replays
+from dispatcher.client.batches import batch
 from dispatcher.client.call import Answer, Call, Lost
 from dispatcher.client.callbacks import Filters, Submission
 from dispatcher.client.chunks import Chunker
@@ -128,12 +129,13 @@ class AsyncClient:
     ) -> AsyncIterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
         each, in order. One that the service refuses is a result with its `error`, not an
-        exception. Safe to run again: what arrived before is answered as a duplicate."""
+        exception; one it has no room for is tried again first. Safe to run again: what arrived
+        before is answered as a duplicate."""
         done = 0
-        async for batch in _batches(items):
-            for result in await self.submit_batch(batch):
+        async for lines in _batches(items):
+            for result in await self._see_through(lines):
                 yield result.after(done)
-            done += len(batch)
+            done += len(lines)
 
     async def wait(self, id: str, timeout: float = 60.0) -> Callback:
         """The callback once it is delivered, dead or cancelled. Raises WaitTimeout after
@@ -173,6 +175,17 @@ class AsyncClient:
                 good: Answer = end.value
                 return good
 
+    async def _see_through(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
+        steps = batch(lines, self._patience)
+        wait_s, call = next(steps)
+        while True:
+            await asyncio.sleep(wait_s)
+            try:
+                wait_s, call = steps.send(await self.call(call))
+            except StopIteration as end:
+                results: Sequence[LineResult] = end.value
+                return results
+
     async def _pages(self, build: Callable[..., Call[Page[T]]]) -> AsyncIterator[T]:
         cursor = None
         while True:
@@ -198,11 +211,11 @@ async def _batches(
     chunker = Chunker()
     if isinstance(items, AsyncIterable):
         async for item in items:
-            if batch := chunker.add(item):
-                yield batch
+            if full := chunker.add(item):
+                yield full
     else:
         for item in items:
-            if batch := chunker.add(item):
-                yield batch
-    if batch := chunker.rest():
-        yield batch
+            if full := chunker.add(item):
+                yield full
+    if rest := chunker.rest():
+        yield rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, TypedDict
@@ -157,7 +157,7 @@ def submit_raw(
     )
 
 
-def submit_batch(lines: list[bytes]) -> Call[list[LineResult]]:
+def submit_batch(lines: Sequence[bytes]) -> Call[list[LineResult]]:
     """Hand over some callbacks in one request, each one line of JSON. A bad line fails alone."""
 
     def read(answer: Answer) -> list[LineResult]:

@@ -18,7 +18,7 @@ from dispatcher.client.errors import PostbackError, Unreachable, of_answer
 
 _FIRST_S: Final = 0.1
 _MOST_S: Final = 5.0
-_AGAIN: Final = frozenset({429, 503})
+AGAIN: Final = frozenset({429, 503})
 
 Exchange = Generator[float, Answer | Lost, Answer]
 """Yields how many seconds to wait before sending, takes what came back, returns the good answer."""
@@ -53,17 +53,23 @@ def poll_s(polls: int) -> float:
     return min(1.0, 0.02 * 2.0 ** min(polls, 10))
 
 
+def backoff_s(tries: int) -> float:
+    """Doubling waits, spread so that clients do not march."""
+    wait_s = min(_MOST_S, _FIRST_S * 2.0 ** min(tries - 1, 16))
+    return wait_s * (0.5 + random())  # noqa: S311 - a spread, not a secret
+
+
 def _again(call: Call[Any], reply: Answer | Lost) -> bool:
     if isinstance(reply, Answer):
-        return reply.status in _AGAIN
+        return reply.status in AGAIN
     return call.repeatable or not reply.sent
 
 
 def _wait_s(reply: Answer | Lost, tries: int) -> float:
-    """What the service asks for, else doubling waits, spread so that clients do not march."""
+    """What the service asks for, else what we choose."""
     if isinstance(reply, Answer) and reply.retry_after_s is not None:
         return reply.retry_after_s
-    return min(_MOST_S, _FIRST_S * 2.0 ** min(tries - 1, 16)) * (0.5 + random())  # noqa: S311 - a spread, no secret
+    return backoff_s(tries)
 
 
 def _error(reply: Answer | Lost) -> PostbackError:

@@ -87,6 +87,7 @@ def as_lines(answer: Answer, count: int) -> list[LineResult]:
 def _line(line: bytes, status: int) -> LineResult:
     shape = _decode(line, _Line, status)
     if shape.error is None:
-        return LineResult(n=shape.line, submitted=_decode(line, Submitted, status))
+        return LineResult(n=shape.line, submitted=_decode(line, Submitted, status), raw=line)
     code = shape.status if isinstance(shape.status, int) else status
-    return LineResult(n=shape.line, error=of_shape(code, _decode(line, dict[str, Any], status)))
+    error = of_shape(code, _decode(line, dict[str, Any], status))
+    return LineResult(n=shape.line, error=error, raw=line)

@@ -30,15 +30,17 @@ class Submitted(Result, frozen=True, kw_only=True):
 
 
 class LineResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one callback of a batch came to: `n` is its place from 1; one of the two is set."""
+    """What one callback of a batch came to: `n` is its place from 1; `submitted` or `error` is
+    set. `raw` is the service's own line about it, numbered as the service saw it."""
 
     n: int
     submitted: Submitted | None = None
     error: PostbackError | None = None
+    raw: bytes = b""
 
     def after(self, lines: int) -> LineResult:
         """The same result, `lines` further down."""
-        return LineResult(n=self.n + lines, submitted=self.submitted, error=self.error)
+        return msgspec.structs.replace(self, n=self.n + lines)
 
 
 class Callback(Result, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
 import httpx
 
 from dispatcher.client import access, callbacks, destinations, replays
+from dispatcher.client.batches import batch
 from dispatcher.client.call import Answer, Call, Lost
 from dispatcher.client.callbacks import Filters, Submission
 from dispatcher.client.chunks import Chunker
@@ -121,12 +122,13 @@ class Client:
     def submit_many(self, items: Iterable[Submission | bytes]) -> Iterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
         each, in order. One that the service refuses is a result with its `error`, not an
-        exception. Safe to run again: what arrived before is answered as a duplicate."""
+        exception; one it has no room for is tried again first. Safe to run again: what arrived
+        before is answered as a duplicate."""
         done = 0
-        for batch in _batches(items):
-            for result in self.submit_batch(batch):
+        for lines in _batches(items):
+            for result in self._see_through(lines):
                 yield result.after(done)
-            done += len(batch)
+            done += len(lines)
 
     def wait(self, id: str, timeout: float = 60.0) -> Callback:
         """The callback once it is delivered, dead or cancelled. Raises WaitTimeout after
@@ -166,6 +168,17 @@ class Client:
                 good: Answer = end.value
                 return good
 
+    def _see_through(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
+        steps = batch(lines, self._patience)
+        wait_s, call = next(steps)
+        while True:
+            time.sleep(wait_s)
+            try:
+                wait_s, call = steps.send(self.call(call))
+            except StopIteration as end:
+                results: Sequence[LineResult] = end.value
+                return results
+
     def _pages(self, build: Callable[..., Call[Page[T]]]) -> Iterator[T]:
         cursor = None
         while True:
@@ -187,7 +200,7 @@ class Client:
 def _batches(items: Iterable[Submission | bytes]) -> Iterator[list[bytes]]:
     chunker = Chunker()
     for item in items:
-        if batch := chunker.add(item):
-            yield batch
-    if batch := chunker.rest():
-        yield batch
+        if full := chunker.add(item):
+            yield full
+    if rest := chunker.rest():
+        yield rest

@@ -12,12 +12,15 @@ from dispatcher.client import (
     AsyncClient,
     BadAnswer,
     Client,
+    LineResult,
     PostbackError,
     QueueFull,
     Submission,
     Unavailable,
     Unreachable,
+    ValidationFailed,
 )
+from dispatcher.client.batches import batch
 from dispatcher.client.call import Answer, Call, Lost
 from dispatcher.client.callbacks import get, replay, submit
 from dispatcher.client.exchange import Patience, exchange
@@ -244,3 +247,33 @@ def test_a_batch_line_that_is_none_is_refused(line: bytes) -> None:
     """An empty line would be skipped by the service, a line break would make two."""
     with Client("http://127.0.0.1:1", "k") as client, pytest.raises(ValueError, match="batch"):
         list(client.submit_many([line]))
+
+
+def test_lines_without_room_go_again_and_the_others_do_not() -> None:
+    """A batch's 429 and 503 lines are sent again after the wait they ask for; their neighbours
+    keep their results, and the order stays."""
+    steps = batch([b"a", b"b", b"c"], Patience())
+    wait_s, call = next(steps)
+    assert (wait_s, call.body) == (0.0, b"a\nb\nc\n")
+    full = QueueFull("QUEUE_FULL", "full", status=429, details={"retryAfter": 7})
+    bad = ValidationFailed("VALIDATION_ERROR", "bad", status=422)
+    wait_s, call = steps.send(
+        [LineResult(n=1, error=full), LineResult(n=2, error=bad), LineResult(n=3, error=full)]
+    )
+    assert (wait_s, call.body) == (7.0, b"a\nc\n")
+    with pytest.raises(StopIteration) as end:
+        steps.send([LineResult(n=1), LineResult(n=2)])
+    assert end.value.value == [LineResult(n=1), LineResult(n=2, error=bad), LineResult(n=3)]
+
+
+@pytest.mark.parametrize(("asked", "retries"), [(61, 0), (None, 3)])
+def test_lines_that_never_find_room_are_given_back(asked: int | None, retries: int) -> None:
+    """Within the same bounds as any call: then their error is their result."""
+    full = QueueFull("QUEUE_FULL", "full", status=429, details={"retryAfter": asked})
+    steps = batch([b"a"], Patience(retries=3, total_s=60))
+    next(steps)
+    for _ in range(retries):
+        steps.send([LineResult(n=1, error=full)])
+    with pytest.raises(StopIteration) as end:
+        steps.send([LineResult(n=1, error=full)])
+    assert end.value.value == [LineResult(n=1, error=full)]
