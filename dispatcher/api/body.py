@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from dispatcher.api.errors import ApiError, unavailable
 
 # All bodies that are still arriving, together: eight of the largest batches.
 BUFFERED_BYTES_MAX: Final = 128 * 1024 * 1024
-# The rest of the body is not read, so the connection cannot be used again.
-_CLOSE: Final = {"Connection": "close"}
+# Read and forgotten before an early answer: a peer that is still sending would not see it.
+DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
 class ClientGone(Exception):
     """The client hung up before its body was complete: there is nobody to answer."""
+
+
+class Incoming:
+    """A request's ASGI `receive` that knows whether all of the body has come through it."""
+
+    __slots__ = ("_receive", "complete")
+
+    def __init__(self, receive: Receive, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._receive = receive
+        self.complete = not any(
+            name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
+            for name, value in headers
+        )
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.complete = not message.get("more_body", False)
+        return message
 
 
 class BodyReader:
@@ -36,7 +55,7 @@ class BodyReader:
         check_encoding(headers)
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():
-            raise ApiError("BAD_REQUEST", "Content-Length must be a number", headers=_CLOSE)
+            raise ApiError("BAD_REQUEST", "Content-Length must be a number")
         if len(declared) > 15 or int(declared) > bytes_max:
             raise _too_large(bytes_max)
         try:
@@ -47,10 +66,18 @@ class BodyReader:
                 return await self._read_on(receive, first, more, bytes_max)
         except TimeoutError:
             raise ApiError(
-                "REQUEST_TIMEOUT",
-                f"the body did not arrive within {self._timeout_s:g} s",
-                headers=_CLOSE,
+                "REQUEST_TIMEOUT", f"the body did not arrive within {self._timeout_s:g} s"
             ) from None
+
+    async def discard(self, incoming: Incoming) -> None:
+        """Take in the rest of a body that nobody wants, as far as time and bytes allow. Closing on
+        unread bytes resets the connection, and the answer on it would be lost."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                discarded_bytes = 0
+                while not incoming.complete and discarded_bytes < DISCARDED_BYTES_MAX:
+                    message = await incoming()
+                    discarded_bytes += len(message.get("body", b""))
 
     async def _read_on(self, receive: Receive, first: bytes, more: bool, bytes_max: int) -> bytes:
         body = bytearray()
@@ -74,7 +101,7 @@ def check_encoding(headers: Mapping[bytes, bytes]) -> None:
     """Raise ApiError (415) for a compressed body: it could unpack to anything."""
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding not in (b"", b"identity"):
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "send the body uncompressed", headers=_CLOSE)
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "send the body uncompressed")
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:
@@ -85,12 +112,10 @@ def media_type(headers: Mapping[bytes, bytes]) -> str:
 def check_media_type(headers: Mapping[bytes, bytes], allowed: tuple[str, ...]) -> None:
     """Raise ApiError (415) unless the body is declared as one of `allowed`, in UTF-8."""
     if media_type(headers) not in allowed:
-        raise ApiError(
-            "UNSUPPORTED_MEDIA_TYPE", f"Content-Type must be {' or '.join(allowed)}", headers=_CLOSE
-        )
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", f"Content-Type must be {' or '.join(allowed)}")
     _, _, charset = headers[b"content-type"].lower().partition(b"charset=")
     if charset and charset.split(b";")[0].strip(b' "') not in (b"utf-8", b"utf8", b"us-ascii"):
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "the charset must be utf-8", headers=_CLOSE)
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "the charset must be utf-8")
 
 
 async def _next(receive: Receive) -> tuple[bytes, bool]:
@@ -105,5 +130,4 @@ def _too_large(bytes_max: int) -> ApiError:
         "PAYLOAD_TOO_LARGE",
         f"the body is larger than {bytes_max} bytes",
         details={"bytesMax": bytes_max},
-        headers=_CLOSE,
     )

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from dispatcher import logs
 from dispatcher.access import Forbidden, Unauthorized
 from dispatcher.api import errors, headers
-from dispatcher.api.body import BodyReader, ClientGone
+from dispatcher.api.body import BodyReader, ClientGone, Incoming
 from dispatcher.api.call import Call, answer
 from dispatcher.api.context import Context
 from dispatcher.api.errors import ApiError
@@ -47,16 +47,28 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun_s = time.perf_counter()
         request_id = _request_id(scope)
+        incoming = Incoming(receive, scope["headers"])
         try:
-            response = await self._answer(scope, receive, request_id)
+            response = await self._answer(scope, incoming, request_id)
         except ClientGone:
             return
+        if not incoming.complete:
+            await self._finish_early(scope, incoming, response)
         method = scope["method"] if scope["method"] in self._operations else "other"
         self._context.metrics.requested(
             method, self._path, response.status_code, time.perf_counter() - begun_s
         )
         response.raw_headers.append((b"x-request-id", request_id.encode()))
         await response(scope, receive, send)
+
+    async def _finish_early(self, scope: Scope, incoming: Incoming, response: Response) -> None:
+        """Before an answer to a request that has not all been read: read on, or else close. Nobody
+        would look at the time that the rest takes."""
+        expects = any(name == b"expect" for name, _ in scope["headers"])
+        if response.status_code != 408 and not expects:
+            await self._bodies.discard(incoming)
+        if not incoming.complete:
+            response.headers["Connection"] = "close"
 
     async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Response:
         try:
@@ -100,6 +112,8 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     request_id = _request_id(scope)
     response = refuse(ApiError("NOT_FOUND", "there is no such route; see /docs"), request_id)
     response.headers["X-Request-Id"] = request_id
+    if not Incoming(receive, scope["headers"]).complete:
+        response.headers["Connection"] = "close"
     await response(scope, receive, send)
 
 
