@@ -153,9 +153,7 @@ def _watch(service: Service, id: str) -> None:
             for last in service.client.watch_replay(id):
                 bar.update(task, total=last.matched, completed=last.replayed + last.skipped)
     except KeyboardInterrupt:
-        raise Failed(
-            f"{id} goes on without you", f"dispatcher replay {id} (watch) or cancel {id}"
-        ) from None
+        raise Failed(f"{id} goes on without you", f"dispatcher replay {id}") from None
     if last is not None:
         gone = f", {last.skipped:,} skipped: their payload is gone" if last.skipped else ""
         output.console().print(
