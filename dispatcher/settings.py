@@ -55,7 +55,9 @@ class Settings:
     allow_networks: tuple[Network, ...] = _setting(
         (), "comma-separated CIDRs that deliveries may reach beside global addresses"
     )
-    proxy_url: str | None = _setting(None, "egress proxy for all deliveries (http://host:port)")
+    proxy_url: str | None = _setting(
+        None, "egress proxy for all deliveries (http://host:port)", secret=True
+    )
     signature_header: str = _setting("X-Webhook-Signature", "name of the `sha256=` header")
     log_format: LogFormat = _setting("auto", "`json`, `text`, or `auto`: text on a terminal")
     log_level: str = _setting("info", "`debug`, `info`, `warning` or `error`")

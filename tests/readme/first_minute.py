@@ -1,0 +1,100 @@
+"""The README's two services, started as it says but on free ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from dispatcher.client import Client
+from dispatcher.demo.processes import free_ports
+
+KEY = "my-first-key"
+_SECRET = "whsec_" + "dGVzdHRlc3R0ZXN0" * 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the services of one test are."""
+
+    dispatcher_port: int
+    receiver_port: int
+
+    def here(self, text: str) -> str:
+        """`text` of the README with its default ports replaced by ours."""
+        return text.replace(":8600", f":{self.dispatcher_port}").replace(
+            ":8700", f":{self.receiver_port}"
+        )
+
+    def wait_for_delivery(self) -> None:
+        """Until everything that was submitted is delivered."""
+        with Client(f"http://127.0.0.1:{self.dispatcher_port}", KEY) as client:
+            for callback in client.list():
+                assert client.wait(callback.id, timeout=20).status == "delivered"
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Place]:
+    """Both services, ready; ended on leaving."""
+    place = Place(*free_ports(2))
+    with ExitStack() as stack:
+        for program, path, env in (
+            ("dispatcher", "readyz", _dispatcher(place, folder)),
+            ("receiver", "readyz", _receiver(place, folder)),
+        ):
+            port = place.dispatcher_port if program == "dispatcher" else place.receiver_port
+            stack.enter_context(_served(program, env, f"http://127.0.0.1:{port}/{path}"))
+        yield place
+
+
+def _dispatcher(place: Place, folder: Path) -> Mapping[str, str]:
+    return {
+        "DISPATCHER_ADMIN_KEY": KEY,
+        "DISPATCHER_ALLOW_NETWORKS": "127.0.0.0/8",
+        "DISPATCHER_PORT": str(place.dispatcher_port),
+        "DISPATCHER_DATABASE_URL": f"sqlite:///{folder}/postback.db",
+        "DISPATCHER_SIGNING_SECRET": _SECRET,
+    }
+
+
+def _receiver(place: Place, folder: Path) -> Mapping[str, str]:
+    return {
+        "RECEIVER_SECRETS": _SECRET,
+        "RECEIVER_PORT": str(place.receiver_port),
+        "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",
+    }
+
+
+@contextmanager
+def _served(program: str, env: Mapping[str, str], url: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", program, "serve"],
+        env={**os.environ, **env},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_answered(process, url)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _wait_until_answered(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it ended at its start"
+        try:
+            if httpx.get(url, trust_env=False).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)  # it is starting
+    raise AssertionError(f"nothing answers at {url}")

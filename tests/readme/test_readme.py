@@ -1,0 +1,118 @@
+"""The README keeps its word."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import dispatcher.cli
+import receiver.cli
+from tests.readme.tables import README, fill
+
+TEXT = README.read_text("utf-8")
+
+
+def test_tables_are_what_the_code_says() -> None:
+    """Every setting, route, command and state stands in the README as the code has it; write them
+    anew with `python -m tests.readme.tables`."""
+    assert fill(TEXT) == TEXT
+
+
+def test_linked_headings_exist() -> None:
+    """No link within the page leads nowhere."""
+    headings = {_anchor(line) for line in TEXT.splitlines() if line.startswith("#")}
+    links = set(re.findall(r"\]\(#([^)]+)\)", TEXT))
+    assert links
+    assert links <= headings
+
+
+def _anchor(heading: str) -> str:
+    words = heading.lstrip("#").strip().lower()
+    return re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+
+
+def test_named_paths_exist() -> None:
+    """Every file and folder of ours that the page names is there."""
+    root = README.parent
+    named = set(re.findall(r"`((?:dispatcher|receiver|deploy|tests|store)/[\w./]*)`", TEXT))
+    assert named
+    missing = [
+        path
+        for path in named
+        if not (root / path).exists() and not (root / "dispatcher" / path).exists()
+    ]
+    assert not missing
+
+
+def test_make_targets_exist() -> None:
+    """Every `make` target that the page names is there."""
+    makefile = (README.parent / "Makefile").read_text("utf-8")
+    for target in re.findall(r"(?:^|`)make (\w+)", TEXT, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("program", ["dispatcher", "receiver"])
+def test_commands_shown_are_understood(program: str) -> None:
+    """Every command line of the page parses: its options exist (asked with --help)."""
+    for line in _commands(program):
+        words = shlex.split(line, comments=True)
+        command = [word for word in words if not word.startswith("-")]
+        options = {word.split("=")[0] for word in words if word.startswith("--")}
+        shown = _help(program, command[1:])
+        assert options <= set(re.findall(r"--[\w-]+", shown)), line
+
+
+def _commands(program: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    inline = re.findall(rf"`({program} [^`…]+)`", TEXT)
+    plain = [line for line in lines if line.startswith(f"{program} ")]
+    return [line for line in [*plain, *inline] if "\n" not in line]
+
+
+def _help(program: str, words: list[str]) -> str:
+    """The help of the longest prefix of `words` that is a command."""
+    app = dispatcher.cli.build() if program == "dispatcher" else receiver.cli.app
+    for length in range(min(2, len(words)), 0, -1):
+        shown = CliRunner().invoke(
+            app, [*words[:length], "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}
+        )
+        if shown.exit_code == 0:
+            return shown.output
+    raise AssertionError(f"no such command: {program} {' '.join(words)}")
+
+
+def test_first_minute_works_as_pasted(tmp_path: Path) -> None:
+    """Start the service as shown, paste the curl: 202, and the Python example delivers."""
+    from tests.readme.first_minute import running
+
+    with running(tmp_path) as place:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", place.here(_block("curl http"))],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=30,
+        )
+        assert json.loads(done.stdout)["status"] == "pending", done.stderr
+        place.wait_for_delivery()
+        done = subprocess.run(
+            [sys.executable, "-c", place.here(_block("from dispatcher.client"))],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=30,
+        )
+        assert done.stdout.strip() == "delivered", done.stderr
+
+
+def _block(beginning: str) -> str:
+    found: list[str] = re.findall(r"```\w+\n(.*?)```", TEXT, re.DOTALL)
+    return next(block for block in found if block.startswith(beginning))
