@@ -55,9 +55,8 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
     found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
     if found is not None and found[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
-    if found is not None:
-        tx.run("DELETE FROM destinations WHERE id = ?", new.id)
-        tx.run("DELETE FROM lanes WHERE id = ?", new.id)
+    if found is not None and not forget(tx, new.id):
+        raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
     tx.run(
         "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
         "disabled_reason, concurrency, rate, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -127,3 +126,14 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, shown.id)
     tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, shown.id)
     tx.notes.lanes.add(shown.id)
+
+
+def forget(tx: Tx, destination: str) -> bool:
+    """Delete a removed destination so that it can come into being anew; False, and nothing is
+    changed, while its old backlog has not ended."""
+    for left in ("class IN (0, 1, 2) AND state = 'pending'", "state = 'sending'"):
+        if tx.one(f"SELECT 1 FROM callbacks WHERE destination = ? AND {left} LIMIT 1", destination):
+            return False
+    tx.run("DELETE FROM destinations WHERE id = ?", destination)
+    tx.run("DELETE FROM lanes WHERE id = ?", destination)
+    return True

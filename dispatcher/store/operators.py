@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dispatcher import policy as policies
+from dispatcher.ids import lane_url
 from dispatcher.states import FINAL, State
 from dispatcher.store import search
 from dispatcher.store.base import Conflict, DestinationDisabled, PayloadGone
@@ -55,7 +56,21 @@ def again(tx: Tx, shown: Callback, *, class_number: int | None, now_ms: int) -> 
         shown.id,
     )
     tx.notes.moved(shown.tenant, shown.state, "pending")
+    _revive(tx, shown)
+
+
+def _revive(tx: Tx, shown: Callback) -> None:
+    """Idle lanes are forgotten, and with them destinations that nobody registered."""
+    tx.run(
+        "INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        shown.destination,
+        shown.tenant,
+        lane_url(shown.url),
+        shown.created_ms,
+    )
     tx.notes.lanes.add(shown.destination)
+    tx.notes.revived_lanes.add(shown.destination)
 
 
 def replay_in_background(tx: Tx, shown: Callback, *, made_ms: int, now_ms: int) -> bool:

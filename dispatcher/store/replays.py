@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from dispatcher import filters
 from dispatcher.filters import Filter
@@ -24,6 +25,12 @@ def count(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int) -> int:
     source, values = matching(tenant, wanted, made_ms=made_ms)
     row = tx.one(f"SELECT count(*) {source}", *values)
     return 0 if row is None else int(row[0])
+
+
+def sample(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int, limit: int) -> Sequence[Callback]:
+    """Some of what a replay made now would match, newest first."""
+    source, values = matching(tenant, wanted, made_ms=made_ms)
+    return search.newest(tx, source, values, search.order(wanted), limit=limit)
 
 
 def make(tx: Tx, replay: Replay) -> Replay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from dispatcher.filters import Filter
@@ -80,12 +81,20 @@ def page(tx: Tx, tenant: str, wanted: Filter, *, after: str | None, limit: int) 
     if after is not None:
         source += f" AND {column} < ?"
         values.append(after)
-    source = source.replace(
+    shown = newest(tx, source, values, column, limit=limit + 1)
+    more = len(shown) > limit
+    return Page(callbacks=shown[:limit], next_id=shown[limit - 1].id if more else None)
+
+
+def newest(
+    tx: Tx, source: str, values: Sequence[object], column: str, *, limit: int
+) -> list[Callback]:
+    """The first `limit` callbacks of `source` (as `where` makes it), newest first."""
+    joined = source.replace(
         " WHERE ", " LEFT JOIN destinations d ON d.id = c.destination WHERE ", 1
     )
-    found = tx.all(f"{rows.CALLBACK} {source} ORDER BY {column} DESC LIMIT ?", *values, limit + 1)
-    shown = rows.callbacks(tx, found[:limit])
-    return Page(callbacks=shown, next_id=shown[-1].id if len(found) > limit else None)
+    found = tx.all(f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?", *values, limit)
+    return rows.callbacks(tx, found)
 
 
 def get(tx: Tx, tenant: str, callback: str) -> Callback:

@@ -16,9 +16,11 @@ Event = Literal["accepted", "delivered", "failed"]
 
 @dataclass(slots=True)
 class Notes:
-    """What a commit changed: lanes to refresh, and how far the counts and the meters moved."""
+    """What a commit changed: lanes to refresh, those among them that may have been forgotten, and
+    how far the counts and the meters moved."""
 
     lanes: set[str] = field(default_factory=set)
+    revived_lanes: set[str] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
@@ -26,6 +28,7 @@ class Notes:
     def absorb(self, other: Notes) -> None:
         """Take over what a savepoint noted. (`Counter.update` adds, negative numbers too.)"""
         self.lanes |= other.lanes
+        self.revived_lanes |= other.revived_lanes
         self.served_tenants |= other.served_tenants
         self.counts.update(other.counts)
         self.events.update(other.events)

@@ -110,7 +110,6 @@ def mend(tx: Tx, after: str, *, limit: int, idle_since_ms: int) -> tuple[int, st
 
 _FORGET_LANES: Final = """
 DELETE FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND served_ms < ?
-    AND failures = 0 AND openings = 0
     AND ready_high IS NULL AND ready_normal IS NULL AND ready_replay IS NULL
     AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = lanes.id
                     AND class IN (0, 1, 2) AND state = 'pending')

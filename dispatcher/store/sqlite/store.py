@@ -190,8 +190,9 @@ class SqliteStore(Store):
         self, tenant: str, wanted: Filter, *, sample: int
     ) -> tuple[int, Sequence[Callback]]:
         def see(tx: Tx) -> tuple[int, Sequence[Callback]]:
-            matched = replays.count(tx, tenant, wanted, made_ms=wall_ms())
-            return matched, search.page(tx, tenant, wanted, after=None, limit=sample).callbacks
+            made_ms = wall_ms()
+            matched = replays.count(tx, tenant, wanted, made_ms=made_ms)
+            return matched, replays.sample(tx, tenant, wanted, made_ms=made_ms, limit=sample)
 
         return await self._look(see)
 

@@ -14,6 +14,7 @@ from typing import Final
 from dispatcher import policy as policies
 from dispatcher.health import WINDOW_START
 from dispatcher.policy import Policy
+from dispatcher.store import destinations
 from dispatcher.store.base import DestinationDisabled, KeyReused, NotFound, StoreError
 from dispatcher.store.rows import read_headers, write_headers
 from dispatcher.store.sqlite import lanes
@@ -81,7 +82,7 @@ class _Target:
 
 def submit(tx: Tx, submits: Sequence[Submit], rules: Rules) -> list[Submitted | StoreError]:
     """Store new callbacks; those that may go at once are stored already leased (D6)."""
-    targets = _targets(tx, {s.new.destination for s in submits}, submits[0].new.created_ms, rules)
+    targets = _open_targets(tx, submits, rules)
     results: dict[str, Submitted | StoreError] = {}
     rows = []
     for item in submits:
@@ -112,8 +113,19 @@ def submit(tx: Tx, submits: Sequence[Submit], rules: Rules) -> list[Submitted | 
     return [results[item.new.id] for item in submits]
 
 
-def _targets(tx: Tx, destinations: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
-    rows = tx.all(_TARGETS, now_ms, rules.concurrency, WINDOW_START, ids(destinations))
+def _open_targets(tx: Tx, submits: Sequence[Submit], rules: Rules) -> dict[str, _Target]:
+    """A URL whose destination was removed comes into being anew with its next callback."""
+    now_ms = submits[0].new.created_ms
+    targets = _targets(tx, {item.new.destination for item in submits}, now_ms, rules)
+    unnamed = {item.new.destination for item in submits if item.new.destination_name is None}
+    anew = {one for one in unnamed if targets[one].removed and destinations.forget(tx, one)}
+    if anew:
+        targets |= _targets(tx, anew, now_ms, rules)
+    return targets
+
+
+def _targets(tx: Tx, wanted: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
+    rows = tx.all(_TARGETS, now_ms, rules.concurrency, WINDOW_START, ids(wanted))
     return {
         row[0]: _Target(
             known=bool(row[1]),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from dispatcher.health import WINDOW_START
 from dispatcher.store.base import (
     Claim,
     Settlement,
@@ -66,6 +67,14 @@ def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: 
             items = [operations[place] for place in places]
             for place, result in zip(places, _together(tx, bulk, items), strict=True):
                 results[place] = result
+        if tx.notes.revived_lanes:
+            lanes.make(
+                tx,
+                tx.notes.revived_lanes,
+                concurrency=rules.concurrency,
+                window=WINDOW_START,
+                now_ms=0,
+            )
         lanes.refresh(tx, tx.notes.lanes, tx.notes.served_tenants)
         _count(tx)
         next_ready_ms = lanes.next_ready_ms(tx)

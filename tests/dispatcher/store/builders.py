@@ -47,6 +47,8 @@ def sqlite_store(folder: Path, changes: dict[str, Any]) -> Store:
 
 
 FACTORIES: Final[dict[str, Make]] = {"sqlite": sqlite_store}
+# Where those stores look at the wall clock: only to show which holds are over.
+CLOCKS: Final = ("dispatcher.store.sqlite.store.wall_ms",)
 
 
 def secret(
@@ -146,6 +148,10 @@ class World:
     def tick(self, ms: int = 1) -> int:
         self.now_ms += ms
         return self.now_ms
+
+    def next_ready_ms(self) -> int | None:
+        """What the last commit said of the next due work."""
+        return self.ready[-1]
 
     # --- the path of a delivery ---
 

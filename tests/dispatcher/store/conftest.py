@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.dispatcher.store.builders import FACTORIES, World
+from tests.dispatcher.store.builders import CLOCKS, FACTORIES, T0, World
 
 Build = Callable[..., Awaitable[World]]
 
@@ -20,9 +20,14 @@ def store_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def build(store_name: str, tmp_path: Path) -> AsyncIterator[Build]:
-    """Opens a world on a store of its own, with the given settings."""
+async def build(
+    store_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Build]:
+    """Opens a world on a store of its own, with the given settings; the last one's clock is the
+    wall clock."""
     opened: list[World] = []
+    for clock in CLOCKS:
+        monkeypatch.setattr(clock, lambda: opened[-1].now_ms if opened else T0)
 
     async def opening(**changes: Any) -> World:
         folder = tmp_path / str(len(opened))

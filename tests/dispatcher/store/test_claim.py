@@ -71,7 +71,7 @@ async def test_work_is_due_when_it_says_and_not_before(world: World) -> None:
     await world.settle(await world.one(), "pending", due_in_ms=5_000)
     world.tick(4_999)
     assert await world.claim() == []
-    assert world.ready[-1] == world.now_ms + 1
+    assert world.next_ready_ms() == world.now_ms + 1
     world.tick()
     (delivery,) = await world.claim()
     assert (delivery.attempt, delivery.tries, delivery.claim) == (2, 1, 2)
@@ -79,11 +79,11 @@ async def test_work_is_due_when_it_says_and_not_before(world: World) -> None:
 
 async def test_a_commit_says_when_the_next_work_is_ready(world: World) -> None:
     await world.submit("a")
-    assert world.ready[-1] == world.now_ms
+    assert world.next_ready_ms() == world.now_ms
     delivery = await world.one()
-    assert world.ready[-1] is None
+    assert world.next_ready_ms() is None
     await world.settle(delivery, "pending", due_in_ms=700)
-    assert world.ready[-1] == world.now_ms + 700
+    assert world.next_ready_ms() == world.now_ms + 700
 
 
 # --- order within a lane and between classes ---
@@ -213,7 +213,7 @@ async def test_a_lane_never_has_more_in_flight_than_its_window(world: World) -> 
     await world.many(30)
     assert len(await world.claim(100)) == 8
     assert await world.claim(100) == []
-    assert world.ready[-1] is None
+    assert world.next_ready_ms() is None
 
 
 async def test_in_flight_is_counted_from_leases_not_from_claims(world: World) -> None:
@@ -232,7 +232,7 @@ async def test_a_paused_lane_gives_nothing_and_keeps_its_backlog(world: World) -
     await world.many(2)
     await world.change(paused=True)
     assert await world.claim() == []
-    assert world.ready[-1] is None
+    assert world.next_ready_ms() is None
     assert (await world.destination()).backlog == 2
     await world.change(paused=False)
     assert len(await world.claim()) == 2
@@ -250,7 +250,7 @@ async def test_a_held_lane_gives_nothing_until_its_hold_ends(world: World) -> No
     await world.many(3)
     await world.settle(await world.one(), "dead", code=503, retry_after_ms=5_000)
     assert await world.claim() == []
-    assert world.ready[-1] == world.now_ms + 5_000
+    assert world.next_ready_ms() == world.now_ms + 5_000
     world.tick(5_000)
     assert len(await world.claim()) == 2
 
@@ -274,7 +274,7 @@ async def test_a_rate_is_reached_and_in_no_window_exceeded(world: World, rate: f
     await asyncio.gather(*(world.submit(f"{n}", name="paced") for n in range(int(rate * 3) + 9)))
     sent: list[int] = []
     for _ in range(1_000):
-        at_ms = world.ready[-1]
+        at_ms = world.next_ready_ms()
         world.now_ms = max(world.now_ms + 1, at_ms or 0)
         for delivery in await world.claim():
             sent.append(world.now_ms)
@@ -296,7 +296,7 @@ async def test_a_paced_lane_says_when_it_goes_on(world: World) -> None:
     await world.many(3, name="paced")
     times = []
     for _ in range(3):
-        at_ms = world.ready[-1]
+        at_ms = world.next_ready_ms()
         assert at_ms is not None
         world.now_ms = max(world.now_ms, at_ms)
         await world.settle(await world.one())
