@@ -10,7 +10,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.api import admission, body, documents, submission, views
+from dispatcher.api import admission, body, documents, show, submission, views
 from dispatcher.api.call import JSON, Call, decoder, encode
 from dispatcher.api.endpoint import to_api_error
 from dispatcher.api.errors import ApiError, invalid
@@ -74,7 +74,7 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
         refusal = to_api_error(error, call.request_id)
         call.context.metrics.refused(refusal.code)
         return encode({"line": n, "status": refusal.status, **refusal.body()}) + b"\n"
-    return encode(views.line(n, submitted)) + b"\n"
+    return encode(show.line(n, submitted)) + b"\n"
 
 
 OPERATIONS: Final = (

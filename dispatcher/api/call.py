@@ -18,6 +18,8 @@ from dispatcher.api.context import Context
 T = TypeVar("T")
 
 JSON: Final = "application/json"
+# With answers that hold a key or a secret.
+NO_STORE: Final = {"Cache-Control": "no-store"}
 # Beside a payload: the rest of a submit, or a whole request about something else.
 JSON_BYTES_MAX: Final = 64 * 1024
 _ENCODER: Final = msgspec.json.Encoder()

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from dispatcher import filters
-from dispatcher.api import paging, views
+from dispatcher.api import paging, show, views
 from dispatcher.api.call import Call, answer, encode
 from dispatcher.api.operation import Operation, Parameter
 from dispatcher.states import State
@@ -25,7 +25,7 @@ async def search(call: Call) -> Response:
     page = await call.context.store.search(call.tenant, wanted, after=after, limit=limit)
     return answer(
         views.Page(
-            data=[views.callback(callback) for callback in page.callbacks],
+            data=[show.callback(callback) for callback in page.callbacks],
             next_cursor=paging.cursor_after(page.next_id, about),
         )
     )
@@ -35,14 +35,14 @@ async def get(call: Call) -> Response:
     """`GET /v1/callbacks/{id}`."""
     call.query(())
     found = await call.context.store.get(call.tenant, call.path["id"])
-    return answer(views.callback_detail(found))
+    return answer(show.callback_detail(found))
 
 
 async def attempts(call: Call) -> Response:
     """`GET /v1/callbacks/{id}/attempts`, oldest first."""
     call.query(())
     found = await call.context.store.attempts(call.tenant, call.path["id"])
-    return answer(views.Page(data=[views.attempt(one) for one in found], next_cursor=None))
+    return answer(views.Page(data=[show.attempt(one) for one in found], next_cursor=None))
 
 
 async def payload(call: Call) -> Response:
@@ -64,14 +64,14 @@ async def replay(call: Call) -> Response:
     call.query(())
     changed = await call.context.store.replay(call.tenant, call.path["id"], now_ms=call.now_ms)
     call.context.engine.wake()
-    return answer(views.callback_detail(changed))
+    return answer(show.callback_detail(changed))
 
 
 async def cancel(call: Call) -> Response:
     """`POST /v1/callbacks/{id}/cancel`."""
     call.query(())
     changed = await call.context.store.cancel(call.tenant, call.path["id"], now_ms=call.now_ms)
-    return answer(views.callback_detail(changed))
+    return answer(show.callback_detail(changed))
 
 
 _TIME: Final = "an ISO-8601 time; without an offset it is UTC"

@@ -8,8 +8,8 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from dispatcher.access import new_secret, secret_fault
-from dispatcher.api import headers, paging, policies, targets, views
-from dispatcher.api.call import Call, answer
+from dispatcher.api import headers, paging, policies, show, targets, views
+from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
@@ -20,6 +20,8 @@ from dispatcher.settings import Settings
 from dispatcher.values import Destination
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
+# Unregistered destinations have those of each callback.
+OF_REGISTERED: Final = frozenset({"url", "policy", "headers"})
 
 
 async def search(call: Call) -> Response:
@@ -33,7 +35,7 @@ async def search(call: Call) -> Response:
     )
     return answer(
         views.Page(
-            data=[views.destination(value) for value in values],
+            data=[show.destination(value) for value in values],
             next_cursor=paging.cursor_after(next_id, about),
         )
     )
@@ -43,7 +45,7 @@ async def get(call: Call) -> Response:
     """`GET /v1/destinations/{id}`, by id or by name."""
     call.query(())
     found = await call.context.store.get_destination(call.tenant, call.path["id"])
-    return answer(views.destination(found))
+    return answer(show.destination(found))
 
 
 async def register(call: Call) -> Response:
@@ -57,8 +59,8 @@ async def register(call: Call) -> Response:
     made = await call.context.store.register(new, secret)
     call.context.secret_book.forget(call.tenant)
     shown = secret.value if asked.secret is None else None
-    location = {"Location": f"/v1/destinations/{made.id}"}
-    return answer(views.registered(made, shown), 201, location)
+    location = {"Location": f"/v1/destinations/{made.id}", **NO_STORE}
+    return answer(show.registered(made, shown), 201, location)
 
 
 def registered(asked: Register, tenant: str, settings: Settings, now_ms: int) -> Destination:
@@ -92,11 +94,19 @@ async def change(call: Call) -> Response:
     """`PATCH /v1/destinations/{id}`."""
     call.query(())
     changes = changes_of(await call.json(DestinationChange), call.context.settings)
-    changed = await call.context.store.change_destination(
+    store = call.context.store
+    if OF_REGISTERED & changes.keys():
+        _check_registered(await store.get_destination(call.tenant, call.path["id"]))
+    changed = await store.change_destination(
         call.tenant, call.path["id"], changes, now_ms=call.now_ms
     )
     call.context.engine.wake()
-    return answer(views.destination(changed))
+    return answer(show.destination(changed))
+
+
+def _check_registered(found: Destination) -> None:
+    if found.name is None:
+        raise invalid("id", found.id, "only a registered one has its own url, policy or headers")
 
 
 def changes_of(asked: DestinationChange, settings: Settings) -> dict[str, object]:

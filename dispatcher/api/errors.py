@@ -77,8 +77,16 @@ def shown_value(field: str, value: object) -> object:
         finite = not isinstance(value, float) or math.isfinite(value)
         return value if finite and not _huge(value) else None
     if isinstance(value, str):
-        return _short(value, _VALUE_CHARS_MAX)
+        return _short(_without_tokens(value), _VALUE_CHARS_MAX)
     return _short(msgspec.json.encode(value, enc_hook=str).decode(), _VALUE_CHARS_MAX)
+
+
+def _without_tokens(text: str) -> str:
+    """A URL without what may hold a password or a token; any other text as it is."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    return f"{scheme}://…" if "@" in rest else text.partition("?")[0]
 
 
 def _huge(value: object) -> bool:

@@ -8,8 +8,8 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from dispatcher.access import Forbidden
-from dispatcher.api import paging, views
-from dispatcher.api.call import Call, answer
+from dispatcher.api import paging, show, views
+from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.operation import Operation
 from dispatcher.api.shapes import NewKey
@@ -22,7 +22,7 @@ async def search(call: Call) -> Response:
     about = f"keys\0{call.principal.tenant or ''}"
     return answer(
         paging.page(
-            {value.id: views.key(value) for value in values},
+            {value.id: show.key(value) for value in values},
             about,
             cursor=found.get("cursor"),
             limit=found.get("limit"),
@@ -40,7 +40,7 @@ async def make(call: Call) -> Response:
     key, text = await call.context.access.make_key(
         tenant=_owner(call, asked), scopes=asked.scopes, label=asked.label
     )
-    return answer(views.new_key(key, text), 201, {"Location": f"/v1/keys/{key.id}"})
+    return answer(show.new_key(key, text), 201, {"Location": f"/v1/keys/{key.id}", **NO_STORE})
 
 
 def _owner(call: Call, asked: NewKey) -> str | None:
@@ -67,7 +67,7 @@ async def tenants(call: Call) -> Response:
     values = await call.context.store.tenants()
     return answer(
         paging.page(
-            {value.name: views.tenant(value) for value in values},
+            {value.name: show.tenant(value) for value in values},
             "tenants",
             cursor=found.get("cursor"),
             limit=found.get("limit"),

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from dispatcher import policy
-from dispatcher.api import admission, views
+from dispatcher.api import admission, show
 from dispatcher.api.call import Call, answer, encode
 from dispatcher.api.errors import unavailable
 from dispatcher.clock import iso
@@ -26,7 +26,7 @@ async def probe(call: Call) -> Response:
         raise unavailable("too many tests run at once")
     async with call.context.probes:
         outcome = await call.context.engine.probe(delivery_to(found, call.now_ms))
-    return answer(views.probe(outcome))
+    return answer(show.probe(outcome))
 
 
 def delivery_to(destination: Destination, now_ms: int) -> Delivery:

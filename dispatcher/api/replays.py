@@ -8,7 +8,7 @@ from typing import Final
 from starlette.responses import Response
 
 from dispatcher import filters
-from dispatcher.api import errors, views
+from dispatcher.api import errors, show, views
 from dispatcher.api.call import Call, answer
 from dispatcher.api.operation import Operation
 from dispatcher.api.shapes import ReplayRequest
@@ -31,7 +31,7 @@ async def start(call: Call) -> Response:
         call.tenant, wanted, rate_per_second=asked.rate_per_second, now_ms=call.now_ms
     )
     call.context.engine.wake_replays()
-    return answer(views.replay(made), 202, {"Location": f"/v1/replays/{made.id}"})
+    return answer(show.replay(made), 202, {"Location": f"/v1/replays/{made.id}"})
 
 
 async def _preview(call: Call, wanted: Filter) -> Response:
@@ -39,7 +39,7 @@ async def _preview(call: Call, wanted: Filter) -> Response:
     return answer(
         views.PreviewView(
             matched=matched,
-            sample=[views.callback(one) for one in sample],
+            sample=[show.callback(one) for one in sample],
             filter=filters.show(wanted),
         )
     )
@@ -62,14 +62,14 @@ def wanted_by(given: dict[str, str]) -> Filter:
 async def get(call: Call) -> Response:
     """`GET /v1/replays/{id}`."""
     call.query(())
-    return answer(views.replay(await call.context.store.get_replay(call.tenant, call.path["id"])))
+    return answer(show.replay(await call.context.store.get_replay(call.tenant, call.path["id"])))
 
 
 async def cancel(call: Call) -> Response:
     """`POST /v1/replays/{id}/cancel`."""
     call.query(())
     ended = await call.context.store.cancel_replay(call.tenant, call.path["id"], now_ms=call.now_ms)
-    return answer(views.replay(ended))
+    return answer(show.replay(ended))
 
 
 OPERATIONS: Final = (

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from dispatcher import logs
 from dispatcher.access import new_secret
-from dispatcher.api import paging, views
-from dispatcher.api.call import Call, answer
+from dispatcher.api import paging, show, views
+from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
 from dispatcher.api.errors import invalid
@@ -28,7 +28,7 @@ async def search(call: Call) -> Response:
     now = call.now_ms
     return answer(
         paging.page(
-            {value.id: views.secret(value, now) for value in values},
+            {value.id: show.secret(value, now) for value in values},
             f"secrets\0{call.tenant}",
             cursor=found.get("cursor"),
             limit=found.get("limit"),
@@ -51,7 +51,7 @@ async def rotate(call: Call) -> Response:
     )
     context.secret_book.forget(call.tenant)
     _log.info("secret rotated", **_about(call, new))
-    return answer(views.shown_secret(new, now), 201)
+    return answer(show.shown_secret(new, now), 201, NO_STORE)
 
 
 async def reveal(call: Call) -> Response:
@@ -65,7 +65,7 @@ async def reveal(call: Call) -> Response:
         call.tenant, found.id, by=call.principal.key_id, now_ms=call.now_ms
     )
     _log.warning("secret revealed", **_about(call, found))
-    return answer(views.shown_secret(found, call.now_ms))
+    return answer(show.shown_secret(found, call.now_ms), headers=NO_STORE)
 
 
 async def _wanted(call: Call, asked: Reveal) -> SigningSecret:

@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher.api import views
+from dispatcher.api import show, views
 from dispatcher.api.call import Call, answer
 from dispatcher.api.errors import RETRY_SOON_S, invalid
 from dispatcher.api.operation import Operation, Parameter
@@ -23,7 +23,7 @@ async def stats(call: Call) -> Response:
     if everybody == "true":
         call.principal.require_platform()
     tenant = None if everybody == "true" else call.tenant
-    return answer(views.stats(await call.context.store.stats(tenant, now_ms=call.now_ms)))
+    return answer(show.stats(await call.context.store.stats(tenant, now_ms=call.now_ms)))
 
 
 async def healthz(call: Call) -> Response:

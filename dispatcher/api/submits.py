@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 
 from starlette.responses import Response
 
-from dispatcher.api import admission, submission, views
+from dispatcher.api import admission, show, submission, views
 from dispatcher.api.call import JSON_BYTES_MAX, Call, answer
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation, Parameter
@@ -45,7 +45,7 @@ async def submit_raw(call: Call) -> Response:
 async def _take(call: Call, given: Submission) -> Response:
     submitted = await take(call, given)
     status = 200 if submitted.duplicate else 202
-    return answer(views.accepted(submitted), status, {"Location": f"/v1/callbacks/{submitted.id}"})
+    return answer(show.accepted(submitted), status, {"Location": f"/v1/callbacks/{submitted.id}"})
 
 
 async def take(call: Call, given: Submission) -> Submitted:

@@ -13,14 +13,9 @@ def check(field: str, url: str, allow_networks: tuple[Network, ...]) -> None:
     """Raise ApiError (422) for a URL that no delivery could go to."""
     reason = _fault(url, allow_networks)
     if reason is not None:
-        raise invalid(field, _shown(url), reason)
+        raise invalid(field, url, reason)
 
 
 @lru_cache(maxsize=4_096)  # the URLs of busy destinations come again and again
 def _fault(url: str, allow_networks: tuple[Network, ...]) -> str | None:
     return Egress(allow_networks).check_url(url)
-
-
-def _shown(url: str) -> str | None:
-    """The URL as far as it can hold no password or token."""
-    return None if "@" in url else url.partition("?")[0]

@@ -92,6 +92,7 @@ async def test_a_key_is_shown_once_and_revoked_at_once(
     """I8: the key is in the answer that made it; not in listings, not in the database."""
     made = await api.post("/v1/keys", json={"scopes": ["read"], "tenant": "acme", "label": "x"})
     body = made.json()
+    assert made.headers["Cache-Control"] == "no-store"
     assert set(body) == {"id", "tenant", "scopes", "label", "createdAt", "key"}
     assert body["key"].startswith("pbk_")
     assert len(body["key"]) >= 36
@@ -328,7 +329,9 @@ async def test_revealing_is_recorded_and_the_log_has_no_secret(
 ) -> None:
     """I8: who looked and when is kept; listings and log lines stay without the value."""
     with caplog.at_level(logging.DEBUG, "dispatcher"):
-        revealed = (await api.post("/v1/secrets/reveal", json={})).json()
+        answer = await api.post("/v1/secrets/reveal", json={})
+    revealed = answer.json()
+    assert answer.headers["Cache-Control"] == "no-store"
     (listed,) = (await api.get("/v1/secrets")).json()["data"]
     assert "revealedAt" in listed
     assert "secret" not in listed

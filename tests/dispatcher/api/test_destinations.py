@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.api import views
+from dispatcher.api import show
 from dispatcher.api.context import PROBES_MAX
 from dispatcher.app import Service
 from dispatcher.values import Destination
@@ -28,6 +28,7 @@ async def test_registering_shows_a_made_secret_once(api: httpx.AsyncClient) -> N
     assert made.status_code == 201
     body = made.json()
     assert body["secret"].startswith("whsec_")
+    assert made.headers["Cache-Control"] == "no-store"
     assert made.headers["Location"] == f"{URL}/{body['id']}"
     for path in (made.headers["Location"], f"{URL}/billing", URL, "/v1/secrets"):
         assert body["secret"] not in (await api.get(path)).text
@@ -145,6 +146,20 @@ async def test_an_unregistered_destination_is_listed_without_its_query(
     assert "name" not in page["data"][0]
 
 
+async def test_an_unregistered_destination_has_limits_but_no_url_of_its_own(
+    api: httpx.AsyncClient,
+) -> None:
+    """Its URL, policy and headers are each callback's; pausing and limits are the lane's."""
+    url = "http://127.0.0.1:9/hook"
+    await api.post("/v1/callbacks", json={"jobId": "j", "callbackUrl": url, "payload": 1})
+    path = f"{URL}/{(await api.get(URL)).json()['data'][0]['id']}"
+    refused: list[dict[str, Any]] = [{"url": url}, {"policy": "runpod"}, {"headers": {}}]
+    for changes in refused:
+        reject(await api.patch(path, json=changes), 422, "VALIDATION_ERROR")
+    changed = await api.patch(path, json={"paused": True, "concurrency": 2})
+    assert (changed.json()["paused"], changed.json()["concurrency"]) == (True, 2)
+
+
 async def test_the_backlog_is_counted_and_dies_with_the_destination(
     service: Service, api: httpx.AsyncClient, parked: str
 ) -> None:
@@ -228,8 +243,8 @@ def test_health_is_the_gravest_word_that_holds() -> None:
     failing = replace(HEALTHY, failures=2)
     open_circuit = replace(failing, circuit_open=True, held_until_ms=1_000, held_reason="circuit")
     disabled = replace(open_circuit, disabled_reason="410")
-    words = [views.health(one) for one in (HEALTHY, failing, open_circuit, disabled)]
+    words = [show.health(one) for one in (HEALTHY, failing, open_circuit, disabled)]
     assert words == ["healthy", "failing", "circuit-open", "disabled"]
-    shown = views.destination(open_circuit)
+    shown = show.destination(open_circuit)
     assert (shown.held_until, shown.held_reason) == ("1970-01-01T00:00:01.000Z", "circuit")
-    assert views.destination(replace(open_circuit, paused=True)).held_reason == "paused"
+    assert show.destination(replace(open_circuit, paused=True)).held_reason == "paused"

@@ -98,6 +98,8 @@ def test_an_error_shows_a_bounded_value_and_never_a_secret() -> None:
     assert len(json.dumps(long.body())) < 1_000
     enum = json.dumps({"jobId": "x", "payload": 1, "policy": "y" * 50_000}).encode()
     assert len(json.dumps(decode_error(Submit, enum).body())) < 1_000
+    url = json.dumps({"jobId": "x", "payload": 1, "callbackUrl": "http://u:pw@h/?" + "t" * 3_000})
+    assert "pw" not in json.dumps(decode_error(Submit, url.encode()).body())
     secret = decode_error(Rotate, json.dumps({"secret": "whsec_" + "s3cr3t" * 60}).encode())
     assert "s3cr3t" not in json.dumps(secret.body())
 
