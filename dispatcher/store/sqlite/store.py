@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -26,6 +27,7 @@ from dispatcher.store.base import (
     Page,
     Settlement,
     Store,
+    StoreError,
     StoreUnavailable,
     Usage,
 )
@@ -337,7 +339,9 @@ class SqliteStore(Store):
         self._count(committed)
         if time.monotonic() - self._measured_s > _MEASURE_EVERY_S:
             self._measured_s = time.monotonic()
-            self._usage = await self._on_writer(self._measure)
+            # What is on disk must be answered as such: without a new figure the last one stays.
+            with suppress(StoreError, sqlite3.Error, OSError):
+                self._usage = await self._on_writer(self._measure)
         self.on_ready(committed.next_ready_ms)
         return committed.results
 

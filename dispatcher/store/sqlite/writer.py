@@ -11,7 +11,6 @@ from dispatcher.health import WINDOW_START
 from dispatcher.store.base import (
     Claim,
     Settlement,
-    StoreError,
     StoreFull,
     StoreUnavailable,
 )
@@ -106,12 +105,10 @@ def _alone(tx: SqliteTx, bulk: Bulk, item: object) -> object:
     try:
         with tx.savepoint():
             return bulk(tx, [item])[0]
-    except StoreError as error:
-        return error
-    except sqlite3.Error as error:
+    except Exception as error:  # whatever it is, only its own caller gets it
         if not tx.alive:
             raise
-        return translated(error)
+        return translated(error) if isinstance(error, sqlite3.Error) else error
 
 
 def _count(tx: Tx) -> None:

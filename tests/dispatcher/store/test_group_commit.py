@@ -1,0 +1,191 @@
+"""Group commit (D3): one commit for all that wait, each answered after it, a bad one alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from dispatcher.filters import Filter
+from dispatcher.store.base import KeyReused, NotFound, StoreUnavailable
+from dispatcher.store.commit import GroupCommit
+from dispatcher.values import Submitted
+from tests.dispatcher.store.builders import TENANT, World, callback, raises
+
+
+class Disk:
+    """Commits when the test lets it: keeps each batch until `release` is set."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[object]] = []
+        self.began = asyncio.Event()
+        self.release = asyncio.Event()
+        self.error: Exception | None = None
+
+    async def apply(self, operations: Sequence[object]) -> Sequence[object]:
+        self.batches.append(list(operations))
+        self.began.set()
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return [f"{operation} done" for operation in operations]
+
+
+async def queued(commits: GroupCommit, operation: str) -> asyncio.Task[object]:
+    task: asyncio.Task[object] = asyncio.create_task(commits.do(operation))
+    await asyncio.sleep(0)  # let it queue
+    return task
+
+
+async def test_all_that_waits_while_a_commit_runs_shares_the_next() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.apply, operations_max=100)
+    commits.start()
+    first = await queued(commits, "a")
+    await disk.began.wait()
+    others = [await queued(commits, name) for name in "bcd"]
+    assert not first.done()
+    disk.release.set()
+    assert [await task for task in (first, *others)] == ["a done", "b done", "c done", "d done"]
+    assert disk.batches == [["a"], ["b", "c", "d"]]
+    await commits.close()
+
+
+async def test_nobody_is_answered_before_the_commit() -> None:
+    """I1."""
+    disk = Disk()
+    commits = GroupCommit(disk.apply, operations_max=100)
+    commits.start()
+    tasks = [await queued(commits, name) for name in "ab"]
+    await disk.began.wait()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    disk.release.set()
+    await asyncio.gather(*tasks)
+    await commits.close()
+
+
+async def test_a_commit_has_no_more_operations_than_its_limit() -> None:
+    disk = Disk()
+    disk.release.set()
+    commits = GroupCommit(disk.apply, operations_max=2)
+    tasks = [await queued(commits, name) for name in "abcde"]
+    commits.start()
+    await asyncio.gather(*tasks)
+    assert disk.batches == [["a", "b"], ["c", "d"], ["e"]]
+    await commits.close()
+
+
+async def test_a_cancelled_callers_operation_is_committed_all_the_same() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.apply, operations_max=100)
+    commits.start()
+    gone, here = await queued(commits, "gone"), await queued(commits, "here")
+    await disk.began.wait()
+    gone.cancel()
+    disk.release.set()
+    assert await here == "here done"
+    assert gone.cancelled() or (await asyncio.wait({gone}))
+    assert "gone" in disk.batches[0]
+    await commits.close()
+
+
+async def test_when_nothing_was_committed_every_caller_is_told_and_the_next_commit_works() -> None:
+    disk = Disk()
+    disk.error = StoreUnavailable("test")
+    disk.release.set()
+    commits = GroupCommit(disk.apply, operations_max=100)
+    commits.start()
+    tasks = [await queued(commits, name) for name in "ab"]
+    for task in tasks:
+        await raises(StoreUnavailable, task)
+    disk.error = None
+    assert await commits.do("c") == "c done"
+    await commits.close()
+
+
+async def test_closing_commits_what_is_queued_and_takes_no_more() -> None:
+    disk = Disk()
+    commits = GroupCommit(disk.apply, operations_max=1)
+    commits.start()
+    tasks = [await queued(commits, name) for name in "abc"]
+    closing = asyncio.create_task(commits.close())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="closed"):
+        await commits.do("late")
+    disk.release.set()
+    assert await asyncio.gather(*tasks) == ["a done", "b done", "c done"]
+    await closing
+
+
+# --- on a real store ---
+
+
+async def test_a_bad_operation_fails_alone(world: World) -> None:
+    """Its neighbours in the same commit are stored; it leaves nothing behind."""
+    await world.submit("first", key="k")
+    bad = callback("bad-name", name="nobody")
+    broken = replace(callback("broken"), tags=(("t", "1"), ("t", "1")))  # not one row per tag
+    unwritable = replace(callback("unwritable"), job_id="\ud800")
+    answers = await asyncio.gather(
+        world.submit("good-1"),
+        world.store.submit(bad, handover=True),
+        world.store.submit(broken, handover=True),
+        world.store.submit(unwritable, handover=True),
+        world.submit("first", key="k", body=b"other"),
+        world.store.replay(TENANT, "cb_unknown", now_ms=world.now_ms),
+        world.store.cancel("other", "cb_unknown", now_ms=world.now_ms),
+        world.submit("good-2", handover=True),
+        return_exceptions=True,
+    )
+    kinds = [type(answer) for answer in answers]
+    assert kinds[0] is kinds[7] is Submitted
+    assert [kinds[1], *kinds[4:7]] == [NotFound, KeyReused, NotFound, NotFound]
+    assert issubclass(kinds[2], Exception)
+    assert issubclass(kinds[3], Exception)
+    page = await world.store.search(TENANT, Filter(), after=None, limit=100)
+    jobs = {found.job_id for found in page.callbacks}
+    assert jobs == {"first", "good-1", "good-2"}
+    assert world.store.queued() == 3
+
+
+async def test_submits_settlements_and_claims_share_commits(world: World) -> None:
+    commits: list[int] = []
+    await world.many(8)
+    claimed = await world.claim()
+    world.store.on_commit = lambda operations, _seconds: commits.append(operations)
+    await asyncio.gather(
+        *(world.settle(one) for one in claimed),
+        *(world.submit(f"new-{n}") for n in range(50)),
+        world.claim(),
+    )
+    assert sum(commits) == 59
+    assert len(commits) <= 3
+
+
+async def test_a_caller_that_gives_up_finds_its_callback_stored(world: World) -> None:
+    """I2: nothing vanishes with its caller, and the next commit goes on."""
+    submitting = asyncio.create_task(world.submit("a"))
+    await asyncio.sleep(0)
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    assert (await world.submit("a")).duplicate
+    assert world.store.queued() == 1
+
+
+async def test_what_follows_a_commit_cannot_take_it_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 2xx is owed for what is on disk, even if measuring the disk fails after it."""
+
+    def broken(_path: object) -> None:
+        raise OSError("test")
+
+    monkeypatch.setattr("os.statvfs", broken)
+    monkeypatch.setattr("dispatcher.store.sqlite.store._MEASURE_EVERY_S", 0.0)
+    assert (await world.submit("a")).state == "pending"
+    assert world.store.queued() == 1
