@@ -51,17 +51,30 @@ class Readers:
         except TimeoutError as error:
             raise StoreUnavailable("all readers are busy; try again in a moment") from error
         work = asyncio.ensure_future(run(connection, _consistently, see))
-        work.add_done_callback(lambda _: self._free.put_nowait(connection))
+        work.add_done_callback(lambda ended: self._give_back(connection, ended))
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await _interrupt(connection, work)
+            raise
         except TimeoutError as error:
-            await connection.interrupt()
+            await _interrupt(connection, work)
             raise StoreUnavailable(
                 f"reading took longer than {self._timeout_s:g} s; narrow the filter"
             ) from error
         except sqlite3.Error as error:
             raise translated(error) from error
+
+    def _give_back(self, connection: aiosqlite.Connection, ended: asyncio.Future[T]) -> None:
+        self._free.put_nowait(connection)
+        if not ended.cancelled():
+            ended.exception()  # seen: nobody else looks when the caller has gone
+
+
+async def _interrupt(connection: aiosqlite.Connection, work: asyncio.Future[T]) -> None:
+    if not work.done():  # else the connection is somebody else's by now
+        await connection.interrupt()
 
 
 async def run(

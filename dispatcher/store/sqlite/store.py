@@ -22,6 +22,7 @@ from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
 from dispatcher.store import access, destinations, operators, replays, retention, search
 from dispatcher.store.base import (
+    CannotStart,
     Claim,
     Keep,
     Page,
@@ -96,7 +97,7 @@ class SqliteStore(Store):
             self._connection = await aiosqlite.Connection(
                 lambda: file.connect_writer(self._path), 64
             )
-            await run(self._connection, migrate_sqlite)
+            await self._migrate(self._connection)
             self._counts = Counter(await run(self._connection, _read_counts))
             self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)
             self._usage = await run(self._connection, self._measure)
@@ -105,6 +106,14 @@ class SqliteStore(Store):
             await self._disconnect()
             raise
         self._commits.start()
+
+    async def _migrate(self, connection: aiosqlite.Connection) -> None:
+        try:
+            await run(connection, migrate_sqlite)
+        except sqlite3.Error as error:
+            raise CannotStart(
+                f"{self._path} cannot be used: {error}; it may not be a database of this program"
+            ) from error
 
     async def close(self) -> None:
         await self._commits.close()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -46,7 +47,17 @@ def sqlite_store(folder: Path, changes: dict[str, Any]) -> Store:
     return open_store(Settings(database_url=f"sqlite:///{folder}/postback.db", **changes))
 
 
+def sqlite_look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the database as another program sees them."""
+    connection = sqlite3.connect(f"file:{folder}/postback.db?mode=ro", uri=True)
+    try:
+        return connection.execute(sql).fetchall()
+    finally:
+        connection.close()
+
+
 FACTORIES: Final[dict[str, Make]] = {"sqlite": sqlite_store}
+LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {"sqlite": sqlite_look}
 # Where those stores look at the wall clock: only to show which holds are over.
 CLOCKS: Final = ("dispatcher.store.sqlite.store.wall_ms",)
 
