@@ -20,6 +20,9 @@ _CLASS_COLUMNS: Final = {HIGH: "ready_high", NORMAL: "ready_normal", REPLAY: "re
 # Tenants that already hold their share stand first in turn until a slot of theirs is free: four
 # of them can hold a quarter each, so this many more are looked at.
 _CAPPED_MAX: Final = 4
+# Of each tenant more lanes are looked at than its part of the slots, in case others have fewer;
+# where that is not enough, the next claim follows at once.
+_LANES_EACH: Final = 8
 
 _LANES: Final = """
 SELECT l.id, l.tenant, l.window - (SELECT count(*) FROM callbacks
@@ -116,7 +119,8 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
     free = [tenant for tenant in tenants if left[tenant] > 0]
     if not free:
         return []
-    lanes = tx.all(_LANES.format(ready=ready), ids(free), now_ms, slots)
+    each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
+    lanes = tx.all(_LANES.format(ready=ready), ids(free), now_ms, each)
     given = sharing.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
     if not given:
         return []

@@ -1,0 +1,228 @@
+"""What statements cost (I10), told without a clock: by their plans, and by the steps that SQLite's
+virtual machine takes."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from dispatcher.filters import Filter
+from dispatcher.store.base import Claim, Keep
+from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World, secret
+from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world, submit_many
+
+T = TypeVar("T")
+
+# Small by what they hold: at most as many entries as there are slots, lanes with a doomed backlog,
+# replays that run, tenants or keys.
+_SMALL: Final = re.compile(
+    r"SCAN (c |callbacks )?USING (COVERING )?INDEX callbacks_sending"
+    r"|SCAN callbacks USING (COVERING )?INDEX callbacks_sending"
+    r"|SCAN (lanes|turns|replays|tenants|keys|counts|secrets|json_each|j|t|due|ready|r)\b"
+    r"|SCAN (\d+ )?CONSTANT ROW|SCAN \(subquery"
+)
+
+
+async def exercise(world: World) -> None:
+    """Every verb that runs while callbacks come and go, and every listing."""
+    store = world.store
+    await store.ensure_tenant(TENANT, secret())
+    await world.register("named", rate_per_second=10.0)
+    await submit_many(world, 20, tags={"team": "a", "env": "b"})
+    await world.submit("again", key="k", name="named")
+    await world.submit("again", key="k", name="named")
+    for n, one in enumerate(await world.claim()):
+        state: Any = ("delivered", "dead", "pending")[n % 3]
+        await world.settle(one, state, due_in_ms=1_000)
+    await store.release(await world.claim(2), now_ms=world.tick())
+    await store.reclaim(now_ms=world.now_ms)
+    await store.expire(now_ms=world.now_ms, limit=10)
+    await store.mend_lanes(now_ms=world.now_ms, after="", limit=10)
+    found = await world.search(status="dead")
+    await store.replay(TENANT, found[0], now_ms=world.now_ms)
+    await store.cancel(TENANT, found[0], now_ms=world.now_ms)
+    made = await store.make_replay(
+        TENANT, Filter(status="dead"), rate_per_second=None, now_ms=world.now_ms
+    )
+    await store.preview_replay(TENANT, Filter(status="dead"), sample=5)
+    await store.feed_replay(made.id, limit=5, now_ms=world.tick())
+    await world.change(paused=True)
+    await world.change(disabled_reason="test")
+    await store.expire(now_ms=world.now_ms, limit=3)
+    keep = Keep(delivered_payload_ms=0, delivered_ms=0, dead_ms=0, key_ms=0)
+    await store.prune(keep, now_ms=world.tick(), limit=5)
+    await listings(world, found[-1])
+
+
+async def listings(world: World, one: str) -> None:
+    store = world.store
+    for wanted in (
+        *(Filter(status=state) for state in ("pending", "sending", "delivered", "dead")),
+        Filter(status="cancelled"),
+        Filter(),
+        Filter(job_id="many-1"),
+        Filter(job_status="completed"),
+        Filter(destination=URL),
+        Filter(priority="high"),
+        Filter(error="http_404"),
+        Filter(since_ms=T0, until_ms=T0 + 1),
+        Filter(tags=(("team", "a"), ("env", "b"))),
+        Filter(status="dead", tags=(("team", "a"),), since_ms=T0),
+    ):
+        await store.search(TENANT, wanted, after="cb_f", limit=10)
+        await store.search(TENANT, wanted, after=None, limit=10)
+    await store.get(TENANT, one)
+    await store.attempts(TENANT, one)
+    await store.stats(TENANT, now_ms=world.now_ms)
+    await store.stats(None, now_ms=world.now_ms)
+    await store.destinations(TENANT, after=None, limit=10)
+    await store.running_replays()
+    await store.secrets(TENANT)
+
+
+async def traced(world: World, act: Awaitable[None]) -> list[str]:
+    """The statements that ran while `act` did, each once."""
+    seen: list[str] = []
+    hook = seen.append
+
+    def listen(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(hook)
+
+    def stop(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(None)
+
+    await on_writer(world, listen)
+    await on_readers(world, listen)
+    await act
+    await on_writer(world, stop)
+    await on_readers(world, stop)
+    return sorted({one for one in seen if one.split()[0] in ("SELECT", "UPDATE", "DELETE", "WITH")})
+
+
+async def plan(world: World, sql: str) -> list[str]:
+    def explain(connection: sqlite3.Connection) -> list[str]:
+        return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+
+    return await on_writer(world, explain)
+
+
+async def test_no_statement_scans_what_grows(tmp_path: Path) -> None:
+    """I10: each finds what it needs by an index."""
+    async with sqlite_world(tmp_path) as world:
+        statements = await traced(world, exercise(world))
+        assert len(statements) > 40
+        scans: list[tuple[str, str]] = []
+        for sql in statements:
+            scans += (
+                (step, sql[:300])
+                for step in await plan(world, sql)
+                if step.startswith("SCAN") and not _SMALL.match(step)
+            )
+        assert scans == []
+
+
+async def test_listings_come_in_their_indexs_order(tmp_path: Path) -> None:
+    """A page costs its rows: nothing is sorted but what one job, or one page's tags, hold."""
+    async with sqlite_world(tmp_path) as world:
+        await submit_many(world, 5, tags={"team": "a"})
+        (one, *_) = await world.search()
+        sorts = []
+        for sql in await traced(world, listings(world, one)):
+            steps_taken = await plan(world, sql)
+            if any("TEMP B-TREE" in step for step in steps_taken) and "job_id =" not in sql:
+                sorts.append(sql[:300])
+        assert [sql for sql in sorts if "FROM tags WHERE callback IN" not in sql] == []
+
+
+# --- steps ---
+
+
+async def steps(world: World, verb: Awaitable[T]) -> tuple[int, T]:
+    """How many steps of the writer's virtual machine `verb` took, to the nearest hundred."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 100
+        return 0
+
+    await on_writer(world, lambda connection: connection.set_progress_handler(count, 100))
+    result = await verb
+    await on_writer(world, lambda connection: connection.set_progress_handler(None, 0))
+    return counted, result
+
+
+async def round_trip(world: World, job: str) -> dict[str, int]:
+    """The steps that one submit, claim and settle take together with others waiting."""
+    url = URL + "/fast"
+    submit, _ = await steps(world, world.submit(job, url=url))
+    claim, got = await steps(world, world.claim(16))
+    assert [one.job_id for one in got] == [job]
+    settle, _ = await steps(world, world.settle(got[0]))
+    straight, handed = await steps(world, world.submit(job + "-2", url=url, handover=True))
+    assert handed.delivery is not None
+    await world.settle(handed.delivery, "pending", due_in_ms=10**9)
+    return {"submit": submit, "claim": claim, "settle": settle, "hand-over": straight}
+
+
+def pile(connection: sqlite3.Connection, destination: str, count: int, due_ms: int) -> None:
+    """`count` pending deliveries on one lane, without the time that submitting them takes."""
+    connection.execute(
+        "INSERT INTO callbacks (id, tenant, job_id, priority, destination, payload_size, "
+        "payload_sha256, explicit_key, content, created_ms, expires_ms, state, class, due_ms) "
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+        "SELECT printf('cb_0%031d', i), ?, 'pile-' || i, 1, ?, 1, x'00', 0, x'00', ?, ?, "
+        "'pending', 1, ? + i FROM n",
+        (count, TENANT, destination, T0, T0 + 10**12, due_ms),
+    )
+
+
+@pytest.mark.parametrize("held", ["paused", "later"])
+async def test_fifty_thousand_waiting_deliveries_cost_the_others_nothing(
+    tmp_path: Path, held: str
+) -> None:
+    """I10: on a paused lane, or on the very lane as retries of later."""
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("slow")
+        await world.change(paused=True)
+        await round_trip(world, "warm-up")
+        before = await round_trip(world, "before")
+        slow = (await world.destination()).id
+        fast = (await world.destination(URL + "/fast")).id
+        where, due_ms = (slow, T0) if held == "paused" else (fast, T0 + 10**10)
+        await on_writer(world, lambda connection: pile(connection, where, 50_000, due_ms))
+        after = await round_trip(world, "after")
+        for verb, taken in after.items():
+            assert taken <= before[verb] * 1.1 + 200, (verb, before, after)
+
+
+@pytest.mark.parametrize("kind", ["lanes", "tenants"])
+async def test_a_claims_cost_is_its_slots_not_how_much_is_ready(tmp_path: Path, kind: str) -> None:
+    """With 5,000 ready lanes or tenants beside 50: the same claim takes about the same steps."""
+    taken = {}
+    for count in (50, 5_000):
+        (tmp_path / str(count)).mkdir()
+        async with sqlite_world(tmp_path / str(count)) as world:
+            spread = {"url": URL + "/{n}"} if kind == "lanes" else {"tenant": "t{n}"}
+            await submit_many(world, count, **spread)
+            ask = Claim(slots=10, slots_max=1_000, bytes_free=PLENTY, now_ms=world.tick())
+            taken[count], got = await steps(world, world.store.claim(ask))
+            assert len(got) == 10
+    assert taken[5_000] <= taken[50] * 1.2 + 500, taken
+
+
+async def test_a_claim_looks_at_few_lanes_of_each_of_many_tenants(tmp_path: Path) -> None:
+    taken = {}
+    for lanes in (10, 70):
+        (tmp_path / str(lanes)).mkdir()
+        async with sqlite_world(tmp_path / str(lanes)) as world:
+            for tenant in range(70):
+                await submit_many(world, lanes, tenant=f"t{tenant}", url=URL + "/{n}")
+            taken[lanes], got = await steps(world, world.claim(70, slots_max=1_000))
+            assert len({one.tenant for one in got}) == len(got) == 70
+    assert taken[70] <= taken[10] * 1.3 + 500, taken
