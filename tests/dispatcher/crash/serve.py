@@ -1,0 +1,104 @@
+"""A dispatcher process that can be told to die, without any warning, at a named point.
+
+`serve.py DATABASE KEY POINT COUNT`: prints its URL and serves; kills itself the COUNT-th time that
+it comes to POINT (`never` for a process that others kill).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from ipaddress import ip_network
+from typing import Final
+
+from dispatcher.outcome import Outcome
+from dispatcher.sender import Sender
+from dispatcher.server import serve
+from dispatcher.settings import Settings
+from dispatcher.signing import Secrets
+from dispatcher.store.base import Settlement
+from dispatcher.store.sqlite import writer
+from dispatcher.store.sqlite.rules import Rules
+from dispatcher.store.sqlite.submit import Submit
+from dispatcher.store.sqlite.writer import Committed
+from dispatcher.store.tx import Tx
+from dispatcher.values import Delivery
+
+POINTS: Final = (
+    "before-commit",
+    "after-commit",
+    "before-send",
+    "after-answer",
+    "after-settle",
+)
+
+
+class Fuse:
+    """Burns down by one each time it is touched at its point."""
+
+    def __init__(self, point: str, count: int) -> None:
+        self._point = point
+        self._left = count
+
+    def touch(self, point: str) -> None:
+        if point != self._point:
+            return
+        self._left -= 1
+        if self._left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(fuse: Fuse) -> None:
+    """Put the fuse into the path of a delivery."""
+    commit, count, send = writer.commit, writer._count, Sender.send
+
+    def counting(tx: Tx) -> None:
+        count(tx)
+        if ("accepted") in {event for _, event in tx.notes.events}:
+            fuse.touch("before-commit")
+
+    def committing(
+        connection: sqlite3.Connection, operations: Sequence[object], rules: Rules
+    ) -> Committed:
+        committed = commit(connection, operations, rules)
+        if any(isinstance(one, Submit) for one in operations):
+            fuse.touch("after-commit")
+        if any(isinstance(one, Settlement) for one in operations):
+            fuse.touch("after-settle")
+        return committed
+
+    async def sending(self: Sender, delivery: Delivery, secrets: Secrets) -> Outcome:
+        fuse.touch("before-send")
+        outcome = await send(self, delivery, secrets)
+        fuse.touch("after-answer")
+        return outcome
+
+    replacements: tuple[tuple[object, str, Callable[..., object]], ...] = (
+        (writer, "_count", counting),
+        (writer, "commit", committing),
+        (Sender, "send", sending),
+    )
+    for where, name, replacement in replacements:
+        setattr(where, name, replacement)
+
+
+def main(database: str, key: str, point: str, count: str) -> None:
+    arm(Fuse(point, int(count)))
+    settings = Settings(
+        database_url=f"sqlite:///{database}",
+        port=0,
+        admin_key=key,
+        allow_networks=(ip_network("127.0.0.0/8"),),
+        log_format="json",
+        log_level="error",
+        sweep_interval=0.2,
+        drain_grace=5.0,
+    )
+    serve(settings, announce=lambda url, _key: print(url, flush=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,142 @@
+"""The dispatcher is killed, at random moments and at each point of a delivery's path, and started
+again: what was acknowledged is delivered, and nothing is stuck (I1, I2, I3)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.dispatcher.crash.serve import POINTS
+from tests.dispatcher.crash.world import Dispatcher, Platform, Sink, settled
+
+pytestmark = pytest.mark.slow
+CYCLES = max(1, round(5 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))
+
+
+@pytest.fixture
+async def sink() -> AsyncIterator[Sink]:
+    made = Sink()
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.port = server.sockets[0].getsockname()[1]
+    yield made
+    server.close()
+
+
+@pytest.fixture
+async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
+    made = Dispatcher(tmp_path / "postback.db")
+    yield made
+    if made.process is not None:
+        await made.end(kill=True)
+
+
+async def finish(dispatcher: Dispatcher, platform: Platform, sink: Sink, *, kills: int) -> None:
+    """A last life, left alone: then every promise can be checked."""
+    sink.life += 1
+    await dispatcher.start()
+    found = await settled(dispatcher.url)
+    assert await dispatcher.end(kill=False) == 0
+    lost = platform.acknowledged.keys() - sink.got.keys()
+    print(
+        f"\nkills={kills} tried={platform.tried} accepted={len(platform.acknowledged)} "
+        f"delivered={len(sink.got)} duplicates={sink.duplicates} lost={len(lost)}"
+    )
+    assert not lost, "acknowledged, and never delivered"
+    assert found["delivered"] == len(sink.got), "delivered without ever having been accepted"
+    assert found["dead"] == found["cancelled"] == 0
+    for one, received in sink.got.items():
+        assert len({body for _, body in received}) == 1, "a duplicate with other bytes"
+        if one in platform.acknowledged:
+            assert received[0][1] == platform.acknowledged[one], "not the bytes that were accepted"
+        lives = [life for life, _ in received]
+        assert len(lives) == len(set(lives)), "sent twice without a crash between"
+    check_file(dispatcher.database, sink)
+
+
+def check_file(database: Path, sink: Sink) -> None:
+    """Each delivery's history ends with the attempt that was acknowledged, and no attempt is
+    recorded that the customer did not see."""
+    connection = sqlite3.connect(database)
+    (whole,) = connection.execute("PRAGMA integrity_check").fetchone()
+    assert whole == "ok"
+    wrong = connection.execute(
+        "SELECT tenant, state, count(*) FROM callbacks GROUP BY 1, 2 "
+        "EXCEPT SELECT tenant, state, n FROM counts"
+    ).fetchall()
+    assert wrong == []
+    for one, attempts in connection.execute("SELECT id, attempts FROM callbacks"):
+        assert 1 <= attempts <= len(sink.got[one])
+    assert connection.execute("SELECT count(*) FROM callbacks").fetchone() == (len(sink.got),)
+    connection.close()
+
+
+@pytest.mark.timeout(60 + 10 * CYCLES)
+async def test_kill_dash_nine_at_random_moments_loses_nothing(
+    dispatcher: Dispatcher, sink: Sink
+) -> None:
+    """I1, I2, I3: load through HTTP all the while."""
+    platform = Platform(sink)
+    chance = random.Random(CYCLES)
+    for _ in range(CYCLES):
+        sink.life += 1
+        await dispatcher.start()
+        loading = asyncio.create_task(platform.load(dispatcher.url))
+        before = len(platform.acknowledged)
+        await asyncio.sleep(chance.uniform(0.05, 0.4))  # the moment is what is random here
+        assert await dispatcher.end(kill=True) == -9
+        await loading
+        assert len(platform.acknowledged) >= before
+    assert platform.acknowledged, "nothing was submitted at all"
+    await finish(dispatcher, platform, sink, kills=CYCLES)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_crash_at_each_point_of_the_path_loses_nothing(
+    dispatcher: Dispatcher, sink: Sink, point: str
+) -> None:
+    """I1, I2, I3: with others' work around the one that is hit."""
+    platform = Platform(sink)
+    sink.life += 1
+    await dispatcher.start(point, 20)
+    async with asyncio.timeout(30):
+        await platform.load(dispatcher.url)
+    assert await dispatcher.dead() == -9
+    assert platform.acknowledged
+    await finish(dispatcher, platform, sink, kills=1)
+
+
+async def test_before_the_commit_nothing_was_promised_and_nothing_is_sent(
+    dispatcher: Dispatcher, sink: Sink
+) -> None:
+    """I1, seen from the other side: no 2xx before the commit, and no trace after the crash."""
+    platform = Platform(sink)
+    await dispatcher.start("before-commit")
+    await platform.load(dispatcher.url, workers=1)
+    assert await dispatcher.dead() == -9
+    assert platform.acknowledged == {}
+    await dispatcher.start()
+    found = await settled(dispatcher.url)
+    assert set(found.values()) == {0}
+    assert sink.got == {}
+
+
+async def test_after_the_commit_the_callback_is_delivered_though_nobody_was_told(
+    dispatcher: Dispatcher, sink: Sink
+) -> None:
+    """I2: and whoever submits it again is told the first one's id."""
+    platform = Platform(sink)
+    await dispatcher.start("after-commit")
+    await platform.load(dispatcher.url, workers=1)
+    assert await dispatcher.dead() == -9
+    assert platform.acknowledged == {}
+    await dispatcher.start()
+    async with asyncio.timeout(10):
+        await sink.arrived.wait()
+    assert (await settled(dispatcher.url))["delivered"] == 1
+    assert [len(received) for received in sink.got.values()] == [1]
