@@ -14,13 +14,10 @@ from dispatcher.api.errors import ApiError, invalid
 T = TypeVar("T")
 
 _WHITESPACE: Final = b" \t\r\n"
-_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
-_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_UNMARKED: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_AT: Final = re.compile(
-    r"^(?P<reason>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL
-)
+_WHERE: Final = re.compile(r"(?P<key>`key` in )?`\$(?P<path>[\w.\[\]]*)`")
 _FIELD: Final = re.compile(
     r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL
 )
@@ -31,9 +28,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> 
     keys, nested at most `depth_max` deep. Raises ApiError: 400 for what is not JSON, 422 for
     what is not the shape."""
     check_text(body)
-    check_depth(body, depth_max)
     try:
         value = decoder.decode(body)
+        check_depth(body, depth_max)
         check_keys(body)
     except msgspec.ValidationError as error:
         raise _shape_error(str(error), _parsed(body)) from None
@@ -59,11 +56,13 @@ def check_text(body: bytes) -> None:
 
 
 def check_depth(body: bytes, depth_max: int) -> None:
-    """Raise if brackets nest deeper than `depth_max`. Only a document with more brackets than
-    that is looked at closely; ones inside strings do not count."""
+    """Raise if the brackets of this JSON document nest deeper than `depth_max`. Only one with more
+    brackets than that is looked at closely; ones inside strings do not count."""
     if body.count(b"{") + body.count(b"[") <= depth_max:
         return
-    brackets = _STRINGS.sub(b"", body).translate(_STEPS, _NOT_BRACKETS)
+    # Without its escapes a string ends at the next quote, so that every other piece is outside.
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _UNMARKED)
+    brackets = b"".join(marks.split(b'"')[::2]).translate(_STEPS)
     if brackets and max(accumulate(memoryview(brackets).cast("b"))) > depth_max:
         raise malformed(f"nested more than {depth_max} levels deep")
 
@@ -112,11 +111,12 @@ def _parsed(body: bytes) -> Any:
 
 def _shape_error(text: str, value: Any) -> ApiError:
     """What msgspec says about a value of the wrong shape, as field, value and reason."""
-    match = _AT.match(text)
-    reason, path, of_key = text, "", False
-    if match is not None:
-        reason, path = match["reason"], (match["path"] or "").lstrip(".")
-        of_key = match["key"] is not None
+    reason, _, at = text.rpartition(" - at ")
+    where = _WHERE.fullmatch(at)
+    if where is None:
+        reason = text
+    path = "" if where is None else where["path"].lstrip(".")
+    of_key = where is not None and where["key"] is not None
     field = _FIELD.match(reason)
     if field is not None:
         path = f"{path}.{field['name']}".lstrip(".")

@@ -117,6 +117,30 @@ def test_the_payload_is_the_bytes_that_stood_there() -> None:
     assert bytes(decode(SUBMIT, body, depth_max=64).payload) == payload
 
 
+HOSTILE = {
+    "brackets side by side": b"[" + b"[]," * 300_000 + b"[]]",
+    "brackets inside each other": b"[" * 500_000 + b"]" * 500_000,
+    "a string that never ends": b'"' + b'\\"' * 500_000 + b"[" * 70,
+    "escapes that never end": b"[" * 70 + b'"\\' * 500_000,
+    "many empty strings": b"[" + b'"",' * 300_000 + b"[]" + b",[]" * 70 + b"]",
+    "many numbers": b"[" + b"1," * 500_000 + b"1]",
+    "one long number": b"1" * 1_000_000,
+    "a long unknown field": b'1,"' + b" - at `$.x`" * 100_000 + b'":1',
+    "spaces": b" " * 1_000_000 + b"1",
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("key", ["jobId", "job\\u0049d"])
+@pytest.mark.parametrize("payload", HOSTILE.values(), ids=HOSTILE.keys())
+def test_i6_a_megabyte_of_malice_costs_milliseconds(key: str, payload: bytes) -> None:
+    """I6: no document makes the parser's work grow faster than its length; one that did took
+    minutes for this size, and everybody else waited."""
+    body = b'{"%s":"a","payload":%s}' % (key.encode(), payload)
+    with contextlib.suppress(ApiError):
+        decode(SUBMIT, body, depth_max=64)
+
+
 def test_brackets_inside_text_do_not_nest() -> None:
     """Only real nesting counts."""
     body = json.dumps({"jobId": "a", "payload": '[{"\\' * 500}).encode()

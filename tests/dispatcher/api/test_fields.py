@@ -146,7 +146,11 @@ def test_progress_may_repeat_and_an_end_may_not() -> None:
 
 
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=4), min_size=2, max_size=2)
+    st.lists(
+        st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=4),
+        min_size=2,
+        max_size=2,
+    )
 )
 def test_keys_of_different_tenants_never_meet(parts: list[str]) -> None:
     """I9: the tenant is part of the digest, and no two lists of parts read the same."""
