@@ -7,6 +7,7 @@ import gc
 import itertools
 import json
 import signal
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -29,10 +30,19 @@ _MEASURES: Final = {
     4: backlog.measure,
 }
 
+_WIDTH: Final = 110  # of what is not a terminal
+
 
 def main() -> None:
     """Measure what the command line asks for, print it and write it."""
     options = parse()
+    try:
+        _measure(options)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("ended early: nothing was written, and nothing is left running")
+
+
+def _measure(options: Options) -> None:
     # A cycle collection of our own would look like a pause of the dispatcher's.
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
@@ -46,7 +56,7 @@ def main() -> None:
 
 async def _run(options: Options, cores: machine.Cores, directory: Path) -> None:
     _end_in_order()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
     facts = machine.facts(directory, cores)
     report.machine(console, facts, options)
     began_s = time.monotonic()

@@ -32,7 +32,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     """The options of a command line; leaves with a usage message where they make no sense."""
     parser = _parser()
     given = parser.parse_args(arguments)
-    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (5.0, 3, 24.0, 1_000_000)
+    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (4.0, 3, 20.0, 1_000_000)
     seconds, rounds, silence, backlog = sizes
     options = Options(
         parts=given.parts,
@@ -61,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--parts", type=_parts, default=PARTS, metavar="1,2,3,4", help="which parts to run")
     add("--quick", action="store_true", help="about a minute instead of six")
-    add("--seconds", type=float, metavar="S", help="length of a measured round (5; quick: 2)")
+    add("--seconds", type=float, metavar="S", help="length of a measured round (4; quick: 2)")
     add("--warm-up", type=float, default=1.0, metavar="S", help="before each round (1)")
     add("--rounds", type=int, metavar="N", help="rounds, of which medians are shown (3; quick: 1)")
-    add("--silence-seconds", type=float, metavar="S", help="a run of part 3 (24; quick: 8)")
+    add("--silence-seconds", type=float, metavar="S", help="a run of part 3 (20; quick: 8)")
     add(
         "--backlog", type=int, metavar="N", help="held deliveries in part 4 (1000000; quick: 50000)"
     )

@@ -70,38 +70,36 @@ def _throughput(found: Part) -> Iterator[Row]:
         yield f"{name}: accepted / delivered a second", _pair(run), ""
         yield f"{name}: CPU per delivery", _of(run["cpuUsPerDelivery"], "µs"), ""
         shares = f"{_of(run['cpuShare'])} / {_of(run['loadCpuShare'])}"
-        yield f"{name}: cores used by dispatcher / load and sink", shares, ""
+        yield f"{name}: cores used, dispatcher / load", shares, ""
     yield "durable to relay", _of(found["durableToRelay"]), "≥ 0.65"
     cpu = _ratio(found["relay"]["cpuUsPerDelivery"], found["durable"]["cpuUsPerDelivery"])
     yield "durable to relay, by CPU per delivery", cpu, ""
     yield "busy to relay", _of(found["busyToRelay"]), ""
     beside = found["beside"]
-    done = f"{beside['searches']} / {beside['replayed']}"
-    paces = f"{bustle.SEARCHES_PER_S}/s / {bustle.REPLAYED_PER_S}/s"
-    yield f"busy: searches ({paces.split(' / ')[0]}) / replayed ({paces.split(' / ')[1]})", done, ""
+    yield f"busy: searches, {bustle.SEARCHES_PER_S}/s at most", _of(beside["searches"]), ""
+    yield f"busy: replayed, {bustle.REPLAYED_PER_S}/s at most", _of(beside["replayed"]), ""
+    yield "busy: keep periods", "1 s", ""
 
 
 def _steady(found: Part) -> Iterator[Row]:
     yield "accept p50", _of(found["acceptP50Ms"], "ms"), ""
     yield "accept p99", _of(found["acceptP99Ms"], "ms"), "≤ 15 ms"
-    yield "submit to arrival p50 (accept included)", _of(found["arrivalP50Ms"], "ms"), "≤ 5 ms"
+    yield "submit to arrival p50, accept included", _of(found["arrivalP50Ms"], "ms"), "≤ 5 ms"
     yield "submit to arrival p99", _of(found["arrivalP99Ms"], "ms"), ""
     yield "load generator late p99 (included above)", _of(found["generatorLateP99Ms"], "ms"), ""
 
 
 def _silence(found: Part) -> Iterator[Row]:
+    spans = f"whole run / first {silence.FIRST_S:g} s / later / median second"
+    yield "p99 of the others, in ms, over", spans, ""
     for name, silent in silence.SILENT_COUNTS.items():
         run = found[name]
-        yield f"{silent} silent: the others' p50", _of(run["arrivalP50Ms"], "ms"), ""
-        spans = " / ".join(_of(run[f"{key}P99Ms"]) for key in ("arrival", "first", "later"))
-        yield (
-            f"{silent} silent: the others' p99, whole / first {silence.FIRST_S:g} s / later",
-            (f"{spans} ms"),
-            "",
-        )
+        p99s = " / ".join(_of(run[f"{key}P99Ms"]) for key in silence.SPANS.values())
+        yield f"{silent} silent", p99s, ""
+        yield f"{silent} silent: p50", _of(run["arrivalP50Ms"], "ms"), ""
     for name, target in (("one", "≤ 1.1"), ("thirty", "≤ 1.3")):
-        spans = " / ".join(_of(found[f"{name}ToNone{span}"]) for span in ("", "First", "Later"))
-        yield f"{silence.SILENT_COUNTS[name]} silent to none, p99", spans, target
+        ratios = " / ".join(_of(found[f"{name}ToNone{span}"]) for span in silence.SPANS)
+        yield f"{silence.SILENT_COUNTS[name]} silent to none", ratios, target
 
 
 def _backlog(found: Part) -> Iterator[Row]:
@@ -112,7 +110,7 @@ def _backlog(found: Part) -> Iterator[Row]:
         memory = " / ".join(_mib(run[key]) for key in ("rssBytes", "pssBytes", "peakRssBytes"))
         yield f"{about}: memory, RSS / PSS / peak RSS", memory, "≤ 200 MiB" * (name == "full")
         first = _of(run["startToFirstSeconds"], "s")
-        yield f"{about}: process start to first delivery", first, "≤ 2 s" * (name == "full")
+        yield f"{about}: start to first delivery", first, "≤ 2 s" * (name == "full")
     yield "with to without, delivered a second", _of(found["fullToEmpty"]), "≥ 0.9"
     yield "filled through the store's submit in", _of(found["fillSeconds"], "s"), ""
 
@@ -125,7 +123,7 @@ def _pair(run: Part) -> str:
 
 
 def _of(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{value:,g} {unit}".rstrip()
+    return "–" if value is None else f"{value:,} {unit}".rstrip()
 
 
 def _ratio(value: float | None, base: float | None) -> str:
