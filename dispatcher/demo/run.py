@@ -20,8 +20,7 @@ from dispatcher.demo.story import Story, playing
 
 _TRY: Final = (
     "DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8 DISPATCHER_ADMIN_KEY=my-first-key dispatcher serve",
-    "RECEIVER_SECRETS=$(DISPATCHER_API_KEY=my-first-key dispatcher secrets reveal) "
-    "receiver serve",
+    "RECEIVER_SECRETS=$(DISPATCHER_API_KEY=my-first-key dispatcher secrets reveal) receiver serve",
     "DISPATCHER_API_KEY=my-first-key dispatcher send --job-id job_1 --wait "
     '--to http://127.0.0.1:8700/webhooks --payload \'{"jobId": "job_1", "status": "completed"}\'',
 )

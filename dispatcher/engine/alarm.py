@@ -7,7 +7,7 @@ from typing import Final
 
 # After a claim that came back empty although work looked ready (a tenant at its share, say), the
 # next one waits for a slot to be given back, or this long.
-BARREN_WAIT_S: Final = 0.02
+BARREN_WAIT_MS: Final = 20
 
 
 class Alarm:

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from dispatcher import logs
 from dispatcher.clock import now_ms
-from dispatcher.engine.alarm import BARREN_WAIT_S, Alarm
+from dispatcher.engine.alarm import BARREN_WAIT_MS, Alarm
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
@@ -56,7 +56,7 @@ class Engine:
         self._slots = Slots(settings.slots, bytes_max=settings.in_flight_bytes_max)
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
-        self._barren = False
+        self._barren_until_ms = 0
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._rates = Rates()
@@ -145,8 +145,8 @@ class Engine:
         if self._next_ready_ms is None or self._slots.free <= 0:
             self._alarm.set(None)
             return
-        delay_s = (self._next_ready_ms - self._clock()) / 1000
-        self._alarm.set(max(delay_s, BARREN_WAIT_S) if self._barren else delay_s)
+        ready_ms = max(self._next_ready_ms, self._barren_until_ms)
+        self._alarm.set((ready_ms - self._clock()) / 1000)
 
     async def _claim_on(self) -> None:
         while True:
@@ -168,7 +168,8 @@ class Engine:
         for delivery in deliveries:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
             self._begin(delivery)
-        self._barren = not deliveries
+        if not deliveries:
+            self._barren_until_ms = self._clock() + BARREN_WAIT_MS
         self._arm()
 
     # --- delivering ---
@@ -246,5 +247,5 @@ class Engine:
 
     def _give(self, tenant: str, *, high: bool, size: int) -> None:
         self._slots.give(tenant, high=high, size=size)
-        self._barren = False
+        self._barren_until_ms = 0
         self._arm()
