@@ -1,8 +1,42 @@
 """The receiver: verifies signed completions and handles each one once.
 
-``verify`` and its companions need the standard library alone; ``receiver.app`` is the service.
+``verify`` and its companions need the standard library alone. ``Receiver`` is the service; its
+packages are loaded when it is first asked for.
 """
 
-from receiver.signature import SignatureError, Verified, generate_secret, signed_headers, verify
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SignatureError", "Verified", "generate_secret", "signed_headers", "verify"]
+from receiver.event import Event
+from receiver.parse import ParseError
+from receiver.signature import SignatureError, Verified, generate_secret, signed_headers
+from receiver.source import Source
+from receiver.verifying import verify
+
+if TYPE_CHECKING:
+    from receiver.app import Receiver
+    from receiver.settings import Settings
+
+__all__ = [
+    "Event",
+    "ParseError",
+    "Receiver",
+    "Settings",
+    "SignatureError",
+    "Source",
+    "Verified",
+    "generate_secret",
+    "signed_headers",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Receiver":
+        from receiver.app import Receiver
+
+        return Receiver
+    if name == "Settings":
+        from receiver.settings import Settings
+
+        return Settings
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,19 +2,19 @@
 
 import base64
 import hmac
-from typing import Any, Final
-from urllib.parse import parse_qsl
+from typing import Any, Final, cast
 
 from receiver.asgi import Answer, Refusal, Request
-from receiver.inbox import Inbox
+from receiver.housekeeping import Housekeeper
 from receiver.log import iso
-from receiver.message import StoredMessage
+from receiver.message import REPLAYABLE, STATES, State, StoredMessage
+from receiver.query import DIGITS_MAX, choice, invalid, number, read_query
+from receiver.store.inbox import Inbox
 
 LIMIT_MAX: Final = 500
 _LIMIT_DEFAULT: Final = 50
 _STATUSES: Final = ("accepted", "conflict", "late")
-_PARAMETERS: Final = ("status", "jobId", "cursor", "limit")
-_DIGITS_MAX: Final = 18  # an id fits 63 bits
+_SECONDS_MAX: Final = 3650 * 86_400
 
 
 def authorize(request: Request, admin_key: str) -> None:
@@ -31,17 +31,15 @@ def authorize(request: Request, admin_key: str) -> None:
 
 
 async def list_messages(request: Request, inbox: Inbox) -> Answer:
-    """``GET /inbox?status=&jobId=&cursor=&limit=``: newest first."""
-    query = _query(request.query)
-    status = query.get("status")
-    if status is not None and status not in _STATUSES:
-        raise _invalid("status", status, f"must be one of: {', '.join(_STATUSES)}")
-    limit = _number(query, "limit", LIMIT_MAX)
+    """``GET /inbox?status=&state=&jobId=&cursor=&limit=``: newest first."""
+    query = read_query(request.query, ("status", "state", "jobId", "cursor", "limit"))
+    limit = number(query, "limit", LIMIT_MAX)
     page = await inbox.page(
-        below=_number(query, "cursor", 10**_DIGITS_MAX),
+        below=number(query, "cursor", 10**DIGITS_MAX),
         limit=_LIMIT_DEFAULT if limit is None else limit,
         job_id=query.get("jobId"),
-        verdict=status,
+        verdict=choice(query, "status", _STATUSES),
+        state=choice(query, "state", STATES),
     )
     cursor = None if page.next_below is None else str(page.next_below)
     data = [public(message) for message in page.messages]
@@ -49,12 +47,43 @@ async def list_messages(request: Request, inbox: Inbox) -> Answer:
 
 
 async def show_message(id: str, inbox: Inbox) -> Answer:
-    """``GET /inbox/{id}``: one message with its body."""
-    is_id = id.isascii() and id.isdecimal() and len(id) <= _DIGITS_MAX
-    message = await inbox.show(int(id)) if is_id else None
-    if message is None:
-        raise Refusal(404, "NOT_FOUND", "there is no such message")
-    return Answer(document={**public(message), **_public_body(message.body or b"")})
+    """``GET /inbox/{id}``: one message with its body, and why its last attempt failed."""
+    message = await _find(id, inbox)
+    shown = {**public(message), "lastError": message.error}
+    return Answer(document={**shown, **_public_body(message.body)})
+
+
+async def replay_message(id: str, inbox: Inbox, now_ms: int) -> Answer:
+    """``POST /inbox/{id}/replay``: due again at once. 409 where that must not be."""
+    message = await _find(id, inbox)
+    if await inbox.replay(message.id, now_ms):
+        return Answer(status=202, document={"id": message.id, "state": "pending"})
+    if message.state in ("pending", "running", "handled"):
+        reason = f"it is {message.state}"
+    elif message.verdict != "accepted":
+        reason = f"it is a {message.verdict} message, kept beside the one that counts"
+    elif message.body is None:
+        reason = "its body is pruned"
+    else:
+        reason = "its job's end was handled already, in another message"
+    raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
+
+
+async def replay_messages(request: Request, inbox: Inbox, now_ms: int) -> Answer:
+    """``POST /inbox/replay?state=dead``: all of a state that can be."""
+    query = read_query(request.query, ("state",))
+    state = choice(query, "state", REPLAYABLE)
+    if state is None:
+        raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
+    return Answer(document={"replayed": await inbox.replay_all(cast("State", state), now_ms)})
+
+
+async def prune_messages(request: Request, housekeeper: Housekeeper) -> Answer:
+    """``POST /inbox/prune?olderThan=SECONDS``: by default older than the configured periods."""
+    query = read_query(request.query, ("olderThan",))
+    older_s = number(query, "olderThan", _SECONDS_MAX, least=0)
+    bodies, messages = await housekeeper.prune(older_s)
+    return Answer(document={"bodies": bodies, "messages": messages})
 
 
 def public(message: StoredMessage) -> dict[str, Any]:
@@ -73,44 +102,29 @@ def public(message: StoredMessage) -> dict[str, Any]:
         "sentAt": iso(message.sent_ms),
         "receivedAt": iso(message.received_ms),
         "duplicates": message.duplicates,
+        "platform": message.platform,
+        "via": message.via,
+        "state": message.state,
+        "attempts": message.attempts,
+        "nextAttemptAt": iso(message.due_ms),
+        "handledAt": iso(message.handled_ms),
         "lastSeenAt": iso(message.last_seen_ms),
     }
 
 
-def _public_body(body: bytes) -> dict[str, str]:
-    """As text where it is UTF-8, byte for byte in base64 where it is not."""
+async def _find(id: str, inbox: Inbox) -> StoredMessage:
+    is_id = id.isascii() and id.isdecimal() and len(id) <= DIGITS_MAX
+    message = await inbox.show(int(id)) if is_id else None
+    if message is None:
+        raise Refusal(404, "NOT_FOUND", "there is no such message")
+    return message
+
+
+def _public_body(body: bytes | None) -> dict[str, str]:
+    """As text where it is UTF-8, in base64 where it is not; nothing once it is pruned."""
+    if body is None:
+        return {}
     try:
         return {"body": body.decode("utf-8")}
     except UnicodeDecodeError:
         return {"bodyBase64": base64.b64encode(body).decode("ascii")}
-
-
-def _query(raw: bytes) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(raw.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
-    except ValueError:
-        raise _invalid("query", "", "has too many fields") from None
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name not in _PARAMETERS:
-            raise _invalid(name, value, f"unknown; there are: {', '.join(_PARAMETERS)}")
-        if name in found:
-            raise _invalid(name, value, "is there more than once")
-        found[name] = value
-    return found
-
-
-def _number(query: dict[str, str], name: str, most: int) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    is_number = text.isascii() and text.isdecimal() and len(text) <= _DIGITS_MAX
-    if not is_number or not 1 <= int(text) <= most:
-        what = "is not one of ours" if name == "cursor" else f"must be a number from 1 to {most}"
-        raise _invalid(name, text, what)
-    return int(text)
-
-
-def _invalid(field: str, value: str, reason: str) -> Refusal:
-    details = {"field": field[:100], "value": value[:100], "reason": reason}
-    return Refusal(422, "VALIDATION_ERROR", f"{field[:100]} {reason}", details=details)

@@ -1,77 +1,201 @@
-"""The receiver as an ASGI application: routes, lifespan, one log line per request."""
+"""The receiver as an ASGI application: what the customer makes, and what it is composed of."""
 
-import logging
-import time
-import uuid
-from collections.abc import Callable
-from typing import Final, Self
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Self, TypeVar
+from urllib.parse import urlsplit
 
-from receiver import log
-from receiver.admin import authorize, list_messages, show_message
-from receiver.asgi import (
-    Answer,
-    Budget,
-    Disconnected,
-    Receive,
-    Refusal,
-    Request,
-    Scope,
-    Send,
-    send_answer,
-)
-from receiver.inbox import Inbox, InboxUnavailable
-from receiver.settings import SettingError, Settings, database_path
-from receiver.webhook import receive_message, unavailable
+from receiver.asgi import Receive, Scope, Send
+from receiver.clock import NowMs, wall_clock_ms
+from receiver.expecting.credentials import Credentials, Tokens
+from receiver.expecting.reconciler import Asking, Reconciler
+from receiver.handling.effects import Effects
+from receiver.handling.handlers import Handlers
+from receiver.handling.worker import Limits, Worker
+from receiver.housekeeping import Housekeeper
+from receiver.identity import JOB_ID_CHARS_MAX, Dialect, is_name
+from receiver.metrics import Metrics
+from receiver.routes import Front
+from receiver.settings import SettingError, Settings, database_path, load
+from receiver.source import Source
+from receiver.sources import all_sources
+from receiver.store.expectations import Expectation
+from receiver.store.inbox import Inbox
 
-_HEALTH_PATHS: Final = ("/healthz", "/readyz")
+Function = TypeVar("Function", bound=Callable[..., Any])
+Part = TypeVar("Part")
 
-
-def wall_clock_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
+STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
+_STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
 
 
 def create_app(settings: Settings) -> "Receiver":
-    """The application. A server runs its lifespan; where it is mounted inside another
-    application, that one's lifespan does it with ``async with app:``."""
+    """A receiver without handlers: it verifies, keeps and answers."""
     return Receiver(settings)
 
 
 class Receiver:
-    """Verifies, stores once, answers. Raises SettingError when it has no secret to verify with."""
+    """Verifies, stores once, answers; then hands each completion to the customer's code, once.
 
-    def __init__(self, settings: Settings, *, now_ms: Callable[[], int] = wall_clock_ms) -> None:
-        if not settings.secrets:
-            raise SettingError("RECEIVER_SECRETS is not set: give at least one signing secret")
-        self.settings: Final = settings
-        self._now_ms: Final = now_ms
-        self._budget: Final = Budget(settings.in_flight_bytes_max)
+        receiver = Receiver()  # settings from the RECEIVER_* variables
+
+        @receiver.on("completed")
+        def fulfil(event, tx):
+            tx.execute("UPDATE orders SET result = ? WHERE job = ?", (…, event.job_id))
+
+        app = Starlette(routes=[Mount("/hooks", app=receiver)], lifespan=receiver.lifespan)
+
+    A server runs its lifespan where it stands alone; where it is mounted inside another
+    application, give that one ``lifespan=receiver.lifespan``, or use ``async with receiver:``.
+    Raises SettingError when nothing would vouch for a message.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        sources: Iterable[Source] = (),
+        credentials: Credentials | None = None,
+        now_ms: NowMs = wall_clock_ms,
+    ) -> None:
+        self.settings: Final = load() if settings is None else settings
+        given = {source.path: source for source in sources}
+        self.sources: Final = given or all_sources(self.settings)
+        self.handlers: Final = Handlers()
+        self.metrics: Final = Metrics()
+        self.now_ms: Final = now_ms
+        self._credentials: Final = credentials or _tokens(self.settings)
+        self._front: Final = Front(self)
         self._inbox: Inbox | None = None
+        self._worker: Worker | None = None
+        self._reconciler: Reconciler | None = None
+        self._housekeeper: Housekeeper | None = None
+
+    def on(self, *statuses: str) -> Callable[[Function], Function]:
+        """Registers a handler, ``(event)`` or ``(event, tx)``, sync or async, for ``completed``,
+        ``failed``, ``cancelled``, ``timeout``, ``running`` or ``queued``, or for ``*``: every one
+        that has none of its own. Raises ValueError or TypeError for what cannot be one.
+
+        It runs after the message was acknowledged, again after each failure with a growing wait,
+        never twice at once for one job. With ``tx`` its writes and our mark commit together: the
+        effect happens once. Without, at least once: ``event.job_id`` is the key to pass on.
+        """
+
+        def register(function: Function) -> Function:
+            self.handlers.add(function, *statuses)
+            return function
+
+        return register
+
+    async def expect(
+        self,
+        job_id: str,
+        status_url: str,
+        *,
+        by: datetime | timedelta,
+        credentials: str | None = None,
+        platform: Dialect = "auto",
+        source: str | None = None,
+    ) -> Expectation:
+        """Waits for a job's end; one that is silent after ``by`` is asked for at ``status_url``,
+        with the credentials of this name. Call it before or after its callback, in any order, as
+        often as you like. ``source`` is the path its callbacks come in by; the first where not
+        given. Raises ValueError, or InboxUnavailable.
+        """
+        self._check_expected(job_id, status_url, credentials, source)
+        now_ms = self.now_ms()
+        expectation = await self.inbox.expect(
+            source=source or next(iter(self.sources)),
+            job_id=job_id,
+            status_url=status_url,
+            credentials=credentials,
+            platform=platform,
+            now_ms=now_ms,
+            ask_ms=_ask_ms(by, now_ms),
+        )
+        self.wake()
+        return expectation
+
+    async def replay(self, id: int) -> bool:
+        """Makes a dead, ignored or skipped message due again; whether that could be."""
+        return await self.inbox.replay(id, self.now_ms())
+
+    def wake(self) -> None:
+        """Looks for due work now. A clock that jumps is noticed by itself within half a minute."""
+        for one in (self._worker, self._reconciler):
+            if one is not None:
+                one.wake()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no handler is at work."""
+        return self._worker is None or self._worker.is_idle
+
+    @property
+    def inbox(self) -> Inbox:
+        """RuntimeError while it is not open."""
+        return _opened(self._inbox)
+
+    @property
+    def housekeeper(self) -> Housekeeper:
+        """RuntimeError while it is not open."""
+        return _opened(self._housekeeper)
 
     async def __aenter__(self) -> Self:
-        """Opens the inbox. Raises InboxError."""
-        self._inbox = await Inbox.open(
-            database_path(self.settings.database_url),
-            lock_timeout_s=self.settings.lock_timeout,
-            read_timeout_s=self.settings.read_timeout,
-            commit_rows_max=self.settings.commit_rows_max,
+        """Opens the inbox and goes on with what is in it. Raises InboxError, EffectsError or
+        SettingError."""
+        settings = self.settings
+        effects = self._effects()
+        inbox = self._inbox = await Inbox.open(
+            database_path(settings.database_url),
+            lock_timeout_s=settings.lock_timeout,
+            read_timeout_s=settings.read_timeout,
+            commit_rows_max=settings.commit_rows_max,
+        )
+        await inbox.recover(now_ms=self.now_ms(), attempts_max=settings.handler_attempts)
+        if self.handlers:
+            self._worker = self._new_worker(inbox, effects)
+            inbox.on_due = self._worker.wake
+        self._reconciler = self._new_reconciler(inbox)
+        self._housekeeper = Housekeeper(
+            inbox,
+            effects,
+            keep_bodies_s=settings.keep_bodies,
+            keep_messages_s=settings.keep_messages,
+            now_ms=self.now_ms,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        worker, self._worker = self._worker, None
+        reconciler, self._reconciler = self._reconciler, None
+        housekeeper, self._housekeeper = self._housekeeper, None
         inbox, self._inbox = self._inbox, None
+        if reconciler is not None:
+            await reconciler.stop()
+        if housekeeper is not None:
+            await housekeeper.stop()
+        if worker is not None:
+            await worker.stop(self.settings.drain_grace * _STOP_GRACE_SHARE)
         if inbox is not None:
             await inbox.close()
 
+    @asynccontextmanager
+    async def lifespan(self, _app: Any) -> AsyncIterator[None]:
+        """The lifespan for the application that it is mounted in."""
+        async with self:
+            yield
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(Request(scope, receive, f"req_{uuid.uuid4().hex}"), send)
+            await self._front(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await self._serve_lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             await self.__aenter__()
@@ -83,105 +207,96 @@ class Receiver:
         await self.__aexit__()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _http(self, request: Request, send: Send) -> None:
-        started = time.perf_counter()
-        close = False
-        try:
-            try:
-                answer = await self._answer(request)
-            except Refusal as refusal:
-                answer = self._refused(request, refusal)
-                too_slow = refusal.status == 408  # waiting for more would be waiting twice
-                close = too_slow or not await request.drain(self.settings.request_timeout)
-            await send_answer(send, answer, request.id, close=close)
-            status: int | None = answer.status
-        except Disconnected:
-            request.notes.setdefault("outcome", "disconnected")
-            status = None
-        self._log(request, status, time.perf_counter() - started)
+    def _effects(self) -> Effects | None:
+        url = self.settings.effects_url
+        if url is None:
+            if names := self.handlers.take_tx:
+                raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
+            return None
+        effects = Effects(database_path(url, "effects_url"))
+        effects.prepare()
+        return effects
 
-    async def _answer(self, request: Request) -> Answer:
-        try:
-            self._check_head(request)
-            return await self._route(request)
-        except InboxUnavailable as error:
-            raise unavailable(error, self.settings) from error
-        except (Refusal, Disconnected):
-            raise
-        except Exception as error:
-            log.LOGGER.exception("bug", extra={"fields": {"requestId": request.id}})
-            raise Refusal(500, "INTERNAL", "something went wrong on our side") from error
-
-    def _check_head(self, request: Request) -> None:
-        size = sum(len(name) + len(value) for name, value in request.headers)
-        if (
-            len(request.headers) > self.settings.headers_max
-            or size > self.settings.header_bytes_max
-        ):
-            raise Refusal(431, "HEADERS_TOO_LARGE", "the request has too many or too long headers")
-
-    async def _route(self, request: Request) -> Answer:
-        inbox = self._inbox
-        if inbox is None:
-            raise RuntimeError("the inbox is not open: run the lifespan, or use `async with app:`")
+    def _new_worker(self, inbox: Inbox, effects: Effects | None) -> Worker:
         settings = self.settings
-        if request.path == settings.path:
-            _allow(request, "POST")
-            return await receive_message(request, settings, self._budget, inbox, self._now_ms())
-        if request.path in _HEALTH_PATHS:
-            _allow(request, "GET", "HEAD")
-            return await self._health(request, inbox)
-        if request.path == "/inbox" or request.path.startswith("/inbox/"):
-            return await self._admin(request, inbox)
-        raise _not_found()
-
-    async def _health(self, request: Request, inbox: Inbox) -> Answer:
-        if request.path == "/readyz":
-            await inbox.check()
-            return Answer(document={"status": "ready"})
-        return Answer(document={"status": "ok"})
-
-    async def _admin(self, request: Request, inbox: Inbox) -> Answer:
-        if self.settings.admin_key is None:
-            raise _not_found()
-        authorize(request, self.settings.admin_key)
-        _allow(request, "GET", "HEAD")
-        if request.path == "/inbox":
-            return await list_messages(request, inbox)
-        return await show_message(request.path.removeprefix("/inbox/"), inbox)
-
-    def _refused(self, request: Request, refusal: Refusal) -> Answer:
-        request.notes.update(outcome=refusal.code, reason=refusal.details.get("reason"))
-        if isinstance(refusal.__cause__, InboxUnavailable):
-            request.notes["reason"] = str(refusal.__cause__)
-        return refusal.answer(request.id)
-
-    def _log(self, request: Request, status: int | None, duration_s: float) -> None:
-        log.event(
-            "request",
-            _level(request, status),
-            method=request.method,
-            path=request.path,
-            status=status,
-            durationMs=round(duration_s * 1000, 1),
-            requestId=request.id,
-            **request.notes,
+        limits = Limits(
+            concurrency=settings.handler_concurrency,
+            timeout_s=settings.handler_timeout,
+            attempts=settings.handler_attempts,
+            retry_base_s=settings.handler_retry_base,
+            retry_cap_s=settings.handler_retry_cap,
+        )
+        return Worker(
+            inbox,
+            self.handlers,
+            effects,
+            limits=limits,
+            now_ms=self.now_ms,
+            metrics=self.metrics,
         )
 
+    def _new_reconciler(self, inbox: Inbox) -> Reconciler:
+        settings = self.settings
+        asking = Asking(
+            base_s=settings.ask_base,
+            cap_s=settings.ask_cap,
+            timeout_s=settings.ask_timeout,
+            lost_after_s=settings.lost_after,
+        )
+        return Reconciler(
+            inbox,
+            self.handlers,
+            self.sources,
+            self._credentials,
+            asking=asking,
+            now_ms=self.now_ms,
+            metrics=self.metrics,
+        )
 
-def _level(request: Request, status: int | None) -> int:
-    """Probes are noise; a conflict, or a fault of ours, is for an operator to see."""
-    if request.path in _HEALTH_PATHS and status == 200:
-        return logging.DEBUG
-    is_news = request.notes.get("outcome") == "conflict" or (status or 0) >= 500
-    return logging.WARNING if is_news else logging.INFO
+    def _check_expected(
+        self, job_id: str, status_url: str, credentials: str | None, source: str | None
+    ) -> None:
+        if not is_name(job_id, JOB_ID_CHARS_MAX):
+            raise ValueError("jobId must be a string of 1 to 200 printable characters")
+        if source is not None and source not in self.sources:
+            raise ValueError(f"there is no source {source!r}; there are: {', '.join(self.sources)}")
+        _check_status_url(status_url)
+        if credentials is not None:
+            try:
+                self._credentials(credentials, status_url)
+            except KeyError:
+                raise ValueError(f"there are no credentials named {credentials!r}") from None
 
 
-def _allow(request: Request, *methods: str) -> None:
-    if request.method not in methods:
-        allow = ", ".join(methods)
-        raise Refusal(405, "METHOD_NOT_ALLOWED", f"use {allow}", headers={"allow": allow})
+def _check_status_url(url: str) -> None:
+    unusable = ValueError("statusUrl must be an http or https URL of printable ASCII characters")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        raise unusable from None
+    if not usable or len(url) > STATUS_URL_CHARS_MAX or not url.isascii() or not url.isprintable():
+        raise unusable
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("statusUrl must hold no credentials: give their name instead")
 
 
-def _not_found() -> Refusal:
-    return Refusal(404, "NOT_FOUND", "there is nothing here")
+def _ask_ms(by: datetime | timedelta, now_ms: int) -> int:
+    if isinstance(by, timedelta):
+        return now_ms + max(0, round(by.total_seconds() * 1000))
+    if by.tzinfo is None:
+        raise ValueError("by must be a time with its offset, or a duration")
+    return round(by.astimezone(UTC).timestamp() * 1000)
+
+
+def _tokens(settings: Settings) -> Tokens:
+    try:
+        return Tokens(settings.credentials)
+    except ValueError as error:
+        raise SettingError(f"RECEIVER_CREDENTIALS: {error}") from None
+
+
+def _opened(part: Part | None) -> Part:
+    if part is None:
+        raise RuntimeError("the inbox is not open: run the lifespan, or use `async with receiver:`")
+    return part

@@ -19,9 +19,10 @@ BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A status, a JSON document, and further headers."""
+    """A status, a JSON document (or text in its place), and further headers."""
 
     status: int = 200
+    text: str | None = None
     document: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -152,7 +153,10 @@ def busy(message: str) -> Refusal:
 
 async def send_answer(send: Send, answer: Answer, request_id: str, *, close: bool) -> None:
     """Sends the whole answer; ``close`` ends the connection after it."""
-    body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
+    if answer.text is None:
+        body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
+    else:
+        body = answer.text.encode()
     headers = {
         "content-type": "application/json",
         "content-length": str(len(body)),

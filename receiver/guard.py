@@ -2,12 +2,15 @@
 
 A **terminal** message ends its job: its status is one of TERMINAL, or it has none at all (a
 completion without a status is still the job's completion). Any other status is **progress**. A
-body without a jobId is **opaque**: a message of its own, ended by nothing.
+body without a job is **opaque**: a message of its own, ended by nothing.
 
     message     already known                                  verdict
+    terminal    the same message                               duplicate
+    terminal    a run of this job that it replaces (below)     accepted   (becomes the end)
     terminal    the same bytes                                 duplicate
+    terminal    the same end, learned by asking for it         duplicate
     terminal    another end of this job                        conflict   (kept beside it)
-    terminal    nothing of these                               accepted   (once per job, ever)
+    terminal    nothing of these                               accepted   (becomes the end)
     the others  the same message                               duplicate
     the others  another message under the same signed id       conflict   (kept beside it)
     progress    the job's end                                  late       (kept, not applied)
@@ -15,16 +18,35 @@ body without a jobId is **opaque**: a message of its own, ended by nothing.
 
 A message is its signed ``webhook-id``, else its bytes; so two messages are the same when their
 bytes are, and their ids are equal or one of them carries none.
+
+A job may be **run again** under its id. Where the ``first`` end counts, a second one is a
+conflict. Where the ``latest`` counts, an end replaces another one when both carry the dispatcher's
+signed, time-ordered ids and its own is the greater: so the order of arrival does not matter.
+Without such ids only an end that follows a failed one does: a success is never taken back by
+what cannot be told from an old message.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
+from receiver.status import TERMINAL, canonical
+
 Verdict: TypeAlias = Literal["accepted", "duplicate", "conflict", "late"]
 Kind: TypeAlias = Literal["terminal", "progress", "opaque"]
+Via: TypeAlias = Literal["webhook", "status"]
 
-# The founding documents' final states, in their spellings, compared without regard to case.
-TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "timeout", "timed_out"})
+# The dispatcher's callback ids begin with the millisecond they were made in.
+_ORDERED_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """The message that ended a job. ``order`` sorts its runs; None where nothing signed does."""
+
+    status: str
+    order: str | None = None
+    via: Via = "webhook"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,26 +56,48 @@ class Known:
     same_bytes: bool = False  # some message has these bytes
     same_message: bool = False  # one with these bytes is the same message by its id
     id_taken: bool = False  # its signed id is that of a message with other bytes
-    job_ended: bool = False  # an accepted terminal message of its job
+    end: End | None = None  # of its job
+    end_has_bytes: bool = False  # and the job's end is one with these bytes
 
 
 def kind_of(job_id: str | None, status: str | None) -> Kind:
-    """How a message bears on its job."""
+    """How a message with this status, as sent, bears on its job."""
     if job_id is None:
         return "opaque"
-    if status is None or status.lower() in TERMINAL:
-        return "terminal"
-    return "progress"
+    return "terminal" if canonical(status) in TERMINAL else "progress"
 
 
-def judge(kind: Kind, known: Known) -> Verdict:
-    """The verdict on one message; the table above, line by line."""
-    if kind == "terminal":
-        if known.same_bytes:
-            return "duplicate"
-        return "conflict" if known.job_ended else "accepted"
+def order_of(message_id: str | None) -> str | None:
+    """What sorts a job's runs: an id of the dispatcher's, which the signature vouches for."""
+    return message_id if message_id and _ORDERED_ID.fullmatch(message_id) else None
+
+
+def judge(kind: Kind, known: Known, candidate: End, *, latest: bool = False) -> Verdict:
+    """The verdict on one message; the table above, line by line. ``candidate`` is the end that it
+    would be if it is terminal; ``latest`` whether a later run's end counts."""
     if known.same_message:
         return "duplicate"
+    if kind == "terminal":
+        return _judge_end(known, candidate, latest)
     if known.id_taken:
         return "conflict"
-    return "late" if kind == "progress" and known.job_ended else "accepted"
+    return "late" if kind == "progress" and known.end else "accepted"
+
+
+def _judge_end(known: Known, candidate: End, latest: bool) -> Verdict:
+    end = known.end
+    if end and latest and not known.end_has_bytes and replaces(candidate, end):
+        return "accepted"
+    if known.same_bytes:
+        return "duplicate"
+    if end is None:
+        return "accepted"
+    asked_for = "status" in (end.via, candidate.via)
+    return "duplicate" if asked_for and candidate.status == end.status else "conflict"
+
+
+def replaces(candidate: End, end: End) -> bool:
+    """Whether an end is that of a later run."""
+    if candidate.order is not None and end.order is not None:
+        return candidate.order > end.order
+    return end.status == "failed"

@@ -1,8 +1,25 @@
 """The values that go into the inbox and come out of it."""
 
 from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
 
-from receiver.guard import Kind, Verdict
+from receiver.guard import End, Kind, Verdict, Via, order_of
+from receiver.identity import Platform
+from receiver.status import canonical
+
+# What is to be done about a message.
+#
+#   pending ──claim──▶ running ──▶ handled
+#      ▲  ▲               │
+#      │  └─retry, crash──┤
+#      └──replay── dead ◀─┘   (tries used up; a duplicate of a dead one re-arms it as well)
+#
+# ignored: nothing to do: no handler wanted it, or it is a conflict or late. skipped: its job's end
+# was handled before it came to its turn. A replay takes both back to pending, where they may be.
+State: TypeAlias = Literal["pending", "running", "handled", "dead", "ignored", "skipped"]
+
+STATES: Final = ("pending", "running", "handled", "dead", "ignored", "skipped")
+REPLAYABLE: Final = ("dead", "ignored", "skipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,14 +32,24 @@ class Message:
     content_type: str | None
     kind: Kind
     job_id: str | None
-    job_status: str | None
+    job_status: str | None  # as sent
     sent_ms: int | None
     received_ms: int
+    platform: Platform = "tensorone"
+    via: Via = "webhook"
+    latest: bool = False  # whether a later run's end replaces this one
+    wanted: bool = False  # whether a handler is there for it
+
+    @property
+    def as_end(self) -> End:
+        """The end of its job that it would be."""
+        order = order_of(self.message_id) if self.via == "webhook" else None
+        return End(status=canonical(self.job_status), order=order, via=self.via)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """A message as the inbox keeps it; ``body`` only where it was asked for."""
+    """A message as the inbox keeps it; ``body`` and ``error`` only where they were asked for."""
 
     id: int
     source: str
@@ -38,7 +65,14 @@ class StoredMessage:
     received_ms: int
     duplicates: int
     last_seen_ms: int
+    platform: Platform
+    via: Via
+    state: State
+    attempts: int
+    due_ms: int | None
+    handled_ms: int | None
     body: bytes | None = None
+    error: str | None = None  # the traceback of the last failed attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +81,19 @@ class Page:
 
     messages: list[StoredMessage]
     next_below: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A message whose turn it is, with all that its handler needs. ``attempt`` counts from 1."""
+
+    id: int
+    source: str
+    message_id: str | None
+    job_id: str | None
+    job_status: str | None
+    platform: Platform
+    content_type: str | None
+    attempt: int
+    received_ms: int
+    body: bytes

@@ -1,11 +1,10 @@
-"""Reading a verified body: strict JSON, and the identity inside it. Pure.
+"""Reading a verified body: strict JSON. Pure.
 
 Strict means that every reader would understand the same: whatever two JSON parsers may read
 differently is refused rather than guessed.
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 Reason: TypeAlias = Literal[
@@ -23,12 +22,6 @@ Reason: TypeAlias = Literal[
 
 DEPTH_MAX: Final = 64  # real results stay under 20; the interpreter's own limit is about 1000
 INTEGER_DIGITS_MAX: Final = 100  # a 256-bit number has 78; unbounded ones take quadratic time
-JOB_ID_CHARS_MAX: Final = 200  # a UUID has 36, an ARN or a URL-like name some 150
-STATUS_CHARS_MAX: Final = 64
-
-# These say "no JSON at all", so the bytes may still be an opaque message with a signed id.
-# All other reasons say "JSON that readers would read differently", which no id makes safe.
-_NOT_JSON: Final = ("encoding", "syntax")
 
 
 class ParseError(Exception):
@@ -42,35 +35,6 @@ class ParseError(Exception):
 
     def __str__(self) -> str:
         return self.message
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """What a body says of itself. Without a job it is a message of its own (opaque)."""
-
-    job_id: str | None
-    status: str | None
-
-
-def identify(body: bytes, message_id: str | None, *, depth_max: int = DEPTH_MAX) -> Identity:
-    """The job and status that a verified body names, or ParseError.
-
-    The bytes alone decide, never the Content-Type: that header is not signed. A body that is no
-    JSON, or no object, or has no ``jobId``, is identified by its signed ``message_id``; without
-    one it is refused. A ``jobId`` or ``status`` of the wrong form is refused always.
-    """
-    try:
-        document = parse(body, depth_max=depth_max)
-    except ParseError as error:
-        if message_id is not None and error.reason in _NOT_JSON:
-            return Identity(job_id=None, status=None)
-        raise
-    if not isinstance(document, dict):
-        document = {}
-    job_id = _job_id(document)
-    if job_id is None and message_id is None:
-        raise ParseError("identity", "the body has no jobId, and no signed webhook-id", "jobId")
-    return Identity(job_id=job_id, status=_status(document))
 
 
 def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
@@ -147,35 +111,3 @@ def _check_string(text: str) -> None:
 
 def _too_deep(depth_max: int) -> ParseError:
     return ParseError("nesting", f"the body is nested deeper than {depth_max} levels")
-
-
-def _job_id(document: dict[str, Any]) -> str | None:
-    if "jobId" not in document:
-        return None
-    job_id = document["jobId"]
-    if not _is_name(job_id, JOB_ID_CHARS_MAX):
-        raise ParseError(
-            "job_id",
-            f"jobId must be a string of 1 to {JOB_ID_CHARS_MAX} printable characters",
-            "jobId",
-        )
-    return str(job_id)
-
-
-def _status(document: dict[str, Any]) -> str | None:
-    status = document.get("status")
-    if status is None:
-        return None
-    if not _is_name(status, STATUS_CHARS_MAX):
-        raise ParseError(
-            "status",
-            f"status must be a string of 1 to {STATUS_CHARS_MAX} printable characters",
-            "status",
-        )
-    return str(status)
-
-
-def _is_name(value: Any, chars_max: int) -> bool:
-    if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
-        return False
-    return value.isprintable() and not value.isspace()

@@ -5,9 +5,9 @@ import asyncio
 from receiver import log, serving
 from receiver.app import create_app
 from receiver.asgi import DRAIN_BYTES_MAX
-from receiver.inbox import InboxError
 from receiver.protocol import Bounds
 from receiver.settings import Settings
+from receiver.store.inbox import InboxError
 
 
 class CannotStart(Exception):

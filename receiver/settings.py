@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
+from receiver.identity import DIALECTS
 from receiver.signature import SECRET_PREFIX, SECRETS_MAX, TOLERANCE_S, v1_key
+from receiver.source import RERUNS, Source
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 _CHOICES: Final = {
     "require": ("any", "sha256", "standard"),
+    "dialect": DIALECTS,
+    "reruns": RERUNS,
     "log_format": ("auto", "json", "text"),
     "log_level": ("debug", "info", "warning", "error"),
 }
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
-_PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
-_OWN_PATHS: Final = ("/healthz", "/readyz", "/inbox")
+PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
+OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
+_HOUR_S: Final = 3_600.0
+_DAY_S: Final = 24 * _HOUR_S
 
 
 class SettingError(Exception):
@@ -55,6 +61,30 @@ class Settings:
     )
     require: Literal["any", "sha256", "standard"] = _setting(
         "any", "`any` scheme, `sha256`, or `standard` for freshness and a signed id in all messages"
+    )
+    dialect: Literal["auto", "tensorone", "runpod", "cerebrium"] = _setting(
+        "auto", "whose messages: `tensorone`, `runpod`, `cerebrium`, or `auto`: told by their form"
+    )
+    reruns: Literal["first", "latest"] = _setting(
+        "first", "which end of a job counts that is run again under its id: `first` or `latest`"
+    )
+    url_token: str | None = _setting(
+        None,
+        "lets in what carries it as `?token=` in the URL, for platforms that sign nothing; where "
+        "secrets are set as well, both must hold",
+        secret=True,
+    )
+    sources_file: str | None = _setting(
+        None, "TOML file with further ways in, each a `[[source]]` of its own path"
+    )
+    effects_url: str | None = _setting(
+        None, "your own database, for handlers that take `(event, tx)`: `sqlite:///FILE`"
+    )
+    credentials: tuple[str, ...] = _setting(
+        (),
+        "comma-separated `name@host=token`: what status URLs are asked with, by name, and the one "
+        "host that gets to see it",
+        secret=True,
     )
     admin_key: str | None = _setting(
         None,
@@ -142,6 +172,60 @@ class Settings:
         least=1,
         most=3_600,
     )
+    handler_concurrency: int = _setting(
+        8, "most handlers at work at once; each may be a thread", least=1, most=1_000
+    )
+    handler_timeout: float = _setting(
+        60.0,
+        "longest one attempt may take: twice a slow call to another service",
+        unit="s",
+        least=0.01,
+        most=_DAY_S,
+    )
+    handler_attempts: int = _setting(
+        10,
+        "attempts before a message is dead; with the waits below some two hours",
+        least=1,
+        most=100,
+    )
+    handler_retry_base: float = _setting(
+        1.0,
+        "wait before the second attempt; each further one is 3 times longer",
+        unit="s",
+        most=_DAY_S,
+    )
+    handler_retry_cap: float = _setting(
+        _HOUR_S, "longest wait between two attempts", unit="s", most=7 * _DAY_S
+    )
+    ask_base: float = _setting(
+        15.0,
+        "first wait before a job that is not done is asked for again; then twice as long",
+        unit="s",
+        least=0.01,
+        most=_DAY_S,
+    )
+    ask_cap: float = _setting(
+        900.0, "longest wait between two questions", unit="s", least=0.01, most=_DAY_S
+    )
+    ask_timeout: float = _setting(
+        10.0, "longest that a status URL may take to answer", unit="s", least=0.01, most=600
+    )
+    lost_after: float = _setting(
+        _DAY_S,
+        "how long a status URL may fail, without one answer, until its job is given up as lost",
+        unit="s",
+        least=0.01,
+        most=90 * _DAY_S,
+    )
+    keep_bodies: float = _setting(
+        30 * _DAY_S, "how long a body is kept that is done with", unit="s", most=3650 * _DAY_S
+    )
+    keep_messages: float = _setting(
+        90 * _DAY_S,
+        "how long a copy is known as one: longer than any sender retries or replays",
+        unit="s",
+        most=3650 * _DAY_S,
+    )
     drain_grace: float = _setting(
         20.0,
         "how long a stopping process finishes its requests; under the usual 30 s to SIGKILL",
@@ -153,16 +237,39 @@ class Settings:
         _check_choices(self)
         _check_secrets(self)
         database_path(self.database_url)
-        if not _PATH.fullmatch(self.path) or self.path in _OWN_PATHS:
+        if self.effects_url is not None:
+            database_path(self.effects_url, "effects_url")
+        if self.keep_messages < self.keep_bodies:
+            raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
+        if not PATH.fullmatch(self.path) or self.path in OWN_PATHS:
             raise SettingError(f"RECEIVER_PATH must be a path such as /webhooks, not {self.path!r}")
         if not _HEADER_NAME.fullmatch(self.signature_header):
             raise SettingError(
                 f"RECEIVER_SIGNATURE_HEADER must be a header's name, not {self.signature_header!r}"
             )
+        if self.secrets or self.url_token is not None:
+            self.main_source()
         if self.in_flight_bytes_max < self.body_bytes_max:
             raise SettingError(
                 "RECEIVER_IN_FLIGHT_BYTES_MAX must be at least RECEIVER_BODY_BYTES_MAX"
             )
+
+    def main_source(self) -> Source:
+        """The way in that the settings themselves describe. Raises SettingError."""
+        try:
+            return Source(
+                path=self.path,
+                secrets=self.secrets,
+                url_token=self.url_token,
+                dialect=self.dialect,
+                require=self.require,
+                reruns=self.reruns,
+                signature_header=self.signature_header,
+                tolerance_s=self.tolerance,
+                depth_max=self.json_depth_max,
+            )
+        except ValueError as error:
+            raise SettingError(f"RECEIVER_URL_TOKEN, {error}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,12 +318,12 @@ def split_secrets(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in re.split(r"[,\r\n]", text) if part.strip())
 
 
-def database_path(url: str) -> str:
+def database_path(url: str, name: str = "database_url") -> str:
     """The file of a ``sqlite:///`` URL (a fourth slash makes it absolute). Raises SettingError."""
     path = url.removeprefix("sqlite:///")
     if path == url or not path or path.startswith(":") or "?" in path or "\0" in path:
         raise SettingError(
-            "RECEIVER_DATABASE_URL must be sqlite:///FILE (sqlite:////FILE for an absolute path)"
+            f"{variable(name)} must be sqlite:///FILE (sqlite:////FILE for an absolute path)"
         )
     return path
 
@@ -224,7 +331,7 @@ def database_path(url: str) -> str:
 def _read(name: str, kind: Any, raw: str, metadata: Mapping[str, Any]) -> Any:
     if kind in (int, float):
         return _number(name, kind, raw, metadata)
-    return split_secrets(raw) if name == "secrets" else raw
+    return split_secrets(raw) if name in ("secrets", "credentials") else raw
 
 
 def _number(name: str, kind: type[int | float], raw: str, metadata: Mapping[str, Any]) -> float:

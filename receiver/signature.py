@@ -27,9 +27,9 @@ from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
 Header: TypeAlias = tuple[bytes | str, bytes | str]
-Headers: TypeAlias = Mapping[str, str] | Iterable[Header]
+Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[object, object]]
 Require: TypeAlias = Literal["any", "sha256", "standard"]
-Scheme: TypeAlias = Literal["sha256", "standard"]
+Scheme: TypeAlias = Literal["sha256", "standard", "cerebrium", "token"]
 Reason: TypeAlias = Literal[
     "missing",  # the request does not carry what is required
     "malformed",  # a header, the body or an argument has not the right shape
@@ -55,8 +55,8 @@ SECRETS_MAX: Final = 64  # each costs one HMAC over the whole body
 
 _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
-_MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
-_TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
+TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 _V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 
@@ -111,7 +111,7 @@ def v1_key(secret: str) -> bytes:
 
 def sign_sha256(secret: str, body: bytes) -> str:
     """``sha256=<hex>`` over the body. An empty secret raises ValueError."""
-    return "sha256=" + hmac.digest(_text_key(secret), body, hashlib.sha256).hex()
+    return "sha256=" + hmac.digest(text_key(secret), body, hashlib.sha256).hex()
 
 
 def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
@@ -120,9 +120,9 @@ def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
     ValueError: the secret is not base64; the id is not 1-256 visible ASCII characters without a
     full stop; or the timestamp (Unix seconds) is not 0 to 999999999999.
     """
-    if not _MESSAGE_ID.fullmatch(msg_id):
+    if not MESSAGE_ID.fullmatch(msg_id):
         raise ValueError("a message id is 1-256 visible ASCII characters without a full stop")
-    if not _TIMESTAMP.fullmatch(str(timestamp_s)):
+    if not TIMESTAMP.fullmatch(str(timestamp_s)):
         raise ValueError("a timestamp is a whole number of seconds since 1970")
     return _v1(v1_key(secret), f"{msg_id}.{timestamp_s}.", body)
 
@@ -174,9 +174,9 @@ def verify(
     """
     _check_arguments(now_s, tolerance_s, require, sha256_header)
     raw = _raw_body(body)
-    active = _active_secrets(secrets)
+    active = active_secrets(secrets)
     sha256_names = (sha256_header.lower(), (sha256_header + PREVIOUS_SUFFIX).lower())
-    found = _signature_headers(headers, {*sha256_names, *STANDARD_HEADERS})
+    found = pick_headers(headers, {*sha256_names, *STANDARD_HEADERS})
     sha256_values = [found[name] for name in sha256_names if name in found]
     has_standard = any(name in found for name in STANDARD_HEADERS)
     _check_presence(require, bool(sha256_values), has_standard, sha256_header)
@@ -186,7 +186,7 @@ def verify(
     if not has_standard:
         return Verified(schemes=("sha256",))
     message_id, timestamp = _verify_standard(raw, found, active)
-    _check_window(timestamp, now_s, tolerance_s)
+    check_window(timestamp, now_s, tolerance_s)
     return Verified(
         schemes=("sha256", "standard") if sha256_values else ("standard",),
         message_id=message_id,
@@ -209,7 +209,7 @@ def _raw_body(body: object) -> bytes:
     return bytes(body)
 
 
-def _active_secrets(secrets: Any) -> list[str]:
+def active_secrets(secrets: Any) -> list[str]:
     """All secrets, or SignatureError: one unusable secret hides a broken configuration."""
     try:
         given = [secrets] if isinstance(secrets, str) else secrets
@@ -220,23 +220,23 @@ def _active_secrets(secrets: Any) -> list[str]:
         raise SignatureError("no_secret", f"give 1 to {SECRETS_MAX} secrets")
     for secret in active:
         try:
-            _text_key(secret)
+            text_key(secret)
         except ValueError:
             raise SignatureError("no_secret", "a secret is empty or not text") from None
     return active
 
 
-def _text_key(secret: object) -> bytes:
+def text_key(secret: object) -> bytes:
     """The HMAC key of the sha256= scheme. An empty one would let anybody sign."""
     if not isinstance(secret, str) or not secret.removeprefix(SECRET_PREFIX).strip():
         raise ValueError("the secret is empty or not text")
     return secret.encode()
 
 
-def _signature_headers(headers: object, wanted: set[str]) -> dict[str, str]:
+def pick_headers(headers: object, wanted: set[str]) -> dict[str, str]:
     """The wanted headers, by lower-case name, each once, as ASCII text of bounded length."""
     found: dict[str, str] = {}
-    for name, value in _pairs(headers):
+    for name, value in header_pairs(headers):
         text = name.decode("latin-1") if isinstance(name, bytes) else name
         if not isinstance(text, str) or not text.isascii() or text.lower() not in wanted:
             continue
@@ -247,7 +247,7 @@ def _signature_headers(headers: object, wanted: set[str]) -> dict[str, str]:
     return found
 
 
-def _pairs(headers: Any) -> list[tuple[object, object]]:
+def header_pairs(headers: Any) -> list[tuple[object, object]]:
     try:
         items = getattr(headers, "items", None)
         entries = islice(items() if callable(items) else headers, HEADERS_MAX + 1)
@@ -284,7 +284,7 @@ def _verify_sha256(body: bytes, values: list[str], secrets: list[str]) -> None:
             raise SignatureError(
                 "malformed", "the signature is not sha256= and 64 lower-case hex digits"
             )
-    if not _any_equal([sign_sha256(secret, body) for secret in secrets], values):
+    if not any_equal([sign_sha256(secret, body) for secret in secrets], values):
         raise SignatureError("mismatch", "the sha256= signature does not match the body")
 
 
@@ -294,16 +294,16 @@ def _verify_standard(body: bytes, found: dict[str, str], secrets: list[str]) -> 
         if name not in found:
             raise SignatureError("missing", f"the header {name} is missing beside its siblings")
     message_id, timestamp = found[ID_HEADER], found[TIMESTAMP_HEADER]
-    if not _MESSAGE_ID.fullmatch(message_id):
+    if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
-    if not _TIMESTAMP.fullmatch(timestamp):
+    if not TIMESTAMP.fullmatch(timestamp):
         raise SignatureError("malformed", "webhook-timestamp is not a number of seconds")
     # Other versions may stand beside v1 (v1a is asymmetric); they vouch for nothing here.
     values = [v for v in found[SIGNATURE_HEADER].split(" ") if _V1_VALUE.fullmatch(v)]
     if not values:
         raise SignatureError("malformed", "webhook-signature holds no v1 signature")
     prefix = f"{message_id}.{timestamp}."
-    if not _any_equal([_v1(key, prefix, body) for key in _v1_keys(secrets)], values):
+    if not any_equal([_v1(key, prefix, body) for key in _v1_keys(secrets)], values):
         raise SignatureError("mismatch", "webhook-signature does not match id, timestamp and body")
     return message_id, int(timestamp)
 
@@ -320,14 +320,14 @@ def _v1_keys(secrets: list[str]) -> list[bytes]:
     return keys
 
 
-def _check_window(timestamp: int, now_s: float, tolerance_s: float) -> None:
+def check_window(timestamp: int, now_s: float, tolerance_s: float) -> None:
     # "not within" rather than "beyond": NaN is then refused as well.
     if not abs(now_s - timestamp) <= tolerance_s:
         side = "old" if timestamp < now_s else "far in the future"
         raise SignatureError("stale", f"webhook-timestamp is too {side}")
 
 
-def _any_equal(expected: list[str], given: list[str]) -> bool:
+def any_equal(expected: list[str], given: list[str]) -> bool:
     """Whether one of the given is expected; looks at every pair whatever it has found."""
     equal = False
     for one in expected:

@@ -5,11 +5,16 @@ from typing import Any, Final
 
 from receiver.asgi import Answer, Budget, Refusal, Request
 from receiver.guard import kind_of
-from receiver.inbox import Inbox, InboxUnavailable
+from receiver.handling.handlers import Handlers
+from receiver.identity import Identity
 from receiver.message import Message
-from receiver.parse import Identity, ParseError, identify
+from receiver.parse import ParseError
+from receiver.query import query_values
 from receiver.settings import Settings
-from receiver.signature import SignatureError, Verified, verify
+from receiver.signature import SignatureError, Verified
+from receiver.source import Source, authenticate, identity_of
+from receiver.status import canonical
+from receiver.store.inbox import Inbox, InboxUnavailable
 
 CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
 
@@ -18,7 +23,13 @@ _UNPROCESSABLE: Final = ("identity", "job_id", "status")
 
 
 async def receive_message(
-    request: Request, settings: Settings, budget: Budget, inbox: Inbox, now_ms: int
+    request: Request,
+    source: Source,
+    settings: Settings,
+    budget: Budget,
+    inbox: Inbox,
+    handlers: Handlers,
+    now_ms: int,
 ) -> Answer:
     """Answers 200 with the verdict once the message is on disk, or raises Refusal."""
     _check_encoding(request)
@@ -27,11 +38,11 @@ async def receive_message(
             bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, take=take
         )
         request.notes["bodyBytes"] = len(body)
-        verified = _verify(request, body, settings, now_ms)
+        verified = _verify(request, body, source, now_ms)
         request.notes.update(schemes="+".join(verified.schemes), messageId=verified.message_id)
-        identity = _identify(body, verified, settings)
+        identity = _identify(body, verified, source)
         request.notes.update(jobId=identity.job_id, jobStatus=identity.status)
-        message = _message(request, body, verified, identity, settings.path, now_ms)
+        message = _message(request, body, verified, identity, source, handlers, now_ms)
         verdict = await store(inbox, message, settings)
     request.notes["outcome"] = verdict
     return Answer(document={"status": verdict})
@@ -69,25 +80,18 @@ def _check_encoding(request: Request) -> None:
             )
 
 
-def _verify(request: Request, body: bytes, settings: Settings, now_ms: int) -> Verified:
+def _verify(request: Request, body: bytes, source: Source, now_ms: int) -> Verified:
+    tokens = () if source.url_token is None else query_values(request.query, "token")
     try:
-        return verify(
-            body,
-            request.headers,
-            settings.secrets,
-            now_s=now_ms / 1000,
-            tolerance_s=settings.tolerance,
-            require=settings.require,
-            sha256_header=settings.signature_header,
-        )
+        return authenticate(source, body, request.headers, tokens=tokens, now_s=now_ms / 1000)
     except SignatureError as error:
         details = {"reason": error.reason}
         raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
 
 
-def _identify(body: bytes, verified: Verified, settings: Settings) -> Identity:
+def _identify(body: bytes, verified: Verified, source: Source) -> Identity:
     try:
-        return identify(body, verified.message_id, depth_max=settings.json_depth_max)
+        return identity_of(source, body, verified)
     except ParseError as error:
         details: dict[str, Any] = {"reason": error.reason}
         if error.reason in _UNPROCESSABLE:
@@ -101,12 +105,13 @@ def _message(
     body: bytes,
     verified: Verified,
     identity: Identity,
-    source: str,
+    source: Source,
+    handlers: Handlers,
     now_ms: int,
 ) -> Message:
     content_type = request.header(b"content-type")
     return Message(
-        source=source,
+        source=source.path,
         message_id=verified.message_id,
         body=body,
         content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
@@ -115,4 +120,7 @@ def _message(
         job_status=identity.status,
         sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
         received_ms=now_ms,
+        platform=identity.platform,
+        latest=source.reruns == "latest",
+        wanted=handlers.find(canonical(identity.status)) is not None,
     )

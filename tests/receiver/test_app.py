@@ -317,7 +317,7 @@ async def test_a_bug_is_a_500_in_the_one_shape(
     async def broken(*_: object) -> None:
         raise RuntimeError("inner detail")
 
-    monkeypatch.setattr("receiver.inbox.Inbox.receive", broken)
+    monkeypatch.setattr("receiver.store.inbox.Inbox.receive", broken)
     answer = await post(http)
     check_error(answer, 500, "INTERNAL")
     assert "inner detail" not in answer.text

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.guard import Kind, Known, Verdict, judge, kind_of
+from receiver.guard import End, Kind, Known, Verdict, judge, kind_of
+from receiver.status import canonical
 
 NEW = Known()
+DONE = End(status="completed")
 
 
 @pytest.mark.parametrize(
@@ -43,16 +45,16 @@ def test_the_status_says_whether_a_message_ends_its_job(
     ("kind", "known", "verdict"),
     [
         ("terminal", NEW, "accepted"),
-        ("terminal", Known(same_bytes=True, same_message=True, job_ended=True), "duplicate"),
-        ("terminal", Known(same_bytes=True, job_ended=True), "duplicate"),
-        ("terminal", Known(job_ended=True), "conflict"),
-        ("terminal", Known(job_ended=True, id_taken=True), "conflict"),
+        ("terminal", Known(same_bytes=True, same_message=True, end=DONE), "duplicate"),
+        ("terminal", Known(same_bytes=True, end=DONE), "duplicate"),
+        ("terminal", Known(end=DONE), "conflict"),
+        ("terminal", Known(end=DONE, id_taken=True), "conflict"),
         ("terminal", Known(id_taken=True), "accepted"),
         ("progress", NEW, "accepted"),
         ("progress", Known(same_bytes=True, same_message=True), "duplicate"),
         ("progress", Known(same_bytes=True), "accepted"),
-        ("progress", Known(same_bytes=True, same_message=True, job_ended=True), "duplicate"),
-        ("progress", Known(job_ended=True), "late"),
+        ("progress", Known(same_bytes=True, same_message=True, end=DONE), "duplicate"),
+        ("progress", Known(end=DONE), "late"),
         ("progress", Known(id_taken=True), "conflict"),
         ("opaque", NEW, "accepted"),
         ("opaque", Known(same_bytes=True, same_message=True), "duplicate"),
@@ -62,7 +64,7 @@ def test_the_status_says_whether_a_message_ends_its_job(
 )
 def test_the_table_of_verdicts(kind: Kind, known: Known, verdict: Verdict) -> None:
     """Each line of the table in guard.py."""
-    assert judge(kind, known) == verdict
+    assert judge(kind, known, End(status="failed")) == verdict
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,14 @@ class Sent:
     @property
     def kind(self) -> Kind:
         return kind_of(self.job_id, self.status)
+
+
+def end_of(sent: Sent) -> End:
+    return End(status=canonical(sent.status))
+
+
+def ends(sent: Sent, verdict: Verdict, job_id: str | None) -> bool:
+    return (sent.job_id, sent.kind, verdict) == (job_id, "terminal", "accepted")
 
 
 def arrive(messages: list[Sent]) -> list[tuple[Sent, Verdict]]:
@@ -96,13 +106,9 @@ def arrive(messages: list[Sent]) -> list[tuple[Sent, Verdict]]:
             ),
             id_taken=sent.message_id is not None
             and any(s.message_id == sent.message_id and s not in same for s, _ in stored),
-            job_ended=sent.job_id is not None
-            and any(
-                s.job_id == sent.job_id and s.kind == "terminal" and v == "accepted"
-                for s, v in stored
-            ),
+            end=next((end_of(s) for s, v in stored if ends(s, v, sent.job_id)), None),
         )
-        verdict = judge(sent.kind, known)
+        verdict = judge(sent.kind, known, end_of(sent))
         judged.append((sent, verdict))
         if verdict != "duplicate":
             stored.append((sent, verdict))

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from receiver.commit import on_thread
 from receiver.guard import kind_of
-from receiver.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.message import Message
-from receiver.migrate import APPLICATION_ID, migrations
+from receiver.store.commit import on_thread
+from receiver.store.inbox import Inbox, InboxError, InboxUnavailable
+from receiver.store.migrate import APPLICATION_ID, migrations
 
 
 @pytest.fixture

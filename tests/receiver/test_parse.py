@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.parse import Identity, ParseError, identify, parse
+from receiver.identity import Identity, identify
+from receiver.parse import ParseError, parse
 
 
 def reason_of(body: bytes, message_id: str | None = None) -> str:

@@ -33,6 +33,12 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "require": "sha256",
         "admin_key": "k",
         "signature_header": "X-Signature",
+        "dialect": "runpod",
+        "reruns": "latest",
+        "url_token": "test-token-test-token",
+        "sources_file": "/etc/sources.toml",
+        "effects_url": "sqlite:///effects.db",
+        "credentials": "a@h=t, b@h=t",
         "log_format": "text",
         "log_level": "debug",
     }
@@ -41,6 +47,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         if setting.name not in other:
             environ[variable(setting.name)] = str(getattr(Settings(), setting.name) + 1)
     environ["RECEIVER_BODY_BYTES_MAX"] = "1000"
+    environ["RECEIVER_KEEP_MESSAGES"] = "9e6"
     read, default = load(environ), Settings()
     unread = [f.name for f in fields(Settings) if getattr(read, f.name) == getattr(default, f.name)]
     assert unread == []
@@ -65,6 +72,13 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("PATH", "webhooks"),
         ("PATH", "/a b"),
         ("PATH", "/healthz"),
+        ("PATH", "/metrics"),
+        ("DIALECT", "heroku"),
+        ("RERUNS", "all"),
+        ("URL_TOKEN", "short"),
+        ("EFFECTS_URL", "mysql://h/db"),
+        ("KEEP_MESSAGES", "5"),
+        ("HANDLER_CONCURRENCY", "0"),
         ("SIGNATURE_HEADER", "X Webhook"),
         ("DATABASE_URL", "postgresql://h/db"),
         ("DATABASE_URL", "sqlite:///"),

@@ -4,12 +4,12 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import aiosqlite
 
-Op = TypeVar("Op")
 Result = TypeVar("Result")
+Op: TypeAlias = Callable[[sqlite3.Connection], Any]
 
 
 async def on_thread(
@@ -21,30 +21,23 @@ async def on_thread(
     return result
 
 
-class GroupCommit(Generic[Op, Result]):
+class GroupCommit:
     """One writer, one transaction, many waiting callers; each is answered after the fsync.
 
-    ``apply`` runs on the connection's thread, inside a savepoint of its own: what it raises goes
-    to its caller alone and undoes its own writes only. A failing transaction (disk full, file
+    An operation runs on the connection's thread, inside a savepoint of its own: what it raises
+    goes to its caller alone and undoes its own writes only. A failing transaction (disk full, file
     locked) fails everyone in it, changes nothing, and the next commit is tried afresh.
     """
 
-    def __init__(
-        self,
-        connection: aiosqlite.Connection,
-        apply: Callable[[sqlite3.Connection, Op], Result],
-        *,
-        rows_max: int,
-    ) -> None:
+    def __init__(self, connection: aiosqlite.Connection, *, rows_max: int) -> None:
         self._connection: Final = connection
-        self._apply: Final = apply
         self._rows_max: Final = rows_max
-        self._waiting: Final[deque[tuple[Op, asyncio.Future[Result]]]] = deque()
+        self._waiting: Final[deque[tuple[Op, asyncio.Future[Any]]]] = deque()
         self._wake: Final = asyncio.Event()
         self._closing = False
         self._task: Final = asyncio.create_task(self._run(), name="group commit")
 
-    async def submit(self, op: Op) -> Result:
+    async def submit(self, op: Callable[[sqlite3.Connection], Result]) -> Result:
         """The result of ``op``, once it is on disk. A cancelled caller's op may still be done."""
         if self._closing:
             raise sqlite3.OperationalError("the database is closing")
@@ -67,7 +60,7 @@ class GroupCommit(Generic[Op, Result]):
                 rows = min(len(self._waiting), self._rows_max)
                 await self._commit([self._waiting.popleft() for _ in range(rows)])
 
-    async def _commit(self, batch: list[tuple[Op, "asyncio.Future[Result]"]]) -> None:
+    async def _commit(self, batch: list[tuple[Op, "asyncio.Future[Any]"]]) -> None:
         ops = [op for op, _ in batch]
         try:
             results = await on_thread(self._connection, lambda db: self._transaction(db, ops))
@@ -81,7 +74,7 @@ class GroupCommit(Generic[Op, Result]):
             else:
                 future.set_result(result)
 
-    def _transaction(self, db: sqlite3.Connection, ops: list[Op]) -> list[Result | Exception]:
+    def _transaction(self, db: sqlite3.Connection, ops: list[Op]) -> list[Any]:
         db.execute("BEGIN IMMEDIATE")
         try:
             results = [self._one(db, op) for op in ops]
@@ -91,10 +84,10 @@ class GroupCommit(Generic[Op, Result]):
                 db.execute("ROLLBACK")
         return results
 
-    def _one(self, db: sqlite3.Connection, op: Op) -> Result | Exception:
+    def _one(self, db: sqlite3.Connection, op: Op) -> Any:
         db.execute("SAVEPOINT one")
         try:
-            result = self._apply(db, op)
+            result = op(db)
         except sqlite3.OperationalError:
             raise  # the database's trouble, not this op's
         except Exception as error:

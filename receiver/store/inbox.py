@@ -3,50 +3,25 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from hashlib import sha256
+from functools import partial
 from typing import Any, Final, Self, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
 
-from receiver.commit import GroupCommit, on_thread, rows
-from receiver.guard import Known, Verdict, judge
-from receiver.lock import FileLock, LockedError
-from receiver.message import Message, Page, StoredMessage
-from receiver.migrate import SchemaError, check, migrate
+from receiver.guard import Verdict
+from receiver.identity import Dialect
+from receiver.message import Message, Page, State, StoredMessage
+from receiver.store import expectations, handling, listing, retention
+from receiver.store.commit import GroupCommit, on_thread
+from receiver.store.expectations import Asked, Expectation
+from receiver.store.handling import Settlement, Turn
+from receiver.store.listing import Backlog
+from receiver.store.lock import FileLock, LockedError
+from receiver.store.migrate import SchemaError, check, migrate
+from receiver.store.receive import receive
 
 T = TypeVar("T")
-
-_KNOWN: Final = """
-    SELECT
-        (SELECT id FROM messages
-          WHERE source = :source AND body_sha256 = :sha256 LIMIT 1) AS same_bytes,
-        (SELECT id FROM messages
-          WHERE source = :source AND body_sha256 = :sha256
-            AND ifnull(message_id, '') IN ('', :message_id) LIMIT 1) AS same_message,
-        EXISTS (SELECT 1 FROM messages
-          WHERE source = :source AND message_id = :message_id
-            AND body_sha256 <> :sha256) AS id_taken,
-        EXISTS (SELECT 1 FROM messages
-          WHERE source = :source AND job_id = :job_id
-            AND kind = 'terminal' AND verdict = 'accepted') AS job_ended
-"""
-_INSERT: Final = """
-    INSERT INTO messages (source, message_id, body_sha256, body_bytes, content_type, kind, job_id,
-        job_status, verdict, sent_ms, received_ms, last_seen_ms)
-    VALUES (:source, :message_id, :sha256, :body_bytes, :content_type, :kind, :job_id,
-        :job_status, :verdict, :sent_ms, :received_ms, :received_ms)
-"""
-_SEEN_AGAIN: Final = """
-    UPDATE messages SET duplicates = duplicates + 1, last_seen_ms = :received_ms WHERE id = :id
-"""
-_PAGE: Final = """
-    SELECT * FROM messages
-     WHERE id < :below {filters}
-     ORDER BY id DESC LIMIT :limit
-"""
-_SHOW: Final = "SELECT * FROM messages JOIN bodies USING (id) WHERE id = :id"
-_ID_MAX: Final = 2**63 - 1
 
 
 class InboxError(Exception):
@@ -74,8 +49,9 @@ class Inbox:
         self._reader: Final = reader
         self._read_turn: Final = asyncio.Lock()
         self._read_timeout_s: Final = read_timeout_s
-        self._commits: Final = GroupCommit(writer, _receive, rows_max=commit_rows_max)
+        self._commits: Final = GroupCommit(writer, rows_max=commit_rows_max)
         self.failing = False  # whether the last commit failed
+        self.on_due: Callable[[], None] = _nobody  # called when something is there to handle
 
     @classmethod
     async def open(
@@ -110,13 +86,98 @@ class Inbox:
 
         Of any number of copies, at the same time or later, one is stored. Raises InboxUnavailable.
         """
-        try:
-            verdict = await self._commits.submit(message)
-        except sqlite3.Error as error:
-            self.failing = True
-            raise InboxUnavailable(str(error)) from error
-        self.failing = False
-        return verdict
+        receipt = await self._write(partial(receive, message=message))
+        if receipt.due:
+            self.on_due()
+        return receipt.verdict
+
+    async def claim(self, *, now_ms: int, limit: int) -> Turn:
+        """The messages whose turn it is, at most ``limit``, marked as running."""
+        return await self._write(partial(handling.claim, now_ms=now_ms, limit=limit))
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Writes what came of an attempt."""
+        await self._write(partial(handling.settle, settlement=settlement))
+
+    async def hand_back(self, id: int, now_ms: int) -> None:
+        """Makes a running message due again, its attempt unspent."""
+        await self._write(partial(handling.hand_back, id=id, now_ms=now_ms))
+
+    async def recover(self, *, now_ms: int, attempts_max: int) -> int:
+        """Takes back what an ended process left running; how many that were."""
+        work = partial(handling.recover, now_ms=now_ms, attempts_max=attempts_max)
+        return await self._write(work)
+
+    async def replay(self, id: int, now_ms: int) -> bool:
+        """Whether a message could be made due again."""
+        replayed = await self._write(partial(handling.replay, id=id, now_ms=now_ms))
+        if replayed:
+            self.on_due()
+        return replayed
+
+    async def replay_all(self, state: State, now_ms: int) -> int:
+        """Replays all messages of a state that can be, in slices; how many."""
+        count, above = 0, 0
+        while True:
+            work = partial(
+                handling.replay_all,
+                state=state,
+                now_ms=now_ms,
+                limit=retention.SLICE_ROWS,
+                above=above,
+            )
+            replayed, last = await self._write(work)
+            if last is None:
+                return count
+            count, above = count + replayed, last
+            self.on_due()
+
+    async def expect(
+        self,
+        *,
+        source: str,
+        job_id: str,
+        status_url: str,
+        credentials: str | None,
+        platform: Dialect,
+        now_ms: int,
+        ask_ms: int,
+    ) -> Expectation:
+        """Waits for a job from now on; it is asked for at ``ask_ms`` if it stays silent."""
+        work = partial(
+            expectations.expect,
+            source=source,
+            job_id=job_id,
+            status_url=status_url,
+            credentials=credentials,
+            platform=platform,
+            now_ms=now_ms,
+            ask_ms=ask_ms,
+        )
+        return await self._write(work)
+
+    async def expected_due(
+        self, *, now_ms: int, limit: int
+    ) -> tuple[list[Expectation], int | None]:
+        """The jobs to ask for now, and when the next one will be."""
+        return await self._read(partial(expectations.due, now_ms=now_ms, limit=limit))
+
+    async def asked(self, result: Asked) -> bool:
+        """Writes what asking for a job led to; whether it is lost now."""
+        return await self._write(partial(expectations.asked, result=result))
+
+    async def expectations(self, *, state: str | None, limit: int) -> list[Expectation]:
+        """The jobs that are or were waited for, newest first."""
+        return await self._read(partial(expectations.listed, state=state, limit=limit))
+
+    async def prune(self, *, bodies_before_ms: int, messages_before_ms: int) -> tuple[int, int]:
+        """Lets go of what was done with before these times: (bodies, messages) deleted. In
+        slices, so that messages that come in meanwhile do not wait."""
+        bodies = await self._prune(retention.prune_bodies, bodies_before_ms)
+        messages = await self._prune(retention.prune_messages, messages_before_ms)
+        if bodies or messages:
+            await self._vacuum()
+        return bodies, messages
 
     async def page(
         self,
@@ -125,30 +186,21 @@ class Inbox:
         limit: int = 50,
         job_id: str | None = None,
         verdict: str | None = None,
+        state: str | None = None,
     ) -> Page:
         """Messages, newest first. Raises InboxUnavailable."""
-        parameters = {
-            "below": min(below or _ID_MAX, _ID_MAX),
-            "limit": limit + 1,
-            "job_id": job_id,
-            "verdict": verdict,
-        }
-        filters = "".join(
-            f" AND {name} = :{name}"
-            for name in ("job_id", "verdict")
-            if parameters[name] is not None
+        query = partial(
+            listing.page, below=below, limit=limit, job_id=job_id, verdict=verdict, state=state
         )
-        sql = _PAGE.format(filters=filters)
-        found = await self._read(lambda db: rows(db, sql, parameters))
-        messages = [StoredMessage(**row) for row in found[:limit]]
-        return Page(messages=messages, next_below=messages[-1].id if len(found) > limit else None)
+        return await self._read(query)
 
     async def show(self, id: int) -> StoredMessage | None:
         """One message with its body, or None. Raises InboxUnavailable."""
-        if not 0 < id <= _ID_MAX:
-            return None
-        found = await self._read(lambda db: rows(db, _SHOW, {"id": id}))
-        return StoredMessage(**found[0]) if found else None
+        return await self._read(partial(listing.show, id=id))
+
+    async def backlog(self) -> Backlog:
+        """What is not done with. Raises InboxUnavailable."""
+        return await self._read(listing.backlog)
 
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
@@ -162,6 +214,29 @@ class Inbox:
         await self._reader.close()
         await self._writer.close()
         self._lock.close()
+
+    async def _prune(self, slice: Callable[[sqlite3.Connection, int], int], before_ms: int) -> int:
+        count = 0
+        while found := await self._write(lambda db: slice(db, before_ms)):
+            count += found
+        return count
+
+    async def _vacuum(self) -> None:
+        """Not in a transaction, where it would do nothing."""
+        try:
+            await on_thread(self._writer, retention.give_back)
+        except sqlite3.Error as error:
+            raise InboxUnavailable(str(error)) from error
+
+    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The result of ``work`` once it is on disk. Raises InboxUnavailable."""
+        try:
+            result = await self._commits.submit(work)
+        except sqlite3.Error as error:
+            self.failing = True
+            raise InboxUnavailable(str(error)) from error
+        self.failing = False
+        return result
 
     async def _check_write(self) -> None:
         try:
@@ -194,38 +269,8 @@ class Inbox:
             work.exception()
 
 
-def _receive(db: sqlite3.Connection, message: Message) -> Verdict:
-    """Look, judge, write: in one savepoint, on the only writing connection."""
-    parameters = {
-        "source": message.source,
-        "message_id": message.message_id,
-        "sha256": sha256(message.body).digest(),
-        "body_bytes": len(message.body),
-        "content_type": message.content_type,
-        "kind": message.kind,
-        "job_id": message.job_id,
-        "job_status": message.job_status,
-        "sent_ms": message.sent_ms,
-        "received_ms": message.received_ms,
-    }
-    (known,) = rows(db, _KNOWN, parameters)
-    same_message = known["same_message"] if message.message_id else known["same_bytes"]
-    verdict = judge(
-        message.kind,
-        Known(
-            same_bytes=known["same_bytes"] is not None,
-            same_message=same_message is not None,
-            id_taken=bool(known["id_taken"]),
-            job_ended=bool(known["job_ended"]),
-        ),
-    )
-    if verdict == "duplicate":
-        original = same_message or known["same_bytes"]
-        db.execute(_SEEN_AGAIN, {"id": original, "received_ms": message.received_ms})
-    else:
-        inserted = db.execute(_INSERT, {**parameters, "verdict": verdict})
-        db.execute("INSERT INTO bodies VALUES (?, ?)", (inserted.lastrowid, message.body))
-    return verdict
+def _nobody() -> None:
+    """Without handlers there is nobody to tell."""
 
 
 def _touch(db: sqlite3.Connection) -> None:

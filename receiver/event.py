@@ -1,0 +1,144 @@
+"""What a completion says, typed, whichever platform said it. Pure."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, Final
+
+from receiver.identity import Identity, Platform
+from receiver.status import TERMINAL, canonical
+
+_MILLISECONDS: Final = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One verified message about a job.
+
+    What a platform left out, or sent in a form that its field cannot have, is None; ``raw`` holds
+    the bytes as they came. A repr shows neither the body nor anything taken out of it.
+    """
+
+    job_id: str  # of a body that names no job: its signed message id
+    status: str  # queued, running, completed, failed, cancelled, timeout; others as sent
+    output: Any = field(default=None, repr=False)
+    error: Any = field(default=None, repr=False)  # text, or the JSON document it consists of
+    execution_time: timedelta | None = None
+    completed_at: datetime | None = None  # with its offset; UTC where none was sent
+    tags: Mapping[str, str] = field(default_factory=dict, repr=False)
+    cost: float | None = None
+    raw: bytes = field(default=b"", repr=False)
+    platform: Platform = "tensorone"
+    message_id: str | None = None  # the signed webhook-id
+    source: str = ""  # the path it came in by; two sources' job ids never meet
+    attempt: int = 1  # of handling it; pass it on with job_id where a key is wanted
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended, one way or another."""
+        return self.status in TERMINAL
+
+    @property
+    def key(self) -> str:
+        """Names this message for ever: its signed id, else the hash of its bytes."""
+        return message_key(self.message_id, self.raw)
+
+
+def message_key(message_id: str | None, body: bytes) -> str:
+    """A message is its signed id, else its bytes."""
+    return message_id or f"sha256:{sha256(body).hexdigest()}"
+
+
+def read_event(
+    identity: Identity,
+    body: bytes,
+    *,
+    message_id: str | None,
+    source: str = "",
+    attempt: int = 1,
+) -> Event:
+    """The event that a verified and identified message is. Raises nothing: what has not its
+    field's form is None."""
+    fields = identity.document if isinstance(identity.document, dict) else {}
+    job_id = identity.job_id or message_key(message_id, body)
+    common: dict[str, Any] = {
+        "job_id": job_id,
+        "status": canonical(identity.status),
+        "raw": body,
+        "platform": identity.platform,
+        "message_id": message_id,
+        "source": source,
+        "attempt": attempt,
+    }
+    if identity.platform == "cerebrium":
+        return Event(**common, **_cerebrium(identity.document))
+    if identity.job_id is None:
+        return Event(**common, output=fields.get("output", identity.document))
+    unit_s = _MILLISECONDS if identity.platform == "runpod" else 1.0
+    return Event(
+        **common,
+        output=fields.get("output"),
+        error=_error(fields.get("error")),
+        execution_time=_duration(fields.get("executionTime"), unit_s),
+        completed_at=_time(fields.get("completedAt")),
+        tags=_tags(fields.get("tags")),
+        cost=_amount(fields.get("cost")),
+    )
+
+
+def _cerebrium(document: Any) -> dict[str, Any]:
+    """Its envelope ``{"run_id", "result", "run_time_ms"}``, or a bare result."""
+    if isinstance(document, dict) and "run_id" in document and "result" in document:
+        taken = _duration(document.get("run_time_ms"), _MILLISECONDS)
+        return {"output": document["result"], "execution_time": taken}
+    return {"output": document}
+
+
+def _error(value: Any) -> Any:
+    """RunPod puts a JSON document into a string; other text stays as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            document = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return document if isinstance(document, dict) else value
+    return value
+
+
+def _duration(value: Any, unit_s: float) -> timedelta | None:
+    amount = _amount(value)
+    if amount is None or amount < 0:
+        return None
+    try:
+        return timedelta(seconds=amount * unit_s)
+    except OverflowError:
+        return None
+
+
+def _time(value: Any) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        time = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _tags(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {}
+    return {name: text for name, text in value.items() if isinstance(text, str)}
+
+
+def _amount(value: Any) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,120 @@
+"""One attempt at one message: the customer's function, on the loop or in a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from receiver.event import Event
+from receiver.handling.effects import Effects, Transaction
+from receiver.handling.handlers import Handler
+from receiver.handling.tx import AsyncTx
+
+
+class HandlerTimeout(Exception):
+    """The handler did not end within its time."""
+
+
+class Run:
+    """An attempt at work. ``work`` ends when the handler has truly ended, and not before."""
+
+    def __init__(
+        self, handler: Handler, event: Event, effects: Effects | None, now_ms: Callable[[], int]
+    ) -> None:
+        self._handler: Final = handler
+        self._event: Final = event
+        self._effects: Final = effects
+        self._now_ms: Final = now_ms
+        self._transaction: Transaction | None = None
+        self._timed_out = False
+        start = self._async if handler.is_async else self._sync
+        self.work: Final[asyncio.Future[None]] = asyncio.ensure_future(start())
+
+    @property
+    def has_transaction(self) -> bool:
+        """Whether all that it did can be undone, and is when it is cut short."""
+        return self._handler.takes_tx
+
+    def cut_short(self) -> None:
+        """Ends it as far as it can be ended: a coroutine is cancelled, a transaction is rolled
+        back; a thread goes on, and ``work`` with it."""
+        self._timed_out = True
+        if self._transaction is not None:
+            self._transaction.abandon()
+        if self._handler.is_async:
+            self.work.cancel()
+
+    async def _async(self) -> None:
+        try:
+            await (self._in_async_transaction() if self._handler.takes_tx else self._call())
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"the handler raised {type(error).__name__}") from error
+
+    async def _call(self, *arguments: Any) -> None:
+        await self._handler.function(self._event, *arguments)
+
+    async def _in_async_transaction(self) -> None:
+        transaction = await in_thread(self._begin)
+        try:
+            if await in_thread(lambda: transaction.mark(self._event, self._now_ms())):
+                await self._call(AsyncTx(transaction.tx))
+            await in_thread(transaction.commit)
+        finally:
+            await in_thread(transaction.close)
+
+    async def _sync(self) -> None:
+        await in_thread(self._in_transaction if self._handler.takes_tx else self._plain)
+
+    def _plain(self) -> None:
+        self._handler.function(self._event)
+
+    def _in_transaction(self) -> None:
+        transaction = self._begin()
+        try:
+            if transaction.mark(self._event, self._now_ms()):
+                self._handler.function(self._event, transaction.tx)
+            transaction.commit()
+        finally:
+            transaction.close()
+
+    def _begin(self) -> Transaction:
+        if self._effects is None:
+            raise RuntimeError(f"{self._handler.name} takes tx, and there is no database for it")
+        transaction = self._transaction = self._effects.begin()
+        if self._timed_out:  # nobody is there any more who would end it
+            transaction.close()
+            raise HandlerTimeout("it was not its turn in your database in time")
+        return transaction
+
+
+async def in_thread(function: Callable[[], Any]) -> Any:
+    """The function's result, from a thread of its own; one that hangs keeps nobody from leaving
+    (a pool's threads are waited for when the process ends)."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def resolve(result: Any, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = function()
+        except Exception as caught:
+            # A future takes no StopIteration: it would end whoever awaits it, without an error.
+            error = RuntimeError(repr(caught)) if isinstance(caught, StopIteration) else caught
+        except BaseException as caught:  # sys.exit() in a handler ends the handler, not us
+            error = RuntimeError(f"the handler raised {type(caught).__name__}")
+            error.__cause__ = caught
+        with suppress(RuntimeError):  # the loop is gone, and with it who waited
+            loop.call_soon_threadsafe(resolve, result, error)
+
+    threading.Thread(target=work, name="receiver handler", daemon=True).start()
+    return await future

@@ -1,0 +1,81 @@
+"""Figures for Prometheus, in its text format. No library: a customer's application may have one
+of its own, with a registry that we should not write into."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from receiver.store.listing import Backlog
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """Counters since the start. Their labels are words of ours, never what a peer sent."""
+
+    def __init__(self) -> None:
+        self._received: Final[Counter[str]] = Counter(
+            {"accepted": 0, "duplicate": 0, "conflict": 0, "late": 0}
+        )
+        self._refused: Final[Counter[str]] = Counter()
+        self._handlings: Final[Counter[str]] = Counter({"handled": 0, "failed": 0, "dead": 0})
+        self._asked: Final[Counter[str]] = Counter(
+            {"ended": 0, "waiting": 0, "failed": 0, "lost": 0}
+        )
+        self._hanging = 0
+
+    def count_received(self, verdict: str) -> None:
+        self._received[verdict] += 1
+
+    def count_refused(self, reason: str) -> None:
+        self._refused[reason] += 1
+
+    def count_handling(self, outcome: str) -> None:
+        self._handlings[outcome] += 1
+
+    def count_asked(self, outcome: str) -> None:
+        self._asked[outcome] += 1
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """A handler outlives its time."""
+        self._hanging += 1
+        try:
+            yield
+        finally:
+            self._hanging -= 1
+
+    def exposition(self, backlog: Backlog, now_ms: int) -> str:
+        """All figures, as Prometheus reads them."""
+        oldest_s = 0.0 if backlog.oldest_ms is None else max(0, now_ms - backlog.oldest_ms) / 1000
+        states = {"pending": backlog.pending, "running": backlog.running, "dead": backlog.dead}
+        expected = {"expected": backlog.expected, "lost": backlog.lost}
+        lines = [
+            *_series("received_total", "counter", "Verified messages.", "verdict", self._received),
+            *_series("refused_total", "counter", "Refused requests.", "reason", self._refused),
+            *_series("attempts_total", "counter", "Handlings.", "outcome", self._handlings),
+            *_series("asked_total", "counter", "Questions to status URLs.", "outcome", self._asked),
+            *_series("messages", "gauge", "Messages not done with.", "state", states),
+            *_series("expected_jobs", "gauge", "Jobs waited for, or lost.", "state", expected),
+            *_single("hanging_handlers", "Handlers beyond their time.", self._hanging),
+            *_single("oldest_unhandled_seconds", "Age of the oldest unhandled message.", oldest_s),
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _series(
+    name: str, kind: str, about: str, label: str, values: Counter[str] | dict[str, int]
+) -> list[str]:
+    head = [f"# HELP receiver_{name} {about}", f"# TYPE receiver_{name} {kind}"]
+    return head + [
+        f'receiver_{name}{{{label}="{value}"}} {count}' for value, count in sorted(values.items())
+    ]
+
+
+def _single(name: str, about: str, value: float) -> list[str]:
+    return [
+        f"# HELP receiver_{name} {about}",
+        f"# TYPE receiver_{name} gauge",
+        f"receiver_{name} {value:g}",
+    ]

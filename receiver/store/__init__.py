@@ -1,0 +1,1 @@
+"""The durable inbox: SQLite, one process, one writer."""
