@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher import logs
 from dispatcher.clock import now_ms
@@ -19,6 +19,8 @@ from dispatcher.signing import SecretBook, Secrets
 from dispatcher.store.base import Settlement, Store, StoreError
 from dispatcher.store.rates import Rates
 from dispatcher.values import Delivery, NewCallback, Submitted
+
+T = TypeVar("T")
 
 _LOG: Final = logs.get("engine")
 _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
@@ -57,6 +59,7 @@ class Engine:
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
         self._barren_until_ms = 0
+        self._incoming: set[asyncio.Task[Any]] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._rates = Rates()
@@ -85,6 +88,8 @@ class Engine:
         if self._claiming is not None:
             self._claiming.cancel()
             await asyncio.wait({self._claiming})
+        if self._incoming:
+            await asyncio.wait(self._incoming)  # what they lease is ours to finish
         if self._working:
             await asyncio.wait(self._working, timeout=self._settings.drain_grace)
         unfinished = dict(self._sending)
@@ -93,8 +98,16 @@ class Engine:
         if self._working:
             await asyncio.wait(self._working)
         if unfinished:
-            _LOG.warning("handed back at shutdown", deliveries=len(unfinished))
-            await self._store.release(list(unfinished.values()), now_ms=self._clock())
+            await self._hand_back(list(unfinished.values()))
+
+    async def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            await self._store.release(deliveries, now_ms=self._clock())
+        except StoreError as error:
+            # The rest must still be closed in order; the leases end, or the next start ends them.
+            _LOG.warning("cannot hand back", deliveries=len(deliveries), reason=str(error))
+        else:
+            _LOG.warning("handed back at shutdown", deliveries=len(deliveries))
 
     # --- what the API asks for ---
 
@@ -105,7 +118,19 @@ class Engine:
         if handover:
             self._slots.take(new.tenant, high=high, size=size)
         # Shielded: a caller that goes away does not keep a leased delivery from its sender.
-        return await asyncio.shield(self._submit(new, handover, high, size))
+        return await asyncio.shield(self._let_in(self._submit(new, handover, high, size)))
+
+    def _let_in(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that may begin deliveries: a shutdown waits for it."""
+        task = asyncio.create_task(entering)
+        self._incoming.add(task)
+        task.add_done_callback(self._is_in)
+        return task
+
+    def _is_in(self, task: asyncio.Task[Any]) -> None:
+        self._incoming.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: the caller may have gone
 
     async def _submit(self, new: NewCallback, handover: bool, high: bool, size: int) -> Submitted:
         delivery = None
@@ -154,9 +179,13 @@ class Engine:
             if self._slots.free <= 0:
                 continue
             try:
-                await asyncio.shield(self._claim())
+                await asyncio.shield(self._let_in(self._claim()))
             except StoreError as error:
                 _LOG.warning("cannot claim", reason=str(error))
+                self._alarm.set(_CLAIM_RETRY_S)
+            except Exception:
+                # Loud, but no reason for everything else that waits to be stuck (I2).
+                _LOG.exception("claiming failed")
                 self._alarm.set(_CLAIM_RETRY_S)
 
     async def _claim(self) -> None:

@@ -69,6 +69,7 @@ class Housekeeping:
         while True:
             for step in (self._reclaim, self._expire, self._mend, self._prune, self._shrink):
                 await self._try(step)
+            self._replays.set()  # in case one could not be begun, or was broken off
             await asyncio.sleep(self._interval_s)
 
     async def _try(self, step: Callable[[], Awaitable[None]]) -> None:

@@ -1,0 +1,155 @@
+"""An engine on a real store, with a sender whose answers the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dispatcher.clock import now_ms
+from dispatcher.engine.engine import Engine
+from dispatcher.metrics import Metrics
+from dispatcher.outcome import Outcome
+from dispatcher.policy import Policy, dump
+from dispatcher.settings import Settings
+from dispatcher.signing import SecretBook, Secrets
+from dispatcher.store import open_store
+from dispatcher.store.base import Claim, Store
+from dispatcher.values import Callback, Delivery, Submitted
+from tests.dispatcher.store.builders import TENANT, callback, outcome, secret
+
+QUICK = dump(Policy(attempts=3, delays=(0.15,), jitter=0))
+
+
+@dataclass(slots=True)
+class Script:
+    """Sends nothing: remembers what it was given and answers as it is told."""
+
+    codes: list[int] = field(default_factory=list)  # the next answers; then 200
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: list[Delivery] = field(default_factory=list)
+    at_ms: list[int] = field(default_factory=list)
+    running: dict[str, int] = field(default_factory=dict)  # per tenant, now
+    most: int = 0
+    most_of_one: int = 0
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    def __post_init__(self) -> None:
+        self.go.set()
+
+    async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
+        assert secrets.current
+        self.sent.append(delivery)
+        self.at_ms.append(now_ms())
+        self.running[delivery.tenant] = self.running.get(delivery.tenant, 0) + 1
+        self.most = max(self.most, sum(self.running.values()))
+        self.most_of_one = max(self.most_of_one, *self.running.values())
+        async with self._changed:
+            self._changed.notify_all()
+        try:
+            await self.go.wait()
+            await asyncio.sleep(0)
+        finally:
+            self.running[delivery.tenant] -= 1
+        return outcome(self.codes.pop(0) if self.codes else 200, now_ms=now_ms())
+
+    async def reached(self, count: int) -> None:
+        """Until so many attempts have begun."""
+        async with asyncio.timeout(10), self._changed:
+            await self._changed.wait_for(lambda: len(self.sent) >= count)
+
+    def hold(self) -> None:
+        """Answer nobody until `go` is set."""
+        self.go.clear()
+
+
+@dataclass(slots=True)
+class Rig:
+    """The engine and its surroundings."""
+
+    settings: Settings
+    store: Store
+    engine: Engine
+    script: Script
+    metrics: Metrics
+    claims: int = 0
+
+    async def submit(self, job: str = "job-1", **more: Any) -> Submitted:
+        return await self.engine.submit(callback(job, **{"now_ms": now_ms(), **more}))
+
+    async def many(self, count: int, **more: Any) -> list[str]:
+        """Ids of `count` submits that shared commits; `{n}` in url or tenant is their number."""
+
+        def filled(n: int) -> dict[str, Any]:
+            return {
+                name: value.format(n=n) if name in ("url", "tenant") else value
+                for name, value in more.items()
+            }
+
+        made = await asyncio.gather(*(self.submit(f"job-{n}", **filled(n)) for n in range(count)))
+        return [one.id for one in made]
+
+    async def get(self, one: str, tenant: str = TENANT) -> Callback:
+        return await self.store.get(tenant, one)
+
+    async def until(self, met: Callable[[], Awaitable[bool]]) -> None:
+        """Until `met`, looked at after each commit or so."""
+        async with asyncio.timeout(10):
+            while not await met():  # noqa: ASYNC110  # several parts must agree: no one event
+                await asyncio.sleep(0.005)
+
+    async def woken(self) -> None:
+        """Until the claim that every start begins with is over."""
+
+        async def claimed() -> bool:
+            return self.claims > 0 and not self.engine.in_flight
+
+        await self.until(claimed)
+
+    async def idle(self) -> None:
+        """Until nothing waits and nothing is under way."""
+
+        async def nothing() -> bool:
+            return not self.store.queued() and not self.engine.in_flight
+
+        await self.until(nothing)
+
+    def figure(self, name: str) -> float:
+        """A metric's value."""
+        for line in self.metrics.render().decode().splitlines():
+            if line.startswith(name) and line[len(name)] in " {":
+                return float(line.split()[-1])
+        raise AssertionError(f"no metric {name}")
+
+
+@asynccontextmanager
+async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> AsyncIterator[Rig]:
+    """A running engine, drained in the end."""
+    settings = Settings(
+        database_url=f"sqlite:///{folder}/engine.db", **{"drain_grace": 0.1, **changes}
+    )
+    store = open_store(settings)
+    await store.open()
+    for tenant in (TENANT, *(f"t{n}" for n in range(8))):
+        await store.ensure_tenant(tenant, secret(tenant))
+    script, metrics = Script(), Metrics()
+    engine = Engine(settings, store, script, SecretBook(store), metrics)
+    rig = Rig(settings=settings, store=store, engine=engine, script=script, metrics=metrics)
+    claim = store.claim
+
+    async def counted(claim_: Claim) -> list[Delivery]:
+        rig.claims += 1
+        return await claim(claim_)
+
+    setattr(store, "claim", counted)  # noqa: B010  # to see that nothing polls
+    if started:
+        engine.start()
+    try:
+        yield rig
+    finally:
+        script.go.set()
+        await engine.drain()
+        await store.close()
