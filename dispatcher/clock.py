@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
+
+_MOST_MS: Final = 253_402_300_799_999  # the last of the year 9999, which is all that can be shown
 
 
 def now_ms() -> int:
@@ -35,6 +38,6 @@ def parse_iso(text: str) -> int:
         ms = round(moment.timestamp() * 1000)
     except OverflowError as error:
         raise ValueError("time out of range") from error
-    if ms < 0:
-        raise ValueError("time before 1970")
+    if not 0 <= ms <= _MOST_MS:
+        raise ValueError("time outside 1970 to 9999")
     return ms
