@@ -1,7 +1,7 @@
 """A dispatcher process that can be told to die, without any warning, at a named point.
 
-`serve.py DATABASE KEY POINT COUNT`: prints its URL and serves; kills itself the COUNT-th time that
-it comes to POINT (`never` for a process that others kill).
+`serve.py DATABASE KEY POINT COUNT GRACE`: prints its URL and serves; kills itself the COUNT-th
+time that it comes to POINT (`never` for a process that others kill); drains for GRACE seconds.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def arm(fuse: Fuse) -> None:
 
     def counting(tx: Tx) -> None:
         count(tx)
-        if ("accepted") in {event for _, event in tx.notes.events}:
+        if "accepted" in {event for _, event in tx.notes.events}:
             fuse.touch("before-commit")
 
     def committing(
@@ -85,7 +85,7 @@ def arm(fuse: Fuse) -> None:
         setattr(where, name, replacement)
 
 
-def main(database: str, key: str, point: str, count: str) -> None:
+def main(database: str, key: str, point: str, count: str, grace: str) -> None:
     arm(Fuse(point, int(count)))
     settings = Settings(
         database_url=f"sqlite:///{database}",
@@ -95,7 +95,7 @@ def main(database: str, key: str, point: str, count: str) -> None:
         log_format="json",
         log_level="error",
         sweep_interval=0.2,
-        drain_grace=5.0,
+        drain_grace=float(grace),
     )
     serve(settings, announce=lambda url, _key: print(url, flush=True))
 

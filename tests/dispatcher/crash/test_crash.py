@@ -7,7 +7,6 @@ import asyncio
 import os
 import random
 import sqlite3
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,23 +16,6 @@ from tests.dispatcher.crash.world import Dispatcher, Platform, Sink, settled
 
 pytestmark = pytest.mark.slow
 CYCLES = max(1, round(5 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))
-
-
-@pytest.fixture
-async def sink() -> AsyncIterator[Sink]:
-    made = Sink()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
-    yield made
-    server.close()
-
-
-@pytest.fixture
-async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
-    made = Dispatcher(tmp_path / "postback.db")
-    yield made
-    if made.process is not None:
-        await made.end(kill=True)
 
 
 async def finish(dispatcher: Dispatcher, platform: Platform, sink: Sink, *, kills: int) -> None:

@@ -26,6 +26,7 @@ class Sink:
 
     port: int = 0
     life: int = 0
+    silent: bool = False
     got: dict[str, list[tuple[int, bytes]]] = field(default_factory=lambda: defaultdict(list))
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -37,6 +38,8 @@ class Sink:
                 body = await reader.readexactly(int(fields["content-length"]))
                 self.got[fields["webhook-id"]].append((self.life, body))
                 self.arrived.set()
+                if self.silent:
+                    await reader.read()  # until the other side has gone
                 writer.write(_ANSWER)
                 await writer.drain()
         writer.close()
@@ -54,7 +57,7 @@ class Dispatcher:
     process: asyncio.subprocess.Process | None = None
     url: str = ""
 
-    async def start(self, point: str = "never", count: int = 1) -> None:
+    async def start(self, point: str = "never", count: int = 1, *, grace_s: float = 5) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(SCRIPT),
@@ -62,6 +65,7 @@ class Dispatcher:
             KEY,
             point,
             str(count),
+            str(grace_s),
             stdout=asyncio.subprocess.PIPE,
         )
         assert self.process.stdout is not None
@@ -94,6 +98,7 @@ class Platform:
     sink: Sink
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     tried: int = 0
+    taken: asyncio.Event = field(default_factory=asyncio.Event)
     _names: int = 0
 
     async def load(self, url: str, workers: int = 8) -> None:
@@ -103,10 +108,11 @@ class Platform:
 
     async def _submit_on(self, session: aiohttp.ClientSession, url: str) -> None:
         with suppress(aiohttp.ClientError, ConnectionError):
-            while True:
-                await self.submit(session, url)
+            while await self.submit(session, url):
+                pass
 
-    async def submit(self, session: aiohttp.ClientSession, url: str) -> None:
+    async def submit(self, session: aiohttp.ClientSession, url: str) -> bool:
+        """Whether it was taken; the only other answer is that it is stopping."""
         self._names += 1
         self.tried += 1
         job = f"job-{self._names}"
@@ -119,8 +125,12 @@ class Platform:
             headers={"Content-Type": "application/json"},
         ) as answer:
             text = await answer.text()
+            if answer.status == 503:
+                return False
             assert answer.status == 202, text
             self.acknowledged[json.loads(text)["id"]] = payload.encode()
+            self.taken.set()
+            return True
 
 
 async def counts(url: str) -> dict[str, int]:
