@@ -16,8 +16,15 @@ class ClientError(Exception):
     """The service cannot be asked, or says no; the message is for people, in one line."""
 
 
-def get(settings: ClientSettings, path: str, query: dict[str, str] | None = None) -> dict[str, Any]:
-    """The document at ``path``. Raises ClientError."""
+def ask(
+    settings: ClientSettings,
+    path: str,
+    query: dict[str, str] | None = None,
+    *,
+    post: bool = False,
+    document: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the service answers at ``path``, read or posted to. Raises ClientError."""
     if settings.admin_key is None:
         raise ClientError("RECEIVER_ADMIN_KEY is not set: it is the key that the service runs with")
     url = settings.url + path + (f"?{urlencode(query)}" if query else "")
@@ -25,17 +32,26 @@ def get(settings: ClientSettings, path: str, query: dict[str, str] | None = None
         raise ClientError(f"RECEIVER_URL must begin with http:// or https://, not {settings.url!r}")
     try:
         request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
-            url, headers={"Authorization": f"Bearer {settings.admin_key}"}
+            url,
+            data=_body(document) if post else None,
+            headers={
+                "Authorization": f"Bearer {settings.admin_key}",
+                "Content-Type": "application/json",
+            },
         )
         with _opener().open(request, timeout=TIMEOUT_S) as answer:
-            document: dict[str, Any] = json.loads(answer.read(ANSWER_BYTES_MAX))
+            found: dict[str, Any] = json.loads(answer.read(ANSWER_BYTES_MAX))
     except urllib.error.HTTPError as error:
         with error:
             raise ClientError(_told(error)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ClientError(f"cannot ask {settings.url}: {reason}; is it running?") from None
-    return document
+    return found
+
+
+def _body(document: dict[str, Any] | None) -> bytes:
+    return b"" if document is None else json.dumps(document).encode()
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -33,6 +33,7 @@ class Event:
     raw: bytes = field(default=b"", repr=False)
     platform: Platform = "tensorone"
     message_id: str | None = None  # the signed webhook-id
+    content_type: str | None = None  # as sent; not signed, never trusted
     source: str = ""  # the path it came in by; two sources' job ids never meet
     attempt: int = 1  # of handling it; pass it on with job_id where a key is wanted
 
@@ -58,6 +59,7 @@ def read_event(
     *,
     message_id: str | None,
     source: str = "",
+    content_type: str | None = None,
     attempt: int = 1,
 ) -> Event:
     """The event that a verified and identified message is. Raises nothing: what has not its
@@ -71,6 +73,7 @@ def read_event(
         "platform": identity.platform,
         "message_id": message_id,
         "source": source,
+        "content_type": content_type,
         "attempt": attempt,
     }
     if identity.platform == "cerebrium":

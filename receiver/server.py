@@ -1,10 +1,12 @@
 """Runs the receiver as a process: listen, say where, serve, finish what is in flight, leave."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from receiver import log, serving
-from receiver.app import create_app
+from receiver.app import Receiver
 from receiver.asgi import DRAIN_BYTES_MAX
+from receiver.handling.effects import EffectsError
 from receiver.protocol import Bounds
 from receiver.settings import Settings
 from receiver.store.inbox import InboxError
@@ -14,18 +16,19 @@ class CannotStart(Exception):
     """The service cannot start; the message says why, in one line."""
 
 
-def serve(settings: Settings) -> None:
+def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = None) -> None:
     """Serves until SIGINT or SIGTERM. Raises CannotStart, or SettingError."""
+    settings = app.settings
     log.configure(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=serving.loop_factory()) as runner:
         try:
-            runner.run(_serve(settings))
-        except (InboxError, serving.CannotListen) as error:
+            runner.run(_serve(app, on_stopped))
+        except (InboxError, EffectsError, serving.CannotListen) as error:
             raise CannotStart(str(error)) from None
 
 
-async def _serve(settings: Settings) -> None:
-    app = create_app(settings)
+async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None) -> None:
+    settings = app.settings
     config = serving.config(
         app, _bounds(settings), keep_alive_s=settings.keep_alive, drain_s=settings.drain_grace
     )
@@ -38,6 +41,8 @@ async def _serve(settings: Settings) -> None:
         with server.signals():
             async with app:  # here, not in the lifespan: the inbox's error is told in one line
                 await server.serve(sockets=[listener])
+    if on_stopped is not None:
+        await on_stopped()
     log.event("stopped")
 
 

@@ -219,6 +219,7 @@ def event_of(claimed: Claimed) -> Event:
         claimed.body,
         message_id=claimed.message_id,
         source=claimed.source,
+        content_type=claimed.content_type,
         attempt=claimed.attempt,
     )
 

@@ -202,6 +202,10 @@ class Inbox:
         """What is not done with. Raises InboxUnavailable."""
         return await self._read(listing.backlog)
 
+    async def due_ms(self) -> int | None:
+        """When the first that waits is due; 0 while one is being handled, None when none waits."""
+        return await self._read(listing.due_ms)
+
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
         await self._read(lambda db: db.execute("SELECT 1").fetchone())

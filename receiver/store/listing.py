@@ -21,6 +21,10 @@ _SHOW: Final = f"""
     SELECT {_COLUMNS}, body, error
       FROM messages LEFT JOIN bodies USING (id) LEFT JOIN failures USING (id) WHERE id = :id
 """  # noqa: S608 - constants of ours
+_DUE: Final = """
+    SELECT EXISTS (SELECT 1 FROM messages WHERE state = 'running') AS running,
+           (SELECT min(due_ms) FROM messages WHERE state = 'pending') AS due_ms
+"""
 _BACKLOG: Final = """
     SELECT (SELECT count(*) FROM messages WHERE state = 'pending') AS pending,
            (SELECT count(*) FROM messages WHERE state = 'running') AS running,
@@ -80,6 +84,12 @@ def show(db: sqlite3.Connection, id: int) -> StoredMessage | None:
         return None
     found = rows(db, _SHOW, {"id": id})
     return StoredMessage(**found[0]) if found else None
+
+
+def due_ms(db: sqlite3.Connection) -> int | None:
+    """When the first that waits is due; 0 while one is being handled, None when none waits."""
+    (row,) = rows(db, _DUE, {})
+    return 0 if row["running"] else row["due_ms"]
 
 
 def backlog(db: sqlite3.Connection) -> Backlog:

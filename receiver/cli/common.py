@@ -1,0 +1,83 @@
+"""What the commands share: exit codes, options, reading files, ending with one line."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.markup import escape
+
+from receiver import client
+from receiver.settings import SettingError, load_client, load_secrets, split_secrets
+
+FAILED, USAGE, CANNOT_START = 1, 2, 3
+SECRET_FILE_BYTES_MAX = 64 * 1024
+BODY_FILE_BYTES_MAX = 64 * 1024 * 1024  # the largest body that a receiver can be set to accept
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start."
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+SecretFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the secret, instead of RECEIVER_SECRETS; `-` is standard input."),
+]
+HeaderName = Annotated[
+    str, typer.Option(help="Name of the sha256= header.", envvar="RECEIVER_SIGNATURE_HEADER")
+]
+
+
+def ask(
+    path: str,
+    query: dict[str, str] | None = None,
+    *,
+    post: bool = False,
+    document: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The running service's answer; ends the command where it has none."""
+    try:
+        return client.ask(load_client(), path, query, post=post, document=document)
+    except SettingError as error:
+        end(str(error), USAGE)
+    except client.ClientError as error:
+        end(str(error), FAILED)
+
+
+def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
+    """The secrets of a file, or of the environment; ends the command where there is none."""
+    if file == Path("-") and body_file == Path("-"):
+        end("standard input can hold the secret or the body, not both", USAGE)
+    try:
+        text = None if file is None else read(file, SECRET_FILE_BYTES_MAX).decode("utf-8")
+    except UnicodeDecodeError:
+        end("the secret file is not UTF-8 text", USAGE)
+    found = load_secrets() if text is None else split_secrets(text)
+    if not found:
+        end("no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE)
+    return found
+
+
+def read(file: Path, bytes_max: int) -> bytes:
+    """A file's bytes, or those of standard input; ends the command where it cannot."""
+    try:
+        if file == Path("-"):
+            data = sys.stdin.buffer.read(bytes_max + 1)
+        else:
+            with file.open("rb") as opened:
+                data = opened.read(bytes_max + 1)
+    except OSError as error:
+        end(f"cannot read {file}: {error.strerror}", USAGE)
+    if len(data) > bytes_max:
+        end(f"{file} is larger than {bytes_max} bytes", USAGE)
+    return data
+
+
+def printable(value: Any) -> str:
+    """Text of others as text: no markup, and nothing that steers a terminal."""
+    text = str(value)
+    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
+
+
+def end(message: str, code: int) -> NoReturn:
+    """One line on standard error, and the exit code."""
+    print(f"receiver: {message}", file=sys.stderr)
+    raise typer.Exit(code)

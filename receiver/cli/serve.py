@@ -1,0 +1,94 @@
+"""``receiver serve``: run it, with the customer's code or in front of a local service."""
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from receiver.cli.common import CANNOT_START, EPILOG, USAGE, end
+from receiver.settings import SettingError, load
+
+if TYPE_CHECKING:
+    from receiver.app import Receiver
+
+app = typer.Typer()
+
+
+@app.command("serve", epilog=EPILOG)
+def serve_command(
+    handler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Your function, called with each new completion; or your own Receiver.",
+        ),
+    ] = None,
+    forward: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Post each new completion on to this local service."),
+    ] = None,
+    on: Annotated[
+        list[str] | None,
+        typer.Option(help="Only for this status (completed, failed, …); may be repeated."),
+    ] = None,
+) -> None:
+    """Run the receiver; its settings are the RECEIVER_* variables.
+
+    Examples:
+
+        RECEIVER_SECRETS=whsec_… receiver serve
+
+        receiver serve --handler shop.jobs:fulfil --on completed
+
+        receiver serve --forward http://127.0.0.1:3000/completions
+    """
+    from receiver.handling.forward import Forwarder
+    from receiver.server import CannotStart, serve
+
+    if handler and forward:
+        end("give --handler or --forward, not both", USAGE)
+    if on and not (handler or forward):
+        end("--on needs --handler or --forward", USAGE)
+    try:
+        receiver, forwarder = _receiver(handler), None
+        if forward:
+            forwarder = Forwarder(forward, timeout_s=receiver.settings.handler_timeout)
+            receiver.on(*(on or ["*"]))(forwarder)
+        elif handler and not receiver.handlers:
+            receiver.on(*(on or ["*"]))(_load(handler))
+    except SettingError as error:
+        end(str(error), CANNOT_START)
+    except (TypeError, ValueError) as error:
+        end(str(error), USAGE)
+    try:
+        serve(receiver, on_stopped=forwarder.close if forwarder else None)
+    except (SettingError, CannotStart) as error:
+        end(str(error), CANNOT_START)
+
+
+def _receiver(handler: str | None) -> "Receiver":
+    from receiver.app import Receiver
+
+    if handler is not None:
+        found = _load(handler)
+        if isinstance(found, Receiver):
+            return found
+    return Receiver(load())
+
+
+def _load(name: str) -> Any:
+    """The object that ``module:name`` names; modules of the working directory come first."""
+    module, colon, path = name.partition(":")
+    if not (module and colon and path):
+        end(f"--handler must be MODULE:NAME, not {name!r}", USAGE)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        end(f"cannot load {name}: {error}", USAGE)
+    return found

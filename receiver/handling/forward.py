@@ -1,0 +1,67 @@
+"""``--forward URL``: each new message goes on to a local HTTP service, for any language.
+
+The body goes byte for byte, and with it what we know of it in headers. Any 2xx is "handled";
+anything else is a failed attempt, and is tried again like any handler.
+"""
+
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+
+from receiver.event import Event
+
+TIMEOUT_MARGIN: Final = 1.0  # the handler's own time ends first: its log says which it was
+
+
+class ForwardError(Exception):
+    """The service did not take the message; the message says what it answered."""
+
+
+class Forwarder:
+    """A handler that posts. Open it with ``async with``."""
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        """Raises ValueError for what is no http or https URL."""
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, ValueError):
+            raise ValueError(f"not a URL: {url!r}") from None
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise ValueError(f"not an http or https URL: {url!r}")
+        self._url: Final = url
+        self._client: Final = httpx.AsyncClient(
+            timeout=timeout_s + TIMEOUT_MARGIN, trust_env=False, follow_redirects=False
+        )
+
+    async def __call__(self, event: Event) -> None:
+        """Raises ForwardError, or httpx.HTTPError."""
+        request = self._client.build_request(
+            "POST", self._url, content=event.raw, headers=_headers(event)
+        )
+        answer = await self._client.send(request, stream=True)
+        await answer.aclose()  # what it says beside its status is not ours to read
+        if not answer.is_success:
+            raise ForwardError(f"{self._url} answered {answer.status_code}")
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _content_type(event: Event) -> str:
+    sent = event.content_type or ""
+    return sent if sent and sent.isascii() and sent.isprintable() else "application/octet-stream"
+
+
+def _headers(event: Event) -> dict[str, str]:
+    """Percent-encoded, since ids may hold any printable character. The key names the message for
+    ever, whichever attempt it is: the service drops what it has seen by it."""
+    return {
+        "Content-Type": _content_type(event),
+        "Postback-Job-Id": quote(event.job_id),
+        "Postback-Job-Status": quote(event.status),
+        "Postback-Platform": event.platform,
+        "Postback-Source": quote(event.source),
+        "Postback-Attempt": str(event.attempt),
+        "Idempotency-Key": quote(event.key),
+    }

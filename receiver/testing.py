@@ -1,0 +1,143 @@
+"""For a customer's own tests: requests signed exactly as the dispatcher signs them, a client that
+posts them in process, and a clock that tests move by hand.
+
+    async def test_a_completion_is_fulfilled_once() -> None:
+        clock = Clock()
+        receiver = Receiver(Settings(secrets=(SECRET,), …), now_ms=clock)
+        …
+        async with Client(receiver, SECRET, clock=clock) as client:
+            assert await client.send({"jobId": "job_1", "status": "completed"}) == "accepted"
+            assert await client.send({"jobId": "job_1", "status": "completed"}) == "duplicate"
+            await client.idle()
+            assert orders() == ["job_1"]
+"""
+
+import asyncio
+import itertools
+import json
+import os
+import time
+from datetime import timedelta
+from typing import Any, Final, Self
+
+import httpx
+
+from receiver.app import Receiver
+from receiver.signature import SHA256_HEADER, signed_headers
+
+_IDLE_NAP_S: Final = 0.005
+IDLE_TIMEOUT_S: Final = 10.0
+_EPOCH_MS: Final = 1_700_000_000_000
+
+_numbers: Final = itertools.count()
+
+
+class Clock:
+    """Unix milliseconds that stand still until they are moved."""
+
+    def __init__(self, now_ms: int = _EPOCH_MS) -> None:
+        self._now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self._now_ms
+
+    def advance(self, by: timedelta) -> None:
+        self._now_ms += round(by.total_seconds() * 1000)
+
+
+def callback_id(now_ms: int) -> str:
+    """An id such as the dispatcher makes: later ones sort after earlier ones."""
+    return f"cb_{now_ms:012x}{next(_numbers):08x}{os.urandom(6).hex()}"
+
+
+def signed_request(
+    body: bytes,
+    secret: str,
+    *,
+    previous_secret: str | None = None,
+    message_id: str | None = None,
+    timestamp_s: int | None = None,
+    attempt: int = 1,
+    sha256_header: str = SHA256_HEADER,
+) -> dict[str, str]:
+    """The headers of a delivery of ``body``, in both schemes. ``previous_secret`` signs beside the
+    current one, as during a rotation; ``timestamp_s`` is Unix time, now where not given."""
+    at_s = int(time.time()) if timestamp_s is None else timestamp_s
+    signatures = signed_headers(
+        body,
+        [secret] if previous_secret is None else [secret, previous_secret],
+        message_id=message_id or callback_id(at_s * 1000),
+        timestamp_s=at_s,
+        sha256_header=sha256_header,
+    )
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "Postback/test",
+        "X-Postback-Attempt": str(attempt),
+        **signatures,
+    }
+
+
+class Client:
+    """Opens a receiver and posts to it in process: no port, no server. ``async with`` it."""
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        secret: str,
+        *,
+        path: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """``path`` is a source's, the first one's where not given; ``clock`` the receiver's own."""
+        self.receiver: Final = receiver
+        self._secret: Final = secret
+        self._path: Final = path or next(iter(receiver.sources))
+        self._clock: Final = clock
+        self._http: Final = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=receiver), base_url="http://receiver"
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.receiver.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+        await self.receiver.__aexit__()
+
+    async def post(
+        self, body: bytes, *, headers: dict[str, str] | None = None, message_id: str | None = None
+    ) -> httpx.Response:
+        """The answer to these bytes, signed unless ``headers`` are given."""
+        if headers is None:
+            at_s = self.receiver.now_ms() // 1000
+            headers = signed_request(body, self._secret, message_id=message_id, timestamp_s=at_s)
+        return await self._http.post(self._path, content=body, headers=headers)
+
+    async def send(self, payload: Any, *, message_id: str | None = None) -> str:
+        """The verdict on a payload: accepted, duplicate, conflict or late. AssertionError when it
+        is refused, with what the receiver said."""
+        answer = await self.post(json.dumps(payload).encode(), message_id=message_id)
+        assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"  # noqa: S101 - for tests
+        return str(answer.json()["status"])
+
+    async def advance(self, by: timedelta) -> None:
+        """Moves the clock, and waits until what came due by then is done."""
+        if self._clock is None:
+            raise ValueError("give the client the receiver's clock")
+        self._clock.advance(by)
+        self.receiver.wake()
+        await self.idle()
+
+    async def idle(self, timeout_s: float = IDLE_TIMEOUT_S) -> None:
+        """Until no handler is at work and none is due. TimeoutError when that takes too long."""
+        async with asyncio.timeout(timeout_s):
+            while not await self._is_idle():  # noqa: ASYNC110 - what is due is in the file alone
+                await asyncio.sleep(_IDLE_NAP_S)
+
+    async def _is_idle(self) -> bool:
+        if not self.receiver.handlers:
+            return True
+        due_ms = await self.receiver.inbox.due_ms()
+        return self.receiver.is_idle and (due_ms is None or due_ms > self.receiver.now_ms())
