@@ -16,6 +16,7 @@ import httpx
 from dispatcher.client import Client
 from dispatcher.demo.processes import free_ports
 
+ROOT = Path(__file__).parents[2]
 KEY = "my-first-key"
 _SECRET = "whsec_" + "dGVzdHRlc3R0ZXN0" * 2
 
@@ -26,6 +27,14 @@ class Place:
 
     dispatcher_port: int
     receiver_port: int
+    printed: Path
+
+    def wait_until_printed(self, text: str) -> None:
+        """Until a handler has printed it."""
+        deadline = time.monotonic() + 20
+        while text not in self.printed.read_text("utf-8"):
+            assert time.monotonic() < deadline, self.printed.read_text("utf-8")
+            time.sleep(0.02)  # another process works on it
 
     def here(self, text: str) -> str:
         """`text` of the README with its default ports replaced by ours."""
@@ -41,16 +50,22 @@ class Place:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Place]:
-    """Both services, ready; ended on leaving."""
-    place = Place(*free_ports(2))
+def running(folder: Path, *, shop: str) -> Iterator[Place]:
+    """Both services, ready, the receiver with the handler of `shop.py`; ended on leaving."""
+    ports = free_ports(2)
+    place = Place(ports[0], ports[1], folder / "printed")
+    (folder / "shop.py").write_text(shop, "utf-8")
     with ExitStack() as stack:
-        for program, path, env in (
-            ("dispatcher", "readyz", _dispatcher(place, folder)),
-            ("receiver", "readyz", _receiver(place, folder)),
+        for port, command, env in (
+            (ports[0], ["dispatcher", "serve"], _dispatcher(place, folder)),
+            (
+                ports[1],
+                ["receiver", "serve", "--handler", "shop:receiver"],
+                _receiver(place, folder),
+            ),
         ):
-            port = place.dispatcher_port if program == "dispatcher" else place.receiver_port
-            stack.enter_context(_served(program, env, f"http://127.0.0.1:{port}/{path}"))
+            served = _served(command, env, f"http://127.0.0.1:{port}/readyz", place.printed, folder)
+            stack.enter_context(served)
         yield place
 
 
@@ -73,13 +88,17 @@ def _receiver(place: Place, folder: Path) -> Mapping[str, str]:
 
 
 @contextmanager
-def _served(program: str, env: Mapping[str, str], url: str) -> Iterator[None]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", program, "serve"],
-        env={**os.environ, **env},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _served(
+    command: list[str], env: Mapping[str, str], url: str, printed: Path, folder: Path
+) -> Iterator[None]:
+    with printed.open("a") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-um", *command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            stdout=out,
+            stderr=out,
+        )
     try:
         _wait_until_answered(process, url)
         yield

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import dispatcher.cli
 import receiver.cli
+from tests.readme.first_minute import running
 from tests.readme.tables import README, fill
 
 TEXT = README.read_text("utf-8")
@@ -90,10 +91,9 @@ def _help(program: str, words: list[str]) -> str:
 
 
 def test_first_minute_works_as_pasted(tmp_path: Path) -> None:
-    """Start the service as shown, paste the curl: 202, and the Python example delivers."""
-    from tests.readme.first_minute import running
-
-    with running(tmp_path) as place:
+    """Start both services as shown, paste the curl: 202, the handler has it, and the Python
+    example delivers."""
+    with running(tmp_path, shop=_block("# shop.py")) as place:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", place.here(_block("curl http"))],
             capture_output=True,
@@ -103,6 +103,7 @@ def test_first_minute_works_as_pasted(tmp_path: Path) -> None:
         )
         assert json.loads(done.stdout)["status"] == "pending", done.stderr
         place.wait_for_delivery()
+        place.wait_until_printed("job_1234567890abcdef completed {'pages': 50}")
         done = subprocess.run(
             [sys.executable, "-c", place.here(_block("from dispatcher.client"))],
             capture_output=True,
