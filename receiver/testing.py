@@ -123,9 +123,10 @@ class Client:
         return str(answer.json()["status"])
 
     async def advance(self, by: timedelta) -> None:
-        """Moves the clock, and waits until what came due by then is done."""
+        """Ends what is due, moves the clock, and waits until what came due by then is done."""
         if self._clock is None:
             raise ValueError("give the client the receiver's clock")
+        await self.idle()
         self._clock.advance(by)
         self.receiver.wake()
         await self.idle()

@@ -1,0 +1,18 @@
+"""Waiting for what happens on its own time, without guessing how long it takes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+ENDS_WITHIN_S = 15.0
+
+
+async def until(happened: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Until it has happened. AssertionError when it does not in a long time."""
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while True:
+        found = happened()
+        if found if isinstance(found, bool) else await found:
+            return
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.005)
