@@ -86,6 +86,7 @@ def _steady(found: Part) -> Iterator[Row]:
     yield "accept p99", _of(found["acceptP99Ms"], "ms"), "≤ 15 ms"
     yield "submit to arrival p50, accept included", _of(found["arrivalP50Ms"], "ms"), "≤ 5 ms"
     yield "submit to arrival p99", _of(found["arrivalP99Ms"], "ms"), ""
+    yield "CPU per delivery", _of(found["cpuUsPerDelivery"], "µs"), ""
     yield "load generator late p99 (included above)", _of(found["generatorLateP99Ms"], "ms"), ""
 
 
