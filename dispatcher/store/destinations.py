@@ -50,6 +50,18 @@ def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     return rows.destination(row, now_ms=now_ms)
 
 
+def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
+    """Its id and whether it is paused, without counting its backlog. Raises NotFound."""
+    row = tx.one(
+        "SELECT id, paused FROM destinations WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
+        search.resolve(tenant, destination),
+        tenant,
+    )
+    if row is None:
+        raise NotFound(f"there is no destination {destination}")
+    return row[0], bool(row[1])
+
+
 def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
     """Raises Conflict if the name is taken. One that was removed may be registered anew."""
     found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
@@ -86,10 +98,18 @@ def change(
     now_ms: int,
 ) -> Destination:
     """Change the named fields of a destination and of its lane; `concurrency` is the default."""
-    shown = get(tx, tenant, destination, now_ms=now_ms)
+    changed = apply(tx, tenant, destination, changes, concurrency=concurrency)
+    return get(tx, tenant, changed, now_ms=now_ms)
+
+
+def apply(
+    tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], *, concurrency: int
+) -> str:
+    """As `change`, but returns the id only: what it costs does not grow with the backlog."""
+    changed, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
         tx.run(
-            f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), shown.id
+            f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), changed
         )
     tx.run(
         "UPDATE lanes SET (paused, doomed, rate, concurrency, window) = ("
@@ -99,12 +119,12 @@ def change(
         concurrency,
         concurrency,
         concurrency,
-        shown.id,
+        changed,
     )
-    if shown.paused and changes.get("paused") is False:
-        tx.run(CLEAR_CIRCUIT, shown.id)
-    tx.notes.lanes.add(shown.id)
-    return get(tx, tenant, shown.id, now_ms=now_ms)
+    if was_paused and changes.get("paused") is False:
+        tx.run(CLEAR_CIRCUIT, changed)
+    tx.notes.lanes.add(changed)
+    return changed
 
 
 def _stored(value: object) -> object:
@@ -116,16 +136,16 @@ def _stored(value: object) -> object:
 def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
     it; what waits for it is made dead slice by slice."""
-    shown = get(tx, tenant, destination, now_ms=now_ms)
+    found, _ = find(tx, tenant, destination)
     tx.run(
         "UPDATE destinations SET removed_ms = ?, disabled_reason = ? WHERE id = ?",
         now_ms,
         REMOVED,
-        shown.id,
+        found,
     )
-    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, shown.id)
-    tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, shown.id)
-    tx.notes.lanes.add(shown.id)
+    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, found)
+    tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, found)
+    tx.notes.lanes.add(found)
 
 
 def forget(tx: Tx, destination: str) -> bool:

@@ -182,6 +182,13 @@ def pile(connection: sqlite3.Connection, destination: str, count: int, due_ms: i
     )
 
 
+async def pile_up(world: World) -> None:
+    """Fifty thousand for the one destination that there is, once."""
+    where = (await world.destination()).id
+    if (await world.destination()).backlog < 50_000:
+        await on_writer(world, lambda connection: pile(connection, where, 50_000, T0))
+
+
 @pytest.mark.parametrize("held", ["paused", "later"])
 async def test_fifty_thousand_waiting_deliveries_cost_the_others_nothing(
     tmp_path: Path, held: str
@@ -226,3 +233,48 @@ async def test_a_claim_looks_at_few_lanes_of_each_of_many_tenants(tmp_path: Path
             taken[lanes], got = await steps(world, world.claim(70, slots_max=1_000))
             assert len({one.tenant for one in got}) == len(got) == 70
     assert taken[70] <= taken[10] * 1.3 + 500, taken
+
+
+async def test_holding_or_ending_a_destination_costs_the_same_whatever_its_backlog(
+    tmp_path: Path,
+) -> None:
+    """D5: one row; all the others' commits wait behind it."""
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("a")
+        changes: tuple[dict[str, Any], ...] = (
+            {"paused": True},
+            {"paused": False},
+            {"concurrency": 3},
+            {"disabled_reason": "test"},
+            {"disabled_reason": None},
+        )
+        taken = []
+        for _ in range(2):
+            of_all = 0
+            for change in changes:
+                of_one, _shown = await steps(world, world.change(**change))
+                of_all += of_one
+            taken.append(of_all)
+            await pile_up(world)
+        assert taken[1] <= taken[0] * 1.1 + 500, taken
+        removing = world.store.remove_destination(TENANT, URL, now_ms=world.now_ms)
+        removed, _ = await steps(world, removing)
+        assert removed <= 2_000
+
+
+async def test_lanes_that_disagree_with_their_deliveries_are_mended_and_counted(
+    tmp_path: Path,
+) -> None:
+    """I2: the sweeper's promise, for what no verb can do."""
+    async with sqlite_world(tmp_path) as world:
+        await submit_many(world, 3, url=URL + "/{n}")
+        await on_writer(
+            world, lambda c: c.execute("UPDATE lanes SET ready_normal = NULL").connection.commit()
+        )
+        await on_writer(
+            world, lambda c: c.execute("UPDATE turns SET ready_normal = NULL").connection.commit()
+        )
+        assert await world.claim() == []
+        mended, _ = await world.store.mend_lanes(now_ms=world.now_ms, after="", limit=100)
+        assert mended == 3
+        assert len(await world.claim()) == 3
