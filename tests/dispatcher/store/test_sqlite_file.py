@@ -128,7 +128,7 @@ async def test_what_cannot_be_used_is_said_so_and_nothing_is_left_running(
 
 
 @pytest.mark.parametrize(
-    "url", ["postgres://user:test-password@host/db", "sqlite:///:memory:", "sqlite:///", "file.db"]
+    "url", ["mysql://user:test-password@host/db", "sqlite:///:memory:", "sqlite:///", "file.db"]
 )
 def test_a_url_that_names_no_file_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(CannotStart) as met:
