@@ -174,5 +174,4 @@ def _keep(settings: Settings) -> Keep:
         delivered_payload_ms=round(settings.keep_delivered_payload * 1000),
         delivered_ms=round(settings.keep_delivered * 1000),
         dead_ms=round(settings.keep_dead * 1000),
-        key_ms=round(settings.keep_keys * 1000),
     )

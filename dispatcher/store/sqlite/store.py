@@ -29,6 +29,7 @@ from dispatcher.store.base import (
     Settlement,
     Store,
     StoreError,
+    StoreFull,
     StoreUnavailable,
     Usage,
 )
@@ -128,6 +129,8 @@ class SqliteStore(Store):
 
     async def check(self) -> None:
         await self._do(lambda tx: tx.one("SELECT 1"))
+        if self._usage.free_bytes <= 0:
+            raise StoreFull("there is no room left for callbacks")
 
     async def backup(self, target: Path) -> None:
         await asyncio.to_thread(file.backup, self._path, target)

@@ -47,7 +47,7 @@ async def test_what_is_on_its_way_cannot_be_replayed(world: World) -> None:
 
 async def test_a_replay_needs_the_payload(world: World) -> None:
     ended = await world.ended("a", "delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER, key_ms=FOREVER)
+    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
     assert await world.store.prune(keep, now_ms=world.tick(), limit=10) == 1
     await raises(PayloadGone, world.store.replay(TENANT, ended, now_ms=world.now_ms))
     assert (await world.get(ended)).state == "delivered"
@@ -159,7 +159,7 @@ async def test_take_over_makes_all_that_was_leased_due(world: World) -> None:
     await world.many(5)
     await world.claim()
     await world.reopen()
-    assert await world.store.take_over(now_ms=world.tick()) == 5
+    assert await world.store.take_over(now_ms=world.let_leases_go()) == 5
     assert len(await world.claim()) == 5
 
 

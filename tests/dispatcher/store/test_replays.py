@@ -97,7 +97,7 @@ async def test_what_left_the_set_on_its_own_is_skipped(world: World) -> None:
 
 async def test_what_has_no_payload_left_is_skipped(world: World) -> None:
     await dead(world, 2, "gone", state="delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER, key_ms=FOREVER)
+    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
     await world.store.prune(keep, now_ms=world.now_ms, limit=10)
     kept = await dead(world, 1)
     done = await feed_all(world, await make(world, Filter(destination=URL)))

@@ -6,13 +6,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from dispatcher.filters import Filter
 from dispatcher.store.base import Keep, NotFound, PayloadGone
 from tests.dispatcher.store.builders import DAY_MS, TENANT, World, raises
 from tests.dispatcher.store.conftest import Build
 
-KEEP = Keep(
-    delivered_payload_ms=7 * DAY_MS, delivered_ms=30 * DAY_MS, dead_ms=90 * DAY_MS, key_ms=DAY_MS
-)
+KEEP = Keep(delivered_payload_ms=7 * DAY_MS, delivered_ms=30 * DAY_MS, dead_ms=90 * DAY_MS)
 
 
 async def prune(world: World, limit: int = 1_000) -> int:
@@ -90,7 +89,7 @@ async def test_the_key_of_a_pruned_callback_is_free(world: World) -> None:
     assert again.id != first
 
 
-async def test_the_file_gives_space_back(build: Build, tmp_path: Path) -> None:
+async def test_the_file_gives_space_back(store_name: str, build: Build, tmp_path: Path) -> None:
     """I7."""
     world = await build()
     body = b"x" * 50_000
@@ -117,3 +116,17 @@ async def test_the_file_gives_space_back(build: Build, tmp_path: Path) -> None:
     await world.reopen()
     assert file.stat().st_size < full / 5
     assert world.store.usage().used_bytes < used / 5
+
+
+async def test_ended_replays_are_forgotten_with_the_dead(world: World) -> None:
+    """A replay's record goes after the period of the dead it may have been about, never before,
+    and never while it runs."""
+    made = await world.store.make_replay(
+        TENANT, Filter(status="dead"), rate_per_second=None, now_ms=world.now_ms
+    )
+    world.tick(KEEP.dead_ms)
+    await prune(world)
+    assert (await world.store.get_replay(TENANT, made.id)).state == "done"
+    world.tick()
+    await prune(world)
+    await raises(NotFound, world.store.get_replay(TENANT, made.id))

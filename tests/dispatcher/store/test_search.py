@@ -212,7 +212,7 @@ async def test_another_tenants_callback_reads_like_an_unknown_one(world: World, 
 
 async def test_a_pruned_payload_is_gone_and_said_to_be(world: World) -> None:
     ended = await world.ended("a", "delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=10**13, dead_ms=10**13, key_ms=10**13)
+    keep = Keep(delivered_payload_ms=0, delivered_ms=10**13, dead_ms=10**13)
     await world.store.prune(keep, now_ms=world.tick(), limit=10)
     await raises(PayloadGone, world.store.payload(TENANT, ended))
     shown = await world.get(ended)

@@ -54,7 +54,7 @@ async def exercise(world: World) -> None:
     await world.change(paused=True)
     await world.change(disabled_reason="test")
     await store.expire(now_ms=world.now_ms, limit=3)
-    keep = Keep(delivered_payload_ms=0, delivered_ms=0, dead_ms=0, key_ms=0)
+    keep = Keep(delivered_payload_ms=0, delivered_ms=0, dead_ms=0)
     await store.prune(keep, now_ms=world.tick(), limit=5)
     await listings(world, found[-1])
 

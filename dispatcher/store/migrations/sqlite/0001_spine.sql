@@ -115,7 +115,9 @@ CREATE INDEX callbacks_by_tenant ON callbacks (tenant, id);
 -- would cost each submit another page of log.
 CREATE UNIQUE INDEX callbacks_by_job ON callbacks (tenant, job_id, key);
 CREATE UNIQUE INDEX callbacks_by_key ON callbacks (key) WHERE explicit_key = 1;
-CREATE INDEX callbacks_pending ON callbacks (destination, class, due_ms) WHERE state = 'pending';
+-- With the state in it this index answers alone how many wait for a destination.
+CREATE INDEX callbacks_pending ON callbacks (destination, class, due_ms, state)
+    WHERE state = 'pending';
 CREATE INDEX callbacks_expiring ON callbacks (expires_ms) WHERE state = 'pending';
 CREATE INDEX callbacks_waiting ON callbacks (tenant, id) WHERE state = 'pending';
 CREATE INDEX callbacks_sending ON callbacks (destination, lease_ms) WHERE state = 'sending';
