@@ -1,5 +1,6 @@
 """What the kit checks: each case's deliveries, and what a receiver must make of them. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from receiver.signature import (
 )
 
 Answer: TypeAlias = Literal["2xx", "4xx"]
+Change: TypeAlias = Callable[[Delivery, Delivery], Delivery]
 
 COPIES: Final = 20
 HUGE_BYTES: Final = 65 * 1024 * 1024  # beyond the largest body that our own can be set to take
@@ -131,31 +133,41 @@ def _repeated(signer: Signer) -> list[Case]:
 
 
 def _forged(signer: Signer) -> list[Case]:
-    good = signer.deliver(signer.payload("forged"), "forged")
-    strange = signer.deliver(good.body, "forged", secret=generate_secret())
-    forged: list[tuple[str, Delivery]] = [
-        ("no signature", without(good, SHA256_HEADER, *STANDARD_HEADERS)),
-        ("a body that was changed", tampered(good)),
-        ("a strange secret", strange),
+    changes: list[tuple[str, Change]] = [
+        ("no signature", lambda good, _: without(good, SHA256_HEADER, *STANDARD_HEADERS)),
+        ("a body that was changed", lambda good, _: tampered(good)),
+        ("a strange secret", lambda _, strange: strange),
     ]
     if signer.sha256:
-        value = good.headers[SHA256_HEADER]
-        plain = without(good, *STANDARD_HEADERS)
-        forged += [
-            ("sha1= for sha256=", with_header(plain, SHA256_HEADER, "sha1=" + value[7:47])),
-            ("no prefix at all", with_header(plain, SHA256_HEADER, value[7:])),
-            ("an empty signature", with_header(plain, SHA256_HEADER, "")),
-            ("an endless signature", with_header(plain, SHA256_HEADER, value + "0" * 5000)),
+        changes += [
+            ("sha1= for sha256=", lambda good, _: _sha256(good, lambda v: "sha1=" + v[7:47])),
+            ("no prefix at all", lambda good, _: _sha256(good, lambda v: v[7:])),
+            ("an empty signature", lambda good, _: _sha256(good, lambda v: "")),
+            ("an endless signature", lambda good, _: _sha256(good, lambda v: v + "0" * 5000)),
         ]
     if signer.standard:
-        theirs = strange.headers[SIGNATURE_HEADER]
-        forged += [
-            ("another message's id", with_header(good, ID_HEADER, f"msg_{signer.run}_other")),
-            ("one scheme right, one wrong", with_header(good, SIGNATURE_HEADER, theirs)),
-            ("an id without its signature", without(good, SIGNATURE_HEADER)),
+        changes += [
+            ("another message's id", lambda good, _: with_header(good, ID_HEADER, "msg_other")),
+            ("an id without its signature", lambda good, _: without(good, SIGNATURE_HEADER)),
+            ("one scheme right, one wrong", _one_wrong),
         ]
-    job = signer.job("forged")
-    return [_refuse(name, delivery, job=job) for name, delivery in forged]
+    found = []
+    for n, (name, change) in enumerate(changes):
+        job = f"forged{n}"
+        good = signer.deliver(signer.payload(job), job)
+        strange = signer.deliver(good.body, job, secret=generate_secret())
+        found.append(_refuse(name, change(good, strange), job=signer.job(job)))
+    return found
+
+
+def _sha256(good: Delivery, change: Callable[[str], str]) -> Delivery:
+    """The founding scheme alone, its value changed."""
+    value = change(good.headers[SHA256_HEADER])
+    return with_header(without(good, *STANDARD_HEADERS), SHA256_HEADER, value)
+
+
+def _one_wrong(good: Delivery, strange: Delivery) -> Delivery:
+    return with_header(good, SIGNATURE_HEADER, strange.headers[SIGNATURE_HEADER])
 
 
 def _refuse(

@@ -4,7 +4,6 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -14,6 +13,7 @@ from receiver.conformance.cases import HUGE_BYTES, Case, cases
 from receiver.conformance.delivery import Delivery, Signer
 
 Grade: TypeAlias = Literal["ok", "wrong", "advice"]
+Effects: TypeAlias = dict[str, tuple[str, ...]]  # the statuses handled, by job
 
 TIMEOUT_S: Final = 30.0
 EFFECTS_WAIT_S: Final = 5.0  # for handlers that run after the answer
@@ -42,7 +42,7 @@ async def check(
     effects_url: str | None = None,
     schemes: Literal["both", "sha256", "standard"] = "both",
     huge_bytes: int = HUGE_BYTES,
-    on_finding: Callable[[Finding], None] = lambda finding: None,
+    wait_s: float = EFFECTS_WAIT_S,
 ) -> list[Finding]:
     """All findings, in the order of the cases. Raises KitError.
 
@@ -56,14 +56,15 @@ async def check(
         standard=schemes != "sha256",
         sha256=schemes != "standard",
     )
-    findings = []
     async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as http:
         await _reach(http, url)
-        for case in cases(signer, huge_bytes=huge_bytes):
-            found = await _try(http, url, case, effects_url)
-            on_finding(found)
-            findings.append(found)
-    return findings
+        sent = [
+            (case, await _answers(http, url, case)) for case in cases(signer, huge_bytes=huge_bytes)
+        ]
+        effects = None
+        if effects_url is not None:
+            effects = await _effects(http, effects_url, [case for case, _ in sent], wait_s)
+    return [_judge(case, answers, effects) for case, answers in sent]
 
 
 async def _reach(http: httpx.AsyncClient, url: str) -> None:
@@ -73,19 +74,21 @@ async def _reach(http: httpx.AsyncClient, url: str) -> None:
         raise KitError(f"cannot reach {url}: {error or type(error).__name__}") from None
 
 
-async def _try(http: httpx.AsyncClient, url: str, case: Case, effects_url: str | None) -> Finding:
+async def _answers(http: httpx.AsyncClient, url: str, case: Case) -> list[int | None]:
     if case.at_once:
-        answers = await asyncio.gather(*(_send(http, url, one) for one in case.deliveries))
-    else:
-        answers = [await _send(http, url, one) for one in case.deliveries]
+        return await asyncio.gather(*(_send(http, url, one) for one in case.deliveries))
+    return [await _send(http, url, one) for one in case.deliveries]
+
+
+def _judge(case: Case, answers: list[int | None], effects: Effects | None) -> Finding:
     right = all(_fits(answer, case) for answer in answers)
     should: str = case.answer
     did = _told(answers)
-    if effects_url is not None and case.job is not None and case.effects is not None:
-        effects = await _effects(http, effects_url, case)
-        right = right and effects in case.effects
+    if effects is not None and case.effects is not None:
+        found = effects.get(case.job or "", ())
+        right = right and found in case.effects
         should += f", handled: {_handled(case.effects[0])}"
-        did += f", handled: {_handled(effects)}"
+        did += f", handled: {_handled(found)}"
     grade: Grade = "ok" if right else "advice" if _is_advice(case, answers) else "wrong"
     return Finding(name=case.name, should=should, did=did, grade=grade)
 
@@ -122,22 +125,23 @@ def _handled(effects: tuple[str, ...]) -> str:
     return "+".join(effects) or "nothing"
 
 
-async def _effects(http: httpx.AsyncClient, url: str, case: Case) -> tuple[str, ...]:
-    """What was handled, once it is what it should be or the time is up."""
-    deadline = time.monotonic() + EFFECTS_WAIT_S
-    expected = case.effects or ()
-    while (found := await _read_effects(http, url, case.job or "")) not in expected:
-        if time.monotonic() > deadline or len(found) > len(max(expected, key=len)):
-            return found
+async def _effects(http: httpx.AsyncClient, url: str, sent: list[Case], wait_s: float) -> Effects:
+    """What was handled: once it is what it should be, or after a while; and then once more, since
+    an effect too many comes late."""
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        found = await _read_effects(http, url)
+        if all(found.get(c.job or "", ()) in c.effects for c in sent if c.effects is not None):
+            break
         await asyncio.sleep(0.05)
     await asyncio.sleep(SETTLE_S)
-    return await _read_effects(http, url, case.job or "")
+    return await _read_effects(http, url)
 
 
-async def _read_effects(http: httpx.AsyncClient, url: str, job: str) -> tuple[str, ...]:
+async def _read_effects(http: httpx.AsyncClient, url: str) -> Effects:
     try:
         answer = await http.get(url)
         document: Any = json.loads(answer.content[:ANSWER_BYTES_MAX])
-        return tuple(str(status) for status in document.get(job, ()))
+        return {job: tuple(str(one) for one in statuses) for job, statuses in document.items()}
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError, TypeError):
         raise KitError(f"{url} does not answer {{job: [status, …]}} in JSON") from None

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import uvicorn
 
-from receiver import Event, Receiver, Settings, serving
-from receiver.protocol import Bounds
+from receiver import Event, Receiver, Settings
 from receiver.testing import Client, callback_id, signed_request
+from tests.receiver.serving import served
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 COPIES, COMPLETIONS = 50, 200
@@ -49,26 +48,14 @@ async def test_fifty_copies_of_two_hundred_completions_have_two_hundred_effects(
 
 
 async def _post_all(receiver: Receiver) -> Counter[str]:
-    bounds = Bounds(
-        connections_max=1000, head_bytes_max=16_384, head_timeout_s=10, body_bytes_max=100_000
-    )
-    listening = asyncio.Event()
-    with serving.listen("127.0.0.1", 0) as listener:
-        config: uvicorn.Config = serving.config(receiver, bounds, keep_alive_s=75, drain_s=5)
-        server = serving.Server(config, on_listening=listening.set)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        await listening.wait()
-        url = serving.url_of(listener) + "/webhooks"
-        verdicts: Counter[str] = Counter()
-        connector = aiohttp.TCPConnector(limit=COPIES)
-        async with aiohttp.ClientSession(connector=connector) as http:
-            for n in range(COMPLETIONS):
-                body = b'{"jobId":"job_%d","status":"completed"}' % n
-                headers = signed_request(body, SECRET, message_id=callback_id(n))
-                posts = (_post(http, url, body, headers) for _ in range(COPIES))
-                verdicts.update(await asyncio.gather(*posts))
-        server.should_exit = True
-        await running
+    verdicts: Counter[str] = Counter()
+    connector = aiohttp.TCPConnector(limit=COPIES)
+    async with served(receiver) as url, aiohttp.ClientSession(connector=connector) as http:
+        for n in range(COMPLETIONS):
+            body = b'{"jobId":"job_%d","status":"completed"}' % n
+            headers = signed_request(body, SECRET, message_id=callback_id(n))
+            posts = (_post(http, url + "/webhooks", body, headers) for _ in range(COPIES))
+            verdicts.update(await asyncio.gather(*posts))
     return verdicts
 
 

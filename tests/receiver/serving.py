@@ -1,0 +1,29 @@
+"""Any ASGI application on a free loopback port, for as long as a test needs it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from receiver import serving
+from receiver.protocol import Bounds
+
+BOUNDS = Bounds(
+    connections_max=1000, head_bytes_max=16_384, head_timeout_s=10, body_bytes_max=100 * 2**20
+)
+
+
+@asynccontextmanager
+async def served(app: Any) -> AsyncIterator[str]:
+    """Its URL."""
+    listening = asyncio.Event()
+    with serving.listen("127.0.0.1", 0) as listener:
+        config = serving.config(app, BOUNDS, keep_alive_s=75, drain_s=5)
+        server = serving.Server(config, on_listening=listening.set)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        await listening.wait()
+        try:
+            yield serving.url_of(listener)
+        finally:
+            server.should_exit = True
+            await running
