@@ -17,6 +17,10 @@ app = typer.Typer(
 @app.command("list", epilog=EPILOG)
 def list_command(
     status: Annotated[str | None, typer.Option(help="accepted, conflict or late.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="pending, running, handled, dead, ignored or skipped."),
+    ] = None,
     job_id: Annotated[str | None, typer.Option(help="Only this job's messages.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     cursor: Annotated[str | None, typer.Option(help="Go on from a page's nextCursor.")] = None,
@@ -30,7 +34,13 @@ def list_command(
 
         receiver inbox list --job-id job_1234567890abcdef --json
     """
-    asked = {"status": status, "jobId": job_id, "limit": str(limit), "cursor": cursor}
+    asked = {
+        "status": status,
+        "state": state,
+        "jobId": job_id,
+        "limit": str(limit),
+        "cursor": cursor,
+    }
     page = ask("/inbox", {name: value for name, value in asked.items() if value is not None})
     if as_json:
         print(json.dumps(page))
@@ -57,8 +67,10 @@ def show_command(
         return
     console = Console()
     for name, value in message.items():
-        if value is not None and name != "body":
+        if value is not None and name not in ("body", "lastError"):
             console.print(f"[bold]{name}[/bold]  {printable(value)}", highlight=False)
+    if message["lastError"]:
+        console.print(f"\n[red]{printable(message['lastError'])}[/red]", highlight=False)
     if "body" in message:
         console.print(f"\n{printable(message['body'])}", highlight=False)
 
@@ -66,13 +78,23 @@ def show_command(
 def _table(messages: list[dict[str, Any]]) -> Table:
     colours = {"accepted": "green", "conflict": "red", "late": "yellow"}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("id", "status", "job", "job status", "message", "received", "duplicates"):
+    for column in (
+        "id",
+        "status",
+        "state",
+        "job",
+        "job status",
+        "message",
+        "received",
+        "duplicates",
+    ):
         table.add_column(column, overflow="fold")
     for message in messages:
         colour = colours.get(message["status"], "white")
         table.add_row(
             str(message["id"]),
             f"[{colour}]{printable(message['status'])}[/{colour}]",
+            printable(message["state"]),
             *(printable(message[name] or "-") for name in ("jobId", "jobStatus", "messageId")),
             printable(message["receivedAt"]),
             str(message["duplicates"]),
