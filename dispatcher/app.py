@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
+from typing import Final
 
 from starlette.routing import Router
 
+from dispatcher import logs
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
 from dispatcher.clock import now_ms
@@ -16,7 +19,10 @@ from dispatcher.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretBook
 from dispatcher.store import open_store
-from dispatcher.store.base import Store
+from dispatcher.store.base import SharedStore, Store, StoreError
+
+_LOG: Final = logs.get("service")
+_RELOAD_RETRY_S: Final = 0.5
 
 
 class Service:
@@ -42,6 +48,8 @@ class Service:
                 metrics=self.metrics,
             )
         )
+        self._reloading: asyncio.Task[None] | None = None
+        self._reload_again = False
         self.new_key: str | None = None
         """The platform key that the first start made, to be shown once."""
 
@@ -57,6 +65,7 @@ class Service:
             await self.sender.close()
             await self.store.close()
             raise
+        self._hear_others()
         self._show_gauges()
         self.engine.on_replays = self.housekeeping.wake_replays
         self.engine.start()
@@ -67,6 +76,8 @@ class Service:
         await self.housekeeping.stop()
         await self.engine.drain()
         await self.sender.close()
+        if self._reloading is not None:
+            self._reloading.cancel()
         await self.store.close()
 
     async def __aenter__(self) -> Service:
@@ -80,6 +91,32 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _hear_others(self) -> None:
+        """What other processes on the same database changed, beside the work itself."""
+        if isinstance(self.store, SharedStore):
+            self.store.on_access = self._access_changed
+            self.store.on_replays = self.housekeeping.wake_replays
+
+    def _access_changed(self) -> None:
+        self.secret_book.forget_all()
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload_access(), name="reload-access")
+        else:
+            self._reload_again = True
+
+    async def _reload_access(self) -> None:
+        """Until what was read is what was last announced: a revoked key must not linger."""
+        while True:
+            self._reload_again = False
+            try:
+                await self.access.reload()
+            except StoreError as error:
+                _LOG.warning("cannot read keys anew yet", reason=str(error))
+                await asyncio.sleep(_RELOAD_RETRY_S)
+                continue
+            if not self._reload_again:
+                return
 
     def _show_gauges(self) -> None:
         gauge = self.metrics.bind_gauge

@@ -63,6 +63,11 @@ class SecretBook:
         self._forgotten += 1
         self._pages.pop(tenant, None)
 
+    def forget_all(self) -> None:
+        """Read every tenant's secrets anew: another process changed some."""
+        self._forgotten += 1
+        self._pages.clear()
+
     async def _load(self, tenant: str, now_ms: int) -> _Page:
         async with self._loading:  # one read for all that wait, not one each
             page = self._pages.get(tenant)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from dispatcher.settings import Settings
-from dispatcher.store.base import Store
+from dispatcher.store.base import CannotStart, Conflict, Store
 from dispatcher.store.sqlite import file
 from dispatcher.store.sqlite.store import SqliteStore
 
@@ -14,10 +14,30 @@ from dispatcher.store.sqlite.store import SqliteStore
 def open_store(settings: Settings) -> Store:
     """The store for `settings.database_url`, not yet opened. Raises CannotStart for a URL that
     names no database we know."""
-    return SqliteStore(settings)
+    return _postgres(settings) if is_postgres(settings.database_url) else SqliteStore(settings)
+
+
+def is_postgres(url: str) -> bool:
+    """Whether this URL names a PostgreSQL database, which any number of processes may share."""
+    return url.partition("://")[0] in ("postgresql", "postgres")
+
+
+def _postgres(settings: Settings) -> Store:
+    try:
+        from dispatcher.store.postgres.store import PostgresStore
+    except ModuleNotFoundError as error:
+        raise CannotStart(
+            f"PostgreSQL needs the package {error.name}: pip install 'postback[postgres]'"
+        ) from error
+    return PostgresStore(settings)
 
 
 async def backup(settings: Settings, target: Path) -> None:
     """Copy the database to `target`, whether or not a service is using it. Raises CannotStart,
     Conflict and StoreUnavailable."""
+    if is_postgres(settings.database_url):
+        raise Conflict(
+            "a PostgreSQL database is backed up by its own tools: "
+            f'pg_dump --format=custom --file={target} "$DISPATCHER_DATABASE_URL"'
+        )
     await asyncio.to_thread(file.backup, file.path_of(settings.database_url), target)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dispatcher.filters import Filter
 from dispatcher.outcome import Outcome
@@ -121,7 +121,6 @@ class Keep:
     delivered_payload_ms: int
     delivered_ms: int
     dead_ms: int
-    key_ms: int
 
 
 class Store(Protocol):
@@ -285,3 +284,14 @@ class Store(Protocol):
 
     async def shrink(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system; returns how many."""
+
+
+@runtime_checkable
+class SharedStore(Protocol):
+    """What a store tells beside the verbs when other processes use the same database."""
+
+    on_access: Callable[[], None]
+    """Called on the event loop when another process has changed keys, tenants or secrets."""
+
+    on_replays: Callable[[], None]
+    """Called on the event loop when another process has made a filtered replay."""

@@ -112,7 +112,7 @@ def apply(
             f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), changed
         )
     tx.run(
-        "UPDATE lanes SET (paused, doomed, rate, concurrency, window) = ("
+        'UPDATE lanes SET (paused, doomed, rate, concurrency, "window") = ('
         "SELECT d.paused, d.disabled_reason, d.rate, coalesce(d.concurrency, ?), "
         "CASE WHEN lanes.window > coalesce(d.concurrency, ?) THEN coalesce(d.concurrency, ?) "
         "ELSE lanes.window END FROM destinations d WHERE d.id = lanes.id) WHERE id = ?",

@@ -13,11 +13,15 @@ _PARTS: Final = ("payloads", "attempts", "tags")
 
 
 def prune(tx: Tx, keep: Keep, *, now_ms: int, limit: int) -> int:
-    """One slice of whatever is due; how many callbacks lost something (0: nothing is due)."""
+    """One slice of whatever is due; how many callbacks lost something (0: nothing is due).
+    Records of ended replays go with the dead callbacks that they may have been about."""
     done = 0
     for state in ("delivered", "cancelled"):
         done += _prune_payloads(tx, state, now_ms - keep.delivered_payload_ms, limit - done)
         done += _prune_rows(tx, state, now_ms - keep.delivered_ms, limit - done)
+    tx.run(
+        "DELETE FROM replays WHERE state <> 'running' AND finished_ms < ?", now_ms - keep.dead_ms
+    )
     return done + _prune_rows(tx, "dead", now_ms - keep.dead_ms, limit - done)
 
 
@@ -45,7 +49,8 @@ def _due(tx: Tx, state: State, pruned: int, before_ms: int, limit: int) -> list[
     """The state stands in the text so that the partial index can serve."""
     return tx.all(
         f"SELECT id, tenant FROM callbacks WHERE state = '{state}' AND pruned = ? "
-        "AND finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?",
+        "AND finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?"
+        f"{tx.skip_locked}",
         pruned,
         before_ms,
         max(0, limit),

@@ -45,6 +45,8 @@ class Tx(Protocol):
     """Plain SQL in, tuples out. Parameters are `?`; `notes` is for the end of the commit."""
 
     notes: Notes
+    skip_locked: str = ""
+    """What ends a SELECT of rows to be deleted, where other processes delete too."""
 
     def all(self, sql: str, *params: object) -> list[Row]:
         """Every row."""

@@ -20,7 +20,7 @@ from dispatcher.outcome import Kind, Outcome
 from dispatcher.policy import Verdict
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import Claim, Settlement, Store
+from dispatcher.store.base import Claim, Settlement, SharedStore, Store
 from dispatcher.values import (
     Callback,
     Delivery,
@@ -31,6 +31,7 @@ from dispatcher.values import (
     SigningSecret,
     Submitted,
 )
+from tests.dispatcher.postgres import folders
 
 T0: Final = 1_790_000_000_000  # where each test's clock starts: a time in 2026
 DAY_MS: Final = 86_400_000
@@ -47,6 +48,16 @@ def sqlite_store(folder: Path, changes: dict[str, Any]) -> Store:
     return open_store(Settings(database_url=f"sqlite:///{folder}/postback.db", **changes))
 
 
+def postgres_store(folder: Path, changes: dict[str, Any]) -> Store:
+    """The PostgreSQL store on a database of the folder's own."""
+    return open_store(Settings(database_url=folders.url_for(folder), **changes))
+
+
+def postgres_look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the database as another program sees them."""
+    return folders.watcher(folder).execute(sql.encode()).fetchall()
+
+
 def sqlite_look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
     """Rows of the database as another program sees them."""
     connection = sqlite3.connect(f"file:{folder}/postback.db?mode=ro", uri=True)
@@ -56,10 +67,13 @@ def sqlite_look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-FACTORIES: Final[dict[str, Make]] = {"sqlite": sqlite_store}
-LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {"sqlite": sqlite_look}
+FACTORIES: Final[dict[str, Make]] = {"sqlite": sqlite_store, "postgres": postgres_store}
+LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {
+    "sqlite": sqlite_look,
+    "postgres": postgres_look,
+}
 # Where those stores look at the wall clock: only to show which holds are over.
-CLOCKS: Final = ("dispatcher.store.sqlite.store.wall_ms",)
+CLOCKS: Final = ("dispatcher.store.sqlite.store.wall_ms", "dispatcher.store.postgres.store.wall_ms")
 
 
 def secret(
@@ -159,6 +173,11 @@ class World:
     def tick(self, ms: int = 1) -> int:
         self.now_ms += ms
         return self.now_ms
+
+    def let_leases_go(self) -> int:
+        """After a crash, the time when a successor may have what was leased: a sole owner at once,
+        one of several when the leases have ended."""
+        return self.tick(LEASE_MS if isinstance(self.store, SharedStore) else 1)
 
     def next_ready_ms(self) -> int | None:
         """What the last commit said of the next due work."""

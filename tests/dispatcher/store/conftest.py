@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import CLOCKS, FACTORIES, T0, World
 
 Build = Callable[..., Awaitable[World]]
@@ -44,6 +45,7 @@ async def build(
     yield opening
     for world in opened:
         await world.store.close()
+    folders.drop_under(tmp_path)
 
 
 @pytest.fixture

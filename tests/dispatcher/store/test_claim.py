@@ -221,7 +221,7 @@ async def test_in_flight_is_counted_from_leases_not_from_claims(world: World) ->
     await world.many(10)
     await world.claim()
     await world.reopen()
-    await world.store.take_over(now_ms=world.tick())
+    await world.store.take_over(now_ms=world.let_leases_go())
     assert len(await world.claim()) == 8
 
 

@@ -214,7 +214,7 @@ class Machine(RuleBasedStateMachine):
     @rule(days=st.sampled_from([0, 1]))
     def prune(self, days: int) -> None:
         ms = days * DAY_MS
-        keep = Keep(delivered_payload_ms=ms, delivered_ms=2 * ms, dead_ms=2 * ms, key_ms=ms)
+        keep = Keep(delivered_payload_ms=ms, delivered_ms=2 * ms, dead_ms=2 * ms)
         self.run(self.world.store.prune(keep, now_ms=self.world.now_ms, limit=5))
         self.states = self.states_now()
 
@@ -242,7 +242,9 @@ class Machine(RuleBasedStateMachine):
         counted = Counter(self.look("SELECT tenant, state FROM callbacks"))
         stored = {
             (tenant, state): n
-            for tenant, state, n in self.look("SELECT tenant, state, n FROM counts")
+            for tenant, state, n in self.look(
+                "SELECT tenant, state, sum(n) FROM counts GROUP BY tenant, state"
+            )
             if n
         }
         assert stored == dict(counted)
@@ -268,8 +270,8 @@ class Machine(RuleBasedStateMachine):
             row[0] for row in self.look("SELECT destination FROM callbacks WHERE state = 'sending'")
         )
         lanes = self.look(
-            "SELECT id, tenant, paused, doomed, window, rate, paced_ms, served_ms, held_until_ms, "
-            "ready_high, ready_normal, ready_replay FROM lanes"
+            'SELECT id, tenant, paused, doomed, "window", rate, paced_ms, served_ms, '
+            "held_until_ms, ready_high, ready_normal, ready_replay FROM lanes"
         )
         assert {lane for lane, _ in due} <= {row[0] for row in lanes}, "stranded without a lane"
         ready: dict[tuple[str, int], list[int]] = {}
@@ -312,7 +314,7 @@ class Machine(RuleBasedStateMachine):
 
     async def deliver_all(self) -> None:
         world = self.world
-        await world.store.take_over(now_ms=world.now_ms)
+        await world.store.take_over(now_ms=world.let_leases_go())
         await world.store.expire(now_ms=T0, limit=10_000)  # the doomed
         for tenant in TENANTS:
             found, _ = await world.store.destinations(tenant, after=None, limit=100)
@@ -344,7 +346,7 @@ def test_any_verbs_in_any_order_leave_everything_exact(
     run_state_machine_as_test(
         Named,
         settings=settings(
-            max_examples=20,
+            max_examples=20 if name == "sqlite" else 4,  # ten times as slow a step, by round trips
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

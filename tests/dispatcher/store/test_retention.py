@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from dispatcher.filters import Filter
 from dispatcher.store.base import Keep, NotFound, PayloadGone
 from tests.dispatcher.store.builders import DAY_MS, TENANT, World, raises
@@ -89,7 +91,8 @@ async def test_the_key_of_a_pruned_callback_is_free(world: World) -> None:
     assert again.id != first
 
 
-async def test_the_file_gives_space_back(store_name: str, build: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("store_name", ["sqlite"])  # the other one's files are its server's
+async def test_the_file_gives_space_back(build: Build, tmp_path: Path) -> None:
     """I7."""
     world = await build()
     body = b"x" * 50_000

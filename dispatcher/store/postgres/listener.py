@@ -1,0 +1,65 @@
+"""What other processes say: work was left ready, keys or secrets changed, a replay was made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import psycopg
+
+from dispatcher import logs
+from dispatcher.store.postgres.errors import line
+from dispatcher.store.postgres.server import Server
+
+_LOG: Final = logs.get("store")
+CHANNEL: Final = "postback"
+ACCESS: Final = "access"
+REPLAYS: Final = "replays"
+READY: Final = "ready"
+_RETRY_S: Final = 1.0
+
+Hear = Callable[[str, str], None]
+"""Told a topic and who said it; on a new connection every topic, for what was missed."""
+
+
+class Listener:
+    """One connection that waits for notifications, made again whenever it is lost."""
+
+    def __init__(self, server: Server, hear: Hear) -> None:
+        self._server = server
+        self._hear = hear
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.create_task(self._listen_on(), name="listener")
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _listen_on(self) -> None:
+        missed = False
+        while True:
+            try:
+                await self._listen(missed=missed)
+            except psycopg.Error as error:
+                _LOG.info("not listening", reason=line(error))
+            missed = True
+            await asyncio.sleep(_RETRY_S)
+
+    async def _listen(self, *, missed: bool) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._server.conninfo("postback listener"), autocommit=True
+        )
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            if missed:
+                for topic in (ACCESS, REPLAYS, READY):
+                    self._hear(topic, "")
+            async for notice in connection.notifies():
+                topic, _, who = notice.payload.partition(" ")
+                self._hear(topic, who)

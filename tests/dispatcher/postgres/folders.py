@@ -1,0 +1,62 @@
+"""Databases by folder, so that a test finds its own again as it would find a file in there."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import psycopg
+
+from dispatcher.store.migrate import migrate_postgres
+from tests.dispatcher.postgres import server
+
+_URLS: Final[dict[Path, str]] = {}
+_WATCHERS: Final[dict[Path, psycopg.Connection]] = {}
+
+
+def url_for(folder: Path) -> str:
+    """The URL of this folder's database, made when it is first asked for."""
+    if folder not in _URLS:
+        _URLS[folder] = _make()
+    return _URLS[folder]
+
+
+def watcher(folder: Path) -> psycopg.Connection:
+    """A connection of another program's to this folder's database."""
+    if folder not in _WATCHERS:
+        _WATCHERS[folder] = psycopg.connect(url_for(folder), autocommit=True)
+    return _WATCHERS[folder]
+
+
+def drop_under(folder: Path) -> None:
+    """Drop the databases of all folders in this one."""
+    for one in [one for one in _URLS if one.is_relative_to(folder)]:
+        if one in _WATCHERS:
+            _WATCHERS.pop(one).close()
+        _drop(_URLS.pop(one))
+
+
+def _make() -> str:
+    """A copy of one that is up to date: a tenth of the time that its migrations take."""
+    name = f"postback_test_{uuid4().hex[:12]}"
+    _administrator().execute(f'CREATE DATABASE "{name}" TEMPLATE "{_template()}"'.encode())
+    return server.with_database(server.shared_url(), name)
+
+
+def _drop(url: str) -> None:
+    name = url.rpartition("/")[2].partition("?")[0]
+    _administrator().execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+@cache
+def _template() -> str:
+    with server.database(keep=True) as url, psycopg.connect(url, autocommit=True) as connection:
+        migrate_postgres(connection)
+    return url.rpartition("/")[2].partition("?")[0]
+
+
+@cache
+def _administrator() -> psycopg.Connection:
+    return psycopg.connect(server.shared_url(), autocommit=True)
