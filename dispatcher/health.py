@@ -39,7 +39,7 @@ def after(
     health: Health, outcome: Outcome, *, now_ms: int, random: float, concurrency: int
 ) -> Health:
     """The lane's health once `outcome` is known. `concurrency` caps the window; `random` in [0, 1)
-    spreads the circuit's probes by ±20 %. A `Retry-After` must be capped already."""
+    spreads the circuit's probes by ±20 %."""
     if outcome.kind == "interrupted" or _steady(health, outcome, concurrency):
         return health
     health = _failed(health, outcome, now_ms, random) if outcome.down else _answered(health)

@@ -27,7 +27,7 @@ class Outcome:
     error: str | None = None
     detail: str | None = None
     excerpt: str | None = None  # the beginning of the answer's body, as text
-    retry_after_ms: int | None = None
+    retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
 
     @property
     def code(self) -> str:

@@ -108,11 +108,10 @@ def judge(
     expires_ms: int,
     now_ms: int,
     random: float,
-    retry_after_max_ms: int,
 ) -> Verdict:
     """The verdict on an attempt that was the delivery's `tries`-th (from 1) of its budget.
 
-    `Retry-After` only ever lengthens the wait, and by at most `retry_after_max_ms`.
+    `Retry-After` only ever lengthens the wait.
     """
     code = outcome.status_code
     if code is not None and outcome.kind == "answered":
@@ -124,7 +123,7 @@ def judge(
         return Verdict(state="dead", reason=f"all {policy.attempts} tries failed")
     wait_ms = policy.delay_ms(tries, random)
     if outcome.retry_after_ms is not None:
-        wait_ms = max(wait_ms, min(outcome.retry_after_ms, retry_after_max_ms))
+        wait_ms = max(wait_ms, outcome.retry_after_ms)
     due_ms = now_ms + wait_ms
     if due_ms >= expires_ms:
         return Verdict(state="dead", reason="the next try would be past the policy's maximum age")

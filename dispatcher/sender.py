@@ -155,10 +155,14 @@ class Sender:
             status_code=status,
             error="redirects are not followed" if 300 <= status < 400 else None,
             excerpt=excerpt(beginning, self._settings.excerpt_bytes_max) if beginning else None,
-            retry_after_ms=retry_after_ms(response.headers.get("Retry-After"), now_ms())
-            if failed
-            else None,
+            retry_after_ms=self._asked_wait_ms(response) if failed else None,
         )
+
+    def _asked_wait_ms(self, response: aiohttp.ClientResponse) -> int | None:
+        """Capped here, once, for the delivery's wait and its lane's hold alike."""
+        wait_ms = retry_after_ms(response.headers.get("Retry-After"), now_ms())
+        most_ms = round(self._settings.retry_after_max * 1000)
+        return None if wait_ms is None else min(wait_ms, most_ms)
 
     def _headers(self, delivery: Delivery, secrets: Secrets, now_s: int) -> list[tuple[str, str]]:
         return [

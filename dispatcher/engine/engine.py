@@ -245,7 +245,6 @@ class Engine:
             expires_ms=delivery.expires_ms,
             now_ms=at_ms,
             random=chance,
-            retry_after_max_ms=round(self._settings.retry_after_max * 1000),
         )
         return Settlement(
             delivery=delivery, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms

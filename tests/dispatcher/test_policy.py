@@ -64,7 +64,6 @@ def verdict(
     expires_ms: int = NEVER_MS,
     now_ms: int = 0,
     random: float = 0.5,
-    retry_after_max_ms: int = 86_400_000,
 ) -> Verdict:
     return judge(
         outcome,
@@ -73,7 +72,6 @@ def verdict(
         expires_ms=expires_ms,
         now_ms=now_ms,
         random=random,
-        retry_after_max_ms=retry_after_max_ms,
     )
 
 
@@ -198,9 +196,9 @@ def test_tries_are_never_more_than_the_policys_attempts(
     assert (found.state == "dead") == (tries >= policy.attempts)
 
 
-@given(policies, chances, st.integers(0, 10**9), st.integers(0, 10**8))
-def test_retry_after_only_lengthens_a_wait_and_by_no_more_than_its_cap(
-    policy: Policy, random: float, retry_after_ms: int, cap_ms: int
+@given(policies, chances, st.integers(0, 10**8))
+def test_retry_after_only_lengthens_a_wait(
+    policy: Policy, random: float, retry_after_ms: int
 ) -> None:
     policy = replace(policy, attempts=policy.attempts + 1)  # at least one more
     plain = verdict(answered(503), policy, random=random)
@@ -208,11 +206,10 @@ def test_retry_after_only_lengthens_a_wait_and_by_no_more_than_its_cap(
         answered(503, retry_after_ms=retry_after_ms),
         policy,
         random=random,
-        retry_after_max_ms=cap_ms,
     )
     assert plain.due_ms is not None
     assert asked.due_ms is not None
-    assert asked.due_ms == max(plain.due_ms, min(retry_after_ms, cap_ms))
+    assert asked.due_ms == max(plain.due_ms, retry_after_ms)
 
 
 @given(policies, chances, st.integers(0, 10**9), st.integers(-(10**9), 10**9))

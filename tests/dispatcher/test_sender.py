@@ -195,6 +195,13 @@ async def test_retry_after_is_read_from_failures_only() -> None:
         assert (await sender.send(delivery(peer.url), SECRETS)).retry_after_ms is None
 
 
+async def test_a_destination_cannot_ask_for_a_longer_wait_than_we_allow() -> None:
+    """Neither its delivery nor its lane waits longer than DISPATCHER_RETRY_AFTER_MAX."""
+    busy = answer("429 Slow Down", "Retry-After: 9999999999")
+    async with listening(answers(busy)) as peer, sending(retry_after_max=60) as sender:
+        assert (await sender.send(delivery(peer.url), SECRETS)).retry_after_ms == 60_000
+
+
 async def test_the_excerpt_is_the_beginning_of_the_answer() -> None:
     long = answer("500 Oops", body=b"no such job: \x1b[31m" + b"x" * 5_000)
     async with listening(answers(long)) as peer, sending(excerpt_bytes_max=20) as sender:
