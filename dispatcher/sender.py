@@ -33,7 +33,7 @@ from dispatcher.outcome import Kind, Outcome
 from dispatcher.resolver import Addresses, Resolver, look_up
 from dispatcher.settings import SettingError, Settings
 from dispatcher.signing import Secrets
-from dispatcher.values import Delivery
+from dispatcher.values import Delivery, Headers
 
 UNREACHABLE: Final = "the destination could not be reached"
 
@@ -166,7 +166,7 @@ class Sender:
 
     def _headers(self, delivery: Delivery, secrets: Secrets, now_s: int) -> list[tuple[str, str]]:
         return [
-            *delivery.headers,
+            *last_of_each(delivery.headers),
             ("Content-Type", delivery.content_type),
             ("X-Postback-Attempt", str(delivery.attempt)),
             *signing.headers(
@@ -198,6 +198,13 @@ class Sender:
             max_field_size=header_bytes_max,
             max_headers=_HEADERS_MAX,
         )
+
+
+def last_of_each(headers: Headers) -> Headers:
+    """`headers` with one of each name: a destination's come first, and a callback's own win."""
+    if len(headers) < 2:
+        return headers
+    return tuple({name.lower(): (name, value) for name, value in headers}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

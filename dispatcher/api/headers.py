@@ -12,7 +12,7 @@ from dispatcher.values import Headers
 HEADERS_MAX: Final = 16
 VALUE_CHARS_MAX: Final = 2_048
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_VALUE: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 
 # What frames the message, belongs to the connection, or is made by the sender.
 _REFUSED: Final = frozenset(
@@ -54,7 +54,7 @@ def custom(given: Mapping[str, str] | None, signature_header: str) -> Headers:
     """The headers a callback or destination adds to its deliveries.
 
     Raises ApiError (422) for names that are no tokens, belong to the connection or are ours, and
-    for values with control characters or beyond latin-1.
+    for values with anything but visible ASCII, spaces and tabs (others have no agreed encoding).
     """
     if not given:
         return ()
@@ -79,7 +79,7 @@ def _check(name: str, value: str, signature_header: str) -> None:
         raise invalid(
             field,
             None,
-            f"a header's value is at most {VALUE_CHARS_MAX} latin-1 characters without control "
+            f"a header's value is at most {VALUE_CHARS_MAX} ASCII characters without control "
             "characters or outer spaces",
         )
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dispatcher import VERSION
 from dispatcher.answer import excerpt, retry_after_ms
 from dispatcher.clock import now_ms, parse_iso
-from dispatcher.sender import UNREACHABLE, Sender, reason_of
+from dispatcher.sender import UNREACHABLE, Sender, last_of_each, reason_of
 from dispatcher.settings import SettingError, Settings
 from tests.dispatcher.peers import (
     OK,
@@ -200,6 +200,13 @@ async def test_a_destination_cannot_ask_for_a_longer_wait_than_we_allow() -> Non
     busy = answer("429 Slow Down", "Retry-After: 9999999999")
     async with listening(answers(busy)) as peer, sending(retry_after_max=60) as sender:
         assert (await sender.send(delivery(peer.url), SECRETS)).retry_after_ms == 60_000
+
+
+def test_a_callbacks_own_header_wins_over_its_destinations() -> None:
+    """One of each name goes out, whatever its case."""
+    given = (("X-Team", "destination"), ("X-Other", "1"), ("x-team", "callback"))
+    assert last_of_each(given) == (("x-team", "callback"), ("X-Other", "1"))
+    assert last_of_each(given[:1]) == given[:1]
 
 
 async def test_the_excerpt_is_the_beginning_of_the_answer() -> None:

@@ -51,9 +51,11 @@ def test_a_header_that_is_not_the_callers_to_set_is_refused(name: str) -> None:
     assert caught.value.status == 422
 
 
-@pytest.mark.parametrize("value", ["a\r\nb", "a\nb", "a\0b", "€", " a", "a ", "x" * 2_049, "\x7f"])
+@pytest.mark.parametrize(
+    "value", ["a\r\nb", "a\nb", "a\0b", "€", "blüe", " a", "a ", "x" * 2_049, "\x7f"]
+)
 def test_a_header_value_that_could_break_the_message_is_refused(value: str) -> None:
-    """No control characters, nothing beyond latin-1; and the error does not repeat it."""
+    """No control characters, nothing beyond ASCII; and the error does not repeat it."""
     with pytest.raises(ApiError) as caught:
         headers.custom({"X-Team": value}, SIGNATURE)
     assert caught.value.details == {
@@ -65,7 +67,7 @@ def test_a_header_value_that_could_break_the_message_is_refused(value: str) -> N
 
 def test_ordinary_headers_pass_as_they_are() -> None:
     """Order and case are kept; sixteen fit."""
-    given_headers = {f"X-Team-{n}": "blüe; q=1" for n in range(16)}
+    given_headers = {f"X-Team-{n}": "blue; q=1" for n in range(16)}
     assert headers.custom(given_headers, SIGNATURE) == tuple(given_headers.items())
     assert headers.custom({"Authorization": ""}, SIGNATURE) == (("Authorization", ""),)
     for many in ({**given_headers, "X-More": "1"}, {"X-A": "1", "x-a": "2"}):
