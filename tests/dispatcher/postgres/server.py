@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,13 +87,16 @@ class Server:
             raise RuntimeError(f"initdb failed: {done.stderr.decode(errors='replace')}")
 
     def _as_user(self, command: list[str]) -> list[str]:
-        """`command`, as the server's user, ending with us where the system can do that."""
+        """`command`, as the server's user, ending with us where the system can do that (it means
+        the thread that starts it, so only the main one will do)."""
         setpriv = shutil.which("setpriv")
+        main = threading.current_thread() is threading.main_thread()
+        ending = ["--pdeathsig", "INT"] if main else []
         if self.user is None:
-            return [setpriv, "--pdeathsig", "INT", *command] if setpriv else command
+            return [setpriv, *ending, *command] if setpriv and main else command
         if setpriv:
             who = ["--reuid", self.user, "--regid", str(pwd.getpwnam(self.user).pw_gid)]
-            return [setpriv, *who, "--clear-groups", "--pdeathsig", "INT", *command]
+            return [setpriv, *who, "--clear-groups", *ending, *command]
         return ["runuser", "-u", self.user, "--", *command]
 
 

@@ -1,0 +1,152 @@
+"""Many dispatchers on one PostgreSQL, killed and cut off: nothing lost, nothing stuck, limits held
+over all of them together (I1, I2, I3, I4)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.dispatcher.postgres import server
+from tests.dispatcher.postgres.fleet import SCALE, Platform, Sink, call, fleet, settled, sinking
+from tests.dispatcher.postgres.server import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def durable() -> Iterator[Server]:
+    """A server that really syncs, of these tests' own: they restart it."""
+    with server.private_server(durable=True) as running:
+        yield running
+
+
+@pytest.fixture
+def url(durable: Server) -> Iterator[str]:
+    with server.database(durable.url) as made:
+        yield made
+
+
+def explained(sink: Sink, faults: list[float]) -> int:
+    """How many duplicates a fault explains: one that came after the first arrival began and before
+    the second, or the answer of which may have been lost."""
+    return sum(
+        any(before - 2.5 <= fault <= after for fault in faults) for before, after in sink.duplicates
+    )
+
+
+def check_database(url: str, platform: Platform, sink: Sink) -> None:
+    """What the tables say is what was acknowledged and what arrived."""
+    with psycopg.connect(url) as connection:
+        wrong = connection.execute(
+            "SELECT tenant, state, count(*) FROM callbacks GROUP BY 1, 2 EXCEPT "
+            "SELECT tenant, state, sum(n) FROM counts GROUP BY 1, 2"
+        ).fetchall()
+        assert wrong == []
+        stored: dict[str, str] = dict(
+            connection.execute("SELECT job_id, id FROM callbacks").fetchall()
+        )
+        without = connection.execute(
+            "SELECT count(*) FROM callbacks c WHERE NOT EXISTS (SELECT 1 FROM attempts a "
+            "WHERE a.callback = c.id AND a.outcome = 'acknowledged')"
+        ).fetchone()
+        assert without == (0,)
+    assert stored == platform.acknowledged, "one callback a job, the acknowledged one"
+    assert set(sink.arrivals) == set(stored.values())
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+async def test_processes_killed_and_the_database_restarted_under_load(
+    processes: int, durable: Server, url: str, tmp_path: Path
+) -> None:
+    """Nothing lost, nothing stuck; every duplicate is explained by a kill or a lost answer."""
+    count = round(2_000 * SCALE)
+    faults: list[float] = []
+    async with sinking(0.002) as sink, fleet(url, tmp_path, processes) as members:
+        platform = Platform(members, sink, destinations=50)
+        began = time.monotonic()
+
+        async def trouble() -> None:
+            """Kill one at random every second or so, and restart the database once, half way."""
+            restarted = False
+            while len(platform.acknowledged) < count:
+                await asyncio.sleep(random.uniform(0.4, 1.0))
+                if not restarted and len(platform.acknowledged) > count / 2:
+                    restarted = True
+                    faults.append(time.time())
+                    await asyncio.to_thread(durable.stop, signal.SIGINT)
+                    await asyncio.to_thread(durable.start)
+                    faults.append(time.time())
+                victim = random.choice(members)
+                faults.append(time.time())
+                await victim.end(kill=True)
+                await asyncio.sleep(random.uniform(0.1, 0.3))
+                await victim.start()
+
+        troubling = asyncio.create_task(trouble())
+        submitting = asyncio.create_task(platform.submit_all(count, per_second=600))
+        await submitting
+        await troubling
+        counts = await settled(members[0])
+        seconds = time.monotonic() - began
+    duplicates = len(sink.duplicates)
+    print(
+        f"\n{processes} processes, 50 destinations: accepted={len(platform.acknowledged)} "
+        f"delivered={counts['delivered']} duplicates={duplicates} "
+        f"explained={explained(sink, faults)} faults={len(faults)} at once={sink.twice_at_once} "
+        f"refused={dict(platform.refused)} in {seconds:.1f} s"
+    )
+    assert counts == {"pending": 0, "sending": 0, "delivered": count, "dead": 0, "cancelled": 0}
+    assert explained(sink, faults) == duplicates
+    check_database(url, platform, sink)
+
+
+async def test_a_concurrency_of_three_is_never_exceeded_over_four_processes(
+    url: str, tmp_path: Path
+) -> None:
+    """Measured where it matters: at the customer."""
+    count = round(300 * SCALE)
+    async with sinking(0.01) as sink, fleet(url, tmp_path, 4) as members:
+        platform = Platform(members, sink, destinations=3)
+        settings = {f"/d/{n:03}": {"concurrency": 3} for n in range(3)}
+        await platform.submit_all(3)
+        await settled(members[0])
+        for path, change in settings.items():
+            status, page = await call(members[0], "GET", "/v1/destinations?limit=100")
+            (found,) = [one for one in page["data"] if one["url"].endswith(path)]
+            status, _ = await call(
+                members[0], "PATCH", f"/v1/destinations/{found['id']}", json=change
+            )
+            assert status == 200
+        sink.most.clear()
+        platform.acknowledged.clear()
+        sink.arrivals.clear()
+        began = time.monotonic()
+        await platform.submit_all(count + 3)
+        counts = await settled(members[0])
+        seconds = time.monotonic() - began
+    print(
+        f"\n4 processes, concurrency 3: delivered={counts['delivered']} "
+        f"most at once={dict(sink.most)} in {seconds:.1f} s"
+    )
+    assert counts["delivered"] == count + 3
+    assert max(sink.most.values()) == 3
+    assert sink.duplicates == []
+
+
+async def test_two_processes_deliver_everything_once(url: str, tmp_path: Path) -> None:
+    """Without faults there are no duplicates, however the processes race."""
+    count = round(1_500 * SCALE)
+    async with sinking() as sink, fleet(url, tmp_path, 2) as members:
+        platform = Platform(members, sink, destinations=20)
+        await platform.submit_all(count)
+        counts = await settled(members[1])
+    assert counts["delivered"] == count
+    assert sink.duplicates == []
+    check_database(url, platform, sink)
