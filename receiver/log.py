@@ -31,7 +31,10 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line: what happened, and its fields (None is left out)."""
     if LOGGER.isEnabledFor(level):
-        LOGGER.log(level, name, extra={"fields": fields})
+        # As LOGGER.log() does it, without the search for the calling line: a third of its time.
+        record = logging.LogRecord(LOGGER.name, level, "", 0, name, (), None)
+        record.fields = fields
+        LOGGER.handle(record)
 
 
 def iso(ms: int | None) -> str | None:

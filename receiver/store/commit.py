@@ -24,8 +24,8 @@ async def on_thread(
 class GroupCommit:
     """One writer, one transaction, many waiting callers; each is answered after the fsync.
 
-    An operation runs on the connection's thread, inside a savepoint of its own: what it raises
-    goes to its caller alone and undoes its own writes only. A failing transaction (disk full, file
+    An operation runs on the connection's thread. What one raises goes to its caller alone and
+    undoes its own writes only: the batch is then done again, each in a savepoint of its own. A failing transaction (disk full, file
     locked) fails everyone in it, changes nothing, and the next commit is tried afresh.
     """
 
@@ -75,27 +75,37 @@ class GroupCommit:
                 future.set_result(result)
 
     def _transaction(self, db: sqlite3.Connection, ops: list[Op]) -> list[Any]:
-        db.execute("BEGIN IMMEDIATE")
         try:
-            results = [self._one(db, op) for op in ops]
-            db.execute("COMMIT")
-        finally:
-            if db.in_transaction:  # a full disk may have ended it already
-                db.execute("ROLLBACK")
-        return results
-
-    def _one(self, db: sqlite3.Connection, op: Op) -> Any:
-        db.execute("SAVEPOINT one")
-        try:
-            result = op(db)
+            return _in_transaction(db, lambda: [op(db) for op in ops])
         except sqlite3.OperationalError:
-            raise  # the database's trouble, not this op's
-        except Exception as error:
-            db.execute("ROLLBACK TO one")
-            db.execute("RELEASE one")
-            return error
+            raise  # the database's trouble, not one op's
+        except Exception:
+            return _in_transaction(db, lambda: [_alone(db, op) for op in ops])
+
+
+def _in_transaction(db: sqlite3.Connection, work: Callable[[], list[Any]]) -> list[Any]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        results = work()
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:  # a full disk may have ended it already
+            db.execute("ROLLBACK")
+    return results
+
+
+def _alone(db: sqlite3.Connection, op: Op) -> Any:
+    db.execute("SAVEPOINT one")
+    try:
+        result = op(db)
+    except sqlite3.OperationalError:
+        raise
+    except Exception as error:
+        db.execute("ROLLBACK TO one")
         db.execute("RELEASE one")
-        return result
+        return error
+    db.execute("RELEASE one")
+    return result
 
 
 def rows(db: sqlite3.Connection, sql: str, parameters: dict[str, Any]) -> list[sqlite3.Row]:

@@ -24,6 +24,10 @@ from receiver.store.receive import receive
 T = TypeVar("T")
 
 
+# Hashes and ids fall all over their indexes: what does not fit here is read again for each row.
+CACHE_KIB: Final = 32 * 1024
+
+
 class InboxError(Exception):
     """The inbox cannot be opened; the message tells the operator why, in one line."""
 
@@ -297,6 +301,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect on a new file only
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
     if (mode, synchronous) != ("wal", 2):

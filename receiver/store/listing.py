@@ -70,6 +70,8 @@ def page(
         for name in ("job_id", "verdict", "state")
         if parameters[name] is not None
     )
+    if verdict not in (None, "accepted"):
+        filters += " AND verdict <> 'accepted'"  # says to SQLite that its small index will do
     sql = (
         f"SELECT {_COLUMNS} FROM messages WHERE id < :below{filters} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - constants of ours
     )

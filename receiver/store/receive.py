@@ -84,7 +84,7 @@ def receive(db: sqlite3.Connection, message: Message) -> Receipt:
         if end and end[1] and candidate.order:
             db.execute(_SAME_END, {**parameters, "order": candidate.order})
         return _seen_again(db, original, message.received_ms)
-    return _keep(db, message, parameters, verdict)
+    return _keep(db, message, parameters, verdict, candidate)
 
 
 def _parameters(message: Message) -> dict[str, Any]:
@@ -122,7 +122,11 @@ def _seen_again(db: sqlite3.Connection, id: int, received_ms: int) -> Receipt:
 
 
 def _keep(
-    db: sqlite3.Connection, message: Message, parameters: dict[str, Any], verdict: Verdict
+    db: sqlite3.Connection,
+    message: Message,
+    parameters: dict[str, Any],
+    verdict: Verdict,
+    end: End,
 ) -> Receipt:
     due = verdict == "accepted" and message.wanted
     state: State = "pending" if due else "ignored"
@@ -135,7 +139,6 @@ def _keep(
     id = db.execute(_INSERT, stored).lastrowid
     db.execute("INSERT INTO bodies VALUES (?, ?)", (id, message.body))
     if verdict == "accepted" and message.kind == "terminal":
-        end = message.as_end
         db.execute(_ENDED, {**stored, "id": id, "status": end.status, "order": end.order})
         db.execute(_NOW_KNOWN, stored)
     return Receipt(verdict=verdict, due=due)
