@@ -76,6 +76,7 @@ class Cast:
         self.admin_key = secrets.token_urlsafe(32)
         signing_secret = generate_secret()
         ports = free_ports(3)
+        self.shop = folder / "shop.db"
         self.dispatcher = Process(
             "dispatcher",
             f"http://127.0.0.1:{ports[0]}",
@@ -93,7 +94,7 @@ class Cast:
         self.receiver = Process(
             "receiver",
             f"http://127.0.0.1:{ports[1]}",
-            ["receiver", "serve"],
+            ["receiver", "serve", "--handler", "dispatcher.demo.shop:receiver"],
             {
                 "DEMO_FOLDER": str(folder),
                 "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",
@@ -101,6 +102,7 @@ class Cast:
                 "RECEIVER_PORT": str(ports[1]),
                 "RECEIVER_SECRETS": signing_secret,
                 "RECEIVER_ADMIN_KEY": self.admin_key,
+                "RECEIVER_EFFECTS_URL": f"sqlite:///{self.shop}",
             },
         )
         self.customers = Process(

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from dispatcher.client import AsyncClient, PostbackError
 from dispatcher.demo.processes import Cast, DemoError
+from dispatcher.demo.shop import fulfilled
 from dispatcher.demo.story import Story, playing
 
 _TRY: Final = (
@@ -53,6 +54,7 @@ def run(console: Console | None = None) -> int:
             out.print(f"\n[bold red]The demo failed:[/bold red] {error}")
             _show_logs(out, Path(folder))
             return 1
+    out.print()
     out.print(_table(figures, time.monotonic() - begun))
     wrong = [figure for figure in figures if not figure.right]
     for figure in wrong:
@@ -76,6 +78,7 @@ async def _figures(cast: Cast, client: AsyncClient, story: Story) -> list[Figure
     tally = story.tally
     counts = (await client.stats()).counts
     inbox = await _inbox(cast)
+    effects = fulfilled(cast.shop)
     async with httpx.AsyncClient(trust_env=False) as http:
         handled = (await http.get(f"{cast.customers.url}/handled")).json()
     at_receiver = len(set(tally.submitted["receiver"]))
@@ -85,11 +88,13 @@ async def _figures(cast: Cast, client: AsyncClient, story: Story) -> list[Figure
         Figure(name="callbacks delivered", found=counts["delivered"], wanted=tally.total),
         Figure(name="callbacks dead, pending or lost", found=tally.total - counts["delivered"],
                wanted=0),
-        Figure(name="handled once by the receiver", found=inbox["accepted"], wanted=at_receiver),
+        Figure(name="accepted by the receiver", found=inbox["accepted"], wanted=at_receiver),
         Figure(
             name="  duplicates it turned away", found=inbox["duplicates"], wanted=1, at_least=True
         ),
         Figure(name="  conflicts there", found=inbox["conflict"], wanted=0),
+        Figure(name="effects of its handler", found=len(effects), wanted=at_receiver),
+        Figure(name="  jobs handled twice", found=len(effects) - len(set(effects)), wanted=0),
         Figure(name="handled by the slow customer", found=handled["slow"],
                wanted=len(tally.submitted["slow"])),
         Figure(name="handled by the buggy customer, once mended", found=handled["buggy"],

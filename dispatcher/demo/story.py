@@ -15,6 +15,7 @@ import httpx
 from dispatcher.client import AsyncClient, Callback, Submitted
 from dispatcher.demo.payloads import Completion, completion
 from dispatcher.demo.processes import Cast, DemoError
+from dispatcher.demo.shop import fulfilled
 
 Say = Callable[[str], None]
 
@@ -62,6 +63,7 @@ class Story:
             self.crash,
             self.delivered_twice,
             self.dead_letter,
+            self.handled,
         ):
             await act()
 
@@ -92,7 +94,7 @@ class Story:
         await self._delivered(slow)
         self._say(
             f"[b]3[/b]  {len(slow)} to a customer who takes 1 s each; meanwhile another gets "
-            f"{len(times)} in {statistics.median(times) * 1000:.0f} ms each (median)"
+            f"{len(times)}, {statistics.median(times) * 1000:.0f} ms each"
         )
 
     async def _time_healthy(self) -> list[float]:
@@ -115,7 +117,7 @@ class Story:
         self._say("    … it is back: all delivered")
 
     async def crash(self) -> None:
-        """`kill -9` of the dispatcher in the middle of everything."""
+        """`kill -9` of the dispatcher and the receiver in the middle of everything."""
         before = self.tally.total
         pushing = asyncio.create_task(self._push(_CRASH, "receiver", policy=_IMPATIENT))
 
@@ -124,10 +126,13 @@ class Story:
 
         await self._until(under_way, "nothing was accepted before the crash")
         _expect(not pushing.done(), "all was accepted before the crash")
-        await self._cast.dispatcher.kill()
-        self._say("[b]5[/b]  kill -9 of the dispatcher, in the middle of "
-                  f"{_CRASH} submits; its clients keep trying …")  # fmt: skip
-        await self._cast.dispatcher.start("/readyz")
+        await asyncio.gather(self._cast.dispatcher.kill(), self._cast.receiver.kill())
+        self._say(
+            f"[b]5[/b]  kill -9 of both services amid {_CRASH} submits; clients keep trying …"
+        )
+        await asyncio.gather(
+            self._cast.dispatcher.start("/readyz"), self._cast.receiver.start("/readyz")
+        )
         ids = await pushing
         await self._delivered(ids)
         self._say(f"    … restarted: all {len(ids)} acknowledged, all delivered, none lost")
@@ -161,6 +166,16 @@ class Story:
         self._say(
             f"    … previewed ({preview.matched}), mended, replayed ({replay.replayed}): delivered"
         )
+
+    async def handled(self) -> None:
+        """The customer's handler has run for each completion: once, through two `kill -9`."""
+        wanted = len(set(self.tally.submitted["receiver"]))
+
+        async def all_of_them() -> bool:
+            return len(fulfilled(self._cast.shop)) >= wanted
+
+        await self._until(all_of_them, "not every completion was handled")
+        self._say(f"[b]8[/b]  the receiver's handler has fulfilled {wanted} jobs, each once")
 
     # --- the small steps ---
 
