@@ -25,8 +25,9 @@ class GroupCommit:
     """One writer, one transaction, many waiting callers; each is answered after the fsync.
 
     An operation runs on the connection's thread. What one raises goes to its caller alone and
-    undoes its own writes only: the batch is then done again, each in a savepoint of its own. A failing transaction (disk full, file
-    locked) fails everyone in it, changes nothing, and the next commit is tried afresh.
+    undoes its own writes only: the batch is then done again, each in a savepoint of its own. A
+    failing transaction (disk full, file locked) fails everyone in it, changes nothing, and the
+    next commit is tried afresh.
     """
 
     def __init__(self, connection: aiosqlite.Connection, *, rows_max: int) -> None:

@@ -1,0 +1,56 @@
+// Verifies a delivery in Node.js: nothing to install. The rule is in README.md.
+//
+//   import { verify } from "./verify.mjs";
+//   const { jobId, status, messageId } = verify(rawBody, request.headers, process.env.SECRET);
+//
+// `rawBody` is a Buffer of the bytes as they came (in Express: express.raw({ type: "*/*" })),
+// `headers` Node's own, with lower-case names. Throws an Error that says why it does not hold.
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+
+const TOLERANCE_S = 300;
+
+export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
+  if (!Buffer.isBuffer(rawBody)) throw new Error("the body must be the raw bytes");
+  if (!secret) throw new Error("there is no secret");
+  const founding = headers["x-webhook-signature"];
+  const standard = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+  const hasStandard = standard.some((name) => headers[name] !== undefined);
+  if (founding === undefined && !hasStandard) throw new Error("there is no signature");
+  if (founding !== undefined) verifySha256(rawBody, founding, secret);
+  if (hasStandard) verifyStandard(rawBody, headers, secret, nowS);
+  const { jobId, status } = parse(rawBody);
+  return { jobId, status, messageId: headers["webhook-id"] };
+}
+
+function verifySha256(body, value, secret) {
+  const expected = "sha256=" + createHmac("sha256", secret).update(body).digest("hex");
+  if (!equal(expected, value)) throw new Error("sha256= does not match the body");
+}
+
+function verifyStandard(body, headers, secret, nowS) {
+  const id = headers["webhook-id"];
+  const timestamp = headers["webhook-timestamp"];
+  const values = (headers["webhook-signature"] ?? "").split(" ");
+  if (!id || id.includes(".") || !/^[0-9]{1,12}$/.test(timestamp ?? "")) {
+    throw new Error("webhook-id or webhook-timestamp is missing or malformed");
+  }
+  const key = Buffer.from(secret.replace(/^whsec_/, ""), "base64");
+  const hmac = createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body);
+  const expected = "v1," + hmac.digest("base64");
+  if (!values.map((value) => equal(expected, value)).includes(true)) {
+    throw new Error("webhook-signature does not match id, timestamp and body");
+  }
+  if (!(Math.abs(nowS - Number(timestamp)) <= TOLERANCE_S)) throw new Error("it is too old, or ahead");
+}
+
+function parse(body) {
+  const document = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+  if (typeof document?.jobId !== "string" || document.jobId === "") throw new Error("it has no jobId");
+  return document;
+}
+
+function equal(expected, given) {
+  const [a, b] = [Buffer.from(expected), Buffer.from(String(given))];
+  return a.length === b.length && timingSafeEqual(a, b);
+}

@@ -1,0 +1,175 @@
+"""What customers copy from deploy/ works as it stands there."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+
+from receiver.settings import load
+from receiver.signature import sign_sha256, signed_headers
+from receiver.testing import signed_request
+from tests.receiver.waiting import until
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "receiver"
+SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
+NOW_S = 1_700_000_000
+BODY = b'{"jobId":"job_1","status":"completed","output":{"document_url":"https://x/1"}}'
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setenv("RECEIVER_SECRETS", SECRET)
+    monkeypatch.setenv("RECEIVER_DATABASE_URL", f"sqlite:///{tmp_path}/inbox.db")
+    monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.db"))
+    spec = importlib.util.spec_from_file_location("mount", DEPLOY / "mount.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_the_mounted_example_handles_a_completion_once(mounted: ModuleType) -> None:
+    """Through the outer application, whose lifespan opens the receiver."""
+    app: Any = mounted.app
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://shop") as http,
+    ):
+        for expected in ("accepted", "duplicate"):
+            headers = signed_request(BODY, SECRET, message_id="cb_1")
+            answer = await http.post("/hooks/webhooks", content=BODY, headers=headers)
+            assert answer.json() == {"status": expected}
+
+        async def fulfilled() -> bool:
+            found = (await http.get("/reports")).json()
+            return bool(found == {"job_1": "ready"})
+
+        await until(fulfilled)
+
+
+def test_the_service_runs_a_command_that_exists_with_settings_that_do() -> None:
+    """Every line of the environment file is read, and the command line is understood."""
+    lines = (DEPLOY / "receiver.env").read_text().splitlines()
+    environ = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    settings = load(environ)
+    assert settings.database_url == "sqlite:////var/lib/receiver/inbox.db"
+    assert settings.admin_key
+    assert settings.secrets
+    unit = (DEPLOY / "receiver.service").read_text()
+    (command,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    words = command.removeprefix("ExecStart=").split()[1:]
+    ran = subprocess.run(
+        [sys.executable, "-m", "receiver", *words],
+        env={**os.environ, "RECEIVER_SECRETS": "", "RECEIVER_DATABASE_URL": "sqlite:///x"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 3
+    assert "RECEIVER_SECRETS is not set" in ran.stderr
+
+
+def test_the_vectors_for_customers_are_ours() -> None:
+    """One file, in two places."""
+    ours = (Path(__file__).parent / "vectors.json").read_text()
+    assert (DEPLOY / "vectors" / "signatures.json").read_text() == ours
+
+
+NODE_SCRIPT = """
+import { verify } from %s;
+const chunks = [];
+for await (const chunk of process.stdin) chunks.push(chunk);
+const results = JSON.parse(Buffer.concat(chunks)).map((one) => {
+  try {
+    const body = Buffer.from(one.body, "base64");
+    return { jobId: verify(body, one.headers, one.secret, one.now).jobId };
+  } catch (error) {
+    return { error: error.message };
+  }
+});
+console.log(JSON.stringify(results));
+"""
+
+
+def in_node(cases: list[tuple[bytes, dict[str, str], str]]) -> list[dict[str, str]]:
+    """What verify.mjs makes of these, in one process. Node.js is on every CI machine."""
+    node = shutil.which("node")
+    if node is None and os.environ.get("CI") != "true":
+        pytest.skip("there is no Node.js on this machine")
+    assert node is not None, "there is no Node.js on this CI machine"
+    documents = [
+        {
+            "body": b64encode(body).decode(),
+            "headers": {name.lower(): value for name, value in headers.items()},
+            "secret": secret,
+            "now": NOW_S,
+        }
+        for body, headers, secret in cases
+    ]
+    script = NODE_SCRIPT % json.dumps((DEPLOY / "verify.mjs").as_uri())
+    ran = subprocess.run(
+        [node, "--input-type=module", "-e", script],
+        input=json.dumps(documents),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    results: list[dict[str, str]] = json.loads(ran.stdout)
+    return results
+
+
+def signed(body: bytes = BODY, at_s: int = NOW_S) -> dict[str, str]:
+    return signed_headers(body, [SECRET], message_id="cb_1", timestamp_s=at_s)
+
+
+def test_node_accepts_what_holds() -> None:
+    """Both schemes, either one, a secret in rotation, and the vectors."""
+    both = signed()
+    founding = {"x-webhook-signature": sign_sha256(SECRET, BODY)}
+    standard = {name: value for name, value in both.items() if name.startswith("webhook-")}
+    rotating = {**both, "webhook-signature": "v1,AAAA " + both["webhook-signature"]}
+    cases = [(BODY, headers, SECRET) for headers in (both, founding, standard, rotating)]
+    vectors = json.loads((DEPLOY / "vectors" / "signatures.json").read_text())
+    vector = vectors["sha256"][0]
+    headers = {"x-webhook-signature": vector["signature"]}
+    cases.append((vector["body"].encode(), headers, vector["secret"]))
+    found = in_node(cases)
+    assert found == [{"jobId": "job_1"}] * 4 + [{"jobId": "job_1234567890abcdef"}]
+
+
+def test_node_refuses_what_does_not() -> None:
+    """Tampered, unsigned, stale, half right, and malformed."""
+    good = signed()
+    cases = [
+        (BODY + b" ", good, SECRET),
+        (BODY, {}, SECRET),
+        (BODY, good, "whsec_c3RyYW5nZQ=="),
+        (BODY, good, ""),
+        (BODY, signed(at_s=NOW_S - 301), SECRET),
+        (BODY, signed(at_s=NOW_S + 301), SECRET),
+        (BODY, {**good, "webhook-id": "cb_2"}, SECRET),
+        (BODY, {**good, "webhook-signature": "v1,AAAA"}, SECRET),
+        (BODY, {**good, "X-Webhook-Signature": "sha256="}, SECRET),
+        (
+            BODY,
+            {"webhook-id": "cb_1", **{"x-webhook-signature": sign_sha256(SECRET, BODY)}},
+            SECRET,
+        ),
+        (b"\xff", signed(b"\xff"), SECRET),
+        (b"[]", signed(b"[]"), SECRET),
+        (b"null", signed(b"null"), SECRET),
+    ]
+    found = in_node(cases)
+    assert ["error" in one for one in found] == [True] * len(cases), found
