@@ -1,5 +1,6 @@
 """The receiver as an ASGI application: what the customer makes, and what it is composed of."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,7 @@ class Receiver:
         self._worker: Worker | None = None
         self._reconciler: Reconciler | None = None
         self._housekeeper: Housekeeper | None = None
+        self._effects: Effects | None = None
 
     def on(self, *statuses: str) -> Callable[[Function], Function]:
         """Registers a handler, ``(event)`` or ``(event, tx)``, sync or async, for ``completed``,
@@ -146,7 +148,7 @@ class Receiver:
         """Opens the inbox and goes on with what is in it. Raises InboxError, EffectsError or
         SettingError."""
         settings = self.settings
-        effects = self._effects()
+        effects = self._effects = self._open_effects()
         inbox = self._inbox = await Inbox.open(
             database_path(settings.database_url),
             lock_timeout_s=settings.lock_timeout,
@@ -172,6 +174,7 @@ class Receiver:
         reconciler, self._reconciler = self._reconciler, None
         housekeeper, self._housekeeper = self._housekeeper, None
         inbox, self._inbox = self._inbox, None
+        effects, self._effects = self._effects, None
         if reconciler is not None:
             await reconciler.stop()
         if housekeeper is not None:
@@ -180,6 +183,8 @@ class Receiver:
             await worker.stop(self.settings.drain_grace * _STOP_GRACE_SHARE)
         if inbox is not None:
             await inbox.close()
+        if effects is not None:
+            await asyncio.to_thread(effects.close)
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
@@ -207,7 +212,7 @@ class Receiver:
         await self.__aexit__()
         await send({"type": "lifespan.shutdown.complete"})
 
-    def _effects(self) -> Effects | None:
+    def _open_effects(self) -> Effects | None:
         url = self.settings.effects_url
         if url is None:
             if names := self.handlers.take_tx:

@@ -27,6 +27,7 @@ from receiver.signature import (
 ID_HEADER: Final = "x-request-id"
 TIMESTAMP_HEADER: Final = "x-cerebrium-webhook-timestamp"
 SIGNATURE_HEADER: Final = "x-cerebrium-webhook-signature"
+_TEXT: Final = (str, bytes)
 _VALUE: Final = re.compile(r"v1,[0-9a-f]{64}")
 
 
@@ -39,7 +40,7 @@ def sign(secret: str, request_id: str, timestamp_s: int, body: bytes) -> str:
 def is_signed(pairs: Iterable[tuple[object, object]]) -> bool:
     """Whether a request claims to carry this signature."""
     names = (SIGNATURE_HEADER, SIGNATURE_HEADER.encode())
-    return any(isinstance(name, str | bytes) and name.lower() in names for name, _ in pairs)
+    return any(isinstance(name, _TEXT) and name.lower() in names for name, _ in pairs)
 
 
 def verify(

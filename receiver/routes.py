@@ -1,8 +1,8 @@
 """The receiver's HTTP side: which path does what, and one log line per request."""
 
 import logging
+import os
 import time
-import uuid
 from typing import TYPE_CHECKING, Final
 
 from receiver import log
@@ -45,7 +45,7 @@ class Front:
         self._budget: Final = Budget(self._settings.in_flight_bytes_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, f"req_{uuid.uuid4().hex}")
+        request = Request(scope, receive, f"req_{os.urandom(16).hex()}")
         started = time.perf_counter()
         close = False
         try:

@@ -238,7 +238,9 @@ class Settings:
         _check_secrets(self)
         database_path(self.database_url)
         if self.effects_url is not None:
-            database_path(self.effects_url, "effects_url")
+            effects = database_path(self.effects_url, "effects_url")
+            if os.path.realpath(effects) == os.path.realpath(database_path(self.database_url)):
+                raise SettingError("RECEIVER_EFFECTS_URL is the inbox's own file: give yours")
         if self.keep_messages < self.keep_bodies:
             raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
         if not PATH.fullmatch(self.path) or self.path in OWN_PATHS:

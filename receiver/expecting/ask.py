@@ -94,3 +94,5 @@ def _headers(expectation: Expectation, credentials: Credentials) -> dict[str, st
         raise AskError(f"there are no credentials named {expectation.credentials}") from None
     except ValueError as error:
         raise AskError(str(error)) from None
+    except Exception as error:  # the customer's provider may fail in any way
+        raise AskError(f"the credentials cannot be had: {type(error).__name__}") from None

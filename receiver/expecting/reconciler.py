@@ -77,6 +77,10 @@ class Reconciler:
                 except InboxUnavailable:
                     await asyncio.sleep(STORE_RETRY_S)
                     continue
+                except Exception:  # a bug of ours must not end all asking
+                    log.LOGGER.exception("bug")
+                    await asyncio.sleep(STORE_RETRY_S)
+                    continue
                 await wait_until(self._wake, due_ms, self._now_ms())
 
     async def _ask_due(self, client: httpx.AsyncClient) -> int | None:

@@ -37,6 +37,8 @@ class Effects:
     def __init__(self, path: str) -> None:
         self._path: Final = path
         self._turn: Final = threading.Lock()
+        # Kept open from one transaction to the next: the last one to close a file checkpoints it.
+        self._spare: sqlite3.Connection | None = None
 
     def prepare(self) -> None:
         """Makes our table where it is missing. Raises EffectsError."""
@@ -53,7 +55,7 @@ class Effects:
         """Blocks until it is this one's turn. Raises sqlite3.Error."""
         self._turn.acquire()
         try:
-            connection = self._connect()
+            connection, self._spare = self._spare or self._connect(), None
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -62,7 +64,20 @@ class Effects:
         except BaseException:
             self._turn.release()
             raise
-        return Transaction(connection, self._turn)
+        return Transaction(connection, self)
+
+    def end(self, connection: sqlite3.Connection | None) -> None:
+        """Lets the next one in; it takes over the connection, if that is fit for it."""
+        self._spare = connection
+        self._turn.release()
+
+    def close(self) -> None:
+        """Once no transaction runs any more; one that hangs keeps its own connection."""
+        if self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            spare, self._spare = self._spare, None
+            self._turn.release()
+            if spare is not None:
+                spare.close()
 
     def forget(self, before_ms: int) -> None:
         """Deletes marks that are older than any message in the inbox can be."""
@@ -82,12 +97,13 @@ class Effects:
 class Transaction:
     """One handler's transaction, from ``Effects.begin`` to ``commit`` or ``abandon``."""
 
-    def __init__(self, connection: sqlite3.Connection, turn: threading.Lock) -> None:
+    def __init__(self, connection: sqlite3.Connection, effects: Effects) -> None:
         self.tx: Final = Tx(connection)
         self._connection: Final = connection
-        self._turn: Final = turn
+        self._effects: Final = effects
         self._ending: Final = threading.Lock()
         self._ended = False
+        self._handed_on = False  # the connection is the next one's
 
     def mark(self, event: Event, now_ms: int) -> bool:
         """Whether this message was not handled before; from here on it is, if this commits."""
@@ -96,10 +112,11 @@ class Transaction:
 
     def commit(self) -> None:
         """Effect and mark, or neither. Raises TransactionClosed or sqlite3.Error."""
-        try:
-            self.tx.commit()
-        finally:
-            self.abandon()
+        self.tx.commit()
+        with self._ending:
+            if not self._ended:
+                self._ended = self._handed_on = True
+                self._effects.end(self._connection)
 
     def abandon(self) -> None:
         """Rolls back what is not committed and lets the next one in; at once, even while the
@@ -109,9 +126,10 @@ class Transaction:
                 return
             self._ended = True
         self.tx.abandon()
-        self._turn.release()
+        self._effects.end(None)
 
     def close(self) -> None:
         """Once the handler has truly ended."""
         self.abandon()
-        self._connection.close()
+        if not self._handed_on:
+            self._connection.close()

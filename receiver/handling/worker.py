@@ -94,6 +94,10 @@ class Worker:
             except InboxUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
+            except Exception:  # a bug of ours must not end all handling
+                log.LOGGER.exception("bug")
+                await asyncio.sleep(STORE_RETRY_S)
+                continue
             await wait_until(self._wake, due_ms, self._now_ms())
 
     async def _claim(self) -> int | None:
@@ -115,7 +119,12 @@ class Worker:
             log.LOGGER.error("bug", exc_info=error)
 
     async def _attend(self, claimed: Claimed) -> None:
-        event = event_of(claimed)
+        try:
+            event = event_of(claimed)
+        except Exception as bug:  # it was read when it came; it is kept, and shown as dead
+            log.LOGGER.exception("bug")
+            await self._record(self._judge(claimed, bug))
+            return
         handler = self._handlers.find(event.status)
         if handler is None:  # it was wanted when it came; the handlers are others now
             await self._record(Settlement(id=claimed.id, state="ignored", now_ms=self._now_ms()))

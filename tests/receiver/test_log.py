@@ -19,7 +19,9 @@ class Terminal(io.StringIO):
 def restored() -> Iterator[None]:
     loggers = (log.LOGGER, logging.getLogger("uvicorn"))
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    flags = (logging.logThreads, logging.logProcesses, logging.logMultiprocessing)
     yield
+    logging.logThreads, logging.logProcesses, logging.logMultiprocessing = flags
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
         logger.propagate = propagate

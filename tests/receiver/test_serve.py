@@ -31,6 +31,11 @@ from receiver import Receiver
 def fulfil(event, tx):
     tx.execute("INSERT INTO effects VALUES (?, ?)", (event.job_id, event.status))
 
+def hang(event):
+    import time
+    open(f"hangs-{event.attempt}", "w").close()
+    time.sleep(0 if event.attempt > 1 else 600)
+
 def fail(event):
     if not os.path.exists("mended"):
         raise ValueError("no such order")
@@ -134,6 +139,19 @@ def test_a_dead_message_is_found_replayed_and_pruned_by_command(
     assert "job_1" in run("expected", "--state", "known")
     wait_until(lambda: '"handled"' in run("inbox", "list", "--json"))
     assert run("inbox", "prune", "--older-than-days", "0") == "pruned: 1 bodies, 1 messages\n"
+
+
+def test_a_handler_that_hangs_keeps_no_process_from_leaving(
+    start: Callable[..., Process], tmp_path: Path
+) -> None:
+    """SIGTERM ends it after the grace; the next start counts that attempt as spent, and goes on."""
+    words = ("--handler", "shop_jobs:hang")
+    process = start(*words, RECEIVER_DRAIN_GRACE="0.2")
+    assert post(process) == "accepted"
+    wait_until((tmp_path / "hangs-1").exists)
+    assert process.end(signal.SIGTERM) == 0
+    start(*words)
+    wait_until((tmp_path / "hangs-2").exists)
 
 
 class Local(BaseHTTPRequestHandler):

@@ -77,6 +77,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("RERUNS", "all"),
         ("URL_TOKEN", "short"),
         ("EFFECTS_URL", "mysql://h/db"),
+        ("EFFECTS_URL", "sqlite:///./receiver.db"),
         ("KEEP_MESSAGES", "5"),
         ("HANDLER_CONCURRENCY", "0"),
         ("SIGNATURE_HEADER", "X Webhook"),
