@@ -17,6 +17,7 @@ from dispatcher.cli import (
     failure,
     keys,
     listing,
+    move,
     replay,
     secrets,
     send,
@@ -70,7 +71,7 @@ def build() -> typer.Typer:
     )
     app.callback(invoke_without_command=True, epilog=_START)(_root)
     for panel, modules in (
-        ("Run the service", (serve, doctor)),
+        ("Run the service", (serve, move, doctor)),
         ("Callbacks", (send, listing, show, replay, cancel, stats)),
         ("Setting up", (destinations, keys, secrets, tenants)),
     ):

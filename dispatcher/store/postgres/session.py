@@ -35,6 +35,10 @@ _TAKE_SEAT: Final = (
     f"WHERE pg_try_advisory_lock({_SEAT_LOCKS}, n) LIMIT 1"
 )
 _NOW_MS: Final = "(extract(epoch FROM now()) * 1000)::bigint"
+_END_EARLIER: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = %s AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%%'
+"""
 _MARK: Final = f"""
 WITH marked AS (
     INSERT INTO writers (id, batch, seen_ms) VALUES (?, ?, {_NOW_MS})
@@ -102,8 +106,10 @@ class Session:
         return self._connection
 
     def _take_seat(self, connection: psycopg.Connection) -> None:
-        """A number that no other living session has: its rows of counts are ours alone."""
+        """A number that no other living session has: its rows of counts are ours alone. An earlier
+        session of ours that does not know yet that it is alone is ended, with what it holds."""
         make_durable(connection)
+        connection.execute(_END_EARLIER, (self._name,))
         row = connection.execute(_TAKE_SEAT).fetchone()
         if row is None:
             raise StoreUnavailable(f"more than {_SEATS_MAX} processes use this database")
@@ -158,7 +164,7 @@ class Session:
         if connection is None:
             return False
         try:
-            return connection.execute("COMMIT").statusmessage == "COMMIT"
+            return connection.execute("COMMIT", prepare=False).statusmessage == "COMMIT"
         except psycopg.Error as error:
             if not lost(error, connection):
                 self.roll_back()
@@ -205,22 +211,16 @@ class Session:
     def _happened(self, batch: int) -> bool:
         """Whether this batch is in the database: asked of the server, for as long as it is worth.
 
-        The mark is read under its row's lock, so a commit that still runs is waited for; the old
-        session is ended if it does not know yet that it is alone.
+        The mark is read under its row's lock, so a commit that still runs is waited for.
         """
         until_s = time.monotonic() + _ASK_S
         while True:
             try:
-                connection = self._connected()
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE application_name = %s AND pid <> pg_backend_pid() "
-                    "AND state = 'idle in transaction'",
-                    (self._name,),
+                row = (
+                    self._connected()
+                    .execute("SELECT batch FROM writers WHERE id = %s FOR UPDATE", (self.id,))
+                    .fetchone()
                 )
-                row = connection.execute(
-                    "SELECT batch FROM writers WHERE id = %s FOR UPDATE", (self.id,)
-                ).fetchone()
             except (psycopg.Error, StoreUnavailable) as error:
                 if time.monotonic() > until_s:
                     raise StoreUnavailable(

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp import web
@@ -26,6 +26,7 @@ _START_S: Final = 30.0
 _SETTLED_S: Final = 90.0
 # Leases of three seconds: what a killed process held is taken over while the test looks on.
 POLICY: Final = {"attempts": 50, "delays": [0.2], "jitter": 0, "timeout": 2}
+SENDER_PREFIX: Final = "X-Test-Sender-"
 SETTINGS: Final = {
     "ADMIN_KEY": ADMIN_KEY,
     "ALLOW_NETWORKS": "127.0.0.0/8",
@@ -43,13 +44,19 @@ class Member:
 
     database_url: str
     log: Path
+    number: int = 0
     settings: dict[str, str] = field(default_factory=dict)
     url: str = ""
     process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
         """Start, and wait until it says where it listens."""
-        given = {**SETTINGS, "DATABASE_URL": self.database_url, **self.settings}
+        given = {
+            **SETTINGS,
+            "DATABASE_URL": self.database_url,
+            "SIGNATURE_HEADER": f"{SENDER_PREFIX}{self.number}",  # shows customers the sender
+            **self.settings,
+        }
         env = {name: value for name, value in os.environ.items() if "DISPATCHER_" not in name}
         env |= {f"DISPATCHER_{name}": value for name, value in given.items()}
         with self.log.open("ab") as log:
@@ -73,13 +80,26 @@ class Member:
             await process.wait()
 
 
+class Arrival(NamedTuple):
+    """When a delivery was answered, and which dispatcher had sent it."""
+
+    at_s: float
+    sender: int
+
+
+def sender_of(request: web.Request) -> int:
+    """The number of the dispatcher, by the name that it gives the signature's header."""
+    names = [name for name in request.headers if name.startswith(SENDER_PREFIX)]
+    return int(names[0].removeprefix(SENDER_PREFIX))
+
+
 @dataclass(slots=True)
 class Sink:
     """The customers' servers: one path a destination. Counts what arrives and how much at once."""
 
     url: str = ""
     answer_s: float = 0.0
-    arrivals: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    arrivals: dict[str, list[Arrival]] = field(default_factory=lambda: defaultdict(list))
     running: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
     twice_at_once: int = 0
@@ -94,18 +114,16 @@ class Sink:
         try:
             await request.read()
             await asyncio.sleep(self.answer_s * random.uniform(0.5, 1.5))
-            self.arrivals[one].append(time.time())
+            self.arrivals[one].append(Arrival(time.time(), sender_of(request)))
             return web.Response(text="ok")
         finally:
             self.running[where] -= 1
             self._open[one] -= 1
 
     @property
-    def duplicates(self) -> list[tuple[float, float]]:
-        """The times of each arrival that was not the first, and of the one before it."""
-        return [
-            (before, after) for times in self.arrivals.values() for before, after in pairwise(times)
-        ]
+    def duplicates(self) -> list[tuple[Arrival, Arrival]]:
+        """Each arrival that was not the first, behind the one before it."""
+        return [pair for arrivals in self.arrivals.values() for pair in pairwise(arrivals)]
 
 
 @asynccontextmanager
@@ -131,7 +149,7 @@ async def fleet(
 ) -> AsyncIterator[list[Member]]:
     """`count` dispatchers on one database, ended with the block."""
     members = [
-        Member(database_url=database_url, log=folder / f"{n}.log", settings=settings)
+        Member(database_url=database_url, log=folder / f"{n}.log", number=n, settings=settings)
         for n in range(count)
     ]
     try:

@@ -1,0 +1,202 @@
+"""Moving a SQLite file into a PostgreSQL database: table by table in the order of their keys, so
+that a move that was interrupted goes on after the last row that arrived."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from dispatcher.clock import now_ms
+from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.migrate import migrate_postgres, migrate_sqlite
+from dispatcher.store.postgres.errors import line
+from dispatcher.store.postgres.server import QUIET, Server, check_database, make_durable
+from dispatcher.store.postgres.tx import text
+from dispatcher.store.sqlite import file
+
+# In this order, each by its primary key. Counts are not moved but counted anew.
+TABLES: Final[dict[str, tuple[str, ...]]] = {
+    "tenants": ("name",),
+    "keys": ("id",),
+    "secrets": ("id",),
+    "destinations": ("id",),
+    "lanes": ("id",),
+    "turns": ("tenant",),
+    "callbacks": ("id",),
+    "payloads": ("callback",),
+    "tags": ("tenant", "key", "value", "callback"),
+    "attempts": ("callback", "n"),
+    "replays": ("id",),
+}
+# Rows in one commit: what an interruption may cost, and few enough that large payloads do not fill
+# the server's log at once.
+_SLICE: Final = 2_000
+_MOVING: Final = 0x6D6F7665  # the advisory lock of a move: "move"
+
+_COUNT: Final = """
+INSERT INTO counts (tenant, state, seat, n)
+SELECT tenant, state, 0, count(*) FROM callbacks GROUP BY tenant, state
+"""
+
+# Asked of both databases; the answers must be the same.
+CHECKS: Final[dict[str, str]] = {
+    **{f"rows of {table}": f"SELECT count(*) FROM {table}" for table in TABLES},
+    "callbacks by tenant and state": (
+        "SELECT tenant, state, class, count(*), sum(attempts), sum(tries), min(id), max(id) "
+        "FROM callbacks GROUP BY tenant, state, class ORDER BY tenant, state, class"
+    ),
+    "schedules": "SELECT sum(due_ms), sum(lease_ms), sum(expires_ms), sum(claim) FROM callbacks",
+    "payload bytes": "SELECT sum(length(body)) FROM payloads",
+}
+
+Progress = Callable[[str, int, int], None]
+"""Told the table, how many of its rows are there, and how many there will be."""
+
+
+@dataclass(slots=True)
+class Moved:
+    """What a move came to: rows per table, how many of them this run brought, and the checks in
+    which the two databases differ."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    brought: int = 0
+    differing: list[str] = field(default_factory=list)
+
+
+def move(source: Path, target_url: str, progress: Progress) -> Moved:
+    """Move everything in the file, which no service may be using, into the database, which must be
+    empty or hold an interrupted move of the same file. The file is left as it is.
+
+    Raises CannotStart, Conflict and StoreUnavailable; after each of them it can be run again.
+    """
+    if not source.exists():
+        raise CannotStart(f"there is no database at {source}")
+    owner = file.Ownership(source)
+    owner.take()
+    try:
+        with _opened(source) as old, _connected(target_url) as new:
+            return _move(old, new, str(source.absolute()), progress)
+    except (sqlite3.Error, psycopg.Error) as error:
+        raise StoreUnavailable(
+            f"the move was interrupted: {line(error)}; run it again, it goes on from here"
+        ) from error
+    finally:
+        owner.release()
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[sqlite3.Connection]:
+    with closing(file.connect_writer(source)) as connection:
+        migrate_sqlite(connection)
+        yield connection
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[psycopg.Connection]:
+    server = Server(url)
+    try:
+        connection = server.connect("postback move", QUIET)
+    except StoreUnavailable as error:
+        raise CannotStart(str(error)) from None
+    with closing(connection):
+        try:
+            check_database(connection, server.shown)
+            migrate_postgres(connection)
+            make_durable(connection)
+        except psycopg.Error as error:
+            raise CannotStart(f"cannot use {server.shown}: {line(error)}") from None
+        yield connection
+
+
+def _move(
+    old: sqlite3.Connection, new: psycopg.Connection, source: str, progress: Progress
+) -> Moved:
+    _begin(new, source)
+    moved = Moved()
+    for table, key in TABLES.items():
+        total = _number(old.execute(f"SELECT count(*) FROM {table}").fetchone())
+        there = _number(new.execute(f"SELECT count(*) FROM {table}".encode()).fetchone())
+        progress(table, there, total)
+        for rows in _slices(old, new, table, key):
+            there += rows
+            moved.brought += rows
+            progress(table, there, total)
+        moved.rows[table] = there
+    moved.differing = [what for what, sql in CHECKS.items() if not _same(old, new, sql)]
+    if not moved.differing:
+        with new.transaction():
+            new.execute("DELETE FROM counts")
+            new.execute(_COUNT)
+            new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), source))
+        new.execute("ANALYZE")
+    return moved
+
+
+def _begin(new: psycopg.Connection, source: str) -> None:
+    """Raises Conflict where this file cannot be moved to this database."""
+    if not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
+        raise Conflict("another move into this database is running")
+    found: dict[str, int | None] = dict(new.execute("SELECT source, done_ms FROM moves").fetchall())
+    if found.get(source) is not None:
+        raise Conflict(f"{source} was moved into this database already")
+    if source in found:
+        return
+    there = [
+        table
+        for table in ("tenants", "keys", "callbacks")
+        if new.execute(f"SELECT 1 FROM {table} LIMIT 1".encode()).fetchone()
+    ]
+    if found or there:
+        what = f"a move of {next(iter(found))}" if found else ", ".join(there)
+        raise Conflict(f"the database is not empty (it has {what}): name a new one")
+    new.execute("INSERT INTO moves (source) VALUES (%s)", (source,))
+
+
+def _slices(
+    old: sqlite3.Connection, new: psycopg.Connection, table: str, key: tuple[str, ...]
+) -> Iterator[int]:
+    """Copy the rows after the last that arrived, slice by slice; yields how many each had."""
+    columns = [row[1] for row in old.execute(f"PRAGMA table_info({table})")]
+    names = ", ".join(f'"{name}"' for name in columns)
+    order = ", ".join(key)
+    backwards = ", ".join(f"{name} DESC" for name in key)
+    places = [columns.index(name) for name in key]
+    after = new.execute(
+        f"SELECT {order} FROM {table} ORDER BY {backwards} LIMIT 1".encode()
+    ).fetchone()
+    while True:
+        bound = f"WHERE ({order}) > ({', '.join('?' * len(key))})" if after else ""
+        rows = old.execute(
+            f"SELECT {names} FROM {table} {bound} ORDER BY {order} LIMIT {_SLICE}", after or ()
+        )
+        number, last = _copy(new, f"COPY {table} ({names}) FROM STDIN", rows)
+        if last is None:
+            return
+        yield number
+        after = tuple(last[place] for place in places)
+
+
+def _copy(
+    new: psycopg.Connection, statement: str, rows: sqlite3.Cursor
+) -> tuple[int, tuple[Any, ...] | None]:
+    """One commit. Returns how many rows, and the last one."""
+    number, last = 0, None
+    with new.cursor().copy(statement.encode()) as copy:
+        for row in rows:
+            copy.write_row([text(value) if isinstance(value, str) else value for value in row])
+            number, last = number + 1, row
+    return number, last
+
+
+def _same(old: sqlite3.Connection, new: psycopg.Connection, sql: str) -> bool:
+    return old.execute(sql).fetchall() == new.execute(sql.encode()).fetchall()
+
+
+def _number(row: Any) -> int:
+    return 0 if row is None else int(row[0])

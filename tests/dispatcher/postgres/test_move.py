@@ -1,0 +1,202 @@
+"""Moving a SQLite file to PostgreSQL: nothing lost, everything as it was, and it can be resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from dispatcher.cli import main
+from dispatcher.filters import Filter
+from dispatcher.settings import Settings
+from dispatcher.store import open_store
+from dispatcher.store.base import CannotStart, Conflict
+from dispatcher.store.postgres.move import TABLES, move
+from tests.dispatcher.postgres import folders
+from tests.dispatcher.postgres.fleet import SCALE
+from tests.dispatcher.store.builders import TENANT, World, raises, secret
+
+STATES = ("pending", "sending", "delivered", "dead", "cancelled")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    yield folders.url_for(tmp_path)
+    folders.drop_under(tmp_path)
+
+
+def quiet(_table: str, _there: int, _total: int) -> None: ...
+
+
+async def filled(path: Path, count: int) -> World:
+    """A closed world on a file with `count` callbacks, a fifth of them in each state."""
+
+    def make() -> Any:
+        return open_store(Settings(database_url=f"sqlite:///{path}", destination_concurrency=8))
+
+    world = World(make=make, store=make())
+    await world.open()
+    await world.store.ensure_tenant(TENANT, secret())
+    await world.register("named", headers=(("X-A", "1"),), rate_per_second=5.0)
+    for start in range(0, count, 1_000):
+        part = min(count - start, 1_000)
+        await asyncio.gather(*(_one(world, start + n) for n in range(part)))
+        world.tick()
+    made = await world.store.make_replay(
+        TENANT, Filter(status="dead"), rate_per_second=1.0, now_ms=world.now_ms
+    )
+    await world.store.feed_replay(made.id, limit=count // 50 or 1, now_ms=world.tick())
+    await world.store.close()
+    return world
+
+
+async def _one(world: World, number: int) -> None:
+    state = STATES[number % 5]
+    url = f"http://127.0.0.1:9/{state}/{number // 5 // 8}"
+    submitted = await world.submit(
+        f"job-{number}",
+        url=url,
+        handover=state in ("sending", "delivered", "dead"),
+        body=b"\x00\xff" + str(number).encode(),
+        tags={"n": str(number % 7), "": "é\n"} if number % 3 == 0 else None,
+        key=f"key-{number}" if number % 4 == 0 else None,
+    )
+    if state == "cancelled":
+        await world.store.cancel(TENANT, submitted.id, now_ms=world.now_ms)
+    elif submitted.delivery is not None and state != "sending":
+        await world.settle(submitted.delivery, "delivered" if state == "delivered" else "dead")
+
+
+def rows(path: Path, url: str, table: str) -> tuple[list[Any], list[Any]]:
+    """All rows of a table in both databases, in the order of their keys."""
+    order = ", ".join(TABLES[table])
+    with sqlite3.connect(path) as old, psycopg.connect(url) as new:
+        columns = [row[1] for row in old.execute(f"PRAGMA table_info({table})")]
+        names = ", ".join(f'"{name}"' for name in columns)
+        sql = f"SELECT {names} FROM {table} ORDER BY {order}"
+        return old.execute(sql).fetchall(), new.execute(sql.encode()).fetchall()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_a_moved_file_loses_nothing_and_goes_on(tmp_path: Path, url: str) -> None:
+    """Ids, bytes, states, attempts, schedules, keys; interrupted in each table and resumed."""
+    count = round(5_000 * SCALE)
+    path = tmp_path / "old.db"
+    world = await filled(path, count)
+    interrupted = set()
+
+    def interrupt(table: str, there: int, total: int) -> None:
+        if table not in interrupted and there:
+            interrupted.add(table)
+            raise InterruptedError(table)
+
+    began = time.monotonic()
+    while True:
+        try:
+            moved = await asyncio.to_thread(move, path, url, interrupt)
+            break
+        except InterruptedError:
+            continue
+    seconds = time.monotonic() - began
+    assert moved.differing == []
+    states = {}
+    for table in TABLES:
+        old, new = rows(path, url, table)
+        assert new == old, table
+        states[table] = len(new)
+    assert interrupted == {table for table in TABLES if states[table]}
+    print(f"\nmoved {states} in {seconds:.1f} s, interrupted {len(interrupted)} times")
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    try:
+        stats = await store.stats(None, now_ms=world.now_ms)
+        assert sum(stats.counts.values()) == count
+        assert all(stats.counts[state] for state in ("pending", "delivered", "dead", "cancelled"))
+        assert (await store.submit(*_again(), handover=False)).duplicate  # keys hold
+    finally:
+        await store.close()
+
+
+def _again() -> tuple[Any]:
+    from tests.dispatcher.store.builders import callback
+
+    return (callback("job-0", url="http://127.0.0.1:9/pending/0", body=b"\x00\xff0", key="key-0"),)
+
+
+async def test_a_half_moved_database_starts_nothing(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "old.db"
+    await filled(path, 20)
+
+    def interrupt(table: str, there: int, total: int) -> None:
+        if table == "payloads":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await asyncio.to_thread(move, path, url, interrupt)
+    error = await raises(CannotStart, open_store(Settings(database_url=url)).open())
+    assert "dispatcher move" in str(error)
+    moved = await asyncio.to_thread(move, path, url, quiet)
+    assert moved.rows["payloads"] == 20
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    await store.close()
+    with pytest.raises(Conflict, match="already"):
+        await asyncio.to_thread(move, path, url, quiet)
+
+
+async def test_a_database_with_anything_in_it_is_not_moved_into(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "old.db"
+    await filled(path, 5)
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    await store.ensure_tenant("other", secret("other"))
+    await store.close()
+    with pytest.raises(Conflict, match="not empty"):
+        await asyncio.to_thread(move, path, url, quiet)
+
+
+async def test_a_file_that_a_service_uses_is_not_moved(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "old.db"
+    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    await store.open()
+    try:
+        with pytest.raises(CannotStart, match="in use"):
+            await asyncio.to_thread(move, path, url, quiet)
+    finally:
+        await store.close()
+
+
+async def test_the_command_says_what_it_moved(
+    tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "old.db"
+    await filled(path, 20)
+    arguments = ["move", f"sqlite:///{path}", url]
+    assert await asyncio.to_thread(main, ["--json", *arguments]) == 0
+    assert '"callbacks":20' in capfd.readouterr().out
+    assert await asyncio.to_thread(main, arguments) == 1
+    assert "already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        ("sqlite:////nowhere/x.db", "postgresql://u:test-password@127.0.0.1:1/x", "no database"),
+        ("postgresql://a/b", "postgresql://a/c", "sqlite:///"),
+        ("sqlite:///x.db", "mysql://a/b", "postgresql://"),
+    ],
+)
+def test_a_move_from_or_to_nowhere_is_one_clear_line(
+    source: str, target: str, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["move", source, target]) == 3
+    error = capfd.readouterr().err
+    assert said in error
+    assert "test-password" not in error
