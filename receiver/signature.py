@@ -238,10 +238,8 @@ def pick_headers(headers: object, wanted: set[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in header_pairs(headers):
         text = name.decode("latin-1") if isinstance(name, bytes) else name
-        if not isinstance(text, str) or not text.isascii():
-            continue
-        key = text.lower()
-        if key not in wanted:
+        # Only ASCII: a letter of another script may have an ASCII one as its lower case.
+        if not isinstance(text, str) or not text.isascii() or (key := text.lower()) not in wanted:
             continue
         if key in found:
             raise SignatureError("ambiguous", f"the header {key} is there more than once")

@@ -121,12 +121,14 @@ class Transaction:
     def abandon(self) -> None:
         """Rolls back what is not committed and lets the next one in; at once, even while the
         handler's thread still runs: nothing that it does afterwards reaches the database."""
-        with self._ending:
+        with self._ending:  # to the end, or close() would close what is being rolled back
             if self._ended:
                 return
             self._ended = True
-        self.tx.abandon()
-        self._effects.end(None)
+            try:
+                self.tx.abandon()
+            finally:
+                self._effects.end(None)
 
     def close(self) -> None:
         """Once the handler has truly ended."""

@@ -28,6 +28,11 @@ class Run:
         self._now_ms: Final = now_ms
         self._transaction: Transaction | None = None
         self._timed_out = False
+        self._loop: Final = asyncio.get_running_loop()
+        # Done when the handler's own time begins: waiting for a turn in the database is not it.
+        self.begun: Final[asyncio.Future[None]] = self._loop.create_future()
+        if not handler.takes_tx:
+            self.begun.set_result(None)
         start = self._async if handler.is_async else self._sync
         self.work: Final[asyncio.Future[None]] = asyncio.ensure_future(start())
 
@@ -41,7 +46,8 @@ class Run:
         back; a thread goes on, and ``work`` with it."""
         self._timed_out = True
         if self._transaction is not None:
-            self._transaction.abandon()
+            # Beside the loop: a statement may have to end first.
+            threading.Thread(target=self._transaction.abandon, daemon=True).start()
         if self._handler.is_async:
             self.work.cancel()
 
@@ -85,6 +91,8 @@ class Run:
         if self._timed_out:  # nobody is there any more who would end it
             transaction.close()
             raise HandlerTimeout("it was not its turn in your database in time")
+        with suppress(RuntimeError):  # the loop is gone, and with it who waited
+            self._loop.call_soon_threadsafe(self.begun.set_result, None)
         return transaction
 
 

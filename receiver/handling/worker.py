@@ -145,6 +145,7 @@ class Worker:
     async def _outcome(self, run: Run, event: Event) -> BaseException | None:
         """What the handler raised, once it has ended; None where it did its work, even late."""
         timeout_s = self._limits.timeout_s
+        await asyncio.wait((run.work, run.begun), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait((run.work,), timeout=timeout_s)
         if run.work.done() and not run.work.cancelled():
             return run.work.exception()

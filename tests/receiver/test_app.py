@@ -21,6 +21,7 @@ from receiver.app import Receiver, create_app
 from receiver.log import JsonFormatter
 from receiver.settings import SettingError, Settings
 from receiver.signature import sign_sha256, signed_headers
+from receiver.store.commit import on_thread
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed"}'
@@ -131,6 +132,23 @@ async def test_an_unverified_request_writes_nothing(
     answer = await http.post("/webhooks", content=BODY, headers=headers)
     assert check_error(answer, 401, "SIGNATURE_INVALID") == {"reason": reason}
     assert rows(settings) == 0
+
+
+async def test_a_flood_of_bad_signatures_costs_no_disk_write(
+    app: Receiver, http: httpx.AsyncClient
+) -> None:
+    """Not one statement reaches the writing connection."""
+    statements: list[str] = []
+    writer = app.inbox._writer
+    await on_thread(writer, lambda db: db.set_trace_callback(statements.append))
+    forged = {**signed(), "webhook-id": "cb_2"}
+    answers = await asyncio.gather(
+        *(http.post("/webhooks", content=BODY, headers=forged) for _ in range(200))
+    )
+    assert {answer.status_code for answer in answers} == {401}
+    assert statements == []
+    assert (await post(http)).json() == {"status": "accepted"}
+    assert "COMMIT" in statements
 
 
 async def test_a_repeated_signature_header_is_refused(http: httpx.AsyncClient) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -368,6 +370,44 @@ async def test_a_hanging_handler_with_tx_gives_the_database_back_at_once(
         assert shop() == [("other", "completed")]
         await client.advance(timedelta(hours=1))
         assert shop() == [("other", "completed"), ("hangs", "completed")]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_attempts_that_end_at_their_timeout_have_one_effect_or_none(
+    settings: Settings, shop: Callable[[], list[Any]], kind: str
+) -> None:
+    """A hundred jobs whose handlers take about as long as they may: however commit and timeout
+    meet, each effect is there once in the end, and the database is never left locked."""
+    random = Random(7)
+
+    def sync(event: Event, tx: Any) -> None:
+        write(tx, event)
+        time.sleep(random.uniform(0, 0.02) / event.attempt)
+
+    async def async_(event: Event, tx: Any) -> None:
+        await write(tx, event)
+        await asyncio.sleep(random.uniform(0, 0.02) / event.attempt)
+
+    short = replace(
+        settings,
+        handler_timeout=0.01,
+        handler_attempts=50,
+        handler_retry_base=0.001,
+        handler_retry_cap=0.002,
+    )
+    receiver = Receiver(short)
+    receiver.on("*")(sync if kind == "sync" else async_)
+    async with Client(receiver, SECRET) as client:
+        for n in range(100):
+            await client.send(job(f"job_{n}"))
+
+        async def all_handled() -> bool:
+            backlog = await receiver.inbox.backlog()
+            return backlog.pending + backlog.running == 0
+
+        await until(all_handled)
+        assert (await receiver.inbox.backlog()).dead == 0
+    assert sorted(shop()) == sorted((f"job_{n}", "completed") for n in range(100))
 
 
 async def test_handlers_raise_what_they_like(settings: Settings) -> None:
