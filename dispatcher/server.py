@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -23,22 +24,23 @@ Announce = Callable[[str, str | None], None]
 """Told once the URL that is listened on and, at a first start, the platform key that was made."""
 
 
-def serve(settings: Settings, *, announce: Announce) -> None:
-    """Serve until SIGINT or SIGTERM; a second one leaves at once.
+def serve(settings: Settings, *, announce: Announce, listener: socket.socket | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; a second one leaves at once. A `listener` that is given is
+    used, and closed, instead of a new one.
 
     Raises CannotStart and SettingError.
     """
     logs.configure(settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=serving.loop_factory()) as runner:
         try:
-            runner.run(_serve(settings, announce))
+            runner.run(_serve(settings, announce, listener))
         except serving.CannotListen as error:
             advice = "choose another with --port or DISPATCHER_PORT"
             raise CannotStart(f"{error}; {advice}") from None
 
 
-async def _serve(settings: Settings, announce: Announce) -> None:
-    with serving.listen(settings.host, settings.port) as listener:
+async def _serve(settings: Settings, announce: Announce, given: socket.socket | None) -> None:
+    with given or serving.listen(settings.host, settings.port) as listener:
         url = serving.url_of(listener)
         service = Service(settings)
         await service.start()

@@ -16,6 +16,7 @@ from dispatcher.cli.checks_database import database, sqlite_version
 from dispatcher.cli.finding import Check
 from dispatcher.cli.output import size
 from dispatcher.settings import ClientSettings, Settings
+from dispatcher.store import is_postgres
 from dispatcher.store.base import CannotStart
 from dispatcher.store.sqlite import file
 
@@ -30,9 +31,7 @@ _TWICE: Final = 2
 def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
     """Every check, in the order in which one would mend things. Changes nothing."""
     return [
-        *database(settings),
-        sqlite_version(),
-        disk(settings),
+        *_stored(settings),
         files(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         clock(time.time()),
         signing_secret(settings),
@@ -40,6 +39,15 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
         egress(settings),
         *running(service),
     ]
+
+
+def _stored(settings: Settings) -> list[Check]:
+    """The database, whichever it is."""
+    if is_postgres(settings.database_url):
+        from dispatcher.cli.checks_postgres import postgres
+
+        return list(postgres(settings))
+    return [*database(settings), sqlite_version(), disk(settings)]
 
 
 def disk(settings: Settings) -> Check:

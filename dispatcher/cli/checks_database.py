@@ -59,9 +59,9 @@ def sqlite_version(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> Ch
     )
 
 
-def schema(found: int) -> Check:
+def schema(found: int, dialect: str = "sqlite") -> Check:
     """Whether this version can use a database with this schema."""
-    newest = scripts("sqlite")[-1][0]
+    newest = scripts(dialect)[-1][0]
     if found > newest:
         message = f"{found}, but this version knows {newest}"
         advice = "run the version that wrote it, or a newer one"

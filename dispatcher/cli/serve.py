@@ -18,6 +18,7 @@ from dispatcher.settings import Settings, load
 _SERVE: Final = (
     "dispatcher serve",
     "dispatcher serve --port 0 --database-url sqlite:////var/lib/postback/postback.db",
+    "dispatcher serve --workers 4 --database-url postgresql://postback@db.internal/postback",
     "DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8 dispatcher serve   [dim]# deliver to this machine[/dim]",
 )
 _BACKUP: Final = ("dispatcher backup /backups/postback-$(date +%F).db",)
@@ -50,17 +51,24 @@ def serve(
         int | None, typer.Option(min=0, max=65_535, metavar="N", help="0 takes a free one.")
     ] = None,
     database_url: DatabaseUrl = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="Processes; more than 1 on PostgreSQL.")
+    ] = 1,
 ) -> None:
     """Run the service until it is stopped. SIGTERM or Ctrl-C: it finishes what is in flight; a
     second one: it leaves at once. Options win over the environment's DISPATCHER_… settings."""
     from dispatcher import server  # the other commands start faster without it
+    from dispatcher.workers import serve_many
 
     settings = stored(database_url)
     if host is not None:
         settings = replace(settings, host=host)
     if port is not None:
         settings = replace(settings, port=port)
-    server.serve(settings, announce=_announce)
+    if workers == 1:
+        server.serve(settings, announce=_announce)
+    else:
+        serve_many(settings, workers, announce=_announce)
 
 
 def _announce(url: str, new_key: str | None) -> None:
