@@ -122,5 +122,6 @@ def _served(settings: Settings) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join()
+        thread.join(30)
+    assert not thread.is_alive(), "the service does not stop"
     assert not failures, failures
