@@ -40,6 +40,7 @@ async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None
         )
         with server.signals():
             async with app:  # here, not in the lifespan: the inbox's error is told in one line
+                serving.tame_collector()
                 await server.serve(sockets=[listener])
     if on_stopped is not None:
         await on_stopped()

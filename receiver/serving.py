@@ -2,6 +2,7 @@
 serves through this too."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -90,6 +91,15 @@ def url_of(listener: socket.socket) -> str:
     """Where it listens."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def tame_collector() -> None:
+    """Requests make many objects and few cycles: at Python's own thresholds looking for cycles
+    took 25 to 60 µs of CPU from each of the dispatcher's deliveries (measured at saturation, of
+    some 350). Call it when everything is set up."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
