@@ -66,7 +66,7 @@ _TURN: Final = """
 
 # Differs: one statement, since the turn's own `served_ms` is moved here and not by the claim: the
 # claim would hold the tenant's row for the rest of its commit.
-_TURNS: Final = f"""
+TURNS: Final = f"""
 WITH now AS MATERIALIZED (
     SELECT tenant, CASE WHEN tenant = ANY(?::text[]) THEN ?::bigint ELSE served_ms END AS served_ms
     FROM turns WHERE tenant = ANY(?::text[])
@@ -133,7 +133,7 @@ def refresh_turns(tx: PostgresTx, tenants: Iterable[str], served: Iterable[str] 
     wanted = ids(tenants)
     if wanted:
         tx.all(_LOCK_TURNS, wanted)
-        tx.run(_TURNS, ids(served), tx.served_ms, wanted)
+        tx.run(TURNS, ids(served), tx.served_ms, wanted)
 
 
 def mend(tx: PostgresTx, after: str, *, limit: int, idle_since_ms: int) -> tuple[int, str | None]:

@@ -17,11 +17,11 @@ _OF_CALLBACKS: Final = "SELECT DISTINCT destination FROM callbacks WHERE id = AN
 ENDED: Final = (
     "SELECT DISTINCT destination FROM callbacks WHERE state = 'sending' AND lease_ms <= ?"
 )
-_EXPIRED: Final = """
+EXPIRED: Final = """
 SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
 ORDER BY expires_ms LIMIT ?
 """
-_DOOMED: Final = "SELECT id FROM lanes WHERE doomed IS NOT NULL"
+DOOMED: Final = "SELECT id FROM lanes WHERE doomed IS NOT NULL"
 
 
 def none(_tx: PostgresTx) -> Iterable[str]:
@@ -46,7 +46,7 @@ def of_ended_leases(now_ms: int) -> Lanes:
 
 def of_expiring(now_ms: int, limit: int) -> Lanes:
     """The lanes of what waits past its maximum age, and those whose backlog is to end."""
-    return lambda tx: [*_first(tx, _EXPIRED, tx.at(now_ms), limit), *_first(tx, _DOOMED)]
+    return lambda tx: [*_first(tx, EXPIRED, tx.at(now_ms), limit), *_first(tx, DOOMED)]
 
 
 def of_slice(after: str, limit: int) -> Lanes:

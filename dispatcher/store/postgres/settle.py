@@ -13,8 +13,13 @@ from dispatcher.store.base import Settlement
 from dispatcher.store.postgres.tx import PostgresTx, ids, text
 from dispatcher.store.tx import Row
 
+# Differs: the state is looked at here and not there, so that no plan can go by a partial index.
+HELD: Final = """
+SELECT id, claim, cancelling, state FROM callbacks WHERE id = ANY(?::text[])
+"""
+
 # Differs: arrays, one a column, and not a statement a row.
-_SETTLE: Final = """
+SETTLE: Final = """
 UPDATE callbacks c SET state = u.state, due_ms = u.due_ms, lease_ms = NULL, tries = u.tries,
     attempts = u.attempts, finished_ms = u.finished_ms, last_error = u.last_error, cancelling = 0
 FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
@@ -28,7 +33,7 @@ SELECT * FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::float8[], ?::text[]
                      ?::text[], ?::text[])
 """
 
-_HEED: Final = """
+HEED: Final = """
 UPDATE lanes l SET "window" = u.size, failures = u.failures,
     failing_since_ms = u.failing_since_ms, openings = u.openings, held_until_ms = u.held_until_ms,
     held_reason = u.held_reason
@@ -44,14 +49,7 @@ def settle(tx: PostgresTx, settlements: Sequence[Settlement]) -> list[bool]:
     Differs: a commit whose answer was lost may have recorded one already; that is no stale claim.
     """
     wanted = ids(item.delivery.id for item in settlements)
-    held = {
-        (row[0], row[1]): bool(row[2])
-        for row in tx.all(
-            "SELECT id, claim, cancelling FROM callbacks "
-            "WHERE id = ANY(?::text[]) AND state = 'sending'",
-            wanted,
-        )
-    }
+    held = {(row[0], row[1]): bool(row[2]) for row in tx.all(HELD, wanted) if row[3] == "sending"}
     current: dict[str, tuple[Settlement, State]] = {}
     results = []
     for item in settlements:
@@ -90,7 +88,7 @@ def _trace(item: Settlement) -> tuple[object, ...]:
 
 
 def _record(tx: PostgresTx, settled: Sequence[tuple[Settlement, State]]) -> None:
-    tx.run(_SETTLE, *columns([_settled_row(tx, item, state) for item, state in settled]))
+    tx.run(SETTLE, *columns([_settled_row(tx, item, state) for item, state in settled]))
     tx.run(_ATTEMPT, *columns([_attempt_row(item) for item, _ in settled]))
     for item, state in settled:
         delivery = item.delivery
@@ -160,7 +158,7 @@ def _heed(tx: PostgresTx, settled: Sequence[Settlement]) -> None:
             disable(tx, lane, "it answered 410 Gone")
     changed = [(*astuple(health), lane) for lane, health in now.items() if health != before[lane]]
     if changed:
-        tx.run(_HEED, *columns(changed))
+        tx.run(HEED, *columns(changed))
 
 
 def _health(row: Row) -> Health:

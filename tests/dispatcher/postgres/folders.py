@@ -10,16 +10,19 @@ from uuid import uuid4
 import psycopg
 
 from dispatcher.store.migrate import migrate_postgres
+from dispatcher.store.postgres.move import TABLES
 from tests.dispatcher.postgres import server
 
 _URLS: Final[dict[Path, str]] = {}
+_EMPTIED: Final[list[str]] = []
+_EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, "counts", "writers"))
 _WATCHERS: Final[dict[Path, psycopg.Connection]] = {}
 
 
 def url_for(folder: Path) -> str:
     """The URL of this folder's database, made when it is first asked for."""
     if folder not in _URLS:
-        _URLS[folder] = _make()
+        _URLS[folder] = _EMPTIED.pop() if _EMPTIED else _make()
     return _URLS[folder]
 
 
@@ -28,6 +31,15 @@ def watcher(folder: Path) -> psycopg.Connection:
     if folder not in _WATCHERS:
         _WATCHERS[folder] = psycopg.connect(url_for(folder), autocommit=True)
     return _WATCHERS[folder]
+
+
+def empty_under(folder: Path) -> None:
+    """Empty the databases of all folders in this one, for the next who asks: faster by a tenth of
+    a second than making and dropping one. For tests that leave the schema as it is."""
+    for one in [one for one in _URLS if one.is_relative_to(folder)]:
+        watcher(one).execute(_EMPTY.encode())
+        _WATCHERS.pop(one).close()
+        _EMPTIED.append(_URLS.pop(one))
 
 
 def drop_under(folder: Path) -> None:

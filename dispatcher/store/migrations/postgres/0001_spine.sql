@@ -122,8 +122,6 @@ CREATE INDEX callbacks_pending ON callbacks (destination, class, due_ms) WHERE s
 CREATE INDEX callbacks_expiring ON callbacks (expires_ms) WHERE state = 'pending';
 CREATE INDEX callbacks_waiting ON callbacks (tenant, id) WHERE state = 'pending';
 CREATE INDEX callbacks_sending ON callbacks (destination, lease_ms) WHERE state = 'sending';
--- Differs: no skip scan here, so ended leases are found by an index of their own.
-CREATE INDEX callbacks_leased ON callbacks (lease_ms) WHERE state = 'sending';
 CREATE INDEX callbacks_dead ON callbacks (tenant, id) WHERE state = 'dead';
 CREATE INDEX callbacks_finished ON callbacks (state, pruned, finished_ms)
     WHERE finished_ms IS NOT NULL;

@@ -1,0 +1,88 @@
+"""Which index each statement of the store uses, as the server plans it for good: work does not grow
+with what is stored (I10)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+
+from dispatcher.store.postgres import claim, lanes, locks, settle, submit
+from dispatcher.store.postgres.server import WRITER, Server
+from tests.dispatcher.postgres import folders
+
+_PRUNE: Final = """
+SELECT id, tenant FROM callbacks WHERE state = '{}' AND pruned = ? AND finished_ms IS NOT NULL
+AND finished_ms < ? ORDER BY finished_ms LIMIT ? FOR UPDATE SKIP LOCKED
+"""
+CASES: Final[dict[str, tuple[str, set[str]]]] = {
+    "lock lanes": (lanes.LOCK, {"lanes_pkey"}),
+    "refresh lanes": (lanes.REFRESH, {"lanes_pkey", "callbacks_sending", "callbacks_pending"}),
+    "refresh turns": (
+        lanes.TURNS,
+        {"turns_pkey", "lanes_high", "lanes_normal", "lanes_replay"},
+    ),
+    "next work": (lanes.NEXT, {"turns_high", "turns_normal", "turns_replay"}),
+    "contention": (claim.WAITING_TENANTS, {"turns_high", "turns_normal", "turns_replay"}),
+    "tenants in turn": (claim.TENANTS.format(ready="ready_normal"), {"turns_normal"}),
+    "claim lanes": (claim.LOCK_LANES.format(ready="ready_high"), {"lanes_high"}),
+    "claimed lanes": (
+        claim.LANES,
+        {"lanes_pkey", "callbacks_sending"},
+    ),
+    "due deliveries": (claim.DUE, {"callbacks_pending", "destinations_pkey"}),
+    "lease": (claim.LEASE, {"callbacks_pkey", "destinations_pkey", "payloads_pkey"}),
+    "targets of submits": (
+        submit.TARGETS,
+        {"destinations_pkey", "lanes_pkey", "callbacks_pending", "callbacks_sending"},
+    ),
+    "settle": (settle.SETTLE, {"callbacks_pkey"}),
+    "held claims": (settle.HELD, {"callbacks_pkey"}),
+    "health": (settle.HEED, {"lanes_pkey"}),
+    "ended leases": (locks.ENDED, {"callbacks_sending"}),
+    "maximum ages": (locks.EXPIRED, {"callbacks_expiring"}),
+    "doomed lanes": (locks.DOOMED, {"lanes_doomed"}),
+    **{
+        f"retention of {state}": (_PRUNE.format(state), {"callbacks_finished"})
+        for state in ("delivered", "cancelled", "dead")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[psycopg.Connection]:
+    """A writer's session on tables that are still empty: the worst time to make a plan."""
+    folder = tmp_path_factory.mktemp("plans")
+    with Server(folders.url_for(folder)).connect("postback test", WRITER) as opened:
+        yield opened
+    folders.drop_under(folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_statement_finds_its_rows_by_index(name: str, connection: psycopg.Connection) -> None:
+    sql, expected = CASES[name]
+    plan = explained(connection, sql)
+    used = set(re.findall(r"(?:using|Index Scan on) (\w+)", plan)) - {"callbacks", "lanes"}
+    print(f"\n{name}: {', '.join(sorted(used))}")
+    assert "Seq Scan" not in plan, plan
+    assert expected <= used, plan
+
+
+def explained(connection: psycopg.Connection, sql: str) -> str:
+    """The plan for whatever the parameters will be."""
+    count = sql.count("?")
+    for number in range(1, count + 1):
+        sql = sql.replace("?", f"${number}", 1)
+    connection.execute(f"PREPARE planned AS {sql}".encode())
+    arguments = f"({', '.join(['NULL'] * count)})" if count else ""
+    rows = connection.execute(f"EXPLAIN EXECUTE planned{arguments}".encode()).fetchall()
+    connection.execute("DEALLOCATE planned")
+    return "\n".join(row[0] for row in rows)
+
+
+def test_a_test_that_reads_plans_can_fail(connection: psycopg.Connection, tmp_path: Path) -> None:
+    assert "Seq Scan" in explained(connection, "SELECT * FROM callbacks WHERE content = ?")
