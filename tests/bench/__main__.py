@@ -18,7 +18,7 @@ import uvloop
 from rich.console import Console
 
 from dispatcher.clock import iso, now_ms
-from tests.bench import backlog, machine, report, silence, sink, steady, throughput
+from tests.bench import backlog, machine, report, silence, sink, steady, throughput, together
 from tests.bench.bench import Bench
 from tests.bench.figures import Figures
 from tests.bench.options import Options, parse
@@ -28,6 +28,7 @@ _MEASURES: Final = {
     2: steady.measure,
     3: silence.measure,
     4: backlog.measure,
+    5: together.measure,
 }
 
 _WIDTH: Final = 110  # of what is not a terminal

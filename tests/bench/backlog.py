@@ -81,7 +81,7 @@ async def _fill(bench: Bench, name: str, held: int, due: int = -1) -> None:
         bench.sink.url,
         settings={
             **process.SETTINGS,
-            "database_url": f"sqlite:///{bench.database(name)}",
+            "database_url": bench.url(name),
             "commit_rows_max": 4_096,
         },
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.bench import process
+from tests.bench import databases, process
 from tests.bench.closed import ClosedLoop, Window
 from tests.bench.machine import Cores
 from tests.bench.options import Options
@@ -33,9 +33,17 @@ class Bench:
         self, name: str, *, store: str = "sqlite", **settings: object
     ) -> AbstractAsyncContextManager[Dispatcher]:
         """A dispatcher on the file of this name, on its own core."""
+        if store == "sqlite":
+            settings = {"database_url": self.url(name), **settings}
         return process.running(
             self.database(name), store=store, core=self.cores.dispatcher, **settings
         )
+
+    def url(self, name: str) -> str:
+        """The URL of the database of this name, on the store that is measured."""
+        if self.options.store == "postgres":
+            return databases.url_for(self.directory / name)
+        return f"sqlite:///{self.database(name)}"
 
     def database(self, name: str) -> Path:
         """The file of this name."""
@@ -45,11 +53,20 @@ class Bench:
         """Submits to this dispatcher, for the usual destinations or these."""
         return Submits(dispatcher.url, self.sink.urls(DESTINATIONS) if urls is None else urls)
 
-    async def saturate(self, dispatcher: Dispatcher) -> Window:
-        """One round at saturation."""
+    async def saturate(self, dispatcher: Dispatcher, *others: Dispatcher) -> Window:
+        """One round at saturation; with several dispatchers, all have the same load as one."""
         loop = ClosedLoop(
-            self.submits(dispatcher), self.sink, self.numbers, in_flight=self.options.in_flight
+            self.submits(dispatcher),
+            self.sink,
+            self.numbers,
+            in_flight=self.options.in_flight,
+            others=[self.submits(other) for other in others],
         )
+
+        def cpu_s() -> float | None:
+            found = [one.cpu_s() for one in (dispatcher, *others)]
+            return None if None in found else sum(one for one in found if one is not None)
+
         return await loop.measure(
-            dispatcher.cpu_s, warm_up_s=self.options.warm_up, seconds=self.options.seconds
+            cpu_s, warm_up_s=self.options.warm_up, seconds=self.options.seconds
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.bench.framing import Framed
@@ -49,9 +49,16 @@ class ClosedLoop:
     and delivered."""
 
     def __init__(
-        self, submits: Submits, sink: Sink, numbers: Iterator[int], *, in_flight: int
+        self,
+        submits: Submits,
+        sink: Sink,
+        numbers: Iterator[int],
+        *,
+        in_flight: int,
+        others: Sequence[Submits] = (),
     ) -> None:
         self._submits = submits
+        self._targets = [submits, *others]  # of several dispatchers, in turn
         self._sink = sink
         self._numbers = numbers
         self._in_flight = in_flight
@@ -85,9 +92,10 @@ class ClosedLoop:
     async def _connect(self) -> list[_Client]:
         loop = asyncio.get_running_loop()
         clients = []
-        for _ in range(self._in_flight):
+        for n in range(self._in_flight):
+            target = self._targets[n % len(self._targets)]
             _, client = await loop.create_connection(
-                lambda: _Client(self), self._submits.host, self._submits.port
+                lambda: _Client(self), target.host, target.port
             )
             clients.append(client)
         return clients

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-PARTS: Final = (1, 2, 3, 4)
+PARTS: Final = (1, 2, 3, 4, 5)
+STORES: Final = ("sqlite", "postgres")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,7 @@ class Options:
     after the silent destinations' first time-outs, it takes more than the policy's timeout."""
 
     parts: tuple[int, ...]
+    store: str
     seconds: float
     warm_up: float
     rounds: int
@@ -36,6 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     seconds, rounds, silence, backlog = sizes
     options = Options(
         parts=given.parts,
+        store=given.store,
         seconds=_or(given.seconds, seconds),
         warm_up=given.warm_up,
         rounds=_or(given.rounds, rounds),
@@ -59,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         "Nothing here passes or fails on time.",
     )
     add = parser.add_argument
-    add("--parts", type=_parts, default=PARTS, metavar="1,2,3,4", help="which parts to run")
+    add("--parts", type=_parts, default=PARTS, metavar="1,2,3,4,5", help="which parts to run")
+    add("--store", choices=STORES, default="sqlite", help="what parts 1 to 4 measure (sqlite)")
     add("--quick", action="store_true", help="about a minute instead of six")
     add("--seconds", type=float, metavar="S", help="length of a measured round (4; quick: 2)")
     add("--warm-up", type=float, default=1.0, metavar="S", help="before each round (1)")
@@ -86,7 +90,7 @@ def _parts(text: str) -> tuple[int, ...]:
     except ValueError:
         parts = ()
     if not parts or not set(parts) <= set(PARTS):
-        raise argparse.ArgumentTypeError("takes numbers from 1 to 4, such as 1,3")
+        raise argparse.ArgumentTypeError("takes numbers from 1 to 5, such as 1,3")
     return parts
 
 

@@ -20,6 +20,7 @@ TITLES: Final = {
     2: "latency",
     3: "silence",
     4: "backlog",
+    5: "together",
 }
 
 
@@ -61,6 +62,8 @@ def _title(number: int, found: Part, options: Options) -> str:
             f"3. Silence: {silence.DESTINATIONS} destinations, {silence.RATE_PER_S}/s in all, "
             f"{options.silence_seconds:g} s a run, timeout {found['timeoutSeconds']:g} s"
         )
+    if number == 5:
+        return "5. Together: two processes on one PostgreSQL, at the same total load"
     return f"4. Backlog: {found['backlog']:,} pending on a paused destination"
 
 
@@ -116,7 +119,26 @@ def _backlog(found: Part) -> Iterator[Row]:
     yield "filled through the store's submit in", _of(found["fillSeconds"], "s"), ""
 
 
-_ROWS: Final = {1: _throughput, 2: _steady, 3: _silence, 4: _backlog}
+def _together(found: Part) -> Iterator[Row]:
+    if "absent" in found:
+        yield "not measured", str(found["absent"]), ""
+        return
+    for name, about in (
+        ("sqlite", "SQLite"),
+        ("one", "PostgreSQL, one process"),
+        ("two", "PostgreSQL, two processes, in all"),
+    ):
+        run = found[name]
+        yield f"{about}: accepted / delivered a second", _pair(run), ""
+        yield f"{about}: CPU per delivery, dispatchers", _of(run["cpuUsPerDelivery"], "µs"), ""
+        if name != "sqlite":
+            yield f"{about}: CPU per delivery, server", _of(run["serverCpuUs"], "µs"), ""
+    yield "PostgreSQL to SQLite, one process", _of(found["oneToSqlite"]), "≥ 0.7"
+    yield "two processes to one", _of(found["twoToOne"]), "≥ 1"
+    yield "delivered twice", _of(found["twice"]), "0"
+
+
+_ROWS: Final = {1: _throughput, 2: _steady, 3: _silence, 4: _backlog, 5: _together}
 
 
 def _pair(run: Part) -> str:

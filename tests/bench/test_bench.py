@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.bench.process import ROOT
+from tests.bench.report import TITLES
 
 BACKLOG = 300
 ROUNDS = 1
@@ -46,10 +47,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
 def test_every_part_is_printed_and_written(ran: tuple[dict[str, Any], str, Path]) -> None:
     """The table is for people, the JSON for programs; both name the machine."""
     found, printed, _ = ran
-    assert set(found["parts"]) == {"throughput", "latency", "silence", "backlog"}
+    assert set(found["parts"]) == set(TITLES.values())
     assert found["machine"]["sqlite"] in printed
     assert found["machine"]["cores"] == os.cpu_count()
-    for title in ("1. Saturation", "2. Steady", "3. Silence", "4. Backlog"):
+    for title in ("1. Saturation", "2. Steady", "3. Silence", "4. Backlog", "5. Together"):
         assert title in printed
 
 
