@@ -24,7 +24,7 @@ async def measure(bench: Bench) -> Figures:
     async with (
         process.running(lite_path, core=core) as lite,
         process.running(one_path, core=core, database_url=url) as one,
-        process.running(two_path, core=core, database_url=url) as two,
+        process.running(two_path, database_url=url) as two,
     ):
         teams: dict[str, tuple[Dispatcher, ...]] = {
             "sqlite": (lite,),
