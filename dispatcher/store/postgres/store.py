@@ -4,9 +4,7 @@ one session that listens to the other processes (D3, D16)."""
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,12 +13,11 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from dispatcher import filters, logs
+from dispatcher import logs
 from dispatcher.clock import now_ms as wall_ms
 from dispatcher.filters import Filter
-from dispatcher.ids import new_id
 from dispatcher.settings import Settings
-from dispatcher.states import QUEUED, STATES, State
+from dispatcher.states import State
 from dispatcher.store import access, destinations, operators, replays, retention, rows, search
 from dispatcher.store.base import (
     CannotStart,
@@ -28,14 +25,13 @@ from dispatcher.store.base import (
     Conflict,
     Keep,
     NotFound,
-    Page,
     Settlement,
     SharedStore,
-    Store,
     StoreUnavailable,
     Usage,
 )
 from dispatcher.store.commit import GroupCommit
+from dispatcher.store.common import CommonStore
 from dispatcher.store.migrate import migrate_postgres
 from dispatcher.store.postgres import lanes, listener, locks, observe, writer
 from dispatcher.store.postgres.errors import line, translated
@@ -46,21 +42,17 @@ from dispatcher.store.postgres.server import QUIET, Server, check_database
 from dispatcher.store.postgres.session import Session
 from dispatcher.store.postgres.submit import Submit
 from dispatcher.store.postgres.tx import PostgresTx
-from dispatcher.store.rates import Rates
 from dispatcher.store.tx import Tx
 from dispatcher.values import (
-    Attempt,
     Callback,
     Delivery,
     Destination,
     Key,
     NewCallback,
-    Payload,
     Replay,
     SigningSecret,
     Stats,
     Submitted,
-    Tenant,
 )
 
 T = TypeVar("T")
@@ -72,10 +64,7 @@ _FEED_AGAIN_S: Final = 1.0
 _IDLE_LANE_MS: Final = 86_400_000
 
 
-def _no_one_listens(_next_ready_ms: int | None) -> None: ...
-
-
-class PostgresStore(Store, SharedStore):
+class PostgresStore(CommonStore, SharedStore):
     """The verbs on one PostgreSQL database that any number of processes share.
 
     Times are arguments by this process's clock (`clock`); where they are compared with what others
@@ -83,8 +72,7 @@ class PostgresStore(Store, SharedStore):
     """
 
     def __init__(self, settings: Settings, *, clock: Callable[[], int] = wall_ms) -> None:
-        self.on_ready: Callable[[int | None], None] = _no_one_listens
-        self.on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None
+        super().__init__()
         self.on_access: Callable[[], None] = lambda: None
         self.on_replays: Callable[[], None] = lambda: None
         self._settings = settings
@@ -103,12 +91,8 @@ class PostgresStore(Store, SharedStore):
         )
         self._commits = GroupCommit(self._apply, operations_max=settings.commit_rows_max)
         self._watching: asyncio.Task[None] | None = None
-        self._counts: Counter[tuple[str, State]] = Counter()
-        self._queued = 0
         self._revision: int | None = None
         self._schema = observe.known_schema()
-        self._rates = Rates()
-        self._usage = Usage(used_bytes=0, free_bytes=0)
 
     # --- the life of the store ---
 
@@ -161,14 +145,6 @@ class PostgresStore(Store, SharedStore):
             "a PostgreSQL database is backed up by its own tools: "
             f"pg_dump --format=custom --file={target} DATABASE_URL"
         )
-
-    def usage(self) -> Usage:
-        return self._usage
-
-    def queued(self, tenant: str | None = None) -> int:
-        if tenant is None:
-            return self._queued
-        return sum(self._counts[tenant, state] for state in QUEUED)
 
     # --- the path of a delivery ---
 
@@ -231,30 +207,8 @@ class PostgresStore(Store, SharedStore):
     async def make_replay(
         self, tenant: str, wanted: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
-        matched = await self._look(lambda tx: replays.count(tx, tenant, wanted, made_ms=now_ms))
-        replay = Replay(
-            id=new_id("rp", now_ms),
-            tenant=tenant,
-            filter=json.dumps(filters.show(wanted)),
-            rate_per_second=rate_per_second,
-            state="running" if matched else "done",
-            matched=matched,
-            replayed=0,
-            skipped=0,
-            created_ms=now_ms,
-            finished_ms=None if matched else now_ms,
-        )
+        replay = await self._new_replay(tenant, wanted, rate_per_second, now_ms)
         return await self._do(lambda tx: replays.make(tx, replay), tell=listener.REPLAYS)
-
-    async def preview_replay(
-        self, tenant: str, wanted: Filter, *, sample: int
-    ) -> tuple[int, Sequence[Callback]]:
-        def see(tx: Tx) -> tuple[int, Sequence[Callback]]:
-            made_ms = wall_ms()
-            matched = replays.count(tx, tenant, wanted, made_ms=made_ms)
-            return matched, replays.sample(tx, tenant, wanted, made_ms=made_ms, limit=sample)
-
-        return await self._look(see)
 
     async def feed_replay(self, replay: str, *, limit: int, now_ms: int) -> Replay:
         """Differs: one process feeds; the others wait a second, in case it ends."""
@@ -279,27 +233,7 @@ class PostgresStore(Store, SharedStore):
             locks.of_replay(replay, ()),
         )
 
-    async def get_replay(self, tenant: str, replay: str) -> Replay:
-        return await self._look(lambda tx: replays.get(tx, tenant, replay))
-
-    async def running_replays(self) -> Sequence[Replay]:
-        return await self._look(replays.running)
-
     # --- reading ---
-
-    async def get(self, tenant: str, callback: str) -> Callback:
-        return await self._look(lambda tx: search.get(tx, tenant, callback))
-
-    async def search(self, tenant: str, wanted: Filter, *, after: str | None, limit: int) -> Page:
-        return await self._look(
-            lambda tx: search.page(tx, tenant, wanted, after=after, limit=limit)
-        )
-
-    async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
-        return await self._look(lambda tx: search.attempts(tx, tenant, callback))
-
-    async def payload(self, tenant: str, callback: str) -> Payload:
-        return await self._look(lambda tx: search.payload(tx, tenant, callback))
 
     async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
         """Differs: the counts are everybody's and read now; the rates are this process's."""
@@ -308,31 +242,9 @@ class PostgresStore(Store, SharedStore):
             return search.oldest_pending_ms(tx, tenant), observe.read_counts(tx)
 
         oldest_ms, counted = await self._look(see)
-        counts: dict[State, int] = dict.fromkeys(STATES, 0)
-        for (whose, state), n in counted.items():
-            if tenant in (None, whose):
-                counts[state] += n
-        return Stats(
-            counts=counts,
-            oldest_pending_ms=oldest_ms,
-            accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=now_ms),
-            delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=now_ms),
-            failed_attempts_per_second=self._rates.per_second("failed", tenant, now_ms=now_ms),
-        )
+        return self._stats(counted, oldest_ms, tenant, now_ms=now_ms)
 
     # --- destinations ---
-
-    async def destinations(
-        self, tenant: str, *, after: str | None, limit: int
-    ) -> tuple[Sequence[Destination], str | None]:
-        return await self._look(
-            lambda tx: destinations.page(tx, tenant, after=after, limit=limit, now_ms=wall_ms())
-        )
-
-    async def get_destination(self, tenant: str, destination: str) -> Destination:
-        return await self._look(
-            lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms())
-        )
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
         return await self._do(
@@ -365,23 +277,14 @@ class PostgresStore(Store, SharedStore):
 
     # --- access ---
 
-    async def tenants(self) -> Sequence[Tenant]:
-        return await self._look(access.tenants)
-
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         await self._do(lambda tx: access.ensure_tenant(tx, tenant, secret), tell=listener.ACCESS)
-
-    async def keys(self) -> Sequence[Key]:
-        return await self._look(access.keys)
 
     async def add_key(self, key: Key) -> None:
         await self._do(lambda tx: access.add_key(tx, key), tell=listener.ACCESS)
 
     async def remove_key(self, key: str) -> Key:
         return await self._do(lambda tx: access.remove_key(tx, key), tell=listener.ACCESS)
-
-    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
-        return await self._look(lambda tx: access.secrets(tx, tenant))
 
     async def rotate_secret(
         self, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
@@ -440,17 +343,9 @@ class PostgresStore(Store, SharedStore):
         started = time.perf_counter()
         committed = await self._in_thread(writer.commit, self._session, operations, self._rules)
         self.on_commit(len(operations), time.perf_counter() - started)
-        self._count(committed)
+        self._count(committed.notes)
         self.on_ready(committed.next_ready_ms)
         return committed.results
-
-    def _count(self, committed: writer.Committed) -> None:
-        self._counts.update(committed.notes.counts)
-        for (_, state), n in committed.notes.counts.items():
-            if state in QUEUED:
-                self._queued += n
-        if committed.notes.events:
-            self._rates.add(committed.notes.events, now_ms=wall_ms())
 
     # --- the other processes ---
 
@@ -481,8 +376,7 @@ class PostgresStore(Store, SharedStore):
             seen = await self._in_thread(observe.observe, self._session)
         except psycopg.Error as error:
             raise translated(error) from error
-        self._counts = Counter(seen.counts)
-        self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)
+        self._recount(seen.counts)
         if self._revision not in (None, seen.revision):
             self.on_access()
         self._revision = seen.revision

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,46 +12,38 @@ from typing import Final, TypeVar
 
 import aiosqlite
 
-from dispatcher import filters
-from dispatcher.clock import now_ms as wall_ms
 from dispatcher.filters import Filter
-from dispatcher.ids import new_id
 from dispatcher.settings import Settings
-from dispatcher.states import QUEUED, STATES, State
+from dispatcher.states import State
 from dispatcher.store import access, destinations, operators, replays, retention, search
 from dispatcher.store.base import (
     CannotStart,
     Claim,
     Keep,
-    Page,
     Settlement,
-    Store,
     StoreError,
     StoreFull,
     StoreUnavailable,
     Usage,
 )
 from dispatcher.store.commit import GroupCommit
+from dispatcher.store.common import CommonStore
 from dispatcher.store.migrate import migrate_sqlite
-from dispatcher.store.rates import Rates
 from dispatcher.store.sqlite import file, lanes, writer
 from dispatcher.store.sqlite.readers import Readers, run
 from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.submit import Submit
 from dispatcher.store.tx import Tx
 from dispatcher.values import (
-    Attempt,
     Callback,
     Delivery,
     Destination,
     Key,
     NewCallback,
-    Payload,
     Replay,
     SigningSecret,
     Stats,
     Submitted,
-    Tenant,
 )
 
 T = TypeVar("T")
@@ -62,15 +52,11 @@ _MEASURE_EVERY_S: Final = 1.0
 _IDLE_LANE_MS: Final = 86_400_000
 
 
-def _no_one_listens(_next_ready_ms: int | None) -> None: ...
-
-
-class SqliteStore(Store):
+class SqliteStore(CommonStore):
     """The verbs on one SQLite file that this process owns."""
 
     def __init__(self, settings: Settings) -> None:
-        self.on_ready: Callable[[int | None], None] = _no_one_listens
-        self.on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None
+        super().__init__()
         self._settings = settings
         self._path = file.path_of(settings.database_url)
         self._owner = file.Ownership(self._path)
@@ -84,10 +70,6 @@ class SqliteStore(Store):
         )
         self._commits = GroupCommit(self._apply, operations_max=settings.commit_rows_max)
         self._connection: aiosqlite.Connection | None = None
-        self._counts: Counter[tuple[str, State]] = Counter()
-        self._queued = 0
-        self._rates = Rates()
-        self._usage = Usage(used_bytes=0, free_bytes=0)
         self._measured_s = 0.0
 
     # --- the life of the store ---
@@ -99,8 +81,7 @@ class SqliteStore(Store):
                 lambda: file.connect_writer(self._path), 64
             )
             await self._migrate(self._connection)
-            self._counts = Counter(await run(self._connection, _read_counts))
-            self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)
+            self._recount(await run(self._connection, _read_counts))
             self._usage = await run(self._connection, self._measure)
             await self._readers.open()
         except BaseException:
@@ -134,14 +115,6 @@ class SqliteStore(Store):
 
     async def backup(self, target: Path) -> None:
         await asyncio.to_thread(file.backup, self._path, target)
-
-    def usage(self) -> Usage:
-        return self._usage
-
-    def queued(self, tenant: str | None = None) -> int:
-        if tenant is None:
-            return self._queued
-        return sum(self._counts[tenant, state] for state in QUEUED)
 
     # --- the path of a delivery ---
 
@@ -185,30 +158,8 @@ class SqliteStore(Store):
     async def make_replay(
         self, tenant: str, wanted: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
-        matched = await self._look(lambda tx: replays.count(tx, tenant, wanted, made_ms=now_ms))
-        replay = Replay(
-            id=new_id("rp", now_ms),
-            tenant=tenant,
-            filter=json.dumps(filters.show(wanted)),
-            rate_per_second=rate_per_second,
-            state="running" if matched else "done",
-            matched=matched,
-            replayed=0,
-            skipped=0,
-            created_ms=now_ms,
-            finished_ms=None if matched else now_ms,
-        )
+        replay = await self._new_replay(tenant, wanted, rate_per_second, now_ms)
         return await self._do(lambda tx: replays.make(tx, replay))
-
-    async def preview_replay(
-        self, tenant: str, wanted: Filter, *, sample: int
-    ) -> tuple[int, Sequence[Callback]]:
-        def see(tx: Tx) -> tuple[int, Sequence[Callback]]:
-            made_ms = wall_ms()
-            matched = replays.count(tx, tenant, wanted, made_ms=made_ms)
-            return matched, replays.sample(tx, tenant, wanted, made_ms=made_ms, limit=sample)
-
-        return await self._look(see)
 
     async def feed_replay(self, replay: str, *, limit: int, now_ms: int) -> Replay:
         cursor, found = await self._look(lambda tx: replays.upcoming(tx, replay, limit=limit))
@@ -217,55 +168,13 @@ class SqliteStore(Store):
     async def cancel_replay(self, tenant: str, replay: str, *, now_ms: int) -> Replay:
         return await self._do(lambda tx: replays.cancel(tx, tenant, replay, now_ms=now_ms))
 
-    async def get_replay(self, tenant: str, replay: str) -> Replay:
-        return await self._look(lambda tx: replays.get(tx, tenant, replay))
-
-    async def running_replays(self) -> Sequence[Replay]:
-        return await self._look(replays.running)
-
     # --- reading ---
-
-    async def get(self, tenant: str, callback: str) -> Callback:
-        return await self._look(lambda tx: search.get(tx, tenant, callback))
-
-    async def search(self, tenant: str, wanted: Filter, *, after: str | None, limit: int) -> Page:
-        return await self._look(
-            lambda tx: search.page(tx, tenant, wanted, after=after, limit=limit)
-        )
-
-    async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
-        return await self._look(lambda tx: search.attempts(tx, tenant, callback))
-
-    async def payload(self, tenant: str, callback: str) -> Payload:
-        return await self._look(lambda tx: search.payload(tx, tenant, callback))
 
     async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
         oldest_ms = await self._look(lambda tx: search.oldest_pending_ms(tx, tenant))
-        counts: dict[State, int] = dict.fromkeys(STATES, 0)
-        for (whose, state), n in self._counts.items():
-            if tenant in (None, whose):
-                counts[state] += n
-        return Stats(
-            counts=counts,
-            oldest_pending_ms=oldest_ms,
-            accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=now_ms),
-            delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=now_ms),
-            failed_attempts_per_second=self._rates.per_second("failed", tenant, now_ms=now_ms),
-        )
+        return self._stats(self._counts, oldest_ms, tenant, now_ms=now_ms)
 
     # --- destinations ---
-
-    async def destinations(
-        self, tenant: str, *, after: str | None, limit: int
-    ) -> tuple[Sequence[Destination], str | None]:
-        return await self._look(
-            lambda tx: destinations.page(tx, tenant, after=after, limit=limit, now_ms=wall_ms())
-        )
-
-    async def get_destination(self, tenant: str, destination: str) -> Destination:
-        return await self._look(
-            lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms())
-        )
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
         return await self._do(lambda tx: destinations.register(tx, new, secret))
@@ -286,23 +195,14 @@ class SqliteStore(Store):
 
     # --- access ---
 
-    async def tenants(self) -> Sequence[Tenant]:
-        return await self._look(access.tenants)
-
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         await self._do(lambda tx: access.ensure_tenant(tx, tenant, secret))
-
-    async def keys(self) -> Sequence[Key]:
-        return await self._look(access.keys)
 
     async def add_key(self, key: Key) -> None:
         await self._do(lambda tx: access.add_key(tx, key))
 
     async def remove_key(self, key: str) -> Key:
         return await self._do(lambda tx: access.remove_key(tx, key))
-
-    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
-        return await self._look(lambda tx: access.secrets(tx, tenant))
 
     async def rotate_secret(
         self, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
@@ -345,7 +245,7 @@ class SqliteStore(Store):
         started = time.perf_counter()
         committed = await self._on_writer(writer.commit, operations, self._rules)
         self.on_commit(len(operations), time.perf_counter() - started)
-        self._count(committed)
+        self._count(committed.notes)
         if time.monotonic() - self._measured_s > _MEASURE_EVERY_S:
             self._measured_s = time.monotonic()
             # What is on disk must be answered as such: without a new figure the last one stays.
@@ -353,14 +253,6 @@ class SqliteStore(Store):
                 self._usage = await self._on_writer(self._measure)
         self.on_ready(committed.next_ready_ms)
         return committed.results
-
-    def _count(self, committed: writer.Committed) -> None:
-        self._counts.update(committed.notes.counts)
-        for (_, state), n in committed.notes.counts.items():
-            if state in QUEUED:
-                self._queued += n
-        if committed.notes.events:
-            self._rates.add(committed.notes.events, now_ms=wall_ms())
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
         return file.measure(

@@ -73,7 +73,7 @@ LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {
     "postgres": postgres_look,
 }
 # Where those stores look at the wall clock: only to show which holds are over.
-CLOCKS: Final = ("dispatcher.store.sqlite.store.wall_ms", "dispatcher.store.postgres.store.wall_ms")
+CLOCKS: Final = ("dispatcher.store.common.wall_ms", "dispatcher.store.postgres.store.wall_ms")
 
 
 def secret(
