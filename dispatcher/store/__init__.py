@@ -22,6 +22,15 @@ def is_postgres(url: str) -> bool:
     return url.partition("://")[0] in ("postgresql", "postgres")
 
 
+def shown(url: str) -> str:
+    """`url` without password and parameters, fit to print. Raises CannotStart."""
+    if not is_postgres(url):
+        return url.split("@")[-1]
+    from dispatcher.store.postgres.server import shown as shown_postgres
+
+    return shown_postgres(url)
+
+
 def _postgres(settings: Settings) -> Store:
     try:
         from dispatcher.store.postgres.store import PostgresStore

@@ -89,23 +89,10 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
 
 
 def change(
-    tx: Tx,
-    tenant: str,
-    destination: str,
-    changes: Mapping[str, object],
-    *,
-    concurrency: int,
-    now_ms: int,
-) -> Destination:
-    """Change the named fields of a destination and of its lane; `concurrency` is the default."""
-    changed = apply(tx, tenant, destination, changes, concurrency=concurrency)
-    return get(tx, tenant, changed, now_ms=now_ms)
-
-
-def apply(
     tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], *, concurrency: int
 ) -> str:
-    """As `change`, but returns the id only: what it costs does not grow with the backlog."""
+    """Change the named fields of a destination and of its lane; `concurrency` is the default.
+    Returns the id only, so that what it costs does not grow with the backlog."""
     changed, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
         tx.run(

@@ -21,7 +21,10 @@ EXPIRED: Final = """
 SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
 ORDER BY expires_ms LIMIT ?
 """
-DOOMED: Final = "SELECT id FROM lanes WHERE doomed IS NOT NULL"
+DOOMED: Final = """
+SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callbacks
+    WHERE destination = lanes.id AND class IN (0, 1, 2) AND state = 'pending') LIMIT 100
+"""
 
 
 def none(_tx: PostgresTx) -> Iterable[str]:

@@ -183,7 +183,7 @@ class SqliteStore(CommonStore):
         self, tenant: str, destination: str, changes: Mapping[str, object], *, now_ms: int
     ) -> Destination:
         changed = await self._do(
-            lambda tx: destinations.apply(
+            lambda tx: destinations.change(
                 tx, tenant, destination, changes, concurrency=self._rules.concurrency
             )
         )
