@@ -87,7 +87,9 @@ def migrate(settings: Settings, as_json: bool) -> None:
     if as_json:
         output.print_json(b'{"migrated":true}')
     else:
-        output.console().print(f"{settings.database_url.split('@')[-1]} is up to date")
+        from dispatcher.store import shown
+
+        output.console().print(f"{shown(settings.database_url)} is up to date", soft_wrap=True)
 
 
 async def _migrate(settings: Settings) -> None:

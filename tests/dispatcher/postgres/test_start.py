@@ -162,6 +162,16 @@ async def test_a_store_that_is_closed_takes_nothing(url: str) -> None:
         await store.check()
 
 
+def test_migrate_says_which_database_without_its_password(
+    empty: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with_password = empty.replace("postback_test@", f"postback_test:{PASSWORD}@")
+    assert main(["migrate", "--database-url", f"{with_password}?password={PASSWORD}"]) == 0
+    said = capfd.readouterr()
+    assert "is up to date" in said.out
+    assert PASSWORD not in said.out + said.err
+
+
 # --- the doctor ---
 
 
