@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import UTC, datetime
 
 import pytest
@@ -15,13 +17,13 @@ LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 def test_now_is_the_wall_clock_in_milliseconds() -> None:
-    with freeze_time("2026-01-31T12:00:00.123Z", real_asyncio=True):
+    with freeze_time("2026-01-31T12:00:00.123Z"):
         assert now_ms() == 1_769_860_800_123
         assert iso(now_ms()) == "2026-01-31T12:00:00.123Z"
 
 
 def test_time_is_utc_wherever_the_machine_stands() -> None:
-    with freeze_time("2026-01-31T12:00:00Z", tz_offset=-8, real_asyncio=True):
+    with freeze_time("2026-01-31T12:00:00Z", tz_offset=-8):
         assert iso(now_ms()) == "2026-01-31T12:00:00.000Z"
 
 
@@ -79,3 +81,19 @@ def test_every_time_is_read_or_refused_and_what_is_read_can_be_shown(moment: dat
         assert moment.year < 1970 or moment.year == 9999
         return
     assert parse_iso(iso(ms)) == ms
+
+
+def test_a_frozen_wall_clock_stops_no_event_loop() -> None:
+    """A loop that serves in another thread goes on while a test freezes the time."""
+    rung = threading.Event()
+
+    async def ring_soon() -> None:
+        await asyncio.sleep(0.001)
+        rung.set()
+
+    with freeze_time("2026-01-31T12:00:00Z"):
+        thread = threading.Thread(target=asyncio.run, args=(ring_soon(),))
+        thread.start()
+        assert rung.wait(10)
+        assert now_ms() == parse_iso("2026-01-31T12:00:00Z")
+    thread.join()

@@ -326,7 +326,7 @@ async def test_a_sender_that_is_not_open_is_a_programmer_error() -> None:
 NOW = "2026-01-31T12:00:00Z"
 
 
-@freeze_time(NOW, real_asyncio=True)
+@freeze_time(NOW)
 @pytest.mark.parametrize(
     ("value", "wait_ms"),
     [
