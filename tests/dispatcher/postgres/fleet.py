@@ -21,7 +21,7 @@ from aiohttp import web
 
 SCALE: Final = float(os.environ.get("POSTBACK_TEST_SCALE", "1"))
 ADMIN_KEY: Final = "test-admin-key-of-the-fleet"
-_AUTH: Final = {"Authorization": f"Bearer {ADMIN_KEY}"}
+AUTH: Final = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _START_S: Final = 30.0
 _SETTLED_S: Final = 90.0
 # Leases of three seconds: what a killed process held is taken over while the test looks on.
@@ -176,7 +176,7 @@ class Platform:
         numbers = iter(range(count))
         began_s = time.monotonic()
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector, headers=_AUTH) as session:
+        async with aiohttp.ClientSession(connector=connector, headers=AUTH) as session:
 
             async def work() -> None:
                 for number in numbers:
@@ -216,11 +216,19 @@ class Platform:
 
 async def call(member: Member, method: str, path: str, **more: Any) -> tuple[int, Any]:
     """One request to one dispatcher: status and document."""
+    headers = {**AUTH, **more.pop("headers", {})}
     async with (
-        aiohttp.ClientSession(headers=_AUTH) as session,
+        aiohttp.ClientSession(headers=headers) as session,
         session.request(method, f"{member.url}{path}", **more) as answer,
     ):
         return answer.status, await answer.json()
+
+
+async def until_status(member: Member, path: str, expected: int, **more: Any) -> None:
+    """Until a GET is answered so: another process has no event to wait for."""
+    async with asyncio.timeout(10):
+        while (await call(member, "GET", path, **more))[0] != expected:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def settled(member: Member) -> dict[str, int]:

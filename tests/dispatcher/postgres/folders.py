@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -71,4 +72,15 @@ def _template() -> str:
 
 @cache
 def _administrator() -> psycopg.Connection:
-    return psycopg.connect(server.shared_url(), autocommit=True)
+    connection = psycopg.connect(server.shared_url(), autocommit=True)
+    atexit.register(_leave_nothing)
+    return connection
+
+
+def _leave_nothing() -> None:
+    """A server that the tests were told of is somebody's: it keeps nothing of ours."""
+    for url in (*_URLS.values(), *_EMPTIED):
+        _drop(url)
+    if _template.cache_info().currsize:
+        _drop(f"/{_template()}")
+    _administrator().close()

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
 
 from tests.dispatcher.postgres import server
 from tests.dispatcher.postgres.fleet import (
+    AUTH,
     SCALE,
     Arrival,
     Platform,
@@ -23,7 +25,9 @@ from tests.dispatcher.postgres.fleet import (
     fleet,
     settled,
     sinking,
+    until_status,
 )
+from tests.dispatcher.postgres.proxy import proxied
 from tests.dispatcher.postgres.server import Server
 
 RECORD_S = 1.0  # how long an answer may wait for its commit under this load
@@ -172,3 +176,45 @@ async def test_two_processes_deliver_everything_once(url: str, tmp_path: Path) -
     assert counts["delivered"] == count
     assert sink.duplicates == []
     check_database(url, platform, sink)
+
+
+async def test_a_key_revoked_at_one_process_is_refused_by_all(url: str, tmp_path: Path) -> None:
+    async with fleet(url, tmp_path, 2) as (here, there):
+        asked = {"label": "test", "scopes": ["read"], "tenant": "default"}
+        status, made = await call(here, "POST", "/v1/keys", json=asked)
+        assert status == 201, made
+        headers = {"Authorization": f"Bearer {made['key']}"}
+        await until_status(there, "/v1/stats", 200, headers=headers)
+        began = time.monotonic()
+        async with (
+            aiohttp.ClientSession(headers=AUTH) as session,
+            session.delete(f"{here.url}/v1/keys/{made['id']}") as answer,
+        ):
+            assert answer.status == 204
+        await until_status(there, "/v1/stats", 401, headers=headers)
+        print(f"\nrevoked everywhere after {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+async def test_a_database_that_goes_away_is_503_and_comes_back_by_itself(
+    url: str, tmp_path: Path
+) -> None:
+    """Readiness is red meanwhile, submits are told when to try again, and nothing is restarted."""
+    async with proxied(url) as proxy, sinking() as sink, fleet(proxy.url, tmp_path, 1) as (one,):
+        document = {"jobId": "a", "callbackUrl": f"{sink.url}/x", "payload": {}}
+        assert (await call(one, "GET", "/readyz"))[0] == 200
+        proxy.refusing = True
+        proxy.cut()
+        began = time.monotonic()
+        async with (
+            aiohttp.ClientSession(headers=AUTH) as session,
+            session.post(f"{one.url}/v1/callbacks", json=document) as answer,
+        ):
+            assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+            assert (await answer.json())["error"] == "UNAVAILABLE"
+        assert (await call(one, "GET", "/readyz"))[0] == 503
+        assert (await call(one, "GET", "/healthz"))[0] == 200
+        assert time.monotonic() - began < 5
+        proxy.refusing = False
+        await until_status(one, "/readyz", 200)
+        assert (await call(one, "POST", "/v1/callbacks", json=document))[0] == 202
+        assert (await settled(one))["delivered"] == 1
