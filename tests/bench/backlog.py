@@ -17,14 +17,15 @@ EMPTY: Final = "empty"
 FULL: Final = "full"
 
 
-async def measure(bench: Bench) -> Figures:
-    """Fill a file, start on it and on an empty one, then let both work in turn."""
+async def measure(bench: Bench, store: str) -> Figures:
+    """Fill a database, start on it and on an empty one, then let both work in turn."""
     began_s = time.monotonic()
-    await _fill(bench, FULL, bench.options.backlog)
+    held = bench.options.backlog_of(store)
+    await _fill(bench, store, FULL, held)
     fill_s = time.monotonic() - began_s
-    starts = await _starts(bench)
+    starts = await _starts(bench, store)
     windows: dict[str, list[Window]] = {EMPTY: [], FULL: []}
-    async with bench.running(EMPTY) as empty, bench.running(FULL) as full:
+    async with bench.running(EMPTY, store) as empty, bench.running(FULL, store) as full:
         pending = await _pending(full)
         for _ in range(bench.options.rounds):
             windows[EMPTY].append(await bench.saturate(empty))
@@ -33,7 +34,7 @@ async def measure(bench: Bench) -> Figures:
         pending_after = await _pending(full)
     found = {name: figures.saturation(rounds) for name, rounds in windows.items()}
     return {
-        "backlog": bench.options.backlog,
+        "backlog": held,
         "pendingBefore": pending,
         "pendingAfter": pending_after,
         "fillSeconds": round(fill_s, 1),
@@ -49,30 +50,30 @@ async def measure(bench: Bench) -> Figures:
     }
 
 
-async def _starts(bench: Bench) -> dict[str, list[float]]:
+async def _starts(bench: Bench, store: str) -> dict[str, list[float]]:
     """Seconds from making the process to the arrival of a delivery that was due already."""
     starts: dict[str, list[float]] = {EMPTY: [], FULL: []}
     for _ in range(bench.options.rounds):
         for name, seconds in starts.items():
-            seconds.append(await _start(bench, name))
+            seconds.append(await _start(bench, store, name))
     return starts
 
 
-async def _start(bench: Bench, name: str) -> float:
+async def _start(bench: Bench, store: str, name: str) -> float:
     number = next(bench.numbers)
-    await _fill(bench, name, 0, due=number)
+    await _fill(bench, store, name, 0, due=number)
     arrived: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def hear(heard: int, at_s: float) -> None:
         if heard == number and not arrived.done():
             arrived.set_result(at_s)
 
-    async with bench.sink.hearing(hear), bench.running(name) as dispatcher:
+    async with bench.sink.hearing(hear), bench.running(name, store) as dispatcher:
         async with asyncio.timeout(_FIRST_S):
             return await arrived - dispatcher.started_s
 
 
-async def _fill(bench: Bench, name: str, held: int, due: int = -1) -> None:
+async def _fill(bench: Bench, store: str, name: str, held: int, due: int = -1) -> None:
     """Through the store's own submit, in a process of its own, while no dispatcher runs."""
     await process.run_module(
         "tests.bench.fill",
@@ -81,7 +82,7 @@ async def _fill(bench: Bench, name: str, held: int, due: int = -1) -> None:
         bench.sink.url,
         settings={
             **process.SETTINGS,
-            "database_url": bench.url(name),
+            "database_url": bench.database_url(name, store),
             "commit_rows_max": 4_096,
         },
     )

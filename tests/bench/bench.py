@@ -1,20 +1,23 @@
-"""What the parts share: the options, the sink, the cores, a directory and the jobs' numbers."""
+"""What the parts share: the options, the sink, the cores, the databases and the jobs' numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tests.bench import databases, process
+from tests.bench import figures, process
 from tests.bench.closed import ClosedLoop, Window
 from tests.bench.machine import Cores
 from tests.bench.options import Options
 from tests.bench.payload import Submits
 from tests.bench.process import Dispatcher
 from tests.bench.sink import Sink
+
+if TYPE_CHECKING:  # its driver is an extra, which SQLite alone does not need
+    from tests.bench.databases import Postgres
 
 DESTINATIONS: Final = 16  # unless a part says otherwise
 
@@ -28,45 +31,53 @@ class Bench:
     cores: Cores
     directory: Path
     numbers: Iterator[int]
+    postgres: Postgres | None = None
 
     def running(
-        self, name: str, *, store: str = "sqlite", **settings: object
+        self,
+        name: str,
+        store: str,
+        *,
+        cores: Collection[int] | None = None,
+        log_name: str | None = None,
+        **settings: object,
     ) -> AbstractAsyncContextManager[Dispatcher]:
-        """A dispatcher on the file of this name, on its own core."""
-        if store == "sqlite":
-            settings = {"database_url": self.url(name), **settings}
+        """A dispatcher on the database of this name, on its own core unless others are given."""
         return process.running(
-            self.database(name), store=store, core=self.cores.dispatcher, **settings
+            self.database_url(name, store),
+            self.directory / f"{log_name or name}-{store}.log",
+            store=store,
+            cores=self.cores.dispatcher if cores is None else cores,
+            **settings,
         )
 
-    def url(self, name: str) -> str:
-        """The URL of the database of this name, on the store that is measured."""
-        if self.options.store == "postgres":
-            return databases.url_for(self.directory / name)
-        return f"sqlite:///{self.database(name)}"
-
-    def database(self, name: str) -> Path:
-        """The file of this name."""
-        return self.directory / f"{name}.db"
+    def database_url(self, name: str, store: str) -> str:
+        """Where this store keeps the database of this name."""
+        if store != "postgres":
+            return f"sqlite:///{self.directory / name}-{store}.db"
+        if self.postgres is None:
+            raise RuntimeError("there is no PostgreSQL in this run")
+        return self.postgres.url(name)
 
     def submits(self, dispatcher: Dispatcher, urls: Sequence[str] | None = None) -> Submits:
         """Submits to this dispatcher, for the usual destinations or these."""
         return Submits(dispatcher.url, self.sink.urls(DESTINATIONS) if urls is None else urls)
 
-    async def saturate(self, dispatcher: Dispatcher, *others: Dispatcher) -> Window:
-        """One round at saturation; with several dispatchers, all have the same load as one."""
+    def server_cpu_s(self, store: str) -> float | None:
+        """CPU time that the store's server used so far, where it has one."""
+        return self.postgres.cpu_s() if self.postgres and store == "postgres" else None
+
+    async def saturate(self, *dispatchers: Dispatcher) -> Window:
+        """One round at saturation, spread over dispatchers of one store; CPU is that of all."""
         loop = ClosedLoop(
-            self.submits(dispatcher),
+            [self.submits(dispatcher) for dispatcher in dispatchers],
             self.sink,
             self.numbers,
             in_flight=self.options.in_flight,
-            others=[self.submits(other) for other in others],
         )
-
-        def cpu_s() -> float | None:
-            found = [one.cpu_s() for one in (dispatcher, *others)]
-            return None if None in found else sum(one for one in found if one is not None)
-
         return await loop.measure(
-            cpu_s, warm_up_s=self.options.warm_up, seconds=self.options.seconds
+            lambda: figures.total(dispatcher.cpu_s() for dispatcher in dispatchers),
+            server_cpu_s=lambda: self.server_cpu_s(dispatchers[0].store),
+            warm_up_s=self.options.warm_up,
+            seconds=self.options.seconds,
         )

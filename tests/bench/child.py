@@ -1,4 +1,6 @@
-"""The dispatcher as a process of its own: `python -m tests.bench.child sqlite|relay [CORE]`.
+"""The dispatcher as a process of its own: `python -m tests.bench.child STORE [CORES]`.
+
+STORE is sqlite, postgres or relay, CORES a list such as 0,1.
 
 The real server on the real settings, which come from the environment. It says where it listens on
 standard output and logs to standard error.
@@ -16,10 +18,10 @@ from dispatcher.app import Service
 from tests.bench.relay import open_relay
 
 
-def main(store: str, core: str | None = None) -> None:
+def main(store: str, cores: str = "") -> None:
     """Serve until SIGTERM."""
-    if core is not None:
-        os.sched_setaffinity(0, {int(core)})
+    if cores:
+        os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if store == "relay":
         # The server makes its own service; this is the one thing that differs.
         service = functools.partial(Service, store=open_relay())

@@ -4,12 +4,13 @@ next. Both sides of every comparison get the same number."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.bench.framing import Framed
-from tests.bench.payload import Submits
+from tests.bench.payload import Requests
 from tests.bench.sink import Sink
 
 _DRAIN_S = 60.0  # longer than any delivery takes: what is missing then is lost
@@ -18,13 +19,14 @@ _DRAIN_S = 60.0  # longer than any delivery takes: what is missing then is lost
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
     """What happened while it was measured. `others` are arrivals of what was not submitted here;
-    CPU seconds are None where the system does not tell them."""
+    CPU seconds are None where the system does not tell them, or there is no such process."""
 
     seconds: float
     accepted: int
     delivered: int
     others: int
     dispatcher_cpu_s: float | None
+    server_cpu_s: float | None
     load_cpu_s: float
 
     @property
@@ -38,27 +40,31 @@ class Window:
     @property
     def cpu_us(self) -> float | None:
         """The dispatcher's CPU time per delivery, in microseconds."""
+        return self._each_us(self.dispatcher_cpu_s)
+
+    @property
+    def server_cpu_us(self) -> float | None:
+        """The database server's CPU time per delivery, in microseconds."""
+        return self._each_us(self.server_cpu_s)
+
+    def _each_us(self, cpu_s: float | None) -> float | None:
         deliveries = self.delivered + self.others
-        if self.dispatcher_cpu_s is None or not deliveries:
-            return None
-        return self.dispatcher_cpu_s / deliveries * 1e6
+        return None if cpu_s is None or not deliveries else cpu_s / deliveries * 1e6
+
+
+def since(before_s: float | None, after_s: float | None) -> float | None:
+    """What was used between two readings, where there are both."""
+    return None if before_s is None or after_s is None else after_s - before_s
 
 
 class ClosedLoop:
-    """`in_flight` connections; each submits the next callback when its last one was both answered
-    and delivered."""
+    """`in_flight` connections, spread evenly over the servers; each sends the next request when
+    its last one was both answered and, where it leads to one, delivered."""
 
     def __init__(
-        self,
-        submits: Submits,
-        sink: Sink,
-        numbers: Iterator[int],
-        *,
-        in_flight: int,
-        others: Sequence[Submits] = (),
+        self, requests: Sequence[Requests], sink: Sink, numbers: Iterator[int], *, in_flight: int
     ) -> None:
-        self._submits = submits
-        self._targets = [submits, *others]  # of several dispatchers, in turn
+        self._requests = requests
         self._sink = sink
         self._numbers = numbers
         self._in_flight = in_flight
@@ -72,7 +78,12 @@ class ClosedLoop:
         self.refusal: bytes | None = None
 
     async def measure(
-        self, cpu_s: Callable[[], float | None], *, warm_up_s: float, seconds: float
+        self,
+        cpu_s: Callable[[], float | None],
+        *,
+        server_cpu_s: Callable[[], float | None] = lambda: None,
+        warm_up_s: float,
+        seconds: float,
     ) -> Window:
         """Run, warm up, measure, and wait for what is still on its way. Raises RuntimeError where
         a submit was refused or a delivery is missing."""
@@ -82,7 +93,7 @@ class ClosedLoop:
                 self._running += 1
                 client.go_on()
             await asyncio.sleep(warm_up_s)
-            window = await self._watch(cpu_s, seconds)
+            window = await self._watch(cpu_s, server_cpu_s, seconds)
             self._stopping = True
             await self._drain()
         for client in clients:
@@ -93,25 +104,32 @@ class ClosedLoop:
         loop = asyncio.get_running_loop()
         clients = []
         for n in range(self._in_flight):
-            target = self._targets[n % len(self._targets)]
+            requests = self._requests[n % len(self._requests)]
             _, client = await loop.create_connection(
-                lambda: _Client(self), target.host, target.port
+                functools.partial(_Client, self, requests), requests.host, requests.port
             )
             clients.append(client)
         return clients
 
-    async def _watch(self, cpu_s: Callable[[], float | None], seconds: float) -> Window:
+    async def _watch(
+        self,
+        cpu_s: Callable[[], float | None],
+        server_cpu_s: Callable[[], float | None],
+        seconds: float,
+    ) -> Window:
+        cpu, server_cpu = cpu_s(), server_cpu_s()
         before = (self.accepted, self.delivered, self.others)
-        began, cpu, load_cpu = time.monotonic(), cpu_s(), time.process_time()
+        began, load_cpu = time.monotonic(), time.process_time()
         await asyncio.sleep(seconds)
-        ended, cpu_after = time.monotonic(), cpu_s()
+        ended, load_cpu_after = time.monotonic(), time.process_time()
         return Window(
             seconds=ended - began,
             accepted=self.accepted - before[0],
             delivered=self.delivered - before[1],
             others=self.others - before[2],
-            dispatcher_cpu_s=None if cpu is None or cpu_after is None else cpu_after - cpu,
-            load_cpu_s=time.process_time() - load_cpu,
+            dispatcher_cpu_s=since(cpu, cpu_s()),
+            server_cpu_s=since(server_cpu, server_cpu_s()),
+            load_cpu_s=load_cpu_after - load_cpu,
         )
 
     async def _drain(self) -> None:
@@ -139,23 +157,33 @@ class ClosedLoop:
             if not self._running:
                 self._ended.set()
             return None
-        number = next(self._numbers)
-        self._waiting[number] = client
-        return self._submits.request(number, number % self._submits.destinations)
+        number, requests = next(self._numbers), client.requests
+        if requests.arrive:
+            self._waiting[number] = client
+        return requests.request(number, number % requests.destinations)
+
+    def answered(self, client: _Client) -> None:
+        """A request was answered as wanted."""
+        self.accepted += 1
+        if not client.requests.arrive:
+            self.delivered += 1
+        client.delivered()
 
 
 class _Client(Framed):
     length_name = b"\r\ncontent-length: "
 
-    def __init__(self, run: ClosedLoop) -> None:
+    def __init__(self, run: ClosedLoop, requests: Requests) -> None:
         super().__init__()
         self._run = run
+        self.requests = requests
         self._missing = 0
 
     def go_on(self) -> None:
         request = self._run.next_request(self)
         if request is not None:
-            self._missing = 2  # the answer and the arrival, in whichever order
+            # The answer and the arrival, in whichever order.
+            self._missing = 2 if self.requests.arrive else 1
             self.transport.write(request)
 
     def delivered(self) -> None:
@@ -164,9 +192,8 @@ class _Client(Framed):
             self.go_on()
 
     def message(self, data: bytes, start: int, body: int, end: int) -> None:
-        if data.startswith(b"HTTP/1.1 202", start):
-            self._run.accepted += 1
-            self.delivered()
+        if data.startswith(self.requests.accepted, start):
+            self._run.answered(self)
         else:
             self._run.refusal = data[start:end]
             self._missing = 0

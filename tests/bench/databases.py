@@ -1,67 +1,84 @@
-"""PostgreSQL databases for the benchmark: on a private server that really syncs, or on the one that
-the tests are told of."""
+"""A PostgreSQL server of the benchmark's own: durable, in a folder of its own, watched from
+outside. Its CPU time is told apart from the dispatcher's."""
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
+from typing import Final
 
 import psycopg
+from psycopg import sql
 
-from tests.dispatcher.postgres import server
+from tests.bench.process import TICKS_PER_S, stat
+from tests.dispatcher.postgres import server as servers
+from tests.dispatcher.postgres.server import Server
 
-
-def available() -> bool:
-    """Whether a PostgreSQL can be had."""
-    return server.available()
-
-
-@cache
-def url_for(path: Path) -> str:
-    """The URL of this name's database, made when it is first asked for."""
-    name = f"postback_bench_{path.name}_{os.getpid()}"
-    with psycopg.connect(_server(), autocommit=True) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}"'.encode())
-        connection.execute(f'CREATE DATABASE "{name}"'.encode())
-    atexit.register(_drop, _server(), name)
-    return server.with_database(_server(), name)
+ABSENT: Final = "no PostgreSQL: no server's binaries (initdb, postgres) were found"
+_OURS: Final = "bench_"
 
 
-def cpu_s() -> float | None:
-    """CPU time of the server's processes on this machine so far, in seconds: of those that live."""
-    total = 0.0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, fields = path.read_text("ascii", errors="replace").split("(", 1)[1].rsplit(")", 1)
-        except (OSError, IndexError, ValueError):
-            continue
-        if name == "postgres":
-            times = fields.split()
-            total += (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
-    return total or None
+class Postgres:
+    """A running server and the databases that the parts make on it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._names: set[str] = set()
+        with psycopg.connect(server.url) as connection:
+            self.version: Final = str(connection.info.parameter_status("server_version"))
+
+    def url(self, name: str) -> str:
+        """The URL of the database of this name, which is made where there is none yet."""
+        name = _OURS + name
+        if name not in self._names:
+            self._names.add(name)
+            self._run("CREATE DATABASE {} TEMPLATE template0", name)
+        return servers.with_database(self._server.url, name)
+
+    def forget(self) -> None:
+        """Drop the databases that were made, so that nobody vacuums them beside later parts."""
+        while self._names:
+            self._run("DROP DATABASE {} WITH (FORCE)", self._names.pop())
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        return [] if self._server.process is None else _family(self._server.process.pid)
+
+    def cpu_s(self) -> float | None:
+        """CPU time of all its processes so far, of those that have ended too, in seconds."""
+        times = [stat(pid) for pid in self.pids()]
+        # Own and reaped children's user and system time: what has ended is in its parent's.
+        ticks = sum(int(field) for fields in times if fields for field in fields[11:15])
+        return ticks / TICKS_PER_S if ticks else None
+
+    def _run(self, statement: str, name: str) -> None:
+        with psycopg.connect(self._server.url, autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
 
-@cache
-def _server() -> str:
-    named = os.environ.get(server.VARIABLE)
-    if named:
-        return named
-    context = server.private_server(durable=True)
-    running = context.__enter__()
-    atexit.register(context.__exit__, None, None, None)
-    return running.url
-
-
-def _drop(server_url: str, name: str) -> None:
-    with _closing(server_url) as connection:
-        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+def found() -> bool:
+    """Whether a server's binaries are installed."""
+    return servers.binaries() is not None
 
 
 @contextmanager
-def _closing(url: str) -> Iterator[psycopg.Connection]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
+def serving() -> Iterator[Postgres]:
+    """A server with fsync on, on the cores of its caller, removed at the end."""
+    with servers.private_server(durable=True) as server:
+        yield Postgres(server)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and all that descend from it, where the system tells."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc") if Path("/proc").is_dir() else ():
+        if entry.name.isdecimal():
+            fields = stat(int(entry.name))
+            if fields is not None:
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    family = [pid]
+    for member in family:  # grows while it is walked
+        family += children.get(member, ())
+    return family

@@ -26,6 +26,13 @@ def middle(values: Iterable[float | None], digits: int = 1) -> float | None:
     return round(median(found), digits) if found else None
 
 
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum, where all of them are known."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) if len(known) == len(found) else None
+
+
 def ratio(value: object, base: object) -> float | None:
     """`value / base`, where both are there."""
     if not isinstance(value, int | float) or not isinstance(base, int | float) or not base:
@@ -39,7 +46,9 @@ def saturation(windows: Sequence[Window]) -> Figures:
         "acceptedPerSecond": middle(w.accepted_per_s for w in windows),
         "deliveredPerSecond": middle(w.delivered_per_s for w in windows),
         "cpuUsPerDelivery": middle(w.cpu_us for w in windows),
+        "serverCpuUsPerDelivery": middle(w.server_cpu_us for w in windows),
         "cpuShare": middle((_share(w.dispatcher_cpu_s, w) for w in windows), 2),
+        "serverCpuShare": middle((_share(w.server_cpu_s, w) for w in windows), 2),
         "loadCpuShare": middle((_share(w.load_cpu_s, w) for w in windows), 2),
         "accepted": sum(w.accepted for w in windows),
         "delivered": sum(w.delivered for w in windows),

@@ -1,4 +1,4 @@
-"""Fills a file while no dispatcher runs: `python -m tests.bench.fill HELD DUE SINK_URL`.
+"""Fills a database while no dispatcher runs: `python -m tests.bench.fill HELD DUE SINK_URL`.
 
 HELD deliveries wait for a paused destination; DUE is the number of one more that nothing holds
 (negative: none). The environment holds the settings.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cores:
-    """The dispatcher's core; None where a process cannot be pinned or there is only one."""
+    """The dispatcher's core, and all of them; none where a process cannot be pinned or there is
+    only one."""
 
-    dispatcher: int | None
+    dispatcher: tuple[int, ...]
+    every: tuple[int, ...]
 
 
 @contextmanager
@@ -23,14 +25,30 @@ def pinned() -> Iterator[Cores]:
     """Keep this process (load and sink) off the core that is to be the dispatcher's alone."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     if len(allowed) < 2:
-        yield Cores(dispatcher=None)
+        yield Cores(dispatcher=(), every=())
         return
     *others, last = allowed
     os.sched_setaffinity(0, others)
     try:
-        yield Cores(dispatcher=last)
+        yield Cores(dispatcher=(last,), every=tuple(allowed))
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def floating(cores: Cores, pids: Collection[int]) -> Iterator[None]:
+    """Let this process and these run on every core, until the end of the block."""
+    before: dict[int, set[int]] = {}
+    for pid in (0, *pids) if cores.every else ():
+        with suppress(ProcessLookupError):  # a database's session that has ended
+            before[pid] = os.sched_getaffinity(pid)
+            os.sched_setaffinity(pid, cores.every)
+    try:
+        yield
+    finally:
+        for pid, affinity in before.items():
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(pid, affinity)
 
 
 def facts(directory: Path, cores: Cores) -> dict[str, object]:
@@ -43,7 +61,7 @@ def facts(directory: Path, cores: Cores) -> dict[str, object]:
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "databasesOn": _file_system(directory),
-        "dispatcherPinned": cores.dispatcher is not None,
+        "dispatcherPinned": bool(cores.dispatcher),
         "loadAverage": round(os.getloadavg()[0], 2),
     }
 

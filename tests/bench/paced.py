@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.bench.framing import Framed
-from tests.bench.payload import Submits
+from tests.bench.payload import Requests
 from tests.bench.sink import Sink
 
 _CONNECTIONS: Final = 64
@@ -33,11 +33,11 @@ class Sample:
 
 
 class Paced:
-    """Submits at `rate` a second, to the destinations in turn. The `silent` ones are not waited
+    """Sends at `rate` a second, to the destinations in turn. The `silent` ones are not waited
     for."""
 
     def __init__(
-        self, submits: Submits, sink: Sink, numbers: Iterator[int], *, silent: Collection[int] = ()
+        self, submits: Requests, sink: Sink, numbers: Iterator[int], *, silent: Collection[int] = ()
     ) -> None:
         self._submits = submits
         self._sink = sink
@@ -55,7 +55,7 @@ class Paced:
         """All samples, once every answer and every arrival is there. Raises RuntimeError where a
         submit was refused or a delivery is missing."""
         count = max(1, round(rate * seconds))
-        loud = sum(n % self._submits.destinations not in self._silent for n in range(count))
+        loud = sum(self._is_loud(n % self._submits.destinations) for n in range(count))
         self._left = count + loud
         clients = await self._connect()
         self._idle = list(clients)
@@ -66,12 +66,17 @@ class Paced:
             client.transport.close()
         return list(self._samples.values())
 
+    def _is_loud(self, destination: int) -> bool:
+        return self._submits.arrive and destination not in self._silent
+
     async def _connect(self) -> list[_Client]:
         loop = asyncio.get_running_loop()
         clients = []
         for _ in range(_CONNECTIONS):
             _, client = await loop.create_connection(
-                lambda: _Client(self), self._submits.host, self._submits.port
+                lambda: _Client(self, self._submits.accepted),
+                self._submits.host,
+                self._submits.port,
             )
             clients.append(client)
         return clients
@@ -148,9 +153,10 @@ class Paced:
 class _Client(Framed):
     length_name = b"\r\ncontent-length: "
 
-    def __init__(self, run: Paced) -> None:
+    def __init__(self, run: Paced, accepted: bytes) -> None:
         super().__init__()
         self._run = run
+        self._accepted = accepted
         self._sample: Sample | None = None
 
     def send(self, request: bytes, sample: Sample) -> None:
@@ -161,5 +167,5 @@ class _Client(Framed):
         sample, self._sample = self._sample, None
         if sample is None:
             raise RuntimeError(f"an answer without a question: {data[start:end]!r}")
-        accepted = data.startswith(b"HTTP/1.1 202", start)
+        accepted = data.startswith(self._accepted, start)
         self._run.answered(self, sample, None if accepted else data[start:end])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 ADMIN_KEY: Final = "bench-admin-key"
@@ -44,12 +44,31 @@ def number_at(data: bytes, body: int) -> int:
     return int(data[body + _NUMBER.start : body + _NUMBER.stop], 16)
 
 
+class Requests(Protocol):
+    """What a load generator sends, and to whom."""
+
+    host: str
+    port: int
+    destinations: int
+    accepted: bytes
+    """How an answer begins that is as wanted."""
+    arrive: bool
+    """Whether each request leads to an arrival at the sink, which is waited for."""
+
+    def request(self, number: int, destination: int) -> bytes:
+        """The whole request of job `number`, for the n-th destination."""
+        ...
+
+
 class Submits:
     """Requests to one dispatcher, ready but for the jobId: making one costs a join."""
 
+    accepted = b"HTTP/1.1 202"
+    arrive = True
+
     def __init__(self, dispatcher_url: str, callback_urls: Sequence[str]) -> None:
         self.destinations = len(callback_urls)
-        self.host, self.port = _address(dispatcher_url)
+        self.host, self.port = address(dispatcher_url)
         self._parts = [self._prepare(url) for url in callback_urls]
 
     def request(self, number: int, destination: int) -> bytes:
@@ -74,8 +93,9 @@ def line(number: int, callback_url: str, **fields: object) -> bytes:
     return json.dumps(about).encode()[:-1] + b', "payload": ' + payload(number) + b"}"
 
 
-def _address(url: str) -> tuple[str, int]:
+def address(url: str) -> tuple[str, int]:
+    """Host and port of a server's URL."""
     parts = urlsplit(url)
     if parts.hostname is None or parts.port is None:
-        raise ValueError(f"not a dispatcher's address: {url}")
+        raise ValueError(f"not a server's address: {url}")
     return parts.hostname, parts.port

@@ -1,4 +1,5 @@
-"""Dispatchers as child processes: started, watched from outside, and ended by their ids."""
+"""Dispatchers and receivers as child processes: started, watched from outside, and ended by their
+ids."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import os
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 import httpx
 
 from dispatcher.settings import variable
+from receiver.settings import variable as receiver_variable
 from tests.bench.payload import ADMIN_KEY
 
 ROOT: Final = Path(__file__).parents[2]
@@ -30,6 +32,7 @@ SETTINGS: Final[Mapping[str, object]] = {
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0
 _LOG_TAIL_BYTES: Final = 4_000
+TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +45,8 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dispatcher:
-    """A running one. `started_s` is the `time.monotonic()` just before its process was made."""
+class Child:
+    """A running service. `started_s` is the `time.monotonic()` just before its process was made."""
 
     pid: int
     url: str
@@ -51,17 +54,29 @@ class Dispatcher:
 
     def cpu_s(self) -> float | None:
         """CPU time that all its threads used so far, in seconds."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text("ascii").rpartition(")")[2].split()
-        except FileNotFoundError:
-            return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        fields = stat(self.pid)
+        return None if fields is None else (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
     def memory(self) -> Memory:
         """What it takes up now, and at most took up so far."""
         status = _kib(Path(f"/proc/{self.pid}/status"))
         shares = _kib(Path(f"/proc/{self.pid}/smaps_rollup"))
         return Memory(rss=status.get("VmRSS"), pss=shares.get("Pss"), peak_rss=status.get("VmHWM"))
+
+    def written_bytes(self) -> int | None:
+        """What it had the system write to disks so far; None where that is not told."""
+        try:
+            lines = Path(f"/proc/{self.pid}/io").read_text("ascii").splitlines()
+        except OSError:
+            return None
+        return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatcher(Child):
+    """A running dispatcher, and on which store."""
+
+    store: str
 
     def client(self) -> httpx.AsyncClient:
         """For what an operator does beside the load."""
@@ -71,32 +86,46 @@ class Dispatcher:
 
 @asynccontextmanager
 async def running(
-    database: Path, *, store: str = "sqlite", core: int | None = None, **settings: object
+    database_url: str, log_path: Path, *, store: str, cores: Collection[int], **settings: object
 ) -> AsyncIterator[Dispatcher]:
-    """A dispatcher on this file until the end of the block. Raises RuntimeError, with the end of
-    its log, where it does not start."""
-    log_path = database.with_suffix(".log")
+    """A dispatcher on this database and these cores (none: its parent's), until the end of the
+    block. Raises RuntimeError, with the end of its log, where it does not start."""
+    given = _named({"database_url": database_url, **SETTINGS, **settings})
+    async with _started("tests.bench.child", (store, _listed(cores)), given, log_path) as child:
+        yield Dispatcher(pid=child.pid, url=child.url, started_s=child.started_s, store=store)
+
+
+def receiving(
+    kind: str, log_path: Path, *, cores: Collection[int], **settings: object
+) -> AbstractAsyncContextManager[Child]:
+    """A receiver, or a bare handler in its place, until the end of the block."""
+    given = {receiver_variable(name): str(value) for name, value in settings.items()}
+    return _started("tests.bench.receive", (kind, _listed(cores)), given, log_path)
+
+
+def _listed(cores: Collection[int]) -> str:
+    return ",".join(str(core) for core in cores)
+
+
+@asynccontextmanager
+async def _started(
+    module: str, arguments: tuple[str, ...], given: Mapping[str, str], log_path: Path
+) -> AsyncIterator[Child]:
     with log_path.open("ab") as log:
         started_s = time.monotonic()
-        process = await _spawn(
-            "tests.bench.child",
-            store,
-            *([] if core is None else [str(core)]),
-            settings={"database_url": f"sqlite:///{database}", **SETTINGS, **settings},
-            stderr=log.fileno(),
-        )
+        process = await _spawn(module, *arguments, given=given, stderr=log.fileno())
     try:
         url = await _said(process)
         if not url:
-            raise RuntimeError(f"the dispatcher did not start: {_tail(log_path)}")
-        yield Dispatcher(pid=process.pid, url=url, started_s=started_s)
+            raise RuntimeError(f"{module} did not start: {_tail(log_path)}")
+        yield Child(pid=process.pid, url=url, started_s=started_s)
     finally:
         await _end(process)
 
 
 async def run_module(module: str, *arguments: str, settings: Mapping[str, object]) -> str:
     """Run a module of the benchmark to its end; returns what it printed. Raises RuntimeError."""
-    process = await _spawn(module, *arguments, settings=settings, stderr=None)
+    process = await _spawn(module, *arguments, given=_named(settings), stderr=None)
     try:
         printed, _ = await process.communicate()
     finally:
@@ -107,22 +136,29 @@ async def run_module(module: str, *arguments: str, settings: Mapping[str, object
 
 
 async def _spawn(
-    module: str, *arguments: str, settings: Mapping[str, object], stderr: int | None
+    module: str, *arguments: str, given: Mapping[str, str], stderr: int | None
 ) -> Process:
-    given = {name: value for name, value in os.environ.items() if not _ours(name)}
-    given |= {variable(name): str(value) for name, value in settings.items()}
+    environ = {name: value for name, value in os.environ.items() if not _ours(name)}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, *arguments, stdout=PIPE, stderr=stderr, env=given, cwd=ROOT
+        *(sys.executable, "-m", module, *arguments),
+        stdout=PIPE,
+        stderr=stderr,
+        env=environ | dict(given),
+        cwd=ROOT,
     )
 
 
+def _named(settings: Mapping[str, object]) -> dict[str, str]:
+    return {variable(name): str(value) for name, value in settings.items()}
+
+
 def _ours(name: str) -> bool:
-    return name.startswith("DISPATCHER_")
+    return name.startswith(("DISPATCHER_", "RECEIVER_"))
 
 
 async def _said(process: Process) -> str:
     if process.stdout is None:
-        raise RuntimeError("a dispatcher's output is read through a pipe")
+        raise RuntimeError("a child's output is read through a pipe")
     async with asyncio.timeout(_START_S):
         return (await process.stdout.readline()).decode().strip()
 
@@ -141,6 +177,15 @@ async def _end(process: Process) -> None:
 
 def _tail(log_path: Path) -> str:
     return log_path.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
+
+
+def stat(pid: int) -> list[str] | None:
+    """The fields of a process from its state on: the second one is its parent, the twelfth and
+    those behind it are CPU times. None where there is no such process, or no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
+    except OSError:
+        return None
 
 
 def _kib(path: Path) -> dict[str, int]:

@@ -25,12 +25,12 @@ FIRST_S: Final = PRESETS[DEFAULT].timeout + 1
 SPANS: Final = {"": "arrival", "First": "first", "Later": "later", "Seconds": "seconds"}
 
 
-async def measure(bench: Bench) -> Figures:
-    """Rounds of none, one and thirty, each on a fresh dispatcher with a fresh file."""
+async def measure(bench: Bench, store: str) -> Figures:
+    """Rounds of none, one and thirty, each on a fresh dispatcher with a fresh database."""
     rounds: dict[str, list[Figures]] = {name: [] for name in SILENT_COUNTS}
     for number in range(bench.options.rounds):
         for name, silent in SILENT_COUNTS.items():
-            async with bench.running(f"silence-{name}-{number}") as dispatcher:
+            async with bench.running(f"silence-{name}-{number}", store) as dispatcher:
                 rounds[name].append(_seen(await _run(bench, dispatcher, silent)))
     found = {name: figures.medians(seen) for name, seen in rounds.items()}
     return {

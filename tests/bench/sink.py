@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 from tests.bench.framing import Framed
@@ -29,6 +30,8 @@ class Sink:
         self.unanswered = 0
         self.on_arrival: Callable[[int, float], None] = _unheard
         """Called with the job's number and `time.monotonic()` for each request answered 200."""
+        self.arrivals: Counter[int] | None = None
+        """How often each job arrived, where that is counted."""
 
     def urls(self, count: int, group: str = "ok") -> list[str]:
         """So many destinations of one behaviour."""
@@ -42,6 +45,15 @@ class Sink:
             yield
         finally:
             self.on_arrival = _unheard
+
+    @contextmanager
+    def counting(self) -> Iterator[Counter[int]]:
+        """Count the arrivals of each job, until the end of the block."""
+        self.arrivals = arrivals = Counter[int]()
+        try:
+            yield arrivals
+        finally:
+            self.arrivals = None
 
 
 @asynccontextmanager
@@ -73,4 +85,7 @@ class _Connection(Framed):
             self.transport.write(_ERROR)
         else:
             self.transport.write(_OK)
-            sink.on_arrival(number_at(data, body), at_s)
+            number = number_at(data, body)
+            if sink.arrivals is not None:
+                sink.arrivals[number] += 1
+            sink.on_arrival(number, at_s)

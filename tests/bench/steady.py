@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from tests.bench import figures
 from tests.bench.bench import Bench
+from tests.bench.closed import since
 from tests.bench.figures import Figures
 from tests.bench.paced import Paced, Sample
 from tests.bench.payload import Submits
@@ -13,21 +15,23 @@ from tests.bench.payload import Submits
 RATE_PER_S: Final = 500
 
 
-async def measure(bench: Bench) -> Figures:
+async def measure(bench: Bench, store: str) -> Figures:
     """Each round warms up, then measures twice as long as a round at saturation: a hundredth of
     the samples is what p99 stands on."""
-    rounds, cpu_us = [], []
-    async with bench.running("steady") as dispatcher:
+    rounds, cpu_us, server_us = [], [], []
+    async with bench.running("steady", store) as dispatcher:
         submits = bench.submits(dispatcher)
         for _ in range(bench.options.rounds):
             await _run(bench, submits, bench.options.warm_up)
-            before = dispatcher.cpu_s()
+            before_s, server_before_s = dispatcher.cpu_s(), bench.server_cpu_s(store)
             samples = await _run(bench, submits, 2 * bench.options.seconds)
             rounds.append(figures.latency(samples))
-            cpu_us.append(_per_delivery(before, dispatcher.cpu_s(), len(samples)))
+            cpu_us.append(_each_us(since(before_s, dispatcher.cpu_s()), samples))
+            server_us.append(_each_us(since(server_before_s, bench.server_cpu_s(store)), samples))
     return {
         "ratePerSecond": RATE_PER_S,
         "cpuUsPerDelivery": figures.middle(cpu_us),
+        "serverCpuUsPerDelivery": figures.middle(server_us),
         **figures.medians(rounds),
     }
 
@@ -36,5 +40,5 @@ async def _run(bench: Bench, submits: Submits, seconds: float) -> list[Sample]:
     return await Paced(submits, bench.sink, bench.numbers).run(rate=RATE_PER_S, seconds=seconds)
 
 
-def _per_delivery(before_s: float | None, after_s: float | None, count: int) -> float | None:
-    return None if before_s is None or after_s is None else (after_s - before_s) / count * 1e6
+def _each_us(cpu_s: float | None, samples: Sequence[Sample]) -> float | None:
+    return None if cpu_s is None else cpu_s / len(samples) * 1e6

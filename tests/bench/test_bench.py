@@ -13,12 +13,17 @@ import pytest
 
 from tests.bench.process import ROOT
 from tests.bench.report import TITLES
+from tests.bench.together import bound_by
+from tests.dispatcher.postgres import server
 
 BACKLOG = 300
+POSTGRES_BACKLOG = 60
+POSTGRES = server.binaries() is not None
+STORES = ("sqlite", "postgres") if POSTGRES else ("sqlite",)
 ROUNDS = 1
 _TINY = (
     *("--seconds", "0.3", "--warm-up", "0.1", "--silence-seconds", "0.3", "--in-flight", "32"),
-    *("--rounds", str(ROUNDS), "--backlog", str(BACKLOG)),
+    *("--rounds", str(ROUNDS), "--backlog", str(BACKLOG), "--store", "both"),
 )
 _END_S = 100
 
@@ -47,17 +52,23 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
 def test_every_part_is_printed_and_written(ran: tuple[dict[str, Any], str, Path]) -> None:
     """The table is for people, the JSON for programs; both name the machine."""
     found, printed, _ = ran
-    assert set(found["parts"]) == set(TITLES.values())
+    parts = {title for number, title in TITLES.items() if POSTGRES or number != 5}
+    assert set(found["parts"]) == parts
+    for name in ("throughput", "latency", "silence", "backlog"):
+        assert tuple(found["parts"][name]) == STORES
     assert found["machine"]["sqlite"] in printed
     assert found["machine"]["cores"] == os.cpu_count()
-    for title in ("1. Saturation", "2. Steady", "3. Silence", "4. Backlog", "5. Together"):
+    for title in ("1. Saturation", "2. Steady", "3. Silence", "4. Backlog", "6. Receiver"):
         assert title in printed
 
 
-def test_saturation_counts_what_went_in_and_out(ran: tuple[dict[str, Any], str, Path]) -> None:
+@pytest.mark.parametrize("store", STORES)
+def test_saturation_counts_what_went_in_and_out(
+    ran: tuple[dict[str, Any], str, Path], store: str
+) -> None:
     """In a window, accepted and delivered differ at most by what is in flight at its two ends."""
     found, _, _ = ran
-    throughput = found["parts"]["throughput"]
+    throughput = found["parts"]["throughput"][store]
     for name in ("durable", "relay", "busy"):
         run = throughput[name]
         assert len(run["rounds"]) == ROUNDS
@@ -71,13 +82,14 @@ def test_saturation_counts_what_went_in_and_out(ran: tuple[dict[str, Any], str, 
     assert throughput["durableToRelay"] > 0
 
 
+@pytest.mark.parametrize("store", STORES)
 def test_every_paced_submit_is_answered_and_arrives(
-    ran: tuple[dict[str, Any], str, Path],
+    ran: tuple[dict[str, Any], str, Path], store: str
 ) -> None:
     """At a steady rate nothing is left out of the quantiles: neither what was slow nor what was
     sent late."""
     found, _, _ = ran
-    latency, silence = found["parts"]["latency"], found["parts"]["silence"]
+    latency, silence = found["parts"]["latency"][store], found["parts"]["silence"][store]
     assert latency["submitted"] == ROUNDS * round(latency["ratePerSecond"] * 0.6)
     for run in (latency, silence["none"], silence["one"], silence["thirty"]):
         assert run["submitted"] == run["accepted"] == run["arrived"] > 0
@@ -87,14 +99,63 @@ def test_every_paced_submit_is_answered_and_arrives(
     assert silence["none"]["submitted"] == silence["thirty"]["submitted"]
 
 
-def test_the_backlog_stays_where_it_is(ran: tuple[dict[str, Any], str, Path]) -> None:
+@pytest.mark.parametrize("store", STORES)
+def test_the_backlog_stays_where_it_is(ran: tuple[dict[str, Any], str, Path], store: str) -> None:
     """The held deliveries are pending before and after everybody else's were delivered."""
-    backlog = ran[0]["parts"]["backlog"]
-    assert backlog["pendingBefore"] == backlog["pendingAfter"] == backlog["backlog"] == BACKLOG
+    backlog = ran[0]["parts"]["backlog"][store]
+    held = POSTGRES_BACKLOG if store == "postgres" else BACKLOG
+    assert backlog["pendingBefore"] == backlog["pendingAfter"] == backlog["backlog"] == held
     for name in ("empty", "full"):
         assert backlog[name]["delivered"] > 0
         assert backlog[name]["startToFirstSeconds"] > 0
     assert backlog["fullToEmpty"] > 0
+
+
+def test_two_processes_deliver_nothing_twice(ran: tuple[dict[str, Any], str, Path]) -> None:
+    """Both have work, and each job reaches the sink once; the server's CPU is told apart."""
+    if not POSTGRES:
+        server.absent()
+    together = ran[0]["parts"]["together"]
+    assert together["duplicates"] == 0
+    delivered = sum(together[name]["delivered"] for name in ("one", "two"))
+    assert together["arrived"] >= delivered > 0
+    for name, count in (("one", 1), ("two", 2)):
+        assert len(together[name]["eachCpuShare"]) == count
+        assert together[name]["deliveredPerSecond"] > 0
+        assert together[name]["boundBy"]
+    assert "5. Together" in ran[1]
+
+
+def test_what_the_receiver_keeps_is_in_its_file(ran: tuple[dict[str, Any], str, Path]) -> None:
+    """Every message it answered 200 is a row; nothing that it refused left a byte."""
+    receiver = ran[0]["parts"]["receiver"]
+    assert receiver["stored"] == receiver["kept"] > receiver["durable"]["accepted"] > 0
+    assert receiver["bare"]["accepted"] > 0
+    assert receiver["durableToBare"] > 0
+    assert receiver["flood"]["accepted"] > 0
+    assert receiver["floodFilesChanged"] == 0
+    assert receiver["floodWrittenBytes"] in (0, None)  # None: the system does not tell
+    for name in ("steady", "flooded", "swamped"):
+        assert receiver[name]["submitted"] == receiver[name]["accepted"] > 0
+        assert 0 < receiver[name]["acceptP50Ms"] <= receiver[name]["acceptP99Ms"]
+
+
+@pytest.mark.parametrize(
+    ("shares", "told"),
+    [
+        ((0.9, 0.5, 0.5, [0.9]), "the 2 cores, all busy"),
+        ((0.95, 0.1, 0.1, [0.95]), "the dispatcher's own core"),
+        ((0.4, 0.1, 0.95, [0.2, 0.2]), "the load generator"),
+        ((0.5, None, 0.1, [None, 0.5]), "waiting: 0.60 of 2 cores used"),
+    ],
+)
+def test_what_bounds_a_run_is_told_by_who_is_busy(
+    shares: tuple[float, float | None, float, list[float | None]], told: str
+) -> None:
+    """All cores before one process, one process before nobody."""
+    dispatchers, database, load, each = shares
+    run = {"cpuShare": dispatchers, "serverCpuShare": database, "loadCpuShare": load, "each": each}
+    assert bound_by(run, cores=2).startswith(told)
 
 
 def test_nothing_is_left_behind(ran: tuple[dict[str, Any], str, Path]) -> None:
@@ -103,10 +164,13 @@ def test_nothing_is_left_behind(ran: tuple[dict[str, Any], str, Path]) -> None:
     assert [path.name for path in directory.iterdir()] == ["figures.json"]
 
 
-def test_a_wrong_option_is_a_usage_error() -> None:
+@pytest.mark.parametrize(
+    ("parts", "said"), [("7", "numbers from 1 to 6"), ("5", "add --store postgres, or both")]
+)
+def test_a_wrong_option_is_a_usage_error(parts: str, said: str) -> None:
     """Exit 2 and a line that says why, as commands do."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.bench", "--parts", "5"],
+        [sys.executable, "-m", "tests.bench", "--parts", parts],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -114,4 +178,4 @@ def test_a_wrong_option_is_a_usage_error() -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "numbers from 1 to 4" in done.stderr
+    assert said in done.stderr

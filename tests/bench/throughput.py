@@ -3,7 +3,9 @@ has other things to do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tests.bench import figures
@@ -11,6 +13,7 @@ from tests.bench.bench import Bench
 from tests.bench.bustle import Bustle, prepared
 from tests.bench.closed import Window
 from tests.bench.figures import Figures
+from tests.bench.process import Dispatcher
 
 # For the busy one: everything delivered is due for retention a second later.
 _RETENTION: Final[dict[str, Any]] = {
@@ -21,28 +24,49 @@ _RETENTION: Final[dict[str, Any]] = {
 }
 
 
+@dataclass(slots=True, kw_only=True)
+class _Side:
+    """Two dispatchers on one store, and what was seen of them."""
+
+    durable: Dispatcher
+    busy: Dispatcher
+    bustle: Bustle
+    windows: dict[str, list[Window]] = field(default_factory=lambda: {"durable": [], "busy": []})
+
+
 async def measure(bench: Bench) -> Figures:
-    """Rounds of durable, relay and busy in turn: all three run all the time, one has work."""
-    windows: dict[str, list[Window]] = {"durable": [], "relay": [], "busy": []}
+    """Rounds of durable, relay and busy in turn, over all stores: all run all the time, one has
+    work."""
+    relayed: list[Window] = []
     async with AsyncExitStack() as stack:
-        durable = await stack.enter_async_context(bench.running("durable"))
-        relay = await stack.enter_async_context(bench.running("relay", store="relay"))
-        busy = await stack.enter_async_context(bench.running("busy", **_RETENTION))
-        bustle = await stack.enter_async_context(prepared(bench, busy))
+        relay = await stack.enter_async_context(bench.running("relay", "relay"))
+        sides = {store: await _side(bench, stack, store) for store in bench.options.stores}
         for _ in range(bench.options.rounds):
-            windows["durable"].append(await bench.saturate(durable))
-            windows["relay"].append(await bench.saturate(relay))
-            async with bustle.going_on():
-                windows["busy"].append(await bench.saturate(busy))
-        return _figures(windows, bustle)
+            for side in sides.values():
+                side.windows["durable"].append(await bench.saturate(side.durable))
+            relayed.append(await bench.saturate(relay))
+            for side in sides.values():
+                async with side.bustle.going_on():
+                    side.windows["busy"].append(await bench.saturate(side.busy))
+    base = figures.saturation(relayed)
+    return {store: _figures(side, base) for store, side in sides.items()}
 
 
-def _figures(windows: dict[str, list[Window]], bustle: Bustle) -> Figures:
-    found = {name: figures.saturation(rounds) for name, rounds in windows.items()}
-    base = found["relay"]["deliveredPerSecond"]
+async def _side(bench: Bench, stack: AsyncExitStack, store: str) -> _Side:
+    durable = await stack.enter_async_context(bench.running("durable", store))
+    busy = await stack.enter_async_context(bench.running("busy", store, **_RETENTION))
+    bustle = await stack.enter_async_context(prepared(bench, busy))
+    return _Side(durable=durable, busy=busy, bustle=bustle)
+
+
+def _figures(side: _Side, relay: Mapping[str, object]) -> Figures:
+    found = {name: figures.saturation(rounds) for name, rounds in side.windows.items()}
+    base = relay["deliveredPerSecond"]
     return {
-        **found,
+        "durable": found["durable"],
+        "relay": relay,
+        "busy": found["busy"],
         "durableToRelay": figures.ratio(found["durable"]["deliveredPerSecond"], base),
         "busyToRelay": figures.ratio(found["busy"]["deliveredPerSecond"], base),
-        "beside": bustle.figures(),
+        "beside": side.bustle.figures(),
     }

@@ -1,60 +1,83 @@
-"""Part 5: one process on PostgreSQL beside one on SQLite, and two on one PostgreSQL at the same
-total load; the server's own CPU apart."""
+"""Part 5: one process on PostgreSQL beside two on one database, at the same total load. All of
+them, the server and the load may use every core: only the number of dispatchers differs."""
 
 from __future__ import annotations
 
-from tests.bench import databases, figures, process
+import os
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from tests.bench import figures, machine
 from tests.bench.bench import Bench
-from tests.bench.closed import Window
+from tests.bench.closed import Window, since
 from tests.bench.figures import Figures
 from tests.bench.process import Dispatcher
 
-_RUNS = ("sqlite", "one", "two")
+_BUSY: Final = 0.9  # of a core: the rest is the noise of a shared machine
+_COUNTS: Final = {"one": 1, "two": 2}
 
 
 async def measure(bench: Bench) -> Figures:
-    """Rounds of all three in turn."""
-    if not databases.available():
-        return {"absent": "no PostgreSQL is installed here"}
-    url = databases.url_for(bench.directory / "together")
-    windows: dict[str, list[Window]] = {name: [] for name in _RUNS}
-    server: dict[str, list[float | None]] = {name: [] for name in _RUNS}
-    core = bench.cores.dispatcher
-    lite_path, one_path, two_path = (bench.database(f"together-{name}") for name in _RUNS)
-    async with (
-        process.running(lite_path, core=core) as lite,
-        process.running(one_path, core=core, database_url=url) as one,
-        process.running(two_path, database_url=url) as two,
-    ):
-        teams: dict[str, tuple[Dispatcher, ...]] = {
-            "sqlite": (lite,),
-            "one": (one,),
-            "two": (one, two),
-        }
-        for _ in range(bench.options.rounds):
-            for name, team in teams.items():
-                before_s = databases.cpu_s()
-                window = await bench.saturate(*team)
-                server[name].append(_server_us(before_s, databases.cpu_s(), window, bench))
-                windows[name].append(window)
-    found = {name: figures.saturation(rounds) for name, rounds in windows.items()}
+    """Rounds of one and two in turn: all run all the time, some have work."""
+    windows: dict[str, list[Window]] = {name: [] for name in _COUNTS}
+    shares: dict[str, list[list[float | None]]] = {name: [] for name in _COUNTS}
+    pids = bench.postgres.pids() if bench.postgres else []
+    with bench.sink.counting() as arrivals, machine.floating(bench.cores, pids):
+        async with AsyncExitStack() as stack:
+            teams = {name: await _team(bench, stack, name) for name in _COUNTS}
+            for _ in range(bench.options.rounds):
+                for name, team in teams.items():
+                    began_s, before = time.monotonic(), [one.cpu_s() for one in team]
+                    windows[name].append(await bench.saturate(*team))
+                    took_s, after = time.monotonic() - began_s, [one.cpu_s() for one in team]
+                    shares[name].append(_shares(before, after, took_s))
+        # The dispatchers have ended: whatever they were to deliver twice has arrived.
+        duplicates = sum(count - 1 for count in arrivals.values())
+    found = {name: _figures(windows[name], shares[name]) for name in _COUNTS}
     return {
-        **{name: found[name] | {"serverCpuUs": figures.middle(server[name])} for name in _RUNS},
-        "oneToSqlite": figures.ratio(
-            found["one"]["deliveredPerSecond"], found["sqlite"]["deliveredPerSecond"]
-        ),
+        "cores": os.cpu_count(),
+        **found,
         "twoToOne": figures.ratio(
             found["two"]["deliveredPerSecond"], found["one"]["deliveredPerSecond"]
         ),
-        "twice": sum(window.others for rounds in windows.values() for window in rounds),
+        "arrived": len(arrivals),
+        "duplicates": duplicates,
     }
 
 
-def _server_us(
-    before_s: float | None, after_s: float | None, window: Window, bench: Bench
-) -> float | None:
-    """Per delivery, warm-up included on both sides as far as it goes at the same pace."""
-    if before_s is None or after_s is None or not window.delivered:
-        return None
-    seconds = window.seconds + bench.options.warm_up
-    return (after_s - before_s) / (window.delivered_per_s * seconds) * 1e6
+async def _team(bench: Bench, stack: AsyncExitStack, name: str) -> list[Dispatcher]:
+    return [
+        await stack.enter_async_context(
+            bench.running(name, "postgres", cores=bench.cores.every, log_name=f"{name}-{n}")
+        )
+        for n in range(_COUNTS[name])
+    ]
+
+
+def _shares(
+    before: list[float | None], after: list[float | None], seconds: float
+) -> list[float | None]:
+    """Of a core, of each process, over a whole round with its warm-up."""
+    used = [since(*times) for times in zip(before, after, strict=True)]
+    return [None if cpu_s is None else cpu_s / seconds for cpu_s in used]
+
+
+def _figures(windows: list[Window], shares: list[list[float | None]]) -> Figures:
+    found = figures.saturation(windows)
+    each = [figures.middle(of_one, 2) for of_one in zip(*shares, strict=True)]
+    return found | {"eachCpuShare": each, "boundBy": bound_by(found | {"each": each})}
+
+
+def bound_by(run: Mapping[str, Any], cores: int | None = None) -> str:
+    """What most likely keeps a run from being faster, by who uses how much of the cores."""
+    cores = cores or os.cpu_count() or 1
+    used = sum(run[name] or 0.0 for name in ("cpuShare", "serverCpuShare", "loadCpuShare"))
+    if used >= _BUSY * cores:
+        return f"the {cores} cores, all busy"
+    if any((share or 0.0) >= _BUSY for share in run["each"]):
+        return "the dispatcher's own core"
+    if (run["loadCpuShare"] or 0.0) >= _BUSY:
+        return "the load generator"
+    return f"waiting: {used:.2f} of {cores} cores used; the rest is commits or other work here"
