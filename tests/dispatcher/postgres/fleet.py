@@ -4,6 +4,7 @@ count: what the proofs with many processes are made of."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import sys
@@ -26,6 +27,7 @@ _START_S: Final = 30.0
 _SETTLED_S: Final = 90.0
 # Leases of three seconds: what a killed process held is taken over while the test looks on.
 POLICY: Final = {"attempts": 50, "delays": [0.2], "jitter": 0, "timeout": 2}
+LATE: Final = "late result of an old claim"
 SENDER_PREFIX: Final = "X-Test-Sender-"
 SETTINGS: Final = {
     "ADMIN_KEY": ADMIN_KEY,
@@ -71,6 +73,12 @@ class Member:
             said = (await self.process.stdout.readline()).decode()
         assert said.startswith("listening on "), self.log.read_text("utf-8", "replace")[-2_000:]
         self.url = said.removeprefix("listening on ").strip()
+
+    def late(self) -> set[str]:
+        """Deliveries whose result this process brought after their lease had ended."""
+        lines = self.log.read_text("utf-8", "replace").splitlines()
+        found = (json.loads(line) for line in lines if LATE in line)
+        return {line["id"] for line in found}
 
     async def end(self, *, kill: bool) -> None:
         """As a power cut would, or as an operator would."""
@@ -121,9 +129,11 @@ class Sink:
             self._open[one] -= 1
 
     @property
-    def duplicates(self) -> list[tuple[Arrival, Arrival]]:
-        """Each arrival that was not the first, behind the one before it."""
-        return [pair for arrivals in self.arrivals.values() for pair in pairwise(arrivals)]
+    def duplicates(self) -> list[tuple[str, Arrival, Arrival]]:
+        """Each arrival that was not the first: its id, the one before it, and itself."""
+        return [
+            (one, *pair) for one, arrivals in self.arrivals.items() for pair in pairwise(arrivals)
+        ]
 
 
 @asynccontextmanager
