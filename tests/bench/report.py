@@ -47,7 +47,11 @@ def machine(console: Console, facts: Mapping[str, Any], options: Options) -> Non
             soft_wrap=True,
         )
         share = f"{options.backlog_of('postgres'):,} instead of {options.backlog:,}"
-        console.print(f"Part 4 holds {share} on PostgreSQL, where a fill takes longer.")
+        console.print(
+            f"Part 4 holds {share} on PostgreSQL, where a fill takes longer.",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print()
 
 
@@ -94,5 +98,5 @@ def _title(number: int, options: Options) -> str:
         4: "4. Backlog on a paused destination",
         SHARED: f"5. Together: processes on one PostgreSQL, {load} in all; server and load share "
         "the same cores",
-        RECEIVER: f"6. Receiver on one core: {options.in_flight} connections, {spans}",
+        RECEIVER: f"6. Receiver on one core: {options.in_flight} connections, {spans}, no handlers",
     }[number]

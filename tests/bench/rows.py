@@ -44,8 +44,8 @@ def _steady(found: Part) -> Iterator[Row]:
 
 
 def _silence(found: Part) -> Iterator[Row]:
-    spans = f"all / {silence.FIRST_S:g} s / later / second"
-    yield "p99 of the others in ms: whole run, its beginning, its rest, median second", spans, ""
+    spans = f"run / first {silence.FIRST_S:g} s / rest / median second"
+    yield "p99 of the others, in ms, over", spans, ""
     for name, silent in silence.SILENT_COUNTS.items():
         run = found[name]
         p99s = " / ".join(of(run[f"{key}P99Ms"]) for key in silence.SPANS.values())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.bench.options import PARTS, parse
 from tests.bench.process import ROOT
 from tests.bench.report import TITLES
 from tests.bench.together import bound_by
@@ -162,6 +163,16 @@ def test_nothing_is_left_behind(ran: tuple[dict[str, Any], str, Path]) -> None:
     """Databases and logs are removed with their directory."""
     _, _, directory = ran
     assert [path.name for path in directory.iterdir()] == ["figures.json"]
+
+
+def test_what_needs_postgresql_runs_only_where_it_is_asked_for() -> None:
+    """SQLite alone is the default, and what remains where there is no server."""
+    alone = (1, 2, 3, 4, 6)
+    assert parse([]).parts == alone
+    both = parse(["--store", "both"])
+    assert (both.stores, both.parts) == (("sqlite", "postgres"), PARTS)
+    left = both.without_postgres()
+    assert (left.stores, left.parts) == (("sqlite",), alone)
 
 
 @pytest.mark.parametrize(
