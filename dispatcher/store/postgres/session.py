@@ -39,19 +39,18 @@ _END_EARLIER: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = %s AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%%'
 """
+# One round trip for all that ends a commit.
 _MARK: Final = f"""
 WITH marked AS (
     INSERT INTO writers (id, batch, seen_ms) VALUES (?, ?, {_NOW_MS})
     ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, seen_ms = excluded.seen_ms
+), counted AS (
+    INSERT INTO counts (tenant, state, seat, n)
+    SELECT tenant, state, ?::integer, n FROM unnest(?::text[], ?::text[], ?::bigint[])
+        u(tenant, state, n)
+    ON CONFLICT (tenant, state, seat) DO UPDATE SET n = counts.n + excluded.n
 )
 {lanes.NEXT}
-"""
-_COUNT: Final = """
-INSERT INTO counts (tenant, state, seat, n)
-SELECT tenant, state, seat, n FROM unnest(?::text[], ?::text[], ?::bigint[], ?::bigint[])
-    u(tenant, state, seat, n)
-ORDER BY tenant, state
-ON CONFLICT (tenant, state, seat) DO UPDATE SET n = counts.n + excluded.n
 """
 
 
@@ -142,14 +141,11 @@ class Session:
     def mark(self, tx: PostgresTx) -> int | None:
         """Write the counts, and into the commit itself that it is this one; returns when the next
         work is ready. A transaction that wrote nothing stays so, and costs no fsync."""
-        moves = [
-            (tenant, state, self._seat, n) for (tenant, state), n in tx.notes.counts.items() if n
-        ]
-        if moves:
-            tx.run(_COUNT, *(list(column) for column in zip(*moves, strict=True)))
+        moves = [(tenant, state, n) for (tenant, state), n in tx.notes.counts.items() if n]
         if tx.wrote:
             self._batch += 1
-            row = tx.one(_MARK, self.id, self._batch)
+            columns = ([move[place] for move in moves] for place in range(3))
+            row = tx.one(_MARK, self.id, self._batch, self._seat, *columns)
         else:
             row = tx.one(lanes.NEXT)
         ready_ms = None if row is None else row[0]

@@ -18,16 +18,15 @@ HELD: Final = """
 SELECT id, claim, cancelling, state FROM callbacks WHERE id = ANY(?::text[])
 """
 
-# Differs: arrays, one a column, and not a statement a row.
+# Differs: arrays, one a column, and not a statement a row; both tables in one round trip.
 SETTLE: Final = """
+WITH settled AS (
 UPDATE callbacks c SET state = u.state, due_ms = u.due_ms, lease_ms = NULL, tries = u.tries,
     attempts = u.attempts, finished_ms = u.finished_ms, last_error = u.last_error, cancelling = 0
 FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
     u(state, due_ms, tries, attempts, finished_ms, last_error, id)
 WHERE c.id = u.id
-"""
-
-_ATTEMPT: Final = """
+)
 INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)
 SELECT * FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::float8[], ?::text[], ?::bigint[],
                      ?::text[], ?::text[])
@@ -88,8 +87,11 @@ def _trace(item: Settlement) -> tuple[object, ...]:
 
 
 def _record(tx: PostgresTx, settled: Sequence[tuple[Settlement, State]]) -> None:
-    tx.run(SETTLE, *columns([_settled_row(tx, item, state) for item, state in settled]))
-    tx.run(_ATTEMPT, *columns([_attempt_row(item) for item, _ in settled]))
+    tx.run(
+        SETTLE,
+        *columns([_settled_row(tx, item, state) for item, state in settled]),
+        *columns([_attempt_row(item) for item, _ in settled]),
+    )
     for item, state in settled:
         delivery = item.delivery
         tx.notes.moved(delivery.tenant, "sending", state)

@@ -49,6 +49,10 @@ class _Again(Exception):
     """Nothing was committed, and the same batch once more may well be."""
 
 
+class _Bad(Exception):
+    """An operation failed, and with it the batch: apply it again, each kind in a savepoint."""
+
+
 # Settling first frees slots, claiming last fills them, in the same commit.
 def _kinds(rules: Rules) -> Sequence[tuple[type, Bulk]]:
     return (
@@ -67,12 +71,16 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     learn what became of it; other errors of PostgreSQL are ours, and loud.
 
     Differs: a batch that met another process's lock, or lost its connection before it was
-    committed, is applied again.
+    committed, is applied again. And at first without savepoints, each of which is two round trips:
+    only a batch with a bad operation in it, which is rare, is applied again with them.
     """
     reason: BaseException | None = None
+    careful = False
     for tried in range(_TRIES_MAX):
         try:
-            committed = _commit_once(session, operations, rules)
+            committed = _commit_once(session, operations, rules, careful=careful)
+        except _Bad:
+            careful = True
         except _Again as again:
             reason = again.__cause__ or again
             if tried:
@@ -84,10 +92,12 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     raise translated(reason) if isinstance(reason, psycopg.Error) else StoreUnavailable(str(reason))
 
 
-def _commit_once(session: Session, operations: Sequence[object], rules: Rules) -> Committed:
+def _commit_once(
+    session: Session, operations: Sequence[object], rules: Rules, *, careful: bool
+) -> Committed:
     tx = session.begin()
     try:
-        results = _apply(tx, operations, rules)
+        results = _apply(tx, operations, rules, careful=careful)
         next_ready_ms = session.mark(tx)
     except psycopg.Error as error:
         again = collided(error) or tx.lost(error)
@@ -107,13 +117,17 @@ def _commit_once(session: Session, operations: Sequence[object], rules: Rules) -
     return committed
 
 
-def _apply(tx: PostgresTx, operations: Sequence[object], rules: Rules) -> list[object]:
+def _apply(
+    tx: PostgresTx, operations: Sequence[object], rules: Rules, *, careful: bool
+) -> list[object]:
     lanes.lock(tx, _lanes_of(tx, operations))
     results: list[object] = [None] * len(operations)
     for kind, bulk in _kinds(rules):
         places = [n for n, operation in enumerate(operations) if isinstance(operation, kind)]
         items = [operations[place] for place in places]
-        for place, result in zip(places, _together(tx, bulk, items), strict=True):
+        # The verbs of operators refuse by raising: they are worth a savepoint from the start.
+        apply = _together if careful or kind is Do else _at_once
+        for place, result in zip(places, apply(tx, bulk, items), strict=True):
             results[place] = result
     if tx.notes.revived_lanes - tx.locked:
         lanes.make(
@@ -144,6 +158,18 @@ def _lanes_of(tx: PostgresTx, operations: Sequence[object]) -> set[str]:
                 if of_the_batch(error):
                     raise
     return wanted
+
+
+def _at_once(tx: PostgresTx, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
+    """All items in one go; if that fails, the batch does. Raises _Bad."""
+    if not items:
+        return []
+    try:
+        return bulk(tx, items)
+    except Exception as error:
+        if not tx.alive or of_the_batch(error):
+            raise
+        raise _Bad from error
 
 
 def _together(tx: PostgresTx, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
