@@ -4,6 +4,7 @@ several may start at once."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -134,6 +135,7 @@ async def test_a_running_process_outlives_a_newer_schema(
     url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It goes on, and says so."""
+    caplog.set_level(logging.WARNING, "dispatcher")
     monkeypatch.setattr("dispatcher.store.postgres.store._OBSERVE_EVERY_S", 0.02)
     store = open_store(Settings(database_url=url))
     await store.open()
