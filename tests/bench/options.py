@@ -51,7 +51,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = _parser()
     given = parser.parse_args(arguments)
     stores = STORES[given.store]
-    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (4.0, 3, 20.0, 1_000_000)
+    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (3.0, 3, 18.0, 1_000_000)
     seconds, rounds, silence, backlog = sizes
     options = Options(
         parts=given.parts
@@ -85,10 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--parts", type=_parts, metavar="1,2,…", help="which parts to run (all; 5: on PostgreSQL)")
     add("--store", choices=STORES, default="sqlite", help="what parts 1 to 4 measure (sqlite)")
     add("--quick", action="store_true", help="under two minutes instead of eight")
-    add("--seconds", type=float, metavar="S", help="length of a measured round (4; quick: 2)")
+    add("--seconds", type=float, metavar="S", help="length of a measured round (3; quick: 2)")
     add("--warm-up", type=float, default=1.0, metavar="S", help="before each round (1)")
     add("--rounds", type=int, metavar="N", help="rounds, of which medians are shown (3; quick: 1)")
-    add("--silence-seconds", type=float, metavar="S", help="a run of part 3 (20; quick: 8)")
+    add("--silence-seconds", type=float, metavar="S", help="a run of part 3 (18; quick: 8)")
     add(
         "--backlog",
         type=int,

@@ -71,24 +71,26 @@ class _Rounds:
         """One round at a steady rate, alone and within floods of two kinds."""
         seconds = self._bench.options.seconds
         await self._steady(self._bench.options.warm_up)
-        self.seen.steady.append(await self._steady(2 * seconds))
+        self.seen.steady.append(await self._steady(seconds))
         flood = Paced(messages.flood(self._inbox.url), self._bench.sink, self._bench.numbers)
-        flooding = asyncio.create_task(flood.run(rate=FLOOD_PER_S, seconds=2 * seconds))
-        self.seen.flooded.append(await self._steady(2 * seconds))
+        flooding = asyncio.create_task(flood.run(rate=FLOOD_PER_S, seconds=seconds))
+        self.seen.flooded.append(await self._steady(seconds))
         await flooding
         swamp = asyncio.create_task(
             self._loop(messages.flood(self._inbox.url), FLOODERS).measure(
-                lambda: None, warm_up_s=0, seconds=seconds
+                lambda: None, warm_up_s=0, seconds=seconds / 2
             )
         )
-        self.seen.swamped.append(await self._steady(seconds))
+        self.seen.swamped.append(await self._steady(seconds / 2))
         await swamp
 
     async def flood(self) -> None:
         """One round of nothing but badly signed requests. This receiver logs to nowhere, so that
         whatever its process writes is written for them."""
         files_before, before = self._files(), self._quiet.written_bytes()
-        window, _ = await self._closed(self._quiet, messages.flood(self._quiet.url))
+        loop = self._loop(messages.flood(self._quiet.url))
+        seconds = self._bench.options.seconds / 2
+        window = await loop.measure(self._quiet.cpu_s, warm_up_s=0, seconds=seconds)
         self.seen.refused.append(window)
         self.seen.flood_bytes.append(since(before, self._quiet.written_bytes()))
         self.seen.files_changed += self._files() != files_before
