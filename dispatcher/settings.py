@@ -39,7 +39,7 @@ def _setting(
 class Settings:
     """The service's settings; field `x_y` is the variable `DISPATCHER_X_Y`."""
 
-    database_url: str = _setting("sqlite:///postback.db", "where callbacks are kept")
+    database_url: str = _setting("sqlite:///postback.db", "where callbacks are kept", secret=True)
     host: str = _setting("127.0.0.1", "address to listen on; loopback until you decide otherwise")
     port: int = _setting(8600, "port to listen on; 0 takes a free one", most=65_535)
     admin_key: str | None = _setting(
