@@ -23,6 +23,7 @@ from receiver.source import Source
 from receiver.sources import all_sources
 from receiver.store.expectations import Expectation
 from receiver.store.inbox import Inbox
+from receiver.store.opening import open_inbox
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Part = TypeVar("Part")
@@ -149,12 +150,7 @@ class Receiver:
         SettingError."""
         settings = self.settings
         effects = self._effects = self._open_effects()
-        inbox = self._inbox = await Inbox.open(
-            database_path(settings.database_url),
-            lock_timeout_s=settings.lock_timeout,
-            read_timeout_s=settings.read_timeout,
-            commit_rows_max=settings.commit_rows_max,
-        )
+        inbox = self._inbox = await open_inbox(settings)
         await inbox.recover(now_ms=self.now_ms(), attempts_max=settings.handler_attempts)
         if self.handlers:
             self._worker = self._new_worker(inbox, effects)

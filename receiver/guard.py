@@ -7,12 +7,12 @@ body without a job is **opaque**: a message of its own, ended by nothing.
     message     already known                                  verdict
     terminal    the same message                               duplicate
     terminal    a run of this job that it replaces (below)     accepted   (becomes the end)
-    terminal    the same bytes                                 duplicate
+    terminal    the same bytes for this job                    duplicate
     terminal    the same end, learned by asking for it         duplicate
     terminal    another end of this job                        conflict   (kept beside it)
     terminal    nothing of these                               accepted   (becomes the end)
     the others  the same message                               duplicate
-    the others  another message under the same signed id       conflict   (kept beside it)
+    the others  another one of them under its signed id        conflict   (kept beside it)
     progress    the job's end                                  late       (kept, not applied)
     the others  nothing of these                               accepted
 
@@ -53,9 +53,9 @@ class End:
 class Known:
     """What is stored from the same source that bears on a message."""
 
-    same_bytes: bool = False  # some message has these bytes
+    same_bytes: bool = False  # some message of this job has these bytes
     same_message: bool = False  # one with these bytes is the same message by its id
-    id_taken: bool = False  # its signed id is that of a message with other bytes
+    id_taken: bool = False  # its signed id is that of another, which ends no job either
     end: End | None = None  # of its job
     end_has_bytes: bool = False  # and the job's end is one with these bytes
 

@@ -24,6 +24,7 @@ from receiver.store.inbox import Inbox, InboxUnavailable
 BATCH_MAX: Final = 16  # questions at once
 FACTOR: Final = 2.0
 STORE_RETRY_S: Final = 0.5
+MARGIN_S: Final = 5.0  # on top of asking: for writing down what came of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,11 @@ class Reconciler:
         """Asks for all that is due, and says when the next one will be."""
         while True:
             now_ms = self._now_ms()
-            due, next_ms = await self._inbox.expected_due(now_ms=now_ms, limit=BATCH_MAX)
+            due, next_ms = await self._inbox.take_expected(
+                now_ms=now_ms,
+                until_ms=now_ms + round((self._asking.timeout_s + MARGIN_S) * 1000),
+                limit=BATCH_MAX,
+            )
             if not due:
                 return next_ms
             await asyncio.gather(*(self._ask(client, expectation) for expectation in due))

@@ -127,7 +127,14 @@ class Worker:
             return
         handler = self._handlers.find(event.status)
         if handler is None:  # it was wanted when it came; the handlers are others now
-            await self._record(Settlement(id=claimed.id, state="ignored", now_ms=self._now_ms()))
+            await self._record(
+                Settlement(
+                    id=claimed.id,
+                    attempt=claimed.attempt,
+                    state="ignored",
+                    now_ms=self._now_ms(),
+                )
+            )
             return
         started = time.perf_counter()
         run = self._runs[claimed.id] = Run(handler, event, self._effects, self._now_ms)
@@ -136,7 +143,7 @@ class Worker:
         finally:
             del self._runs[claimed.id]
         if error is not None and self._cutting_short:
-            await self._inbox.hand_back(claimed.id, self._now_ms())
+            await self._inbox.hand_back(claimed.id, claimed.attempt, self._now_ms())
             return
         settlement = self._judge(claimed, error)
         await self._record(settlement)
@@ -164,7 +171,9 @@ class Worker:
     def _judge(self, claimed: Claimed, error: BaseException | None) -> Settlement:
         now_ms = self._now_ms()
         if error is None:
-            return Settlement(id=claimed.id, state="handled", now_ms=now_ms)
+            return Settlement(
+                id=claimed.id, attempt=claimed.attempt, state="handled", now_ms=now_ms
+            )
         dead = claimed.attempt >= self._limits.attempts
         wait_ms = retry_delay_ms(
             claimed.attempt,
@@ -174,6 +183,7 @@ class Worker:
         )
         return Settlement(
             id=claimed.id,
+            attempt=claimed.attempt,
             state="dead" if dead else "pending",
             now_ms=now_ms,
             due_ms=None if dead else now_ms + wait_ms,
@@ -184,7 +194,8 @@ class Worker:
         """However long the inbox is down: an outcome that is not written would happen again."""
         while True:
             try:
-                return await self._inbox.settle(settlement)
+                await self._inbox.settle(settlement)
+                return
             except InboxUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
 

@@ -1,54 +1,49 @@
-"""Group commit: all that queues while the last fsync runs goes into the next commit."""
+"""Group commit: all that queues while the last commit runs goes into the next one."""
 
 import asyncio
-import sqlite3
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
 
-import aiosqlite
+from receiver.message import Message
+from receiver.store.tx import Tx
 
-Result = TypeVar("Result")
-Op: TypeAlias = Callable[[sqlite3.Connection], Any]
-
-
-async def on_thread(
-    connection: aiosqlite.Connection, function: Callable[[sqlite3.Connection], Result]
-) -> Result:
-    """Runs one function on the connection's thread: one hop, however many statements."""
-    work = lambda: function(connection._conn)  # noqa: E731 - the connection is bound on its thread
-    result: Result = await connection._execute(work)  # type: ignore[no-untyped-call]  # aiosqlite has no public way to run a function on its thread
-    return result
+Op: TypeAlias = Message | Callable[[Any], Any]
+"""A message to receive, or a function of the running transaction."""
 
 
 class GroupCommit:
-    """One writer, one transaction, many waiting callers; each is answered after the fsync.
+    """One writer, one transaction, many waiting callers; each is answered once it is on disk.
 
-    An operation runs on the connection's thread. What one raises goes to its caller alone and
-    undoes its own writes only: the batch is then done again, each in a savepoint of its own. A
-    failing transaction (disk full, file locked) fails everyone in it, changes nothing, and the
-    next commit is tried afresh.
+    ``commit`` takes a batch and returns an outcome for each of it: a result, or the exception
+    that it alone met. Where ``commit`` itself raises, everyone in the batch is told so, and the
+    next one is tried afresh.
     """
 
-    def __init__(self, connection: aiosqlite.Connection, *, rows_max: int) -> None:
-        self._connection: Final = connection
+    def __init__(
+        self, commit: Callable[[Sequence[Op]], Awaitable[Sequence[Any]]], *, rows_max: int
+    ) -> None:
+        self._commit: Final = commit
         self._rows_max: Final = rows_max
         self._waiting: Final[deque[tuple[Op, asyncio.Future[Any]]]] = deque()
+        self._loop: Final = asyncio.get_running_loop()
         self._wake: Final = asyncio.Event()
         self._closing = False
         self._task: Final = asyncio.create_task(self._run(), name="group commit")
 
-    async def submit(self, op: Callable[[sqlite3.Connection], Result]) -> Result:
-        """The result of ``op``, once it is on disk. A cancelled caller's op may still be done."""
-        if self._closing:
-            raise sqlite3.OperationalError("the database is closing")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def submit(self, op: Op) -> "asyncio.Future[Any]":
+        """The outcome of ``op``, once it is on disk. A cancelled caller's op may still be done."""
+        future = self._loop.create_future()
         self._waiting.append((op, future))
         self._wake.set()
-        return await future
+        return future
 
     async def close(self) -> None:
-        """Commits what waits, then stops. The connection stays open."""
+        """Commits what waits, then stops."""
         self._closing = True
         self._wake.set()
         await self._task
@@ -59,58 +54,40 @@ class GroupCommit:
             self._wake.clear()
             while self._waiting:
                 rows = min(len(self._waiting), self._rows_max)
-                await self._commit([self._waiting.popleft() for _ in range(rows)])
+                await self._serve([self._waiting.popleft() for _ in range(rows)])
 
-    async def _commit(self, batch: list[tuple[Op, "asyncio.Future[Any]"]]) -> None:
-        ops = [op for op, _ in batch]
+    async def _serve(self, batch: "list[tuple[Op, asyncio.Future[Any]]]") -> None:
         try:
-            results = await on_thread(self._connection, lambda db: self._transaction(db, ops))
+            outcomes = await self._commit([op for op, _ in batch])
         except Exception as error:  # whatever it is, the callers are owed it and the writer goes on
-            results = [error] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
+            outcomes = [error] * len(batch)
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue  # its caller has gone away
-            if isinstance(result, Exception):
-                future.set_exception(result)
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
             else:
-                future.set_result(result)
-
-    def _transaction(self, db: sqlite3.Connection, ops: list[Op]) -> list[Any]:
-        try:
-            return _in_transaction(db, lambda: [op(db) for op in ops])
-        except sqlite3.OperationalError:
-            raise  # the database's trouble, not one op's
-        except Exception:
-            return _in_transaction(db, lambda: [_alone(db, op) for op in ops])
+                future.set_result(outcome)
 
 
-def _in_transaction(db: sqlite3.Connection, work: Callable[[], list[Any]]) -> list[Any]:
-    db.execute("BEGIN IMMEDIATE")
+def apply(tx: Tx, ops: Sequence[Op]) -> list[Any]:
+    """All of a batch: the messages together, then the rest one after another."""
+    messages = [op for op in ops if isinstance(op, Message)]
+    verdicts = iter(tx.receive(messages) if messages else ())
+    return [next(verdicts) if isinstance(op, Message) else op(tx) for op in ops]
+
+
+def apply_alone(tx: Tx, ops: Sequence[Op], fatal: type[Exception]) -> list[Any]:
+    """Each in a savepoint of its own: what one raises is its own outcome, and undoes its own
+    writes only. ``fatal`` is the database's trouble, and everyone's."""
+    return [_alone(tx, op, fatal) for op in ops]
+
+
+def _alone(tx: Tx, op: Op, fatal: type[Exception]) -> Any:
     try:
-        results = work()
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:  # a full disk may have ended it already
-            db.execute("ROLLBACK")
-    return results
-
-
-def _alone(db: sqlite3.Connection, op: Op) -> Any:
-    db.execute("SAVEPOINT one")
-    try:
-        result = op(db)
-    except sqlite3.OperationalError:
+        with tx.savepoint():
+            return tx.receive([op])[0] if isinstance(op, Message) else op(tx)
+    except fatal:
         raise
     except Exception as error:
-        db.execute("ROLLBACK TO one")
-        db.execute("RELEASE one")
         return error
-    db.execute("RELEASE one")
-    return result
-
-
-def rows(db: sqlite3.Connection, sql: str, parameters: dict[str, Any]) -> list[sqlite3.Row]:
-    """All rows of a query, by column name."""
-    cursor = db.execute(sql, parameters)
-    cursor.row_factory = sqlite3.Row
-    return cursor.fetchall()

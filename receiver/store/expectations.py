@@ -1,11 +1,10 @@
 """The jobs that are waited for: expected → known, or lost when their status cannot be had."""
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from receiver.identity import Dialect
-from receiver.store.commit import rows
+from receiver.store.tx import Tx, Value
 
 Expected: TypeAlias = Literal["expected", "known", "lost"]
 
@@ -15,38 +14,45 @@ EXPECTED: Final = ("expected", "known", "lost")
 # what is known of it; a lost one is waited for afresh.
 _EXPECT: Final = """
     INSERT INTO expectations (source, job_id, status_url, credentials, platform, state, created_ms,
-        ask_ms, settled_ms)
+        ask_ms, asked, settled_ms)
     SELECT :source, :job_id, :status_url, :credentials, :platform,
-           iif(ended, 'known', 'expected'), :now_ms, iif(ended, NULL, :ask_ms),
-           iif(ended, :now_ms, NULL)
-      FROM (SELECT EXISTS (SELECT 1 FROM jobs
-              WHERE source = :source AND job_id = :job_id) AS ended) WHERE true
-    ON CONFLICT DO UPDATE SET state = excluded.state, status_url = excluded.status_url,
-        credentials = excluded.credentials, platform = excluded.platform, ask_ms = excluded.ask_ms,
-        settled_ms = excluded.settled_ms, failing_since_ms = NULL, last_error = NULL
-      WHERE state <> 'known'
+           CASE WHEN ended THEN 'known' ELSE 'expected' END, CAST(:now_ms AS bigint),
+           CASE WHEN ended THEN NULL ELSE CAST(:ask_ms AS bigint) END, 0,
+           CASE WHEN ended THEN CAST(:now_ms AS bigint) END
+      FROM (SELECT EXISTS (SELECT 1 FROM messages
+              WHERE source = :source AND job_id = :job_id AND is_end = 1) AS ended) AS it
+     WHERE true
+    ON CONFLICT (source, job_id) DO UPDATE SET state = excluded.state,
+        status_url = excluded.status_url, credentials = excluded.credentials,
+        platform = excluded.platform, ask_ms = excluded.ask_ms, settled_ms = excluded.settled_ms,
+        failing_since_ms = NULL, last_error = NULL
+      WHERE expectations.state <> 'known'
 """
 _COLUMNS: Final = """
     source, job_id, status_url, credentials, platform, state, created_ms, ask_ms, asked,
     failing_since_ms, last_error, settled_ms
 """
-_DUE: Final = f"""
-    SELECT {_COLUMNS} FROM expectations
-     WHERE state = 'expected' AND ask_ms <= :now_ms ORDER BY ask_ms LIMIT :limit
+# Whoever takes one puts it off for as long as asking may take, so that no other replica asks as
+# well; and if nothing comes of it, because the process ends, it is asked for then.
+_TAKE: Final = f"""
+    UPDATE expectations SET ask_ms = :until_ms WHERE (source, job_id) IN (
+        SELECT source, job_id FROM expectations
+         WHERE state = 'expected' AND ask_ms <= :now_ms ORDER BY ask_ms LIMIT :limit{{skip_locked}})
+    RETURNING {_COLUMNS}
 """  # noqa: S608 - constants of ours
 _NEXT_DUE: Final = """
-    SELECT min(ask_ms) AS ask_ms FROM expectations WHERE state = 'expected' AND ask_ms > :now_ms
+    SELECT min(ask_ms) AS ask_ms FROM expectations WHERE state = 'expected'
 """
 _ASKED: Final = """
-    UPDATE expectations SET asked = asked + 1, ask_ms = :ask_ms,
+    UPDATE expectations SET asked = asked + 1, ask_ms = CAST(:ask_ms AS bigint),
         failing_since_ms = :failing_since_ms, last_error = :error,
-        state = iif(:ask_ms IS NULL, 'lost', 'expected'),
-        settled_ms = iif(:ask_ms IS NULL, :now_ms, NULL)
+        state = CASE WHEN CAST(:ask_ms AS bigint) IS NULL THEN 'lost' ELSE 'expected' END,
+        settled_ms = CASE WHEN CAST(:ask_ms AS bigint) IS NULL THEN CAST(:now_ms AS bigint) END
      WHERE source = :source AND job_id = :job_id AND state = 'expected'
 """
 _LIST: Final = f"""
-    SELECT {_COLUMNS} FROM expectations
-     WHERE (:state IS NULL OR state = :state) ORDER BY created_ms DESC, source, job_id LIMIT :limit
+    SELECT {_COLUMNS} FROM expectations{{where}}
+     ORDER BY created_ms DESC, source, job_id LIMIT :limit
 """  # noqa: S608 - constants of ours
 
 
@@ -82,7 +88,7 @@ class Asked:
 
 
 def expect(
-    db: sqlite3.Connection,
+    tx: Tx,
     *,
     source: str,
     job_id: str,
@@ -94,23 +100,33 @@ def expect(
 ) -> Expectation:
     """Waits for a job, or says that its end is known already."""
     key = {"source": source, "job_id": job_id}
-    wanted = {"status_url": status_url, "credentials": credentials, "platform": platform}
-    db.execute(_EXPECT, {**key, **wanted, "now_ms": now_ms, "ask_ms": ask_ms})
+    tx.run(
+        _EXPECT,
+        {
+            **key,
+            "status_url": status_url,
+            "credentials": credentials,
+            "platform": platform,
+            "now_ms": now_ms,
+            "ask_ms": ask_ms,
+        },
+    )
     sql = f"SELECT {_COLUMNS} FROM expectations WHERE source = :source AND job_id = :job_id"  # noqa: S608 - constants of ours
-    (row,) = rows(db, sql, key)
+    (row,) = tx.all(sql, key)
     return Expectation(**row)
 
 
-def due(db: sqlite3.Connection, *, now_ms: int, limit: int) -> tuple[list[Expectation], int | None]:
-    """The jobs to ask for now, and when the next one will be."""
-    found = [Expectation(**row) for row in rows(db, _DUE, {"now_ms": now_ms, "limit": limit})]
-    (following,) = rows(db, _NEXT_DUE, {"now_ms": now_ms})
-    return found, following["ask_ms"]
+def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expectation], int | None]:
+    """The jobs to ask for now, taken until ``until_ms``; and when the next one will be due."""
+    sql = _TAKE.format(skip_locked=tx.skip_locked)
+    taken = tx.all(sql, {"now_ms": now_ms, "until_ms": until_ms, "limit": limit})
+    (following,) = tx.all(_NEXT_DUE, {})
+    return [Expectation(**row) for row in taken], following["ask_ms"]
 
 
-def asked(db: sqlite3.Connection, result: Asked) -> bool:
+def asked(tx: Tx, result: Asked) -> bool:
     """Writes what asking led to, unless the job became known meanwhile. Whether it is lost."""
-    changed = db.execute(
+    changed = tx.run(
         _ASKED,
         {
             "source": result.source,
@@ -120,10 +136,14 @@ def asked(db: sqlite3.Connection, result: Asked) -> bool:
             "failing_since_ms": result.failing_since_ms,
             "error": result.error,
         },
-    ).rowcount
+    )
     return changed > 0 and result.ask_ms is None
 
 
-def listed(db: sqlite3.Connection, *, state: str | None, limit: int) -> list[Expectation]:
+def listed(tx: Tx, *, state: str | None, limit: int) -> list[Expectation]:
     """Those that are waited for, newest first."""
-    return [Expectation(**row) for row in rows(db, _LIST, {"state": state, "limit": limit})]
+    sql = _LIST.format(where="" if state is None else " WHERE state = :state")
+    wanted: dict[str, Value] = {"limit": limit}
+    if state is not None:
+        wanted["state"] = state
+    return [Expectation(**row) for row in tx.all(sql, wanted)]

@@ -1,31 +1,22 @@
-"""The durable inbox: a SQLite file of this process alone, in which a message is stored once."""
+"""The durable inbox: every message that was let in, once; what became of it; and the jobs that
+are waited for. The same promises on SQLite and on PostgreSQL."""
 
-import asyncio
-import sqlite3
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
-
-import aiosqlite
+from typing import Any, TypeVar
 
 from receiver.guard import Verdict
 from receiver.identity import Dialect
 from receiver.message import Message, Page, State, StoredMessage
 from receiver.store import expectations, handling, listing, retention
-from receiver.store.commit import GroupCommit, on_thread
+from receiver.store.commit import Op
 from receiver.store.expectations import Asked, Expectation
 from receiver.store.handling import Settlement, Turn
 from receiver.store.listing import Backlog
-from receiver.store.lock import FileLock, LockedError
-from receiver.store.migrate import SchemaError, check, migrate
-from receiver.store.receive import receive
+from receiver.store.tx import Tx
 
 T = TypeVar("T")
-
-
-# Hashes and ids fall all over their indexes: what does not fit here is read again for each row.
-CACHE_KIB: Final = 32 * 1024
 
 
 class InboxError(Exception):
@@ -33,84 +24,48 @@ class InboxError(Exception):
 
 
 class InboxUnavailable(Exception):
-    """The inbox cannot write or read just now (disk full, locked, too slow). Nothing was stored."""
+    """The inbox cannot write or read just now (disk full, locked, away, too slow)."""
 
 
-class Inbox:
-    """Open it with ``await Inbox.open(path)``. One connection writes, another one reads."""
+class Inbox(ABC):
+    """All that a receiver knows. Made by ``open_inbox``."""
 
-    def __init__(
-        self,
-        lock: FileLock,
-        writer: aiosqlite.Connection,
-        reader: aiosqlite.Connection,
-        *,
-        read_timeout_s: float,
-        commit_rows_max: int,
-    ) -> None:
-        self._lock: Final = lock
-        self._writer: Final = writer
-        self._reader: Final = reader
-        self._read_turn: Final = asyncio.Lock()
-        self._read_timeout_s: Final = read_timeout_s
-        self._commits: Final = GroupCommit(writer, rows_max=commit_rows_max)
-        self.failing = False  # whether the last commit failed
+    lease_s: float | None = None
+    """How long a claim holds without ``renew``; None: as long as this process lives."""
+
+    def __init__(self) -> None:
         self.on_due: Callable[[], None] = _nobody  # called when something is there to handle
-
-    @classmethod
-    async def open(
-        cls,
-        path: str,
-        *,
-        lock_timeout_s: float = 1.0,
-        read_timeout_s: float = 5.0,
-        commit_rows_max: int = 256,
-    ) -> Self:
-        """Takes the file for this process and brings it to our schema. Raises InboxError."""
-        try:
-            lock = FileLock(path)
-        except LockedError as error:
-            raise InboxError(str(error)) from None
-        except OSError as error:
-            raise InboxError(f"cannot open {path}: {error.strerror}") from None
-        try:
-            writer = await _open_writer(path, lock_timeout_s)
-            reader = await _open_reader(path, writer)
-        except BaseException as error:
-            lock.close()
-            if isinstance(error, SchemaError | sqlite3.Error):
-                raise InboxError(f"cannot use {path}: {error}") from None
-            raise
-        return cls(
-            lock, writer, reader, read_timeout_s=read_timeout_s, commit_rows_max=commit_rows_max
-        )
 
     async def receive(self, message: Message) -> Verdict:
         """Stores a message that is new, and says what it is. On return it is on disk.
 
-        Of any number of copies, at the same time or later, one is stored. Raises InboxUnavailable.
+        Of any number of copies, at the same time or later, at this replica or at others, one is
+        stored. Raises InboxUnavailable.
         """
-        receipt = await self._write(partial(receive, message=message))
-        if receipt.due:
-            self.on_due()
-        return receipt.verdict
+        verdict: Verdict = await self._commit(message)
+        return verdict
 
+    @abstractmethod
     async def claim(self, *, now_ms: int, limit: int) -> Turn:
-        """The messages whose turn it is, at most ``limit``, marked as running."""
-        return await self._write(partial(handling.claim, now_ms=now_ms, limit=limit))
+        """The messages whose turn it is, at most ``limit``, marked as running here: never two of
+        one job at once, wherever they run. Raises InboxUnavailable."""
 
-    async def settle(self, settlement: Settlement) -> None:
-        """Writes what came of an attempt."""
-        await self._write(partial(handling.settle, settlement=settlement))
+    @abstractmethod
+    async def renew(self, running: Sequence[tuple[int, int]]) -> set[int]:
+        """Holds these (id, attempt) for another lease; the ids that are still ours."""
 
-    async def hand_back(self, id: int, now_ms: int) -> None:
-        """Makes a running message due again, its attempt unspent."""
-        await self._write(partial(handling.hand_back, id=id, now_ms=now_ms))
-
+    @abstractmethod
     async def recover(self, *, now_ms: int, attempts_max: int) -> int:
-        """Takes back what an ended process left running; how many that were."""
-        work = partial(handling.recover, now_ms=now_ms, attempts_max=attempts_max)
-        return await self._write(work)
+        """Takes back what ended processes left running; how many that were. Those whose attempts
+        are used up are dead."""
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Writes what came of an attempt; False when it was not ours any more."""
+        return await self._write(partial(handling.settle, settlement=settlement))
+
+    async def hand_back(self, id: int, attempt: int, now_ms: int) -> None:
+        """Makes a running message due again, its attempt unspent."""
+        await self._write(partial(handling.hand_back, id=id, attempt=attempt, now_ms=now_ms))
 
     async def replay(self, id: int, now_ms: int) -> bool:
         """Whether a message could be made due again."""
@@ -160,11 +115,13 @@ class Inbox:
         )
         return await self._write(work)
 
-    async def expected_due(
-        self, *, now_ms: int, limit: int
+    async def take_expected(
+        self, *, now_ms: int, until_ms: int, limit: int
     ) -> tuple[list[Expectation], int | None]:
-        """The jobs to ask for now, and when the next one will be."""
-        return await self._read(partial(expectations.due, now_ms=now_ms, limit=limit))
+        """The jobs to ask for now, which nobody else asks for until then; and when the next one
+        will be due."""
+        work = partial(expectations.take, now_ms=now_ms, until_ms=until_ms, limit=limit)
+        return await self._write(work)
 
     async def asked(self, result: Asked) -> bool:
         """Writes what asking for a job led to; whether it is lost now."""
@@ -180,7 +137,7 @@ class Inbox:
         bodies = await self._prune(retention.prune_bodies, bodies_before_ms)
         messages = await self._prune(retention.prune_messages, messages_before_ms)
         if bodies or messages:
-            await self._vacuum()
+            await self._give_back()
         return bodies, messages
 
     async def page(
@@ -210,114 +167,36 @@ class Inbox:
         """When the first that waits is due; 0 while one is being handled, None when none waits."""
         return await self._read(listing.due_ms)
 
+    @abstractmethod
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
-        await self._read(lambda db: db.execute("SELECT 1").fetchone())
-        if self.failing:
-            await self._check_write()
 
+    @abstractmethod
     async def close(self) -> None:
-        """Commits what waits, then gives the file up."""
-        await self._commits.close()
-        await self._reader.close()
-        await self._writer.close()
-        self._lock.close()
+        """Commits what waits, then lets go of the database."""
 
-    async def _prune(self, slice: Callable[[sqlite3.Connection, int], int], before_ms: int) -> int:
-        count = 0
-        while found := await self._write(lambda db: slice(db, before_ms)):
-            count += found
-        return count
+    @abstractmethod
+    async def _commit(self, op: Op) -> Any:
+        """The result of an operation once it is on disk. Raises InboxUnavailable."""
 
-    async def _vacuum(self) -> None:
-        """Not in a transaction, where it would do nothing."""
-        try:
-            await on_thread(self._writer, retention.give_back)
-        except sqlite3.Error as error:
-            raise InboxUnavailable(str(error)) from error
+    @abstractmethod
+    async def _read(self, query: Callable[[Tx], T]) -> T:
+        """What one query finds, cut off at its deadline. Raises InboxUnavailable."""
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The result of ``work`` once it is on disk. Raises InboxUnavailable."""
-        try:
-            result = await self._commits.submit(work)
-        except sqlite3.Error as error:
-            self.failing = True
-            raise InboxUnavailable(str(error)) from error
-        self.failing = False
+    @abstractmethod
+    async def _give_back(self) -> None:
+        """Returns to the file system what retention freed, where that does not happen by itself."""
+
+    async def _write(self, work: Callable[[Tx], T]) -> T:
+        result: T = await self._commit(work)
         return result
 
-    async def _check_write(self) -> None:
-        try:
-            # A real write: a full disk or a lock would not show in less.
-            await on_thread(self._writer, _touch)
-        except sqlite3.Error as error:
-            raise InboxUnavailable(str(error)) from error
-        self.failing = False
-
-    async def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """One query at a time, cut off at its deadline: a long one would pin the log."""
-        async with self._read_turn:
-            work = asyncio.ensure_future(on_thread(self._reader, query))
-            try:
-                done, _ = await asyncio.wait((work,), timeout=self._read_timeout_s)
-                if not done:
-                    raise InboxUnavailable("the read took too long")
-                return work.result()
-            except sqlite3.Error as error:
-                raise InboxUnavailable(str(error)) from error
-            finally:
-                await self._end(work)
-
-    async def _end(self, work: "asyncio.Future[Any]") -> None:
-        """A statement outlives the await that started it: interrupt it, and see it end."""
-        while not work.done():
-            await self._reader.interrupt()
-            await asyncio.wait((work,), timeout=0.05)
-        if not work.cancelled():
-            work.exception()
+    async def _prune(self, slice: Callable[[Tx, int], int], before_ms: int) -> int:
+        count = 0
+        while found := await self._write(lambda tx: slice(tx, before_ms)):
+            count += found
+        return count
 
 
 def _nobody() -> None:
     """Without handlers there is nobody to tell."""
-
-
-def _touch(db: sqlite3.Connection) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    db.execute(f"PRAGMA user_version = {version:d}")
-
-
-async def _open_writer(path: str, lock_timeout_s: float) -> aiosqlite.Connection:
-    writer = await aiosqlite.connect(path, isolation_level=None, timeout=lock_timeout_s)
-    try:
-        await on_thread(writer, _prepare)
-    except BaseException:
-        await writer.close()
-        raise
-    return writer
-
-
-def _prepare(db: sqlite3.Connection) -> None:
-    check(db)
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect on a new file only
-    db.execute("PRAGMA foreign_keys = ON")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-    (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
-    if (mode, synchronous) != ("wal", 2):
-        raise SchemaError(
-            f"the file system gives journal_mode={mode} and synchronous={synchronous}; "
-            "durability needs wal and 2 (FULL)"
-        )
-    migrate(db)
-
-
-async def _open_reader(path: str, writer: aiosqlite.Connection) -> aiosqlite.Connection:
-    """Read-only, so that it can neither write nor checkpoint: that is the writer's alone."""
-    try:
-        return await aiosqlite.connect(
-            f"file:{quote(path)}?mode=ro", uri=True, isolation_level=None
-        )
-    except BaseException:
-        await writer.close()
-        raise

@@ -1,11 +1,10 @@
 """Looking: pages of messages, one message, and what waits. On the reading connection."""
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Final
 
 from receiver.message import Page, StoredMessage
-from receiver.store.commit import rows
+from receiver.store.tx import Tx, Value
 
 ID_MAX: Final = 2**63 - 1
 
@@ -15,15 +14,22 @@ _COLUMNS: Final = """
     due_ms, handled_ms
 """
 _PAGE: Final = f"""
-    SELECT {_COLUMNS} FROM messages WHERE id < :below {{filters}} ORDER BY id DESC LIMIT :limit
+    SELECT {_COLUMNS} FROM messages WHERE id < :below{{filters}} ORDER BY id DESC LIMIT :limit
 """  # noqa: S608 - constants of ours
+# As the indexes have them; a rare verdict is found through a small index of the rare ones.
+_FILTERS: Final = {
+    "job_id": " AND coalesce(job_id, '') = :job_id",
+    "verdict": " AND verdict = :verdict",
+    "state": " AND state = :state",
+}
+_RARE: Final = " AND verdict <> 'accepted'"
 _SHOW: Final = f"""
     SELECT {_COLUMNS}, body, error
       FROM messages LEFT JOIN bodies USING (id) LEFT JOIN failures USING (id) WHERE id = :id
 """  # noqa: S608 - constants of ours
 _DUE: Final = """
-    SELECT EXISTS (SELECT 1 FROM messages WHERE state = 'running') AS running,
-           (SELECT min(due_ms) FROM messages WHERE state = 'pending') AS due_ms
+    SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE state = 'running') THEN 0
+           ELSE (SELECT min(due_ms) FROM messages WHERE state = 'pending') END AS due_ms
 """
 _BACKLOG: Final = """
     SELECT (SELECT count(*) FROM messages WHERE state = 'pending') AS pending,
@@ -49,7 +55,7 @@ class Backlog:
 
 
 def page(
-    db: sqlite3.Connection,
+    tx: Tx,
     *,
     below: int | None,
     limit: int,
@@ -58,43 +64,33 @@ def page(
     state: str | None,
 ) -> Page:
     """Messages, newest first."""
-    parameters = {
-        "below": min(below or ID_MAX, ID_MAX),
-        "limit": limit + 1,
-        "job_id": job_id,
-        "verdict": verdict,
-        "state": state,
-    }
-    filters = "".join(
-        f" AND {name} = :{name}"
-        for name in ("job_id", "verdict", "state")
-        if parameters[name] is not None
-    )
+    given = {"job_id": job_id, "verdict": verdict, "state": state}
+    wanted = {name: value for name, value in given.items() if value is not None}
+    filters = "".join(_FILTERS[name] for name in wanted)
     if verdict not in (None, "accepted"):
-        filters += " AND verdict <> 'accepted'"  # says to SQLite that its small index will do
-    sql = (
-        f"SELECT {_COLUMNS} FROM messages WHERE id < :below{filters} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - constants of ours
-    )
-    found = rows(db, sql, parameters)
+        filters += _RARE
+    values: dict[str, Value] = {"below": min(below or ID_MAX, ID_MAX), "limit": limit + 1}
+    found = tx.all(_PAGE.format(filters=filters), {**values, **wanted})
     messages = [StoredMessage(**row) for row in found[:limit]]
     return Page(messages=messages, next_below=messages[-1].id if len(found) > limit else None)
 
 
-def show(db: sqlite3.Connection, id: int) -> StoredMessage | None:
+def show(tx: Tx, id: int) -> StoredMessage | None:
     """One message with its body, and why its last attempt failed."""
     if not 0 < id <= ID_MAX:
         return None
-    found = rows(db, _SHOW, {"id": id})
+    found = tx.all(_SHOW, {"id": id})
     return StoredMessage(**found[0]) if found else None
 
 
-def due_ms(db: sqlite3.Connection) -> int | None:
+def due_ms(tx: Tx) -> int | None:
     """When the first that waits is due; 0 while one is being handled, None when none waits."""
-    (row,) = rows(db, _DUE, {})
-    return 0 if row["running"] else row["due_ms"]
+    (row,) = tx.all(_DUE, {})
+    due: int | None = row["due_ms"]
+    return due
 
 
-def backlog(db: sqlite3.Connection) -> Backlog:
+def backlog(tx: Tx) -> Backlog:
     """Counted through indexes that hold no more than what is counted."""
-    (row,) = rows(db, _BACKLOG, {})
+    (row,) = tx.all(_BACKLOG, {})
     return Backlog(**row)

@@ -21,7 +21,8 @@ from receiver.app import Receiver, create_app
 from receiver.log import JsonFormatter
 from receiver.settings import SettingError, Settings
 from receiver.signature import sign_sha256, signed_headers
-from receiver.store.commit import on_thread
+from receiver.store.sqlite.inbox import SqliteInbox
+from receiver.store.sqlite.writer import on_thread
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed"}'
@@ -139,8 +140,8 @@ async def test_a_flood_of_bad_signatures_costs_no_disk_write(
 ) -> None:
     """Not one statement reaches the writing connection."""
     statements: list[str] = []
-    writer = app.inbox._writer
-    await on_thread(writer, lambda db: db.set_trace_callback(statements.append))
+    assert isinstance(app.inbox, SqliteInbox)
+    await on_thread(app.inbox._writer, lambda db: db.set_trace_callback(statements.append))
     forged = {**signed(), "webhook-id": "cb_2"}
     answers = await asyncio.gather(
         *(http.post("/webhooks", content=BODY, headers=forged) for _ in range(200))

@@ -17,22 +17,22 @@ from typing import Any
 from receiver import Event, Receiver, Settings
 from receiver.handling.effects import Transaction
 from receiver.handling.run import Run
-from receiver.store.inbox import Inbox
+from receiver.store.sqlite.inbox import SqliteInbox
 from receiver.testing import Client
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = {"jobId": "job_1", "status": "completed"}
 
 POINTS = {
-    "before the insert": (Inbox, "receive", "before"),
-    "after the insert, before the answer": (Inbox, "receive", "after"),
-    "before the claim": (Inbox, "claim", "before"),
+    "before the insert": (SqliteInbox, "receive", "before"),
+    "after the insert, before the answer": (SqliteInbox, "receive", "after"),
+    "before the claim": (SqliteInbox, "claim", "before"),
     "after the claim, before the handler": (Run, "__init__", "before"),
     "inside the handler, before its write": None,
     "inside the handler, after its write": None,
     "after the handler, before the mark": (Transaction, "commit", "before"),
-    "after the mark, before the inbox knows": (Inbox, "settle", "before"),
-    "after the inbox knows": (Inbox, "settle", "after"),
+    "after the mark, before the inbox knows": (SqliteInbox, "settle", "before"),
+    "after the inbox knows": (SqliteInbox, "settle", "after"),
 }
 
 

@@ -13,7 +13,7 @@ class SchemaError(Exception):
 
 def migrations() -> list[str]:
     """The scripts in order; script n brings schema n - 1 to n."""
-    folder = resources.files("receiver.store") / "migrations"
+    folder = resources.files("receiver.store.sqlite") / "migrations"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(folder / name).read_text("utf-8") for name in names]
 

@@ -1,0 +1,207 @@
+"""Deciding a batch of messages: what the inbox holds that bears on them, and what is to be
+written. Pure: a store loads the facts, asks for the plan, and writes it in the same transaction.
+
+Messages are decided one after another, each as if those before it were stored already, so that
+fifty copies in one batch are one message and forty-nine duplicates.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, TypeAlias
+
+from receiver.guard import End, Known, Verdict, judge
+from receiver.message import Message, State
+
+Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
+Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
+Name: TypeAlias = tuple[str, str]  # source, signed message id
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message to decide, with what it is looked up by."""
+
+    message: Message
+    sha256: bytes
+    job: Job
+    content: Content
+    name: Name | None  # only where a message under the same id may contradict it
+
+
+@dataclass(slots=True)
+class StoredEnd:
+    """The message that ended a job."""
+
+    id: int
+    end: End
+    sha256: bytes
+
+
+@dataclass(slots=True)
+class Facts:
+    """All that is stored of the batch's contents, jobs and names."""
+
+    copies: dict[Content, dict[str, int]] = field(default_factory=dict)  # id by message id or ""
+    ends: dict[Job, StoredEnd] = field(default_factory=dict)
+    bodies_under: dict[Name, set[bytes]] = field(default_factory=dict)  # hashes
+    dead: set[int] = field(default_factory=set)  # of the copies
+
+
+@dataclass(slots=True)
+class New:
+    """A message to store."""
+
+    id: int
+    message: Message
+    sha256: bytes
+    verdict: Verdict
+    state: State
+    is_end: bool
+    order: str | None  # of an end, where it is signed
+
+    @property
+    def due_ms(self) -> int | None:
+        return self.message.received_ms if self.state == "pending" else None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to write, in this order, and the verdicts on the batch."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)  # no longer the end of their job
+    new: list[New] = field(default_factory=list)
+    seen_again: dict[int, tuple[int, int]] = field(default_factory=dict)  # how often, last when
+    orders: dict[int, str] = field(default_factory=dict)  # a later id that brought the same end
+    rearm: dict[int, int] = field(default_factory=dict)  # dead ones that came again, and when
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a new message is to be handled."""
+        return any(new.state == "pending" for new in self.new)
+
+
+def incoming(message: Message) -> Incoming:
+    """Two jobs may have the same bytes as their result, so a copy is one within its job."""
+    hashed = sha256(message.body).digest()
+    job_id = message.job_id or ""
+    named = message.kind != "terminal" and message.message_id is not None
+    return Incoming(
+        message=message,
+        sha256=hashed,
+        job=(message.source, job_id),
+        content=(message.source, job_id, hashed),
+        name=(message.source, message.message_id or "") if named else None,
+    )
+
+
+def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
+    """The plan for a batch; ``ids`` are those that new messages may take. ``facts`` are kept up
+    with what is decided, and are of no use afterwards."""
+    plan = Plan()
+    for one in batch:
+        copies = facts.copies.setdefault(one.content, {})
+        end = facts.ends.get(one.job) if one.message.kind != "opaque" else None
+        same = _same_message(copies, one.message.message_id)
+        candidate = one.message.as_end
+        verdict = judge(
+            one.message.kind,
+            Known(
+                same_bytes=bool(copies),
+                same_message=same is not None,
+                id_taken=_is_taken(facts, one),
+                end=end.end if end else None,
+                end_has_bytes=end is not None and end.sha256 == one.sha256,
+            ),
+            candidate,
+            latest=one.message.latest,
+        )
+        plan.verdicts.append(verdict)
+        if verdict == "duplicate":
+            original = same or next(iter(copies.values()), None) or (end.id if end else 0)
+            _again(plan, facts, original, one.message.received_ms)
+            _same_end(plan, end, one, candidate)
+        else:
+            new = _new(next(ids), one, verdict, candidate)
+            plan.new.append(new)
+            copies[one.message.message_id or ""] = new.id
+            _keep_up(plan, facts, one, new, candidate)
+    return plan
+
+
+def _same_message(copies: dict[str, int], message_id: str | None) -> int | None:
+    """Ids that are equal, or one of the two carries none."""
+    if not copies:
+        return None
+    if message_id is None:
+        return next(iter(copies.values()))
+    return copies.get(message_id) or copies.get("")
+
+
+def _is_taken(facts: Facts, one: Incoming) -> bool:
+    if one.name is None:
+        return False
+    return bool(facts.bodies_under.get(one.name, set()) - {one.sha256})
+
+
+def _new(id: int, one: Incoming, verdict: Verdict, candidate: End) -> New:
+    is_end = verdict == "accepted" and one.message.kind == "terminal"
+    return New(
+        id=id,
+        message=one.message,
+        sha256=one.sha256,
+        verdict=verdict,
+        state="pending" if verdict == "accepted" and one.message.wanted else "ignored",
+        is_end=is_end,
+        order=candidate.order if is_end else None,
+    )
+
+
+def _keep_up(plan: Plan, facts: Facts, one: Incoming, new: New, candidate: End) -> None:
+    if one.name is not None:
+        facts.bodies_under.setdefault(one.name, set()).add(one.sha256)
+    if not new.is_end:
+        return
+    before = facts.ends.get(one.job)
+    if before is not None:
+        _replace(plan, before)
+    facts.ends[one.job] = StoredEnd(id=new.id, end=candidate, sha256=one.sha256)
+
+
+def _replace(plan: Plan, before: StoredEnd) -> None:
+    for new in plan.new:
+        if new.id == before.id:
+            new.is_end = False
+            return
+    plan.replaced.append(before.id)
+
+
+def _again(plan: Plan, facts: Facts, id: int, received_ms: int) -> None:
+    count, last_ms = plan.seen_again.get(id, (0, 0))
+    plan.seen_again[id] = (count + 1, max(last_ms, received_ms))
+    if id in facts.dead:
+        plan.rearm[id] = received_ms
+
+
+def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End) -> None:
+    """The same end under a later id: an older run that arrives afterwards must not replace it."""
+    if end is None or end.sha256 != one.sha256 or candidate.order is None:
+        return
+    if candidate.order > (end.end.order or ""):
+        end.end = End(status=end.end.status, order=candidate.order, via=end.end.via)
+        plan.orders[end.id] = candidate.order
+
+
+def lookups(batch: Iterable[Incoming]) -> tuple[set[Content], set[Job], set[Name]]:
+    """What a store must load for a batch."""
+    contents: Final[set[Content]] = set()
+    jobs: Final[set[Job]] = set()
+    names: Final[set[Name]] = set()
+    for one in batch:
+        contents.add(one.content)
+        if one.message.kind != "opaque":
+            jobs.add(one.job)
+        if one.name is not None:
+            names.add(one.name)
+    return contents, jobs, names

@@ -1,0 +1,1 @@
+"""The inbox in a SQLite file of this process alone."""

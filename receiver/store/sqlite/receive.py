@@ -1,0 +1,133 @@
+"""Letting messages in, on SQLite: load the facts, decide, write, in the transaction of the only
+writing connection.
+
+Measured for completions of 350 bytes in batches of 64: 25 µs each, half of it the seven B-trees
+and their share of the commit.
+"""
+
+import itertools
+import sqlite3
+from collections.abc import Sequence
+from typing import Final
+
+from receiver.guard import End, Verdict
+from receiver.message import Message
+from receiver.status import canonical
+from receiver.store.handling import REARM
+from receiver.store.ledger import Facts, Incoming, New, Plan, StoredEnd, decide, incoming
+
+_NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
+_COPIES: Final = """
+    SELECT id, message_id, state FROM messages
+     WHERE coalesce(job_id, '') = ? AND source = ? AND body_sha256 = ? ORDER BY id
+"""
+_END: Final = """
+    SELECT id, job_status, end_order, via, body_sha256 FROM messages
+     WHERE job_id = ? AND source = ? AND is_end = 1
+"""
+_UNDER: Final = """
+    SELECT body_sha256 FROM messages WHERE message_id = ? AND source = ? AND kind <> 'terminal'
+"""
+_REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ?"
+_INSERT: Final = """
+    INSERT INTO messages (id, source, message_id, body_sha256, body_bytes, content_type, kind,
+        job_id, job_status, verdict, sent_ms, received_ms, last_seen_ms, platform, via, state,
+        due_ms, is_end, end_order)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_INSERT_BODY: Final = "INSERT INTO bodies VALUES (?, ?)"
+_SEEN_AGAIN: Final = """
+    UPDATE messages SET duplicates = duplicates + ?, last_seen_ms = max(last_seen_ms, ?)
+     WHERE id = ?
+"""
+_ORDER: Final = "UPDATE messages SET end_order = ? WHERE id = ?"
+_NOW_KNOWN: Final = """
+    UPDATE expectations SET state = 'known', settled_ms = ?, ask_ms = NULL
+     WHERE source = ? AND job_id = ? AND state <> 'known'
+"""
+
+
+def receive(db: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[Verdict], bool]:
+    """Stores what is new; the verdicts, and whether there is something to handle now."""
+    batch = [incoming(message) for message in messages]
+    ((first,),) = db.execute(_NEXT_ID)
+    plan = decide(batch, _load(db, batch), itertools.count(first))
+    has_due = _write(db, plan)
+    return plan.verdicts, has_due
+
+
+def _load(db: sqlite3.Connection, batch: Sequence[Incoming]) -> Facts:
+    facts = Facts()
+    for one in batch:
+        if one.content not in facts.copies:
+            source, job_id, hashed = one.content
+            copies = facts.copies.setdefault(one.content, {})
+            for id, message_id, state in db.execute(_COPIES, (job_id, source, hashed)):
+                copies.setdefault(message_id or "", id)
+                if state == "dead":
+                    facts.dead.add(id)
+        if one.message.kind != "opaque" and one.job not in facts.ends:
+            _load_end(db, one, facts)
+        if one.name is not None and one.name not in facts.bodies_under:
+            source, message_id = one.name
+            found = db.execute(_UNDER, (message_id, source))
+            facts.bodies_under[one.name] = {hashed for (hashed,) in found}
+    return facts
+
+
+def _load_end(db: sqlite3.Connection, one: Incoming, facts: Facts) -> None:
+    source, job_id = one.job
+    for id, job_status, order, via, hashed in db.execute(_END, (job_id, source)):
+        end = End(status=canonical(job_status), order=order, via=via)
+        facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=hashed)
+
+
+def _write(db: sqlite3.Connection, plan: Plan) -> bool:
+    if plan.replaced:
+        db.executemany(_REPLACED, [(id,) for id in plan.replaced])
+    if plan.new:
+        db.executemany(_INSERT, map(_row, plan.new))
+        db.executemany(_INSERT_BODY, [(new.id, new.message.body) for new in plan.new])
+        db.executemany(
+            _NOW_KNOWN,
+            [
+                (new.message.received_ms, new.message.source, new.message.job_id)
+                for new in plan.new
+                if new.is_end
+            ],
+        )
+    if plan.seen_again:
+        again = [(count, last_ms, id) for id, (count, last_ms) in plan.seen_again.items()]
+        db.executemany(_SEEN_AGAIN, again)
+    if plan.orders:
+        db.executemany(_ORDER, [(order, id) for id, order in plan.orders.items()])
+    rearmed = [
+        db.execute(REARM, {"id": id, "received_ms": received_ms}).rowcount
+        for id, received_ms in plan.rearm.items()
+    ]
+    return plan.has_due or any(rearmed)
+
+
+def _row(new: New) -> tuple[object, ...]:
+    message = new.message
+    return (
+        new.id,
+        message.source,
+        message.message_id,
+        new.sha256,
+        len(message.body),
+        message.content_type,
+        message.kind,
+        message.job_id,
+        message.job_status,
+        new.verdict,
+        message.sent_ms,
+        message.received_ms,
+        message.received_ms,
+        message.platform,
+        message.via,
+        new.state,
+        new.due_ms,
+        int(new.is_end),
+        new.order,
+    )

@@ -1,0 +1,32 @@
+"""What the verbs see of the running transaction, whichever database it runs on."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+
+from receiver.guard import Verdict
+from receiver.message import Message
+
+Row: TypeAlias = Any  # a mapping of the columns' names, whatever the driver makes of it
+Value: TypeAlias = str | bytes | int | None
+
+
+class Tx(Protocol):
+    """Portable SQL in, rows out. Parameters are ``:name``. Used on the connection's thread."""
+
+    skip_locked: str
+    """What ends a SELECT of rows to be changed, where other replicas change rows as well."""
+    has_due: bool
+    """Whether it made something due at once."""
+
+    def all(self, sql: str, values: Mapping[str, Value]) -> Sequence[Row]:
+        """Every row."""
+
+    def run(self, sql: str, values: Mapping[str, Value]) -> int:
+        """How many rows were changed."""
+
+    def savepoint(self) -> AbstractContextManager[None]:
+        """Undoes everything inside if it raises."""
+
+    def receive(self, messages: Sequence[Message]) -> Sequence[Verdict]:
+        """Stores what is new; the verdicts."""

@@ -1,0 +1,19 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from receiver.store.inbox import Inbox
+from tests.receiver.store.places import Place
+
+
+@pytest.fixture(params=["sqlite"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(f"sqlite:///{tmp_path}/receiver.db")
+
+
+@pytest.fixture
+async def inbox(place: Place) -> AsyncIterator[Inbox]:
+    opened = await place.open()
+    yield opened
+    await opened.close()

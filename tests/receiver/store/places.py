@@ -1,0 +1,18 @@
+"""Where an inbox may lie: each test of its promises runs in every such place."""
+
+from dataclasses import dataclass
+
+from receiver.settings import Settings
+from receiver.store.inbox import Inbox
+from receiver.store.opening import open_inbox
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A database of one test's own, empty at first."""
+
+    url: str
+
+    async def open(self) -> Inbox:
+        """The inbox there, as a process opens it."""
+        return await open_inbox(Settings(database_url=self.url))

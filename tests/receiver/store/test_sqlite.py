@@ -1,0 +1,144 @@
+"""The inbox on a file: alone on it, durable, and up again by itself."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.store.inbox import InboxError, InboxUnavailable
+from receiver.store.sqlite.inbox import SqliteInbox
+from receiver.store.sqlite.migrate import APPLICATION_ID, migrations
+from receiver.store.sqlite.writer import on_thread
+from tests.receiver.store.messages import message
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "receiver.db")
+
+
+@pytest.fixture
+async def inbox(path: str) -> AsyncIterator[SqliteInbox]:
+    opened = await SqliteInbox.open(path, lock_timeout_s=0.05, read_timeout_s=0.5)
+    yield opened
+    await opened.close()
+
+
+async def test_a_second_process_is_told_who_holds_the_file(inbox: SqliteInbox, path: str) -> None:
+    """By any name of the file; and the first goes on undisturbed."""
+    link = path + ".link"
+    os.symlink(path, link)
+    for name in (path, link):
+        with pytest.raises(InboxError, match=f"in use by process {os.getpid()}"):
+            await SqliteInbox.open(name)
+    assert await inbox.receive(message()) == "accepted"
+
+
+async def test_the_pragmas_that_make_it_durable_are_in_force(inbox: SqliteInbox) -> None:
+    """WAL with FULL synchronous, incremental vacuum, and a reader that cannot write."""
+
+    def read(db: sqlite3.Connection) -> list[Any]:
+        names = ("journal_mode", "synchronous", "auto_vacuum", "application_id", "user_version")
+        return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+    found = await on_thread(inbox._writer, read)
+    assert found == ["wal", 2, 2, APPLICATION_ID, len(migrations())]
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await on_thread(inbox._reader, lambda db: db.execute("DELETE FROM messages"))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "told"),
+    [
+        ("CREATE TABLE t (x)", "another program"),
+        (
+            f"PRAGMA application_id={APPLICATION_ID}; CREATE TABLE t (x); PRAGMA user_version=999",
+            "newer",
+        ),
+    ],
+)
+def test_a_foreign_or_newer_file_is_refused_and_left_alone(
+    path: str, prepare: str, told: str
+) -> None:
+    """Not one byte of it changes."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(prepare)
+    before = Path(path).read_bytes()
+    with pytest.raises(InboxError, match=told):
+        asyncio.run(SqliteInbox.open(path))
+    assert Path(path).read_bytes() == before
+
+
+async def test_a_file_that_cannot_be_a_database_is_one_line(tmp_path: Path) -> None:
+    """Garbage, a directory, a missing directory."""
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(b"not a database, but long enough to look like one" * 100)
+    for bad in (garbage, tmp_path, tmp_path / "missing" / "x.db"):
+        with pytest.raises(InboxError) as caught:
+            await SqliteInbox.open(str(bad))
+        assert "\n" not in str(caught.value)
+    garbage.unlink()
+    opened = await SqliteInbox.open(str(garbage))  # the lock was given back
+    await opened.close()
+
+
+async def test_a_locked_file_is_unavailable_and_comes_back_by_itself(
+    inbox: SqliteInbox, path: str
+) -> None:
+    """Nothing is stored meanwhile; the next message after the lock is."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        results = await asyncio.gather(
+            *(inbox.receive(message(id=f"m{n}")) for n in range(3)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [InboxUnavailable] * 3
+        with pytest.raises(InboxUnavailable, match="locked"):
+            await inbox.check()
+        other.execute("ROLLBACK")
+    await inbox.check()
+    assert not inbox.failing
+    assert await inbox.receive(message(id="m1")) == "accepted"
+
+
+async def test_a_full_disk_is_unavailable_and_comes_back_by_itself(inbox: SqliteInbox) -> None:
+    """A message that does not fit is not there afterwards, in part or whole."""
+
+    def pages(most: int) -> Any:
+        return lambda db: db.execute(f"PRAGMA max_page_count = {most}").fetchone()
+
+    await inbox.receive(message("small"))
+    (used,) = await on_thread(inbox._writer, lambda db: db.execute("PRAGMA page_count").fetchone())
+    await on_thread(inbox._writer, pages(used))
+    big = replace(message("big"), body=b"x" * 100_000)
+    with pytest.raises(InboxUnavailable, match="full"):
+        await inbox.receive(big)
+    assert [m.job_id for m in (await inbox.page()).messages] == ["small"]
+    await on_thread(inbox._writer, pages(1_000_000))
+    assert await inbox.receive(big) == "accepted"
+
+
+async def test_waiting_messages_share_a_commit(inbox: SqliteInbox) -> None:
+    """What queues while one commit runs goes into the next: far fewer commits than messages."""
+    commits = 0
+
+    def count(statement: str) -> None:
+        nonlocal commits
+        commits += statement == "COMMIT"
+
+    await on_thread(inbox._writer, lambda db: db.set_trace_callback(count))
+    await asyncio.gather(*(inbox.receive(message(f"job_{n}")) for n in range(200)))
+    assert 1 <= commits <= 5
+
+
+async def test_a_read_ends_at_its_deadline(inbox: SqliteInbox) -> None:
+    """And the next read is served: the statement was interrupted, not left behind."""
+    endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
+    with pytest.raises(InboxUnavailable, match="too long"):
+        await inbox._read(lambda tx: tx.all(endless, {}))
+    assert (await inbox.page()).messages == []
