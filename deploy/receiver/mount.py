@@ -2,10 +2,7 @@
 
     RECEIVER_SECRETS=whsec_… SHOP_DATABASE=shop.db uvicorn mount:app
 
-With FastAPI it is the same mount and the same lifespan:
-
-    app = FastAPI(lifespan=receiver.lifespan)
-    app.mount("/hooks", receiver)
+This is Starlette; fastapi_shop.py is a whole shop on FastAPI.
 """
 
 import os

@@ -1,6 +1,5 @@
 """What customers copy from deploy/ works as it stands there."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -17,9 +16,9 @@ import pytest
 from receiver.settings import load
 from receiver.signature import sign_sha256, signed_headers
 from receiver.testing import signed_request
+from tests.receiver.deployed import DEPLOY, load_deployed
 from tests.receiver.waiting import until
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "receiver"
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 NOW_S = 1_700_000_000
 BODY = b'{"jobId":"job_1","status":"completed","output":{"document_url":"https://x/1"}}'
@@ -30,12 +29,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setenv("RECEIVER_SECRETS", SECRET)
     monkeypatch.setenv("RECEIVER_DATABASE_URL", f"sqlite:///{tmp_path}/inbox.db")
     monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.db"))
-    spec = importlib.util.spec_from_file_location("mount", DEPLOY / "mount.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_deployed("mount")
 
 
 async def test_the_mounted_example_handles_a_completion_once(mounted: ModuleType) -> None:
