@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+from receiver.database import is_postgres, shown
 from receiver.settings import SettingError, Settings, load, load_client, split_secrets, variable
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -27,7 +28,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
     """Field x_y is RECEIVER_X_Y."""
     other = {
         "secrets": f"{SECRET}, second ",
-        "database_url": "sqlite:////tmp/x.db",
+        "database_url": "postgres://me@h/inbox",
         "host": "::1",
         "path": "/hooks/a",
         "require": "sha256",
@@ -52,6 +53,53 @@ def test_every_setting_is_read_from_its_variable() -> None:
     unread = [f.name for f in fields(Settings) if getattr(read, f.name) == getattr(default, f.name)]
     assert unread == []
     assert read.secrets == (SECRET, "second")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pass@word@h/db",
+        "postgresql://me:pass/word@h/db",
+        "postgresql://me:12/word@h/db",
+        "postgresql://me:pass?word@h/db",
+        "postgresql://me:pass#word@h/db",
+        "postgresql://me:pass:word@h:port/db",
+        "postgresql://me:pass%word@h/db",
+        "postgresql://me:pass%00word@h/db",
+        "postgresql://me:pass\x7fword@h/db",
+        "postgresql://me:pass word@h/db",
+        "postgresql://me:pass[word@h/db",
+        "postgresqlx://me:password@h/db",
+        "me:password@h/db",
+    ],
+)
+def test_a_database_url_that_cannot_be_one_is_told_without_its_password(url: str) -> None:
+    """Reserved characters in a password are the commonest mistake of all."""
+    for name in ("RECEIVER_DATABASE_URL", "RECEIVER_EFFECTS_URL"):
+        with pytest.raises(SettingError, match=f"{name} must be .*postgresql://USER") as caught:
+            load({name: url})
+        assert "\n" not in str(caught.value)
+        assert "word" not in str(caught.value).replace("PASSWORD", "")
+        assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("postgresql://me:secret@h:5432/db?sslmode=require", "postgresql://me@h:5432/db"),
+        ("postgres://me:p%40ss%2Fword@h/db", "postgresql://me@h/db"),
+        ("postgresql://h/db?password=secret", "postgresql://h/db"),
+        ("postgresql:///db?host=/run/postgresql", "postgresql:///db"),
+        ("postgresql://me:s@h1:5432,h2:5433/db", "postgresql://me@h1:5432,h2:5433/db"),
+        ("postgresql://me:s@[::1]:5432/db", "postgresql://me@[::1]:5432/db"),
+    ],
+)
+def test_a_postgresql_url_is_shown_without_password_and_parameters(url: str, told: str) -> None:
+    """Inbox and effects may share a database; only files must differ."""
+    settings = load({"RECEIVER_DATABASE_URL": url, "RECEIVER_EFFECTS_URL": url})
+    assert is_postgres(settings.database_url)
+    assert shown(url) == told
+    assert url not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +129,11 @@ def test_every_setting_is_read_from_its_variable() -> None:
         ("KEEP_MESSAGES", "5"),
         ("HANDLER_CONCURRENCY", "0"),
         ("SIGNATURE_HEADER", "X Webhook"),
-        ("DATABASE_URL", "postgresql://h/db"),
+        ("DATABASE_URL", "postgresql:/h/db"),
+        ("DATABASE_URL", "postgresql://h:port/db"),
+        ("DATABASE_URL", "postgresql://h:123456/db"),
+        ("DATABASE_URL", "postgresql://[::1/db"),
+        ("DATABASE_URL", "postgresql://h/d b"),
         ("DATABASE_URL", "sqlite:///"),
         ("DATABASE_URL", "sqlite:///:memory:"),
         ("DATABASE_URL", "receiver.db"),

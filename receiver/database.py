@@ -1,0 +1,73 @@
+"""Database URLs: which database one means, and what may be shown of it. Pure."""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
+_SQLITE: Final = "sqlite:///"
+_PORT: Final = re.compile(r"\d{1,5}")
+_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
+
+
+class DatabaseURLError(ValueError):
+    """No URL of a database; the message says what one is, and quotes nothing of it: a piece of it
+    may be a password."""
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL means PostgreSQL; the other kind is SQLite."""
+    return url.partition("://")[0] in POSTGRES_SCHEMES and "://" in url
+
+
+def check_url(url: str) -> None:
+    """Raises DatabaseURLError for what is no URL of either kind."""
+    if is_postgres(url):
+        shown(url)
+    else:
+        sqlite_path(url)
+
+
+def sqlite_path(url: str) -> str:
+    """The file of a ``sqlite:///`` URL (a fourth slash makes it absolute). Raises
+    DatabaseURLError."""
+    path = url.removeprefix(_SQLITE)
+    if path == url or not path or path.startswith(":") or "?" in path or "\0" in path:
+        raise DatabaseURLError(
+            "must be sqlite:///FILE (sqlite:////FILE for an absolute path) "
+            "or postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        )
+    return path
+
+
+def shown(url: str) -> str:
+    """A PostgreSQL URL without its password and its parameters. Raises DatabaseURLError."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # what it says quotes the URL
+        raise _no_postgres_url() from None
+    user, at, hosts = parts.netloc.rpartition("@")
+    # A reserved character in a password ends it too early: what follows would pass for a host.
+    strange = "@" in user or "@" in parts.path or parts.fragment or _ESCAPE.search(url)
+    if strange or not url.isprintable() or " " in url or not _are_hosts(hosts):
+        raise _no_postgres_url()
+    name = f"{user.partition(':')[0]}@" if at else ""
+    return f"postgresql://{name}{hosts}{parts.path}"
+
+
+def _are_hosts(hosts: str) -> bool:
+    """``host``, ``host:port`` or ``[::1]:port``, or several with commas between; or none: then
+    the parameters or the driver's own variables say where."""
+    for host in hosts.split(","):
+        name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+        if colon and not _PORT.fullmatch(port):
+            return False
+        if ":" in name and not (name.startswith("[") and name.endswith("]")):
+            return False
+    return True
+
+
+def _no_postgres_url() -> DatabaseURLError:
+    return DatabaseURLError(
+        "must be postgresql://USER:PASSWORD@HOST:5432/DATABASE, with reserved characters as %XX"
+    )
