@@ -77,17 +77,17 @@ def apply(tx: Tx, ops: Sequence[Op]) -> list[Any]:
     return [next(verdicts) if isinstance(op, Message) else op(tx) for op in ops]
 
 
-def apply_alone(tx: Tx, ops: Sequence[Op], fatal: type[Exception]) -> list[Any]:
+def apply_alone(tx: Tx, ops: Sequence[Op], is_fatal: Callable[[Exception], bool]) -> list[Any]:
     """Each in a savepoint of its own: what one raises is its own outcome, and undoes its own
-    writes only. ``fatal`` is the database's trouble, and everyone's."""
-    return [_alone(tx, op, fatal) for op in ops]
+    writes only. What is fatal is the database's trouble, and everyone's."""
+    return [_alone(tx, op, is_fatal) for op in ops]
 
 
-def _alone(tx: Tx, op: Op, fatal: type[Exception]) -> Any:
+def _alone(tx: Tx, op: Op, is_fatal: Callable[[Exception], bool]) -> Any:
     try:
         with tx.savepoint():
             return tx.receive([op])[0] if isinstance(op, Message) else op(tx)
-    except fatal:
-        raise
     except Exception as error:
+        if is_fatal(error):
+            raise
         return error

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from receiver.identity import Dialect
-from receiver.store.tx import Tx, Value
+from receiver.store.tx import Tx, Value, storable
 
 Expected: TypeAlias = Literal["expected", "known", "lost"]
 
@@ -35,9 +35,11 @@ _COLUMNS: Final = """
 # Whoever takes one puts it off for as long as asking may take, so that no other replica asks as
 # well; and if nothing comes of it, because the process ends, it is asked for then.
 _TAKE: Final = f"""
-    UPDATE expectations SET ask_ms = :until_ms WHERE (source, job_id) IN (
+    WITH due AS MATERIALIZED (
         SELECT source, job_id FROM expectations
          WHERE state = 'expected' AND ask_ms <= :now_ms ORDER BY ask_ms LIMIT :limit{{skip_locked}})
+    UPDATE expectations SET ask_ms = :until_ms
+     WHERE (source, job_id) IN (SELECT source, job_id FROM due)
     RETURNING {_COLUMNS}
 """  # noqa: S608 - constants of ours
 _NEXT_DUE: Final = """
@@ -134,7 +136,7 @@ def asked(tx: Tx, result: Asked) -> bool:
             "now_ms": result.now_ms,
             "ask_ms": result.ask_ms,
             "failing_since_ms": result.failing_since_ms,
-            "error": result.error,
+            "error": None if result.error is None else storable(result.error),
         },
     )
     return changed > 0 and result.ask_ms is None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.message import REPLAYABLE, Claimed, State
-from receiver.store.tx import Tx
+from receiver.store.tx import Tx, storable
 
 CRASHED: Final = "the process ended while the handler ran"
 
@@ -88,7 +88,7 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
     if not changed:
         return False
     if settlement.error is not None:
-        tx.run(_FAILED, {"id": settlement.id, "error": settlement.error})
+        tx.run(_FAILED, {"id": settlement.id, "error": storable(settlement.error)})
     if handled:
         tx.run("DELETE FROM failures WHERE id = :id", {"id": settlement.id})
         tx.run(_SKIP_OTHERS, {"id": settlement.id})

@@ -4,13 +4,13 @@ are waited for. The same promises on SQLite and on PostgreSQL."""
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from receiver.guard import Verdict
 from receiver.identity import Dialect
 from receiver.message import Message, Page, State, StoredMessage
 from receiver.store import expectations, handling, listing, retention
-from receiver.store.commit import Op
+from receiver.store.commit import GroupCommit, Op
 from receiver.store.expectations import Asked, Expectation
 from receiver.store.handling import Settlement, Turn
 from receiver.store.listing import Backlog
@@ -33,8 +33,10 @@ class Inbox(ABC):
     lease_s: float | None = None
     """How long a claim holds without ``renew``; None: as long as this process lives."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, commit_rows_max: int) -> None:
         self.on_due: Callable[[], None] = _nobody  # called when something is there to handle
+        self.failing = False  # whether the last commit failed
+        self._commits: Final = GroupCommit(self._commit_batch, rows_max=commit_rows_max)
 
     async def receive(self, message: Message) -> Verdict:
         """Stores a message that is new, and says what it is. On return it is on disk.
@@ -167,17 +169,24 @@ class Inbox(ABC):
         """When the first that waits is due; 0 while one is being handled, None when none waits."""
         return await self._read(listing.due_ms)
 
-    @abstractmethod
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
+        await self._read(lambda tx: tx.all("SELECT 1 AS one", {}))
+        if self.failing:
+            await self._check_write()
+            self.failing = False
 
     @abstractmethod
     async def close(self) -> None:
         """Commits what waits, then lets go of the database."""
 
     @abstractmethod
-    async def _commit(self, op: Op) -> Any:
-        """The result of an operation once it is on disk. Raises InboxUnavailable."""
+    async def _commit_batch(self, ops: Sequence[Op]) -> Sequence[Any]:
+        """What came of each operation, once all are on disk. Raises InboxUnavailable."""
+
+    @abstractmethod
+    async def _check_write(self) -> None:
+        """Writes something. Raises InboxUnavailable."""
 
     @abstractmethod
     async def _read(self, query: Callable[[Tx], T]) -> T:
@@ -187,8 +196,21 @@ class Inbox(ABC):
     async def _give_back(self) -> None:
         """Returns to the file system what retention freed, where that does not happen by itself."""
 
-    async def _write(self, work: Callable[[Tx], T]) -> T:
+    async def _write(self, work: Callable[[Any], T]) -> T:
         result: T = await self._commit(work)
+        return result
+
+    async def _commit(self, op: Op) -> Any:
+        """The result of an operation once it is on disk. Raises InboxUnavailable."""
+        if self._commits.is_closing:
+            raise InboxUnavailable("the inbox is closing")
+        try:
+            result = await self._commits.submit(op)
+        except InboxUnavailable as error:
+            self.failing = True
+            # The others in the batch have the same one: each raises its own.
+            raise InboxUnavailable(str(error)) from error
+        self.failing = False
         return result
 
     async def _prune(self, slice: Callable[[Tx, int], int], before_ms: int) -> int:

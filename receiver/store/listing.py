@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.message import Page, StoredMessage
-from receiver.store.tx import Tx, Value
+from receiver.store.tx import Tx, Value, storable
 
 ID_MAX: Final = 2**63 - 1
 
@@ -65,7 +65,7 @@ def page(
 ) -> Page:
     """Messages, newest first."""
     given = {"job_id": job_id, "verdict": verdict, "state": state}
-    wanted = {name: value for name, value in given.items() if value is not None}
+    wanted = {name: storable(value) for name, value in given.items() if value is not None}
     filters = "".join(_FILTERS[name] for name in wanted)
     if verdict not in (None, "accepted"):
         filters += _RARE

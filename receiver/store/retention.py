@@ -14,10 +14,11 @@ _DONE: Final = """
      LIMIT :limit{skip_locked}
 """
 _FORGET_EXPECTATIONS: Final = """
-    DELETE FROM expectations WHERE (source, job_id) IN (
+    WITH old AS MATERIALIZED (
         SELECT source, job_id FROM expectations
          WHERE state IN ('known', 'lost') AND settled_ms < :before_ms
          LIMIT :limit{skip_locked})
+    DELETE FROM expectations WHERE (source, job_id) IN (SELECT source, job_id FROM old)
 """
 
 

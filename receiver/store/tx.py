@@ -11,6 +11,12 @@ Row: TypeAlias = Any  # a mapping of the columns' names, whatever the driver mak
 Value: TypeAlias = str | bytes | int | None
 
 
+def storable(value: str) -> str:
+    """What a peer or a customer's code said, without what not every database takes as text: NUL,
+    and halves of characters."""
+    return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 class Tx(Protocol):
     """Portable SQL in, rows out. Parameters are ``:name``. Used on the connection's thread."""
 

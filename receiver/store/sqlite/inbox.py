@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import aiosqlite
 
-from receiver.store.commit import GroupCommit, Op
+from receiver.store.commit import Op
 from receiver.store.handling import Turn
 from receiver.store.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.store.sqlite.claim import claim, recover
@@ -35,14 +35,12 @@ class SqliteInbox(Inbox):
         read_timeout_s: float,
         commit_rows_max: int,
     ) -> None:
-        super().__init__()
+        super().__init__(commit_rows_max=commit_rows_max)
         self._lock: Final = lock
         self._writer: Final = writer
         self._reader: Final = reader
         self._read_turn: Final = asyncio.Lock()
         self._read_timeout_s: Final = read_timeout_s
-        self._commits: Final = GroupCommit(self._commit_batch, rows_max=commit_rows_max)
-        self.failing = False  # whether the last commit failed
 
     @classmethod
     async def open(
@@ -81,30 +79,17 @@ class SqliteInbox(Inbox):
     async def recover(self, *, now_ms: int, attempts_max: int) -> int:
         return await self._write(partial(recover, now_ms=now_ms, attempts_max=attempts_max))
 
-    async def check(self) -> None:
-        await self._read(lambda tx: tx.all("SELECT 1", {}))
-        if self.failing:
-            await self._check_write()
-
     async def close(self) -> None:
         await self._commits.close()
         await self._reader.close()
         await self._writer.close()
         self._lock.close()
 
-    async def _commit(self, op: Op) -> Any:
-        if self._commits.is_closing:
-            raise InboxUnavailable("the inbox is closing")
-        try:
-            result = await self._commits.submit(op)
-        except sqlite3.Error as error:
-            self.failing = True
-            raise InboxUnavailable(str(error)) from error
-        self.failing = False
-        return result
-
     async def _commit_batch(self, ops: Sequence[Op]) -> Sequence[Any]:
-        outcomes, has_due = await on_thread(self._writer, lambda db: commit(db, ops))
+        try:
+            outcomes, has_due = await on_thread(self._writer, lambda db: commit(db, ops))
+        except sqlite3.Error as error:
+            raise InboxUnavailable(str(error)) from error
         if has_due:
             self.on_due()
         return outcomes
@@ -117,7 +102,6 @@ class SqliteInbox(Inbox):
 
     async def _check_write(self) -> None:
         await self._on_writer(touch)
-        self.failing = False
 
     async def _on_writer(self, work: Callable[[sqlite3.Connection], Any]) -> None:
         try:

@@ -44,10 +44,10 @@ def commit(db: sqlite3.Connection, ops: Sequence[Op]) -> tuple[list[Any], bool]:
     """
     try:
         return _in_transaction(db, lambda tx: apply(tx, ops))
-    except sqlite3.OperationalError:
-        raise  # the database's trouble, not one op's
-    except Exception:
-        return _in_transaction(db, lambda tx: apply_alone(tx, ops, sqlite3.OperationalError))
+    except Exception as error:
+        if _is_fatal(error):
+            raise
+        return _in_transaction(db, lambda tx: apply_alone(tx, ops, _is_fatal))
 
 
 def touch(db: sqlite3.Connection) -> None:
@@ -68,6 +68,11 @@ def _in_transaction(
         if db.in_transaction:  # a full disk may have ended it already
             db.execute("ROLLBACK")
     return outcomes, tx.has_due
+
+
+def _is_fatal(error: Exception) -> bool:
+    """The database's trouble, not one operation's."""
+    return isinstance(error, sqlite3.OperationalError)
 
 
 def _prepare(db: sqlite3.Connection) -> None:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from receiver.settings import Settings
 from receiver.store.inbox import Inbox
-from receiver.store.opening import open_inbox
+from receiver.store.postgres.inbox import PostgresInbox
+from receiver.store.sqlite.inbox import SqliteInbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +13,8 @@ class Place:
 
     url: str
 
-    async def open(self) -> Inbox:
+    async def open(self, *, lease_s: float = 30.0) -> Inbox:
         """The inbox there, as a process opens it."""
-        return await open_inbox(Settings(database_url=self.url))
+        if self.url.startswith("sqlite:///"):
+            return await SqliteInbox.open(self.url.removeprefix("sqlite:///"))
+        return await PostgresInbox.open(self.url, lease_s=lease_s)

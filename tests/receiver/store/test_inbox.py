@@ -116,6 +116,7 @@ async def test_pages_are_newest_first_and_complete(inbox: Inbox) -> None:
             break
     assert seen == ["m6", "m4", "m2", "m0"]
     assert (await inbox.page(verdict="late")).messages == []
+    assert (await inbox.page(job_id="\0\ud800")).messages == []
     for id in (0, -1, 99, 2**63, 10**30):
         assert await inbox.show(id) is None
 

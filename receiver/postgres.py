@@ -1,0 +1,110 @@
+"""Sessions on a PostgreSQL server, whose password is never shown, and what its errors mean."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.numeric import Int8BinaryDumper
+
+VERSION_LEAST: Final = 13  # the oldest that is tested
+LINE_CHARS_MAX: Final = 200
+# A server that vanished without a word is noticed within about ten seconds.
+_KEEPALIVE: Final[Mapping[str, Any]] = {
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+    "target_session_attrs": "read-write",
+    "client_encoding": "UTF8",
+}
+# Connections (08), resources (53), operators (57), damage (58); locks and time-outs, a standby that
+# took our session (25006), a session ended for idling (25P03), rights that were withdrawn (42501).
+_TRANSIENT_CLASSES: Final = frozenset({"08", "53", "57", "58"})
+_TRANSIENT: Final = frozenset({"40001", "40P01", "55P03", "25006", "25P03", "42501"})
+_COLLISION: Final = frozenset({"40001", "40P01", "55P03"})
+
+
+class CannotConnect(Exception):
+    """No session can be had; the message says why, in one line and without a password."""
+
+
+def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connection[Any]:
+    """A session called ``name``, in autocommit mode, with these settings. Raises CannotConnect."""
+    shown = shown_url(url)
+    try:
+        given = conninfo_to_dict(url)
+        conninfo = make_conninfo(**{**_KEEPALIVE, "application_name": name, **given})
+        connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=2)
+    except psycopg.Error as error:
+        raise CannotConnect(f"cannot reach {shown}: {line(error)}") from None
+    # By default an integer's size decides its type, and each mix would be another statement.
+    connection.adapters.register_dumper(int, Int8BinaryDumper)
+    try:
+        _check_server(connection, shown)
+        for key, value in settings.items():
+            connection.execute(f"SET {key} = '{value}'".encode())
+    except psycopg.Error as error:
+        connection.close()
+        raise CannotConnect(f"cannot use {shown}: {line(error)}") from None
+    except CannotConnect:
+        connection.close()
+        raise
+    return connection
+
+
+def shown_url(url: str) -> str:
+    """``url`` without its password and its parameters. Raises CannotConnect."""
+    takes = "it takes postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+    try:
+        parts = urlsplit(url)
+        conninfo_to_dict(url)
+        port = f":{parts.port}" if parts.port else ""
+    except (psycopg.Error, ValueError):
+        # What the library says of it may quote a piece of the password.
+        raise CannotConnect(
+            f"cannot use the database URL: {takes}, with reserved characters as %XX"
+        ) from None
+    if parts.netloc.count("@") > 1:
+        raise CannotConnect(f"cannot use the database URL: {takes}, with an @ in it as %40")
+    user = f"{parts.username}@" if parts.username else ""
+    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
+def is_collision(error: BaseException) -> bool:
+    """Whether it only met another session's transaction: the same once more will pass."""
+    return isinstance(error, psycopg.Error) and error.sqlstate in _COLLISION
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether it is the database's trouble, and not that of the statement that met it."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    state = error.sqlstate
+    if state is None:  # raised by the driver: the connection is gone, or a value cannot be sent
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
+
+
+def line(error: BaseException) -> str:
+    """The first line of what the server or the driver said, without what it prefixes."""
+    said = str(error).strip().split("\n")[0].removeprefix("connection failed: ")
+    if "failed: " in said:
+        said = said.rpartition("failed: ")[2]
+    return said.removeprefix("FATAL:  ")[:LINE_CHARS_MAX] or type(error).__name__
+
+
+def _check_server(connection: psycopg.Connection[Any], shown: str) -> None:
+    found = connection.info.server_version // 10_000
+    if found < VERSION_LEAST:
+        raise CannotConnect(
+            f"{shown} runs PostgreSQL {found}, and this needs {VERSION_LEAST} or newer"
+        )
+    row = connection.execute("SHOW server_encoding").fetchone()
+    if row is not None and row[0] != "UTF8":
+        raise CannotConnect(f"{shown} stores text as {row[0]}: make one with ENCODING 'UTF8'")
+    row = connection.execute("SHOW synchronous_commit").fetchone()
+    if row is not None and row[0] == "off":  # what may be lost must not be acknowledged
+        connection.execute("SET synchronous_commit = on")

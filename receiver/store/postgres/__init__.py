@@ -1,0 +1,1 @@
+"""The inbox on PostgreSQL: several replicas share one."""
