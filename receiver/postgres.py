@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryDumper
+
+from receiver.database import DatabaseURLError, shown
 
 VERSION_LEAST: Final = 13  # the oldest that is tested
 LINE_CHARS_MAX: Final = 200
@@ -33,22 +34,22 @@ class CannotConnect(Exception):
 
 def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connection[Any]:
     """A session called ``name``, in autocommit mode, with these settings. Raises CannotConnect."""
-    shown = shown_url(url)
+    where = shown_url(url)
     try:
         given = conninfo_to_dict(url)
         conninfo = make_conninfo(**{**_KEEPALIVE, "application_name": name, **given})
         connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=2)
     except psycopg.Error as error:
-        raise CannotConnect(f"cannot reach {shown}: {line(error)}") from None
+        raise CannotConnect(f"cannot reach {where}: {line(error)}") from None
     # By default an integer's size decides its type, and each mix would be another statement.
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     try:
-        _check_server(connection, shown)
+        _check_server(connection, where)
         for key, value in settings.items():
             connection.execute(f"SET {key} = '{value}'".encode())
     except psycopg.Error as error:
         connection.close()
-        raise CannotConnect(f"cannot use {shown}: {line(error)}") from None
+        raise CannotConnect(f"cannot use {where}: {line(error)}") from None
     except CannotConnect:
         connection.close()
         raise
@@ -57,20 +58,13 @@ def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connect
 
 def shown_url(url: str) -> str:
     """``url`` without its password and its parameters. Raises CannotConnect."""
-    takes = "it takes postgresql://USER:PASSWORD@HOST:5432/DATABASE"
     try:
-        parts = urlsplit(url)
         conninfo_to_dict(url)
-        port = f":{parts.port}" if parts.port else ""
-    except (psycopg.Error, ValueError):
-        # What the library says of it may quote a piece of the password.
-        raise CannotConnect(
-            f"cannot use the database URL: {takes}, with reserved characters as %XX"
-        ) from None
-    if parts.netloc.count("@") > 1:
-        raise CannotConnect(f"cannot use the database URL: {takes}, with an @ in it as %40")
-    user = f"{parts.username}@" if parts.username else ""
-    return f"postgresql://{user}{parts.hostname or ''}{port}{parts.path}"
+        return shown(url)
+    except DatabaseURLError as error:
+        raise CannotConnect(f"the database URL {error}") from None
+    except psycopg.Error:  # what it says may quote a piece of the password
+        raise CannotConnect("the database URL has a parameter that is none") from None
 
 
 def is_collision(error: BaseException) -> bool:
@@ -96,15 +90,15 @@ def line(error: BaseException) -> str:
     return said.removeprefix("FATAL:  ")[:LINE_CHARS_MAX] or type(error).__name__
 
 
-def _check_server(connection: psycopg.Connection[Any], shown: str) -> None:
+def _check_server(connection: psycopg.Connection[Any], where: str) -> None:
     found = connection.info.server_version // 10_000
     if found < VERSION_LEAST:
         raise CannotConnect(
-            f"{shown} runs PostgreSQL {found}, and this needs {VERSION_LEAST} or newer"
+            f"{where} runs PostgreSQL {found}, and this needs {VERSION_LEAST} or newer"
         )
     row = connection.execute("SHOW server_encoding").fetchone()
     if row is not None and row[0] != "UTF8":
-        raise CannotConnect(f"{shown} stores text as {row[0]}: make one with ENCODING 'UTF8'")
+        raise CannotConnect(f"{where} stores text as {row[0]}: make one with ENCODING 'UTF8'")
     row = connection.execute("SHOW synchronous_commit").fetchone()
     if row is not None and row[0] == "off":  # what may be lost must not be acknowledged
         connection.execute("SET synchronous_commit = on")

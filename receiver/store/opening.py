@@ -1,15 +1,29 @@
 """Which store: told by the URL."""
 
-from receiver.settings import Settings, database_path
-from receiver.store.inbox import Inbox
+from receiver.database import is_postgres, sqlite_path
+from receiver.settings import Settings
+from receiver.store.inbox import Inbox, InboxError
 from receiver.store.sqlite.inbox import SqliteInbox
 
 
 async def open_inbox(settings: Settings) -> Inbox:
     """The inbox that the settings name, of our schema. Raises InboxError."""
-    return await SqliteInbox.open(
-        database_path(settings.database_url),
-        lock_timeout_s=settings.lock_timeout,
+    if not is_postgres(settings.database_url):
+        return await SqliteInbox.open(
+            sqlite_path(settings.database_url),
+            lock_timeout_s=settings.lock_timeout,
+            read_timeout_s=settings.read_timeout,
+            commit_rows_max=settings.commit_rows_max,
+        )
+    try:
+        from receiver.store.postgres.inbox import PostgresInbox
+    except ImportError:  # the driver is an extra of its own
+        raise InboxError(
+            'RECEIVER_DATABASE_URL is PostgreSQL: pip install "postback[receiver,postgres]"'
+        ) from None
+    return await PostgresInbox.open(
+        settings.database_url,
+        lease_s=settings.lease,
         read_timeout_s=settings.read_timeout,
         commit_rows_max=settings.commit_rows_max,
     )

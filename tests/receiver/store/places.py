@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from receiver.settings import Settings
 from receiver.store.inbox import Inbox
-from receiver.store.postgres.inbox import PostgresInbox
-from receiver.store.sqlite.inbox import SqliteInbox
+from receiver.store.opening import open_inbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,4 @@ class Place:
 
     async def open(self, *, lease_s: float = 30.0) -> Inbox:
         """The inbox there, as a process opens it."""
-        if self.url.startswith("sqlite:///"):
-            return await SqliteInbox.open(self.url.removeprefix("sqlite:///"))
-        return await PostgresInbox.open(self.url, lease_s=lease_s)
+        return await open_inbox(Settings(database_url=self.url, lease=lease_s))
