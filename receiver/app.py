@@ -11,14 +11,14 @@ from receiver.asgi import Receive, Scope, Send
 from receiver.clock import NowMs, wall_clock_ms
 from receiver.expecting.credentials import Credentials, Tokens
 from receiver.expecting.reconciler import Asking, Reconciler
-from receiver.handling.effects import Effects
+from receiver.handling.effects import Effects, open_effects
 from receiver.handling.handlers import Handlers
 from receiver.handling.worker import Limits, Worker
 from receiver.housekeeping import Housekeeper
 from receiver.identity import JOB_ID_CHARS_MAX, Dialect, is_name
 from receiver.metrics import Metrics
 from receiver.routes import Front
-from receiver.settings import SettingError, Settings, database_path, load
+from receiver.settings import SettingError, Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
 from receiver.store.expectations import Expectation
@@ -149,7 +149,7 @@ class Receiver:
         """Opens the inbox and goes on with what is in it. Raises InboxError, EffectsError or
         SettingError."""
         settings = self.settings
-        effects = self._effects = self._open_effects()
+        effects = self._effects = await asyncio.to_thread(self._open_effects)
         inbox = self._inbox = await open_inbox(settings)
         await inbox.recover(now_ms=self.now_ms(), attempts_max=settings.handler_attempts)
         if self.handlers:
@@ -209,14 +209,10 @@ class Receiver:
         await send({"type": "lifespan.shutdown.complete"})
 
     def _open_effects(self) -> Effects | None:
-        url = self.settings.effects_url
-        if url is None:
-            if names := self.handlers.take_tx:
-                raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
-            return None
-        effects = Effects(database_path(url, "effects_url"))
-        effects.prepare()
-        return effects
+        names = self.handlers.take_tx
+        if names and self.settings.effects_url is None:
+            raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
+        return open_effects(self.settings)
 
     def _new_worker(self, inbox: Inbox, effects: Effects | None) -> Worker:
         settings = self.settings

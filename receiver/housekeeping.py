@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import sqlite3
 from typing import Final
 
 from receiver import log
 from receiver.clock import NowMs
-from receiver.handling.effects import Effects
+from receiver.handling.effects import Effects, EffectsError
 from receiver.store.inbox import Inbox, InboxUnavailable
 
 EVERY_S: Final = 3600.0
@@ -56,7 +55,7 @@ class Housekeeper:
                 bodies, messages = await self.prune()
                 await self._forget_marks()
                 log.event("pruned", bodies=bodies, messages=messages)
-            except (InboxUnavailable, sqlite3.Error) as error:
+            except (InboxUnavailable, EffectsError) as error:
                 log.event("pruning failed", logging.WARNING, reason=str(error))
 
     async def _forget_marks(self) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver import Event, Receiver, Settings
-from receiver.handling.effects import Transaction
+from receiver.handling.effects.base import Transaction
 from receiver.handling.run import Run
 from receiver.store.sqlite.inbox import SqliteInbox
 from receiver.testing import Client

@@ -1,0 +1,124 @@
+"""What a customer's database does for us, whichever one it is, and how one transaction ends."""
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from receiver.event import Event
+
+
+class EffectsError(Exception):
+    """The customer's database cannot be used; the message says why, in one line."""
+
+
+class TransactionClosed(Exception):
+    """The handler took too long: its transaction was rolled back, and takes nothing more."""
+
+
+class Tx(ABC):
+    """Statements of the handler's. They commit when it returns and vanish when it raises.
+
+    ``execute`` and ``executemany`` are those of the driver, and return its cursor;
+    ``connection`` is the driver's own, for libraries that want one, until the handler returns.
+    What would begin or end a transaction is refused: effect and mark end together.
+    """
+
+    connection: Any
+
+    @abstractmethod
+    def execute(self, sql: Any, parameters: Any = None) -> Any: ...
+
+    @abstractmethod
+    def executemany(self, sql: Any, parameters: Any) -> Any: ...
+
+    @abstractmethod
+    def mark(self, event: Event, now_ms: int) -> bool:
+        """Ours to call, before the handler: whether the message was not handled before. From here
+        on it is, if this commits."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Ours to call, after the handler: effect and mark, or an error and neither of them. Who
+        lost the connection meanwhile learns from the mark what came of it."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Rolls back, from whichever thread, and lets nothing more through."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives up the connection of an abandoned one, once the handler has truly ended."""
+
+
+class Transaction:
+    """One handler's transaction, from ``Effects.begin`` to ``commit`` or ``abandon``."""
+
+    def __init__(self, tx: Tx, end: Callable[[bool], None]) -> None:
+        """``end`` lets the next one in; it is told whether that may take over the connection."""
+        self.tx: Final = tx
+        self._end: Final = end
+        self._ending: Final = threading.Lock()
+        self._ended = False
+        self._handed_on = False  # the connection is the next one's
+
+    def mark(self, event: Event, now_ms: int) -> bool:
+        """Whether this message was not handled before."""
+        return self.tx.mark(event, now_ms)
+
+    def commit(self) -> None:
+        """Effect and mark, or neither. Raises TransactionClosed or the driver's error."""
+        self.tx.commit()
+        with self._ending:
+            if not self._ended:
+                self._ended = self._handed_on = True
+                self._end(True)
+
+    def abandon(self) -> None:
+        """Rolls back what is not committed and lets the next one in; at once, even while the
+        handler's thread still runs: nothing that it does afterwards reaches the database."""
+        with self._ending:  # to the end, or close() would close what is being rolled back
+            if self._ended:
+                return
+            self._ended = True
+            try:
+                self.tx.abandon()
+            finally:
+                self._end(False)
+
+    def close(self) -> None:
+        """Once the handler has truly ended."""
+        self.abandon()
+        if not self._handed_on:
+            self.tx.close()
+
+
+class Effects(Protocol):
+    """Transactions on the customer's database. Its methods block; any thread may call them."""
+
+    def prepare(self) -> None:
+        """Makes our table where it is missing. Raises EffectsError."""
+
+    def begin(self) -> Transaction:
+        """Once it is this one's turn. Raises EffectsError."""
+
+    def forget(self, before_ms: int) -> None:
+        """Deletes marks that are older than any message in the inbox can be. Raises
+        EffectsError."""
+
+    def close(self) -> None:
+        """Once no transaction runs any more; one that hangs keeps its own connection."""
+
+
+class AsyncTx:
+    """The same for an async handler; statements run beside the event loop."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx: Final = tx
+
+    async def execute(self, sql: Any, parameters: Any = None) -> Any:
+        return await asyncio.to_thread(self._tx.execute, sql, parameters)
+
+    async def executemany(self, sql: Any, parameters: Any) -> Any:
+        return await asyncio.to_thread(self._tx.executemany, sql, parameters)

@@ -1,0 +1,156 @@
+"""Effects in a PostgreSQL database of the customer's. Needs psycopg."""
+
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
+
+from receiver.database import shown
+from receiver.handling.effects.base import EffectsError, Transaction
+from receiver.handling.effects.postgres_tx import PostgresTx, WatchedCursor
+
+# A server that vanished without a word is noticed within about ten seconds.
+_CONNECTION: Final[Mapping[str, Any]] = {
+    "application_name": "postback receiver",
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 10_000,
+    "target_session_attrs": "read-write",
+    "client_encoding": "UTF8",
+}
+# Beyond a handler's own time: by then it was abandoned, unless its whole process is frozen.
+_IDLE_MARGIN_S: Final = 5.0
+_LINE_CHARS_MAX: Final = 200
+_TABLE_LOCK: Final = 0x706F7374  # "post": of two replicas that start at once, one makes the table
+
+# Collation "C": a unique index must not depend on the system's idea of order, which updates change.
+_TABLE: Final = """
+    CREATE TABLE postback_handled (
+        source     text COLLATE "C" NOT NULL,
+        message    text COLLATE "C" NOT NULL,
+        job_id     text NOT NULL,
+        handled_ms bigint NOT NULL,
+        PRIMARY KEY (source, message)
+    )
+"""
+# Old marks lie side by side, so that the smallest of indexes finds them.
+_INDEX: Final = "CREATE INDEX ON postback_handled USING brin (handled_ms)"
+
+
+class PostgresEffects:
+    """Transactions side by side, each on a connection of its own; idle ones are kept."""
+
+    def __init__(self, url: str, *, idle_max: int, handler_s: float) -> None:
+        """``handler_s`` is the longest that a handler may take: the server ends a transaction in
+        which nothing happens for longer than that, or a frozen process would hold its locks, and
+        its mark, for ever."""
+        self._url: Final = url
+        self._shown: Final = shown(url)
+        self._idle_max: Final = idle_max
+        self._idle_ms: Final = round((handler_s + _IDLE_MARGIN_S) * 1000)
+        self._lock: Final = threading.Lock()
+        self._idle: Final[list[psycopg.Connection]] = []
+        self._closed = False
+
+    def prepare(self) -> None:
+        try:
+            with self._connect() as connection, connection.transaction():
+                connection.execute(f"SELECT pg_advisory_xact_lock({_TABLE_LOCK})")
+                found = connection.execute("SELECT to_regclass('postback_handled')").fetchone()
+                if found is None or found[0] is None:
+                    connection.execute(_TABLE)
+                    connection.execute(_INDEX)
+        except psycopg.Error as error:
+            raise self._unusable(error) from None
+
+    def begin(self) -> Transaction:
+        connection = self._take()
+        if connection is not None:
+            with suppress(psycopg.Error):
+                return self._begun(connection)
+            self._close_idle()  # it was lost while nobody used it, and the others with it
+        try:
+            return self._begun(self._connect())
+        except psycopg.Error as error:
+            raise self._unusable(error) from None
+
+    def forget(self, before_ms: int) -> None:
+        try:
+            with self._connect() as connection:
+                connection.execute(
+                    "DELETE FROM postback_handled WHERE handled_ms < %s", (before_ms,)
+                )
+        except psycopg.Error as error:
+            raise self._unusable(error) from None
+
+    def close(self) -> None:
+        self._closed = True
+        self._close_idle()
+
+    def _begun(self, connection: psycopg.Connection) -> Transaction:
+        try:
+            tx = PostgresTx(connection, idle_ms=self._idle_ms)
+        except BaseException:
+            connection.close()
+            raise
+
+        def end(fit: bool) -> None:
+            if fit:
+                self._clean(connection)
+
+        return Transaction(tx, end)
+
+    def _clean(self, connection: psycopg.Connection) -> None:
+        """What the handler left in the session (settings, temporary tables, locks) is nobody
+        else's business."""
+        try:
+            connection.execute("DISCARD ALL")
+        except psycopg.Error:
+            connection.close()
+            return
+        connection.row_factory = tuple_row
+        connection.cursor_factory = WatchedCursor
+        self._keep(connection)
+
+    def _keep(self, connection: psycopg.Connection) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < self._idle_max:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _take(self) -> psycopg.Connection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _close_idle(self) -> None:
+        while (connection := self._take()) is not None:
+            connection.close()
+
+    def _connect(self) -> psycopg.Connection:
+        given = conninfo_to_dict(self._url)
+        # Nothing is prepared on the server, so a pooler in between does no harm.
+        return psycopg.connect(
+            make_conninfo(**{**_CONNECTION, **given}),
+            autocommit=True,
+            prepare_threshold=None,
+            cursor_factory=WatchedCursor,
+        )
+
+    def _unusable(self, error: psycopg.Error) -> EffectsError:
+        return EffectsError(f"cannot use {self._shown}: {_line(error)}")
+
+
+def _line(error: psycopg.Error) -> str:
+    """The first line of what the server or the driver said; of what the driver says about a URL,
+    nothing, since it quotes it."""
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+        return "PostgreSQL's driver cannot read this URL"
+    said = str(error).strip().split("\n")[0]
+    return said[:_LINE_CHARS_MAX] or type(error).__name__
