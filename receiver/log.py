@@ -3,24 +3,32 @@
 A line holds names, numbers and verdicts; never a body, a secret or a signature.
 """
 
+import asyncio
 import json
 import logging
 import sys
+import time
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
+from typing import Any, Final, TextIO, TypeAlias
 
 LOGGER: Final = logging.getLogger("receiver")
 VALUE_CHARS_MAX: Final = 300  # of one value in a line; a path or an id can be made very long
 
 _GREEN, _YELLOW, _RED, _DIM, _PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[2m", "\033[0m"
 
+_NUMBERS: Final = (int, float)  # of ours, and finite; a bool has another spelling
+
+Fields: TypeAlias = dict[str, Any]
+
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
     """Sends the receiver's and the server's lines to ``stream`` (default: standard error)."""
     out = stream or sys.stderr
     text = log_format == "text" or (log_format == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(TextFormatter(colour=out.isatty()) if text else JsonFormatter())
+    handler = Lines(out, TextFormatter(colour=out.isatty()) if text else JsonFormatter())
     for logger in (LOGGER, logging.getLogger("uvicorn")):
         logger.handlers[:] = [handler]
         logger.propagate = False
@@ -32,76 +40,154 @@ def configure(log_format: str, level: str, stream: TextIO | None = None) -> None
 
 def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line: what happened, and its fields (None is left out)."""
-    if LOGGER.isEnabledFor(level):
-        # As LOGGER.log() does it, without the search for the calling line: a third of its time.
-        record = logging.LogRecord(LOGGER.name, level, "", 0, name, (), None)
-        record.fields = fields
-        LOGGER.handle(record)
+    if not LOGGER.isEnabledFor(level):
+        return
+    handlers = LOGGER.handlers
+    if len(handlers) == 1 and isinstance(handlers[0], Lines) and not LOGGER.filters:
+        # Nobody else listens: a LogRecord and its way through logging cost more than the line.
+        handlers[0].tell(time.time(), level, name, fields)
+        return
+    # As LOGGER.log() does it, without the search for the calling line: a third of its time.
+    record = logging.LogRecord(LOGGER.name, level, "", 0, name, (), None)
+    record.fields = fields
+    LOGGER.handle(record)
 
 
 def iso(ms: int | None) -> str | None:
     """Unix milliseconds as ISO-8601 UTC with Z; None stays None."""
-    if ms is None:
-        return None
-    text = datetime.fromtimestamp(ms / 1000, tz=UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return None if ms is None else f"{_iso_second(ms // 1000)}.{ms % 1000:03d}Z"
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+@lru_cache(maxsize=8)  # many lines are of the same second
+def _iso_second(second: int) -> str:
+    return datetime.fromtimestamp(second, tz=UTC).replace(tzinfo=None).isoformat()
+
+
+class LineFormatter(logging.Formatter):
+    """One line from what happened; ``logging`` hands it over in a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, Any] = {
-            "time": iso(int(record.created * 1000)),
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **_fields(record),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=True)
+        fields: Fields = getattr(record, "fields", {})
+        exception = self.formatException(record.exc_info) if record.exc_info else None
+        return self.line(record.created, record.levelno, record.getMessage(), fields, exception)
+
+    def line(
+        self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
+    ) -> str:
+        """The line, without its end. ``at_s`` is Unix time."""
+        raise NotImplementedError
 
 
-class TextFormatter(logging.Formatter):
+class JsonFormatter(LineFormatter):
+    """One JSON object a line."""
+
+    def line(
+        self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
+    ) -> str:
+        word = logging.getLevelName(level).lower()
+        # By hand: the encoder would need two dictionaries for each line.
+        parts = [f'"time": "{iso(int(at_s * 1000))}", "level": "{word}", "event": {_json(name)}']
+        parts += [f'"{key}": {_json(value)}' for key, value in fields.items() if value is not None]
+        if exception is not None:
+            parts.append(f'"exception": {json.dumps(exception)}')
+        return "{" + ", ".join(parts) + "}"
+
+
+class TextFormatter(LineFormatter):
     """One short line: time, event, fields; coloured by how grave it is."""
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
         self._colour: Final = colour
 
-    def format(self, record: logging.LogRecord) -> str:
-        fields = _fields(record)
-        time = datetime.fromtimestamp(record.created, tz=UTC).strftime("%H:%M:%S")
-        told = " ".join(f"{name}={_printable(value)}" for name, value in fields.items())
-        what = self._paint(_grade(record, fields), record.getMessage())
-        line = f"{self._paint(_DIM, time)} {what} {told}"
-        if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+    def line(
+        self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
+    ) -> str:
+        clock = datetime.fromtimestamp(at_s, tz=UTC).strftime("%H:%M:%S")
+        told = " ".join(
+            f"{key}={_printable(value)}" for key, value in fields.items() if value is not None
+        )
+        line = f"{self._paint(_DIM, clock)} {self._paint(_grade(level, fields), name)} {told}"
+        if exception is not None:
+            line += "\n" + exception
         return line.rstrip()
 
     def _paint(self, colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if self._colour else text
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    fields: dict[str, Any] = getattr(record, "fields", {})
-    return {name: _short(value) for name, value in fields.items() if value is not None}
+class Lines(logging.Handler):
+    """Writes the lines of one turn of the event loop at once, where one runs: a write for each of
+    them took longer than all the rest of a line. A warning, and what waits before it, is written
+    before ``event`` returns; ``logging`` flushes at the interpreter's exit."""
+
+    def __init__(self, out: TextIO, formatter: LineFormatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+        self._out: Final = out
+        self._line: Final = formatter.line
+        self._waiting: Final[list[str]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # that will write them
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._add(self.format(record), record.levelno)
+        except Exception:  # as every handler of logging: no line is worth a request
+            self.handleError(record)
+
+    def tell(self, at_s: float, level: int, name: str, fields: Fields) -> None:
+        """One line, without a record."""
+        self._add(self._line(at_s, level, name, fields), level)
+
+    def flush(self) -> None:
+        self.acquire()
+        try:
+            self._loop = None
+            lines = self._waiting[:]
+            del self._waiting[: len(lines)]  # another thread may have added to it just now
+            if lines:
+                with suppress(OSError, ValueError):  # full, or closed: there is nobody to tell
+                    self._out.write("".join(lines))
+                    self._out.flush()
+        finally:
+            self.release()
+
+    def _add(self, line: str, level: int) -> None:
+        self._waiting.append(line + "\n")
+        loop = None if level >= logging.WARNING else _running_loop()
+        if loop is None:
+            self.flush()
+        elif self._loop is not loop:
+            self._loop = loop
+            loop.call_soon(self.flush)
 
 
-def _short(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > VALUE_CHARS_MAX:
-        return value[:VALUE_CHARS_MAX] + "…"
-    return value
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """None in a thread of its own, and before and after the loop."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _json(value: Any) -> str:
+    if isinstance(value, str):
+        return encode_basestring_ascii(_short(value))
+    return str(value) if type(value) in _NUMBERS else json.dumps(value)
 
 
 def _printable(value: Any) -> str:
     """As text that cannot steer a terminal or fake a second line."""
-    text = str(value)
+    text = _short(str(value))
     return text if text.isprintable() and " " not in text else ascii(text)
 
 
-def _grade(record: logging.LogRecord, fields: dict[str, Any]) -> str:
-    status = int(fields.get("status", 200))
-    if record.levelno >= logging.ERROR or status >= 500:
+def _short(text: str) -> str:
+    return text if len(text) <= VALUE_CHARS_MAX else text[:VALUE_CHARS_MAX] + "…"
+
+
+def _grade(level: int, fields: Fields) -> str:
+    status = int(fields.get("status") or 200)
+    if level >= logging.ERROR or status >= 500:
         return _RED
-    return _YELLOW if record.levelno >= logging.WARNING or status >= 400 else _GREEN
+    return _YELLOW if level >= logging.WARNING or status >= 400 else _GREEN

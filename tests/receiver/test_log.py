@@ -1,5 +1,6 @@
 """log.py: a line is a line, on a terminal and in a file."""
 
+import asyncio
 import io
 import json
 import logging
@@ -71,3 +72,64 @@ def test_times_are_iso_8601_with_z() -> None:
     """And none stays none."""
     assert log.iso(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
     assert log.iso(None) is None
+
+
+class Counted(io.StringIO):
+    """Counts its writes."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+async def test_lines_of_one_turn_are_one_write_and_a_warning_waits_for_nothing() -> None:
+    """In an event loop lines cost one write together; what is news is there at once, in order."""
+    stream = Counted()
+    log.configure("json", "info", stream)
+    for n in range(5):
+        log.event("request", n=n)
+    assert stream.getvalue() == ""
+    await asyncio.sleep(0)
+    assert (stream.writes, stream.getvalue().count("\n")) == (1, 5)
+    log.event("request", n=5)
+    log.event("outage", logging.WARNING, n=6)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["n"] for line in lines] == list(range(7))
+
+
+async def test_no_line_is_lost_between_threads_nor_at_the_end() -> None:
+    """Whoever writes, and when nothing of the loop runs any more: logging flushes at the exit."""
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    await asyncio.gather(*(asyncio.to_thread(log.event, "request", n=n) for n in range(50)))
+    log.event("request", n=50)
+    logging.shutdown([lambda: log.LOGGER.handlers[0]])  # as it calls its weak references
+    lines = [json.loads(line)["n"] for line in stream.getvalue().splitlines()]
+    assert sorted(lines) == list(range(51))
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    """A full disk, or a reader that has gone, is no reason to fail a request."""
+    stream = io.StringIO()
+    log.configure("json", "info", stream)
+    stream.close()
+    log.event("request", status=200)
+
+
+def test_lines_go_through_logging_where_an_application_listens() -> None:
+    """Mounted in one, its handlers and filters see a record with the fields."""
+    log.configure("json", "info", io.StringIO())
+    seen: list[logging.LogRecord] = []
+
+    class Application(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record)
+
+    log.LOGGER.addHandler(Application())
+    log.event("request", status=200, enough=True, reason=None, took=1.5)
+    (record,) = seen
+    assert (record.getMessage(), record.levelname) == ("request", "INFO")
+    line = json.loads(log.JsonFormatter().format(record))
+    assert (line["status"], line["enough"], line["took"]) == (200, True, 1.5)
