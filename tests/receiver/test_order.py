@@ -38,6 +38,7 @@ async def final_state(
     *,
     together: bool = False,
     fails: frozenset[Sent] = frozenset(),
+    database_url: str | None = None,
     **source: Any,
 ) -> str | None:
     """Sends these messages of one job, and reads the state that the customer is left with."""
@@ -48,7 +49,8 @@ async def final_state(
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("CREATE TABLE jobs (id TEXT PRIMARY KEY, status TEXT)")
         settings = Settings(
-            database_url=f"sqlite:///{folder}/inbox.db", effects_url=f"sqlite:///{shop}"
+            database_url=database_url or f"sqlite:///{folder}/inbox.db",
+            effects_url=f"sqlite:///{shop}",
         )
         made = Source(**{"secrets": (SECRET,), **source})
         receiver = Receiver(settings, sources=[made], now_ms=clock)
@@ -90,6 +92,15 @@ async def test_every_order_of_a_jobs_story_ends_in_its_end(end: str) -> None:
     """All 24 orders of queued, running, running and the end."""
     for order in itertools.permutations([*STORY, (end, 4)]):
         assert await final_state(order) == end
+
+
+@pytest.mark.parametrize("end", ["completed", "failed"])
+async def test_a_jobs_story_ends_in_its_end_on_postgres_too(end: str, postgres_url: str) -> None:
+    """Each order at a job of another source, so that all may share one inbox."""
+    orders = itertools.permutations([*STORY, (end, 4), (end, 4)])
+    for n, order in enumerate(itertools.islice(orders, 0, None, 5)):
+        more = {"path": f"/{end}/{n}", "database_url": postgres_url}
+        assert await final_state(order, **more) == end
 
 
 @given(
