@@ -99,8 +99,8 @@ async def test_a_jobs_story_ends_in_its_end_on_postgres_too(end: str, postgres_u
     """Each order at a job of another source, so that all may share one inbox."""
     orders = itertools.permutations([*STORY, (end, 4), (end, 4)])
     for n, order in enumerate(itertools.islice(orders, 0, None, 5)):
-        more = {"path": f"/{end}/{n}", "database_url": postgres_url}
-        assert await final_state(order, **more) == end
+        path = f"/{end}/{n}"
+        assert await final_state(order, database_url=postgres_url, path=path) == end
 
 
 @given(
