@@ -72,12 +72,12 @@ def order_of(message_id: str | None) -> str | None:
     return message_id if message_id and _ORDERED_ID.fullmatch(message_id) else None
 
 
-def judge(kind: Kind, known: Known, candidate: End, *, latest: bool = False) -> Verdict:
-    """The verdict on one message; the table above, line by line. ``candidate`` is the end that it
-    would be if it is terminal; ``latest`` whether a later run's end counts."""
+def judge(kind: Kind, known: Known, candidate: End | None, *, latest: bool = False) -> Verdict:
+    """The verdict on one message; the table above, line by line. ``candidate`` is the end that a
+    terminal one would be; ``latest`` whether a later run's end counts."""
     if known.same_message:
         return "duplicate"
-    if kind == "terminal":
+    if kind == "terminal" and candidate is not None:
         return _judge_end(known, candidate, latest)
     if known.id_taken:
         return "conflict"

@@ -17,6 +17,8 @@ Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names 
 Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
 Name: TypeAlias = tuple[str, str]  # source, signed message id
 
+_NOTHING: Final = Known()
+
 
 @dataclass(slots=True)
 class Incoming:
@@ -103,20 +105,10 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
     for one in batch:
         copies = facts.copies.setdefault(one.content, {})
         end = facts.ends.get(one.job) if one.message.kind != "opaque" else None
-        same = _same_message(copies, one.message.message_id)
-        candidate = one.message.as_end
-        verdict = judge(
-            one.message.kind,
-            Known(
-                same_bytes=bool(copies),
-                same_message=same is not None,
-                id_taken=_is_taken(facts, one),
-                end=end.end if end else None,
-                end_has_bytes=end is not None and end.sha256 == one.sha256,
-            ),
-            candidate,
-            latest=one.message.latest,
-        )
+        same = _same_message(copies, one.message.message_id) if copies else None
+        candidate = one.message.as_end if one.message.kind == "terminal" else None
+        known = _known(facts, one, bool(copies), same is not None, end)
+        verdict = judge(one.message.kind, known, candidate, latest=one.message.latest)
         plan.verdicts.append(verdict)
         if verdict == "duplicate":
             original = same or next(iter(copies.values()), None) or (end.id if end else 0)
@@ -130,10 +122,22 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
     return plan
 
 
+def _known(
+    facts: Facts, one: Incoming, has_copies: bool, has_same: bool, end: StoredEnd | None
+) -> Known:
+    if not has_copies and end is None and one.name is None:
+        return _NOTHING
+    return Known(
+        same_bytes=has_copies,
+        same_message=has_same,
+        id_taken=_is_taken(facts, one),
+        end=end.end if end else None,
+        end_has_bytes=end is not None and end.sha256 == one.sha256,
+    )
+
+
 def _same_message(copies: dict[str, int], message_id: str | None) -> int | None:
     """Ids that are equal, or one of the two carries none."""
-    if not copies:
-        return None
     if message_id is None:
         return next(iter(copies.values()))
     return copies.get(message_id) or copies.get("")
@@ -145,8 +149,8 @@ def _is_taken(facts: Facts, one: Incoming) -> bool:
     return bool(facts.bodies_under.get(one.name, set()) - {one.sha256})
 
 
-def _new(id: int, one: Incoming, verdict: Verdict, candidate: End) -> New:
-    is_end = verdict == "accepted" and one.message.kind == "terminal"
+def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None) -> New:
+    is_end = verdict == "accepted" and candidate is not None
     return New(
         id=id,
         message=one.message,
@@ -154,14 +158,14 @@ def _new(id: int, one: Incoming, verdict: Verdict, candidate: End) -> New:
         verdict=verdict,
         state="pending" if verdict == "accepted" and one.message.wanted else "ignored",
         is_end=is_end,
-        order=candidate.order if is_end else None,
+        order=candidate.order if candidate is not None and is_end else None,
     )
 
 
-def _keep_up(plan: Plan, facts: Facts, one: Incoming, new: New, candidate: End) -> None:
+def _keep_up(plan: Plan, facts: Facts, one: Incoming, new: New, candidate: End | None) -> None:
     if one.name is not None:
         facts.bodies_under.setdefault(one.name, set()).add(one.sha256)
-    if not new.is_end:
+    if candidate is None or not new.is_end:
         return
     before = facts.ends.get(one.job)
     if before is not None:
@@ -184,9 +188,9 @@ def _again(plan: Plan, facts: Facts, id: int, received_ms: int) -> None:
         plan.rearm[id] = received_ms
 
 
-def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End) -> None:
+def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:
     """The same end under a later id: an older run that arrives afterwards must not replace it."""
-    if end is None or end.sha256 != one.sha256 or candidate.order is None:
+    if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
         return
     if candidate.order > (end.end.order or ""):
         end.end = End(status=end.end.status, order=candidate.order, via=end.end.via)

@@ -1,8 +1,8 @@
 """Letting messages in, on SQLite: load the facts, decide, write, in the transaction of the only
 writing connection.
 
-Measured for completions of 350 bytes in batches of 64: 25 µs each, half of it the seven B-trees
-and their share of the commit.
+Measured for completions of 350 bytes in batches of 64: 25 µs each, half of it the six B-trees and
+their share of the commit.
 """
 
 import itertools
@@ -17,13 +17,13 @@ from receiver.store.handling import REARM
 from receiver.store.ledger import Facts, Incoming, New, Plan, StoredEnd, decide, incoming
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
-_COPIES: Final = """
-    SELECT id, message_id, state FROM messages
-     WHERE coalesce(job_id, '') = ? AND source = ? AND body_sha256 = ? ORDER BY id
-"""
-_END: Final = """
-    SELECT id, job_status, end_order, via, body_sha256 FROM messages
-     WHERE job_id = ? AND source = ? AND is_end = 1
+# The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
+_KNOWN: Final = """
+    SELECT 0 AS is_end, id, coalesce(message_id, '') AS name, state, NULL AS via, NULL AS sha256
+      FROM messages WHERE coalesce(job_id, '') = ?1 AND source = ?2 AND body_sha256 = ?3
+     UNION ALL
+    SELECT 1, id, job_status, end_order, via, body_sha256
+      FROM messages WHERE job_id = ?1 AND source = ?2 AND is_end = 1
 """
 _UNDER: Final = """
     SELECT body_sha256 FROM messages WHERE message_id = ? AND source = ? AND kind <> 'terminal'
@@ -60,14 +60,7 @@ def _load(db: sqlite3.Connection, batch: Sequence[Incoming]) -> Facts:
     facts = Facts()
     for one in batch:
         if one.content not in facts.copies:
-            source, job_id, hashed = one.content
-            copies = facts.copies.setdefault(one.content, {})
-            for id, message_id, state in db.execute(_COPIES, (job_id, source, hashed)):
-                copies.setdefault(message_id or "", id)
-                if state == "dead":
-                    facts.dead.add(id)
-        if one.message.kind != "opaque" and one.job not in facts.ends:
-            _load_end(db, one, facts)
+            _load_known(db, one, facts)
         if one.name is not None and one.name not in facts.bodies_under:
             source, message_id = one.name
             found = db.execute(_UNDER, (message_id, source))
@@ -75,11 +68,20 @@ def _load(db: sqlite3.Connection, batch: Sequence[Incoming]) -> Facts:
     return facts
 
 
-def _load_end(db: sqlite3.Connection, one: Incoming, facts: Facts) -> None:
-    source, job_id = one.job
-    for id, job_status, order, via, hashed in db.execute(_END, (job_id, source)):
-        end = End(status=canonical(job_status), order=order, via=via)
-        facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=hashed)
+def _load_known(db: sqlite3.Connection, one: Incoming, facts: Facts) -> None:
+    source, job_id, hashed = one.content
+    copies: dict[str, int] = {}
+    facts.copies[one.content] = copies
+    for is_end, id, name, state_or_order, via, end_hashed in db.execute(
+        _KNOWN, (job_id, source, hashed)
+    ):
+        if is_end:
+            end = End(status=canonical(name), order=state_or_order, via=via)
+            facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=end_hashed)
+            continue
+        copies[name] = id
+        if state_or_order == "dead":
+            facts.dead.add(id)
 
 
 def _write(db: sqlite3.Connection, plan: Plan) -> bool:
