@@ -8,26 +8,24 @@ the secret as UTF-8 text; the id is ``X-Request-Id``, the timestamp (Unix second
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from receiver.signature import (
     MESSAGE_ID,
     TIMESTAMP,
-    Headers,
+    Fields,
+    Keys,
     SignatureError,
     Verified,
-    active_secrets,
     any_equal,
     check_window,
-    pick_headers,
+    digest,
     text_key,
 )
 
 ID_HEADER: Final = "x-request-id"
 TIMESTAMP_HEADER: Final = "x-cerebrium-webhook-timestamp"
 SIGNATURE_HEADER: Final = "x-cerebrium-webhook-signature"
-_TEXT: Final = (str, bytes)
 _VALUE: Final = re.compile(r"v1,[0-9a-f]{64}")
 
 
@@ -37,28 +35,21 @@ def sign(secret: str, request_id: str, timestamp_s: int, body: bytes) -> str:
     return "v1," + hmac.digest(text_key(secret), signed, hashlib.sha256).hex()
 
 
-def is_signed(pairs: Iterable[tuple[object, object]]) -> bool:
-    """Whether a request claims to carry this signature."""
-    names = (SIGNATURE_HEADER, SIGNATURE_HEADER.encode())
-    return any(isinstance(name, _TEXT) and name.lower() in names for name, _ in pairs)
-
-
 def verify(
-    body: bytes, headers: Headers, secrets: tuple[str, ...], *, now_s: float, tolerance_s: float
+    body: bytes, fields: Fields, keys: Keys, *, now_s: float, tolerance_s: float
 ) -> Verified:
     """The request id and time that the signature vouches for, or SignatureError."""
-    active = active_secrets(secrets)
-    found = pick_headers(headers, {ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER})
-    for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER):
-        if name not in found:
-            raise SignatureError("missing", f"the header {name} is missing beside its siblings")
-    request_id, timestamp = found[ID_HEADER], found[TIMESTAMP_HEADER]
+    request_id, timestamp, given = map(fields.get, (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER))
+    if request_id is None or timestamp is None or given is None:
+        name = ID_HEADER if request_id is None else TIMESTAMP_HEADER
+        raise SignatureError("missing", f"the header {name} is missing beside its siblings")
     if not MESSAGE_ID.fullmatch(request_id) or not TIMESTAMP.fullmatch(timestamp):
         raise SignatureError("malformed", "X-Request-Id or its timestamp has not the right form")
-    if not _VALUE.fullmatch(found[SIGNATURE_HEADER]):
+    if not _VALUE.fullmatch(given):
         raise SignatureError("malformed", "the signature is not v1, and 64 lower-case hex digits")
-    expected = [sign(secret, request_id, int(timestamp), body) for secret in active]
-    if str(int(timestamp)) != timestamp or not any_equal(expected, [found[SIGNATURE_HEADER]]):
+    prefix = f"{request_id}.{timestamp}.".encode("ascii")
+    expected = ["v1," + digest(key, prefix, body).hex() for key in keys.sha256]
+    if not any_equal(expected, [given]):
         raise SignatureError("mismatch", "the signature does not match id, timestamp and body")
     check_window(int(timestamp), now_s, tolerance_s)
     return Verified(schemes=("cerebrium",), message_id=request_id, timestamp=int(timestamp))

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
-Header: TypeAlias = tuple[bytes | str, bytes | str]
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[object, object]]
 Require: TypeAlias = Literal["any", "sha256", "standard"]
 Scheme: TypeAlias = Literal["sha256", "standard", "cerebrium", "token"]
@@ -53,6 +52,8 @@ HEADER_CHARS_MAX: Final = 4096  # room for some 80 signatures; servers cap a hea
 HEADERS_MAX: Final = 1000  # ten times what common servers let through
 SECRETS_MAX: Final = 64  # each costs one HMAC over the whole body
 
+_NUMBER: Final = (int, float)
+_NO_STANDARD: Final = [None, None, None]
 _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
@@ -124,7 +125,8 @@ def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
         raise ValueError("a message id is 1-256 visible ASCII characters without a full stop")
     if not TIMESTAMP.fullmatch(str(timestamp_s)):
         raise ValueError("a timestamp is a whole number of seconds since 1970")
-    return _v1(v1_key(secret), f"{msg_id}.{timestamp_s}.", body)
+    signed = f"{msg_id}.{timestamp_s}.".encode("ascii") + body
+    return _v1(hmac.digest(v1_key(secret), signed, hashlib.sha256))
 
 
 def signed_headers(
@@ -153,10 +155,69 @@ def signed_headers(
     return headers
 
 
+class Keys:
+    """Secrets ready to verify with. Who verifies often makes them once and gives them to ``verify``
+    in place of the secrets: checking, decoding and starting an HMAC with each takes longer than
+    the HMAC of a small body. Raises SignatureError, reason ``no_secret``, when one is unusable.
+    """
+
+    __slots__ = ("sha256", "v1")
+
+    def __init__(self, secrets: str | Iterable[str]) -> None:
+        active = active_secrets(secrets)
+        self.sha256: Final = [_mac(text_key(secret)) for secret in active]
+        self.v1: Final = [_mac(key) for key in _v1_keys(active)]
+
+
+class Fields:
+    """The headers of a request by name, in any case. A signature may not depend on which of two
+    headers a server looks at: one that is there twice cannot be read. Raises SignatureError,
+    reason ``malformed``, for what is neither a mapping nor pairs.
+    """
+
+    __slots__ = ("_found", "_repeated")
+
+    def __init__(self, headers: Headers) -> None:
+        self._found: Final[dict[bytes, object]] = {}
+        self._repeated: Final[set[bytes]] = set()
+        try:
+            items: Any = getattr(headers, "items", None)
+            pairs = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
+            for name, value in pairs:
+                key = name.lower() if isinstance(name, bytes) else _name(name)
+                if key in self._found:
+                    self._repeated.add(key)
+                self._found[key] = value
+        except Exception:  # an object of the caller's may raise anything
+            message = "headers are a mapping, or pairs of name and value"
+            raise SignatureError("malformed", message) from None
+        if len(pairs) > HEADERS_MAX:
+            raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
+
+    def __contains__(self, name: str) -> bool:
+        return _name(name) in self._found
+
+    def get(self, name: str) -> str | None:
+        """Its value, as ASCII text of bounded length; None where it is not there. Raises
+        SignatureError."""
+        key = _name(name)
+        if key not in self._found:
+            return None
+        if key in self._repeated:
+            raise SignatureError("ambiguous", f"the header {name} is there more than once")
+        value = self._found[key]
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if not isinstance(text, str) or not text.isascii():
+            raise SignatureError("malformed", f"the header {name} is not ASCII text")
+        if len(text) > HEADER_CHARS_MAX:
+            raise SignatureError("malformed", f"the header {name} is over {HEADER_CHARS_MAX} long")
+        return text.strip(" \t")
+
+
 def verify(
     body: bytes,
-    headers: Headers,
-    secrets: str | Iterable[str],
+    headers: Headers | Fields,
+    secrets: str | Iterable[str] | Keys,
     *,
     now_s: float,
     tolerance_s: float = TOLERANCE_S,
@@ -174,18 +235,19 @@ def verify(
     """
     _check_arguments(now_s, tolerance_s, require, sha256_header)
     raw = _raw_body(body)
-    active = active_secrets(secrets)
-    sha256_names = (sha256_header.lower(), (sha256_header + PREVIOUS_SUFFIX).lower())
-    found = pick_headers(headers, {*sha256_names, *STANDARD_HEADERS})
-    sha256_values = [found[name] for name in sha256_names if name in found]
-    has_standard = any(name in found for name in STANDARD_HEADERS)
+    keys = secrets if isinstance(secrets, Keys) else Keys(secrets)
+    fields = headers if isinstance(headers, Fields) else Fields(headers)
+    sha256 = [fields.get(sha256_header), fields.get(sha256_header + PREVIOUS_SUFFIX)]
+    sha256_values = [value for value in sha256 if value is not None]
+    standard = [fields.get(name) for name in STANDARD_HEADERS]
+    has_standard = standard != _NO_STANDARD
     _check_presence(require, bool(sha256_values), has_standard, sha256_header)
 
     if sha256_values:
-        _verify_sha256(raw, sha256_values, active)
+        _verify_sha256(raw, sha256_values, keys)
     if not has_standard:
         return Verified(schemes=("sha256",))
-    message_id, timestamp = _verify_standard(raw, found, active)
+    message_id, timestamp = _verify_standard(raw, standard, keys)
     check_window(timestamp, now_s, tolerance_s)
     return Verified(
         schemes=("sha256", "standard") if sha256_values else ("standard",),
@@ -195,7 +257,7 @@ def verify(
 
 
 def _check_arguments(now_s: object, tolerance_s: object, require: object, header: object) -> None:
-    if not isinstance(now_s, int | float) or not isinstance(tolerance_s, int | float):
+    if not isinstance(now_s, _NUMBER) or not isinstance(tolerance_s, _NUMBER):
         raise SignatureError("malformed", "now_s and tolerance_s are numbers of seconds")
     if not isinstance(require, str) or require not in ("any", "sha256", "standard"):
         raise SignatureError("malformed", "require is one of: any, sha256, standard")
@@ -233,40 +295,11 @@ def text_key(secret: object) -> bytes:
     return secret.encode()
 
 
-def pick_headers(headers: object, wanted: set[str]) -> dict[str, str]:
-    """The wanted headers, by lower-case name, each once, as ASCII text of bounded length."""
-    found: dict[str, str] = {}
-    for name, value in header_pairs(headers):
-        text = name.decode("latin-1") if isinstance(name, bytes) else name
-        # Only ASCII: a letter of another script may have an ASCII one as its lower case.
-        if not isinstance(text, str) or not text.isascii() or (key := text.lower()) not in wanted:
-            continue
-        if key in found:
-            raise SignatureError("ambiguous", f"the header {key} is there more than once")
-        found[key] = _header_text(key, value)
-    return found
-
-
-def header_pairs(headers: Any) -> list[tuple[object, object]]:
-    try:
-        items = getattr(headers, "items", None)
-        entries = islice(items() if callable(items) else headers, HEADERS_MAX + 1)
-        pairs = [(name, value) for name, value in entries]
-    except Exception:  # an object of the caller's may raise anything
-        message = "headers are a mapping, or pairs of name and value"
-        raise SignatureError("malformed", message) from None
-    if len(pairs) > HEADERS_MAX:
-        raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
-    return pairs
-
-
-def _header_text(name: str, value: object) -> str:
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if not isinstance(text, str) or not text.isascii():
-        raise SignatureError("malformed", f"the header {name} is not ASCII text")
-    if len(text) > HEADER_CHARS_MAX:
-        raise SignatureError("malformed", f"the header {name} is over {HEADER_CHARS_MAX} long")
-    return text.strip(" \t")
+def _name(name: object) -> bytes:
+    """As headers are compared: in lower case. Only that of ASCII, for a letter of another script
+    may have an ASCII one as its lower case."""
+    text = name if isinstance(name, str) else ""
+    return text.encode("ascii", "backslashreplace").lower()
 
 
 def _check_presence(require: Require, has_sha256: bool, has_standard: bool, header: str) -> None:
@@ -278,32 +311,34 @@ def _check_presence(require: Require, has_sha256: bool, has_standard: bool, head
         raise SignatureError("missing", "the request carries no signature")
 
 
-def _verify_sha256(body: bytes, values: list[str], secrets: list[str]) -> None:
+def _verify_sha256(body: bytes, values: list[str], keys: Keys) -> None:
     for value in values:
         if not _SHA256_VALUE.fullmatch(value):
             raise SignatureError(
                 "malformed", "the signature is not sha256= and 64 lower-case hex digits"
             )
-    if not any_equal([sign_sha256(secret, body) for secret in secrets], values):
+    if not any_equal(["sha256=" + digest(key, body).hex() for key in keys.sha256], values):
         raise SignatureError("mismatch", "the sha256= signature does not match the body")
 
 
-def _verify_standard(body: bytes, found: dict[str, str], secrets: list[str]) -> tuple[str, int]:
+def _verify_standard(body: bytes, found: list[str | None], keys: Keys) -> tuple[str, int]:
     """The signed id and timestamp."""
-    for name in STANDARD_HEADERS:
-        if name not in found:
+    for name, value in zip(STANDARD_HEADERS, found, strict=True):
+        if value is None:
             raise SignatureError("missing", f"the header {name} is missing beside its siblings")
-    message_id, timestamp = found[ID_HEADER], found[TIMESTAMP_HEADER]
+    message_id, timestamp, signatures = (value or "" for value in found)
     if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
     if not TIMESTAMP.fullmatch(timestamp):
         raise SignatureError("malformed", "webhook-timestamp is not a number of seconds")
     # Other versions may stand beside v1 (v1a is asymmetric); they vouch for nothing here.
-    values = [v for v in found[SIGNATURE_HEADER].split(" ") if _V1_VALUE.fullmatch(v)]
+    values = [value for value in signatures.split(" ") if _V1_VALUE.fullmatch(value)]
     if not values:
         raise SignatureError("malformed", "webhook-signature holds no v1 signature")
-    prefix = f"{message_id}.{timestamp}."
-    if not any_equal([_v1(key, prefix, body) for key in _v1_keys(secrets)], values):
+    if not keys.v1:
+        raise SignatureError("no_secret", "no secret is base64, which the v1 signature needs")
+    prefix = f"{message_id}.{timestamp}.".encode("ascii")
+    if not any_equal([_v1(digest(key, prefix, body)) for key in keys.v1], values):
         raise SignatureError("mismatch", "webhook-signature does not match id, timestamp and body")
     return message_id, int(timestamp)
 
@@ -315,8 +350,6 @@ def _v1_keys(secrets: list[str]) -> list[bytes]:
             keys.append(v1_key(secret))
         except ValueError:
             continue  # a plain-text secret serves sha256= only
-    if not keys:
-        raise SignatureError("no_secret", "no secret is base64, which the v1 signature needs")
     return keys
 
 
@@ -336,6 +369,17 @@ def any_equal(expected: list[str], given: list[str]) -> bool:
     return equal
 
 
-def _v1(key: bytes, prefix: str, body: bytes) -> str:
-    digest = hmac.digest(key, prefix.encode("ascii") + body, hashlib.sha256)
+def _mac(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod=hashlib.sha256)
+
+
+def digest(key: hmac.HMAC, *parts: bytes) -> bytes:
+    """The HMAC of all parts, one behind the other."""
+    mac = key.copy()
+    for part in parts:
+        mac.update(part)
+    return mac.digest()
+
+
+def _v1(digest: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode("ascii")

@@ -15,11 +15,12 @@ from receiver.parse import DEPTH_MAX
 from receiver.signature import (
     SHA256_HEADER,
     TOLERANCE_S,
+    Fields,
     Headers,
+    Keys,
     Require,
     SignatureError,
     Verified,
-    header_pairs,
     verify,
 )
 
@@ -48,6 +49,7 @@ class Source:
     signature_header: str = SHA256_HEADER
     tolerance_s: float = float(TOLERANCE_S)
     depth_max: int = DEPTH_MAX
+    keys: Keys | None = field(init=False, repr=False, compare=False)  # of the secrets
 
     def __post_init__(self) -> None:
         if not self.secrets and self.url_token is None:
@@ -55,6 +57,16 @@ class Source:
         token = self.url_token
         if token is not None and (len(token) < TOKEN_CHARS_MIN or not token.isascii()):
             raise ValueError(f"{self.path}: a token is at least {TOKEN_CHARS_MIN} ASCII characters")
+        try:
+            keys = Keys(self.secrets) if self.secrets else None
+        except SignatureError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        object.__setattr__(self, "keys", keys)  # the way into a frozen one
+
+    @property
+    def takes_cerebrium(self) -> bool:
+        """Whether Cerebrium's own signature will do."""
+        return self.dialect in ("auto", "cerebrium") and self.require == "any"
 
 
 def authenticate(
@@ -63,18 +75,17 @@ def authenticate(
     """What vouches for a message, or SignatureError. ``tokens`` are the URL's ``token`` values."""
     if source.url_token is not None:
         _check_token(source.url_token, list(tokens))
-        if not source.secrets:
-            return Verified(schemes=("token",))
-    pairs = header_pairs(headers)
-    takes_cerebrium = source.dialect in ("auto", "cerebrium") and source.require == "any"
-    if takes_cerebrium and cerebrium.is_signed(pairs):
+    if source.keys is None:
+        return Verified(schemes=("token",))
+    fields = Fields(headers)
+    if source.takes_cerebrium and cerebrium.SIGNATURE_HEADER in fields:
         return cerebrium.verify(
-            body, pairs, source.secrets, now_s=now_s, tolerance_s=source.tolerance_s
+            body, fields, source.keys, now_s=now_s, tolerance_s=source.tolerance_s
         )
     return verify(
         body,
-        pairs,
-        source.secrets,
+        fields,
+        source.keys,
         now_s=now_s,
         tolerance_s=source.tolerance_s,
         require=source.require,
