@@ -18,6 +18,8 @@ from receiver.store.postgres.sessions import Reader, Writer
 
 T = TypeVar("T")
 
+# Each may hold two locks until the commit, and a server has room for 6,400 by default.
+_ROWS_MAX: Final = 128
 _TOUCH: Final = "UPDATE schema_version SET version = version"
 
 
@@ -27,7 +29,7 @@ class PostgresInbox(Inbox):
     def __init__(
         self, writer: Writer, reader: Reader, *, lease_s: float, commit_rows_max: int
     ) -> None:
-        super().__init__(commit_rows_max=commit_rows_max)
+        super().__init__(commit_rows_max=min(commit_rows_max, _ROWS_MAX))
         self.lease_s = lease_s
         self._lease_ms: Final = round(lease_s * 1000)
         self._writer: Final = writer

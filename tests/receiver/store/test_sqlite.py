@@ -1,6 +1,7 @@
 """The inbox on a file: alone on it, durable, and up again by itself."""
 
 import asyncio
+import hashlib
 import os
 import sqlite3
 from collections.abc import AsyncIterator
@@ -142,3 +143,29 @@ async def test_a_read_ends_at_its_deadline(inbox: SqliteInbox) -> None:
     with pytest.raises(InboxUnavailable, match="too long"):
         await inbox._read(lambda tx: tx.all(endless, {}))
     assert (await inbox.page()).messages == []
+
+
+async def test_a_file_of_an_earlier_schema_is_brought_up_with_all_that_it_knows(path: str) -> None:
+    """Ends, copies and what waited are the same to the new schema."""
+    with closing(sqlite3.connect(path)) as db:
+        for n, script in enumerate(migrations()[:2], start=1):
+            db.executescript(f"{script}; PRAGMA user_version = {n}")
+        for id, job in enumerate(("ended", "other", "running"), start=1):
+            sent = message(job, "running" if job == "running" else "completed", id=f"m{id}")
+            values = (id, f"m{id}", hashlib.sha256(sent.body).digest(), sent.kind, job)
+            db.execute(
+                "INSERT INTO messages (id, source, message_id, body_sha256, body_bytes, kind,"
+                " job_id, job_status, verdict, received_ms, last_seen_ms, state, due_ms)"
+                " VALUES (?, '/webhooks', ?, ?, 1, ?, ?, 'completed', 'accepted', 1, 1,"
+                " 'pending', 1)",
+                values,
+            )
+            db.execute("INSERT INTO bodies VALUES (?, ?)", (id, sent.body))
+        db.execute("INSERT INTO jobs VALUES ('/webhooks', 'ended', 1, 'completed', NULL, 'x')")
+        db.commit()
+    inbox = await SqliteInbox.open(path)
+    story = [message("ended", id="m1"), message("ended", "failed"), message("running", "running")]
+    assert [await inbox.receive(one) for one in story] == ["duplicate", "conflict", "duplicate"]
+    assert await inbox.receive(message("running")) == "accepted"
+    assert len((await inbox.claim(now_ms=1, limit=9)).claimed) == 3
+    await inbox.close()
