@@ -44,13 +44,10 @@ class Event:
 
     @property
     def key(self) -> str:
-        """Names this message for ever: its signed id, else the hash of its bytes."""
-        return message_key(self.message_id, self.raw)
-
-
-def message_key(message_id: str | None, body: bytes) -> str:
-    """A message is its signed id, else its bytes."""
-    return message_id or f"sha256:{sha256(body).hexdigest()}"
+        """Names this message for ever: the hash of its bytes, behind its signed id where it has
+        one. The id alone would not do: some senders sign all messages of a job with the same."""
+        signed = f"{self.message_id}." if self.message_id else ""
+        return f"{signed}sha256:{sha256(self.raw).hexdigest()}"
 
 
 def read_event(
@@ -65,7 +62,7 @@ def read_event(
     """The event that a verified and identified message is. Raises nothing: what has not its
     field's form is None."""
     fields = identity.document if isinstance(identity.document, dict) else {}
-    job_id = identity.job_id or message_key(message_id, body)
+    job_id = identity.job_id or message_id or f"sha256:{sha256(body).hexdigest()}"
     common: dict[str, Any] = {
         "job_id": job_id,
         "status": canonical(identity.status),

@@ -131,6 +131,11 @@ def test_messages_that_arrive_together_end_in_one_of_their_ends(seed: int) -> No
     assert asyncio.run(final_state(sent, together=True)) in END
 
 
+async def test_messages_that_share_a_signed_id_are_each_applied() -> None:
+    """Some senders take the job's id for all of its messages."""
+    assert await final_state([("running", 2), ("completed", 2), ("running", 2)]) == "completed"
+
+
 @given(
     runs=st.permutations([("failed", 1), ("completed", 2), ("failed", 3), ("completed", 4)]),
     again=st.lists(st.integers(0, 3), max_size=4),
