@@ -1,6 +1,7 @@
 """parse.py: one reading for everybody, or none."""
 
 import json
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -120,3 +121,59 @@ def test_garbage_raises_parse_error_and_nothing_else(body: bytes) -> None:
     """For any bytes at all."""
     with suppress(ParseError):
         parse(body)
+
+
+def strings_in(document: Any) -> list[str]:
+    if isinstance(document, str):
+        return [document]
+    if isinstance(document, dict):
+        return [text for pair in document.items() for value in pair for text in strings_in(value)]
+    return [text for value in document for text in strings_in(value)]
+
+
+def depth_of(document: Any) -> int:
+    if not isinstance(document, dict | list):
+        return 0
+    inner = document.values() if isinstance(document, dict) else document
+    return 1 + max(map(depth_of, inner), default=0)
+
+
+ESCAPES = r"\ud83d \uDE00 \udbFF \u0000 \u0001 \u00e9 \uD7ff \uE000 \\ \" \n \/".split()
+ESCAPED = st.lists(
+    st.sampled_from([*ESCAPES, *"u0000 ud83d d83d é 😀 [ } a".split()]), max_size=8
+).map("".join)
+
+
+@given(texts=st.lists(ESCAPED, min_size=1, max_size=4))
+def test_no_half_character_and_no_nul_gets_in_however_it_is_escaped(texts: list[str]) -> None:
+    """What is told from the bytes is what a look at every string would tell, keys included."""
+    body = (
+        "[" + ",".join(f'{{"{n}{text}":"{text}"}}' for n, text in enumerate(texts)) + "]"
+    ).encode()
+    strings = strings_in(json.loads(body))
+    unfit = any("\0" in text or re.search("[\ud800-\udfff]", text) for text in strings)
+    if unfit:
+        with pytest.raises(ParseError) as caught:
+            parse(body)
+        assert caught.value.reason in ("nul", "surrogate")
+    else:
+        assert strings_in(parse(body)) == strings
+
+
+NESTED = st.recursive(
+    st.sampled_from(["[", "}]", '"', "\\", '\\"]', ""]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("]{a"), inner),
+    max_leaves=30,
+)
+
+
+@given(document=NESTED, depth_max=st.integers(0, 8))
+def test_nesting_is_counted_whatever_the_strings_hold(document: Any, depth_max: int) -> None:
+    """Brackets and quotes in strings open and close nothing."""
+    body = json.dumps(document).encode()
+    if depth_of(document) > depth_max:
+        with pytest.raises(ParseError) as caught:
+            parse(body, depth_max=depth_max)
+        assert caught.value.reason == "nesting"
+    else:
+        assert parse(body, depth_max=depth_max) == document
