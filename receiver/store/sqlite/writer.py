@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 
 # Hashes and ids fall all over their indexes: what does not fit here is read again for each row.
 CACHE_KIB: Final = 32 * 1024
+_OF_ONE: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 
 async def on_thread(
@@ -40,7 +41,7 @@ def commit(db: sqlite3.Connection, ops: Sequence[Op]) -> tuple[list[Any], bool]:
     """The outcomes of a batch in one durable transaction, and whether something is due now.
 
     What an operation raises is its own outcome: the batch is then done again, each in a savepoint.
-    Raises sqlite3.OperationalError, with nothing changed, for the database's trouble.
+    Raises sqlite3.Error, with nothing changed, for the database's trouble.
     """
     try:
         return _in_transaction(db, lambda tx: apply(tx, ops))
@@ -72,7 +73,7 @@ def _in_transaction(
 
 def _is_fatal(error: Exception) -> bool:
     """The database's trouble, not one operation's."""
-    return isinstance(error, sqlite3.OperationalError)
+    return isinstance(error, sqlite3.Error) and not isinstance(error, _OF_ONE)
 
 
 def _prepare(db: sqlite3.Connection) -> None:
