@@ -21,7 +21,7 @@ _KEEPALIVE: Final[Mapping[str, Any]] = {
     "target_session_attrs": "read-write",
     "client_encoding": "UTF8",
 }
-# Connections (08), resources (53), operators (57), damage (58, XX001, XX002); locks and time-outs, a
+# Connections (08), resources (53), operators (57), damage (58, XX001, XX002); locks, time-outs, a
 # standby that took our session (25006), a session ended for idling (25P03), no rights (42501).
 _TRANSIENT_CLASSES: Final = frozenset({"08", "53", "57", "58"})
 _TRANSIENT: Final = frozenset(
