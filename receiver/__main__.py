@@ -1,5 +1,7 @@
 """``python -m receiver`` is the command ``receiver``."""
 
+import sys
+
 from receiver.cli import main
 
-main()
+sys.exit(main())

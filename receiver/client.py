@@ -46,7 +46,7 @@ def ask(
             raise ClientError(_told(error)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ClientError(f"cannot ask {settings.url}: {reason}; is it running?") from None
+        raise ClientError(f"cannot ask {settings.url}: {reason}") from None
     return found
 
 
@@ -62,6 +62,8 @@ def _opener() -> urllib.request.OpenerDirector:
 def _told(error: urllib.error.HTTPError) -> str:
     if error.code == 404 and error.url.rstrip("/").split("?")[0].endswith("/inbox"):
         return "the service has no admin routes: start it with RECEIVER_ADMIN_KEY set"
+    if error.code == 401:
+        return "it has another admin key: RECEIVER_ADMIN_KEY must be the one that it runs with"
     try:
         return str(json.loads(error.read(64 * 1024))["message"])
     except (ValueError, KeyError, TypeError):

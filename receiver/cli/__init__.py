@@ -3,25 +3,22 @@
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
 """
 
-import typer
+import sys
 
-from receiver.cli import check, expect, inbox, serve, sign
-from receiver.cli.common import EPILOG
-
-app = typer.Typer(
-    name="receiver",
-    help="Verifies signed completions and handles each one once.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-for commands in (serve.app, sign.app, expect.app, check.app):
-    app.registered_commands += commands.registered_commands
-app.add_typer(inbox.app, name="inbox")
+_CANNOT_START = 3
+_EXTRA = ("typer", "rich", "starlette", "uvicorn", "uvloop", "httptools", "aiosqlite", "httpx")
 
 
-def main() -> None:
-    """The entry point of the command."""
-    app()
+def main() -> int:
+    """The entry point of the command. Verifying needs no other package, and so they may be missing:
+    then it says which one, and how to get it."""
+    try:
+        from receiver.cli.root import run
+
+        return run()
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        missing = f"error: the package {error.name} is not installed"
+        print(f"{missing}; pip install 'postback[receiver]'", file=sys.stderr)
+        return _CANNOT_START

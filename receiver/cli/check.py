@@ -5,10 +5,9 @@ import json
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from receiver.cli.common import (
@@ -18,15 +17,22 @@ from receiver.cli.common import (
     AsJson,
     SecretFile,
     end,
-    printable,
     secrets,
 )
+from receiver.cli.output import console, new_table, printable
 from receiver.signature import v1_key
 
 if TYPE_CHECKING:
-    from receiver.conformance.kit import Finding
+    from receiver.conformance.judge import Finding
 
 app = typer.Typer()
+
+EFFECTS_WAIT_S: Final = 5.0  # time for handlers that run after the answer
+_MARKS: Final = {
+    "ok": "[green]✓[/green]",
+    "wrong": "[bold red]✗[/bold red]",
+    "advice": "[yellow]![/yellow]",
+}
 
 
 class Schemes(StrEnum):
@@ -47,41 +53,62 @@ def check_command(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Answers what was handled, {job: [status, …]} in JSON; without it only answers "
-            "are checked.",
+            help="Answers what your handler was handed, {job: \\[status, …]} in JSON; without it "
+            "only answers are checked.",
         ),
     ] = None,
+    wait: Annotated[
+        float, typer.Option(help="How long handlers may take, in seconds.", min=0, max=600)
+    ] = EFFECTS_WAIT_S,
     schemes: Annotated[Schemes, typer.Option(help="Sign with one scheme only.")] = Schemes.BOTH,
     secret_file: SecretFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send a receiver valid, repeated, racing, forged, stale, huge, malformed and out-of-order
-    deliveries, and print what it did and what it should have done. Exit 1 if anything is wrong.
+    """Try a receiver, written in any language, and print what it should have done.
 
-    It makes some twenty jobs named check_…: point it at a receiver under test.
+    It gets valid, repeated, racing, out-of-order, forged, stale, malformed and huge deliveries.
+    ✗ is what loses, doubles or believes what it must not (exit 1); ! is advice. It makes some
+    sixty jobs named check_…: point it at a receiver under test.
 
-    Example:
+    Examples:
 
-        receiver check http://127.0.0.1:8700/webhooks --secret whsec_…
+        receiver check http://127.0.0.1:3000/webhooks --secret whsec_…
+
+        receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled
     """
-    from receiver.conformance.kit import KitError, check
+    from receiver.conformance.kit import check
+    from receiver.conformance.link import KitError
 
     active = secret or secrets(secret_file, Path(".none"))[0]
     if schemes is not Schemes.SHA256 and not _is_base64(active):
         end("the secret is not base64, which the standard scheme needs: --schemes sha256", USAGE)
     try:
-        findings = asyncio.run(check(url, active, effects_url=effects, schemes=schemes.value))
+        findings = asyncio.run(
+            check(url, active, effects_url=effects, schemes=schemes.value, wait_s=wait)
+        )
+    except ValueError as error:
+        end(str(error), USAGE)
     except KitError as error:
         end(str(error), FAILED)
     wrong = sum(finding.grade == "wrong" for finding in findings)
     if as_json:
         print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in findings]}))
     else:
-        Console().print(_table(findings))
-        print(f"{len(findings)} cases, {wrong} wrong")
-        if effects is None:
-            print("effects were not looked at: --effects URL shows what was handled")
+        _tell(findings, wrong, effects_seen=effects is not None)
     raise typer.Exit(FAILED if wrong else 0)
+
+
+def _tell(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
+    out = console()
+    out.print(_table(findings))
+    for mark in ("wrong", "advice"):
+        for finding in findings:
+            if finding.grade == mark:
+                out.print(f"{_MARKS[mark]}  {printable(finding.name)}: {printable(finding.why)}")
+    advice = sum(finding.grade == "advice" for finding in findings)
+    print(f"{len(findings)} cases, {wrong} wrong, {advice} with advice")
+    if not effects_seen:
+        print("what was handled was not looked at: --effects URL")
 
 
 def _is_base64(secret: str) -> bool:
@@ -93,17 +120,10 @@ def _is_base64(secret: str) -> bool:
 
 
 def _table(findings: "list[Finding]") -> Table:
-    marks = {
-        "ok": "[green]✓[/green]",
-        "wrong": "[bold red]✗[/bold red]",
-        "advice": "[yellow]![/yellow]",
-    }
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("", "delivery", "should be", "was"):
-        table.add_column(column, overflow="fold")
+    table = new_table("", "delivery", "should be", "was")
     for finding in findings:
         table.add_row(
-            marks[finding.grade],
+            _MARKS[finding.grade],
             printable(finding.name),
             printable(finding.should),
             printable(finding.did),

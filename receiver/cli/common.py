@@ -1,13 +1,13 @@
-"""What the commands share: exit codes, options, reading files, ending with one line."""
+"""What the commands share: exit codes, options, asking the service, reading files, ending."""
 
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.markup import escape
 
 from receiver import client
+from receiver.cli.output import say
 from receiver.settings import SettingError, load_client, load_secrets, split_secrets
 
 FAILED, USAGE, CANNOT_START = 1, 2, 3
@@ -26,6 +26,10 @@ HeaderName = Annotated[
 ]
 
 
+_START = "is it running? start it with `receiver serve`, or say where it is in RECEIVER_URL"
+WHERE_FROM = "the platform gives it to you; to try things: whsec_$(openssl rand -base64 24)"
+
+
 def ask(
     path: str,
     query: dict[str, str] | None = None,
@@ -35,11 +39,19 @@ def ask(
 ) -> dict[str, Any]:
     """The running service's answer; ends the command where it has none."""
     try:
-        return client.ask(load_client(), path, query, post=post, document=document)
+        settings = load_client()
     except SettingError as error:
         end(str(error), USAGE)
+    if settings.admin_key is None:
+        end(
+            "RECEIVER_ADMIN_KEY is not set",
+            USAGE,
+            "set it to any long random text, for `receiver serve` and for this command",
+        )
+    try:
+        return client.ask(settings, path, query, post=post, document=document)
     except client.ClientError as error:
-        end(str(error), FAILED)
+        end(str(error), FAILED, _START if "cannot ask" in str(error) else None)
 
 
 def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
@@ -52,7 +64,7 @@ def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
         end("the secret file is not UTF-8 text", USAGE)
     found = load_secrets() if text is None else split_secrets(text)
     if not found:
-        end("no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE)
+        end("there is no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE, WHERE_FROM)
     return found
 
 
@@ -60,6 +72,8 @@ def read(file: Path, bytes_max: int) -> bytes:
     """A file's bytes, or those of standard input; ends the command where it cannot."""
     try:
         if file == Path("-"):
+            if sys.stdin.isatty():
+                print("reading from the terminal; end with Ctrl-D", file=sys.stderr)
             data = sys.stdin.buffer.read(bytes_max + 1)
         else:
             with file.open("rb") as opened:
@@ -71,13 +85,7 @@ def read(file: Path, bytes_max: int) -> bytes:
     return data
 
 
-def printable(value: Any) -> str:
-    """Text of others as text: no markup, and nothing that steers a terminal."""
-    text = str(value)
-    return escape("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text))
-
-
-def end(message: str, code: int) -> NoReturn:
-    """One line on standard error, and the exit code."""
-    print(f"receiver: {message}", file=sys.stderr)
+def end(message: str, code: int, hint: str | None = None) -> NoReturn:
+    """One line on standard error, with what to do about it, and the exit code."""
+    say(message, hint)
     raise typer.Exit(code)

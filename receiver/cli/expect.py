@@ -1,15 +1,36 @@
 """``receiver expect`` and ``receiver expected``: jobs that must not be missed."""
 
 import json
+import math
+from contextlib import suppress
+from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from receiver.cli.common import EPILOG, AsJson, ask, printable
+from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
+from receiver.cli.output import console, new_table, printable, stamp, word
 
 app = typer.Typer()
+
+
+class Platform(StrEnum):
+    """Whose answers these are."""
+
+    AUTO = "auto"
+    TENSORONE = "tensorone"
+    RUNPOD = "runpod"
+    CEREBRIUM = "cerebrium"
+
+
+class State(StrEnum):
+    """What is known of a job that was waited for."""
+
+    EXPECTED = "expected"
+    KNOWN = "known"
+    LOST = "lost"
 
 
 @app.command("expect", epilog=EPILOG)
@@ -22,7 +43,7 @@ def expect_command(
     credentials: Annotated[
         str | None, typer.Option(help="Name of the credentials to ask with.")
     ] = None,
-    platform: Annotated[str, typer.Option(help="auto, tensorone, runpod or cerebrium.")] = "auto",
+    platform: Annotated[Platform, typer.Option(help="Whose answer it is.")] = Platform.AUTO,
     source: Annotated[
         str | None, typer.Option(help="Path its callbacks come in by; the first if not given.")
     ] = None,
@@ -50,7 +71,7 @@ def expect_command(
 
 @app.command("expected", epilog=EPILOG)
 def expected_command(
-    state: Annotated[str | None, typer.Option(help="expected, known or lost.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only these.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     as_json: AsJson = False,
 ) -> None:
@@ -62,28 +83,34 @@ def expected_command(
     """
     query = {"limit": str(limit), **({"state": state} if state else {})}
     answer = ask("/expected", query)
-    print(json.dumps(answer)) if as_json else Console().print(_table(answer["data"]))
+    if as_json:
+        print(json.dumps(answer))
+    elif answer["data"]:
+        console().print(_table(answer["data"]))
+    else:
+        print("no jobs")
 
 
 def _by(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    """Seconds, or a time with its offset; ends the command for anything else."""
+    with suppress(ValueError):
+        seconds = float(text)
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    with suppress(ValueError):
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    return end("--by must be seconds from now, or a time such as 2030-01-31T12:00:00Z", USAGE)
 
 
 def _table(jobs: list[dict[str, Any]]) -> Table:
-    colours = {"known": "green", "lost": "red", "expected": "yellow"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("job", "state", "asked", "next question", "last error"):
-        table.add_column(column, overflow="fold")
+    table = new_table("job", "state", "asked", "next question", "last error")
     for job in jobs:
-        colour = colours.get(job["state"], "white")
         table.add_row(
             printable(job["jobId"]),
-            f"[{colour}]{printable(job['state'])}[/{colour}]",
+            word(job["state"]),
             str(job["asked"]),
-            printable(job["nextAskAt"] or "-"),
+            stamp(job["nextAskAt"]),
             printable(job["lastError"] or "-"),
         )
     return table

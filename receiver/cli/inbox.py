@@ -1,26 +1,45 @@
 """``receiver inbox``: what a running receiver has in its inbox, and what is to be done about it."""
 
 import json
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end, printable
+from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
+from receiver.cli.output import console, new_table, printable, stamp, word
 
 app = typer.Typer(
     help="What a running receiver has in its inbox.", epilog=EPILOG, no_args_is_help=True
 )
 
+_CUT = ("received", "message")
+
+
+class Status(StrEnum):
+    """The verdict on a message."""
+
+    ACCEPTED = "accepted"
+    CONFLICT = "conflict"
+    LATE = "late"
+
+
+class State(StrEnum):
+    """How far its handling is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    HANDLED = "handled"
+    DEAD = "dead"
+    IGNORED = "ignored"
+    SKIPPED = "skipped"
+
 
 @app.command("list", epilog=EPILOG)
 def list_command(
-    status: Annotated[str | None, typer.Option(help="accepted, conflict or late.")] = None,
-    state: Annotated[
-        str | None,
-        typer.Option(help="pending, running, handled, dead, ignored or skipped."),
-    ] = None,
+    status: Annotated[Status | None, typer.Option(help="What was answered.")] = None,
+    state: Annotated[State | None, typer.Option(help="How far its handling is.")] = None,
     job_id: Annotated[str | None, typer.Option(help="Only this job's messages.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     cursor: Annotated[str | None, typer.Option(help="Go on from a page's nextCursor.")] = None,
@@ -29,6 +48,8 @@ def list_command(
     """List messages, newest first.
 
     Examples:
+
+        receiver inbox list --state dead
 
         receiver inbox list --status conflict
 
@@ -45,7 +66,10 @@ def list_command(
     if as_json:
         print(json.dumps(page))
         return
-    Console().print(_table(page["data"]))
+    if not page["data"]:
+        print("no messages")
+        return
+    console().print(_table(page["data"]))
     if page["nextCursor"]:
         print(f"more: receiver inbox list --cursor {page['nextCursor']}")
 
@@ -65,39 +89,32 @@ def show_command(
     if as_json:
         print(json.dumps(message))
         return
-    console = Console()
-    for name, value in message.items():
-        if value is not None and name not in ("body", "lastError"):
-            console.print(f"[bold]{name}[/bold]  {printable(value)}", highlight=False)
+    out = console()
+    shown = {k: v for k, v in message.items() if v is not None and k not in ("body", "lastError")}
+    width = max(len(name) for name in shown)
+    for name, value in shown.items():
+        told = word(value) if name in ("status", "state") else printable(value)
+        out.print(f"[dim]{name:{width}}[/dim]  {told}", soft_wrap=True)
     if message["lastError"]:
-        console.print(f"\n[red]{printable(message['lastError'])}[/red]", highlight=False)
+        out.print(f"\n[red]{printable(message['lastError'].rstrip())}[/red]", soft_wrap=True)
     if "body" in message:
-        console.print(f"\n{printable(message['body'])}", highlight=False)
+        out.print(f"\n{printable(message['body'].rstrip())}", soft_wrap=True)
 
 
 def _table(messages: list[dict[str, Any]]) -> Table:
-    colours = {"accepted": "green", "conflict": "red", "late": "yellow"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in (
-        "id",
-        "status",
-        "state",
-        "job",
-        "job status",
-        "message",
-        "received",
-        "duplicates",
-    ):
-        table.add_column(column, overflow="fold")
+    table = new_table(
+        "id", "status", "state", "job", "job status", "received", "copies", "message", cut=_CUT
+    )
     for message in messages:
-        colour = colours.get(message["status"], "white")
+        again = message["attempts"] > 1 and message["state"] in ("pending", "running", "dead")
         table.add_row(
             str(message["id"]),
-            f"[{colour}]{printable(message['status'])}[/{colour}]",
-            printable(message["state"]),
-            *(printable(message[name] or "-") for name in ("jobId", "jobStatus", "messageId")),
-            printable(message["receivedAt"]),
-            str(message["duplicates"]),
+            word(message["status"]),
+            word(message["state"], f" ({message['attempts']} attempts)" if again else ""),
+            *(printable(message[name] or "-") for name in ("jobId", "jobStatus")),
+            stamp(message["receivedAt"]),
+            str(1 + message["duplicates"]),
+            printable(message["messageId"] or "-"),
         )
     return table
 

@@ -3,11 +3,12 @@
 import importlib
 import os
 import sys
+import traceback
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from receiver.cli.common import CANNOT_START, EPILOG, USAGE, end
+from receiver.cli.common import CANNOT_START, EPILOG, USAGE, WHERE_FROM, end
 from receiver.settings import SettingError, load
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def serve_command(
 
     Examples:
 
-        RECEIVER_SECRETS=whsec_… receiver serve
+        RECEIVER_SECRETS=whsec_… receiver serve --handler shop:receiver
 
         receiver serve --handler shop.jobs:fulfil --on completed
 
@@ -51,15 +52,14 @@ def serve_command(
         end("give --handler or --forward, not both", USAGE)
     if on and not (handler or forward):
         end("--on needs --handler or --forward", USAGE)
+    forwarder = None
     try:
-        receiver, forwarder = _receiver(handler), None
+        receiver = _receiver(handler, on or [])
         if forward:
             forwarder = Forwarder(forward, timeout_s=receiver.settings.handler_timeout)
             receiver.on(*(on or ["*"]))(forwarder)
-        elif handler and not receiver.handlers:
-            receiver.on(*(on or ["*"]))(_load(handler))
     except SettingError as error:
-        end(str(error), CANNOT_START)
+        end(str(error), CANNOT_START, _hint(error))
     except (TypeError, ValueError) as error:
         end(str(error), USAGE)
     try:
@@ -68,21 +68,29 @@ def serve_command(
         end(str(error), CANNOT_START)
 
 
-def _receiver(handler: str | None) -> "Receiver":
+def _receiver(handler: str | None, on: list[str]) -> "Receiver":
+    """The customer's own, or one with the customer's function, or one that has none."""
     from receiver.app import Receiver
 
-    if handler is not None:
-        found = _load(handler)
-        if isinstance(found, Receiver):
-            return found
-    return Receiver(load())
+    if handler is None:
+        return Receiver(load())
+    found = _load(handler)
+    if not isinstance(found, Receiver):
+        made = Receiver(load())
+        made.on(*(on or ["*"]))(found)
+        return made
+    if on:
+        end(f"--on is for functions; {handler} is a Receiver, whose handlers say it", USAGE)
+    if not found.handlers:
+        end(f"{handler} handles nothing", USAGE, 'give it a handler: @receiver.on("completed")')
+    return found
 
 
 def _load(name: str) -> Any:
     """The object that ``module:name`` names; modules of the working directory come first."""
     module, colon, path = name.partition(":")
     if not (module and colon and path):
-        end(f"--handler must be MODULE:NAME, not {name!r}", USAGE)
+        end(f"--handler must be MODULE:NAME, such as shop:receiver, not {name!r}", USAGE)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -91,4 +99,20 @@ def _load(name: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         end(f"cannot load {name}: {error}", USAGE)
+    except SettingError:
+        raise
+    except Exception as error:  # the customer's code may raise anything
+        end(f"cannot load {name}: {_told(error)}", CANNOT_START)
     return found
+
+
+def _told(error: Exception) -> str:
+    """What it was and where, in one line: the rest of a traceback is ours and Python's."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {error} ({frames[-1].filename}, line {frames[-1].lineno})"
+
+
+def _hint(error: SettingError) -> str | None:
+    return WHERE_FROM if "RECEIVER_SECRETS is not set" in str(error) else None

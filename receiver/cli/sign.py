@@ -74,6 +74,8 @@ def sign_command(
         receiver sign body.json
 
         echo '{"jobId":"job_1","status":"completed"}' | receiver sign --form curl | sh
+
+        receiver sign body.json --form curl --url http://127.0.0.1:8000/hooks/webhooks | sh
     """
     secret = secrets(secret_file, body_file)[0]
     body = read(body_file, BODY_FILE_BYTES_MAX)

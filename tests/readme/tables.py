@@ -13,7 +13,7 @@ import typer
 
 import dispatcher.cli
 import dispatcher.settings
-import receiver.cli
+import receiver.cli.root
 import receiver.settings
 from dispatcher.api.routes import OPERATIONS
 from dispatcher.states import FINAL, STATES, TRANSITIONS
@@ -58,7 +58,7 @@ def routes() -> str:
 def commands() -> str:
     """Every command of both programs."""
     lines = ["| command | |", "|---|---|"]
-    for name, app in (("dispatcher", dispatcher.cli.build()), ("receiver", receiver.cli.app)):
+    for name, app in (("dispatcher", dispatcher.cli.build()), ("receiver", receiver.cli.root.app)):
         for command, about in _commands(name, typer.main.get_command(app)):
             lines.append(f"| `{command}` | {about} |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import dispatcher.cli
-import receiver.cli
+import receiver.cli.root
 from tests.readme.first_minute import running
 from tests.readme.tables import README, fill
 
@@ -80,7 +80,7 @@ def _commands(program: str) -> list[str]:
 
 def _help(program: str, words: list[str]) -> str:
     """The help of the longest prefix of `words` that is a command."""
-    app = dispatcher.cli.build() if program == "dispatcher" else receiver.cli.app
+    app = dispatcher.cli.build() if program == "dispatcher" else receiver.cli.root.app
     for length in range(min(2, len(words)), 0, -1):
         shown = CliRunner().invoke(
             app, [*words[:length], "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"}

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
-from receiver.cli import app
+from receiver.cli.root import app
+from receiver.cli.root import run as main
 from receiver.signature import sign_sha256, signed_headers
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -100,6 +103,85 @@ def test_usage_errors_exit_2(words: tuple[str, ...]) -> None:
     assert run(*words).exit_code == 2
 
 
+def test_what_was_typed_wrong_is_one_line_with_the_way_to_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also what the command line's own library has to say."""
+    for words, told in (
+        (["nonsense"], "No such command 'nonsense'.; see: receiver --help"),
+        (["inbox", "lst"], "Did you mean 'list'?; see: receiver inbox --help"),
+        (["sign", "--form", "xml"], "see: receiver sign --help"),
+    ):
+        assert main(words) == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert told in shown.err
+        assert shown.err.count("\n") == 1
+
+
+def test_a_bare_command_helps_and_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is what one types first."""
+    assert main([]) == 0
+    assert "receiver inbox list" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"receiver {version('postback')}\n"
+
+
+def test_a_missing_extra_is_one_line() -> None:
+    """What is installed without it verifies; the command says how to get the rest."""
+    code = "import sys; sys.path.insert(0, '.'); from receiver.cli import main; sys.exit(main())"
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 3
+    assert ran.stderr == (
+        "error: the package typer is not installed; pip install 'postback[receiver]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "exit_code", "told"),
+    [
+        ("x = 1 / 0", (), 3, "ZeroDivisionError: division by zero"),
+        ("def f(:", (), 3, "SyntaxError"),
+        ("import nowhere", (), 2, "No module named 'nowhere'"),
+        ("from receiver import Receiver", (), 2, "no attribute 'receiver'"),
+        ("def receiver(a, b, c): ...", (), 2, "must take (event)"),
+        ("from receiver import Receiver\nreceiver = Receiver()", (), 2, "handles nothing"),
+        (
+            "from receiver import Receiver\nreceiver = Receiver()\nreceiver.on('*')(lambda event: None)",
+            ("--on", "failed"),
+            2,
+            "--on is for functions",
+        ),
+    ],
+)
+def test_a_handler_that_cannot_be_is_one_line(
+    code: str, words: tuple[str, ...], exit_code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it was, and what to do; nothing is served."""
+    name = f"shop_{sha256(code.encode()).hexdigest()[:8]}"
+    Path(f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(Path.cwd())
+    ran = run("serve", "--handler", f"{name}:receiver", *words)
+    assert (ran.exit_code, ran.stdout) == (exit_code, "")
+    assert told in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("by", ["nan", "-1", "tomorrow", "2030-01-31T12:00:00"])
+def test_a_time_that_is_none_is_usage(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the service is asked."""
+    monkeypatch.setenv("RECEIVER_URL", "http://127.0.0.1:1")
+    ran = run("expect", "job_1", "--status-url", "http://x/", f"--by={by}")
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert "--by must be seconds" in ran.stderr
+
+
 def test_no_secret_at_all_is_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     """It says where one may come from."""
     monkeypatch.delenv("RECEIVER_SECRETS")
@@ -143,7 +225,20 @@ def test_no_secret_is_ever_printed() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("serve",), ("sign",), ("verify",), ("inbox", "list"), ("inbox", "show")]
+    "words",
+    [
+        (),
+        ("serve",),
+        ("sign",),
+        ("verify",),
+        ("check",),
+        ("expect",),
+        ("expected",),
+        ("inbox", "list"),
+        ("inbox", "show"),
+        ("inbox", "replay"),
+        ("inbox", "prune"),
+    ],
 )
 def test_help_has_examples_and_exit_codes(words: tuple[str, ...]) -> None:
     """Every command explains itself."""
@@ -185,6 +280,6 @@ def test_the_receiver_knows_nothing_of_the_dispatcher_or_its_packages() -> None:
 def test_the_light_commands_load_no_server() -> None:
     """`sign` and `verify` import what they need, so they start at once."""
     heavy = "{'uvicorn', 'aiosqlite', 'starlette', 'httpx'}"
-    code = f"import receiver.cli, sys; print({heavy} & set(sys.modules))"
+    code = f"import receiver.cli.root, sys; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"

@@ -13,11 +13,13 @@ from typing import Any, get_args
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
 from receiver import Event, Receiver, Settings
-from receiver.conformance.kit import Finding, KitError, check
+from receiver.conformance.judge import Finding
+from receiver.conformance.kit import check
+from receiver.conformance.link import KitError
 from tests.receiver.broken import Fault, HandMade
 from tests.receiver.serving import served
 
@@ -60,44 +62,142 @@ async def test_our_own_receiver_passes(tmp_path: Path, schemes: Any) -> None:
     assert len(found) >= 15
 
 
+COPIES = {"20 copies at once", "two ends at once"}
+ENDS = {"a second end that differs", "two ends at once"}
 FAULTS: dict[Fault, set[str]] = {
     "none": set(),
     "takes unsigned": {"no signature"},
     "re-serialises": {"a body that JSON writers write otherwise"},
     "no window": {"an hour old", "an hour ahead"},
-    "check, then insert": {"20 copies at once"},
-    "last one wins": {"progress after the end", "a second end that differs"},
+    "compares with NaN": {"a timestamp that is no number"},
+    "compares a prefix": {"half a signature"},
+    "checks one scheme": {
+        "another message's id",
+        "an id without its signature",
+        "one scheme right, one wrong",
+        "an hour old",
+        "an hour ahead",
+        "a timestamp that is no number",
+    },
+    "check, then insert": COPIES,
+    "last one wins": {"progress after the end", *ENDS},
+    "dedupes by message": {"the same end in another message", "progress after the end", *ENDS},
+    "dedupes by signature": {
+        "a retry, signed anew",
+        "the same end in another message",
+        "progress after the end",
+        *ENDS,
+    },
     "crashes": {
         "malformed: no JSON",
-        "malformed: not UTF-8",
         "malformed: nothing",
+        "malformed: not UTF-8",
         "malformed: nesting without end",
+        "malformed: a number without end",
+        "malformed: UTF-16",
+        "malformed: compressed",
     },
+    "crashes on text": {"malformed: half a character in jobId", "malformed: a NUL in jobId"},
+    "fails when busy": {"20 copies at once", "two ends at once", "20 jobs at once"},
+    "no limit": set(),
+    "trusts the length": set(),
 }
+ADVICE: dict[Fault, set[str]] = {
+    "no limit": {"a huge body", "a huge body without its length"},
+    "trusts the length": {"a huge body without its length"},
+}
+OF_PYTHON = {"malformed: NaN", "malformed: two jobIds", "malformed: compressed"}
 
 
-@pytest.mark.parametrize("fault", get_args(Fault))
+@pytest.mark.parametrize("fault", FAULTS)
 async def test_each_planted_fault_is_found_and_nothing_else(fault: Fault) -> None:
-    """The cases that go wrong are those that the fault makes go wrong."""
+    """The cases that go wrong are those that the fault makes go wrong, and each says what to do;
+    what loses and doubles nothing is advice."""
     async with served(HandMade(SECRET, fault).app) as url:
         found = await check(
-            f"{url}/hook", SECRET, effects_url=f"{url}/effects", huge_bytes=HUGE, wait_s=0.5
+            f"{url}/hook", SECRET, effects_url=f"{url}/effects", huge_bytes=HUGE, wait_s=0
         )
     wrong = {one.name for one in found if one.grade == "wrong"}
     assert wrong == FAULTS[fault], table(found)
+    advice = {one.name for one in found if one.grade == "advice"}
+    assert advice - OF_PYTHON == ADVICE.get(fault, set()), table(found)
+    assert all(bool(one.why) == (one.grade != "ok") for one in found)
+
+
+def test_every_fault_is_looked_for() -> None:
+    """None is planted in vain."""
+    assert {*FAULTS, "hangs"} == set(get_args(Fault))
+
+
+async def test_come_back_later_is_no_fault() -> None:
+    """A receiver that answers 503 when it is busy is asked again, as by a sender."""
+    async with served(HandMade(SECRET, "none", is_often_busy=True).app) as url:
+        found = await check(
+            f"{url}/hook", SECRET, effects_url=f"{url}/effects", huge_bytes=HUGE, wait_s=0
+        )
+    assert {one.name for one in found if one.grade == "wrong"} == set(), table(found)
+    assert any("503→200" in one.did for one in found), table(found)
+
+
+async def test_who_hangs_ends_the_check_and_not_the_patience() -> None:
+    """Three silent deliveries in a row, and the rest is not sent."""
+    app = HandMade(SECRET, "hangs").app
+    async with served(app) as url:
+        found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, answer_within_s=0.1)
+    did = {one.name: one.did for one in found}
+    assert did["malformed: no JSON"] == "no answer"
+    assert did["one more after all that"] == "not sent: it had stopped answering"
 
 
 def table(found: list[Finding]) -> str:
     return "\n".join(f"{one.grade:7} {one.name}: {one.should} / {one.did}" for one in found)
 
 
-async def test_what_cannot_be_reached_is_one_error() -> None:
-    """Nobody there; and effects that are no effects."""
-    with pytest.raises(KitError, match="cannot reach"):
-        await check("http://127.0.0.1:1/", SECRET)
+@pytest.mark.parametrize(
+    "url",
+    ["", "hook", "ftp://x/", "http://", "http:///x", "http://127.0.0.1:99999/"],
+)
+async def test_what_is_no_url_is_refused(url: str) -> None:
+    """Before anything is sent; for the effects as well."""
+    with pytest.raises(ValueError, match=r"URL|port"):
+        await check(url, SECRET)
+    with pytest.raises(ValueError, match=r"URL|port"):
+        await check("http://127.0.0.1:1/", SECRET, effects_url=url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "a" * 70, "no-such-host.invalid"])
+async def test_what_cannot_be_reached_is_one_error(host: str) -> None:
+    """Nobody there, or no such name; and what may be secret in a URL is not told."""
+    with pytest.raises(KitError, match="cannot reach") as error:
+        await check(f"http://user:test-password@{host}/hook?token=test-token", SECRET)
+    assert "test-" not in str(error.value)
+
+
+async def test_who_refuses_the_plainest_delivery_is_judged_no_further() -> None:
+    """The wrong path, the wrong secret: one error that says which it may be."""
     async with served(HandMade(SECRET, "none").app) as url:
-        with pytest.raises(KitError, match="in JSON"):
-            await check(f"{url}/hook", SECRET, effects_url=f"{url}/hook")
+        with pytest.raises(KitError, match=r"answered 404 to a valid .* where it takes"):
+            await check(f"{url}/elsewhere", SECRET)
+        with pytest.raises(KitError, match=r"answered 401 to a valid .* secret"):
+            await check(f"{url}/hook", "whsec_c3RyYW5nZQ==")
+
+
+async def test_effects_that_are_none_are_one_error() -> None:
+    """No JSON; and more than anybody has handled."""
+
+    async def immense(request: Request) -> Response:
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(17):
+                yield b"x" * 1024 * 1024
+
+        return StreamingResponse(pieces())
+
+    right = HandMade(SECRET, "none").app
+    app = Starlette(routes=[Route("/immense", immense), Mount("/", app=right)])
+    async with served(app) as url:
+        for path, told in (("hook", "in JSON"), ("immense", "more than"), ("none", "in JSON")):
+            with pytest.raises(KitError, match=told):
+                await check(f"{url}/hook", SECRET, effects_url=f"{url}/{path}", huge_bytes=HUGE)
 
 
 async def test_the_command_prints_a_table_and_exits_by_what_it_found(tmp_path: Path) -> None:

@@ -294,7 +294,8 @@ def test_the_inbox_commands_say_in_one_line_why_they_fail(start: Start) -> None:
     )
     cases = [
         (("inbox", "list"), {**good, "RECEIVER_ADMIN_KEY": "wrong"}, 1, "admin key"),
-        (("inbox", "list", "--status", "lost"), good, 1, "status must be one of"),
+        (("inbox", "list", "--status", "lost"), good, 2, "'lost'"),
+        (("inbox", "list", "--cursor", "x"), good, 1, "not one of ours"),
         (("inbox", "show", "99"), good, 1, "no such message"),
         (("inbox", "list"), {**good, "RECEIVER_URL": "http://127.0.0.1:1"}, 1, "is it running?"),
         (("inbox", "list"), {**good, "RECEIVER_URL": "file:///etc/passwd"}, 1, "RECEIVER_URL"),
@@ -304,7 +305,7 @@ def test_the_inbox_commands_say_in_one_line_why_they_fail(start: Start) -> None:
             1,
             "no admin",
         ),
-        (("inbox", "list"), {**good, "RECEIVER_ADMIN_KEY": ""}, 1, "RECEIVER_ADMIN_KEY"),
+        (("inbox", "list"), {**good, "RECEIVER_ADMIN_KEY": ""}, 2, "RECEIVER_ADMIN_KEY"),
         (("inbox", "list"), {**good, "RECEIVER_PORT": "x"}, 2, "RECEIVER_PORT"),
     ]
     for words, environ, code, told in cases:

@@ -1,0 +1,174 @@
+"""Deliveries that must be taken: valid ones, and valid ones again, at once or in another order."""
+
+from typing import Final
+
+from receiver.conformance.case import ONCE, Case, Effects, accept
+from receiver.conformance.delivery import Delivery, Signer, chunked
+
+COPIES: Final = 20
+
+_KEY: Final = "dedupe by jobId under a unique key of the database; keep the first final status"
+_INSERT: Final = "insert under a unique key and see whether that worked; looking first is a race"
+
+
+def good(signer: Signer) -> list[Case]:
+    """Each valid in a way of its own."""
+    make = signer.deliver
+    odd = (
+        '{ "status" : "completed",\n\t"cost": 1.50, "big": 12345678901234567890, '
+        f'"caf\\u00e9": "\\/é", "jobId": "{signer.job("odd")}"  }}\r\n'
+    )
+    founding = make(signer.payload("sha256"), "sha256", standard=False)
+    streamed = chunked(make(signer.payload("streamed"), "streamed"))
+    found = [
+        accept(
+            signer,
+            "a valid completion",
+            "valid",
+            make(signer.payload("valid"), "valid"),
+            "nothing else counts before this one is taken",
+        ),
+        accept(
+            signer,
+            "a body that JSON writers write otherwise",
+            "odd",
+            make(odd.encode(), "odd"),
+            "verify the raw bytes as they came, before anything parses them",
+        ),
+        accept(
+            signer,
+            "a body without its length",
+            "streamed",
+            streamed,
+            "chunked requests are HTTP; proxies make them",
+            advice=True,
+        ),
+    ]
+    if signer.sha256 and signer.standard:
+        found.append(
+            accept(
+                signer,
+                "the founding scheme alone",
+                "sha256",
+                founding,
+                "some senders sign with X-Webhook-Signature alone; take it unless you decided not "
+                "to (--schemes standard checks a receiver that did)",
+            )
+        )
+    return [*found, *_rotated(signer)]
+
+
+def _rotated(signer: Signer) -> list[Case]:
+    """Both secrets sign while one replaces the other; a receiver knows the one or the other."""
+    new = signer.rotated(signer.payload("rotated"), "rotated", known="current")
+    old = signer.rotated(signer.payload("outgoing"), "outgoing", known="previous")
+    why = "during a rotation webhook-signature lists several; any one of them will do"
+    found = [accept(signer, "a rotation, the new secret known", "rotated", new, why)]
+    why = "during a rotation X-Webhook-Signature-Previous holds the old secret's signature"
+    if not signer.sha256:
+        why = "during a rotation the second of webhook-signature may be yours"
+    # Who only changes the secret quickly loses nothing by it.
+    name = "a rotation, the old secret known"
+    return [*found, accept(signer, name, "outgoing", old, why, advice=True)]
+
+
+def repeated(signer: Signer) -> list[Case]:
+    """Copies, races and orders in which a job's messages may come."""
+    return [*_copies(signer), *_races(signer), *_orders(signer)]
+
+
+def _copies(signer: Signer) -> list[Case]:
+    twice = _one(signer, "twice", "twice")
+    later = [_one(signer, "retried", "retried", shift_s=shift_s) for shift_s in (-60, -30, 0)]
+    found = [
+        _case(signer, "the same delivery again", ["twice"], [twice, twice, twice], _KEY),
+        _case(
+            signer,
+            "a retry, signed anew",
+            ["retried"],
+            later,
+            "a retry has its own time and signature: dedupe by jobId, never by those",
+        ),
+    ]
+    if signer.standard:
+        again = [_one(signer, "again", "again1"), _one(signer, "again", "again2")]
+        why = "one job may come in two messages: dedupe by jobId, not by webhook-id alone"
+        found.append(_case(signer, "the same end in another message", ["again"], again, why))
+    return found
+
+
+def _races(signer: Signer) -> list[Case]:
+    racing = _one(signer, "racing", "racing")
+    ends = [_one(signer, "ends", "ends1"), _one(signer, "ends", "ends2", "failed")]
+    jobs = [f"many{n}" for n in range(COPIES)]
+    many = [_one(signer, job, job) for job in jobs]
+    either = (("completed",), ("failed",))
+    return [
+        _case(
+            signer, f"{COPIES} copies at once", ["racing"], [racing] * COPIES, _INSERT, at_once=True
+        ),
+        _case(signer, "two ends at once", ["ends"], ends * 5, _INSERT, either, at_once=True),
+        _case(
+            signer,
+            f"{COPIES} jobs at once",
+            jobs,
+            many,
+            "take them all, or answer 503: a sender comes back after that",
+            at_once=True,
+        ),
+    ]
+
+
+def _orders(signer: Signer) -> list[Case]:
+    either = (("completed",), ("running", "completed"))
+    return [
+        _case(
+            signer,
+            "progress after the end",
+            ["late"],
+            [_one(signer, "late", "late1"), _one(signer, "late", "late2", "running")],
+            "once a job has ended, answer 2xx to its progress and drop it: no order is promised",
+        ),
+        _case(
+            signer,
+            "progress, then the end",
+            ["early"],
+            [_one(signer, "early", "early1", "running"), _one(signer, "early", "early2")],
+            "progress is not the end: keep the end that comes after it",
+            either,
+        ),
+        _case(
+            signer,
+            "a second end that differs",
+            ["end"],
+            [_one(signer, "end", "end1"), _one(signer, "end", "end2", "failed")],
+            "the first final status counts; answer 2xx to another one, and report it",
+        ),
+    ]
+
+
+def _one(
+    signer: Signer, job: str, message: str, status: str = "completed", *, shift_s: int = 0
+) -> Delivery:
+    return signer.deliver(signer.payload(job, status), message, shift_s=shift_s)
+
+
+def _case(
+    signer: Signer,
+    name: str,
+    jobs: list[str],
+    deliveries: list[Delivery],
+    why: str,
+    effects: tuple[Effects, ...] = ONCE,
+    *,
+    at_once: bool = False,
+) -> Case:
+    return Case(
+        name=name,
+        deliveries=deliveries,
+        answer="2xx",
+        why=why,
+        at_once=at_once,
+        jobs=tuple(signer.job(job) for job in jobs),
+        effects=effects,
+    )

@@ -1,0 +1,113 @@
+"""The kit's way to a receiver: one request under one deadline, of whose answer only the status is
+read. Whatever is at the other end, it neither hangs the kit nor fills its memory."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final, Literal, Self, TypeAlias
+
+import httpx
+
+from receiver.conformance.delivery import Delivery
+
+# A status; or: the connection was ended, nothing came in time, nobody is there.
+Answer: TypeAlias = int | Literal["closed", "silent", "unreachable"]
+
+ANSWER_WITHIN_S: Final = 10.0  # RunPod's timeout, the shortest of the senders we know
+UPLOAD_BYTES_PER_S: Final = 1024 * 1024  # a huge body gets as much longer as a slow line takes
+EFFECTS_BYTES_MAX: Final = 16 * 1024 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+_PORT_MAX: Final = 65_535
+_NEVER_S: Final = 86_400.0
+
+
+class KitError(Exception):
+    """There is nothing to judge: the message says why, in one line."""
+
+
+def check_url(url: str) -> httpx.URL:
+    """Raises ValueError for what no request can be sent to."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError(f"not a URL: {url!r}") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError(f"not an http or https URL: {url!r}")
+    if not 0 < (parsed.port or 1) <= _PORT_MAX:
+        raise ValueError(f"a port is from 1 to {_PORT_MAX}, not {parsed.port}")
+    return parsed
+
+
+def shown(url: httpx.URL) -> str:
+    """Without what may be secret in it: user, password and query."""
+    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
+
+
+class Link:
+    """``async with`` it."""
+
+    def __init__(self, url: str, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+        """Raises ValueError for what is no URL."""
+        self.url: Final = check_url(url)
+        self._within_s: Final = answer_within_s
+        # Only our own deadlines end anything, and nothing of the environment counts.
+        self._http: Final = httpx.AsyncClient(timeout=_NEVER_S, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._http.aclose()
+
+    async def send(self, delivery: Delivery) -> Answer:
+        """What became of one delivery."""
+        body = _pieces(delivery.body) if delivery.chunked else delivery.body
+        request = self._http.build_request("POST", self.url, content=body, headers=delivery.headers)
+        try:
+            async with asyncio.timeout(self._within_s + len(delivery.body) / UPLOAD_BYTES_PER_S):
+                answer = await self._http.send(request, stream=True)
+                await answer.aclose()
+        except TimeoutError:
+            return "silent"
+        except httpx.ConnectError:
+            return "unreachable"
+        except httpx.TransportError:
+            return "closed"
+        return answer.status_code
+
+    async def reach(self) -> None:
+        """Raises KitError, with the cause, where nobody listens."""
+        try:
+            async with asyncio.timeout(self._within_s):
+                async with self._http.stream("GET", self.url):
+                    return
+        except TimeoutError:
+            reason = f"no answer within {self._within_s:g} s"
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+        raise KitError(f"cannot reach {shown(self.url)}: {reason}")
+
+    async def effects(self, url: httpx.URL) -> dict[str, tuple[str, ...]]:
+        """What was handled: the statuses, by job. Raises KitError."""
+        body = bytearray()
+        try:
+            async with (
+                asyncio.timeout(self._within_s),
+                self._http.stream("GET", url) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > EFFECTS_BYTES_MAX:
+                        raise KitError(f"{shown(url)} answers more than {EFFECTS_BYTES_MAX} bytes")
+            document: Any = json.loads(bytes(body))
+            return {job: tuple(str(one) for one in all_) for job, all_ in document.items()}
+        except (TimeoutError, httpx.HTTPError):
+            reason = "does not answer"
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            reason = "does not answer {job: [status, …]} in JSON"
+        raise KitError(f"{shown(url)} {reason}")
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body) or 1, _CHUNK_BYTES):
+        yield body[start : start + _CHUNK_BYTES]
