@@ -7,8 +7,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from receiver.event import Event
-from receiver.handling.effects.base import AsyncTx, Effects, Transaction
+from receiver.handling.effects.base import Effects, Transaction
 from receiver.handling.handlers import Handler
+from receiver.handling.tx import AsyncTx
 
 
 class HandlerTimeout(Exception):

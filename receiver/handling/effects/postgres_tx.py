@@ -13,8 +13,8 @@ from psycopg.rows import tuple_row
 from psycopg.sql import Composable
 
 from receiver.event import Event
-from receiver.handling.effects.base import TransactionClosed, Tx
 from receiver.handling.effects.statements import transaction_control
+from receiver.handling.tx import TransactionClosed, Tx
 
 _CANCEL_S: Final = 2.0  # a server that cannot even be reached in that time executes nothing of ours
 
