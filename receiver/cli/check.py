@@ -68,7 +68,7 @@ def check_command(
 
     It gets valid, repeated, racing, out-of-order, forged, stale, malformed and huge deliveries.
     ✗ is what loses, doubles or believes what it must not (exit 1); ! is advice. It makes some
-    sixty jobs named check_…: point it at a receiver under test.
+    forty jobs named check_…: point it at a receiver under test.
 
     Examples:
 
@@ -77,17 +77,20 @@ def check_command(
         receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled
     """
     from receiver.conformance.kit import check
-    from receiver.conformance.link import KitError
+    from receiver.conformance.link import KitError, check_url
 
     active = secret or secrets(secret_file, Path(".none"))[0]
     if schemes is not Schemes.SHA256 and not _is_base64(active):
         end("the secret is not base64, which the standard scheme needs: --schemes sha256", USAGE)
+    for one in (url, effects):
+        try:
+            check_url(one or url)
+        except ValueError as error:
+            end(str(error), USAGE)
     try:
         findings = asyncio.run(
             check(url, active, effects_url=effects, schemes=schemes.value, wait_s=wait)
         )
-    except ValueError as error:
-        end(str(error), USAGE)
     except KitError as error:
         end(str(error), FAILED)
     wrong = sum(finding.grade == "wrong" for finding in findings)
@@ -100,15 +103,26 @@ def check_command(
 
 def _tell(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
     out = console()
-    out.print(_table(findings))
-    for mark in ("wrong", "advice"):
-        for finding in findings:
-            if finding.grade == mark:
-                out.print(f"{_MARKS[mark]}  {printable(finding.name)}: {printable(finding.why)}")
+    out.print(_table(findings), "")
+    for grade in ("wrong", "advice"):
+        for why, names in _reasons(findings, grade).items():
+            told = Table.grid(padding=(0, 2, 0, 0))
+            told.add_row(_MARKS[grade], printable(why))
+            told.add_row("", f"[dim]{printable(', '.join(names))}[/dim]")
+            out.print(told)
     advice = sum(finding.grade == "advice" for finding in findings)
     print(f"{len(findings)} cases, {wrong} wrong, {advice} with advice")
     if not effects_seen:
         print("what was handled was not looked at: --effects URL")
+
+
+def _reasons(findings: "list[Finding]", grade: str) -> dict[str, list[str]]:
+    """What to do, and the cases that it is about."""
+    found: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.grade == grade:
+            found.setdefault(finding.why, []).append(finding.name)
+    return found
 
 
 def _is_base64(secret: str) -> bool:
@@ -120,7 +134,7 @@ def _is_base64(secret: str) -> bool:
 
 
 def _table(findings: "list[Finding]") -> Table:
-    table = new_table("", "delivery", "should be", "was")
+    table = new_table("", "delivery", "should be", "was", fold="was")
     for finding in findings:
         table.add_row(
             _MARKS[finding.grade],

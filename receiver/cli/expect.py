@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
-from receiver.cli.output import console, new_table, printable, stamp, word
+from receiver.cli.output import ago, console, new_table, printable, word
 
 app = typer.Typer()
 
@@ -104,13 +104,13 @@ def _by(text: str) -> float | str:
 
 
 def _table(jobs: list[dict[str, Any]]) -> Table:
-    table = new_table("job", "state", "asked", "next question", "last error")
+    table = new_table("job", "state", "asked", "next question", "last error", fold="last error")
     for job in jobs:
         table.add_row(
             printable(job["jobId"]),
             word(job["state"]),
             str(job["asked"]),
-            stamp(job["nextAskAt"]),
+            ago(job["nextAskAt"]),
             printable(job["lastError"] or "-"),
         )
     return table

@@ -8,13 +8,11 @@ import typer
 from rich.table import Table
 
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
-from receiver.cli.output import console, new_table, printable, stamp, word
+from receiver.cli.output import ago, console, new_table, printable, word
 
 app = typer.Typer(
     help="What a running receiver has in its inbox.", epilog=EPILOG, no_args_is_help=True
 )
-
-_CUT = ("received", "message")
 
 
 class Status(StrEnum):
@@ -102,19 +100,17 @@ def show_command(
 
 
 def _table(messages: list[dict[str, Any]]) -> Table:
-    table = new_table(
-        "id", "status", "state", "job", "job status", "received", "copies", "message", cut=_CUT
-    )
+    columns = ("id", "status", "state", "tries", "job", "job status", "received", "copies")
+    table = new_table(*columns, fold="job")
     for message in messages:
-        again = message["attempts"] > 1 and message["state"] in ("pending", "running", "dead")
         table.add_row(
             str(message["id"]),
             word(message["status"]),
-            word(message["state"], f" ({message['attempts']} attempts)" if again else ""),
+            word(message["state"]),
+            str(message["attempts"]),
             *(printable(message[name] or "-") for name in ("jobId", "jobStatus")),
-            stamp(message["receivedAt"]),
+            ago(message["receivedAt"]),
             str(1 + message["duplicates"]),
-            printable(message["messageId"] or "-"),
         )
     return table
 

@@ -1,7 +1,7 @@
 """Printing, for people: colours where there is a terminal, text of strangers as text."""
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PIPED_WIDTH: Final = 240  # a pipe has no width: keep lines whole for grep and awk
+_SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"), (1, "s"))
 _STYLES: Final = {
     "accepted": "green",
     "conflict": "red",
@@ -32,29 +33,30 @@ def console() -> Console:
     return Console(highlight=False, width=width)
 
 
-def new_table(*columns: str, cut: tuple[str, ...] = ()) -> Table:
-    """An empty table without lines. Where there is no room, the columns in ``cut`` are cut off and
-    the others folded."""
+def new_table(*columns: str, fold: str) -> Table:
+    """An empty table without lines. Where there is no room the column ``fold`` gives way."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
-        if name in cut:
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
-        else:
-            table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=name != fold, overflow="fold")
     return table
 
 
-def word(state: str, more: str = "") -> str:
+def word(state: str) -> str:
     """A state in its colour, as markup."""
     style = _STYLES.get(state, "none")
-    return f"[{style}]{printable(state)}[/{style}]{printable(more)}"
+    return f"[{style}]{printable(state)}[/{style}]"
 
 
-def stamp(iso: str | None) -> str:
-    """A time of the API to the second; `-` for none."""
+def ago(iso: str | None, now: datetime | None = None) -> str:
+    """How long ago a time of the API was, or how far it lies ahead; `-` for none."""
     if iso is None:
         return "-"
-    return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M:%SZ")
+    seconds = ((now or datetime.now(UTC)) - datetime.fromisoformat(iso)).total_seconds()
+    for size, unit in _SPANS:
+        if abs(seconds) >= size:
+            span = f"{abs(seconds) / size:.0f}{unit}"
+            return f"{span} ago" if seconds > 0 else f"in {span}"
+    return "now"
 
 
 def printable(value: Any) -> str:

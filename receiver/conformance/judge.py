@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from receiver.conformance.case import Case, Effects
 from receiver.conformance.link import Answer
 
 Grade: TypeAlias = Literal["ok", "wrong", "advice"]
-# All answers to one delivery: it is sent again after a 429 or a 503, as any sender does.
+# All answers to one delivery: after a failure it is sent again, as any sender does.
 Sent: TypeAlias = tuple[Answer, ...]
+
+BUSY: Final = (429, 503)  # failures that are said politely
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +37,21 @@ def judge(case: Case, sent: list[Sent], effects: Mapping[str, Effects] | None) -
         should += f", handled: {_allowed(case.effects, len(found))}"
         did += f", handled: {_handled(found)}"
     grade: Grade = "ok" if right else "advice" if _is_advice(case, last) else "wrong"
-    return Finding(
-        name=case.name, should=should, did=did, grade=grade, why="" if right else case.why
-    )
+    if right and any(_is_rude(one) for answers in sent for one in answers[:-1]):
+        grade = "advice"  # nothing is lost, but it looks like an outage to who sends
+    why = "" if grade == "ok" else case.why
+    return Finding(name=case.name, should=should, did=did, grade=grade, why=why)
+
+
+def is_failure(answer: Answer) -> bool:
+    """Whether a sender tries again soon. (Waiting once for who is silent is enough.)"""
+    if isinstance(answer, int):
+        return answer in BUSY or answer >= 500
+    return answer == "closed"
+
+
+def _is_rude(answer: Answer) -> bool:
+    return is_failure(answer) and answer not in BUSY
 
 
 def _fits(answer: Answer, case: Case) -> bool:

@@ -10,14 +10,13 @@ import httpx
 from receiver.conformance.case import Case, Effects
 from receiver.conformance.cases import HUGE_BYTES, cases
 from receiver.conformance.delivery import Delivery, Signer
-from receiver.conformance.judge import Finding, Sent, judge
+from receiver.conformance.judge import Finding, Sent, is_failure, judge
 from receiver.conformance.link import ANSWER_WITHIN_S, Answer, KitError, Link, check_url, shown
 
 Schemes: TypeAlias = Literal["both", "sha256", "standard"]
 
 EFFECTS_WAIT_S: Final = 5.0  # for handlers that run after the answer
 SETTLE_S: Final = 0.3  # for an effect too many to show itself
-COME_BACK: Final = (429, 503)
 COME_BACK_AFTER_S: Final = (0.2, 1.0, 3.0)  # a sender waits longer, and tries more often
 SPREAD: Final = 1.0  # of deliveries that are sent again, as senders spread theirs
 GONE_MAX: Final = 3  # cases without an answer, in a row, until the rest is not sent
@@ -101,10 +100,10 @@ async def _answers(link: Link, case: Case) -> list[Sent]:
 
 
 async def _send(link: Link, delivery: Delivery, case: Case, *, spread: float = 0.0) -> Sent:
-    """Once; and what must be taken, again after each "come back later"."""
+    """Once; and what must be taken, again after each failure, as any sender does."""
     answers = [await link.send(delivery)]
     for pause_s in COME_BACK_AFTER_S if case.answer == "2xx" else ():
-        if answers[-1] not in COME_BACK:
+        if not is_failure(answers[-1]):
             break
         await asyncio.sleep(pause_s * (1 + SPREAD * spread))
         answers.append(await link.send(delivery))

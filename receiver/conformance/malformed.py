@@ -9,8 +9,12 @@ DEPTH: Final = 100_000
 DIGITS: Final = 5_000  # beyond what Python's own int() takes
 HEADER_BYTES: Final = 1024 * 1024
 
-_LOST: Final = "a 2xx says that you have it: what cannot be read must be refused, or it is lost"
-_CRASH: Final = "catch what the parser and the database raise: a 5xx is tried again for days"
+_LOST: Final = (
+    "answer 4xx to what cannot be read: after a 2xx it is lost, else tried again for days"
+)
+_CRASH: Final = (
+    "catch what parser and database raise, and answer 4xx; else it is tried again for days"
+)
 _TEXT: Final = "jobId is text of 1 to some 200 printable characters: check it before you store it"
 _AMBIGUOUS: Final = "two readers may read it differently: refuse it"
 _LIMIT: Final = "set a limit on bodies, counted while they come in: any sender can fill your memory"

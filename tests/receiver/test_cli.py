@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
+from receiver.cli.output import ago
 from receiver.cli.root import app
 from receiver.cli.root import run as main
 from receiver.signature import sign_sha256, signed_headers
@@ -153,7 +155,8 @@ def test_a_missing_extra_is_one_line() -> None:
         ("def receiver(a, b, c): ...", (), 2, "must take (event)"),
         ("from receiver import Receiver\nreceiver = Receiver()", (), 2, "handles nothing"),
         (
-            "from receiver import Receiver\nreceiver = Receiver()\nreceiver.on('*')(lambda event: None)",
+            "from receiver import Receiver\nreceiver = Receiver()\n"
+            "receiver.on('*')(lambda event: None)",
             ("--on", "failed"),
             2,
             "--on is for functions",
@@ -283,3 +286,16 @@ def test_the_light_commands_load_no_server() -> None:
     code = f"import receiver.cli.root, sys; print({heavy} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
+
+
+def test_times_are_told_as_people_tell_them() -> None:
+    """Past and future, and what is not there."""
+    now = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    for iso, told in (
+        (None, "-"),
+        ("2030-01-01T12:00:00.400Z", "now"),
+        ("2030-01-01T11:59:58Z", "2s ago"),
+        ("2030-01-01T12:15:00Z", "in 15m"),
+        ("2029-12-30T12:00:00Z", "2d ago"),
+    ):
+        assert ago(iso, now) == told

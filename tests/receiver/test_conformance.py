@@ -98,11 +98,12 @@ FAULTS: dict[Fault, set[str]] = {
         "malformed: compressed",
     },
     "crashes on text": {"malformed: half a character in jobId", "malformed: a NUL in jobId"},
-    "fails when busy": {"20 copies at once", "two ends at once", "20 jobs at once"},
+    "fails when busy": set(),
     "no limit": set(),
     "trusts the length": set(),
 }
 ADVICE: dict[Fault, set[str]] = {
+    "fails when busy": {"20 copies at once", "two ends at once", "20 jobs at once"},
     "no limit": {"a huge body", "a huge body without its length"},
     "trusts the length": {"a huge body without its length"},
 }
@@ -201,19 +202,21 @@ async def test_effects_that_are_none_are_one_error() -> None:
 
 
 async def test_the_command_prints_a_table_and_exits_by_what_it_found(tmp_path: Path) -> None:
-    """0 where all is right, 1 where something is wrong, 2 for a secret that cannot sign."""
+    """0 where all is right, 1 where something is wrong, 2 for what cannot be used."""
     async with our_own(tmp_path, body_bytes_max=1_000_000) as url:
         words = ("check", f"{url}/webhooks", "--secret", SECRET)
         good = await run(*words, "--effects", f"{url}/effects")
         told = await run(*words, "--json")
         strange = await run("check", f"{url}/webhooks", "--secret", "whsec_c3RyYW5nZQ==")
         plain = await run("check", f"{url}/webhooks", "--secret", "It's a Secret")
+        nonsense = await run(*words, "--effects", "handled")
     assert good[0] == 0, good
     assert "20 copies at once" in good[1]
     assert "0 wrong" in good[1]
     assert json.loads(told[1])["wrong"] == 0
-    assert (strange[0], plain[0]) == (1, 2)
+    assert (strange[0], plain[0], nonsense[0]) == (1, 2, 2)
     assert "--schemes sha256" in plain[2]
+    assert "not an http or https URL" in nonsense[2]
 
 
 async def run(*words: str) -> tuple[int, str, str]:
