@@ -79,7 +79,6 @@ def _is_fatal(error: Exception) -> bool:
 def _prepare(db: sqlite3.Connection) -> None:
     check(db)
     db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect on a new file only
-    db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA synchronous = FULL")
     db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -90,3 +89,4 @@ def _prepare(db: sqlite3.Connection) -> None:
             "durability needs wal and 2 (FULL)"
         )
     migrate(db)
+    db.execute("PRAGMA foreign_keys = ON")  # not before: rebuilding a table would empty others

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,26 @@ async def test_a_file_of_an_earlier_schema_is_brought_up_with_all_that_it_knows(
     assert await inbox.receive(message("running")) == "accepted"
     assert len((await inbox.claim(now_ms=1, limit=9)).claimed) == 3
     await inbox.close()
+
+
+async def test_retention_goes_by_its_index(inbox: SqliteInbox) -> None:
+    """A file of millions is not read through every hour."""
+    slices: list[str] = []
+
+    def trace(db: sqlite3.Connection) -> None:
+        def note(sql: str) -> None:
+            if sql.lstrip().startswith("SELECT id FROM messages"):
+                slices.append(sql)
+
+        db.set_trace_callback(note)
+
+    await on_thread(inbox._writer, trace)
+    await inbox.prune(bodies_before_ms=1, messages_before_ms=1)
+    assert slices
+    for sql in slices:
+        (row,) = await on_thread(inbox._reader, partial(explained, sql=sql))
+        assert "messages_done (body_kept=? AND received_ms<?)" in row[3]
+
+
+def explained(db: sqlite3.Connection, *, sql: str) -> list[Any]:
+    return db.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall()
