@@ -8,24 +8,31 @@
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 
+const PREFIX = /^whsec_/;
 const TOLERANCE_S = 300;
+const JOB_ID = /^\P{C}{1,200}$/u; // no control characters, no halves of one: databases refuse them
 
 export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
   if (!Buffer.isBuffer(rawBody)) throw new Error("the body must be the raw bytes");
-  if (!secret) throw new Error("there is no secret");
-  const founding = headers["x-webhook-signature"];
+  if (!secret?.replace(PREFIX, "")) throw new Error("there is no secret");
+  // While the platform replaces a secret, the one that you have may be the previous one.
+  const founding = ["x-webhook-signature", "x-webhook-signature-previous"]
+    .map((name) => headers[name])
+    .filter((value) => value !== undefined);
   const standard = ["webhook-id", "webhook-timestamp", "webhook-signature"];
   const hasStandard = standard.some((name) => headers[name] !== undefined);
-  if (founding === undefined && !hasStandard) throw new Error("there is no signature");
-  if (founding !== undefined) verifySha256(rawBody, founding, secret);
+  if (founding.length === 0 && !hasStandard) throw new Error("there is no signature");
+  if (founding.length > 0) verifySha256(rawBody, founding, secret);
   if (hasStandard) verifyStandard(rawBody, headers, secret, nowS);
   const { jobId, status } = parse(rawBody);
   return { jobId, status, messageId: headers["webhook-id"] };
 }
 
-function verifySha256(body, value, secret) {
+function verifySha256(body, values, secret) {
   const expected = "sha256=" + createHmac("sha256", secret).update(body).digest("hex");
-  if (!equal(expected, value)) throw new Error("sha256= does not match the body");
+  if (!values.map((value) => equal(expected, value)).includes(true)) {
+    throw new Error("sha256= does not match the body");
+  }
 }
 
 function verifyStandard(body, headers, secret, nowS) {
@@ -35,7 +42,8 @@ function verifyStandard(body, headers, secret, nowS) {
   if (!id || id.includes(".") || !/^[0-9]{1,12}$/.test(timestamp ?? "")) {
     throw new Error("webhook-id or webhook-timestamp is missing or malformed");
   }
-  const key = Buffer.from(secret.replace(/^whsec_/, ""), "base64");
+  const key = Buffer.from(secret.replace(PREFIX, ""), "base64");
+  if (key.length === 0) throw new Error("the secret is not base64"); // anybody can sign with nothing
   const hmac = createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body);
   const expected = "v1," + hmac.digest("base64");
   if (!values.map((value) => equal(expected, value)).includes(true)) {
@@ -46,7 +54,9 @@ function verifyStandard(body, headers, secret, nowS) {
 
 function parse(body) {
   const document = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
-  if (typeof document?.jobId !== "string" || document.jobId === "") throw new Error("it has no jobId");
+  if (typeof document?.jobId !== "string" || !JOB_ID.test(document.jobId)) {
+    throw new Error("it has no jobId, or none that is printable");
+  }
   return document;
 }
 

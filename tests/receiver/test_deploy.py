@@ -1,5 +1,6 @@
 """What customers copy from deploy/ works as it stands there."""
 
+import hmac
 import json
 import os
 import shutil
@@ -133,7 +134,11 @@ def test_node_accepts_what_holds() -> None:
     both = signed()
     founding = {"x-webhook-signature": sign_sha256(SECRET, BODY)}
     standard = {name: value for name, value in both.items() if name.startswith("webhook-")}
-    rotating = {**both, "webhook-signature": "v1,AAAA " + both["webhook-signature"]}
+    rotating = {
+        "x-webhook-signature": sign_sha256("whsec_c3RyYW5nZQ==", BODY),
+        "x-webhook-signature-previous": sign_sha256(SECRET, BODY),
+        **{**standard, "webhook-signature": "v1,AAAA " + both["webhook-signature"]},
+    }
     cases = [(BODY, headers, SECRET) for headers in (both, founding, standard, rotating)]
     vectors = json.loads((DEPLOY / "vectors" / "signatures.json").read_text())
     vector = vectors["sha256"][0]
@@ -143,14 +148,25 @@ def test_node_accepts_what_holds() -> None:
     assert found == [{"jobId": "job_1"}] * 4 + [{"jobId": "job_1234567890abcdef"}]
 
 
+PUBLIC = "sha256=" + hmac.digest(b"whsec_", BODY, "sha256").hex()  # the prefix is no secret
+KEYLESS = {
+    "webhook-id": "cb_1",
+    "webhook-timestamp": str(NOW_S),
+    "webhook-signature": "v1,"
+    + b64encode(hmac.digest(b"", b"cb_1.%d.%b" % (NOW_S, BODY), "sha256")).decode(),
+}
+
+
 def test_node_refuses_what_does_not() -> None:
-    """Tampered, unsigned, stale, half right, and malformed."""
+    """Tampered, unsigned, stale, half right, malformed; and secrets that are none."""
     good = signed()
     cases = [
         (BODY + b" ", good, SECRET),
         (BODY, {}, SECRET),
         (BODY, good, "whsec_c3RyYW5nZQ=="),
         (BODY, good, ""),
+        (BODY, {"x-webhook-signature": PUBLIC}, "whsec_"),
+        (BODY, KEYLESS, "whsec_!!!"),
         (BODY, signed(at_s=NOW_S - 301), SECRET),
         (BODY, signed(at_s=NOW_S + 301), SECRET),
         (BODY, {**good, "webhook-id": "cb_2"}, SECRET),
