@@ -13,7 +13,8 @@ from receiver.expecting.credentials import Credentials, Tokens
 from receiver.expecting.reconciler import Asking, Reconciler
 from receiver.handling.effects import Effects, open_effects
 from receiver.handling.handlers import Handlers
-from receiver.handling.worker import Limits, Worker
+from receiver.handling.limits import Limits
+from receiver.handling.worker import Worker
 from receiver.housekeeping import Housekeeper
 from receiver.identity import JOB_ID_CHARS_MAX, Dialect, is_name
 from receiver.metrics import Metrics
@@ -222,6 +223,7 @@ class Receiver:
             attempts=settings.handler_attempts,
             retry_base_s=settings.handler_retry_base,
             retry_cap_s=settings.handler_retry_cap,
+            poll_s=settings.poll,
         )
         return Worker(
             inbox,

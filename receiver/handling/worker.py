@@ -5,38 +5,28 @@ import asyncio
 import logging
 import random
 import time
-import traceback
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from receiver import log
 from receiver.clock import NowMs, wait_until
-from receiver.event import Event, read_event
-from receiver.handling.backoff import retry_delay_ms
+from receiver.event import Event
 from receiver.handling.effects import Effects
-from receiver.handling.handlers import Handlers
+from receiver.handling.handlers import Handler, Handlers
+from receiver.handling.leases import Lease, Leases
+from receiver.handling.limits import Limits
+from receiver.handling.places import Places
 from receiver.handling.run import HandlerTimeout, Run
-from receiver.identity import Identity, identify
+from receiver.handling.stored import event_of
+from receiver.handling.verdict import verdict
 from receiver.message import Claimed
 from receiver.metrics import Metrics
 from receiver.store.handling import Settlement
 from receiver.store.inbox import Inbox, InboxUnavailable
 
-ERROR_CHARS_MAX: Final = 16_000  # of a traceback that is kept: some 200 frames
-DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How handlers are run; see the settings of the same names."""
-
-    concurrency: int
-    timeout_s: float
-    attempts: int
-    retry_base_s: float
-    retry_cap_s: float
+Job: TypeAlias = tuple[str, str | int]  # a source's; a message without one stands for itself
 
 
 class Worker:
@@ -59,10 +49,13 @@ class Worker:
         self._now_ms: Final = now_ms
         self._metrics: Final = metrics
         self._wake: Final = asyncio.Event()
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
-        self._runs: Final[dict[int, Run]] = {}
+        self._places: Final = Places(limits.concurrency, self.wake)
+        self._runs: Final[dict[Job, Run]] = {}
         self._stopping = False
         self._cutting_short = False
+        self._leases: Final = Leases(
+            inbox, attempts_max=limits.attempts, now_ms=now_ms, on_due=self.wake
+        )
         self._loop: Final = asyncio.create_task(self._work(), name="receiver worker")
 
     def wake(self) -> None:
@@ -71,20 +64,27 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether no handler is at work."""
-        return not self._tasks
+        return not self._places.tasks
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether so many handlers hang that no other one is started."""
+        return self._places.all_hang
 
     async def stop(self, grace_s: float) -> None:
         """Claims nothing more; lets what runs end within ``grace_s``, and hands back the rest. A
-        thread that is still at work then keeps its message until the next start."""
+        thread that is still at work then keeps its message until the next start, or until its
+        lease ends."""
         self._stopping = True
         self.wake()
         await self._loop
-        await _ended(self._tasks, grace_s)
+        await self._places.empty(grace_s)
         self._cutting_short = True
         for run in self._runs.values():
             run.cut_short()
-        await _ended(self._tasks, CANCEL_GRACE_S)
-        for task in (*self._tasks, *(run.work for run in self._runs.values())):
+        await self._places.empty(CANCEL_GRACE_S)
+        await self._leases.close()
+        for task in (*self._places.tasks, *(run.work for run in self._runs.values())):
             task.cancel()
 
     async def _work(self) -> None:
@@ -98,56 +98,76 @@ class Worker:
                 log.LOGGER.exception("bug")
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
-            await wait_until(self._wake, due_ms, self._now_ms())
+            now_ms = self._now_ms()
+            if self._inbox.lease_s is not None:
+                look_ms = now_ms + round(self._limits.poll_s * 1000)
+                due_ms = look_ms if due_ms is None else min(due_ms, look_ms)
+            await wait_until(self._wake, due_ms, now_ms)
 
     async def _claim(self) -> int | None:
         """Starts what is due, as far as there is room; when the next one's turn may come."""
-        while free := self._limits.concurrency - len(self._tasks):
+        while free := self._places.free:
+            asked_s = asyncio.get_running_loop().time()
             turn = await self._inbox.claim(now_ms=self._now_ms(), limit=free)
             for claimed in turn.claimed:
-                task = asyncio.create_task(self._attend(claimed))
-                self._tasks.add(task)
-                task.add_done_callback(self._leave)
+                lease = self._leases.hold(claimed, asked_s)
+                self._places.take(asyncio.create_task(self._attend(claimed, lease)))
             if not turn.claimed:
                 return turn.next_due_ms
         return None  # whoever ends first will wake us
 
-    def _leave(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self.wake()
-        if not task.cancelled() and (error := task.exception()):
-            log.LOGGER.error("bug", exc_info=error)
-
-    async def _attend(self, claimed: Claimed) -> None:
+    async def _attend(self, claimed: Claimed, lease: Lease) -> None:
         try:
             event = event_of(claimed)
+            handler = self._handlers.find(event.status)
         except Exception as bug:  # it was read when it came; it is kept, and shown as dead
             log.LOGGER.exception("bug")
             await self._record(self._judge(claimed, bug))
-            return
-        handler = self._handlers.find(event.status)
-        if handler is None:  # it was wanted when it came; the handlers are others now
-            await self._record(
-                Settlement(
-                    id=claimed.id,
-                    attempt=claimed.attempt,
-                    state="ignored",
-                    now_ms=self._now_ms(),
-                )
-            )
+        else:
+            if handler is None:  # it was wanted when it came; the handlers are others now
+                await self._record(self._ignored(claimed))
+            else:
+                await self._handle(claimed, lease, event, handler)
+        finally:
+            self._leases.release(lease)
+
+    async def _handle(self, claimed: Claimed, lease: Lease, event: Event, handler: Handler) -> None:
+        job: Job = (claimed.source, claimed.job_id or claimed.id)
+        # Its lease was lost and a thread of ours lives on: whoever else may run it, we do not.
+        while (other := self._runs.get(job)) is not None:
+            with self._places.set_aside():
+                await asyncio.wait((other.work,))
+        if self._is_cut_short(lease):
+            await self._hand_back(claimed)
             return
         started = time.perf_counter()
-        run = self._runs[claimed.id] = Run(handler, event, self._effects, self._now_ms)
-        try:
-            error = await self._outcome(run, event)
-        finally:
-            del self._runs[claimed.id]
-        if error is not None and self._cutting_short:
-            await self._inbox.hand_back(claimed.id, claimed.attempt, self._now_ms())
+        error = await self._run(job, lease, event, handler)
+        if error is not None and self._is_cut_short(lease):
+            await self._hand_back(claimed)
             return
         settlement = self._judge(claimed, error)
-        await self._record(settlement)
-        self._tell(event, settlement, error, time.perf_counter() - started)
+        if await self._record(settlement):
+            self._tell(event, settlement, error, time.perf_counter() - started)
+        else:
+            log.event(
+                "outcome not recorded: the message is another replica's by now",
+                logging.WARNING,
+                jobId=event.job_id,
+                attempt=event.attempt,
+            )
+
+    def _is_cut_short(self, lease: Lease) -> bool:
+        return self._cutting_short or lease.lost
+
+    async def _run(
+        self, job: Job, lease: Lease, event: Event, handler: Handler
+    ) -> BaseException | None:
+        run = self._runs[job] = Run(handler, event, self._effects, self._now_ms)
+        lease.on_lost = run.cut_short
+        try:
+            return await self._outcome(run, event)
+        finally:
+            del self._runs[job]
 
     async def _outcome(self, run: Run, event: Event) -> BaseException | None:
         """What the handler raised, once it has ended; None where it did its work, even late."""
@@ -159,9 +179,9 @@ class Worker:
         run.cut_short()
         await asyncio.wait((run.work,), timeout=CANCEL_GRACE_S)
         if not run.work.done():
-            # It holds its job and its place until it ends: running it twice would be worse.
+            # It holds its job until it ends: running it twice would be worse.
             log.event("handler hangs", logging.ERROR, jobId=event.job_id, attempt=event.attempt)
-            with self._metrics.hanging():
+            with self._metrics.hanging(), self._places.set_aside():
                 await asyncio.wait((run.work,))
         error = None if run.work.cancelled() else run.work.exception()
         if run.work.cancelled() or (error is not None and run.has_transaction):
@@ -169,35 +189,29 @@ class Worker:
         return error
 
     def _judge(self, claimed: Claimed, error: BaseException | None) -> Settlement:
-        now_ms = self._now_ms()
-        if error is None:
-            return Settlement(
-                id=claimed.id, attempt=claimed.attempt, state="handled", now_ms=now_ms
-            )
-        dead = claimed.attempt >= self._limits.attempts
-        wait_ms = retry_delay_ms(
-            claimed.attempt,
-            base_s=self._limits.retry_base_s,
-            cap_s=self._limits.retry_cap_s,
-            random=random.random(),  # noqa: S311 - spreads retries; nothing is secret
-        )
-        return Settlement(
-            id=claimed.id,
-            attempt=claimed.attempt,
-            state="dead" if dead else "pending",
-            now_ms=now_ms,
-            due_ms=None if dead else now_ms + wait_ms,
-            error="".join(traceback.format_exception(error))[-ERROR_CHARS_MAX:],
-        )
+        spread = random.random()  # noqa: S311 - spreads retries; nothing is secret
+        return verdict(claimed, error, self._limits, now_ms=self._now_ms(), random=spread)
 
-    async def _record(self, settlement: Settlement) -> None:
-        """However long the inbox is down: an outcome that is not written would happen again."""
+    def _ignored(self, claimed: Claimed) -> Settlement:
+        now_ms = self._now_ms()
+        return Settlement(id=claimed.id, attempt=claimed.attempt, state="ignored", now_ms=now_ms)
+
+    async def _record(self, settlement: Settlement) -> bool:
+        """However long the inbox is down: an outcome that is not written would happen again.
+        False where it does not count: the message was taken away from us."""
         while True:
             try:
-                await self._inbox.settle(settlement)
-                return
+                recorded = await self._inbox.settle(settlement)
             except InboxUnavailable:
                 await asyncio.sleep(STORE_RETRY_S)
+            else:
+                return recorded
+
+    async def _hand_back(self, claimed: Claimed) -> None:
+        try:
+            await self._inbox.hand_back(claimed.id, claimed.attempt, self._now_ms())
+        except InboxUnavailable as error:  # it is taken back from us, by the next start or replica
+            log.event("cannot hand back", logging.WARNING, id=claimed.id, reason=str(error))
 
     def _tell(
         self, event: Event, settlement: Settlement, error: BaseException | None, took_s: float
@@ -217,34 +231,3 @@ class Worker:
             retryAt=log.iso(settlement.due_ms),
             durationMs=round(took_s * 1000, 1),
         )
-
-
-def event_of(claimed: Claimed) -> Event:
-    """The event that a stored message is. It was read when it came, so it can be read again."""
-    is_cerebrium = claimed.platform == "cerebrium" and claimed.job_id is not None
-    document = identify(
-        claimed.body,
-        claimed.message_id or "known",
-        request_id=claimed.job_id if is_cerebrium else None,
-        dialect="auto" if claimed.platform == "other" else claimed.platform,
-        depth_max=DEPTH_MAX,
-    ).document
-    identity = Identity(
-        job_id=claimed.job_id,
-        status=claimed.job_status,
-        platform=claimed.platform,
-        document=document,
-    )
-    return read_event(
-        identity,
-        claimed.body,
-        message_id=claimed.message_id,
-        source=claimed.source,
-        content_type=claimed.content_type,
-        attempt=claimed.attempt,
-    )
-
-
-async def _ended(tasks: set["asyncio.Task[None]"], timeout_s: float) -> None:
-    if tasks:
-        await asyncio.wait(tuple(tasks), timeout=timeout_s)

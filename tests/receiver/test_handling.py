@@ -343,6 +343,53 @@ async def test_a_sync_handler_that_hangs_is_not_run_again_while_its_thread_lives
     assert calls.count("hangs") == 2
 
 
+async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_too_many(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two places: two that hang leave both of them to others; four take both, and all others
+    wait, which the log and the figures say. Each ends in its own time and is not run twice."""
+    monkeypatch.setattr("receiver.handling.worker.CANCEL_GRACE_S", 0.01)
+    caplog.set_level("ERROR", "receiver")
+    release = threading.Event()
+    calls: list[str] = []
+
+    def handler(event: Event) -> None:
+        calls.append(event.job_id)
+        if event.job_id.startswith("hangs"):
+            release.wait(15)
+
+    few = replace(settings, handler_timeout=0.02, handler_concurrency=2)
+    async with opened(few, {"*": handler}) as client:
+
+        async def hanging() -> int:
+            text = (await client._http.get("/metrics")).text
+            return int(text.split("\nreceiver_hanging_handlers ")[1].split("\n")[0])
+
+        async def send_hanging(numbers: range) -> None:
+            for n in numbers:
+                await client.send(job(f"hangs_{n}"))
+            await until(lambda: len(calls) >= numbers.stop)
+
+        await send_hanging(range(2))
+        await client.send(job("other"))
+        await until(lambda: "other" in calls)
+        await send_hanging(range(2, 4))
+
+        async def all_hang() -> bool:
+            return await hanging() == 4
+
+        await until(all_hang)
+        await client.send(job("waits"))
+        assert "handling waits" in caplog.text
+        client.receiver.wake()
+        assert await hanging() == 4
+        assert (await states(client))[-1] == ("waits", "pending", 0)
+        release.set()
+        await client.idle()
+        assert (await hanging(), calls[-1], len(calls)) == (0, "waits", 6)
+        assert {state for _, state, _ in await states(client)} == {"handled"}
+
+
 async def test_a_hanging_handler_with_tx_gives_the_database_back_at_once(
     settings: Settings, shop: Callable[[], list[Any]]
 ) -> None:
