@@ -2,15 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+EXCHANGE: Final = "postback.exchange"  # its name in a scope
 
 # Read and thrown away before a refusal, so that a client still sending gets to read the answer.
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -24,6 +26,7 @@ class Answer:
     status: int = 200
     text: str | None = None
     document: dict[str, Any] = field(default_factory=dict)
+    content_type: bytes = b"application/json"
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -66,23 +69,26 @@ class Budget:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_left = bytes_max
 
-    @contextmanager
-    def share(self) -> Iterator[Callable[[int], bool]]:
-        """Within, a function that takes bytes (False: none are left); after, all are given back."""
-        taken = 0
+    def take(self, size: int) -> bool:
+        """Whether there are so many left; then they are taken until they are given back."""
+        if size > self._bytes_left:
+            return False
+        self._bytes_left -= size
+        return True
 
-        def take(size: int) -> bool:
-            nonlocal taken
-            if size > self._bytes_left:
-                return False
-            self._bytes_left -= size
-            taken += size
-            return True
+    def give_back(self, size: int) -> None:
+        self._bytes_left += size
 
-        try:
-            yield take
-        finally:
-            self._bytes_left += taken
+
+class Exchange(Protocol):
+    """What our own server puts into a scope beside ``receive`` and ``send``. Those take several
+    steps, a timer and two writes for what mostly is there at once and leaves in one piece."""
+
+    def whole_body(self, scope: Scope) -> bytes | None:
+        """The whole body where all of it has arrived, else None; once."""
+
+    def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> bool:
+        """Whether it sent it all, in one write; where not, ``send`` has to."""
 
 
 class Request:
@@ -93,42 +99,61 @@ class Request:
         self.method: Final[str] = scope["method"]
         self.path: Final = _path(scope)
         self.query: Final[bytes] = scope.get("query_string", b"")
-        self.headers: Final[list[tuple[bytes, bytes]]] = list(scope["headers"])
+        self.headers: Final[Headers] = list(scope["headers"])
         self.notes: Final[dict[str, Any]] = {}  # for the request's line in the log
+        self.taken_bytes = 0  # of the budget of its body
+        self._first: Final = dict(reversed(self.headers))  # of several of one name
+        self._scope: Final = scope
         self._receive: Final = receive
         self._whole = False
 
     def header(self, name: bytes) -> str | None:
         """The first value of a header."""
-        return next((v.decode("latin-1").strip() for k, v in self.headers if k == name), None)
+        value = self._first.get(name)
+        return None if value is None else value.decode("latin-1").strip()
 
-    async def body(self, *, bytes_max: int, timeout_s: float, take: Callable[[int], bool]) -> bytes:
-        """The whole body, never more than ``bytes_max`` of it in memory.
+    async def body(self, *, bytes_max: int, timeout_s: float, budget: Budget) -> bytes:
+        """The whole body, never more than ``bytes_max`` of it in memory. What it takes from
+        ``budget`` is counted in ``taken_bytes``; the caller gives it back.
 
-        Refusal: 413 too large, 408 too slow, 503 when ``take`` has no bytes left.
+        Refusal: 413 too large, 408 too slow, 503 when the budget has no bytes left.
         """
         length = self.header(b"content-length")
         if length is not None and length.isdecimal() and _exceeds(length, bytes_max):
             raise _too_large(bytes_max)
+        whole = self._whole_body()
+        if whole is not None:
+            self._take(len(whole), bytes_max, budget)
+            return whole
         chunks: list[bytes] = []
-        size = 0
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._whole:
                     chunk = await self._chunk()
-                    size += len(chunk)
-                    if size > bytes_max:
-                        raise _too_large(bytes_max)
-                    if not take(len(chunk)):
-                        raise busy("too many bodies are being received at once")
+                    self._take(len(chunk), bytes_max, budget)
                     chunks.append(chunk)
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
         return b"".join(chunks)
 
+    def _whole_body(self) -> bytes | None:
+        exchange: Exchange | None = self._scope.get(EXCHANGE)
+        whole = None if exchange is None else exchange.whole_body(self._scope)
+        self._whole |= whole is not None
+        return whole
+
+    def _take(self, size: int, bytes_max: int, budget: Budget) -> None:
+        if self.taken_bytes + size > bytes_max:
+            raise _too_large(bytes_max)
+        if not budget.take(size):
+            raise busy("too many bodies are being received at once")
+        self.taken_bytes += size
+
     async def drain(self, timeout_s: float) -> bool:
         """Reads on and throws away, within limits; whether that was the whole body."""
+        if self._whole_body() is not None:
+            return True
         left = DRAIN_BYTES_MAX
         try:
             async with asyncio.timeout(timeout_s):
@@ -151,22 +176,27 @@ def busy(message: str) -> Refusal:
     return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
 
 
-async def send_answer(send: Send, answer: Answer, request_id: str, *, close: bool) -> None:
+async def send_answer(
+    scope: Scope, send: Send, answer: Answer, request_id: str, *, close: bool
+) -> None:
     """Sends the whole answer; ``close`` ends the connection after it."""
     if answer.text is None:
         body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
     else:
         body = answer.text.encode()
-    headers = {
-        "content-type": "application/json",
-        "content-length": str(len(body)),
-        "x-request-id": request_id,
-        **({"connection": "close"} if close else {}),
-        **answer.headers,
-    }
-    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
-    await send({"type": "http.response.body", "body": body})
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id.encode("ascii")),
+    ]
+    if close:
+        headers.append((b"connection", b"close"))
+    for name, value in answer.headers.items():
+        headers.append((name.encode("latin-1"), value.encode("latin-1")))
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    if exchange is None or not exchange.answer(scope, answer.status, headers, body):
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 def _path(scope: Scope) -> str:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.asgi import Answer, Refusal, Request
+from receiver.asgi import Answer, Budget, Refusal, Request
 from receiver.identity import DIALECTS
 from receiver.log import iso
 from receiver.parse import ParseError, parse
@@ -36,7 +36,7 @@ async def expect_job(request: Request, receiver: "Receiver") -> Answer:
     body = await request.body(
         bytes_max=BODY_BYTES_MAX,
         timeout_s=receiver.settings.request_timeout,
-        take=lambda _: True,
+        budget=Budget(BODY_BYTES_MAX),
     )
     try:
         document = parse(body)

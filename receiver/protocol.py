@@ -6,11 +6,14 @@ import json
 import uuid
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+)
 
-from receiver.asgi import Receive, Send, busy, send_answer
+from receiver.asgi import EXCHANGE, Headers, Receive, Scope, Send, busy, send_answer
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX = 8
@@ -55,6 +58,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._wire_bytes = 0
         super().on_message_begin()
+        cast(Scope, self.scope)[EXCHANGE] = self
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -71,6 +75,35 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "MALFORMED_REQUEST", msg)
+
+    def whole_body(self, scope: Scope) -> bytes | None:
+        """For an ``Exchange``: what ``RequestResponseCycle.receive`` would give now."""
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.more_body or cycle.disconnected:
+            return None
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        return body
+
+    def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> bool:
+        """For an ``Exchange``: as ``RequestResponseCycle.send`` does it with two events."""
+        cycle = self.cycle
+        if cycle.scope is not scope or cycle.response_started or scope["method"] == "HEAD":
+            return False
+        if cycle.disconnected or cycle.flow.write_paused:
+            return False
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers = [*headers, (b"connection", b"close")]
+        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def _start_timer(self) -> None:
         if self._head_timer is None:
@@ -100,7 +133,7 @@ class BoundedProtocol(HttpToolsProtocol):
 async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> None:
     request_id = f"req_{uuid.uuid4().hex}"
     answer = busy("there are too many connections").answer(request_id)
-    await send_answer(send, answer, request_id, close=True)
+    await send_answer(scope, send, answer, request_id, close=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

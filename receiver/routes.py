@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from itertools import chain
+from typing import TYPE_CHECKING, Final, get_args
 
 from receiver import log
 from receiver.admin import (
@@ -26,6 +27,7 @@ from receiver.asgi import (
     send_answer,
 )
 from receiver.expected import expect_job, list_expected
+from receiver.guard import Verdict
 from receiver.metrics import CONTENT_TYPE
 from receiver.store.inbox import InboxUnavailable
 from receiver.webhook import receive_message, unavailable
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
     from receiver.app import Receiver
 
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
+_ANSWERS: Final = {
+    verdict: Answer(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
+}
 
 
 class Front:
@@ -55,7 +60,7 @@ class Front:
                 answer = self._refused(request, refusal)
                 too_slow = refusal.status == 408  # waiting for more would be waiting twice
                 close = too_slow or not await request.drain(self._settings.request_timeout)
-            await send_answer(send, answer, request.id, close=close)
+            await send_answer(scope, send, answer, request.id, close=close)
             status: int | None = answer.status
         except Disconnected:
             request.notes.setdefault("outcome", "disconnected")
@@ -75,7 +80,7 @@ class Front:
             raise Refusal(500, "INTERNAL", "something went wrong on our side") from error
 
     def _check_head(self, request: Request) -> None:
-        size = sum(len(name) + len(value) for name, value in request.headers)
+        size = sum(map(len, chain.from_iterable(request.headers)))
         if (
             len(request.headers) > self._settings.headers_max
             or size > self._settings.header_bytes_max
@@ -86,7 +91,7 @@ class Front:
         source = self._receiver.sources.get(request.path)
         if source is not None:
             _allow(request, "POST")
-            answer = await receive_message(
+            verdict = await receive_message(
                 request,
                 source,
                 self._settings,
@@ -95,8 +100,8 @@ class Front:
                 self._receiver.handlers,
                 self._receiver.now_ms(),
             )
-            self._receiver.metrics.count_received(answer.document["status"])
-            return answer
+            self._receiver.metrics.count_received(verdict)
+            return _ANSWERS[verdict]
         if request.path in _PROBES:
             _allow(request, "GET", "HEAD")
             return await self._probe(request)
@@ -113,7 +118,7 @@ class Front:
             return Answer(document={"status": "ready"})
         backlog = await inbox.backlog()
         text = self._receiver.metrics.exposition(backlog, self._receiver.now_ms())
-        return Answer(text=text, headers={"content-type": CONTENT_TYPE})
+        return Answer(text=text, content_type=CONTENT_TYPE.encode("ascii"))
 
     async def _admin(self, request: Request) -> Answer:
         if self._settings.admin_key is None:

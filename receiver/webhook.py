@@ -3,8 +3,8 @@ that nothing is believed before its signature and nothing is answered before it 
 
 from typing import Any, Final
 
-from receiver.asgi import Answer, Budget, Refusal, Request
-from receiver.guard import kind_of
+from receiver.asgi import Budget, Refusal, Request
+from receiver.guard import Verdict, kind_of
 from receiver.handling.handlers import Handlers
 from receiver.identity import Identity
 from receiver.message import Message
@@ -30,25 +30,29 @@ async def receive_message(
     inbox: Inbox,
     handlers: Handlers,
     now_ms: int,
-) -> Answer:
-    """Answers 200 with the verdict once the message is on disk, or raises Refusal."""
+) -> Verdict:
+    """The verdict, once the message is on disk: a 200. Or raises Refusal."""
     _check_encoding(request)
-    with budget.share() as take:
+    notes = request.notes
+    try:
         body = await request.body(
-            bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, take=take
+            bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, budget=budget
         )
-        request.notes["bodyBytes"] = len(body)
+        notes["bodyBytes"] = len(body)
         verified = _verify(request, body, source, now_ms)
-        request.notes.update(schemes="+".join(verified.schemes), messageId=verified.message_id)
+        notes["schemes"] = "+".join(verified.schemes)
+        notes["messageId"] = verified.message_id
         identity = _identify(body, verified, source)
-        request.notes.update(jobId=identity.job_id, jobStatus=identity.status)
+        notes["jobId"], notes["jobStatus"] = identity.job_id, identity.status
         message = _message(request, body, verified, identity, source, handlers, now_ms)
         verdict = await store(inbox, message, settings)
-    request.notes["outcome"] = verdict
-    return Answer(document={"status": verdict})
+    finally:
+        budget.give_back(request.taken_bytes)
+    notes["outcome"] = verdict
+    return verdict
 
 
-async def store(inbox: Inbox, message: Message, settings: Settings) -> str:
+async def store(inbox: Inbox, message: Message, settings: Settings) -> Verdict:
     """The verdict on a message, or the Refusal that asks its sender to come back."""
     try:
         return await inbox.receive(message)
@@ -70,6 +74,8 @@ def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
 
 def _check_encoding(request: Request) -> None:
     """Compressed bodies are refused: signatures cover the bytes as sent, and bombs stay packed."""
+    if request.header(b"content-encoding") is None:
+        return
     for name, value in request.headers:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise Refusal(
