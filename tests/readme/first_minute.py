@@ -18,7 +18,8 @@ from dispatcher.demo.processes import free_ports
 
 ROOT = Path(__file__).parents[2]
 KEY = "my-first-key"
-_SECRET = "whsec_" + "dGVzdHRlc3R0ZXN0" * 2
+SECRET = "whsec_" + "dGVzdHRlc3R0ZXN0" * 2
+ADMIN_KEY = "any-long-random-text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,14 @@ def _dispatcher(place: Place, folder: Path) -> Mapping[str, str]:
         "DISPATCHER_ALLOW_NETWORKS": "127.0.0.0/8",
         "DISPATCHER_PORT": str(place.dispatcher_port),
         "DISPATCHER_DATABASE_URL": f"sqlite:///{folder}/postback.db",
-        "DISPATCHER_SIGNING_SECRET": _SECRET,
+        "DISPATCHER_SIGNING_SECRET": SECRET,
     }
 
 
 def _receiver(place: Place, folder: Path) -> Mapping[str, str]:
     return {
-        "RECEIVER_SECRETS": _SECRET,
+        "RECEIVER_SECRETS": SECRET,
+        "RECEIVER_ADMIN_KEY": ADMIN_KEY,
         "RECEIVER_PORT": str(place.receiver_port),
         "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",
     }

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 import dispatcher.cli
 import receiver.cli.root
-from tests.readme.first_minute import running
+from receiver.testing import signed_request
+from tests.readme.first_minute import ADMIN_KEY, SECRET, Place, running
 from tests.readme.tables import README, fill
+from tests.receiver.waiting import until
 
 TEXT = README.read_text("utf-8")
 
@@ -104,6 +109,7 @@ def test_first_minute_works_as_pasted(tmp_path: Path) -> None:
         assert json.loads(done.stdout)["status"] == "pending", done.stderr
         place.wait_for_delivery()
         place.wait_until_printed("job_1234567890abcdef completed {'pages': 50}")
+        _send_yourself_a_completion(place)
         done = subprocess.run(
             [sys.executable, "-c", place.here(_block("from dispatcher.client"))],
             capture_output=True,
@@ -112,6 +118,46 @@ def test_first_minute_works_as_pasted(tmp_path: Path) -> None:
             timeout=30,
         )
         assert done.stdout.strip() == "delivered", done.stderr
+
+
+def _send_yourself_a_completion(place: Place) -> None:
+    """The second terminal of the receiver's first minute."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", _block('echo \'{"jobId"')],
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RECEIVER_SECRETS": SECRET,
+            "RECEIVER_ADMIN_KEY": ADMIN_KEY,
+            "RECEIVER_PORT": str(place.receiver_port),
+        },
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=30,
+    )
+    assert '{"status":"accepted"}' in done.stdout, done.stderr
+    assert "job_1 " in done.stdout
+    place.wait_until_printed("job_1 completed {'pages': 50}")
+
+
+async def test_mounted_in_fastapi_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver's part of somebody's application takes a completion and hands it on."""
+    monkeypatch.setenv("RECEIVER_SECRETS", SECRET)
+    monkeypatch.setenv("RECEIVER_DATABASE_URL", f"sqlite:///{tmp_path}/receiver.db")
+    printed: list[tuple[Any, ...]] = []
+    shown: dict[str, Any] = {"print": lambda *words: printed.append(words)}
+    exec(_block("# shop_api.py"), shown)
+    body = b'{"jobId": "job_1", "status": "completed", "output": {"pages": 50}}'
+    transport = httpx.ASGITransport(app=shown["app"])
+    async with (
+        shown["app"].router.lifespan_context(shown["app"]),
+        httpx.AsyncClient(transport=transport, base_url="http://shop") as http,
+    ):
+        headers = signed_request(body, SECRET)
+        answer = await http.post("/hooks/webhooks", content=body, headers=headers)
+        assert answer.json() == {"status": "accepted"}
+        await until(lambda: printed == [("job_1", {"pages": 50})])
 
 
 def _block(beginning: str) -> str:
