@@ -1,78 +1,109 @@
 """A customer's process that is killed at one point of a message's handling: posts one completion,
-waits until it is handled, and ends. Run again, it goes on where it was killed.
-
-    python -m tests.receiver.crash.customer FOLDER POINT tx|plain
-"""
+waits until it is handled, and ends. Run again, it goes on where it was killed."""
 
 import asyncio
 import os
 import signal
 import sqlite3
-import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psycopg
 
 from receiver import Event, Receiver, Settings
+from receiver.database import is_postgres, sqlite_path
 from receiver.handling.effects.base import Transaction
 from receiver.handling.run import Run
+from receiver.store.postgres.inbox import PostgresInbox
 from receiver.store.sqlite.inbox import SqliteInbox
 from receiver.testing import Client
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = {"jobId": "job_1", "status": "completed"}
+LEASE_S = 0.6
+ENDS_WITHIN_S = 30.0
 
-POINTS = {
-    "before the insert": (SqliteInbox, "receive", "before"),
-    "after the insert, before the answer": (SqliteInbox, "receive", "after"),
-    "before the claim": (SqliteInbox, "claim", "before"),
+Kind = Literal["tx", "plain"]
+
+# What is killed before or after which of the inbox's verbs, or of the handler's steps.
+POINTS: dict[str, tuple[type | str, str, str] | None] = {
+    "before the insert": ("inbox", "receive", "before"),
+    "after the insert, before the answer": ("inbox", "receive", "after"),
+    "before the claim": ("inbox", "claim", "before"),
     "after the claim, before the handler": (Run, "__init__", "before"),
     "inside the handler, before its write": None,
     "inside the handler, after its write": None,
     "after the handler, before the mark": (Transaction, "commit", "before"),
-    "after the mark, before the inbox knows": (SqliteInbox, "settle", "before"),
-    "after the inbox knows": (SqliteInbox, "settle", "after"),
+    "after the mark, before the inbox knows": ("inbox", "settle", "before"),
+    "after the inbox knows": ("inbox", "settle", "after"),
 }
 
 
-def main(folder: Path, point: str, kind: str) -> None:
-    armed = folder / "armed"
-    target = POINTS[point]
-    if target is not None and not (kind == "plain" and target[0] is Transaction):
-        kill_at(armed, *target)
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Where it is killed, and on which databases; ``armed`` is a file that is there until then."""
+
+    point: str
+    kind: Kind
+    inbox_url: str
+    shop_url: str
+    armed: Path
+
+
+def main(case: Case) -> None:
+    target = POINTS[case.point]
+    if target is not None and not (case.kind == "plain" and target[0] is Transaction):
+        owner, step, when = target
+        inbox = PostgresInbox if is_postgres(case.inbox_url) else SqliteInbox
+        kill_at(case.armed, inbox if owner == "inbox" else owner, step, when)
     settings = Settings(
         secrets=(SECRET,),
-        database_url=f"sqlite:///{folder}/inbox.db",
-        effects_url=f"sqlite:///{folder}/shop.db",
+        database_url=case.inbox_url,
+        effects_url=case.shop_url,
+        lease=LEASE_S,
         log_level="error",
     )
     receiver = Receiver(settings)
+    receiver.on("completed")(handler(case))
+    asyncio.run(run(receiver))
+
+
+def handler(case: Case) -> Callable[..., None]:
+    """Writes once, on the transaction that it is given or on a connection of its own."""
 
     def write(execute: Callable[..., Any]) -> None:
-        if "before its write" in point:
-            die(armed)
+        if "before its write" in case.point:
+            die(case.armed)
         execute("INSERT INTO effects VALUES ('job_1')")
-        if "after its write" in point:
-            die(armed)
+        if "after its write" in case.point:
+            die(case.armed)
 
     def with_tx(event: Event, tx: Any) -> None:
         write(tx.execute)
 
     def plain(event: Event) -> None:
-        with closing(sqlite3.connect(folder / "shop.db", isolation_level=None)) as db:
+        with closing(connect(case.shop_url)) as db:
             write(db.execute)
-        if "before the mark" in point:
-            die(armed)
+        if "before the mark" in case.point:
+            die(case.armed)
 
-    receiver.on("completed")(with_tx if kind == "tx" else plain)
-    asyncio.run(run(receiver))
+    return with_tx if case.kind == "tx" else plain
+
+
+def connect(url: str) -> Any:
+    """To the customer's own database; each statement commits."""
+    if is_postgres(url):
+        return psycopg.connect(url, autocommit=True)
+    return sqlite3.connect(sqlite_path(url), isolation_level=None)
 
 
 async def run(receiver: Receiver) -> None:
     async with Client(receiver, SECRET) as client:
         await client.send(BODY, message_id="cb_1")
-        await client.idle()
+        await client.idle(timeout_s=ENDS_WITHIN_S)
 
 
 def kill_at(armed: Path, owner: Any, name: str, when: str) -> None:
@@ -98,7 +129,3 @@ def die(armed: Path) -> None:
     if armed.exists():
         armed.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
