@@ -121,7 +121,8 @@ def _races(signer: Signer) -> list[Case]:
 
 def _orders(signer: Signer) -> list[Case]:
     either = (("completed",), ("running", "completed"))
-    return [
+    one_id = [_one(signer, "one_id", "one_id", status) for status in ("running", "completed")]
+    found = [
         _case(
             signer,
             "progress after the end",
@@ -145,6 +146,11 @@ def _orders(signer: Signer) -> list[Case]:
             "the first final status counts; answer 2xx to another one, and report it",
         ),
     ]
+    if signer.standard:
+        name = "progress and end under one webhook-id"
+        why = "some senders give all messages of a job one id: dedupe by jobId and final status"
+        found.append(_case(signer, name, ["one_id"], one_id, why, either, advice=True))
+    return found
 
 
 def _one(
@@ -162,6 +168,7 @@ def _case(
     effects: tuple[Effects, ...] = ONCE,
     *,
     at_once: bool = False,
+    advice: bool = False,
 ) -> Case:
     return Case(
         name=name,
@@ -171,4 +178,5 @@ def _case(
         at_once=at_once,
         jobs=tuple(signer.job(job) for job in jobs),
         effects=effects,
+        advice=advice,
     )

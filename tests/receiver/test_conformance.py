@@ -103,6 +103,7 @@ FAULTS: dict[Fault, set[str]] = {
     "trusts the length": set(),
 }
 ADVICE: dict[Fault, set[str]] = {
+    "dedupes by message": {"progress and end under one webhook-id"},
     "fails when busy": {"20 copies at once", "two ends at once", "20 jobs at once"},
     "no limit": {"a huge body", "a huge body without its length"},
     "trusts the length": {"a huge body without its length"},
@@ -205,11 +206,13 @@ async def test_the_command_prints_a_table_and_exits_by_what_it_found(tmp_path: P
     """0 where all is right, 1 where something is wrong, 2 for what cannot be used."""
     async with our_own(tmp_path, body_bytes_max=1_000_000) as url:
         words = ("check", f"{url}/webhooks", "--secret", SECRET)
-        good = await run(*words, "--effects", f"{url}/effects")
-        told = await run(*words, "--json")
-        strange = await run("check", f"{url}/webhooks", "--secret", "whsec_c3RyYW5nZQ==")
-        plain = await run("check", f"{url}/webhooks", "--secret", "It's a Secret")
-        nonsense = await run(*words, "--effects", "handled")
+        good, told, strange, plain, nonsense = await asyncio.gather(
+            run(*words, "--effects", f"{url}/effects"),
+            run(*words, "--json"),
+            run("check", f"{url}/webhooks", "--secret", "whsec_c3RyYW5nZQ=="),
+            run("check", f"{url}/webhooks", "--secret", "It's a Secret"),
+            run(*words, "--effects", "handled"),
+        )
     assert good[0] == 0, good
     assert "20 copies at once" in good[1]
     assert "0 wrong" in good[1]
