@@ -3,18 +3,27 @@
 import asyncio
 import sqlite3
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
+from signal import SIGKILL, SIGTERM
 from typing import Any
 
-import aiohttp
+import psycopg
+import pytest
 
 from receiver import Event, Receiver, Settings
-from receiver.testing import Client, callback_id, signed_request
+from receiver.testing import Client
+from tests.dispatcher.postgres.server import database
+from tests.receiver.copies import post_copies
+from tests.receiver.process import Process
 from tests.receiver.serving import served
+from tests.receiver.waiting import until
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-COPIES, COMPLETIONS = 50, 200
+COPIES, COMPLETIONS, REPLICAS = 50, 200, 4
+VERDICTS = {"accepted": COMPLETIONS, "duplicate": COMPLETIONS * (COPIES - 1)}
 
 
 async def test_fifty_copies_of_two_hundred_completions_have_two_hundred_effects(
@@ -38,27 +47,88 @@ async def test_fifty_copies_of_two_hundred_completions_have_two_hundred_effects(
     def fulfil(event: Event, tx: Any) -> None:
         tx.execute("INSERT INTO effects VALUES (?)", (event.job_id,))
 
-    async with Client(receiver, SECRET) as client:
-        verdicts = await _post_all(receiver)
+    jobs = [f"job_{n}" for n in range(COMPLETIONS)]
+    async with Client(receiver, SECRET) as client, served(receiver) as url:
+        assert await post_copies([url], SECRET, jobs, COPIES) == VERDICTS
         await client.idle(timeout_s=60)
-    assert verdicts == {"accepted": COMPLETIONS, "duplicate": COMPLETIONS * (COPIES - 1)}
     with closing(sqlite3.connect(shop)) as db:
         effects = Counter(job for (job,) in db.execute("SELECT job FROM effects"))
-    assert effects == {f"job_{n}": 1 for n in range(COMPLETIONS)}
+    assert effects == dict.fromkeys(jobs, 1)
 
 
-async def _post_all(receiver: Receiver) -> Counter[str]:
-    verdicts: Counter[str] = Counter()
-    connector = aiohttp.TCPConnector(limit=COPIES)
-    async with served(receiver) as url, aiohttp.ClientSession(connector=connector) as http:
-        for n in range(COMPLETIONS):
-            body = b'{"jobId":"job_%d","status":"completed"}' % n
-            headers = signed_request(body, SECRET, message_id=callback_id(n))
-            posts = (_post(http, url + "/webhooks", body, headers) for _ in range(COPIES))
-            verdicts.update(await asyncio.gather(*posts))
-    return verdicts
+class Fleet:
+    """``receiver serve``, several times on one PostgreSQL."""
+
+    def __init__(self, processes: list[Process], db: psycopg.Connection) -> None:
+        self.processes = processes
+        self.urls = [f"http://127.0.0.1:{process.port}" for process in processes]
+        self._db = db
+
+    def effects(self, prefix: str) -> Counter[str]:
+        """By job, as the customer's own table has them."""
+        found = self._db.execute(f"SELECT job FROM effects WHERE job LIKE '{prefix}%'").fetchall()
+        return Counter(job for (job,) in found)
+
+    def states(self, prefix: str) -> Counter[str]:
+        """Of the messages in the inbox."""
+        found = self._db.execute(
+            f"SELECT state FROM postback_receiver.messages WHERE job_id LIKE '{prefix}%'"
+        ).fetchall()
+        return Counter(state for (state,) in found)
 
 
-async def _post(http: aiohttp.ClientSession, url: str, body: bytes, headers: dict[str, str]) -> str:
-    async with http.post(url, data=body, headers=headers) as answer:
-        return str((await answer.json())["status"])
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Whose handler takes a moment between its write and its end where the job says so."""
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "shop.py").write_text(
+        "def fulfil(event, tx):\n"
+        "    tx.execute('INSERT INTO effects VALUES (%s)', (event.job_id,))\n"
+        "    if event.job_id.startswith('slow'):\n"
+        "        tx.execute('SELECT pg_sleep(0.1)')\n"
+    )
+    with ExitStack() as stack:
+        url = stack.enter_context(database())
+        db = stack.enter_context(psycopg.connect(url, autocommit=True))
+        db.execute("CREATE TABLE effects (job text)")
+        environ = {
+            "RECEIVER_SECRETS": SECRET,
+            "RECEIVER_DATABASE_URL": url,
+            "RECEIVER_EFFECTS_URL": url,
+            "RECEIVER_PORT": "0",
+            "RECEIVER_LEASE": "1",
+            "RECEIVER_POLL": "0.1",
+            "RECEIVER_LOG_FORMAT": "json",
+        }
+        with ThreadPoolExecutor(REPLICAS) as pool:
+            starting = [
+                pool.submit(Process, ("--handler", "shop:fulfil"), environ, folder)
+                for _ in range(REPLICAS)
+            ]
+        processes = [one.result() for one in starting]
+        for one in processes:
+            stack.callback(one.end, SIGKILL)
+        yield Fleet(processes, db)
+
+
+async def test_fifty_copies_of_two_hundred_completions_over_four_processes(fleet: Fleet) -> None:
+    """Twelve or thirteen copies at each of them at the same time: one of them all is the first."""
+    jobs = [f"job_{n}" for n in range(COMPLETIONS)]
+    assert await post_copies(fleet.urls, SECRET, jobs, COPIES) == VERDICTS
+    await until(lambda: fleet.states("job") == {"handled": COMPLETIONS})
+    assert fleet.effects("job") == dict.fromkeys(jobs, 1)
+
+
+async def test_what_killed_processes_were_at_is_taken_over_by_the_others(fleet: Fleet) -> None:
+    """Two of four are killed while their handlers stand between write and commit. Their leases
+    end, and the other two begin again; every effect is there once."""
+    jobs = [f"slow_{n}" for n in range(100)]
+    await post_copies(fleet.urls, SECRET, jobs, copies=4)
+    await until(lambda: len(fleet.effects("slow")) > 5)
+    killed = fleet.processes[:2]
+    await asyncio.gather(*(asyncio.to_thread(one.end, SIGKILL) for one in killed))
+    assert fleet.states("slow")["running"] > 0
+    await until(lambda: fleet.states("slow") == {"handled": len(jobs)})
+    assert fleet.effects("slow") == dict.fromkeys(jobs, 1)
+    ended = [await asyncio.to_thread(one.end, SIGTERM) for one in fleet.processes[2:]]
+    assert ended == [0, 0]
