@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import httpx
@@ -17,7 +18,7 @@ Schemes: TypeAlias = Literal["both", "sha256", "standard"]
 
 EFFECTS_WAIT_S: Final = 5.0  # for handlers that run after the answer
 SETTLE_S: Final = 0.3  # for an effect too many to show itself
-COME_BACK_AFTER_S: Final = (0.2, 1.0, 3.0)  # a sender waits longer, and tries more often
+COME_BACK_AFTER_S: Final = (0.1, 0.3, 1.0, 3.0)  # a sender waits longer, and tries more often
 SPREAD: Final = 1.0  # of deliveries that are sent again, as senders spread theirs
 GONE_MAX: Final = 3  # cases without an answer, in a row, until the rest is not sent
 _POLL_S: Final = 0.05
@@ -64,7 +65,7 @@ async def check(
     return [judge(case, answers, effects) for case, answers in sent]
 
 
-async def _send_all(link: Link, found: list[Case]) -> list[tuple[Case, list[Sent]]]:
+async def _send_all(link: Link, found: Iterable[Case]) -> list[tuple[Case, list[Sent]]]:
     sent: list[tuple[Case, list[Sent]]] = []
     gone = 0
     for case in found:

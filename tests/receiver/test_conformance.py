@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,8 +16,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
+from typer.testing import CliRunner
 
 from receiver import Event, Receiver, Settings
+from receiver.cli.root import app
+from receiver.conformance import kit
 from receiver.conformance.judge import Finding
 from receiver.conformance.kit import check
 from receiver.conformance.link import KitError
@@ -42,8 +46,8 @@ async def our_own(folder: Path, **more: Any) -> AsyncIterator[str]:
     async def show(request: Request) -> Response:
         return JSONResponse(effects)
 
-    app = Starlette(routes=[Route("/effects", show), Mount("/", app=receiver)])
-    async with receiver, served(app) as url:
+    shop = Starlette(routes=[Route("/effects", show), Mount("/", app=receiver)])
+    async with receiver, served(shop) as url:
         yield url
 
 
@@ -143,8 +147,7 @@ async def test_come_back_later_is_no_fault() -> None:
 
 async def test_who_hangs_ends_the_check_and_not_the_patience() -> None:
     """Three silent deliveries in a row, and the rest is not sent."""
-    app = HandMade(SECRET, "hangs").app
-    async with served(app) as url:
+    async with served(HandMade(SECRET, "hangs").app) as url:
         found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, answer_within_s=0.1)
     did = {one.name: one.did for one in found}
     assert did["malformed: no JSON"] == "no answer"
@@ -195,31 +198,69 @@ async def test_effects_that_are_none_are_one_error() -> None:
         return StreamingResponse(pieces())
 
     right = HandMade(SECRET, "none").app
-    app = Starlette(routes=[Route("/immense", immense), Mount("/", app=right)])
-    async with served(app) as url:
+    shop = Starlette(routes=[Route("/immense", immense), Mount("/", app=right)])
+    async with served(shop) as url:
         for path, told in (("hook", "in JSON"), ("immense", "more than"), ("none", "in JSON")):
             with pytest.raises(KitError, match=told):
                 await check(f"{url}/hook", SECRET, effects_url=f"{url}/{path}", huge_bytes=HUGE)
 
 
-async def test_the_command_prints_a_table_and_exits_by_what_it_found(tmp_path: Path) -> None:
-    """0 where all is right, 1 where something is wrong, 2 for what cannot be used."""
+async def test_the_command_checks_a_receiver(tmp_path: Path) -> None:
+    """All of it, with a huge body that is huge; 0 where all is right, 1 for a strange secret."""
     async with our_own(tmp_path, body_bytes_max=1_000_000) as url:
-        words = ("check", f"{url}/webhooks", "--secret", SECRET)
-        good, told, strange, plain, nonsense = await asyncio.gather(
-            run(*words, "--effects", f"{url}/effects"),
-            run(*words, "--json"),
+        good, strange = await asyncio.gather(
+            run("check", f"{url}/webhooks", "--secret", SECRET, "--effects", f"{url}/effects"),
             run("check", f"{url}/webhooks", "--secret", "whsec_c3RyYW5nZQ=="),
-            run("check", f"{url}/webhooks", "--secret", "It's a Secret"),
-            run(*words, "--effects", "handled"),
         )
     assert good[0] == 0, good
     assert "20 copies at once" in good[1]
-    assert "0 wrong" in good[1]
-    assert json.loads(told[1])["wrong"] == 0
-    assert (strange[0], plain[0], nonsense[0]) == (1, 2, 2)
-    assert "--schemes sha256" in plain[2]
-    assert "not an http or https URL" in nonsense[2]
+    assert "0 wrong, 0 with advice" in good[1]
+    assert (strange[0], strange[1]) == (1, "")
+    assert "is the secret its own?" in strange[2]
+
+
+FOUND = [
+    Finding(name="one", should="2xx", did="200", grade="ok"),
+    Finding(name="two", should="4xx", did="200", grade="wrong", why="refuse it"),
+    Finding(name="three", should="4xx", did="500", grade="wrong", why="refuse it"),
+    Finding(name="four", should="4xx", did="[b]", grade="advice", why="set a limit"),
+]
+
+
+def test_the_command_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all that it is about; for programs in JSON; exit 1 if anything is wrong."""
+
+    async def found(*_: Any, **__: Any) -> list[Finding]:
+        return FOUND
+
+    monkeypatch.setattr(kit, "check", found)
+    words = ["check", "http://x/", "--secret", SECRET]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 1
+    lines = [line.strip() for line in told.stdout.splitlines()]
+    assert lines.index("✗  refuse it") + 1 == lines.index("two, three")
+    assert lines.index("!  set a limit") + 1 == lines.index("four")
+    assert "!  four      4xx        [b]" in lines
+    assert "4 cases, 2 wrong, 1 with advice" in lines
+    document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert document["wrong"] == 2
+    assert document["findings"][1] == asdict(FOUND[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["http://x/", "--secret", "It's a Secret"], "--schemes sha256"),
+        (["hook", "--secret", SECRET], "not an http or https URL: 'hook'"),
+        (["http://x/", "--secret", SECRET, "--effects", "handled"], "not an http or https URL"),
+        (["http://x/", "--secret", SECRET, "--wait", "nan"], "--wait"),
+    ],
+)
+def test_what_the_command_cannot_use_is_usage(words: list[str], told: str) -> None:
+    """Before anything is sent."""
+    ran = CliRunner().invoke(app, ["check", *words])
+    assert (ran.exit_code, ran.stdout) == (2, "")
+    assert told in ran.stderr
 
 
 async def run(*words: str) -> tuple[int, str, str]:
