@@ -63,5 +63,5 @@ def _headers(event: Event) -> dict[str, str]:
         "Postback-Platform": event.platform,
         "Postback-Source": quote(event.source),
         "Postback-Attempt": str(event.attempt),
-        "Idempotency-Key": quote(event.key),
+        "Idempotency-Key": quote(event.key, safe=":"),
     }

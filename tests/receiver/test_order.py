@@ -95,12 +95,12 @@ async def test_every_order_of_a_jobs_story_ends_in_its_end(end: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["completed", "failed"])
-async def test_a_jobs_story_ends_in_its_end_on_postgres_too(end: str, postgres_url: str) -> None:
+async def test_a_jobs_story_ends_in_its_end_on_postgres_too(end: str, empty_postgres: str) -> None:
     """Each order at a job of another source, so that all may share one inbox."""
     orders = itertools.permutations([*STORY, (end, 4), (end, 4)])
     for n, order in enumerate(itertools.islice(orders, 0, None, 5)):
         path = f"/{end}/{n}"
-        assert await final_state(order, database_url=postgres_url, path=path) == end
+        assert await final_state(order, database_url=empty_postgres, path=path) == end
 
 
 @given(

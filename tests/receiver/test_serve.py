@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -190,7 +191,7 @@ def test_each_completion_is_forwarded_until_the_local_service_takes_it(
         assert headers["postback-job-id"] == "job_1"
         assert headers["postback-job-status"] == "completed"
         assert headers["postback-attempt"] == str(n)
-        assert headers["idempotency-key"] == "cb_1"
+        assert headers["idempotency-key"] == f"cb_1.sha256:{sha256(BODY).hexdigest()}"
         assert headers["content-type"] == "application/json"
 
 
