@@ -38,9 +38,7 @@ def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connect
     """A session called ``name``, in autocommit mode, with these settings. Raises CannotConnect."""
     where = shown_url(url)
     try:
-        given = conninfo_to_dict(url)
-        conninfo = make_conninfo(**{**_KEEPALIVE, "application_name": name, **given})
-        connection = psycopg.connect(conninfo, autocommit=True, prepare_threshold=2)
+        connection = psycopg.connect(conninfo(url, name), autocommit=True, prepare_threshold=2)
     except psycopg.Error as error:
         raise CannotConnect(f"cannot reach {where}: {line(error)}") from None
     # By default an integer's size decides its type, and each mix would be another statement.
@@ -56,6 +54,12 @@ def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connect
         connection.close()
         raise
     return connection
+
+
+def conninfo(url: str, name: str) -> str:
+    """What libpq connects with: what the URL says, and else what every session of ours needs.
+    Raises psycopg.ProgrammingError, which may quote the URL."""
+    return make_conninfo(**{**_KEEPALIVE, "application_name": name, **conninfo_to_dict(url)})
 
 
 def shown_url(url: str) -> str:

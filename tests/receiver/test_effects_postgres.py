@@ -298,7 +298,7 @@ def _running(url: str) -> int:
     """How many sessions of ours are at work, or in a transaction."""
     with psycopg.connect(url, autocommit=True) as db:
         (count,) = db.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postback receiver' "
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'postback effects' "
             "AND datname = current_database() AND state <> 'idle'"
         ).fetchone() or (0,)
     return int(count)

@@ -1,32 +1,19 @@
 """Effects in a PostgreSQL database of the customer's. Needs psycopg."""
 
 import threading
-from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 
 from receiver.database import shown
 from receiver.handling.effects.base import EffectsError, Transaction
 from receiver.handling.effects.postgres_tx import PostgresTx, WatchedCursor
+from receiver.postgres import conninfo, line
 
-# A server that vanished without a word is noticed within about ten seconds.
-_CONNECTION: Final[Mapping[str, Any]] = {
-    "application_name": "postback receiver",
-    "connect_timeout": 3,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 10_000,
-    "target_session_attrs": "read-write",
-    "client_encoding": "UTF8",
-}
 # Beyond a handler's own time: by then it was abandoned, unless its whole process is frozen.
 _IDLE_MARGIN_S: Final = 5.0
-_LINE_CHARS_MAX: Final = 200
 _TABLE_LOCK: Final = 0x706F7374  # "post": of two replicas that start at once, one makes the table
 
 # Collation "C": a unique index must not depend on the system's idea of order, which updates change.
@@ -134,23 +121,15 @@ class PostgresEffects:
             connection.close()
 
     def _connect(self) -> psycopg.Connection:
-        given = conninfo_to_dict(self._url)
         # Nothing is prepared on the server, so a pooler in between does no harm.
         return psycopg.connect(
-            make_conninfo(**{**_CONNECTION, **given}),
+            conninfo(self._url, "postback effects"),
             autocommit=True,
             prepare_threshold=None,
             cursor_factory=WatchedCursor,
         )
 
     def _unusable(self, error: psycopg.Error) -> EffectsError:
-        return EffectsError(f"cannot use {self._shown}: {_line(error)}")
-
-
-def _line(error: psycopg.Error) -> str:
-    """The first line of what the server or the driver said; of what the driver says about a URL,
-    nothing, since it quotes it."""
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        return "PostgreSQL's driver cannot read this URL"
-    said = str(error).strip().split("\n")[0]
-    return said[:_LINE_CHARS_MAX] or type(error).__name__
+        of_the_url = isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None
+        why = "the URL has a parameter that is none" if of_the_url else line(error)
+        return EffectsError(f"cannot use {self._shown}: {why}")

@@ -112,7 +112,8 @@ class PostgresTx(Tx):
             line.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self.connection.close()
+        with self._turn:  # an async handler's statement may still be on its way out
+            self.connection.close()
 
     def _verify(self) -> None:
         """Whether it is still the transaction of the mark, and can commit: to a failed one the
