@@ -112,6 +112,16 @@ class Request:
         value = self._first.get(name)
         return None if value is None else value.decode("latin-1").strip()
 
+    def whole_body(self, bytes_max: int, budget: Budget) -> bytes | None:
+        """The body where it needs no waiting for, else None: then ``body`` has it. Mostly our
+        server has all of it by now, and waiting costs a timer."""
+        exchange: Exchange | None = self._scope.get(EXCHANGE)
+        body = None if exchange is None else exchange.whole_body(self._scope)
+        if body is not None:
+            self._whole = True
+            self._take(len(body), bytes_max, budget)
+        return body
+
     async def body(self, *, bytes_max: int, timeout_s: float, budget: Budget) -> bytes:
         """The whole body, never more than ``bytes_max`` of it in memory. What it takes from
         ``budget`` is counted in ``taken_bytes``; the caller gives it back.
@@ -121,10 +131,6 @@ class Request:
         length = self.header(b"content-length")
         if length is not None and length.isdecimal() and _exceeds(length, bytes_max):
             raise _too_large(bytes_max)
-        whole = self._whole_body()
-        if whole is not None:
-            self._take(len(whole), bytes_max, budget)
-            return whole
         chunks: list[bytes] = []
         try:
             async with asyncio.timeout(timeout_s):
@@ -137,12 +143,6 @@ class Request:
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
         return b"".join(chunks)
 
-    def _whole_body(self) -> bytes | None:
-        exchange: Exchange | None = self._scope.get(EXCHANGE)
-        whole = None if exchange is None else exchange.whole_body(self._scope)
-        self._whole |= whole is not None
-        return whole
-
     def _take(self, size: int, bytes_max: int, budget: Budget) -> None:
         if self.taken_bytes + size > bytes_max:
             raise _too_large(bytes_max)
@@ -152,12 +152,13 @@ class Request:
 
     async def drain(self, timeout_s: float) -> bool:
         """Reads on and throws away, within limits; whether that was the whole body."""
-        if self._whole_body() is not None:
+        exchange: Exchange | None = self._scope.get(EXCHANGE)
+        if self._whole or (exchange is not None and exchange.whole_body(self._scope) is not None):
             return True
         left = DRAIN_BYTES_MAX
         try:
             async with asyncio.timeout(timeout_s):
-                while not self._whole and left > 0:
+                while left > 0 and not self._whole:
                     left -= len(await self._chunk())
         except TimeoutError:
             return False

@@ -11,15 +11,15 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from json.encoder import encode_basestring_ascii
 from typing import Any, Final, TextIO, TypeAlias
 
 LOGGER: Final = logging.getLogger("receiver")
-VALUE_CHARS_MAX: Final = 300  # of one value in a line; a path or an id can be made very long
+LINE_CHARS_MAX: Final = 1000  # a request's has some 350; a path or an id can be made very long
+VALUE_CHARS_MAX: Final = 300  # of each text in a line that would be longer
 
 _GREEN, _YELLOW, _RED, _DIM, _PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[2m", "\033[0m"
 
-_NUMBERS: Final = (int, float)  # of ours, and finite; a bool has another spelling
+_encode: Final = json.JSONEncoder(check_circular=False).encode
 
 Fields: TypeAlias = dict[str, Any]
 
@@ -84,13 +84,18 @@ class JsonFormatter(LineFormatter):
     def line(
         self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
     ) -> str:
-        word = logging.getLevelName(level).lower()
-        # By hand: the encoder would need two dictionaries for each line.
-        parts = [f'"time": "{iso(int(at_s * 1000))}", "level": "{word}", "event": {_json(name)}']
-        parts += [f'"{key}": {_json(value)}' for key, value in fields.items() if value is not None]
+        line: Fields = {
+            "time": iso(int(at_s * 1000)),
+            "level": logging.getLevelName(level).lower(),
+            "event": name,
+        }
+        line |= {key: value for key, value in fields.items() if value is not None}
+        text = _encode(line)
+        if len(text) > LINE_CHARS_MAX:  # rare, so that looking at each value is not worth it
+            text = _encode({key: _short(value) for key, value in line.items()})
         if exception is not None:
-            parts.append(f'"exception": {json.dumps(exception)}')
-        return "{" + ", ".join(parts) + "}"
+            text = f'{text[:-1]}, "exception": {_encode(exception)}}}'
+        return text
 
 
 class TextFormatter(LineFormatter):
@@ -170,20 +175,16 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _json(value: Any) -> str:
-    if isinstance(value, str):
-        return encode_basestring_ascii(_short(value))
-    return str(value) if type(value) in _NUMBERS else json.dumps(value)
-
-
 def _printable(value: Any) -> str:
     """As text that cannot steer a terminal or fake a second line."""
-    text = _short(str(value))
+    text = str(_short(value))
     return text if text.isprintable() and " " not in text else ascii(text)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= VALUE_CHARS_MAX else text[:VALUE_CHARS_MAX] + "…"
+def _short(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > VALUE_CHARS_MAX:
+        return value[:VALUE_CHARS_MAX] + "…"
+    return value
 
 
 def _grade(level: int, fields: Fields) -> str:

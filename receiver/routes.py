@@ -70,26 +70,9 @@ class Front:
     async def _answer(self, request: Request) -> Answer:
         try:
             self._check_head(request)
-            return await self._route(request)
-        except InboxUnavailable as error:
-            raise unavailable(error, self._settings) from error
-        except (Refusal, Disconnected):
-            raise
-        except Exception as error:
-            log.LOGGER.exception("bug", extra={"fields": {"requestId": request.id}})
-            raise Refusal(500, "INTERNAL", "something went wrong on our side") from error
-
-    def _check_head(self, request: Request) -> None:
-        size = sum(map(len, chain.from_iterable(request.headers)))
-        if (
-            len(request.headers) > self._settings.headers_max
-            or size > self._settings.header_bytes_max
-        ):
-            raise Refusal(431, "HEADERS_TOO_LARGE", "the request has too many or too long headers")
-
-    async def _route(self, request: Request) -> Answer:
-        source = self._receiver.sources.get(request.path)
-        if source is not None:
+            source = self._receiver.sources.get(request.path)
+            if source is None:
+                return await self._route(request)
             _allow(request, "POST")
             verdict = await receive_message(
                 request,
@@ -102,6 +85,23 @@ class Front:
             )
             self._receiver.metrics.count_received(verdict)
             return _ANSWERS[verdict]
+        except InboxUnavailable as error:
+            raise unavailable(error, self._settings) from error
+        except (Refusal, Disconnected):
+            raise
+        except Exception as error:
+            log.LOGGER.exception("bug", extra={"fields": {"requestId": request.id}})
+            raise Refusal(500, "INTERNAL", "something went wrong on our side") from error
+
+    def _check_head(self, request: Request) -> None:
+        size = len(b"".join(chain.from_iterable(request.headers)))
+        if (
+            len(request.headers) > self._settings.headers_max
+            or size > self._settings.header_bytes_max
+        ):
+            raise Refusal(431, "HEADERS_TOO_LARGE", "the request has too many or too long headers")
+
+    async def _route(self, request: Request) -> Answer:
         if request.path in _PROBES:
             _allow(request, "GET", "HEAD")
             return await self._probe(request)

@@ -23,6 +23,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
 
@@ -53,7 +54,7 @@ HEADERS_MAX: Final = 1000  # ten times what common servers let through
 SECRETS_MAX: Final = 64  # each costs one HMAC over the whole body
 
 _NUMBER: Final = (int, float)
-_NO_STANDARD: Final = [None, None, None]
+_STANDARD_NAMES: Final = tuple(name.encode() for name in STANDARD_HEADERS)
 _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
@@ -156,61 +157,55 @@ def signed_headers(
 
 
 class Keys:
-    """Secrets ready to verify with. Who verifies often makes them once and gives them to ``verify``
-    in place of the secrets: checking, decoding and starting an HMAC with each takes longer than
-    the HMAC of a small body. Raises SignatureError, reason ``no_secret``, when one is unusable.
+    """Secrets made ready. Who verifies often makes them once and gives them to ``verify`` in place
+    of the secrets: checking, decoding and starting an HMAC with each takes longer than the HMAC
+    of a small body. Raises SignatureError, reason ``no_secret``, when one is unusable.
     """
 
     __slots__ = ("sha256", "v1")
 
     def __init__(self, secrets: str | Iterable[str]) -> None:
         active = active_secrets(secrets)
-        self.sha256: Final = [_mac(text_key(secret)) for secret in active]
-        self.v1: Final = [_mac(key) for key in _v1_keys(active)]
+        self.sha256: Final = [_started(text_key(secret)) for secret in active]
+        self.v1: Final = [_started(key) for key in _v1_keys(active)]
 
 
 class Fields:
-    """The headers of a request by name, in any case. A signature may not depend on which of two
-    headers a server looks at: one that is there twice cannot be read. Raises SignatureError,
-    reason ``malformed``, for what is neither a mapping nor pairs.
+    """The headers of a request by lower-case name. Raises SignatureError, reason ``malformed``,
+    for what is neither a mapping nor pairs.
+
+    What a signature means may not depend on which of two headers a server looks at: one that is
+    there twice cannot be read.
     """
 
     __slots__ = ("_found", "_repeated")
 
     def __init__(self, headers: Headers) -> None:
-        self._found: Final[dict[bytes, object]] = {}
+        pairs = _pairs(headers)
+        self._found: Final[dict[bytes, object]] = dict(pairs)
         self._repeated: Final[set[bytes]] = set()
-        try:
-            items: Any = getattr(headers, "items", None)
-            pairs = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
-            for name, value in pairs:
-                key = name.lower() if isinstance(name, bytes) else _name(name)
-                if key in self._found:
-                    self._repeated.add(key)
-                self._found[key] = value
-        except Exception:  # an object of the caller's may raise anything
-            message = "headers are a mapping, or pairs of name and value"
-            raise SignatureError("malformed", message) from None
-        if len(pairs) > HEADERS_MAX:
-            raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
+        if len(self._found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self._repeated.update(name for name in self._found if names.count(name) > 1)
 
-    def __contains__(self, name: str) -> bool:
-        return _name(name) in self._found
+    def has(self, name: bytes) -> bool:
+        """Whether it is there, once or more often."""
+        return name in self._found
 
-    def get(self, name: str) -> str | None:
+    def get(self, name: bytes) -> str | None:
         """Its value, as ASCII text of bounded length; None where it is not there. Raises
         SignatureError."""
-        key = _name(name)
-        if key not in self._found:
+        if name not in self._found:
             return None
-        if key in self._repeated:
-            raise SignatureError("ambiguous", f"the header {name} is there more than once")
-        value = self._found[key]
+        value = self._found[name]
         text = value.decode("latin-1") if isinstance(value, bytes) else value
+        if name in self._repeated:
+            raise SignatureError("ambiguous", f"the header {_told(name)} is there more than once")
         if not isinstance(text, str) or not text.isascii():
-            raise SignatureError("malformed", f"the header {name} is not ASCII text")
+            raise SignatureError("malformed", f"the header {_told(name)} is not ASCII text")
         if len(text) > HEADER_CHARS_MAX:
-            raise SignatureError("malformed", f"the header {name} is over {HEADER_CHARS_MAX} long")
+            message = f"the header {_told(name)} is over {HEADER_CHARS_MAX} long"
+            raise SignatureError("malformed", message)
         return text.strip(" \t")
 
 
@@ -234,25 +229,46 @@ def verify(
     either side.
     """
     _check_arguments(now_s, tolerance_s, require, sha256_header)
-    raw = _raw_body(body)
-    keys = secrets if isinstance(secrets, Keys) else Keys(secrets)
-    fields = headers if isinstance(headers, Fields) else Fields(headers)
-    sha256 = [fields.get(sha256_header), fields.get(sha256_header + PREVIOUS_SUFFIX)]
-    sha256_values = [value for value in sha256 if value is not None]
-    standard = [fields.get(name) for name in STANDARD_HEADERS]
-    has_standard = standard != _NO_STANDARD
-    _check_presence(require, bool(sha256_values), has_standard, sha256_header)
+    return check(
+        _raw_body(body),
+        headers if isinstance(headers, Fields) else Fields(headers),
+        secrets if isinstance(secrets, Keys) else Keys(secrets),
+        now_s=now_s,
+        tolerance_s=tolerance_s,
+        require=require,
+        sha256_header=sha256_header,
+    )
 
-    if sha256_values:
-        _verify_sha256(raw, sha256_values, keys)
+
+def check(
+    body: bytes,
+    fields: Fields,
+    keys: Keys,
+    *,
+    now_s: float,
+    tolerance_s: float,
+    require: Require,
+    sha256_header: str,
+) -> Verified:
+    """``verify``, for who has seen to the arguments."""
+    name, previous = _sha256_names(sha256_header)
+    values = [value for value in (fields.get(name), fields.get(previous)) if value is not None]
+    message_id, timestamp, signatures = map(fields.get, _STANDARD_NAMES)
+    has_standard = not (message_id is timestamp is signatures is None)
+    _check_presence(require, bool(values), has_standard, sha256_header)
+
+    if values:
+        _check_sha256(body, values, keys)
     if not has_standard:
         return Verified(schemes=("sha256",))
-    message_id, timestamp = _verify_standard(raw, standard, keys)
-    check_window(timestamp, now_s, tolerance_s)
+    if message_id is None or timestamp is None or signatures is None:
+        raise SignatureError("missing", "a webhook-* header is missing beside its siblings")
+    _check_standard(body, message_id, timestamp, signatures, keys)
+    check_window(int(timestamp), now_s, tolerance_s)
     return Verified(
-        schemes=("sha256", "standard") if sha256_values else ("standard",),
+        schemes=("sha256", "standard") if values else ("standard",),
         message_id=message_id,
-        timestamp=timestamp,
+        timestamp=int(timestamp),
     )
 
 
@@ -266,7 +282,7 @@ def _check_arguments(now_s: object, tolerance_s: object, require: object, header
 
 
 def _raw_body(body: object) -> bytes:
-    if not isinstance(body, bytes | bytearray):
+    if not isinstance(body, (bytes, bytearray)):
         raise SignatureError("malformed", "the body must be the raw bytes of the request")
     return bytes(body)
 
@@ -295,11 +311,45 @@ def text_key(secret: object) -> bytes:
     return secret.encode()
 
 
+def _pairs(headers: Any) -> list[tuple[bytes, object]]:
+    """With names as bytes in lower case."""
+    try:
+        items = getattr(headers, "items", None)
+        pairs = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
+        if not _are_ready(dict(pairs)):
+            pairs = [(_name(name), value) for name, value in pairs]
+    except Exception:  # an object of the caller's may raise anything
+        message = "headers are a mapping, or pairs of name and value"
+        raise SignatureError("malformed", message) from None
+    if len(pairs) > HEADERS_MAX:
+        raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
+    return pairs
+
+
+def _are_ready(names: Iterable[Any]) -> bool:
+    """Whether all are bytes in lower case, as in ASGI. Asked of all at once: a step of Python's for
+    each header takes longer than an HMAC."""
+    try:
+        return b"".join(names).islower()
+    except TypeError:
+        return False
+
+
 def _name(name: object) -> bytes:
-    """As headers are compared: in lower case. Only that of ASCII, for a letter of another script
-    may have an ASCII one as its lower case."""
-    text = name if isinstance(name, str) else ""
-    return text.encode("ascii", "backslashreplace").lower()
+    """In lower case, but only that of ASCII: a letter of another script may have an ASCII one as
+    its lower case."""
+    if isinstance(name, str):
+        name = name.encode("ascii", "backslashreplace")
+    return name.lower() if isinstance(name, bytes) else b""
+
+
+def _told(name: bytes) -> str:
+    return name.decode("ascii", "backslashreplace")
+
+
+@lru_cache(maxsize=64)
+def _sha256_names(header: str) -> tuple[bytes, bytes]:
+    return _name(header), _name(header + PREVIOUS_SUFFIX)
 
 
 def _check_presence(require: Require, has_sha256: bool, has_standard: bool, header: str) -> None:
@@ -311,22 +361,18 @@ def _check_presence(require: Require, has_sha256: bool, has_standard: bool, head
         raise SignatureError("missing", "the request carries no signature")
 
 
-def _verify_sha256(body: bytes, values: list[str], keys: Keys) -> None:
-    for value in values:
-        if not _SHA256_VALUE.fullmatch(value):
-            raise SignatureError(
-                "malformed", "the signature is not sha256= and 64 lower-case hex digits"
-            )
-    if not any_equal(["sha256=" + digest(key, body).hex() for key in keys.sha256], values):
+def _check_sha256(body: bytes, values: list[str], keys: Keys) -> None:
+    if not all(map(_SHA256_VALUE.fullmatch, values)):
+        message = "the signature is not sha256= and 64 lower-case hex digits"
+        raise SignatureError("malformed", message)
+    expected = ["sha256=" + digest(key, body).hex() for key in keys.sha256]
+    if not any_equal(expected, values):
         raise SignatureError("mismatch", "the sha256= signature does not match the body")
 
 
-def _verify_standard(body: bytes, found: list[str | None], keys: Keys) -> tuple[str, int]:
-    """The signed id and timestamp."""
-    for name, value in zip(STANDARD_HEADERS, found, strict=True):
-        if value is None:
-            raise SignatureError("missing", f"the header {name} is missing beside its siblings")
-    message_id, timestamp, signatures = (value or "" for value in found)
+def _check_standard(
+    body: bytes, message_id: str, timestamp: str, signatures: str, keys: Keys
+) -> None:
     if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
     if not TIMESTAMP.fullmatch(timestamp):
@@ -337,10 +383,9 @@ def _verify_standard(body: bytes, found: list[str | None], keys: Keys) -> tuple[
         raise SignatureError("malformed", "webhook-signature holds no v1 signature")
     if not keys.v1:
         raise SignatureError("no_secret", "no secret is base64, which the v1 signature needs")
-    prefix = f"{message_id}.{timestamp}.".encode("ascii")
-    if not any_equal([_v1(digest(key, prefix, body)) for key in keys.v1], values):
+    signed = f"{message_id}.{timestamp}.".encode("ascii") + body
+    if not any_equal([_v1(digest(key, signed)) for key in keys.v1], values):
         raise SignatureError("mismatch", "webhook-signature does not match id, timestamp and body")
-    return message_id, int(timestamp)
 
 
 def _v1_keys(secrets: list[str]) -> list[bytes]:
@@ -369,15 +414,14 @@ def any_equal(expected: list[str], given: list[str]) -> bool:
     return equal
 
 
-def _mac(key: bytes) -> hmac.HMAC:
+def _started(key: bytes) -> hmac.HMAC:
     return hmac.new(key, digestmod=hashlib.sha256)
 
 
-def digest(key: hmac.HMAC, *parts: bytes) -> bytes:
-    """The HMAC of all parts, one behind the other."""
+def digest(key: hmac.HMAC, message: bytes) -> bytes:
+    """The HMAC of a message, with a key of ``Keys``."""
     mac = key.copy()
-    for part in parts:
-        mac.update(part)
+    mac.update(message)
     return mac.digest()
 
 

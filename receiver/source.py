@@ -21,7 +21,7 @@ from receiver.signature import (
     Require,
     SignatureError,
     Verified,
-    verify,
+    check,
 )
 
 Reruns: TypeAlias = Literal["first", "latest"]
@@ -78,11 +78,11 @@ def authenticate(
     if source.keys is None:
         return Verified(schemes=("token",))
     fields = Fields(headers)
-    if source.takes_cerebrium and cerebrium.SIGNATURE_HEADER in fields:
+    if source.takes_cerebrium and cerebrium.is_signed(fields):
         return cerebrium.verify(
             body, fields, source.keys, now_s=now_s, tolerance_s=source.tolerance_s
         )
-    return verify(
+    return check(
         body,
         fields,
         source.keys,

@@ -31,13 +31,15 @@ async def receive_message(
     handlers: Handlers,
     now_ms: int,
 ) -> Verdict:
-    """The verdict, once the message is on disk: a 200. Or raises Refusal."""
+    """The verdict, once the message is on disk: a 200. Raises Refusal, or InboxUnavailable."""
     _check_encoding(request)
     notes = request.notes
     try:
-        body = await request.body(
-            bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, budget=budget
-        )
+        body = request.whole_body(settings.body_bytes_max, budget)
+        if body is None:
+            body = await request.body(
+                bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, budget=budget
+            )
         notes["bodyBytes"] = len(body)
         verified = _verify(request, body, source, now_ms)
         notes["schemes"] = "+".join(verified.schemes)
@@ -45,19 +47,11 @@ async def receive_message(
         identity = _identify(body, verified, source)
         notes["jobId"], notes["jobStatus"] = identity.job_id, identity.status
         message = _message(request, body, verified, identity, source, handlers, now_ms)
-        verdict = await store(inbox, message, settings)
+        verdict = await inbox.receive(message)
     finally:
         budget.give_back(request.taken_bytes)
     notes["outcome"] = verdict
     return verdict
-
-
-async def store(inbox: Inbox, message: Message, settings: Settings) -> Verdict:
-    """The verdict on a message, or the Refusal that asks its sender to come back."""
-    try:
-        return await inbox.receive(message)
-    except InboxUnavailable as error:
-        raise unavailable(error, settings) from error
 
 
 def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
