@@ -1,13 +1,16 @@
-"""`receiver serve` as a process on a free port, with its log."""
+"""`receiver serve` as a process on a free port, with its log, and a client of it."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from threading import Thread
 from typing import Any
+
+import httpx
 
 ENDS_WITHIN_S = 15
 
@@ -33,6 +36,15 @@ class Process:
         # A pipe that nobody empties fills up, and a full one stops who writes to it.
         self.reader = Thread(target=self.stderr.read)
         self.reader.start()
+        self.http = httpx.Client(trust_env=False, timeout=ENDS_WITHIN_S)
+
+    def post(self, body: bytes, headers: dict[str, str]) -> httpx.Response:
+        """Delivers a message."""
+        return self.http.post(self.first["url"], content=body, headers=headers)
+
+    def connect(self) -> socket.socket:
+        """A connection for a test that speaks HTTP itself."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=ENDS_WITHIN_S)
 
     def end(self, number: signal.Signals) -> int:
         if self.popen.poll() is None:
@@ -40,4 +52,5 @@ class Process:
         code = self.popen.wait(ENDS_WITHIN_S)
         self.reader.join(ENDS_WITHIN_S)
         self.stderr.close()
+        self.http.close()
         return code

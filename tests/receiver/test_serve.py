@@ -15,7 +15,6 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import httpx
 import pytest
 
 from receiver.testing import signed_request
@@ -90,8 +89,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 def post(process: Process, body: bytes = BODY) -> str:
     headers = signed_request(body, SECRET, message_id="cb_1")
-    answer = httpx.post(process.first["url"], content=body, headers=headers, trust_env=False)
-    return str(answer.json()["status"])
+    return str(process.post(body, headers).json()["status"])
 
 
 @pytest.mark.parametrize(("name", "status"), [("fulfil", "completed"), ("receiver", "own")])

@@ -13,52 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
 
 from receiver.signature import signed_headers
+from tests.receiver.process import ENDS_WITHIN_S, Process
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-ENDS_WITHIN_S = 15
-
-
-class Process:
-    """`python -m receiver serve` on a free port, with its log."""
-
-    def __init__(self, environ: dict[str, str]) -> None:
-        self.environ = environ
-        self.popen = subprocess.Popen(
-            [sys.executable, "-m", "receiver", "serve"],
-            env={**os.environ, **environ},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.popen.stderr is not None
-        self.stderr = self.popen.stderr
-        self.first: dict[str, Any] = json.loads(self.stderr.readline())
-        self.port = int(self.first["port"])
-        # A pipe that nobody empties fills up, and a full one stops who writes to it.
-        self.reader = Thread(target=self.stderr.read)
-        self.reader.start()
-
-    def post(self, body: bytes, id: str = "cb_1") -> httpx.Response:
-        headers = signed_headers(body, [SECRET], message_id=id, timestamp_s=int(time.time()))
-        return httpx.post(self.first["url"], content=body, headers=headers, trust_env=False)
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=ENDS_WITHIN_S)
-
-    def end(self, number: signal.Signals) -> int:
-        if self.popen.poll() is None:
-            self.popen.send_signal(number)
-        code = self.popen.wait(ENDS_WITHIN_S)
-        self.reader.join(ENDS_WITHIN_S)
-        self.stderr.close()
-        return code
-
 
 Start = Callable[..., Process]
 
@@ -75,13 +37,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "RECEIVER_LOG_FORMAT": "json",
             "RECEIVER_ADMIN_KEY": "test-admin-key",
         }
-        process = Process({**settings, **environ})
+        process = Process((), {**settings, **environ})
         started.append(process)
         return process
 
     yield start
     for process in started:
         process.end(signal.SIGKILL)
+
+
+def post(process: Process, body: bytes, id: str = "cb_1") -> httpx.Response:
+    headers = signed_headers(body, [SECRET], message_id=id, timestamp_s=int(time.time()))
+    return process.post(body, headers)
 
 
 def command(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
@@ -100,11 +67,11 @@ def test_what_was_answered_200_survives_kill_9(start: Start) -> None:
     process = start()
     bodies = {f"cb_{n}": b'{"jobId":"job_%d","status":"completed"}' % n for n in range(5)}
     for id, body in bodies.items():
-        assert process.post(body, id).json() == {"status": "accepted"}
+        assert post(process, body, id).json() == {"status": "accepted"}
     process.end(signal.SIGKILL)
     again = start()
     for id, body in bodies.items():
-        assert again.post(body, id).json() == {"status": "duplicate"}
+        assert post(again, body, id).json() == {"status": "duplicate"}
 
 
 @pytest.mark.slow
@@ -114,7 +81,7 @@ def test_kill_9_under_load_loses_nothing_that_was_answered(start: Start) -> None
 
     def send(process: Process, n: int) -> None:
         with suppress(httpx.TransportError):
-            answer = process.post(b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
+            answer = post(process, b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
             assert answer.json()["status"] == "accepted"
             answered.add(n)
             if len(answered) % 40 == 0:
@@ -128,7 +95,7 @@ def test_kill_9_under_load_loses_nothing_that_was_answered(start: Start) -> None
                 list(pool.map(partial(send, process), itertools.islice(numbers, 16)))
     last = start()
     for n in sorted(answered):
-        answer = last.post(b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
+        answer = post(last, b'{"jobId":"job_%d","status":"completed"}' % n, f"cb_{n}")
         assert answer.json() == {"status": "duplicate"}
 
 
@@ -219,13 +186,14 @@ def test_every_broken_or_endless_request_is_answered_and_closed(
 def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     folder = tmp_path_factory.mktemp("receiver")
     process = Process(
+        (),
         {
             "RECEIVER_SECRETS": SECRET,
             "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",
             "RECEIVER_PORT": "0",
             "RECEIVER_LOG_FORMAT": "json",
             "RECEIVER_REQUEST_TIMEOUT": "0.3",
-        }
+        },
     )
     yield process
     process.end(signal.SIGTERM)
@@ -268,7 +236,7 @@ def test_pipelined_requests_are_all_answered(start_once: Process) -> None:
 def test_the_inbox_commands_ask_the_running_service(start: Start) -> None:
     """A table for people, JSON for programs, and a body as it came."""
     process = start()
-    process.post(b'{"jobId":"job_[red]1","status":"completed"}')
+    post(process, b'{"jobId":"job_[red]1","status":"completed"}')
     ask = {
         "RECEIVER_URL": f"http://127.0.0.1:{process.port}",
         "RECEIVER_ADMIN_KEY": "test-admin-key",
