@@ -87,8 +87,9 @@ class Exchange(Protocol):
     def whole_body(self, scope: Scope) -> bytes | None:
         """The whole body where all of it has arrived, else None; once."""
 
-    def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> bool:
-        """Whether it sent it all, in one write; where not, ``send`` has to."""
+    def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
+        """Whether it sent it all, in one write; where not, ``send`` has to. ``head`` is the lines
+        of the headers; ``close`` ends the connection."""
 
 
 class Request:
@@ -185,19 +186,20 @@ async def send_answer(
         body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
     else:
         body = answer.text.encode()
-    headers = [
-        (b"content-type", answer.content_type),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id.encode("ascii")),
-    ]
-    if close:
-        headers.append((b"connection", b"close"))
+    head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
+        answer.content_type,
+        len(body),
+        request_id.encode("ascii"),
+    )
     for name, value in answer.headers.items():
-        headers.append((name.encode("latin-1"), value.encode("latin-1")))
+        head += f"{name}: {value}\r\n".encode("latin-1")
     exchange: Exchange | None = scope.get(EXCHANGE)
-    if exchange is None or not exchange.answer(scope, answer.status, headers, body):
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    if exchange is not None and exchange.answer(scope, answer.status, head, body, close=close):
+        return
+    lines = head.split(b"\r\n")[:-1] + [b"connection: close"] * close
+    pairs = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _path(scope: Scope) -> str:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
 )
 
-from receiver.asgi import EXCHANGE, Headers, Receive, Scope, Send, busy, send_answer
+from receiver.asgi import EXCHANGE, Receive, Scope, Send, busy, send_answer
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX = 8
@@ -85,20 +85,18 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.body = bytearray()
         return body
 
-    def answer(self, scope: Scope, status: int, headers: Headers, body: bytes) -> bool:
+    def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
         """For an ``Exchange``: as ``RequestResponseCycle.send`` does it with two events."""
         cycle = self.cycle
         if cycle.scope is not scope or cycle.response_started or scope["method"] == "HEAD":
             return False
         if cycle.disconnected or cycle.flow.write_paused:
             return False
-        if (b"connection", b"close") in headers:
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            headers = [*headers, (b"connection", b"close")]
-        lines = [b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers)]
+        cycle.keep_alive = cycle.keep_alive and not close
+        lines = [b"%b: %b\r\n" % header for header in cycle.default_headers]
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, head, end, body)))
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()

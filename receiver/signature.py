@@ -181,12 +181,27 @@ class Fields:
     __slots__ = ("_found", "_repeated")
 
     def __init__(self, headers: Headers) -> None:
-        pairs = _pairs(headers)
-        self._found: Final[dict[bytes, object]] = dict(pairs)
+        self._found: Final[dict[bytes, object]] = {}
         self._repeated: Final[set[bytes]] = set()
-        if len(self._found) < len(pairs):
-            names = [name for name, _ in pairs]
-            self._repeated.update(name for name in self._found if names.count(name) > 1)
+        try:
+            items: Any = getattr(headers, "items", None)
+            pairs: Any = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
+            self._found.update(pairs)
+            if len(self._found) < len(pairs) or not _are_plain(self._found):
+                self._read(pairs)
+        except Exception:  # an object of the caller's may raise anything
+            message = "headers are a mapping, or pairs of name and value"
+            raise SignatureError("malformed", message) from None
+        if len(pairs) > HEADERS_MAX:
+            raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
+
+    def _read(self, pairs: list[tuple[object, object]]) -> None:
+        self._found.clear()
+        for given, value in pairs:
+            name = _name(given)
+            if name in self._found:
+                self._repeated.add(name)
+            self._found[name] = value
 
     def has(self, name: bytes) -> bool:
         """Whether it is there, once or more often."""
@@ -197,10 +212,10 @@ class Fields:
         SignatureError."""
         if name not in self._found:
             return None
-        value = self._found[name]
-        text = value.decode("latin-1") if isinstance(value, bytes) else value
         if name in self._repeated:
             raise SignatureError("ambiguous", f"the header {_told(name)} is there more than once")
+        value = self._found[name]
+        text = value.decode("latin-1") if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.isascii():
             raise SignatureError("malformed", f"the header {_told(name)} is not ASCII text")
         if len(text) > HEADER_CHARS_MAX:
@@ -311,22 +326,7 @@ def text_key(secret: object) -> bytes:
     return secret.encode()
 
 
-def _pairs(headers: Any) -> list[tuple[bytes, object]]:
-    """With names as bytes in lower case."""
-    try:
-        items = getattr(headers, "items", None)
-        pairs = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
-        if not _are_ready(dict(pairs)):
-            pairs = [(_name(name), value) for name, value in pairs]
-    except Exception:  # an object of the caller's may raise anything
-        message = "headers are a mapping, or pairs of name and value"
-        raise SignatureError("malformed", message) from None
-    if len(pairs) > HEADERS_MAX:
-        raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
-    return pairs
-
-
-def _are_ready(names: Iterable[Any]) -> bool:
+def _are_plain(names: Iterable[Any]) -> bool:
     """Whether all are bytes in lower case, as in ASGI. Asked of all at once: a step of Python's for
     each header takes longer than an HMAC."""
     try:
