@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
-from urllib.parse import urlsplit
 
 from receiver.asgi import Receive, Scope, Send
 from receiver.clock import NowMs, wall_clock_ms
+from receiver.expecting.checks import ask_ms, check_job_id, check_status_url
 from receiver.expecting.credentials import Credentials, Tokens
 from receiver.expecting.reconciler import Asking, Reconciler
 from receiver.handling.effects import Effects, open_effects
@@ -16,20 +16,19 @@ from receiver.handling.handlers import Handlers
 from receiver.handling.limits import Limits
 from receiver.handling.worker import Worker
 from receiver.housekeeping import Housekeeper
-from receiver.identity import JOB_ID_CHARS_MAX, Dialect, is_name
+from receiver.identity import Dialect
 from receiver.metrics import Metrics
 from receiver.routes import Front
 from receiver.settings import SettingError, Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
 from receiver.store.expectations import Expectation
-from receiver.store.inbox import Inbox
+from receiver.store.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.store.opening import open_inbox
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Part = TypeVar("Part")
 
-STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
 
 
@@ -74,7 +73,7 @@ class Receiver:
         self._worker: Worker | None = None
         self._reconciler: Reconciler | None = None
         self._housekeeper: Housekeeper | None = None
-        self._effects: Effects | None = None
+        self._closing: AsyncExitStack = AsyncExitStack()
 
     def on(self, *statuses: str) -> Callable[[Function], Function]:
         """Registers a handler, ``(event)`` or ``(event, tx)``, sync or async, for ``completed``,
@@ -116,7 +115,7 @@ class Receiver:
             credentials=credentials,
             platform=platform,
             now_ms=now_ms,
-            ask_ms=_ask_ms(by, now_ms),
+            ask_ms=ask_ms(by, now_ms),
         )
         self.wake()
         return expectation
@@ -148,40 +147,33 @@ class Receiver:
 
     async def __aenter__(self) -> Self:
         """Opens the inbox and goes on with what is in it. Raises InboxError, EffectsError or
-        SettingError."""
-        settings = self.settings
-        effects = self._effects = await asyncio.to_thread(self._open_effects)
-        inbox = self._inbox = await open_inbox(settings)
-        await inbox.recover(now_ms=self.now_ms(), attempts_max=settings.handler_attempts)
-        if self.handlers:
-            self._worker = self._new_worker(inbox, effects)
-            inbox.on_due = self._worker.wake
-        self._reconciler = self._new_reconciler(inbox)
-        self._housekeeper = Housekeeper(
-            inbox,
-            effects,
-            keep_bodies_s=settings.keep_bodies,
-            keep_messages_s=settings.keep_messages,
-            now_ms=self.now_ms,
-        )
+        SettingError, and then leaves nothing open."""
+        async with AsyncExitStack() as opening:
+            effects = await asyncio.to_thread(self._open_effects)
+            if effects is not None:
+                opening.push_async_callback(asyncio.to_thread, effects.close)
+            inbox = await open_inbox(self.settings)
+            opening.push_async_callback(inbox.close)
+            await self._recover(inbox)
+            if self.handlers:
+                self._worker = self._new_worker(inbox, effects)
+                opening.push_async_callback(
+                    self._worker.stop, self.settings.drain_grace * _STOP_GRACE_SHARE
+                )
+                inbox.on_due = self._worker.wake
+            self._housekeeper = self._new_housekeeper(inbox, effects)
+            opening.push_async_callback(self._housekeeper.stop)
+            self._reconciler = self._new_reconciler(inbox)
+            opening.push_async_callback(self._reconciler.stop)
+            self._inbox = inbox
+            self._closing = opening.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        worker, self._worker = self._worker, None
-        reconciler, self._reconciler = self._reconciler, None
-        housekeeper, self._housekeeper = self._housekeeper, None
-        inbox, self._inbox = self._inbox, None
-        effects, self._effects = self._effects, None
-        if reconciler is not None:
-            await reconciler.stop()
-        if housekeeper is not None:
-            await housekeeper.stop()
-        if worker is not None:
-            await worker.stop(self.settings.drain_grace * _STOP_GRACE_SHARE)
-        if inbox is not None:
-            await inbox.close()
-        if effects is not None:
-            await asyncio.to_thread(effects.close)
+        try:
+            await self._closing.aclose()  # what was opened last goes first
+        finally:
+            self._inbox = self._worker = self._housekeeper = self._reconciler = None
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
@@ -208,6 +200,13 @@ class Receiver:
         await receive()
         await self.__aexit__()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _recover(self, inbox: Inbox) -> None:
+        try:
+            attempts_max = self.settings.handler_attempts
+            await inbox.recover(now_ms=self.now_ms(), attempts_max=attempts_max)
+        except InboxUnavailable as error:
+            raise InboxError(str(error)) from None
 
     def _open_effects(self) -> Effects | None:
         names = self.handlers.take_tx
@@ -252,40 +251,27 @@ class Receiver:
             metrics=self.metrics,
         )
 
+    def _new_housekeeper(self, inbox: Inbox, effects: Effects | None) -> Housekeeper:
+        return Housekeeper(
+            inbox,
+            effects,
+            keep_bodies_s=self.settings.keep_bodies,
+            keep_messages_s=self.settings.keep_messages,
+            now_ms=self.now_ms,
+        )
+
     def _check_expected(
         self, job_id: str, status_url: str, credentials: str | None, source: str | None
     ) -> None:
-        if not is_name(job_id, JOB_ID_CHARS_MAX):
-            raise ValueError("jobId must be a string of 1 to 200 printable characters")
+        check_job_id(job_id)
         if source is not None and source not in self.sources:
             raise ValueError(f"there is no source {source!r}; there are: {', '.join(self.sources)}")
-        _check_status_url(status_url)
+        check_status_url(status_url)
         if credentials is not None:
             try:
                 self._credentials(credentials, status_url)
             except KeyError:
                 raise ValueError(f"there are no credentials named {credentials!r}") from None
-
-
-def _check_status_url(url: str) -> None:
-    unusable = ValueError("statusUrl must be an http or https URL of printable ASCII characters")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        raise unusable from None
-    if not usable or len(url) > STATUS_URL_CHARS_MAX or not url.isascii() or not url.isprintable():
-        raise unusable
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("statusUrl must hold no credentials: give their name instead")
-
-
-def _ask_ms(by: datetime | timedelta, now_ms: int) -> int:
-    if isinstance(by, timedelta):
-        return now_ms + max(0, round(by.total_seconds() * 1000))
-    if by.tzinfo is None:
-        raise ValueError("by must be a time with its offset, or a duration")
-    return round(by.astimezone(UTC).timestamp() * 1000)
 
 
 def _tokens(settings: Settings) -> Tokens:
