@@ -94,7 +94,9 @@ class JsonFormatter(LineFormatter):
             "level": logging.getLevelName(level).lower(),
             "event": name,
         }
-        line |= {key: value for key, value in fields.items() if value is not None}
+        if None in fields.values():
+            fields = {key: value for key, value in fields.items() if value is not None}
+        line |= fields
         text = _encode(line)
         if len(text) > LINE_CHARS_MAX:  # rare, so that looking at each value is not worth it
             text = _encode({key: _short(value) for key, value in line.items()})

@@ -56,13 +56,16 @@ def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
     document, where each value would cost a step of Python's.
     """
     try:
-        document = _DECODER.decode(body.decode("utf-8"))
+        text = body.decode("utf-8").strip(" \t\n\r")
+        document, end = _DECODER.raw_decode(text)
     except UnicodeDecodeError:
         raise ParseError("encoding", "the body is not UTF-8") from None
     except RecursionError:
         raise _too_deep(depth_max) from None
     except ValueError:
-        raise ParseError("syntax", "the body is not JSON") from None
+        raise _not_json() from None
+    if end < len(text):
+        raise _not_json()
     # Only brackets make depth, and only escapes a NUL or half a pair: most bodies have few.
     if body.count(b"[") + body.count(b"{") > depth_max and _depth(body) > depth_max:
         raise _too_deep(depth_max)
@@ -111,6 +114,10 @@ def _check_escapes(body: bytes) -> None:
     if found[1]:
         raise ParseError("nul", "a string contains a NUL character")
     raise ParseError("surrogate", "a string contains half a surrogate pair")
+
+
+def _not_json() -> ParseError:
+    return ParseError("syntax", "the body is not JSON")
 
 
 def _too_deep(depth_max: int) -> ParseError:
