@@ -136,6 +136,11 @@ class Receiver:
         return self._worker is None or self._worker.is_idle
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether so many handlers hang that no other one is started."""
+        return self._worker is not None and self._worker.is_stuck
+
+    @property
     def inbox(self) -> Inbox:
         """RuntimeError while it is not open."""
         return _opened(self._inbox)

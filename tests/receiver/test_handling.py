@@ -375,10 +375,11 @@ async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_t
         await until(lambda: "other" in calls)
         await send_hanging(range(2, 4))
 
-        async def all_hang() -> bool:
-            return await hanging() == 4
+        def is_stuck() -> bool:
+            return client.receiver.is_stuck
 
-        await until(all_hang)
+        await until(is_stuck)
+        assert await hanging() == 4
         await client.send(job("waits"))
         assert "handling waits" in caplog.text
         client.receiver.wake()
@@ -387,6 +388,7 @@ async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_t
         release.set()
         await client.idle()
         assert (await hanging(), calls[-1], len(calls)) == (0, "waits", 6)
+        assert not is_stuck()
         assert {state for _, state, _ in await states(client)} == {"handled"}
 
 

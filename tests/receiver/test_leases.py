@@ -112,6 +112,37 @@ async def test_what_one_replica_received_another_one_handles_in_turn(settings: S
     assert [(job, output) for _, job, output in calls[2:]] == [("long", 1)]
 
 
+async def test_handlers_of_one_job_never_overlap_across_replicas(settings: Settings) -> None:
+    """Three replicas, all of which take every message they can get."""
+    running: dict[str, int] = {}
+    most: dict[str, int] = {}
+    who: set[int] = set()
+
+    def numbered(n: int) -> Callable[[Event], Any]:
+        async def handler(event: Event) -> None:
+            who.add(n)
+            running[event.job_id] = running.get(event.job_id, 0) + 1
+            most[event.job_id] = max(most.get(event.job_id, 0), running[event.job_id])
+            await asyncio.sleep(0.01)
+            running[event.job_id] -= 1
+
+        return handler
+
+    few = replace(settings, lease=5, poll=0.01, handler_concurrency=2)
+    async with AsyncExitStack() as stack:
+        replicas = [await stack.enter_async_context(replica(few, numbered(n))) for n in range(3)]
+        for n in range(6):
+            posts = (
+                one.send({"jobId": f"job_{job}", "status": "running", "output": n})
+                for job, one in enumerate(replicas)
+            )
+            await asyncio.gather(*posts)
+        await until(is_handled(replicas[0]))
+        assert len(await states(replicas[0])) == 18
+    assert set(most.values()) == {1}
+    assert len(who) > 1
+
+
 @pytest.mark.parametrize("kind", ["async", "tx"])
 async def test_a_replica_that_loses_the_inbox_ends_its_runs_before_another_one_begins(
     settings: Settings, url: str, kind: str

@@ -1,13 +1,14 @@
 """Fifty copies at once of each of two hundred completions: two hundred effects."""
 
 import asyncio
+import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 from typing import Any
 
 import psycopg
@@ -56,11 +57,27 @@ async def test_fifty_copies_of_two_hundred_completions_have_two_hundred_effects(
     assert effects == dict.fromkeys(jobs, 1)
 
 
+SHOP = """
+import os
+from pathlib import Path
+
+def fulfil(event, tx):
+    tx.execute("INSERT INTO effects VALUES (%s)", (event.job_id,))
+    if event.job_id.startswith("slow"):
+        tx.execute("SELECT pg_sleep(0.1)")
+    if event.job_id == "frozen" and event.attempt == 1:
+        Path("pid.new").write_text(str(os.getpid()))
+        os.rename("pid.new", "pid")
+        tx.execute("SELECT pg_sleep(0.5)")
+"""
+
+
 class Fleet:
     """``receiver serve``, several times on one PostgreSQL."""
 
-    def __init__(self, processes: list[Process], db: psycopg.Connection) -> None:
+    def __init__(self, processes: list[Process], db: psycopg.Connection, folder: Path) -> None:
         self.processes = processes
+        self.folder = folder
         self.urls = [f"http://127.0.0.1:{process.port}" for process in processes]
         self._db = db
 
@@ -68,6 +85,13 @@ class Fleet:
         """By job, as the customer's own table has them."""
         found = self._db.execute(f"SELECT job FROM effects WHERE job LIKE '{prefix}%'").fetchall()
         return Counter(job for (job,) in found)
+
+    def attempts(self, job: str) -> int:
+        """At its one message."""
+        found = self._db.execute(
+            f"SELECT attempts FROM postback_receiver.messages WHERE job_id = '{job}'"
+        ).fetchone()
+        return 0 if found is None else int(found[0])
 
     def states(self, prefix: str) -> Counter[str]:
         """Of the messages in the inbox."""
@@ -81,12 +105,7 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Whose handler takes a moment between its write and its end where the job says so."""
     folder = tmp_path_factory.mktemp("fleet")
-    (folder / "shop.py").write_text(
-        "def fulfil(event, tx):\n"
-        "    tx.execute('INSERT INTO effects VALUES (%s)', (event.job_id,))\n"
-        "    if event.job_id.startswith('slow'):\n"
-        "        tx.execute('SELECT pg_sleep(0.1)')\n"
-    )
+    (folder / "shop.py").write_text(SHOP)
     with ExitStack() as stack:
         url = stack.enter_context(database())
         db = stack.enter_context(psycopg.connect(url, autocommit=True))
@@ -108,7 +127,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         processes = [one.result() for one in starting]
         for one in processes:
             stack.callback(one.end, SIGKILL)
-        yield Fleet(processes, db)
+        yield Fleet(processes, db, folder)
 
 
 async def test_fifty_copies_of_two_hundred_completions_over_four_processes(fleet: Fleet) -> None:
@@ -117,6 +136,23 @@ async def test_fifty_copies_of_two_hundred_completions_over_four_processes(fleet
     assert await post_copies(fleet.urls, SECRET, jobs, COPIES) == VERDICTS
     await until(lambda: fleet.states("job") == {"handled": COMPLETIONS})
     assert fleet.effects("job") == dict.fromkeys(jobs, 1)
+
+
+async def test_a_process_that_is_frozen_for_longer_than_its_lease_does_nothing_twice(
+    fleet: Fleet,
+) -> None:
+    """Another one takes the message over meanwhile, and waits at the mark; then the first one goes
+    on, in the middle of its handler."""
+    await post_copies(fleet.urls, SECRET, ["frozen"], copies=1)
+    await until((fleet.folder / "pid").exists)
+    pid = int((fleet.folder / "pid").read_text())
+    os.kill(pid, SIGSTOP)
+    try:
+        await until(lambda: fleet.attempts("frozen") == 2)
+    finally:
+        os.kill(pid, SIGCONT)
+    await until(lambda: fleet.states("frozen") == {"handled": 1})
+    assert fleet.effects("frozen") == {"frozen": 1}
 
 
 async def test_what_killed_processes_were_at_is_taken_over_by_the_others(fleet: Fleet) -> None:
