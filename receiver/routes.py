@@ -115,7 +115,9 @@ class Front:
             return Answer(document={"status": "ok"})
         if request.path == "/readyz":
             await inbox.check()
-            return Answer(document={"status": "ready"})
+            # Still ready: what comes in is kept until handling goes on.
+            stuck = {"handling": "stuck"} if self._receiver.is_stuck else {}
+            return Answer(document={"status": "ready", **stuck})
         backlog = await inbox.backlog()
         text = self._receiver.metrics.exposition(backlog, self._receiver.now_ms())
         return Answer(text=text, content_type=CONTENT_TYPE.encode("ascii"))

@@ -380,6 +380,8 @@ async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_t
 
         await until(is_stuck)
         assert await hanging() == 4
+        ready = await client._http.get("/readyz")
+        assert (ready.status_code, ready.json()["handling"]) == (200, "stuck")
         await client.send(job("waits"))
         assert "handling waits" in caplog.text
         client.receiver.wake()
@@ -388,7 +390,7 @@ async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_t
         release.set()
         await client.idle()
         assert (await hanging(), calls[-1], len(calls)) == (0, "waits", 6)
-        assert not is_stuck()
+        assert (await client._http.get("/readyz")).json() == {"status": "ready"}
         assert {state for _, state, _ in await states(client)} == {"handled"}
 
 
