@@ -18,6 +18,8 @@ EXCHANGE: Final = "postback.exchange"  # its name in a scope
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes one each time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -151,11 +153,16 @@ class Request:
             raise busy("too many bodies are being received at once")
         self.taken_bytes += size
 
+    @property
+    def has_arrived(self) -> bool:
+        """Whether nothing of it is left to be read."""
+        exchange: Exchange | None = self._scope.get(EXCHANGE)
+        if exchange is not None and not self._whole:
+            self._whole = exchange.whole_body(self._scope) is not None
+        return self._whole
+
     async def drain(self, timeout_s: float) -> bool:
         """Reads on and throws away, within limits; whether that was the whole body."""
-        exchange: Exchange | None = self._scope.get(EXCHANGE)
-        if self._whole or (exchange is not None and exchange.whole_body(self._scope) is not None):
-            return True
         left = DRAIN_BYTES_MAX
         try:
             async with asyncio.timeout(timeout_s):
@@ -182,10 +189,8 @@ async def send_answer(
     scope: Scope, send: Send, answer: Answer, request_id: str, *, close: bool
 ) -> None:
     """Sends the whole answer; ``close`` ends the connection after it."""
-    if answer.text is None:
-        body = json.dumps(answer.document, separators=(",", ":")).encode("ascii")
-    else:
-        body = answer.text.encode()
+    text = _encode(answer.document) if answer.text is None else answer.text
+    body = text.encode()
     head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
         answer.content_type,
         len(body),

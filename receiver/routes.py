@@ -58,8 +58,9 @@ class Front:
                 answer = await self._answer(request)
             except Refusal as refusal:
                 answer = self._refused(request, refusal)
-                too_slow = refusal.status == 408  # waiting for more would be waiting twice
-                close = too_slow or not await request.drain(self._settings.request_timeout)
+                if not request.has_arrived:
+                    too_slow = refusal.status == 408  # waiting for more would be waiting twice
+                    close = too_slow or not await request.drain(self._settings.request_timeout)
             await send_answer(scope, send, answer, request.id, close=close)
             status: int | None = answer.status
         except Disconnected:

@@ -14,11 +14,11 @@ BOUNDS = Bounds(
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[str]:
+async def served(app: Any, *, keep_alive_s: float = 75) -> AsyncIterator[str]:
     """Its URL."""
     listening = asyncio.Event()
     with serving.listen("127.0.0.1", 0) as listener:
-        config = serving.config(app, BOUNDS, keep_alive_s=75, drain_s=5)
+        config = serving.config(app, BOUNDS, keep_alive_s=keep_alive_s, drain_s=5)
         server = serving.Server(config, on_listening=listening.set)
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await listening.wait()
