@@ -85,7 +85,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A message whose turn it is, with all that its handler needs. ``attempt`` counts from 1."""
+    """A message whose turn it is, with all that its handler needs. ``attempt`` counts from 1, and
+    again from there after a replay; ``fence`` grows with every claim of the message."""
 
     id: int
     source: str
@@ -95,5 +96,6 @@ class Claimed:
     platform: Platform
     content_type: str | None
     attempt: int
+    fence: int
     received_ms: int
     body: bytes

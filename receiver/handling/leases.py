@@ -103,7 +103,7 @@ class Leases:
 
     async def _renew(self, held: Iterable[Lease]) -> None:
         asked_s = self._loop.time()
-        running = [(lease.claimed.id, lease.claimed.attempt) for lease in held]
+        running = [(lease.claimed.id, lease.claimed.fence) for lease in held]
         ours = await self._inbox.renew(running) if running else set()
         for lease in self._held.intersection(held):  # not what has ended meanwhile
             if lease.claimed.id in ours:

@@ -16,14 +16,14 @@ def verdict(
 ) -> Settlement:
     """Handled; or due again after a wait; or dead. ``random`` is from 0 to 1."""
     if error is None:
-        return Settlement(id=claimed.id, attempt=claimed.attempt, state="handled", now_ms=now_ms)
+        return Settlement(id=claimed.id, fence=claimed.fence, state="handled", now_ms=now_ms)
     dead = claimed.attempt >= limits.attempts
     wait_ms = retry_delay_ms(
         claimed.attempt, base_s=limits.retry_base_s, cap_s=limits.retry_cap_s, random=random
     )
     return Settlement(
         id=claimed.id,
-        attempt=claimed.attempt,
+        fence=claimed.fence,
         state="dead" if dead else "pending",
         now_ms=now_ms,
         due_ms=None if dead else now_ms + wait_ms,

@@ -194,7 +194,7 @@ class Worker:
 
     def _ignored(self, claimed: Claimed) -> Settlement:
         now_ms = self._now_ms()
-        return Settlement(id=claimed.id, attempt=claimed.attempt, state="ignored", now_ms=now_ms)
+        return Settlement(id=claimed.id, fence=claimed.fence, state="ignored", now_ms=now_ms)
 
     async def _record(self, settlement: Settlement) -> bool:
         """However long the inbox is down: an outcome that is not written would happen again.
@@ -209,7 +209,7 @@ class Worker:
 
     async def _hand_back(self, claimed: Claimed) -> None:
         try:
-            await self._inbox.hand_back(claimed.id, claimed.attempt, self._now_ms())
+            await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms())
         except InboxUnavailable as error:  # it is taken back from us, by the next start or replica
             log.event("cannot hand back", logging.WARNING, id=claimed.id, reason=str(error))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from receiver.message import REPLAYABLE, Claimed, State
-from receiver.store.tx import Tx, storable
+from receiver.store.tx import Row, Tx, storable
 
 CRASHED: Final = "the process ended while the handler ran"
 
@@ -19,7 +19,7 @@ NEXT_DUE: Final = """
 """
 _SETTLE: Final = """
     UPDATE messages SET state = :state, due_ms = :due_ms, handled_ms = :handled_ms
-     WHERE id = :id AND state = 'running' AND attempts = :attempt
+     WHERE id = :id AND state = 'running' AND fence = :fence
 """
 _FAILED: Final = """
     INSERT INTO failures VALUES (:id, :error)
@@ -33,7 +33,7 @@ _SKIP_OTHERS: Final = f"""
 """  # noqa: S608 - constants of ours
 _HAND_BACK: Final = """
     UPDATE messages SET state = 'pending', attempts = attempts - 1, due_ms = :now_ms
-     WHERE id = :id AND state = 'running' AND attempts = :attempt
+     WHERE id = :id AND state = 'running' AND fence = :fence
 """
 _REPLAY: Final = f"""
     UPDATE messages SET state = 'pending', attempts = 0, due_ms = :now_ms
@@ -60,11 +60,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What one attempt ended as: handled, dead, or pending again from ``due_ms`` on. One that is
-    not the message's running attempt any more changes nothing."""
+    """What one attempt ended as: handled, dead, or pending again from ``due_ms`` on. Where its
+    ``fence`` is no longer the message's, the attempt was taken away, and it changes nothing."""
 
     id: int
-    attempt: int
+    fence: int
     state: State
     now_ms: int
     due_ms: int | None = None
@@ -79,7 +79,7 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
         _SETTLE,
         {
             "id": settlement.id,
-            "attempt": settlement.attempt,
+            "fence": settlement.fence,
             "state": settlement.state,
             "due_ms": settlement.due_ms,
             "handled_ms": settlement.now_ms if handled else None,
@@ -95,18 +95,18 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
     return True
 
 
-def hand_back(tx: Tx, id: int, attempt: int, now_ms: int) -> None:
+def hand_back(tx: Tx, id: int, fence: int, now_ms: int) -> None:
     """An attempt that was cut short by a stop is not spent."""
-    tx.run(_HAND_BACK, {"id": id, "attempt": attempt, "now_ms": now_ms})
+    tx.run(_HAND_BACK, {"id": id, "fence": fence, "now_ms": now_ms})
 
 
-def abandoned(id: int, attempt: int, *, now_ms: int, attempts_max: int) -> Settlement:
-    """What becomes of a message whose process ended: due again, or dead where its attempts are
-    used up."""
-    dead = attempt >= attempts_max
+def abandoned(row: Row, *, now_ms: int, attempts_max: int) -> Settlement:
+    """What becomes of a message (its id, fence and attempts) whose process ended: due again, or
+    dead where its attempts are used up."""
+    dead = row["attempts"] >= attempts_max
     return Settlement(
-        id=id,
-        attempt=attempt,
+        id=row["id"],
+        fence=row["fence"],
         state="dead" if dead else "pending",
         now_ms=now_ms,
         due_ms=None if dead else now_ms,

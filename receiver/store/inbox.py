@@ -54,7 +54,7 @@ class Inbox(ABC):
 
     @abstractmethod
     async def renew(self, running: Sequence[tuple[int, int]]) -> set[int]:
-        """Holds these (id, attempt) for another lease; the ids that are still ours."""
+        """Holds these (id, fence) for another lease; the ids that are still ours."""
 
     @abstractmethod
     async def recover(self, *, now_ms: int, attempts_max: int) -> int:
@@ -65,9 +65,9 @@ class Inbox(ABC):
         """Writes what came of an attempt; False when it was not ours any more."""
         return await self._write(partial(handling.settle, settlement=settlement))
 
-    async def hand_back(self, id: int, attempt: int, now_ms: int) -> None:
+    async def hand_back(self, id: int, fence: int, now_ms: int) -> None:
         """Makes a running message due again, its attempt unspent."""
-        await self._write(partial(handling.hand_back, id=id, attempt=attempt, now_ms=now_ms))
+        await self._write(partial(handling.hand_back, id=id, fence=fence, now_ms=now_ms))
 
     async def replay(self, id: int, now_ms: int) -> bool:
         """Whether a message could be made due again."""

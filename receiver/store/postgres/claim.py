@@ -25,20 +25,20 @@ _HOLD: Final = "SELECT pg_try_advisory_xact_lock(:key) AS held"
 _START: Final = f"""
     WITH started AS (
         UPDATE messages SET due_ms = NULL, lease_ms = {_CLOCK_MS} + :lease_ms,
-               attempts = attempts + 1,
+               attempts = attempts + 1, fence = fence + 1,
                state = CASE WHEN {SUPERSEDED} THEN 'skipped' ELSE 'running' END
          WHERE id = :id AND state = 'pending' AND NOT {_OTHER_RUNS}
         RETURNING *)
     SELECT id, source, message_id, job_id, job_status, platform, content_type,
-           attempts AS attempt, received_ms, body
+           attempts AS attempt, fence, received_ms, body
       FROM started JOIN bodies USING (id) WHERE state = 'running'
 """  # noqa: S608 - constants of ours
 _RENEW: Final = f"""
     UPDATE messages SET lease_ms = {_CLOCK_MS} + :lease_ms
-     WHERE id = :id AND attempts = :attempt AND state = 'running'
+     WHERE id = :id AND fence = :fence AND state = 'running'
 """  # noqa: S608 - constants of ours
 _ENDED: Final = f"""
-    SELECT id, attempts FROM messages
+    SELECT id, fence, attempts FROM messages
      WHERE state = 'running' AND lease_ms <= {_CLOCK_MS} FOR UPDATE SKIP LOCKED
 """  # noqa: S608 - constants of ours
 
@@ -60,11 +60,11 @@ def claim(tx: PostgresTx, *, now_ms: int, limit: int, lease_ms: int) -> Turn:
 
 
 def renew(tx: PostgresTx, running: Sequence[tuple[int, int]], *, lease_ms: int) -> set[int]:
-    """Another lease for these (id, attempt); the ids that are still those attempts'."""
+    """Another lease for these (id, fence); the ids whose fence that still is."""
     return {
         id
-        for id, attempt in running
-        if tx.run(_RENEW, {"id": id, "attempt": attempt, "lease_ms": lease_ms})
+        for id, fence in running
+        if tx.run(_RENEW, {"id": id, "fence": fence, "lease_ms": lease_ms})
     }
 
 
@@ -72,7 +72,7 @@ def recover(tx: PostgresTx, *, now_ms: int, attempts_max: int) -> int:
     """What runs under a lease that has ended is due again, or dead; how many that were."""
     ended = tx.all(_ENDED, {})
     for row in ended:
-        settle(tx, abandoned(row["id"], row["attempts"], now_ms=now_ms, attempts_max=attempts_max))
+        settle(tx, abandoned(row, now_ms=now_ms, attempts_max=attempts_max))
     return len(ended)
 
 

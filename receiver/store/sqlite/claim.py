@@ -15,11 +15,13 @@ _DUE: Final = """
      ORDER BY due_ms, id LIMIT :limit
 """
 _START: Final = """
-    UPDATE messages SET state = 'running', attempts = attempts + 1, due_ms = NULL WHERE id = :id
+    UPDATE messages SET state = 'running', attempts = attempts + 1, fence = fence + 1,
+           due_ms = NULL
+     WHERE id = :id
 """
 _CLAIMED: Final = """
     SELECT id, source, message_id, job_id, job_status, platform, content_type,
-           attempts AS attempt, received_ms, body
+           attempts AS attempt, fence, received_ms, body
       FROM messages JOIN bodies USING (id) WHERE id = :id
 """
 
@@ -43,7 +45,7 @@ def claim(tx: Tx, *, now_ms: int, limit: int) -> Turn:
 
 def recover(tx: Tx, *, now_ms: int, attempts_max: int) -> int:
     """What this file's last process left running is due again, or dead; how many that were."""
-    left = tx.all("SELECT id, attempts FROM messages WHERE state = 'running'", {})
+    left = tx.all("SELECT id, fence, attempts FROM messages WHERE state = 'running'", {})
     for row in left:
-        settle(tx, abandoned(row["id"], row["attempts"], now_ms=now_ms, attempts_max=attempts_max))
+        settle(tx, abandoned(row, now_ms=now_ms, attempts_max=attempts_max))
     return len(left)

@@ -17,7 +17,7 @@ async def claim(inbox: Inbox, *, now_ms: int = NOW_MS, limit: int = 10) -> list[
 
 
 def settlement(claimed: Claimed, state: str = "handled", **more: object) -> Settlement:
-    given = {"id": claimed.id, "attempt": claimed.attempt, "state": state, "now_ms": NOW_MS}
+    given = {"id": claimed.id, "fence": claimed.fence, "state": state, "now_ms": NOW_MS}
     return Settlement(**{**given, **more})  # type: ignore[arg-type]  # as each test wants it
 
 
@@ -67,7 +67,7 @@ async def test_an_attempt_that_failed_comes_again_at_its_time(inbox: Inbox) -> N
     assert (turn.claimed, turn.next_due_ms) == ([], later)
     assert "Traceback" in ((await stored(inbox, first.id)).error or "")
     (second,) = await claim(inbox, now_ms=later)
-    assert second == replace(first, attempt=2)
+    assert second == replace(first, attempt=2, fence=2)
     await inbox.settle(settlement(second, now_ms=later))
     shown = await stored(inbox, first.id)
     assert (shown.state, shown.handled_ms, shown.error) == ("handled", later, None)
@@ -82,8 +82,15 @@ async def test_only_the_running_attempt_settles(inbox: Inbox) -> None:
     (second,) = await claim(inbox)
     assert not await inbox.settle(settlement(first))
     assert (await stored(inbox, first.id)).state == "running"
-    await inbox.hand_back(second.id, second.attempt, NOW_MS)
-    assert [(one.id, one.attempt) for one in await claim(inbox)] == [(second.id, 2)]
+    await inbox.hand_back(second.id, second.fence, NOW_MS)
+    (third,) = await claim(inbox)
+    assert (third.id, third.attempt) == (second.id, second.attempt)
+    assert not await inbox.settle(settlement(second))
+    assert await inbox.settle(settlement(third, "dead", error="no"))
+    assert await inbox.replay(first.id, NOW_MS)
+    (fourth,) = await claim(inbox)
+    assert fourth.attempt == first.attempt
+    assert not await inbox.settle(settlement(first))
 
 
 async def test_the_handled_end_of_a_job_skips_what_waits_of_it(inbox: Inbox) -> None:

@@ -97,7 +97,7 @@ async def test_a_message_is_claimed_by_one_replica_and_a_job_by_one_at_a_time(
 
 
 def done(claimed: Claimed) -> Settlement:
-    return Settlement(id=claimed.id, attempt=claimed.attempt, state="handled", now_ms=NOW_MS)
+    return Settlement(id=claimed.id, fence=claimed.fence, state="handled", now_ms=NOW_MS)
 
 
 async def test_a_lease_that_ends_lets_another_replica_go_on(place: Place) -> None:
@@ -105,11 +105,11 @@ async def test_a_lease_that_ends_lets_another_replica_go_on(place: Place) -> Non
     slow, other = await place.open(lease_s=0), await place.open()
     await slow.receive(message(wanted=True))
     (first,) = (await slow.claim(now_ms=NOW_MS, limit=1)).claimed
-    assert await slow.renew([(first.id, first.attempt), (99, 1)]) == {first.id}
+    assert await slow.renew([(first.id, first.fence), (99, 1)]) == {first.id}
     assert await other.recover(now_ms=NOW_MS, attempts_max=10) == 1
     (second,) = (await other.claim(now_ms=NOW_MS, limit=1)).claimed
     assert (second.id, second.attempt) == (first.id, 2)
-    assert await slow.renew([(first.id, first.attempt)]) == set()
+    assert await slow.renew([(first.id, first.fence)]) == set()
     assert not await slow.settle(done(first))
     assert await other.recover(now_ms=NOW_MS, attempts_max=10) == 0
     assert await other.settle(done(second))

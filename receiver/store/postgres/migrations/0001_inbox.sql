@@ -21,6 +21,7 @@ CREATE TABLE messages (
     state         text     NOT NULL
         CHECK (state IN ('pending', 'running', 'handled', 'dead', 'ignored', 'skipped')),
     attempts      bigint   NOT NULL DEFAULT 0,
+    fence         bigint   NOT NULL DEFAULT 0, -- how often it was claimed: whose attempt counts
     due_ms        bigint,                   -- while pending
     lease_ms      bigint,                   -- while running: until when, by the database's clock
     handled_ms    bigint,

@@ -28,6 +28,7 @@ CREATE TABLE new_messages (
         CHECK (state = 'pending' OR state = 'running' OR state = 'handled' OR state = 'dead'
             OR state = 'ignored' OR state = 'skipped'),
     attempts      INTEGER NOT NULL DEFAULT 0,
+    fence         INTEGER NOT NULL DEFAULT 0, -- how often it was claimed: whose attempt counts
     due_ms        INTEGER,                  -- while pending
     handled_ms    INTEGER,
     body_kept     INTEGER NOT NULL DEFAULT 1,
@@ -38,7 +39,7 @@ CREATE TABLE new_messages (
 INSERT INTO new_messages
 SELECT id, source, message_id, body_sha256, body_bytes, content_type, kind, job_id, job_status,
        verdict, sent_ms, received_ms, duplicates, last_seen_ms, platform, via, state, attempts,
-       due_ms, handled_ms, body_kept,
+       attempts, due_ms, handled_ms, body_kept,
        id IN (SELECT end_id FROM jobs),
        (SELECT end_order FROM jobs WHERE jobs.end_id = messages.id)
   FROM messages;
