@@ -1,6 +1,5 @@
 """What a completion says, typed, whichever platform said it. Pure."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from receiver.identity import Identity, Platform
+from receiver.parse import ParseError, parse
 from receiver.status import TERMINAL, canonical
 
 _MILLISECONDS: Final = 1e-3
@@ -98,11 +98,12 @@ def _cerebrium(document: Any) -> dict[str, Any]:
 
 
 def _error(value: Any) -> Any:
-    """RunPod puts a JSON document into a string; other text stays as it is."""
+    """RunPod puts a JSON document into a string; other text stays as it is. As strict as with the
+    body: what is refused there (NUL, half a character) must not come in by this way."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            document = json.loads(value)
-        except (ValueError, RecursionError):
+            document = parse(value.encode())
+        except ParseError:
             return value
         return document if isinstance(document, dict) else value
     return value

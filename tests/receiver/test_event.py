@@ -67,6 +67,14 @@ def test_runpods_failure_is_an_event() -> None:
 
 
 @pytest.mark.parametrize(
+    "inner", ['{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": 1, "a": 2}', '{"a": NaN}', "{" * 500]
+)
+def test_an_error_that_is_no_strict_json_stays_the_text_that_it_is(inner: str) -> None:
+    """What a body may not say, a string in it may not either."""
+    assert read({**RUNPOD, "error": inner}).error == inner
+
+
+@pytest.mark.parametrize(
     ("sent", "status"),
     [
         ("IN_QUEUE", "queued"),
