@@ -1,5 +1,6 @@
 """The receiver's HTTP side: which path does what, and one log line per request."""
 
+import itertools
 import logging
 import os
 import time
@@ -41,6 +42,12 @@ _ANSWERS: Final = {
 }
 
 
+# Names requests for ever: this process by chance, its requests by their number. Randomness for each
+# would cost a system call, in which another thread takes the interpreter away from us.
+_process: Final = os.urandom(10).hex()
+_numbers: Final = itertools.count(1)
+
+
 class Front:
     """Answers every request of a receiver, whatever it is made of."""
 
@@ -50,7 +57,7 @@ class Front:
         self._budget: Final = Budget(self._settings.in_flight_bytes_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, f"req_{os.urandom(16).hex()}")
+        request = Request(scope, receive, _request_id())
         started = time.perf_counter()
         close = False
         try:
@@ -180,6 +187,10 @@ def _level(request: Request, status: int | None) -> int:
         return logging.DEBUG
     is_news = request.notes.get("outcome") == "conflict" or (status or 0) >= 500
     return logging.WARNING if is_news else logging.INFO
+
+
+def _request_id() -> str:
+    return f"req_{_process}{next(_numbers):012x}"
 
 
 def _allow(request: Request, *methods: str) -> str:

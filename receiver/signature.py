@@ -181,12 +181,11 @@ class Fields:
     __slots__ = ("_found", "_repeated")
 
     def __init__(self, headers: Headers) -> None:
-        self._found: Final[dict[bytes, object]] = {}
+        self._found: dict[bytes, object] = {}
         self._repeated: Final[set[bytes]] = set()
         try:
-            items: Any = getattr(headers, "items", None)
-            pairs: Any = list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
-            self._found.update(pairs)
+            pairs: Any = headers if type(headers) is list else _pairs(headers)
+            self._found = dict(pairs)
             if len(self._found) < len(pairs) or not _are_plain(self._found):
                 self._read(pairs)
         except Exception:  # an object of the caller's may raise anything
@@ -197,7 +196,7 @@ class Fields:
 
     def _read(self, pairs: list[tuple[object, object]]) -> None:
         self._found.clear()
-        for given, value in pairs:
+        for given, value in pairs[: HEADERS_MAX + 1]:
             name = _name(given)
             if name in self._found:
                 self._repeated.add(name)
@@ -324,6 +323,12 @@ def text_key(secret: object) -> bytes:
     if not isinstance(secret, str) or not secret.removeprefix(SECRET_PREFIX).strip():
         raise ValueError("the secret is empty or not text")
     return secret.encode()
+
+
+def _pairs(headers: Any) -> list[tuple[object, object]]:
+    """Those of a mapping, or of any iterable, as far as we count."""
+    items = getattr(headers, "items", None)
+    return list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
 
 
 def _are_plain(names: Iterable[Any]) -> bool:

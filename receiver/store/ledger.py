@@ -103,21 +103,21 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
     with what is decided, and are of no use afterwards."""
     plan = Plan()
     for one in batch:
-        copies = facts.copies.setdefault(one.content, {})
-        end = facts.ends.get(one.job) if one.message.kind != "opaque" else None
-        same = _same_message(copies, one.message.message_id) if copies else None
-        candidate = one.message.as_end if one.message.kind == "terminal" else None
+        message, copies = one.message, facts.copies.setdefault(one.content, {})
+        end = facts.ends.get(one.job) if message.kind != "opaque" else None
+        same = _same_message(copies, message.message_id) if copies else None
+        candidate = message.as_end if message.kind == "terminal" else None
         known = _known(facts, one, bool(copies), same is not None, end)
-        verdict = judge(one.message.kind, known, candidate, latest=one.message.latest)
+        verdict = judge(message.kind, known, candidate, latest=message.latest)
         plan.verdicts.append(verdict)
         if verdict == "duplicate":
             original = same or next(iter(copies.values()), None) or (end.id if end else 0)
-            _again(plan, facts, original, one.message.received_ms)
+            _again(plan, facts, original, message.received_ms)
             _same_end(plan, end, one, candidate)
         else:
             new = _new(next(ids), one, verdict, candidate)
             plan.new.append(new)
-            copies[one.message.message_id or ""] = new.id
+            copies[message.message_id or ""] = new.id
             _keep_up(plan, facts, one, new, candidate)
     return plan
 
