@@ -6,7 +6,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -16,6 +16,10 @@ from receiver.protocol import Bounds, bounded_protocol
 
 BACKLOG = 2048  # connections the kernel holds while we are busy; uvicorn's own default
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_DATE_S = 1.0  # how often the answers' Date header is made anew
+_TICKS_PER_DATE = 10  # as uvicorn counts
+_CLOSE_S = 0.1  # for connections to close where there is no time to finish anything
+_CLOSED_LOOK_S = 0.005
 
 
 class CannotListen(Exception):
@@ -23,16 +27,50 @@ class CannotListen(Exception):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; announces itself, and leaves signals to ``signals``."""
+    """uvicorn's server; announces itself, leaves signals to ``signals``, and stops when it is told
+    to, where uvicorn's looks ten times a second whether it was."""
 
     def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_listening = on_listening
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """Take no more connections, finish what is being answered, and leave ``serve``. For any
+        thread, and for signal handlers."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self._on_listening()
+
+    async def main_loop(self) -> None:
+        tick = 0
+        while not await self.on_tick(tick):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _DATE_S)
+            tick += _TICKS_PER_DATE
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        try:
+            async with asyncio.timeout(self.config.timeout_graceful_shutdown or _CLOSE_S):
+                # A connection tells nobody when it is closed.
+                while self.server_state.connections or self.server_state.tasks:  # noqa: ASYNC110
+                    await asyncio.sleep(_CLOSED_LOOK_S)
+        except TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -49,7 +87,7 @@ class Server(uvicorn.Server):
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             on_stopping()
-            self.should_exit = True
+            self.stop()
 
         previous = {number: signal.signal(number, stop) for number in _SIGNALS}
         try:

@@ -25,5 +25,5 @@ async def served(app: Any, *, keep_alive_s: float = 75) -> AsyncIterator[str]:
         try:
             yield serving.url_of(listener)
         finally:
-            server.should_exit = True
+            server.stop()
             await running

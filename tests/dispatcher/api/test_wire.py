@@ -40,7 +40,7 @@ async def port(service: Service, settings: Settings) -> AsyncIterator[int]:
         running = asyncio.create_task(server.serve(sockets=[listener]))
         await listening.wait()
         yield listener.getsockname()[1]
-        server.should_exit = True
+        server.stop()
         await running
 
 
