@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import httpx
 
 from receiver.conformance.delivery import Delivery
+from receiver.tls import trusted
 
 # A status; or: the connection was ended, nothing came in time, nobody is there.
 Answer: TypeAlias = int | Literal["closed", "silent", "unreachable"]
@@ -51,7 +52,7 @@ class Link:
         self.url: Final = check_url(url)
         self._within_s: Final = answer_within_s
         # Only our own deadlines end anything, and nothing of the environment counts.
-        self._http: Final = httpx.AsyncClient(timeout=_NEVER_S, trust_env=False)
+        self._http: Final = httpx.AsyncClient(verify=trusted(), timeout=_NEVER_S, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self

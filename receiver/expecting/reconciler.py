@@ -20,6 +20,7 @@ from receiver.source import Source
 from receiver.status import canonical
 from receiver.store.expectations import Asked, Expectation
 from receiver.store.inbox import Inbox, InboxUnavailable
+from receiver.tls import trusted
 
 BATCH_MAX: Final = 16  # questions at once
 FACTOR: Final = 2.0
@@ -71,7 +72,9 @@ class Reconciler:
 
     async def _work(self) -> None:
         # Neither proxies nor .netrc from the environment: they would see the credentials.
-        async with httpx.AsyncClient(trust_env=False, follow_redirects=False) as client:
+        async with httpx.AsyncClient(
+            verify=trusted(), trust_env=False, follow_redirects=False
+        ) as client:
             while True:
                 try:
                     due_ms = await self._ask_due(client)

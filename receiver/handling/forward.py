@@ -10,6 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from receiver.event import Event
+from receiver.tls import trusted
 
 TIMEOUT_MARGIN: Final = 1.0  # the handler's own time ends first: its log says which it was
 
@@ -31,7 +32,10 @@ class Forwarder:
             raise ValueError(f"not an http or https URL: {url!r}")
         self._url: Final = url
         self._client: Final = httpx.AsyncClient(
-            timeout=timeout_s + TIMEOUT_MARGIN, trust_env=False, follow_redirects=False
+            verify=trusted(),
+            timeout=timeout_s + TIMEOUT_MARGIN,
+            trust_env=False,
+            follow_redirects=False,
         )
 
     async def __call__(self, event: Event) -> None:
