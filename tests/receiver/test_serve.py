@@ -175,7 +175,7 @@ def test_each_completion_is_forwarded_until_the_local_service_takes_it(
     posts: list[tuple[dict[str, str], bytes]] = []
     handler = type("Service", (Local,), {"posts": posts})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}/completions"
         process = start("--forward", url)
