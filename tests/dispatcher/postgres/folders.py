@@ -17,6 +17,10 @@ from tests.dispatcher.postgres import server
 _URLS: Final[dict[Path, str]] = {}
 _EMPTIED: Final[list[str]] = []
 _EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, "counts", "writers"))
+_END_OTHERS: Final = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 _WATCHERS: Final[dict[Path, psycopg.Connection]] = {}
 
 
@@ -38,7 +42,7 @@ def empty_under(folder: Path) -> None:
     """Empty the databases of all folders in this one, for the next who asks: faster by a tenth of
     a second than making and dropping one. For tests that leave the schema as it is."""
     for one in [one for one in _URLS if one.is_relative_to(folder)]:
-        watcher(one).execute(_EMPTY.encode())
+        watcher(one).execute(f"{_END_OTHERS}; {_EMPTY}".encode())
         _WATCHERS.pop(one).close()
         _EMPTIED.append(_URLS.pop(one))
 

@@ -27,7 +27,7 @@ FAULTS: tuple[Fault, ...] = ("answer lost", "commit lost", "half open")
 async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
     async with proxied(folders.url_for(tmp_path)) as running:
         yield running
-    folders.drop_under(tmp_path)
+    folders.empty_under(tmp_path)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ async def together(tmp_path: Path) -> AsyncIterator[Together]:
     yield joined
     for world in joined.worlds:
         await world.store.close()
-    folders.drop_under(tmp_path)
+    folders.empty_under(tmp_path)
 
 
 async def until(true: Callable[[], bool]) -> None:
