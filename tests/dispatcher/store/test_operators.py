@@ -3,6 +3,8 @@ take over, expire."""
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from dispatcher.filters import Filter
@@ -203,9 +205,8 @@ async def test_every_disabled_destinations_backlog_ends_however_many_there_are(
 ) -> None:
     """I2: those that are empty already do not stand in the way."""
     urls = [f"http://127.0.0.1:9/{n}" for n in range(120)]
-    for url in urls:
-        await world.submit(url, url=url)
-        await world.change(url, disabled_reason="test")
+    await asyncio.gather(*(world.submit(url, url=url) for url in urls))
+    await asyncio.gather(*(world.change(url, disabled_reason="test") for url in urls))
     for _ in range(10):
         await world.store.expire(now_ms=world.now_ms, limit=50)
     assert world.store.queued() == 0
