@@ -7,11 +7,14 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pytest
+import typer.main
 
-from dispatcher.cli import main
+import dispatcher.cli
+from dispatcher.cli import build, main
 from dispatcher.client import Client
 from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
 
@@ -36,6 +39,12 @@ class Ran:
 
 
 Run = Callable[..., Ran]
+
+
+@cache
+def _commands() -> Any:
+    """All of them, built once: it takes longer than most of them run."""
+    return typer.main.get_command(build())
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +77,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.fixture
 def alone(environment: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run a command where there is no service."""
+    environment.setattr(dispatcher.cli, "build", _commands)
 
     def run(*argv: str) -> Ran:
         capfdbinary.readouterr()
