@@ -1,5 +1,6 @@
 """Part 6: the receiver: how much it verifies and keeps beside a bare handler under the same
-server, how long an answer takes, and what a flood of badly signed requests costs."""
+server, how long an answer takes, and what a flood of badly signed requests costs. Where there is a
+PostgreSQL, the first two also with the inbox there."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from tests.bench.bench import Bench
 from tests.bench.closed import ClosedLoop, Window, since
 from tests.bench.figures import Figures
 from tests.bench.messages import Fresh, Messages, Repeated
-from tests.bench.paced import Paced
+from tests.bench.paced import Paced, Sample
 from tests.bench.process import Child
 
 RATE_PER_S: Final = 500
@@ -43,16 +44,21 @@ class _Seen:
     files_changed: int = 0
     kept: int = 0
     signed_late: int = 0
+    shared: list[Window] = field(default_factory=list)  # on PostgreSQL
+    shared_steady: list[Figures] = field(default_factory=list)
 
 
 class _Rounds:
-    """Two receivers and a bare handler on one core: all run all the time, one has work."""
+    """Receivers and a bare handler on one core: all run all the time, one has work."""
 
-    def __init__(self, bench: Bench, inbox: Child, bare: Child, quiet: Child) -> None:
+    def __init__(
+        self, bench: Bench, inbox: Child, bare: Child, quiet: Child, shared: Child | None
+    ) -> None:
         self._bench = bench
         self._inbox = inbox
         self._bare = bare
         self._quiet = quiet
+        self._shared = shared
         self._fresh = Fresh(inbox.url)
         self.seen = _Seen()
 
@@ -66,6 +72,17 @@ class _Rounds:
         self.seen.signed_late += self._fresh.signed_late - late
         window, _ = await self._closed(self._bare, Repeated(self._bare.url, requests))
         self.seen.bare.append(window)
+
+    async def share(self, count: int) -> None:
+        """One round of the receiver on PostgreSQL, where there is one."""
+        if self._shared is None:
+            return
+        fresh = Fresh(self._shared.url)
+        fresh.prepare(itertools.islice(self._bench.numbers, count))
+        window, _ = await self._closed(self._shared, fresh)
+        self.seen.shared.append(window)
+        steady = await self._paced(fresh, self._bench.options.seconds)
+        self.seen.shared_steady.append(figures.latency(steady))
 
     async def pace(self) -> None:
         """One round at a steady rate, alone and within floods of two kinds."""
@@ -112,12 +129,15 @@ class _Rounds:
         return ClosedLoop([requests], self._bench.sink, numbers, in_flight=in_flight)
 
     async def _steady(self, seconds: float) -> Figures:
-        count = max(1, round(RATE_PER_S * seconds))
-        self._fresh.prepare(itertools.islice(self._bench.numbers, count))
-        paced = Paced(self._fresh, self._bench.sink, self._bench.numbers)
-        samples = await paced.run(rate=RATE_PER_S, seconds=seconds)
+        samples = await self._paced(self._fresh, seconds)
         self.seen.kept += len(samples)
         return figures.latency(samples)
+
+    async def _paced(self, fresh: Fresh, seconds: float) -> list[Sample]:
+        count = max(1, round(RATE_PER_S * seconds))
+        fresh.prepare(itertools.islice(self._bench.numbers, count))
+        paced = Paced(fresh, self._bench.sink, self._bench.numbers)
+        return await paced.run(rate=RATE_PER_S, seconds=seconds)
 
     def _files(self) -> list[tuple[str, int, int]]:
         stats = ((path.name, path.stat()) for path in _files(self._bench, "quiet"))
@@ -130,26 +150,32 @@ async def measure(bench: Bench) -> Figures:
         inbox = await stack.enter_async_context(_running(bench, "inbox", "receiver"))
         bare = await stack.enter_async_context(_running(bench, "bare", "bare"))
         quiet = await stack.enter_async_context(_running(bench, "quiet", "receiver", logs=False))
-        rounds = _Rounds(bench, inbox, bare, quiet)
+        shared = None
+        if bench.postgres is not None:
+            url = bench.database_url("receiver", "postgres")
+            running = _running(bench, "shared", "receiver", database_url=url)
+            shared = await stack.enter_async_context(running)
+        rounds = _Rounds(bench, inbox, bare, quiet, shared)
         seconds = bench.options.warm_up + bench.options.seconds
         count = math.ceil(await rounds.probe() * seconds * _SPARE)
         for _ in range(bench.options.rounds):
             await rounds.saturate(count)
             await rounds.pace()
             await rounds.flood()
+            await rounds.share(count)
         written = inbox.written_bytes()
     return _figures(rounds.seen, _stored(bench), written)
 
 
 def _running(
-    bench: Bench, name: str, kind: str, *, logs: bool = True
+    bench: Bench, name: str, kind: str, *, logs: bool = True, database_url: str | None = None
 ) -> AbstractAsyncContextManager[Child]:
     return process.receiving(
         kind,
         bench.directory / f"{name}.log" if logs else Path(os.devnull),
         cores=bench.cores.dispatcher,
         secrets=messages.SECRET,
-        database_url=f"sqlite:///{_path(bench, name)}",
+        database_url=database_url or f"sqlite:///{_path(bench, name)}",
         port=0,
         log_format="json",
         drain_grace=1,
@@ -176,6 +202,8 @@ def _figures(seen: _Seen, stored: int, written: int | None) -> Figures:
     steady, flooded, swamped = map(figures.medians, (seen.steady, seen.flooded, seen.swamped))
     return {
         "durable": durable,
+        "shared": figures.saturation(seen.shared) if seen.shared else None,
+        "sharedSteady": figures.medians(seen.shared_steady) if seen.shared_steady else None,
         "bare": bare,
         "durableToBare": figures.ratio(durable["acceptedPerSecond"], bare["acceptedPerSecond"]),
         "ratePerSecond": RATE_PER_S,

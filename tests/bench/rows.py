@@ -94,8 +94,15 @@ def _receiver(found: Part) -> Iterator[Row]:
     yield "receiver to bare handler", of(found["durableToBare"]), "≥ 0.5"
     cpu = _ratio(found["bare"]["cpuUsPerDelivery"], found["durable"]["cpuUsPerDelivery"])
     yield "receiver to bare handler, by CPU per request", cpu, ""
+    if found["shared"] is not None:
+        yield "on PostgreSQL: requests a second", of(found["shared"]["acceptedPerSecond"]), ""
+        cpu = of(found["shared"]["cpuUsPerDelivery"], "µs")
+        yield "on PostgreSQL: CPU per request", cpu, ""
     rate, flooded, swamped = found["ratePerSecond"], found["flooded"], found["swamped"]
     yield f"{rate}/s: p50 / p99, ms", _quantiles(found["steady"]), "p99 ≤ 15 ms"
+    if found["sharedSteady"] is not None:
+        shared = _quantiles(found["sharedSteady"])
+        yield f"{rate}/s on PostgreSQL: p50 / p99, ms", shared, "p99 ≤ 15 ms"
     flood = f"{rate}/s among {flooded['floodPerSecond']:,} badly signed a second"
     yield f"{flood}: p50 / p99, ms", _quantiles(flooded), ""
     yield "among a flood to without, p99", of(found["floodedToSteady"]), "≤ 1.5"
