@@ -276,8 +276,9 @@ def test_the_inbox_commands_say_in_one_line_why_they_fail(start: Start) -> None:
         (("inbox", "list"), {**good, "RECEIVER_ADMIN_KEY": ""}, 2, "RECEIVER_ADMIN_KEY"),
         (("inbox", "list"), {**good, "RECEIVER_PORT": "x"}, 2, "RECEIVER_PORT"),
     ]
-    for words, environ, code, told in cases:
-        ran = command(*words, **environ)
+    with ThreadPoolExecutor(2) as threads:  # each is a process, which takes its time to start
+        ended = list(threads.map(lambda case: command(*case[0], **case[1]), cases))
+    for ran, (_, _, code, told) in zip(ended, cases, strict=True):
         assert (ran.returncode, ran.stdout) == (code, "")
         assert told in ran.stderr
         assert ran.stderr.count("\n") == 1
