@@ -5,8 +5,10 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from multiprocessing.connection import wait
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Lock
 
 import pytest
 
@@ -21,6 +23,8 @@ AT_ONCE = 4
 # is what a run would import by itself.
 LATE = ("pytest", "httpcore", "anyio._backends._asyncio")
 PROCESSES = multiprocessing.get_context("forkserver")
+# A process that is started looks how all others ended, and an exit code can be read only once.
+CODES = Lock()
 PROCESSES.set_forkserver_preload([customer.__name__, "receiver.handling.effects.postgres", *LATE])
 
 
@@ -50,12 +54,14 @@ def urls(stores: str) -> Iterator[list[str | None]]:
 
 def run(case: Case) -> int | None:
     process = PROCESSES.Process(target=customer.main, args=(case,))
-    process.start()
-    process.join(2 * ENDS_WITHIN_S)
-    code = process.exitcode
-    process.kill()
-    process.join()
-    process.close()
+    with CODES:
+        process.start()
+    wait([process.sentinel], 2 * ENDS_WITHIN_S)
+    with CODES:
+        code = process.exitcode
+        process.kill()
+        process.join()
+        process.close()
     return code
 
 
