@@ -24,10 +24,11 @@ _END_OTHERS: Final = (
 _WATCHERS: Final[dict[Path, psycopg.Connection]] = {}
 
 
-def url_for(folder: Path) -> str:
-    """The URL of this folder's database, made when it is first asked for."""
+def url_for(folder: Path, *, used: bool = False) -> str:
+    """The URL of this folder's database, made when it is first asked for; where a `used` one will
+    do, that may be what an earlier test left empty."""
     if folder not in _URLS:
-        _URLS[folder] = _EMPTIED.pop() if _EMPTIED else _make()
+        _URLS[folder] = _EMPTIED.pop() if used and _EMPTIED else _make()
     return _URLS[folder]
 
 

@@ -25,7 +25,7 @@ FAULTS: tuple[Fault, ...] = ("answer lost", "commit lost", "half open")
 
 @pytest.fixture
 async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with proxied(folders.url_for(tmp_path)) as running:
+    async with proxied(folders.url_for(tmp_path, used=True)) as running:
         yield running
     folders.empty_under(tmp_path)
 

@@ -47,7 +47,7 @@ class Together:
 
 @pytest.fixture
 async def together(tmp_path: Path) -> AsyncIterator[Together]:
-    joined = Together(folders.url_for(tmp_path))
+    joined = Together(folders.url_for(tmp_path, used=True))
     yield joined
     for world in joined.worlds:
         await world.store.close()

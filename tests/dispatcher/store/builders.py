@@ -50,7 +50,7 @@ def sqlite_store(folder: Path, changes: dict[str, Any]) -> Store:
 
 def postgres_store(folder: Path, changes: dict[str, Any]) -> Store:
     """The PostgreSQL store on a database of the folder's own."""
-    return open_store(Settings(database_url=folders.url_for(folder), **changes))
+    return open_store(Settings(database_url=folders.url_for(folder, used=True), **changes))
 
 
 def postgres_look(folder: Path, sql: str) -> list[tuple[Any, ...]]:
