@@ -110,7 +110,9 @@ class Story:
         """The customer is gone for a while."""
         await self._cast.receiver.stop()
         ids = await self._push(_OUTAGE, "receiver", policy=_IMPATIENT)
-        await self._until(lambda: self._tried(ids), "no attempt failed while the customer was gone")
+        await self._each(
+            ids, lambda one: one.attempts > 0, "no attempt failed while the customer was gone"
+        )
         self._say(f"[b]4[/b]  the customer is down: {len(ids)} accepted all the same, retrying …")
         await self._cast.receiver.start("/readyz")
         await self._delivered(ids)
@@ -151,7 +153,9 @@ class Story:
     async def dead_letter(self) -> None:
         """A customer's bug makes deliveries dead; it is found, mended, and replayed."""
         ids = await self._push(_BUGGY, "buggy", policy=_HOPELESS)
-        await self._until(lambda: self._all(ids, "dead"), "the buggy customer's were not dead")
+        await self._each(
+            ids, lambda one: one.status == "dead", "the buggy customer's were not dead"
+        )
         dead = [callback async for callback in self._client.list(status="dead")]
         _expect({one.id for one in dead} == set(ids), "the list of dead ones is wrong")
         self._say(f"[b]7[/b]  {len(dead)} dead, found by status: {dead[0].last_error} from a bug …")
@@ -204,16 +208,20 @@ class Story:
         )
 
     async def _delivered(self, ids: Sequence[str]) -> None:
-        await self._until(lambda: self._all(ids, "delivered"), "not everything was delivered")
+        await self._each(ids, lambda one: one.status == "delivered", "not everything was delivered")
 
-    async def _all(self, ids: Sequence[str], status: str) -> bool:
-        return all(one.status == status for one in await self._get(ids))
+    async def _each(
+        self, ids: Sequence[str], holds: Callable[[Callback], bool], otherwise: str
+    ) -> None:
+        """Until this was seen to hold for each, of which none is asked for again."""
+        waiting = list(ids)
 
-    async def _tried(self, ids: Sequence[str]) -> bool:
-        return all(one.attempts > 0 for one in await self._get(ids))
+        async def none_left() -> bool:
+            while waiting and holds(await self._client.get(waiting[-1])):
+                waiting.pop()
+            return not waiting
 
-    async def _get(self, ids: Sequence[str]) -> list[Callback]:
-        return [await self._client.get(one) for one in ids]
+        await self._until(none_left, otherwise)
 
     async def _until(self, holds: Callable[[], Any], otherwise: str) -> None:
         try:
