@@ -135,6 +135,8 @@ def _move(
             new.execute(_COUNT)
             new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), source))
         new.execute("ANALYZE")
+    # A session that was closed may keep its lock for a moment.
+    new.execute(f"SELECT pg_advisory_unlock({_MOVING})")
     return moved
 
 
