@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import cast
 
 import freezegun
+import pytest
 
 # Freezing the clock is for wall-clock decisions. An event loop that serves in another thread must
 # not see it: a timer that it sets meanwhile would never ring.
@@ -22,3 +26,26 @@ sys.dont_write_bytecode = False
 # httpx looks for it at every request, and a search that finds nothing takes longer than a request.
 if importlib.util.find_spec("sniffio") is None:
     sys.modules["sniffio"] = cast(ModuleType, None)
+
+# No test cuts the power: whether files are on a disk shows in nothing but the time to sync them.
+_MEMORY = Path("/dev/shm")
+_ROOT = "PYTEST_DEBUG_TEMPROOT"  # where pytest makes the folders of tests
+_FREE_BYTES_MIN = 2 * 1024**3  # ten times what a whole run leaves there
+_OURS = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the files of tests in memory, where there is enough of it and nobody chose a place."""
+    chosen = _ROOT in os.environ or config.getoption("basetemp")
+    if chosen or not os.access(_MEMORY, os.W_OK):
+        return
+    if shutil.disk_usage(_MEMORY).free >= _FREE_BYTES_MIN:
+        root = tempfile.mkdtemp(prefix="postback-tests-", dir=_MEMORY)
+        config.stash[_OURS] = os.environ[_ROOT] = root
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Give the memory back, unless somebody will want to see why a test failed."""
+    root = session.config.stash.get(_OURS, None)
+    if root is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        shutil.rmtree(root, ignore_errors=True)
