@@ -105,17 +105,19 @@ async def test_processes_killed_and_the_database_restarted_under_load(
         platform = Platform(members, sink, destinations=50)
         began = time.monotonic()
 
+        async def restart() -> None:
+            away_s = time.time()
+            await asyncio.to_thread(durable.stop, signal.SIGINT)
+            await asyncio.to_thread(durable.start)
+            faults.outages.append((away_s, time.time()))
+
         async def trouble() -> None:
-            """Kill one at random every second or so, and restart the database once, half way."""
-            restarted = False
-            while len(platform.acknowledged) < count:
+            """Kill one at random every second or so, and restart the database once, from half way
+            on."""
+            while len(platform.acknowledged) < count or not faults.outages:
                 await asyncio.sleep(random.uniform(0.4, 1.0))
-                if not restarted and len(platform.acknowledged) > count / 2:
-                    restarted = True
-                    away_s = time.time()
-                    await asyncio.to_thread(durable.stop, signal.SIGINT)
-                    await asyncio.to_thread(durable.start)
-                    faults.outages.append((away_s, time.time()))
+                if not faults.outages and len(platform.acknowledged) > count / 2:
+                    await restart()
                 victim = random.choice(members)
                 faults.kills.append(Arrival(time.time(), victim.number))
                 await victim.end(kill=True)
@@ -141,6 +143,7 @@ async def test_processes_killed_and_the_database_restarted_under_load(
     assert counts == {"pending": 0, "sending": 0, "delivered": count, "dead": 0, "cancelled": 0}
     unexplained = [one for one in sink.duplicates if one not in explained]
     assert unexplained == [], faults
+    assert len(faults.outages) == 1
     check_database(url, platform, sink)
 
 
