@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from receiver.guard import End, Known, Verdict, judge
 from receiver.message import Message, State
+from receiver.store.tx import storable
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
 Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
@@ -65,6 +66,53 @@ class New:
     @property
     def due_ms(self) -> int | None:
         return self.message.received_ms if self.state == "pending" else None
+
+
+COLUMNS: Final = (
+    "id",
+    "source",
+    "message_id",
+    "body_sha256",
+    "body_bytes",
+    "content_type",
+    "kind",
+    "job_id",
+    "job_status",
+    "verdict",
+    "sent_ms",
+    "received_ms",
+    "platform",
+    "via",
+    "state",
+    "due_ms",
+    "is_end",
+    "end_order",
+)
+
+
+def row(new: New) -> tuple[object, ...]:
+    """What a store writes of a new message: the values of ``COLUMNS``."""
+    message = new.message
+    return (
+        new.id,
+        message.source,
+        message.message_id,
+        new.sha256,
+        len(message.body),
+        storable(message.content_type) if message.content_type else None,
+        message.kind,
+        message.job_id,
+        message.job_status,
+        new.verdict,
+        message.sent_ms,
+        message.received_ms,
+        message.platform,
+        message.via,
+        new.state,
+        new.due_ms,
+        int(new.is_end),
+        new.order,
+    )
 
 
 @dataclass(slots=True)

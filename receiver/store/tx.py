@@ -14,6 +14,8 @@ Value: TypeAlias = str | bytes | int | None
 def storable(value: str) -> str:
     """What a peer or a customer's code said, without what not every database takes as text: NUL,
     and halves of characters."""
+    if value.isascii() and "\0" not in value:
+        return value
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 

@@ -12,6 +12,7 @@ from receiver.message import Message
 from receiver.status import canonical
 from receiver.store.handling import SUPERSEDED
 from receiver.store.ledger import (
+    COLUMNS,
     Content,
     Facts,
     Job,
@@ -22,8 +23,8 @@ from receiver.store.ledger import (
     decide,
     incoming,
     lookups,
+    row,
 )
-from receiver.store.tx import storable
 
 # Whoever receives or claims a message of a job holds it until the end of the transaction. In the
 # order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.
@@ -49,18 +50,14 @@ _UNDER: Final = """
 _IDS: Final = "SELECT nextval('messages_id_seq') FROM generate_series(1, %b)"
 
 _REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ANY(%b::bigint[])"
-_INSERT: Final = """
-    INSERT INTO messages (id, source, message_id, body_sha256, body_bytes, content_type, kind,
-        job_id, job_status, verdict, sent_ms, received_ms, last_seen_ms, platform, via, state,
-        due_ms, is_end, end_order)
-    SELECT id, source, message_id, sha256, bytes, content_type, kind, job_id, job_status, verdict,
-           sent_ms, received_ms, received_ms, platform, via, state, due_ms, is_end, end_order
+_INSERT: Final = f"""
+    INSERT INTO messages ({", ".join(COLUMNS)}, last_seen_ms)
+    SELECT it.*, it.received_ms
       FROM unnest(%b::bigint[], %b::text[], %b::text[], %b::bytea[], %b::bigint[], %b::text[],
                   %b::text[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[],
                   %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[])
-        AS it (id, source, message_id, sha256, bytes, content_type, kind, job_id, job_status,
-               verdict, sent_ms, received_ms, platform, via, state, due_ms, is_end, end_order)
-"""
+        AS it ({", ".join(COLUMNS)})
+"""  # noqa: S608 - constants of ours
 _INSERT_BODIES: Final = "INSERT INTO bodies SELECT * FROM unnest(%b::bigint[], %b::bytea[])"
 _NOW_KNOWN: Final = """
     UPDATE expectations SET state = 'known', settled_ms = it.now_ms, ask_ms = NULL
@@ -152,7 +149,7 @@ def _write(connection: Connection, plan: Plan) -> bool:
 
 
 def _insert(connection: Connection, new: Sequence[New]) -> None:
-    _execute(connection, _INSERT, _columns(map(_row, new), 18))
+    _execute(connection, _INSERT, _columns(map(row, new), len(COLUMNS)))
     _execute(connection, _INSERT_BODIES, _columns(((one.id, one.message.body) for one in new), 2))
     ended = [
         (one.message.source, one.message.job_id, one.message.received_ms)
@@ -161,30 +158,6 @@ def _insert(connection: Connection, new: Sequence[New]) -> None:
     ]
     if ended:
         _execute(connection, _NOW_KNOWN, _columns(ended, 3))
-
-
-def _row(new: New) -> tuple[object, ...]:
-    message = new.message
-    return (
-        new.id,
-        message.source,
-        message.message_id,
-        new.sha256,
-        len(message.body),
-        storable(message.content_type) if message.content_type else None,
-        message.kind,
-        message.job_id,
-        message.job_status,
-        new.verdict,
-        message.sent_ms,
-        message.received_ms,
-        message.platform,
-        message.via,
-        new.state,
-        new.due_ms,
-        int(new.is_end),
-        new.order,
-    )
 
 
 def _columns(rows: Iterable[Sequence[object]], count: int) -> list[list[object]]:

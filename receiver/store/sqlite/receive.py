@@ -14,7 +14,16 @@ from receiver.guard import End, Verdict
 from receiver.message import Message
 from receiver.status import canonical
 from receiver.store.handling import REARM
-from receiver.store.ledger import Facts, Incoming, New, Plan, StoredEnd, decide, incoming
+from receiver.store.ledger import (
+    COLUMNS,
+    Facts,
+    Incoming,
+    Plan,
+    StoredEnd,
+    decide,
+    incoming,
+    row,
+)
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
 # The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
@@ -29,12 +38,10 @@ _UNDER: Final = """
     SELECT body_sha256 FROM messages WHERE message_id = ? AND source = ? AND kind <> 'terminal'
 """
 _REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ?"
-_INSERT: Final = """
-    INSERT INTO messages (id, source, message_id, body_sha256, body_bytes, content_type, kind,
-        job_id, job_status, verdict, sent_ms, received_ms, last_seen_ms, platform, via, state,
-        due_ms, is_end, end_order)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_INSERT: Final = f"""
+    INSERT INTO messages ({", ".join(COLUMNS)}, last_seen_ms)
+    VALUES ({", ".join("?" * len(COLUMNS))}, ?{COLUMNS.index("received_ms") + 1})
+"""  # noqa: S608 - constants of ours
 _INSERT_BODY: Final = "INSERT INTO bodies VALUES (?, ?)"
 _SEEN_AGAIN: Final = """
     UPDATE messages SET duplicates = duplicates + ?, last_seen_ms = max(last_seen_ms, ?)
@@ -88,7 +95,7 @@ def _write(db: sqlite3.Connection, plan: Plan) -> bool:
     if plan.replaced:
         db.executemany(_REPLACED, [(id,) for id in plan.replaced])
     if plan.new:
-        db.executemany(_INSERT, map(_row, plan.new))
+        db.executemany(_INSERT, map(row, plan.new))
         db.executemany(_INSERT_BODY, [(new.id, new.message.body) for new in plan.new])
         db.executemany(
             _NOW_KNOWN,
@@ -108,28 +115,3 @@ def _write(db: sqlite3.Connection, plan: Plan) -> bool:
         for id, received_ms in plan.rearm.items()
     ]
     return plan.has_due or any(rearmed)
-
-
-def _row(new: New) -> tuple[object, ...]:
-    message = new.message
-    return (
-        new.id,
-        message.source,
-        message.message_id,
-        new.sha256,
-        len(message.body),
-        message.content_type,
-        message.kind,
-        message.job_id,
-        message.job_status,
-        new.verdict,
-        message.sent_ms,
-        message.received_ms,
-        message.received_ms,
-        message.platform,
-        message.via,
-        new.state,
-        new.due_ms,
-        int(new.is_end),
-        new.order,
-    )
