@@ -15,7 +15,7 @@ from dispatcher.clock import now_ms
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.housekeeping import Housekeeping
 from dispatcher.metrics import Metrics
-from dispatcher.sender import Sender
+from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretBook
 from dispatcher.store import open_store

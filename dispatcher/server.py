@@ -11,8 +11,8 @@ from dispatcher import logs
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.base import CannotStart
-from receiver import serving
-from receiver.protocol import Bounds
+from receiver.base import server as serving
+from receiver.base.protocol import Bounds
 
 _LOG: Final = logs.get("server")
 _KEEP_ALIVE_S: Final = 75  # as nginx: longer than a client's pool keeps a connection

@@ -7,10 +7,10 @@ packages are loaded when it is first asked for.
 from typing import TYPE_CHECKING, Any
 
 from receiver.event import Event
-from receiver.parse import ParseError
 from receiver.signature import SignatureError, Verified, generate_secret, signed_headers
 from receiver.source import Source
-from receiver.verifying import verify
+from receiver.verification.parse import ParseError
+from receiver.verification.verify import verify
 
 if TYPE_CHECKING:
     from receiver.app import Receiver

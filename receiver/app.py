@@ -6,25 +6,25 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
-from receiver.asgi import Receive, Scope, Send
-from receiver.clock import NowMs, wall_clock_ms
-from receiver.expecting.checks import ask_ms, check_job_id, check_status_url
-from receiver.expecting.credentials import Credentials, Tokens
-from receiver.expecting.reconciler import Asking, Reconciler
+from receiver.base.clock import NowMs, wall_clock_ms
+from receiver.base.http import Receive, Scope, Send
 from receiver.handling.effects import Effects, open_effects
 from receiver.handling.handlers import Handlers
 from receiver.handling.limits import Limits
 from receiver.handling.worker import Worker
 from receiver.housekeeping import Housekeeper
-from receiver.identity import Dialect
+from receiver.http.router import Front
+from receiver.inbox.expectations import Expectation
+from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
+from receiver.inbox.opening import open_inbox
 from receiver.metrics import Metrics
-from receiver.routes import Front
+from receiver.reconcile.checks import ask_ms, check_job_id, check_status_url
+from receiver.reconcile.credentials import Credentials, Tokens
+from receiver.reconcile.reconciler import Asking, Reconciler
 from receiver.settings import SettingError, Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
-from receiver.store.expectations import Expectation
-from receiver.store.inbox import Inbox, InboxError, InboxUnavailable
-from receiver.store.opening import open_inbox
+from receiver.verification.identity import Dialect
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Part = TypeVar("Part")

@@ -5,11 +5,11 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from receiver.database import DatabaseURLError, check_url, is_postgres, sqlite_path
-from receiver.environment import SettingError, variable
-from receiver.identity import DIALECTS
+from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
+from receiver.base.settings import SettingError, variable
 from receiver.signature import SECRET_PREFIX, SECRETS_MAX, v1_key
 from receiver.source import RERUNS
+from receiver.verification.identity import DIALECTS
 
 if TYPE_CHECKING:
     from receiver.settings import Settings

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from receiver.identity import Identity, Platform
-from receiver.parse import ParseError, parse
-from receiver.status import TERMINAL, canonical
+from receiver.verification.identity import Identity, Platform
+from receiver.verification.parse import ParseError, parse
+from receiver.verification.status import TERMINAL, canonical
 
 _MILLISECONDS: Final = 1e-3
 

@@ -4,10 +4,10 @@ import asyncio
 import logging
 from typing import Final
 
-from receiver import log
-from receiver.clock import NowMs
+from receiver.base import log
+from receiver.base.clock import NowMs
 from receiver.handling.effects import Effects, EffectsError
-from receiver.store.inbox import Inbox, InboxUnavailable
+from receiver.inbox.inbox import Inbox, InboxUnavailable
 
 EVERY_S: Final = 3600.0
 # Marks outlive the messages they are for: an inbox that is restored from a backup still meets them.

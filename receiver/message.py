@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from receiver.guard import End, Kind, Verdict, Via, order_of
-from receiver.identity import Platform
-from receiver.status import canonical
+from receiver.verification.identity import Platform
+from receiver.verification.status import canonical
 
 # What is to be done about a message.
 #

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from receiver import log, serving
 from receiver.app import Receiver
-from receiver.asgi import DRAIN_BYTES_MAX
+from receiver.base import log
+from receiver.base import server as serving
+from receiver.base.http import DRAIN_BYTES_MAX
+from receiver.base.protocol import Bounds
 from receiver.handling.effects import EffectsError
-from receiver.protocol import Bounds
+from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings
-from receiver.store.inbox import InboxError
 
 
 class CannotStart(Exception):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal
 
+from receiver.base.settings import SettingError, read, setting, split_secrets, variable
 from receiver.checks import OWN_PATHS, PATH, check, database_path
-from receiver.environment import SettingError, read, setting, split_secrets, variable
 from receiver.signature import TOLERANCE_S
 from receiver.source import Source
 

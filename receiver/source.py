@@ -9,9 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from receiver import cerebrium
-from receiver.identity import Dialect, Identity, identify
-from receiver.parse import DEPTH_MAX
 from receiver.signature import (
     SHA256_HEADER,
     TOLERANCE_S,
@@ -23,6 +20,9 @@ from receiver.signature import (
     Verified,
     check,
 )
+from receiver.verification import cerebrium
+from receiver.verification.identity import Dialect, Identity, identify
+from receiver.verification.parse import DEPTH_MAX
 
 Reruns: TypeAlias = Literal["first", "latest"]
 

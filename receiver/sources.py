@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.identity import DIALECTS
 from receiver.settings import OWN_PATHS, PATH, SettingError, Settings
 from receiver.source import RERUNS, Source
+from receiver.verification.identity import DIALECTS
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {

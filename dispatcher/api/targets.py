@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dispatcher.api.errors import invalid
-from dispatcher.egress import Egress
+from dispatcher.sending.egress import Egress
 from dispatcher.settings import Network
 
 

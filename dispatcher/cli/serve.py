@@ -58,7 +58,7 @@ def serve(
     """Run the service until it is stopped. SIGTERM or Ctrl-C: it finishes what is in flight; a
     second one: it leaves at once. Options win over the environment's DISPATCHER_… settings."""
     from dispatcher import server  # the other commands start faster without it
-    from dispatcher.workers import serve_many
+    from dispatcher.supervisor import serve_many
 
     settings = stored(database_url)
     if host is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from dispatcher import sharing
+from dispatcher import fairness as sharing
 from dispatcher.store.base import Claim
 
 

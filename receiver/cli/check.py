@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.table import Table
 
+from receiver.base.cli import console, new_table, printable
 from receiver.cli.common import (
     EPILOG,
     FAILED,
@@ -19,7 +20,6 @@ from receiver.cli.common import (
     end,
     secrets,
 )
-from receiver.cli.output import console, new_table, printable
 from receiver.signature import v1_key
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from receiver import client
-from receiver.cli.output import say
+from receiver.base.cli import say
 from receiver.settings import SettingError, load_client, load_secrets, split_secrets
 
 FAILED, USAGE, CANNOT_START = 1, 2, 3

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from receiver.base.cli import ago, console, new_table, printable, word
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
-from receiver.cli.output import ago, console, new_table, printable, word
 
 app = typer.Typer()
 

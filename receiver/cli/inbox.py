@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from receiver.base.cli import ago, console, new_table, printable, word
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
-from receiver.cli.output import ago, console, new_table, printable, word
 
 app = typer.Typer(
     help="What a running receiver has in its inbox.", epilog=EPILOG, no_args_is_help=True

@@ -7,9 +7,9 @@ from typing import Annotated, Final, cast
 
 import typer
 
+from receiver.base.cli import say
 from receiver.cli import check, expect, inbox, serve, sign
 from receiver.cli.common import EPILOG, FAILED, USAGE
-from receiver.cli.output import say
 
 # Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
 # root of all that it raises about what was typed.

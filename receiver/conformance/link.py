@@ -8,8 +8,8 @@ from typing import Any, Final, Literal, Self, TypeAlias
 
 import httpx
 
+from receiver.base.tls import trusted
 from receiver.conformance.delivery import Delivery
-from receiver.tls import trusted
 
 # A status; or: the connection was ended, nothing came in time, nobody is there.
 Answer: TypeAlias = int | Literal["closed", "silent", "unreachable"]

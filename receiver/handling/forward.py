@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 import httpx
 
+from receiver.base.tls import trusted
 from receiver.event import Event
-from receiver.tls import trusted
 
 TIMEOUT_MARGIN: Final = 1.0  # the handler's own time ends first: its log says which it was
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from receiver.status import STATUSES
+from receiver.verification.status import STATUSES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -13,10 +13,10 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from receiver import log
-from receiver.clock import NowMs
+from receiver.base import log
+from receiver.base.clock import NowMs
+from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Claimed
-from receiver.store.inbox import Inbox, InboxUnavailable
 
 
 class Lease:

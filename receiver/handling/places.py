@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
-from receiver import log
+from receiver.base import log
 
 Task: TypeAlias = "asyncio.Task[None]"
 

@@ -3,8 +3,8 @@
 from typing import Final
 
 from receiver.event import Event, read_event
-from receiver.identity import Identity, identify
 from receiver.message import Claimed
+from receiver.verification.identity import Identity, identify
 
 DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this
 

@@ -5,8 +5,8 @@ from typing import Final
 
 from receiver.handling.backoff import retry_delay_ms
 from receiver.handling.limits import Limits
+from receiver.inbox.handling import Settlement
 from receiver.message import Claimed
-from receiver.store.handling import Settlement
 
 ERROR_CHARS_MAX: Final = 16_000  # of a traceback that is kept: some 200 frames
 

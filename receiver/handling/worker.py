@@ -7,8 +7,8 @@ import random
 import time
 from typing import Final, TypeAlias
 
-from receiver import log
-from receiver.clock import NowMs, wait_until
+from receiver.base import log
+from receiver.base.clock import NowMs, wait_until
 from receiver.event import Event
 from receiver.handling.effects import Effects
 from receiver.handling.handlers import Handler, Handlers
@@ -18,10 +18,10 @@ from receiver.handling.places import Places
 from receiver.handling.run import HandlerTimeout, Run
 from receiver.handling.stored import event_of
 from receiver.handling.verdict import verdict
+from receiver.inbox.handling import Settlement
+from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Claimed
 from receiver.metrics import Metrics
-from receiver.store.handling import Settlement
-from receiver.store.inbox import Inbox, InboxUnavailable
 
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down

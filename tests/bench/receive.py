@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver import log, server
+from receiver import server
 from receiver.app import Receiver
+from receiver.base import log
 from receiver.settings import Settings, load
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dispatcher.policy import Policy
-from dispatcher.sender import Sender
+from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery

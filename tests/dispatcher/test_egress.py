@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from dispatcher.egress import Egress, UrlRefused, parse_url
+from dispatcher.sending.egress import Egress, UrlRefused, parse_url
 
 CLOSED = Egress()
 LOOPBACK = Egress((ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128")))

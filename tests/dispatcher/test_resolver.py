@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.resolver import Addresses, Resolver, look_up
+from dispatcher.sending.resolver import Addresses, Resolver, look_up
 
 
 class Names:

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import VERSION
-from dispatcher.answer import excerpt, retry_after_ms
 from dispatcher.clock import now_ms, parse_iso
-from dispatcher.sender import UNREACHABLE, Sender, last_of_each, reason_of
+from dispatcher.sending.response import excerpt, retry_after_ms
+from dispatcher.sending.sender import UNREACHABLE, Sender, last_of_each, reason_of
 from dispatcher.settings import SettingError, Settings
 from tests.dispatcher.peers import (
     OK,

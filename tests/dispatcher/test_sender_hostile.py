@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.connections import KEEPALIVE_S
 from dispatcher.outcome import Kind, Outcome
-from dispatcher.sender import UNREACHABLE, Sender
+from dispatcher.sending.connections import KEEPALIVE_S
+from dispatcher.sending.sender import UNREACHABLE, Sender
 from tests.dispatcher.certificates import server_context, trusting
 from tests.dispatcher.peers import (
     OK,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dispatcher.sharing import (
+from dispatcher.fairness import (
     PACE_BURST_S,
     ReadyLane,
     high_slots,

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from receiver import serving
-from receiver.protocol import Bounds
+from receiver.base import server as serving
+from receiver.base.protocol import Bounds
 
 BOUNDS = Bounds(
     connections_max=1000, head_bytes_max=16_384, head_timeout_s=10, body_bytes_max=100 * 2**20

@@ -18,11 +18,11 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from receiver.app import Receiver, create_app
-from receiver.log import JsonFormatter
+from receiver.base.log import JsonFormatter
+from receiver.inbox.sqlite.inbox import SqliteInbox
+from receiver.inbox.sqlite.writer import on_thread
 from receiver.settings import SettingError, Settings
 from receiver.signature import sign_sha256, signed_headers
-from receiver.store.sqlite.inbox import SqliteInbox
-from receiver.store.sqlite.writer import on_thread
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed"}'
@@ -336,7 +336,7 @@ async def test_a_bug_is_a_500_in_the_one_shape(
     async def broken(*_: object) -> None:
         raise RuntimeError("inner detail")
 
-    monkeypatch.setattr("receiver.store.inbox.Inbox.receive", broken)
+    monkeypatch.setattr("receiver.inbox.inbox.Inbox.receive", broken)
     answer = await post(http)
     check_error(answer, 500, "INTERNAL")
     assert "inner detail" not in answer.text

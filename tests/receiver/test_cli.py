@@ -13,7 +13,7 @@ import pytest
 from standardwebhooks import Webhook
 from typer.testing import CliRunner
 
-from receiver.cli.output import ago
+from receiver.base.cli import ago
 from receiver.cli.root import app
 from receiver.cli.root import run as main
 from receiver.signature import sign_sha256, signed_headers

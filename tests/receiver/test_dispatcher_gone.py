@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from receiver import Event, Receiver, Settings, serving
+from receiver import Event, Receiver, Settings
+from receiver.base import server as serving
 from tests.receiver.serving import served
 from tests.receiver.waiting import until
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import receiver
 from receiver import Event, ParseError, SignatureError, verify
-from receiver.cerebrium import sign
 from receiver.signature import sign_sha256, signed_headers
+from receiver.verification.cerebrium import sign
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 NOW_S = 1_700_000_000

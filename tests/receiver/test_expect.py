@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from receiver import Event, Receiver, Settings
-from receiver.expecting.credentials import Tokens
+from receiver.reconcile.credentials import Tokens
 from receiver.settings import SettingError
 from receiver.testing import Client, Clock
 from tests.receiver.waiting import until

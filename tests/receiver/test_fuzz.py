@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from receiver import Receiver, Settings, Source
-from receiver.cerebrium import sign
 from receiver.signature import sign_sha256, signed_headers
+from receiver.verification.cerebrium import sign
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 TOKEN = "test-token-test-token"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.guard import End, Kind, Known, Verdict, judge, kind_of
-from receiver.status import canonical
+from receiver.verification.status import canonical
 
 NEW = Known()
 DONE = End(status="completed")

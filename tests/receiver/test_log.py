@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver import log
+from receiver.base import log
 
 
 class Terminal(io.StringIO):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.identity import Identity, identify
-from receiver.parse import ParseError, parse
+from receiver.verification.identity import Identity, identify
+from receiver.verification.parse import ParseError, parse
 
 
 def reason_of(body: bytes, message_id: str | None = None) -> str:

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from receiver.database import is_postgres, shown
+from receiver.base.db.url import is_postgres, shown
 from receiver.settings import SettingError, Settings, load, load_client, split_secrets, variable
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from receiver import Receiver, Settings, Source
-from receiver.cerebrium import sign
 from receiver.settings import SettingError
 from receiver.signature import sign_sha256
 from receiver.sources import all_sources
 from receiver.testing import Client
+from receiver.verification.cerebrium import sign
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 TOKEN = "test-token-test-token"

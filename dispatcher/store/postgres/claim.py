@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dispatcher import fairness as sharing
 from dispatcher import policy as policies
-from dispatcher import sharing
 from dispatcher.store.base import Claim
 from dispatcher.store.postgres.rules import Rules
 from dispatcher.store.postgres.tx import PostgresTx

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from dispatcher import fairness as sharing
 from dispatcher import policy as policies
-from dispatcher import sharing
 from dispatcher.store.base import Claim
 from dispatcher.store.rows import read_headers
 from dispatcher.store.sqlite.rules import Rules

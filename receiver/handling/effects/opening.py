@@ -1,6 +1,6 @@
 """Which database: told by the URL."""
 
-from receiver.database import is_postgres
+from receiver.base.db.url import is_postgres
 from receiver.handling.effects.base import Effects, EffectsError
 from receiver.handling.effects.sqlite import SqliteEffects
 from receiver.settings import Settings, database_path

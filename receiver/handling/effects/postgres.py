@@ -7,10 +7,10 @@ from typing import Final
 import psycopg
 from psycopg.rows import tuple_row
 
-from receiver.database import shown
+from receiver.base.db.postgres import conninfo, line
+from receiver.base.db.url import shown
 from receiver.handling.effects.base import EffectsError, Transaction
 from receiver.handling.effects.postgres_tx import PostgresTx, WatchedCursor
-from receiver.postgres import conninfo, line
 
 # Beyond a handler's own time: by then it was abandoned, unless its whole process is frozen.
 _IDLE_MARGIN_S: Final = 5.0

@@ -13,8 +13,8 @@ import pytest
 
 from dispatcher.app import Service
 from dispatcher.settings import Settings
-from receiver import serving
-from receiver.protocol import Bounds
+from receiver.base import server as serving
+from receiver.base.protocol import Bounds
 from tests.dispatcher.api.talk import ADMIN_KEY, reject
 
 HEAD = (

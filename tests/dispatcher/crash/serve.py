@@ -15,7 +15,7 @@ from ipaddress import ip_network
 from typing import Final
 
 from dispatcher.outcome import Outcome
-from dispatcher.sender import Sender
+from dispatcher.sending.sender import Sender
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets

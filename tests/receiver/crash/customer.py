@@ -14,11 +14,11 @@ from typing import Any, Literal
 import psycopg
 
 from receiver import Event, Receiver, Settings
-from receiver.database import is_postgres, sqlite_path
+from receiver.base.db.url import is_postgres, sqlite_path
 from receiver.handling.effects.base import Transaction
 from receiver.handling.run import Run
-from receiver.store.postgres.inbox import PostgresInbox
-from receiver.store.sqlite.inbox import SqliteInbox
+from receiver.inbox.postgres.inbox import PostgresInbox
+from receiver.inbox.sqlite.inbox import SqliteInbox
 from receiver.testing import Client
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"

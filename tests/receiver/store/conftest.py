@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.store.inbox import Inbox
+from receiver.inbox.inbox import Inbox
 from tests.receiver.store.places import Place
 
 

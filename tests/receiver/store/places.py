@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from receiver.inbox.inbox import Inbox
+from receiver.inbox.opening import open_inbox
 from receiver.settings import Settings
-from receiver.store.inbox import Inbox
-from receiver.store.opening import open_inbox
 
 
 @dataclass(frozen=True, slots=True)

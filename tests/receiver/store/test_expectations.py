@@ -2,8 +2,8 @@
 
 import asyncio
 
-from receiver.store.expectations import Asked, Expectation
-from receiver.store.inbox import Inbox
+from receiver.inbox.expectations import Asked, Expectation
+from receiver.inbox.inbox import Inbox
 from tests.receiver.store.messages import NOW_MS, message
 
 UNTIL_MS = NOW_MS + 15_000

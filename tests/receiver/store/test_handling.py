@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from receiver.inbox.handling import CRASHED, Settlement
+from receiver.inbox.inbox import Inbox
 from receiver.message import Claimed, StoredMessage
-from receiver.store.handling import CRASHED, Settlement
-from receiver.store.inbox import Inbox
 from tests.receiver.store.messages import NOW_MS, message
 from tests.receiver.store.places import Place
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from receiver.store.inbox import Inbox, InboxUnavailable
+from receiver.inbox.inbox import Inbox, InboxUnavailable
 from tests.receiver.store.messages import message
 from tests.receiver.store.places import Place
 

@@ -9,11 +9,11 @@ from random import Random
 import psycopg
 import pytest
 
+from receiver.inbox.handling import Settlement
+from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
+from receiver.inbox.postgres.inbox import PostgresInbox
+from receiver.inbox.postgres.migrate import SCHEMA, migrations
 from receiver.message import Claimed
-from receiver.store.handling import Settlement
-from receiver.store.inbox import Inbox, InboxError, InboxUnavailable
-from receiver.store.postgres.inbox import PostgresInbox
-from receiver.store.postgres.migrate import SCHEMA, migrations
 from tests.dispatcher.postgres.server import Server, private_server
 from tests.receiver.store.messages import NOW_MS, message
 from tests.receiver.store.places import Place

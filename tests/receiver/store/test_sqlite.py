@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from receiver.store.inbox import InboxError, InboxUnavailable
-from receiver.store.sqlite.inbox import SqliteInbox
-from receiver.store.sqlite.migrate import APPLICATION_ID, migrations
-from receiver.store.sqlite.writer import on_thread
+from receiver.inbox.inbox import InboxError, InboxUnavailable
+from receiver.inbox.sqlite.inbox import SqliteInbox
+from receiver.inbox.sqlite.migrate import APPLICATION_ID, migrations
+from receiver.inbox.sqlite.writer import on_thread
 from tests.receiver.store.messages import message
 
 

@@ -1,0 +1,136 @@
+"""Connections to destinations: guarded when dialled, limited while they answer.
+
+What aiohttp leaves open is closed here: floods of informational answers, bytes that nobody asked
+for, and idle connections to ever more hosts.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import ssl
+from typing import Any, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http_exceptions import BadHttpMessage
+
+from dispatcher.sending.egress import Egress
+
+# Under the 5 s after which uvicorn and Node close an idle connection: we close it first, so that
+# a delivery seldom meets one that is just being closed.
+KEEPALIVE_S: Final = 4.0
+# Idle connections save busy hosts their handshakes; more hosts than this are not all busy.
+_IDLE_HOSTS_MAX: Final = 256
+# Common servers send one 100 or 103, if any.
+_INFORMATIONAL_MAX: Final = 8
+# A connection that the peer had closed already shows it within a round trip. One that ends later
+# may well have been handling the request.
+_STALE_S: Final = 1.0
+
+
+class AddressRefused(OSError):
+    """The egress guard does not let this address be dialled."""
+
+
+class StaleConnection(aiohttp.ServerDisconnectedError):
+    """A reused connection was closed by the peer, right away and without a byte of an answer."""
+
+
+class Handler(ResponseHandler):
+    """One connection. Knows whether it was used before and whether the peer has answered."""
+
+    def __init__(self, loop: Any) -> None:
+        super().__init__(loop)
+        self._uses = 0
+        self._silent = True
+        self._informational = 0
+        self._asked_s = 0.0
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request is about to be sent."""
+        self._uses += 1
+        self._silent = True
+        self._informational = 0
+        self._asked_s = self._loop.time()
+        if self._buffer or self._tail:
+            # An answer before the question must not be taken for the answer to it.
+            self._buffer.clear()
+            self._tail = b""
+            super().set_exception(StaleConnection("the peer sent an answer unasked"))
+            if self.transport is not None:
+                self.transport.close()
+            return
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        self._silent = False
+        super().data_received(data)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A status line with its headers has arrived."""
+        if data[0].code < 200:
+            self._informational += 1
+        if self._informational > _INFORMATIONAL_MAX:
+            self._refuse("too many informational answers")
+        else:
+            super().feed_data(data, size)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        disconnected = isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
+        if disconnected and self._uses > 1 and self._silent and self._closed_at_once():
+            exc = StaleConnection(str(exc))
+        super().set_exception(exc, *cause)
+
+    def _closed_at_once(self) -> bool:
+        return self._loop.time() - self._asked_s <= _STALE_S
+
+    def _refuse(self, reason: str) -> None:
+        if self._exception is None:
+            super().set_exception(BadHttpMessage(reason))
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Connector(aiohttp.TCPConnector):
+    """Dials what `egress` lets through; without one (behind a proxy) it dials what it is told.
+
+    Has no limit of its own: only the engine's slots limit (D8).
+    """
+
+    def __init__(
+        self,
+        *,
+        egress: Egress | None,
+        resolver: AbstractResolver,
+        reuse: bool,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(
+            resolver=resolver,
+            use_dns_cache=False,  # the resolver keeps its own
+            ssl=True if tls is None else tls,
+            limit=0,
+            limit_per_host=0,
+            socket_factory=None if egress is None else functools.partial(_guarded, egress),
+            force_close=not reuse,
+            keepalive_timeout=KEEPALIVE_S if reuse else None,
+        )
+        handler: type[ResponseHandler] = Handler
+        self._factory = functools.partial(handler, loop=self._loop)
+
+    def _release(
+        self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
+    ) -> None:
+        crowded = len(self._conns) >= _IDLE_HOSTS_MAX and key not in self._conns
+        super()._release(key, protocol, should_close=should_close or crowded)
+
+
+def _guarded(egress: Egress, info: Any) -> socket.socket:
+    family, kind, proto, _, address = info
+    reason = egress.refuses(str(address[0]))
+    if reason is not None:
+        raise AddressRefused(f"{address[0]} is not allowed: {reason}")
+    return socket.socket(family, kind, proto)

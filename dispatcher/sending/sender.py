@@ -1,0 +1,274 @@
+"""One attempt: one signed POST under one deadline. Whatever the peer does comes back as a value.
+
+A reused connection may turn out to have been closed by the peer while it was idle. Where it ends
+right after the request without a byte of an answer, the same POST goes out once more on a fresh
+connection, within the same deadline: delivery is at least once anyway (I3), and the alternative is
+to wait out a retry delay for a peer that is well. A connection that ends later, or after any byte
+of an answer, is a failed attempt: its request may have been handled.
+
+Behind an egress proxy (`DISPATCHER_PROXY_URL`) the proxy resolves and dials, so which networks may
+be reached is the proxy's policy; the guard here would see the proxy itself only, and is left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import re
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+from yarl import URL
+
+from dispatcher import VERSION, signing
+from dispatcher.clock import now_ms
+from dispatcher.outcome import Kind, Outcome
+from dispatcher.sending.connections import Connector, StaleConnection
+from dispatcher.sending.egress import Egress, UrlRefused, parse_url
+from dispatcher.sending.resolver import Addresses, Resolver, look_up
+from dispatcher.sending.response import excerpt, retry_after_ms
+from dispatcher.settings import SettingError, Settings
+from dispatcher.signing import Secrets
+from dispatcher.values import Delivery, Headers
+
+UNREACHABLE: Final = "the destination could not be reached"
+
+_HEADERS_MAX: Final = 100  # three times what common answers have
+_READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more than this is unread
+_DETAIL_CHARS_MAX: Final = 300
+_ANY_URL: Final = re.compile(r"https?://\S+")
+_WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
+
+
+class Sender:
+    """Sends deliveries; `open` it on the running loop first, and `close` it at the end.
+
+    `tls` replaces the system's certificate store and `lookup` the system's resolver.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        tls: ssl.SSLContext | None = None,
+        lookup: Callable[[str], Addresses] = look_up,
+    ) -> None:
+        self._settings = settings
+        self._egress = Egress(settings.allow_networks)
+        self._proxy = _proxy(settings.proxy_url)
+        self._tls = tls
+        self._lookup = lookup
+        self._opened: _Sessions | None = None
+
+    async def open(self) -> None:
+        """Make the pools of connections and of name look-ups."""
+        settings = self._settings
+        resolver = Resolver(
+            timeout_s=settings.dns_timeout,
+            lookups_max=settings.dns_lookups_max,
+            cache_s=settings.dns_cache,
+            look_up=self._lookup,
+        )
+        self._opened = _Sessions(
+            pooled=self._session(resolver, reuse=True),
+            fresh=self._session(resolver, reuse=False),
+            resolver=resolver,
+        )
+
+    async def close(self) -> None:
+        """Close every connection. Attempts still running end as unreachable."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            await opened.pooled.close()
+            await opened.fresh.close()
+            await opened.resolver.close()
+
+    async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
+        """Make one attempt and say what it met, within the policy's timeout. Raises nothing that
+        the peer could cause."""
+        started_ms, started_s = now_ms(), time.perf_counter()
+        met = await self._attempt(delivery, secrets, started_ms // 1000)
+        return Outcome(
+            kind=met.kind,
+            started_ms=started_ms,
+            duration_ms=(time.perf_counter() - started_s) * 1000,
+            status_code=met.status_code,
+            error=met.error,
+            detail=met.detail,
+            excerpt=met.excerpt,
+            retry_after_ms=met.retry_after_ms,
+        )
+
+    async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> _Met:
+        if self._opened is None:
+            raise RuntimeError("the sender is not open")
+        pooled, fresh = self._opened.pooled, self._opened.fresh
+        timeout_s = delivery.policy.timeout
+        try:
+            url = parse_url(delivery.url)
+            headers = self._headers(delivery, secrets, now_s)
+            async with asyncio.timeout(timeout_s):
+                try:
+                    return await self._post(pooled, url, headers, delivery.body)
+                except StaleConnection:
+                    return await self._post(fresh, url, headers, delivery.body)
+        except TimeoutError:
+            return _Met(kind="timeout", error=f"no complete answer within {timeout_s:g} s")
+        except UrlRefused as refusal:
+            return _Met(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
+        except (aiohttp.ClientError, OSError) as error:
+            return _failure(error)
+
+    async def _post(
+        self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
+    ) -> _Met:
+        data = body if len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
+        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
+        try:
+            beginning = await self._read(response.content)
+        finally:
+            response.release()  # closes the connection unless the answer was read to its end
+        return self._answered(response, beginning)
+
+    async def _read(self, content: aiohttp.StreamReader) -> bytes:
+        """Read the answer to its end or to the limit; returns no more than an excerpt needs."""
+        wanted = self._settings.excerpt_bytes_max + 1  # one more shows that there is more
+        beginning, read = b"", 0
+        while read <= self._settings.response_bytes_max and not content.at_eof():
+            chunk = await content.readany()
+            read += len(chunk)
+            beginning += chunk[: wanted - len(beginning)]
+        return beginning
+
+    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> _Met:
+        status = response.status
+        if status < 200:
+            return _Met(kind="protocol_error", error=f"the answer had the status {status}")
+        failed = not 200 <= status < 300
+        return _Met(
+            kind="answered",
+            status_code=status,
+            error="redirects are not followed" if 300 <= status < 400 else None,
+            excerpt=excerpt(beginning, self._settings.excerpt_bytes_max) if beginning else None,
+            retry_after_ms=self._asked_wait_ms(response) if failed else None,
+        )
+
+    def _asked_wait_ms(self, response: aiohttp.ClientResponse) -> int | None:
+        """Capped here, once, for the delivery's wait and its lane's hold alike."""
+        wait_ms = retry_after_ms(response.headers.get("Retry-After"), now_ms())
+        most_ms = round(self._settings.retry_after_max * 1000)
+        return None if wait_ms is None else min(wait_ms, most_ms)
+
+    def _headers(self, delivery: Delivery, secrets: Secrets, now_s: int) -> list[tuple[str, str]]:
+        return [
+            *last_of_each(delivery.headers),
+            ("Content-Type", delivery.content_type),
+            ("X-Postback-Attempt", str(delivery.attempt)),
+            *signing.headers(
+                message_id=delivery.id,
+                body=delivery.body,
+                secrets=secrets,
+                now_s=now_s,
+                sha256_header=self._settings.signature_header,
+            ),
+        ]
+
+    def _session(self, resolver: Resolver, *, reuse: bool) -> aiohttp.ClientSession:
+        header_bytes_max = self._settings.response_header_bytes_max
+        return aiohttp.ClientSession(
+            connector=Connector(
+                egress=self._egress if self._proxy is None else None,
+                resolver=resolver,
+                reuse=reuse,
+                tls=self._tls,
+            ),
+            headers={"User-Agent": f"Postback/{VERSION}", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=_NO_TIMEOUT,
+            proxy=self._proxy,
+            trust_env=False,
+            auto_decompress=False,
+            read_bufsize=_READ_BYTES,
+            max_line_size=header_bytes_max,
+            max_field_size=header_bytes_max,
+            max_headers=_HEADERS_MAX,
+        )
+
+
+def last_of_each(headers: Headers) -> Headers:
+    """`headers` with one of each name: a destination's come first, and a callback's own win."""
+    if len(headers) < 2:
+        return headers
+    return tuple({name.lower(): (name, value) for name, value in headers}.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sessions:
+    pooled: aiohttp.ClientSession
+    fresh: aiohttp.ClientSession  # never reuses a connection
+    resolver: Resolver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Met:
+    """An outcome without its times."""
+
+    kind: Kind
+    status_code: int | None = None
+    error: str | None = None
+    detail: str | None = None
+    excerpt: str | None = None
+    retry_after_ms: int | None = None
+
+
+def _failure(error: aiohttp.ClientError | OSError) -> _Met:
+    """What an exception means. The true reason goes into `detail` alone: to the tenant, blocked,
+    refused, reset and unresolvable look the same, or they could map our network (D9)."""
+    detail = reason_of(error)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
+        return _Met(
+            kind="tls_error",
+            error=f"the certificate was not accepted: {reason}",
+            detail=detail,
+        )
+    if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
+        return _Met(kind="tls_error", error="the TLS connection failed", detail=detail)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        message = "the answer ended early or was garbled"
+        return _Met(kind="protocol_error", error=message, detail=detail)
+    if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
+        error, aiohttp.ClientHttpProxyError
+    ):
+        message = "the answer was not valid HTTP, or broke its limits"
+        return _Met(kind="protocol_error", error=message, detail=detail)
+    return _Met(kind="unreachable", error=UNREACHABLE, detail=detail)
+
+
+def reason_of(error: aiohttp.ClientError | OSError) -> str:
+    """The true reason, for our own log: without URLs, which may carry tokens."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = str(error.os_error)
+    elif isinstance(error, aiohttp.ClientResponseError):
+        reason = f"{error.status} {error.message}"
+    else:
+        reason = str(error)
+    return f"{type(error).__name__}: {_ANY_URL.sub('…', reason)}"[:_DETAIL_CHARS_MAX]
+
+
+def _proxy(text: str | None) -> URL | None:
+    if text is None:
+        return None
+    try:
+        url = URL(text)
+    except ValueError:
+        url = URL()
+    if url.scheme not in ("http", "https") or not url.raw_host:
+        # Not repeated in the message: it may carry a password.
+        raise SettingError("DISPATCHER_PROXY_URL takes a URL such as http://proxy.internal:3128")
+    return url

@@ -1,0 +1,126 @@
+"""The path of a message: read → verify → parse → identify → store → answer. In this order, so
+that nothing is believed before its signature and nothing is answered before it is on disk."""
+
+from typing import Any, Final
+
+from receiver.base.http import Budget, Refusal, Request
+from receiver.base.query import query_values
+from receiver.guard import Verdict, kind_of
+from receiver.handling.handlers import Handlers
+from receiver.inbox.inbox import Inbox, InboxUnavailable
+from receiver.message import Message
+from receiver.settings import Settings
+from receiver.signature import SignatureError, Verified
+from receiver.source import Source, authenticate, identity_of
+from receiver.verification.identity import Identity
+from receiver.verification.parse import ParseError
+from receiver.verification.status import canonical
+
+CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
+
+# What a body says of itself in the wrong form is the sender's 422; what cannot be read is a 400.
+_UNPROCESSABLE: Final = ("identity", "job_id", "status")
+
+
+async def receive_message(
+    request: Request,
+    source: Source,
+    settings: Settings,
+    budget: Budget,
+    inbox: Inbox,
+    handlers: Handlers,
+    now_ms: int,
+) -> Verdict:
+    """The verdict, once the message is on disk: a 200. Raises Refusal, or InboxUnavailable."""
+    _check_encoding(request)
+    notes = request.notes
+    try:
+        body = request.whole_body(settings.body_bytes_max, budget)
+        if body is None:
+            body = await request.body(
+                bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, budget=budget
+            )
+        notes["bodyBytes"] = len(body)
+        verified = _verify(request, body, source, now_ms)
+        notes["schemes"] = "+".join(verified.schemes)
+        notes["messageId"] = verified.message_id
+        identity = _identify(body, verified, source)
+        notes["jobId"], notes["jobStatus"] = identity.job_id, identity.status
+        message = _message(request, body, verified, identity, source, handlers, now_ms)
+        verdict = await inbox.receive(message)
+    finally:
+        budget.give_back(request.taken_bytes)
+    notes["outcome"] = verdict
+    return verdict
+
+
+def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
+    """The 503 of an inbox that is down. The cause is for our log, not for the sender."""
+    retry_after = max(1, round(settings.retry_after))
+    return Refusal(
+        503,
+        "UNAVAILABLE",
+        "the inbox cannot store messages just now; nothing was stored",
+        details={"retryAfter": retry_after},
+        headers={"retry-after": str(retry_after)},
+    )
+
+
+def _check_encoding(request: Request) -> None:
+    """Compressed bodies are refused: signatures cover the bytes as sent, and bombs stay packed."""
+    if request.header(b"content-encoding") is None:
+        return
+    for name, value in request.headers:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise Refusal(
+                415,
+                "UNSUPPORTED_MEDIA_TYPE",
+                "send the body uncompressed",
+                headers={"accept-encoding": "identity"},
+            )
+
+
+def _verify(request: Request, body: bytes, source: Source, now_ms: int) -> Verified:
+    tokens = () if source.url_token is None else query_values(request.query, "token")
+    try:
+        return authenticate(source, body, request.headers, tokens=tokens, now_s=now_ms / 1000)
+    except SignatureError as error:
+        details = {"reason": error.reason}
+        raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
+
+
+def _identify(body: bytes, verified: Verified, source: Source) -> Identity:
+    try:
+        return identity_of(source, body, verified)
+    except ParseError as error:
+        details: dict[str, Any] = {"reason": error.reason}
+        if error.reason in _UNPROCESSABLE:
+            details["field"] = error.field
+            raise Refusal(422, "VALIDATION_ERROR", error.message, details=details) from None
+        raise Refusal(400, "MALFORMED_JSON", error.message, details=details) from None
+
+
+def _message(
+    request: Request,
+    body: bytes,
+    verified: Verified,
+    identity: Identity,
+    source: Source,
+    handlers: Handlers,
+    now_ms: int,
+) -> Message:
+    content_type = request.header(b"content-type")
+    return Message(
+        source=source.path,
+        message_id=verified.message_id,
+        body=body,
+        content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
+        kind=kind_of(identity.job_id, identity.status),
+        job_id=identity.job_id,
+        job_status=identity.status,
+        sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
+        received_ms=now_ms,
+        platform=identity.platform,
+        latest=source.reruns == "latest",
+        wanted=handlers.find(canonical(identity.status)) is not None,
+    )

@@ -1,0 +1,259 @@
+"""Deciding a batch of messages: what the inbox holds that bears on them, and what is to be
+written. Pure: a store loads the facts, asks for the plan, and writes it in the same transaction.
+
+Messages are decided one after another, each as if those before it were stored already, so that
+fifty copies in one batch are one message and forty-nine duplicates.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, TypeAlias
+
+from receiver.guard import End, Known, Verdict, judge
+from receiver.inbox.tx import storable
+from receiver.message import Message, State
+
+Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
+Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
+Name: TypeAlias = tuple[str, str]  # source, signed message id
+
+_NOTHING: Final = Known()
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message to decide, with what it is looked up by."""
+
+    message: Message
+    sha256: bytes
+    job: Job
+    content: Content
+    name: Name | None  # only where a message under the same id may contradict it
+
+
+@dataclass(slots=True)
+class StoredEnd:
+    """The message that ended a job."""
+
+    id: int
+    end: End
+    sha256: bytes
+
+
+@dataclass(slots=True)
+class Facts:
+    """All that is stored of the batch's contents, jobs and names."""
+
+    copies: dict[Content, dict[str, int]] = field(default_factory=dict)  # id by message id or ""
+    ends: dict[Job, StoredEnd] = field(default_factory=dict)
+    bodies_under: dict[Name, set[bytes]] = field(default_factory=dict)  # hashes
+    dead: set[int] = field(default_factory=set)  # of the copies
+
+
+@dataclass(slots=True)
+class New:
+    """A message to store."""
+
+    id: int
+    message: Message
+    sha256: bytes
+    verdict: Verdict
+    state: State
+    is_end: bool
+    order: str | None  # of an end, where it is signed
+
+    @property
+    def due_ms(self) -> int | None:
+        return self.message.received_ms if self.state == "pending" else None
+
+
+COLUMNS: Final = (
+    "id",
+    "source",
+    "message_id",
+    "body_sha256",
+    "body_bytes",
+    "content_type",
+    "kind",
+    "job_id",
+    "job_status",
+    "verdict",
+    "sent_ms",
+    "received_ms",
+    "platform",
+    "via",
+    "state",
+    "due_ms",
+    "is_end",
+    "end_order",
+)
+
+
+def row(new: New) -> tuple[object, ...]:
+    """What a store writes of a new message: the values of ``COLUMNS``."""
+    message = new.message
+    return (
+        new.id,
+        message.source,
+        message.message_id,
+        new.sha256,
+        len(message.body),
+        storable(message.content_type) if message.content_type else None,
+        message.kind,
+        message.job_id,
+        message.job_status,
+        new.verdict,
+        message.sent_ms,
+        message.received_ms,
+        message.platform,
+        message.via,
+        new.state,
+        new.due_ms,
+        int(new.is_end),
+        new.order,
+    )
+
+
+@dataclass(slots=True)
+class Plan:
+    """What to write, in this order, and the verdicts on the batch."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)  # no longer the end of their job
+    new: list[New] = field(default_factory=list)
+    seen_again: dict[int, tuple[int, int]] = field(default_factory=dict)  # how often, last when
+    orders: dict[int, str] = field(default_factory=dict)  # a later id that brought the same end
+    rearm: dict[int, int] = field(default_factory=dict)  # dead ones that came again, and when
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a new message is to be handled."""
+        return any(new.state == "pending" for new in self.new)
+
+
+def incoming(message: Message) -> Incoming:
+    """Two jobs may have the same bytes as their result, so a copy is one within its job."""
+    hashed = sha256(message.body).digest()
+    job_id = message.job_id or ""
+    named = message.kind != "terminal" and message.message_id is not None
+    return Incoming(
+        message=message,
+        sha256=hashed,
+        job=(message.source, job_id),
+        content=(message.source, job_id, hashed),
+        name=(message.source, message.message_id or "") if named else None,
+    )
+
+
+def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
+    """The plan for a batch; ``ids`` are those that new messages may take. ``facts`` are kept up
+    with what is decided, and are of no use afterwards."""
+    plan = Plan()
+    for one in batch:
+        message, copies = one.message, facts.copies.setdefault(one.content, {})
+        end = facts.ends.get(one.job) if message.kind != "opaque" else None
+        same = _same_message(copies, message.message_id) if copies else None
+        candidate = message.as_end if message.kind == "terminal" else None
+        known = _known(facts, one, bool(copies), same is not None, end)
+        verdict = judge(message.kind, known, candidate, latest=message.latest)
+        plan.verdicts.append(verdict)
+        if verdict == "duplicate":
+            original = same or next(iter(copies.values()), None) or (end.id if end else 0)
+            _again(plan, facts, original, message.received_ms)
+            _same_end(plan, end, one, candidate)
+        else:
+            new = _new(next(ids), one, verdict, candidate)
+            plan.new.append(new)
+            copies[message.message_id or ""] = new.id
+            _keep_up(plan, facts, one, new, candidate)
+    return plan
+
+
+def _known(
+    facts: Facts, one: Incoming, has_copies: bool, has_same: bool, end: StoredEnd | None
+) -> Known:
+    if not has_copies and end is None and one.name is None:
+        return _NOTHING
+    return Known(
+        same_bytes=has_copies,
+        same_message=has_same,
+        id_taken=_is_taken(facts, one),
+        end=end.end if end else None,
+        end_has_bytes=end is not None and end.sha256 == one.sha256,
+    )
+
+
+def _same_message(copies: dict[str, int], message_id: str | None) -> int | None:
+    """Ids that are equal, or one of the two carries none."""
+    if message_id is None:
+        return next(iter(copies.values()))
+    return copies.get(message_id) or copies.get("")
+
+
+def _is_taken(facts: Facts, one: Incoming) -> bool:
+    if one.name is None:
+        return False
+    return bool(facts.bodies_under.get(one.name, set()) - {one.sha256})
+
+
+def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None) -> New:
+    is_end = verdict == "accepted" and candidate is not None
+    return New(
+        id=id,
+        message=one.message,
+        sha256=one.sha256,
+        verdict=verdict,
+        state="pending" if verdict == "accepted" and one.message.wanted else "ignored",
+        is_end=is_end,
+        order=candidate.order if candidate is not None and is_end else None,
+    )
+
+
+def _keep_up(plan: Plan, facts: Facts, one: Incoming, new: New, candidate: End | None) -> None:
+    if one.name is not None:
+        facts.bodies_under.setdefault(one.name, set()).add(one.sha256)
+    if candidate is None or not new.is_end:
+        return
+    before = facts.ends.get(one.job)
+    if before is not None:
+        _replace(plan, before)
+    facts.ends[one.job] = StoredEnd(id=new.id, end=candidate, sha256=one.sha256)
+
+
+def _replace(plan: Plan, before: StoredEnd) -> None:
+    for new in plan.new:
+        if new.id == before.id:
+            new.is_end = False
+            return
+    plan.replaced.append(before.id)
+
+
+def _again(plan: Plan, facts: Facts, id: int, received_ms: int) -> None:
+    count, last_ms = plan.seen_again.get(id, (0, 0))
+    plan.seen_again[id] = (count + 1, max(last_ms, received_ms))
+    if id in facts.dead:
+        plan.rearm[id] = received_ms
+
+
+def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:
+    """The same end under a later id: an older run that arrives afterwards must not replace it."""
+    if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
+        return
+    if candidate.order > (end.end.order or ""):
+        end.end = End(status=end.end.status, order=candidate.order, via=end.end.via)
+        plan.orders[end.id] = candidate.order
+
+
+def lookups(batch: Iterable[Incoming]) -> tuple[set[Content], set[Job], set[Name]]:
+    """What a store must load for a batch."""
+    contents: Final[set[Content]] = set()
+    jobs: Final[set[Job]] = set()
+    names: Final[set[Name]] = set()
+    for one in batch:
+        contents.add(one.content)
+        if one.message.kind != "opaque":
+            jobs.add(one.job)
+        if one.name is not None:
+            names.add(one.name)
+    return contents, jobs, names
