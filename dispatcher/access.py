@@ -3,8 +3,6 @@
 Keys are kept in memory as digests, so a check costs one hash and one look-up.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from base64 import urlsafe_b64encode
@@ -63,7 +61,7 @@ class Principal:
             raise Forbidden("this needs a platform key")
 
     def act_for(self, named: str | None) -> str:
-        """The tenant that the request is about, where it names `named` or none.
+        """Return the tenant that the request is about, where it names `named` or none.
 
         Raises Forbidden where a tenant's key names another, ValueError for what is no name.
         """
@@ -131,14 +129,15 @@ class Access:
             await self._make_tenant(tenant, None)
 
     def keys(self, tenant: str | None) -> Sequence[Key]:
-        """The keys of one tenant, or with None all there are, in the order they were made."""
+        """Return the keys of one tenant, or with None all there are, in the order they were
+        made."""
         found = (key for key in self._keys.values() if tenant is None or key.tenant == tenant)
         return sorted(found, key=lambda key: key.id)
 
     async def make_key(
         self, *, tenant: str | None, scopes: Collection[str], label: str
     ) -> tuple[Key, str]:
-        """A new key (`tenant` None: a platform key) and its text, which nothing keeps."""
+        """Return a new key (`tenant` None: a platform key) and its text, which nothing keeps."""
         text = KEY_PREFIX + _random_text()
         now = self._clock()
         key = Key(
@@ -184,7 +183,8 @@ class Access:
 def new_secret(
     tenant: str, now: int, *, destination: str | None = None, value: str | None = None
 ) -> SigningSecret:
-    """A signing secret of a tenant or of one of its destinations, made unless `value` is given."""
+    """Return a signing secret of a tenant or of one of its destinations, made unless `value` is
+    given."""
     return SigningSecret(
         id=new_id("sec", now),
         tenant=tenant,

@@ -1,7 +1,5 @@
 """The service as a whole: its parts made, bound to each other, opened and closed in order."""
 
-from __future__ import annotations
-
 import asyncio
 from types import TracebackType
 from typing import Final
@@ -80,7 +78,7 @@ class Service:
             self._reloading.cancel()
         await self.store.close()
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> "Service":
         await self.start()
         return self
 
@@ -93,7 +91,7 @@ class Service:
         await self.stop()
 
     def _hear_others(self) -> None:
-        """What other processes on the same database changed, beside the work itself."""
+        """Return what other processes on the same database changed, beside the work itself."""
         if isinstance(self.store, SharedStore):
             self.store.on_access = self._access_changed
             self.store.on_replays = self.housekeeping.wake_replays

@@ -1,7 +1,5 @@
 """Wall-clock time as the integers we store and the ISO-8601 text we show."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Who gets the free slots: tenants in turn, and within a tenant its lanes in turn. Pure (D5)."""
 
-from __future__ import annotations
-
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +67,7 @@ def paced_room(rate: float | None, paced_ms: float, now_ms: int) -> int | None:
 
 
 def paced_after(rate: float, paced_ms: float, taken: int, now_ms: int) -> float:
-    """The lane's `paced_ms` once `taken` more have been let through."""
+    """Return the lane's `paced_ms` once `taken` more have been let through."""
     return max(paced_ms, now_ms - _burst_ms(rate)) + taken * 1000 / rate
 
 

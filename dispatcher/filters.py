@@ -1,7 +1,5 @@
 """What callbacks a listing or a replay is about: one value, one set of names, for both."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -45,7 +43,7 @@ class Filter:
 
 
 def parse(raw: Mapping[str, object]) -> Filter:
-    """The filter that `raw` (query parameters, or a replay's filter object) describes.
+    """Return the filter that `raw` (query parameters, or a replay's filter object) describes.
 
     Raises FilterError for an unknown field and for a value that its field cannot have.
     """

@@ -4,8 +4,6 @@ A lane starts with a small window that doubles while its peer answers, and shrin
 it times out: so a silent destination costs few slots from the first second on (I6).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -38,8 +36,8 @@ class Health:
 def after(
     health: Health, outcome: Outcome, *, now_ms: int, random: float, concurrency: int
 ) -> Health:
-    """The lane's health once `outcome` is known. `concurrency` caps the window; `random` in [0, 1)
-    spreads the circuit's probes by ±20 %."""
+    """Return the lane's health once `outcome` is known. `concurrency` caps the window; `random` in
+    [0, 1) spreads the circuit's probes by ±20 %."""
     if outcome.kind == "interrupted" or _steady(health, outcome, concurrency):
         return health
     health = _failed(health, outcome, now_ms, random) if outcome.down else _answered(health)
@@ -55,7 +53,7 @@ def after(
 
 
 def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
-    """The common case, kept cheap: another answer from a peer that is well."""
+    """Return the common case, kept cheap: another answer from a peer that is well."""
     clean = not health.failures and not health.openings and health.window == concurrency
     return clean and outcome.kind == "answered" and not outcome.down and not outcome.retry_after_ms
 

@@ -1,7 +1,5 @@
 """Names we make: time-ordered callback ids, and destination ids that follow from what they name."""
 
-from __future__ import annotations
-
 import os
 import re
 from hashlib import sha256
@@ -34,19 +32,20 @@ _ids: Final = _Ids()
 
 
 def new_id(prefix: str, now_ms: int) -> str:
-    """A unique id that sorts by the time it was made, and holds no dots (they separate the parts
-    of a Standard Webhooks signature). For one thread of a process."""
+    """Return a unique id that sorts by the time it was made, and holds no dots (they separate the
+    parts of a Standard Webhooks signature). For one thread of a process."""
     return _ids.next(prefix, now_ms)
 
 
 def id_floor(prefix: str, now_ms: int) -> str:
-    """The smallest id that `new_id` can make at `now_ms`: turns a time bound into an id bound."""
+    """Return the smallest id that `new_id` can make at `now_ms`: turns a time bound into an id
+    bound."""
     return f"{prefix}_{max(0, now_ms):012x}{'0' * 2 * _RANDOM_BYTES}"
 
 
 def destination_id(tenant: str, *, name: str | None = None, url: str | None = None) -> str:
-    """The id of a tenant's destination: registered ones are known by name, others by their URL
-    without its query, so that a token in the query does not make a lane of its own."""
+    """Return the id of a tenant's destination: registered ones are known by name, others by their
+    URL without its query, so that a token in the query does not make a lane of its own."""
     what = f"name\0{name}" if name is not None else f"url\0{lane_url(url or '')}"
     return "ds_" + sha256(f"{tenant}\0{what}".encode()).hexdigest()[:32]
 

@@ -1,8 +1,6 @@
 """Events as JSON lines, or as coloured text on a terminal. The standard library's logging is
 underneath, so that other libraries' lines come out the same way."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -59,8 +57,8 @@ def configure(fmt: LogFormat, level: str, stream: TextIO | None = None) -> None:
         logger.setLevel(level.upper())
 
 
-def get(name: str) -> Log:
-    """The log of one room, such as `engine`."""
+def get(name: str) -> "Log":
+    """Return the log of one room, such as `engine`."""
     return Log(name)
 
 
@@ -77,7 +75,7 @@ class Log:
         self._write(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """The ordinary course of things."""
+        """Return the ordinary course of things."""
         self._write(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
@@ -89,7 +87,7 @@ class Log:
         self._write(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
-        """An error with the traceback of the exception that is being handled."""
+        """Return an error with the traceback of the exception that is being handled."""
         kind, error, trace = sys.exc_info()
         info = (kind, error, trace) if kind is not None and error is not None else None
         self._write(logging.ERROR, event, fields, info)
@@ -106,7 +104,7 @@ class Log:
 
 
 def attempt_fields(delivery: Delivery, outcome: Outcome, verdict: Verdict) -> dict[str, Any]:
-    """The fields of the one line that is written about each attempt."""
+    """Return the fields of the one line that is written about each attempt."""
     due_ms = verdict.due_ms
     ended_ms = outcome.started_ms + outcome.duration_ms
     return {

@@ -1,8 +1,6 @@
 """Counts and durations for Prometheus. No label ever names a tenant, a destination or a job (D14),
 and every label has few values, whatever peers send."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Final
 
@@ -71,20 +69,20 @@ class Metrics:
         )
 
     def submitted(self, result: str) -> None:
-        """A submit was answered: `accepted` or `duplicate`."""
+        """Return a submit was answered: `accepted` or `duplicate`."""
         self._count(self._submitted, result)
 
     def refused(self, code: str) -> None:
-        """A submit was refused with this error code (one of D13's)."""
+        """Return a submit was refused with this error code (one of D13's)."""
         self._count(self._refused, code)
 
     def attempted(self, outcome: Outcome, verdict: Verdict) -> None:
-        """An attempt was judged."""
+        """Return an attempt was judged."""
         self._count(self._attempts, _outcome_class(outcome), verdict.state)
         self._attempt_s.observe(outcome.duration_ms / 1000)
 
     def latency(self, seconds: float) -> None:
-        """A callback was delivered, this long after it was accepted."""
+        """Return a callback was delivered, this long after it was accepted."""
         self._latency_s.observe(seconds)
 
     def committed(self, operations: int, seconds: float) -> None:
@@ -93,11 +91,11 @@ class Metrics:
         self._commit_size.observe(operations)
 
     def stale_settlement(self) -> None:
-        """A result came after its claim had been taken over."""
+        """Return a result came after its claim had been taken over."""
         self._stale.inc()
 
     def lane_mended(self, count: int = 1) -> None:
-        """The sweeper repaired lanes; anything above zero deserves a look."""
+        """Return the sweeper repaired lanes; anything above zero deserves a look."""
         self._mended.inc(count)
 
     def reclaimed(self, count: int) -> None:
@@ -113,13 +111,13 @@ class Metrics:
         self._pruned.inc(count)
 
     def requested(self, method: str, route: str, status_code: int, seconds: float) -> None:
-        """A request was answered. `route` is its template, never the path; `method` is one of
-        those the route knows."""
+        """Return a request was answered. `route` is its template, never the path; `method` is one
+        of those the route knows."""
         self._count(self._requests, method, route, f"{status_code // 100}xx")
         self._observe(seconds, self._request_s, method, route)
 
     def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
-        """A gauge that asks `fn` whenever it is read."""
+        """Return a gauge that asks `fn` whenever it is read."""
         Gauge(f"dispatcher_{name}", about, registry=self._registry).set_function(fn)
 
     def render(self) -> bytes:
@@ -150,7 +148,7 @@ class Metrics:
 
 
 def _outcome_class(outcome: Outcome) -> str:
-    """A peer chooses its codes freely: their class bounds how many there can be."""
+    """Return a peer chooses its codes freely: their class bounds how many there can be."""
     if outcome.kind != "answered" or outcome.status_code is None:
         return outcome.kind
     return f"http_{min(outcome.status_code // 100, 9)}xx"

@@ -1,7 +1,5 @@
 """What one attempt met. A peer's faults are values, never exceptions."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """When to try again, and when to stop: pure, with the time and the randomness as arguments."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -39,7 +37,7 @@ class Policy:
         return status_code in self.acknowledge
 
     def delay_ms(self, tries: int, random: float) -> int:
-        """The wait after failed try number `tries` (from 1); `random` in [0, 1)."""
+        """Return the wait after failed try number `tries` (from 1); `random` in [0, 1)."""
         if self.delays:
             wait = self.delays[min(tries, len(self.delays)) - 1]
             most = wait * (1 + self.jitter)
@@ -70,7 +68,8 @@ DEFAULT: Final = "exponential"
 
 @lru_cache(maxsize=1024)
 def load(text: str | None) -> Policy:
-    """The policy a store column names: a preset, the JSON that `dump` wrote, or none (default)."""
+    """Return the policy a store column names: a preset, the JSON that `dump` wrote, or none
+    (default)."""
     if text is None:
         return PRESETS[DEFAULT]
     if text in PRESETS:
@@ -109,7 +108,7 @@ def judge(
     now_ms: int,
     random: float,
 ) -> Verdict:
-    """The verdict on an attempt that was the delivery's `tries`-th (from 1) of its budget.
+    """Return the verdict on an attempt that was the delivery's `tries`-th (from 1) of its budget.
 
     `Retry-After` only ever lengthens the wait.
     """

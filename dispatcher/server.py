@@ -1,7 +1,5 @@
 """Runs the dispatcher as a process: listen, say where, serve, drain, leave (D7)."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import Callable
@@ -11,7 +9,7 @@ from dispatcher import logs
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.base import CannotStart
-from receiver.base import server as serving
+from receiver.base import server
 from receiver.base.protocol import Bounds
 
 _LOG: Final = logs.get("server")
@@ -30,20 +28,20 @@ def serve(settings: Settings, *, announce: Announce, listener: socket.socket | N
     Raises CannotStart and SettingError.
     """
     logs.configure(settings.log_format, settings.log_level)
-    with asyncio.Runner(loop_factory=serving.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
             runner.run(_serve(settings, announce, listener))
-        except serving.CannotListen as error:
+        except server.CannotListen as error:
             advice = "choose another with --port or DISPATCHER_PORT"
             raise CannotStart(f"{error}; {advice}") from None
 
 
 async def _serve(settings: Settings, announce: Announce, given: socket.socket | None) -> None:
-    with given or serving.listen(settings.host, settings.port) as listener:
-        url = serving.url_of(listener)
+    with given or server.listen(settings.host, settings.port) as listener:
+        url = server.url_of(listener)
         service = Service(settings)
         await service.start()
-        serving.tame_collector()
+        server.tame_collector()
 
         def listening() -> None:
             announce(url, service.new_key)
@@ -52,16 +50,16 @@ async def _serve(settings: Settings, announce: Announce, given: socket.socket | 
         def stopping() -> None:
             service.engine.ready = False
 
-        config = serving.config(
+        config = server.config(
             service.api,
             _bounds(settings),
             keep_alive_s=_KEEP_ALIVE_S,
             drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
         )
-        server = serving.Server(config, on_listening=listening)
-        with server.signals(stopping):
+        http = server.Server(config, on_listening=listening)
+        with http.signals(stopping):
             try:
-                await server.serve(sockets=[listener])
+                await http.serve(sockets=[listener])
             finally:
                 await service.stop()
     _LOG.info("stopped")

@@ -1,8 +1,6 @@
 """Every setting: its environment variable, its default and the reason for it. The one place that
 reads the environment."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -240,18 +238,18 @@ class ClientSettings:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"DISPATCHER_{name.upper()}"
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings that the environment asks for. Raises SettingError."""
+    """Return the settings that the environment asks for. Raises SettingError."""
     environ = os.environ if environ is None else environ
     found: dict[str, Any] = {}
     for setting in fields(Settings):
         raw = environ.get(variable(setting.name), "").strip()
         if raw:
-            found[setting.name] = _read(setting.name, str(setting.type), raw, setting.metadata)
+            found[setting.name] = _read(setting.name, setting.type, raw, setting.metadata)
     return Settings(**found)
 
 
@@ -270,8 +268,8 @@ def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
     return ClientSettings(url=url.rstrip("/"), api_key=key or None)
 
 
-def _read(name: str, kind: str, raw: str, metadata: Mapping[str, Any]) -> Any:
-    if kind in ("int", "float"):
+def _read(name: str, kind: Any, raw: str, metadata: Mapping[str, Any]) -> Any:
+    if kind in (int, float):
         return _number(name, kind, raw, metadata)
     if name == "allow_networks":
         return _networks(name, raw)
@@ -282,12 +280,12 @@ def _read(name: str, kind: str, raw: str, metadata: Mapping[str, Any]) -> Any:
     return raw
 
 
-def _number(name: str, kind: str, raw: str, metadata: Mapping[str, Any]) -> float:
+def _number(name: str, kind: type[int | float], raw: str, metadata: Mapping[str, Any]) -> float:
     least, most = metadata["least"], metadata["most"]
     try:
-        number = int(raw) if kind == "int" else float(raw)
+        number = kind(raw)
     except ValueError:
-        whole = "a whole number" if kind == "int" else "a number"
+        whole = "a whole number" if kind is int else "a number"
         raise SettingError(f"{variable(name)} must be {whole}, not {raw!r}") from None
     if not least <= number <= most:
         raise SettingError(f"{variable(name)} must be from {least:g} to {most:g}, not {raw}")

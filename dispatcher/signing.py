@@ -1,7 +1,5 @@
 """Which secrets sign a delivery, and the headers they make. Signed at send time, never stored."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -52,7 +50,7 @@ class SecretBook:
         self._forgotten = 0
 
     async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
-        """Raises NotFound for a tenant without secrets, and what the store raises."""
+        """Raise NotFound for a tenant without secrets, and what the store raises."""
         page = self._pages.get(tenant)
         if page is None or page.fresh_until_ms <= now_ms:
             page = await self._load(tenant, now_ms)
@@ -68,7 +66,7 @@ class SecretBook:
         self._forgotten += 1
         self._pages.clear()
 
-    async def _load(self, tenant: str, now_ms: int) -> _Page:
+    async def _load(self, tenant: str, now_ms: int) -> "_Page":
         async with self._loading:  # one read for all that wait, not one each
             page = self._pages.get(tenant)
             if page is not None and page.fresh_until_ms > now_ms:
@@ -126,7 +124,7 @@ def headers(
     now_s: int,
     sha256_header: str = SHA256_HEADER,
 ) -> list[tuple[str, str]]:
-    """The signature headers of one attempt, in both schemes (D10).
+    """Return the signature headers of one attempt, in both schemes (D10).
 
     A secret that is not base64 cannot make the second scheme's signature; without any signature
     of it, its id and timestamp are left out too, since receivers take them as a claim to it.

@@ -1,8 +1,6 @@
 """The states of a delivery and every legal way from one to the next: the one table that the
 stores, the tests and the README's diagram share."""
 
-from __future__ import annotations
-
 from typing import Final, Literal, get_args
 
 State = Literal["pending", "sending", "delivered", "dead", "cancelled"]

@@ -1,8 +1,6 @@
 """Several dispatchers on one machine behind one address, for a database that they can share:
 started, watched, started again when they die, and stopped together."""
 
-from __future__ import annotations
-
 import asyncio
 import multiprocessing
 import os
@@ -24,7 +22,7 @@ from dispatcher.server import Announce, serve
 from dispatcher.settings import SettingError, Settings
 from dispatcher.store import is_postgres, open_store
 from dispatcher.store.base import CannotStart
-from receiver.base import server as serving
+from receiver.base import server
 
 WORKERS_MAX: Final = 64
 _LOG: Final = logs.get("workers")
@@ -48,18 +46,18 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
     logs.configure(settings.log_format, settings.log_level)
     new_key = asyncio.run(_prepare(settings))
     try:
-        listener = serving.listen(settings.host, settings.port)
-    except serving.CannotListen as error:
+        listener = server.listen(settings.host, settings.port)
+    except server.CannotListen as error:
         advice = "choose another with --port or DISPATCHER_PORT"
         raise CannotStart(f"{error}; {advice}") from None
     with listener:
         team = Team(settings, listener, workers)
         with team.signals():
-            team.run(lambda: announce(serving.url_of(listener), new_key))
+            team.run(lambda: announce(server.url_of(listener), new_key))
 
 
 async def _prepare(settings: Settings) -> str | None:
-    """What a first start does, once and not once a process: the schema, the first key."""
+    """Return what a first start does, once and not once a process: the schema, the first key."""
     store = open_store(settings)
     await store.open()
     try:
@@ -96,7 +94,7 @@ class Team:
             for worker in [one for one in self._workers if one.process.sentinel in ended]:
                 self._replace(worker)
 
-    def signals(self) -> _Signals:
+    def signals(self) -> "_Signals":
         """Inside, SIGINT and SIGTERM are passed on to all."""
         return _Signals(self._stop)
 

@@ -1,7 +1,5 @@
 """The values that travel between rooms: frozen, and free of IO."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Final, Literal
 

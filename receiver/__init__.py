@@ -1,6 +1,6 @@
 """The receiver: verifies signed completions and handles each one once.
 
-``verify`` and its companions need the standard library alone. ``Receiver`` is the service; its
+`verify` and its companions need the standard library alone. `Receiver` is the service; its
 packages are loaded when it is first asked for.
 """
 

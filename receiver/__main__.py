@@ -1,4 +1,4 @@
-"""``python -m receiver`` is the command ``receiver``."""
+"""`python -m receiver` is the command `receiver`."""
 
 import sys
 

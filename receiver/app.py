@@ -33,7 +33,7 @@ _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs 
 
 
 def create_app(settings: Settings) -> "Receiver":
-    """A receiver without handlers: it verifies, keeps and answers."""
+    """Return a receiver without handlers: it verifies, keeps and answers."""
     return Receiver(settings)
 
 
@@ -49,7 +49,7 @@ class Receiver:
         app = Starlette(routes=[Mount("/hooks", app=receiver)], lifespan=receiver.lifespan)
 
     A server runs its lifespan where it stands alone; where it is mounted inside another
-    application, give that one ``lifespan=receiver.lifespan``, or use ``async with receiver:``.
+    application, give that one `lifespan=receiver.lifespan`, or use `async with receiver:`.
     Raises SettingError when nothing would vouch for a message.
     """
 
@@ -61,14 +61,14 @@ class Receiver:
         credentials: Credentials | None = None,
         now_ms: NowMs = wall_clock_ms,
     ) -> None:
-        self.settings: Final = load() if settings is None else settings
+        self.settings = load() if settings is None else settings
         given = {source.path: source for source in sources}
-        self.sources: Final = given or all_sources(self.settings)
-        self.handlers: Final = Handlers()
-        self.metrics: Final = Metrics()
-        self.now_ms: Final = now_ms
-        self._credentials: Final = credentials or _tokens(self.settings)
-        self._front: Final = Front(self)
+        self.sources = given or all_sources(self.settings)
+        self.handlers = Handlers()
+        self.metrics = Metrics()
+        self.now_ms = now_ms
+        self._credentials = credentials or _tokens(self.settings)
+        self._front = Front(self)
         self._inbox: Inbox | None = None
         self._worker: Worker | None = None
         self._reconciler: Reconciler | None = None
@@ -76,13 +76,13 @@ class Receiver:
         self._closing: AsyncExitStack = AsyncExitStack()
 
     def on(self, *statuses: str) -> Callable[[Function], Function]:
-        """Registers a handler, ``(event)`` or ``(event, tx)``, sync or async, for ``completed``,
-        ``failed``, ``cancelled``, ``timeout``, ``running`` or ``queued``, or for ``*``: every one
+        """Register a handler, `(event)` or `(event, tx)`, sync or async, for `completed`,
+        `failed`, `cancelled`, `timeout`, `running` or `queued`, or for `*`: every one
         that has none of its own. Raises ValueError or TypeError for what cannot be one.
 
         It runs after the message was acknowledged, again after each failure with a growing wait,
-        never twice at once for one job. With ``tx`` its writes and our mark commit together: the
-        effect happens once. Without, at least once: ``event.job_id`` is the key to pass on.
+        never twice at once for one job. With `tx` its writes and our mark commit together: the
+        effect happens once. Without, at least once: `event.job_id` is the key to pass on.
         """
 
         def register(function: Function) -> Function:
@@ -101,11 +101,10 @@ class Receiver:
         platform: Dialect = "auto",
         source: str | None = None,
     ) -> Expectation:
-        """Waits for a job's end; one that is silent after ``by`` is asked for at ``status_url``,
+        """Wait for a job's end; one that is silent after `by` is asked for at `status_url`,
         with the credentials of this name. Call it before or after its callback, in any order, as
-        often as you like. ``source`` is the path its callbacks come in by; the first where not
-        given. Raises ValueError, or InboxUnavailable.
-        """
+        often as you like. `source` is the path its callbacks come in by; the first where not
+        given. Raises ValueError, or InboxUnavailable."""
         self._check_expected(job_id, status_url, credentials, source)
         now_ms = self.now_ms()
         expectation = await self.inbox.expect(
@@ -121,11 +120,11 @@ class Receiver:
         return expectation
 
     async def replay(self, id: int) -> bool:
-        """Makes a dead, ignored or skipped message due again; whether that could be."""
+        """Make a dead, ignored or skipped message due again; whether that could be."""
         return await self.inbox.replay(id, self.now_ms())
 
     def wake(self) -> None:
-        """Looks for due work now. A clock that jumps is noticed by itself within half a minute."""
+        """Look for due work now. A clock that jumps is noticed by itself within half a minute."""
         for one in (self._worker, self._reconciler):
             if one is not None:
                 one.wake()
@@ -151,7 +150,7 @@ class Receiver:
         return _opened(self._housekeeper)
 
     async def __aenter__(self) -> Self:
-        """Opens the inbox and goes on with what is in it. Raises InboxError, EffectsError or
+        """Open the inbox and goes on with what is in it. Raises InboxError, EffectsError or
         SettingError, and then leaves nothing open."""
         async with AsyncExitStack() as opening:
             effects = await asyncio.to_thread(self._open_effects)
@@ -182,7 +181,7 @@ class Receiver:
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """The lifespan for the application that it is mounted in."""
+        """Yield the lifespan for the application that it is mounted in."""
         async with self:
             yield
 

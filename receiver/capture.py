@@ -12,7 +12,7 @@ class CaptureError(Exception):
 
 
 def read_headers(text: str) -> list[tuple[str, str]]:
-    """Headers from ``Name: value`` lines (a request line before them is skipped), or from JSON."""
+    """Headers from `Name: value` lines (a request line before them is skipped), or from JSON."""
     if text.lstrip().startswith("{"):
         return _from_json(text)
     pairs = []
@@ -27,12 +27,12 @@ def read_headers(text: str) -> list[tuple[str, str]]:
 
 
 def as_lines(headers: dict[str, str]) -> str:
-    """One ``Name: value`` a line."""
+    """One `Name: value` a line."""
     return "\n".join(f"{name}: {value}" for name, value in headers.items())
 
 
 def as_curl(headers: dict[str, str], body: bytes, file: str | None, url: str) -> str:
-    """A command to paste. The body comes from its file, or stands in the command as text.
+    """Return a command to paste. The body comes from its file, or stands in the command as text.
 
     ValueError: the body came without a file, and is not text.
     """

@@ -27,7 +27,7 @@ _CHOICES: Final = {
 
 
 def check(settings: "Settings") -> None:
-    """Raises SettingError."""
+    """Raise SettingError."""
     _check_choices(settings)
     _check_secrets(settings)
     _check_databases(settings)
@@ -44,7 +44,8 @@ def check(settings: "Settings") -> None:
 
 
 def database_path(url: str, name: str = "database_url") -> str:
-    """The file of a ``sqlite:///`` URL (a fourth slash makes it absolute). Raises SettingError."""
+    """Return the file of a `sqlite:///` URL (a fourth slash makes it absolute). Raises
+    SettingError."""
     try:
         return sqlite_path(url)
     except DatabaseURLError as error:

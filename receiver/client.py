@@ -24,7 +24,7 @@ def ask(
     post: bool = False,
     document: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the service answers at ``path``, read or posted to. Raises ClientError."""
+    """Return what the service answers at `path`, read or posted to. Raises ClientError."""
     if settings.admin_key is None:
         raise ClientError("RECEIVER_ADMIN_KEY is not set: it is the key that the service runs with")
     url = settings.url + path + (f"?{urlencode(query)}" if query else "")

@@ -18,7 +18,7 @@ _MILLISECONDS: Final = 1e-3
 class Event:
     """One verified message about a job.
 
-    What a platform left out, or sent in a form that its field cannot have, is None; ``raw`` holds
+    What a platform left out, or sent in a form that its field cannot have, is None; `raw` holds
     the bytes as they came. A repr shows neither the body nor anything taken out of it.
     """
 
@@ -59,7 +59,7 @@ def read_event(
     content_type: str | None = None,
     attempt: int = 1,
 ) -> Event:
-    """The event that a verified and identified message is. Raises nothing: what has not its
+    """Return the event that a verified and identified message is. Raises nothing: what has not its
     field's form is None."""
     fields = identity.document if isinstance(identity.document, dict) else {}
     job_id = identity.job_id or message_id or f"sha256:{sha256(body).hexdigest()}"
@@ -90,7 +90,7 @@ def read_event(
 
 
 def _cerebrium(document: Any) -> dict[str, Any]:
-    """Its envelope ``{"run_id", "result", "run_time_ms"}``, or a bare result."""
+    """Its envelope `{"run_id", "result", "run_time_ms"}`, or a bare result."""
     if isinstance(document, dict) and "run_id" in document and "result" in document:
         taken = _duration(document.get("run_time_ms"), _MILLISECONDS)
         return {"output": document["result"], "execution_time": taken}

@@ -16,11 +16,11 @@ body without a job is **opaque**: a message of its own, ended by nothing.
     progress    the job's end                                  late       (kept, not applied)
     the others  nothing of these                               accepted
 
-A message is its signed ``webhook-id``, else its bytes; so two messages are the same when their
+A message is its signed `webhook-id`, else its bytes; so two messages are the same when their
 bytes are, and their ids are equal or one of them carries none.
 
-A job may be **run again** under its id. Where the ``first`` end counts, a second one is a
-conflict. Where the ``latest`` counts, an end replaces another one when both carry the dispatcher's
+A job may be **run again** under its id. Where the `first` end counts, a second one is a
+conflict. Where the `latest` counts, an end replaces another one when both carry the dispatcher's
 signed, time-ordered ids and its own is the greater: so the order of arrival does not matter.
 Without such ids only an end that follows a failed one does: a success is never taken back by
 what cannot be told from an old message.
@@ -42,7 +42,7 @@ _ORDERED_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """The message that ended a job. ``order`` sorts its runs; None where nothing signed does."""
+    """The message that ended a job. `order` sorts its runs; None where nothing signed does."""
 
     status: str
     order: str | None = None
@@ -68,13 +68,14 @@ def kind_of(job_id: str | None, status: str | None) -> Kind:
 
 
 def order_of(message_id: str | None) -> str | None:
-    """What sorts a job's runs: an id of the dispatcher's, which the signature vouches for."""
+    """Return what sorts a job's runs: an id of the dispatcher's, which the signature vouches
+    for."""
     return message_id if message_id and _ORDERED_ID.fullmatch(message_id) else None
 
 
 def judge(kind: Kind, known: Known, candidate: End | None, *, latest: bool = False) -> Verdict:
-    """The verdict on one message; the table above, line by line. ``candidate`` is the end that a
-    terminal one would be; ``latest`` whether a later run's end counts."""
+    """Return the verdict on one message; the table above, line by line. `candidate` is the end that
+    a terminal one would be; `latest` whether a later run's end counts."""
     if known.same_message:
         return "duplicate"
     if kind == "terminal" and candidate is not None:

@@ -26,12 +26,12 @@ class Housekeeper:
         keep_messages_s: float,
         now_ms: NowMs,
     ) -> None:
-        self._inbox: Final = inbox
-        self._effects: Final = effects
-        self._keep_bodies_s: Final = keep_bodies_s
-        self._keep_messages_s: Final = keep_messages_s
-        self._now_ms: Final = now_ms
-        self._task: Final = asyncio.create_task(self._work(), name="receiver housekeeping")
+        self._inbox = inbox
+        self._effects = effects
+        self._keep_bodies_s = keep_bodies_s
+        self._keep_messages_s = keep_messages_s
+        self._now_ms = now_ms
+        self._task = asyncio.create_task(self._work(), name="receiver housekeeping")
 
     async def prune(self, older_than_s: float | None = None) -> tuple[int, int]:
         """Lets go of what is done with and older, by default than the configured periods:

@@ -50,7 +50,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """A message as the inbox keeps it; ``body`` and ``error`` only where they were asked for."""
+    """A message as the inbox keeps it; `body` and `error` only where they were asked for."""
 
     id: int
     source: str
@@ -86,8 +86,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A message whose turn it is, with all that its handler needs. ``attempt`` counts from 1, and
-    again from there after a replay; ``fence`` grows with every claim of the message."""
+    """A message whose turn it is, with all that its handler needs. `attempt` counts from 1, and
+    again from there after a replay; `fence` grows with every claim of the message."""
 
     id: int
     source: str

@@ -15,14 +15,12 @@ class Metrics:
     """Counters since the start. Their labels are words of ours, never what a peer sent."""
 
     def __init__(self) -> None:
-        self._received: Final[Counter[str]] = Counter(
+        self._received: Counter[str] = Counter(
             {"accepted": 0, "duplicate": 0, "conflict": 0, "late": 0}
         )
-        self._refused: Final[Counter[str]] = Counter()
-        self._handlings: Final[Counter[str]] = Counter({"handled": 0, "failed": 0, "dead": 0})
-        self._asked: Final[Counter[str]] = Counter(
-            {"ended": 0, "waiting": 0, "failed": 0, "lost": 0}
-        )
+        self._refused: Counter[str] = Counter()
+        self._handlings: Counter[str] = Counter({"handled": 0, "failed": 0, "dead": 0})
+        self._asked: Counter[str] = Counter({"ended": 0, "waiting": 0, "failed": 0, "lost": 0})
         self._hanging = 0
 
     def count_received(self, verdict: str) -> None:
@@ -39,7 +37,7 @@ class Metrics:
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
-        """A handler outlives its time."""
+        """Yield a handler outlives its time."""
         self._hanging += 1
         try:
             yield

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from receiver.app import Receiver
-from receiver.base import log
-from receiver.base import server as serving
+from receiver.base import log, server
 from receiver.base.http import DRAIN_BYTES_MAX
 from receiver.base.protocol import Bounds
 from receiver.handling.effects import EffectsError
@@ -18,31 +17,31 @@ class CannotStart(Exception):
 
 
 def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Serves until SIGINT or SIGTERM. Raises CannotStart, or SettingError."""
+    """Serve until SIGINT or SIGTERM. Raises CannotStart, or SettingError."""
     settings = app.settings
     log.configure(settings.log_format, settings.log_level)
-    with asyncio.Runner(loop_factory=serving.loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
             runner.run(_serve(app, on_stopped))
-        except (InboxError, EffectsError, serving.CannotListen) as error:
+        except (InboxError, EffectsError, server.CannotListen) as error:
             raise CannotStart(str(error)) from None
 
 
 async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None) -> None:
     settings = app.settings
-    config = serving.config(
+    config = server.config(
         app, _bounds(settings), keep_alive_s=settings.keep_alive, drain_s=settings.drain_grace
     )
-    with serving.listen(settings.host, settings.port) as listener:
-        url, port = serving.url_of(listener), listener.getsockname()[1]
-        server = serving.Server(
+    with server.listen(settings.host, settings.port) as listener:
+        url, port = server.url_of(listener), listener.getsockname()[1]
+        http = server.Server(
             config,
             on_listening=lambda: log.event("listening", url=f"{url}{settings.path}", port=port),
         )
-        with server.signals():
+        with http.signals():
             async with app:  # here, not in the lifespan: the inbox's error is told in one line
-                serving.tame_collector()
-                await server.serve(sockets=[listener])
+                server.tame_collector()
+                await http.serve(sockets=[listener])
     if on_stopped is not None:
         await on_stopped()
     log.event("stopped")

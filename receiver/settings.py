@@ -33,7 +33,7 @@ _DAY_S: Final = 24 * _HOUR_S
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The service's settings; field ``x_y`` is the variable ``RECEIVER_X_Y``."""
+    """The service's settings; field `x_y` is the variable `RECEIVER_X_Y`."""
 
     secrets: tuple[str, ...] = setting(
         (),
@@ -247,7 +247,7 @@ class Settings:
             self.main_source()
 
     def main_source(self) -> Source:
-        """The way in that the settings themselves describe. Raises SettingError."""
+        """Return the way in that the settings themselves describe. Raises SettingError."""
         try:
             return Source(
                 path=self.path,
@@ -273,18 +273,18 @@ class ClientSettings:
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """The settings that the environment asks for. Raises SettingError."""
+    """Return the settings that the environment asks for. Raises SettingError."""
     return Settings(**read(fields(Settings), os.environ if environ is None else environ))
 
 
 def load_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The signing secrets alone, for the commands that need no service."""
+    """Return the signing secrets alone, for the commands that need no service."""
     environ = os.environ if environ is None else environ
     return split_secrets(environ.get("RECEIVER_SECRETS", ""))
 
 
 def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Where the service is (``RECEIVER_URL``, else host and port) and the key to use there."""
+    """Where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
     environ = os.environ if environ is None else environ
     url = environ.get("RECEIVER_URL", "").strip()
     settings = load({**environ, "RECEIVER_SECRETS": ""})

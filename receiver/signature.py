@@ -2,15 +2,15 @@
 
 Two schemes travel side by side:
 
-* ``X-Webhook-Signature: sha256=<hex>``: HMAC-SHA256 over the body, keyed with the secret as
+* `X-Webhook-Signature: sha256=<hex>`: HMAC-SHA256 over the body, keyed with the secret as
   UTF-8 text, prefix and all. It covers the body alone.
-* Standard Webhooks: ``webhook-id``, ``webhook-timestamp`` and ``webhook-signature``, the last a
-  space-separated list of ``v1,<base64>``: HMAC-SHA256 over ``id.timestamp.body``, keyed with the
+* Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, the last a
+  space-separated list of `v1,<base64>`: HMAC-SHA256 over `id.timestamp.body`, keyed with the
   base64-decoded secret. It also binds the id and the time of sending.
 
-A secret of ours is ``whsec_`` and the base64 of 24-64 random bytes; one string serves both schemes.
+A secret of ours is `whsec_` and the base64 of 24-64 random bytes; one string serves both schemes.
 Secrets of other platforms work too: without the prefix the whole string is taken as base64 for v1
-(the rule of the public libraries), and a string that is no base64 serves ``sha256=`` only.
+(the rule of the public libraries), and a string that is no base64 serves `sha256=` only.
 
 This file may be copied into another project as it is.
 """
@@ -63,15 +63,15 @@ _V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 
 
 class SignatureError(Exception):
-    """The request is not verified. ``reason`` is for programs, the message for people.
+    """The request is not verified. `reason` is for programs, the message for people.
 
     Neither ever holds a secret or the signature that would have been right.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)
-        self.reason: Final[Reason] = reason
-        self.message: Final = message
+        self.reason: Reason = reason
+        self.message = message
 
     def __str__(self) -> str:
         return self.message
@@ -81,8 +81,8 @@ class SignatureError(Exception):
 class Verified:
     """What the signatures vouch for, besides the body.
 
-    ``message_id`` and ``timestamp`` (Unix seconds of this attempt) are there only under a valid v1
-    signature: ``sha256=`` does not cover them.
+    `message_id` and `timestamp` (Unix seconds of this attempt) are there only under a valid v1
+    signature: `sha256=` does not cover them.
     """
 
     schemes: tuple[Scheme, ...]
@@ -91,12 +91,12 @@ class Verified:
 
 
 def generate_secret() -> str:
-    """A fresh signing secret: ``whsec_`` and the base64 of 32 random bytes."""
+    """Return a fresh signing secret: `whsec_` and the base64 of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode("ascii")
 
 
 def v1_key(secret: str) -> bytes:
-    """The HMAC key of the v1 scheme: the base64 after ``whsec_``, or of the whole string.
+    """Return the HMAC key of the v1 scheme: the base64 after `whsec_`, or of the whole string.
 
     Padding may be missing; anything else that is not standard base64 raises ValueError, where
     the public libraries would skip it and sign with a shorter key than the operator believes.
@@ -112,12 +112,12 @@ def v1_key(secret: str) -> bytes:
 
 
 def sign_sha256(secret: str, body: bytes) -> str:
-    """``sha256=<hex>`` over the body. An empty secret raises ValueError."""
+    """`sha256=<hex>` over the body. An empty secret raises ValueError."""
     return "sha256=" + hmac.digest(text_key(secret), body, hashlib.sha256).hex()
 
 
 def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
-    """``v1,<base64>`` over ``msg_id.timestamp_s.body``.
+    """`v1,<base64>` over `msg_id.timestamp_s.body`.
 
     ValueError: the secret is not base64; the id is not 1-256 visible ASCII characters without a
     full stop; or the timestamp (Unix seconds) is not 0 to 999999999999.
@@ -140,8 +140,8 @@ def signed_headers(
 ) -> dict[str, str]:
     """All headers of both schemes. The first secret is current; a second one is the previous.
 
-    While two secrets are valid, ``webhook-signature`` lists both, and the previous secret's
-    ``sha256=`` goes into ``X-Webhook-Signature-Previous``. No secret raises ValueError.
+    While two secrets are valid, `webhook-signature` lists both, and the previous secret's
+    `sha256=` goes into `X-Webhook-Signature-Previous`. No secret raises ValueError.
     """
     if not 1 <= len(secrets) <= 2:
         raise ValueError("sign with one secret, or with the current and the previous one")
@@ -157,21 +157,20 @@ def signed_headers(
 
 
 class Keys:
-    """Secrets made ready. Who verifies often makes them once and gives them to ``verify`` in place
+    """Secrets made ready. Who verifies often makes them once and gives them to `verify` in place
     of the secrets: checking, decoding and starting an HMAC with each takes longer than the HMAC
-    of a small body. Raises SignatureError, reason ``no_secret``, when one is unusable.
-    """
+    of a small body. Raises SignatureError, reason `no_secret`, when one is unusable."""
 
     __slots__ = ("sha256", "v1")
 
     def __init__(self, secrets: str | Iterable[str]) -> None:
         active = active_secrets(secrets)
-        self.sha256: Final = [_started(text_key(secret)) for secret in active]
-        self.v1: Final = [_started(key) for key in _v1_keys(active)]
+        self.sha256 = [_started(text_key(secret)) for secret in active]
+        self.v1 = [_started(key) for key in _v1_keys(active)]
 
 
 class Fields:
-    """The headers of a request by lower-case name. Raises SignatureError, reason ``malformed``,
+    """The headers of a request by lower-case name. Raises SignatureError, reason `malformed`,
     for what is neither a mapping nor pairs.
 
     What a signature means may not depend on which of two headers a server looks at: one that is
@@ -182,7 +181,7 @@ class Fields:
 
     def __init__(self, headers: Headers) -> None:
         self._found: dict[bytes, object] = {}
-        self._repeated: Final[set[bytes]] = set()
+        self._repeated: set[bytes] = set()
         try:
             pairs: Any = headers if type(headers) is list else _pairs(headers)
             self._found = dict(pairs)
@@ -236,10 +235,10 @@ def verify(
     """Verify the raw body of a request, or raise SignatureError and nothing else.
 
     Every scheme that the request carries must hold: one valid signature does not excuse a wrong
-    one beside it, and any of the three ``webhook-*`` headers makes v1 obligatory. ``require``
-    additionally names the scheme that must be there. A signature may come from any of ``secrets``;
-    each is tried, in constant time. ``headers`` is a mapping, or pairs as in ASGI; names match in
-    any case. ``now_s`` is Unix time; ``webhook-timestamp`` may differ by ``tolerance_s`` to
+    one beside it, and any of the three `webhook-*` headers makes v1 obligatory. `require`
+    additionally names the scheme that must be there. A signature may come from any of `secrets`;
+    each is tried, in constant time. `headers` is a mapping, or pairs as in ASGI; names match in
+    any case. `now_s` is Unix time; `webhook-timestamp` may differ by `tolerance_s` to
     either side.
     """
     _check_arguments(now_s, tolerance_s, require, sha256_header)
@@ -264,7 +263,7 @@ def check(
     require: Require,
     sha256_header: str,
 ) -> Verified:
-    """``verify``, for who has seen to the arguments."""
+    """`verify`, for who has seen to the arguments."""
     name, previous = _sha256_names(sha256_header)
     values = [value for value in (fields.get(name), fields.get(previous)) if value is not None]
     message_id, timestamp, signatures = map(fields.get, _STANDARD_NAMES)
@@ -319,7 +318,7 @@ def active_secrets(secrets: Any) -> list[str]:
 
 
 def text_key(secret: object) -> bytes:
-    """The HMAC key of the sha256= scheme. An empty one would let anybody sign."""
+    """Return the HMAC key of the sha256= scheme. An empty one would let anybody sign."""
     if not isinstance(secret, str) or not secret.removeprefix(SECRET_PREFIX).strip():
         raise ValueError("the secret is empty or not text")
     return secret.encode()
@@ -407,6 +406,7 @@ def _v1_keys(secrets: list[str]) -> list[bytes]:
 
 
 def check_window(timestamp: int, now_s: float, tolerance_s: float) -> None:
+    """Raise SignatureError unless `timestamp` lies within `tolerance_s` of `now_s`."""
     # "not within" rather than "beyond": NaN is then refused as well.
     if not abs(now_s - timestamp) <= tolerance_s:
         side = "old" if timestamp < now_s else "far in the future"
@@ -427,7 +427,7 @@ def _started(key: bytes) -> hmac.HMAC:
 
 
 def digest(key: hmac.HMAC, message: bytes) -> bytes:
-    """The HMAC of a message, with a key of ``Keys``."""
+    """Return the HMAC of a message, with a key of `Keys`."""
     mac = key.copy()
     mac.update(message)
     return mac.digest()

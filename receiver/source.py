@@ -34,10 +34,10 @@ TOKEN_CHARS_MIN: Final = 16  # an unsigned path is as safe as its token is hard 
 class Source:
     """Messages of one platform or account. Job ids of two sources never meet.
 
-    It has ``secrets``, any of which signs; or a ``url_token`` that the URL must carry as
-    ``?token=``, for platforms that sign nothing; or both, and then both must hold. ``reruns``
-    says which end of a job counts that is run again under its id: its ``first``, or the
-    ``latest``. Raises ValueError when nothing would vouch for its messages.
+    It has `secrets`, any of which signs; or a `url_token` that the URL must carry as
+    `?token=`, for platforms that sign nothing; or both, and then both must hold. `reruns`
+    says which end of a job counts that is run again under its id: its `first`, or the
+    `latest`. Raises ValueError when nothing would vouch for its messages.
     """
 
     path: str = "/webhooks"
@@ -72,7 +72,8 @@ class Source:
 def authenticate(
     source: Source, body: bytes, headers: Headers, *, tokens: Iterable[str] = (), now_s: float
 ) -> Verified:
-    """What vouches for a message, or SignatureError. ``tokens`` are the URL's ``token`` values."""
+    """Return what vouches for a message, or SignatureError. `tokens` are the URL's `token`
+    values."""
     if source.url_token is not None:
         _check_token(source.url_token, list(tokens))
     if source.keys is None:

@@ -1,4 +1,4 @@
-"""The ways in that a file describes: one ``[[source]]`` table each, in TOML."""
+"""The ways in that a file describes: one `[[source]]` table each, in TOML."""
 
 import tomllib
 from dataclasses import replace

@@ -46,7 +46,7 @@ class Clock:
 
 
 def callback_id(now_ms: int) -> str:
-    """An id such as the dispatcher makes: later ones sort after earlier ones."""
+    """Return an id such as the dispatcher makes: later ones sort after earlier ones."""
     return f"cb_{now_ms:012x}{next(_numbers):08x}{os.urandom(6).hex()}"
 
 
@@ -60,8 +60,8 @@ def signed_request(
     attempt: int = 1,
     sha256_header: str = SHA256_HEADER,
 ) -> dict[str, str]:
-    """The headers of a delivery of ``body``, in both schemes. ``previous_secret`` signs beside the
-    current one, as during a rotation; ``timestamp_s`` is Unix time, now where not given."""
+    """Return the headers of a delivery of `body`, in both schemes. `previous_secret` signs beside
+    the current one, as during a rotation; `timestamp_s` is Unix time, now where not given."""
     at_s = int(time.time()) if timestamp_s is None else timestamp_s
     signatures = signed_headers(
         body,
@@ -79,7 +79,7 @@ def signed_request(
 
 
 class Client:
-    """Opens a receiver and posts to it in process: no port, no server. ``async with`` it."""
+    """Opens a receiver and posts to it in process: no port, no server. `async with` it."""
 
     def __init__(
         self,
@@ -89,12 +89,12 @@ class Client:
         path: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """``path`` is a source's, the first one's where not given; ``clock`` the receiver's own."""
-        self.receiver: Final = receiver
-        self._secret: Final = secret
-        self._path: Final = path or next(iter(receiver.sources))
-        self._clock: Final = clock
-        self._http: Final = httpx.AsyncClient(
+        """`path` is a source's, the first one's where not given; `clock` the receiver's own."""
+        self.receiver = receiver
+        self._secret = secret
+        self._path = path or next(iter(receiver.sources))
+        self._clock = clock
+        self._http = httpx.AsyncClient(
             transport=httpx.ASGITransport(app=receiver), base_url="http://receiver"
         )
 
@@ -109,21 +109,21 @@ class Client:
     async def post(
         self, body: bytes, *, headers: dict[str, str] | None = None, message_id: str | None = None
     ) -> httpx.Response:
-        """The answer to these bytes, signed unless ``headers`` are given."""
+        """Return the answer to these bytes, signed unless `headers` are given."""
         if headers is None:
             at_s = self.receiver.now_ms() // 1000
             headers = signed_request(body, self._secret, message_id=message_id, timestamp_s=at_s)
         return await self._http.post(self._path, content=body, headers=headers)
 
     async def send(self, payload: Any, *, message_id: str | None = None) -> str:
-        """The verdict on a payload: accepted, duplicate, conflict or late. AssertionError when it
-        is refused, with what the receiver said."""
+        """Return the verdict on a payload: accepted, duplicate, conflict or late. AssertionError
+        when it is refused, with what the receiver said."""
         answer = await self.post(json.dumps(payload).encode(), message_id=message_id)
         assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"  # noqa: S101 - for tests
         return str(answer.json()["status"])
 
     async def advance(self, by: timedelta) -> None:
-        """Ends what is due, moves the clock, and waits until what came due by then is done."""
+        """End what is due, moves the clock, and wait until what came due by then is done."""
         if self._clock is None:
             raise ValueError("give the client the receiver's clock")
         await self.idle()

@@ -42,7 +42,7 @@ receiver = Receiver(
 
 @receiver.on("completed")
 def fulfil(event: Event, tx: Tx) -> None:
-    """Commits together with the mark that this event was handled, or not at all: once."""
+    """Commit together with the mark that this event was handled, or not at all: once."""
     settle(event, tx, "ready", event.output["document_url"])
 
 
@@ -80,7 +80,7 @@ class Order(BaseModel):
 
 @app.post("/orders", status_code=202)
 async def order(wanted: Order) -> dict[str, str]:
-    """The order is on disk before the job is: no completion comes to an order that is not there."""
+    """Store the order before its job is asked for: no completion comes to an unknown order."""
     id = uuid.uuid4().hex
     await asyncio.to_thread(ask, "INSERT INTO orders VALUES (?, 'ordered', NULL, NULL)", (id,))
     try:
@@ -102,7 +102,7 @@ def show(id: str) -> dict[str, Any]:
 
 
 async def submit(id: str, prompt: str) -> dict[str, Any]:
-    """The platform's job for an order. Raises httpx.HTTPError."""
+    """Ask the platform for an order's job. Raises httpx.HTTPError."""
     answer = await app.state.http.post(
         PLATFORM_URL,
         headers={"Authorization": f"Bearer {PLATFORM_KEY}"},

@@ -29,7 +29,7 @@ receiver = Receiver(replace(load(), effects_url=f"sqlite:///{SHOP}"))
 
 @receiver.on("completed")
 def fulfil(event: Event, tx: Tx) -> None:
-    """Commits together with the mark that this event was handled, or not at all."""
+    """Commit together with the mark that this event was handled, or not at all."""
     tx.execute(
         "INSERT INTO reports VALUES (?, 'ready', ?)", (event.job_id, event.output["document_url"])
     )

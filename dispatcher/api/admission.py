@@ -1,7 +1,5 @@
 """Whether there is room for one more callback, and in real numbers when there will be."""
 
-from __future__ import annotations
-
 import math
 from typing import Final
 

@@ -1,7 +1,5 @@
 """The API as one ASGI application: the route table, bound to its context."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final
 
@@ -26,8 +24,8 @@ _PAGE_HEADERS: Final = {
 
 
 def create_api(context: Context) -> Router:
-    """The whole HTTP interface over `context`. It owns nothing: whoever made the parts of the
-    context opens and closes them."""
+    """Return the whole HTTP interface over `context`. It owns nothing: whoever made the parts of
+    the context opens and closes them."""
     bodies = BodyReader(timeout_s=context.settings.request_timeout)
     routes = [
         Route(operations[0].path, Endpoint(context, bodies, *operations))

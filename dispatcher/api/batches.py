@@ -1,7 +1,5 @@
 """Taking many callbacks in one request: a line each, and a result for each."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from itertools import islice

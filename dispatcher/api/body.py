@@ -1,7 +1,5 @@
 """Reading a request's body: bounded in bytes, in time, and in memory over all requests."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -50,8 +48,8 @@ class BodyReader:
     async def read(
         self, receive: Receive, headers: Mapping[bytes, bytes], *, bytes_max: int
     ) -> bytes:
-        """The whole body. Raises ApiError: 413 beyond `bytes_max`, 408 past the deadline, 415
-        when it is compressed, 503 when too much is arriving at once; and ClientGone."""
+        """Return the whole body. Raises ApiError: 413 beyond `bytes_max`, 408 past the deadline,
+        415 when it is compressed, 503 when too much is arriving at once; and ClientGone."""
         check_encoding(headers)
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():
@@ -105,7 +103,7 @@ def check_encoding(headers: Mapping[bytes, bytes]) -> None:
 
 
 def media_type(headers: Mapping[bytes, bytes]) -> str:
-    """The declared type without its parameters, in lower case."""
+    """Return the declared type without its parameters, in lower case."""
     return headers.get(b"content-type", b"").split(b";")[0].strip().lower().decode("latin-1")
 
 

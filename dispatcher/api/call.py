@@ -1,7 +1,5 @@
 """One request on its way through the API: who asks, about what, and how its body is read."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -46,31 +44,32 @@ class Call:
         return self.context.clock()
 
     def query(self, allowed: Collection[str] | None = None) -> dict[str, str]:
-        """The query parameters, all of them among `allowed` where that is given."""
+        """Return the query parameters, all of them among `allowed` where that is given."""
         found = query.parse(self.query_string)
         if allowed is not None:
             query.only(found, allowed)
         return found
 
     async def body(self, bytes_max: int) -> bytes:
-        """The request's body. Raises what BodyReader.read raises."""
+        """Return the request's body. Raises what BodyReader.read raises."""
         return await self.bodies.read(self.receive, self.headers, bytes_max=bytes_max)
 
     async def json(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T:
-        """The request's JSON body in this shape. Raises ApiError."""
+        """Return the request's JSON body in this shape. Raises ApiError."""
         check_media_type(self.headers, (JSON,))
         raw = await self.body(bytes_max)
         depth_max = self.context.settings.json_depth_max
         return documents.decode(decoder(shape), raw, depth_max=depth_max)
 
     def header(self, name: bytes) -> str | None:
-        """A request header as text."""
+        """Return a request header as text."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
 
 def decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
-    """The decoder of a request's shape: made once, since making one costs more than using it."""
+    """Return the decoder of a request's shape: made once, since making one costs more than using
+    it."""
     made: msgspec.json.Decoder[T] | None = _decoders.get(shape)
     if made is None:
         made = _decoders[shape] = msgspec.json.Decoder(shape)
@@ -83,5 +82,5 @@ def encode(value: Any) -> bytes:
 
 
 def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer."""
+    """Return a JSON answer."""
     return Response(encode(value), status, headers, JSON)

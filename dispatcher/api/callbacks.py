@@ -1,7 +1,5 @@
 """Finding callbacks, looking at them, replaying and cancelling one."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from starlette.responses import Response

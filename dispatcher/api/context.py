@@ -1,7 +1,5 @@
 """What the API needs from the rest of the service, as one value."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -55,16 +53,16 @@ class Metrics(Protocol):
     """The process's figures, for Prometheus."""
 
     def submitted(self, result: str) -> None:
-        """A submit was answered: `accepted` or `duplicate`."""
+        """Return a submit was answered: `accepted` or `duplicate`."""
 
     def refused(self, code: str) -> None:
-        """A submit was refused with this error code."""
+        """Return a submit was refused with this error code."""
 
     def requested(self, method: str, route: str, status_code: int, seconds: float) -> None:
-        """A request to this route was answered."""
+        """Return a request to this route was answered."""
 
     def render(self) -> bytes:
-        """The text that `/metrics` answers."""
+        """Return the text that `/metrics` answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Destinations: list and show, register, change, remove."""
 
-from __future__ import annotations
-
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -64,7 +62,7 @@ async def register(call: Call) -> Response:
 
 
 def registered(asked: Register, tenant: str, settings: Settings, now_ms: int) -> Destination:
-    """The destination that a registration makes. Raises ApiError (422)."""
+    """Return the destination that a registration makes. Raises ApiError (422)."""
     if asked.name.startswith("ds_"):
         raise invalid("name", asked.name, "must not begin like an id")
     targets.check("url", asked.url, settings.allow_networks)
@@ -110,7 +108,8 @@ def _check_registered(found: Destination) -> None:
 
 
 def changes_of(asked: DestinationChange, settings: Settings) -> dict[str, object]:
-    """The store's fields that a PATCH sets. Raises ApiError (422), also where it sets none."""
+    """Return the store's fields that a PATCH sets. Raises ApiError (422), also where it sets
+    none."""
     changes: dict[str, Any] = {}
     for name in ("url", "paused", "concurrency", "rate_per_second"):
         value = getattr(asked, name)

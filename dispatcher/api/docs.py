@@ -1,7 +1,5 @@
 """The OpenAPI document as one page of HTML: no script, no font, nothing fetched from elsewhere."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -15,7 +13,7 @@ _CODE: Final = re.compile(r"`([^`]+)`")
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     info = document["info"]
     sections = {
         tag["name"]: (tag["description"], _of_tag(document, tag["name"]))
@@ -130,7 +128,7 @@ def _fields(schema: Mapping[str, Any]) -> str:
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
-    """A schema in a few words, with a link where it has a name."""
+    """Return a schema in a few words, with a link where it has a name."""
     if "$ref" in schema:
         name = _name(schema["$ref"])
         return f'<a href="#schema-{name}">{name}</a>'

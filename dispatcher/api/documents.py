@@ -1,7 +1,5 @@
 """JSON from strangers: strict where parsers are lenient, and cheap where documents are ordinary."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import accumulate
@@ -24,9 +22,9 @@ _FIELD: Final = re.compile(
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> T:
-    """The value of `body`, which must be one JSON object in UTF-8 without duplicate top-level
-    keys, nested at most `depth_max` deep. Raises ApiError: 400 for what is not JSON, 422 for
-    what is not the shape."""
+    """Return the value of `body`, which must be one JSON object in UTF-8 without duplicate
+    top-level keys, nested at most `depth_max` deep. Raises ApiError: 400 for what is not JSON, 422
+    for what is not the shape."""
     check_text(body)
     try:
         value = decoder.decode(body)
@@ -97,8 +95,8 @@ def _check_keys_slowly(body: bytes) -> None:
 
 
 def _parsed(body: bytes) -> Any:
-    """The value of `body`, for an error to show. A wrong shape is found before the end of the
-    document is seen: where that is broken, it is no JSON at all."""
+    """Return the value of `body`, for an error to show. A wrong shape is found before the end of
+    the document is seen: where that is broken, it is no JSON at all."""
     try:
         return msgspec.json.decode(body)
     except msgspec.ValidationError:  # JSON, but a number that nobody can hold
@@ -110,7 +108,7 @@ def _parsed(body: bytes) -> Any:
 
 
 def _shape_error(text: str, value: Any) -> ApiError:
-    """What msgspec says about a value of the wrong shape, as field, value and reason."""
+    """Return what msgspec says about a value of the wrong shape, as field, value and reason."""
     reason, _, at = text.rpartition(" - at ")
     where = _WHERE.fullmatch(at)
     if where is None:
@@ -127,7 +125,7 @@ def _shape_error(text: str, value: Any) -> ApiError:
 
 
 def _value_at(value: Any, path: str) -> object:
-    """What stands at `path`; nothing where it is not a plain value."""
+    """Return what stands at `path`; nothing where it is not a plain value."""
     for step in re.findall(r"[^.\[\]]+", path):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]

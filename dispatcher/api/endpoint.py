@@ -1,8 +1,6 @@
 """What every request passes, in order: its id, its route, its key, its tenant, its handler; and
 where every error becomes an answer."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -105,7 +103,7 @@ class Endpoint:
 
 
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer to a path that there is not."""
+    """Return the answer to a path that there is not."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
@@ -129,7 +127,8 @@ async def _admit(call: Call, scope: str) -> None:
 
 
 def to_api_error(error: Exception, request_id: str) -> ApiError:
-    """What the caller is told about `error`; a fault of ours is logged with the request's id."""
+    """Return what the caller is told about `error`; a fault of ours is logged with the request's
+    id."""
     if isinstance(error, StoreError):
         try:
             error = errors.from_store(error)
@@ -148,7 +147,7 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
 
 
 def refuse(error: ApiError, request_id: str) -> Response:
-    """The answer that `error` is."""
+    """Return the answer that `error` is."""
     return answer(error.body(request_id), error.status, error.headers)
 
 

@@ -1,8 +1,6 @@
 """Every error answer of the API: one shape, one table of codes, and what the store's errors
 become."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, Final
@@ -50,14 +48,14 @@ class ApiError(Exception):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status: Final = CODES[code][0]
-        self.code: Final = code
-        self.message: Final = _short(message, _REASON_CHARS_MAX)
-        self.details: Final = dict(details or {})
-        self.headers: Final = dict(headers or {})
+        self.status = CODES[code][0]
+        self.code = code
+        self.message = _short(message, _REASON_CHARS_MAX)
+        self.details = dict(details or {})
+        self.headers = dict(headers or {})
 
     def body(self, request_id: str | None = None) -> dict[str, Any]:
-        """The error's one shape (D13)."""
+        """Return the error's one shape (D13)."""
         shown = {"error": self.code, "message": self.message, "details": self.details}
         return shown if request_id is None else {**shown, "requestId": request_id}
 
@@ -82,7 +80,7 @@ def shown_value(field: str, value: object) -> object:
 
 
 def _without_tokens(text: str) -> str:
-    """A URL without what may hold a password or a token; any other text as it is."""
+    """Return a URL without what may hold a password or a token; any other text as it is."""
     scheme, separator, rest = text.partition("://")
     if not separator:
         return text
@@ -112,7 +110,8 @@ _STORE_CODES: Final[tuple[tuple[type[base.StoreError], str], ...]] = (
 
 
 def from_store(error: base.StoreError) -> ApiError:
-    """What the caller is told about an error of the store; unknown kinds are raised again."""
+    """Return what the caller is told about an error of the store; unknown kinds are raised
+    again."""
     if isinstance(error, base.KeyReused):
         return ApiError("IDEMPOTENCY_CONFLICT", str(error), details={"firstId": error.first_id})
     if isinstance(error, base.StoreUnavailable):

@@ -1,7 +1,5 @@
 """Headers: the ones a caller may add to its deliveries, and the request's own."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -51,7 +49,7 @@ _SINGLE: Final = frozenset(
 
 
 def custom(given: Mapping[str, str] | None, signature_header: str) -> Headers:
-    """The headers a callback or destination adds to its deliveries.
+    """Return the headers a callback or destination adds to its deliveries.
 
     Raises ApiError (422) for names that are no tokens, belong to the connection or are ours, and
     for values with anything but visible ASCII, spaces and tabs (others have no agreed encoding).
@@ -85,7 +83,7 @@ def _check(name: str, value: str, signature_header: str) -> None:
 
 
 def single(pairs: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The request's headers by lower-case name. Raises ApiError (400) where one that decides
+    """Return the request's headers by lower-case name. Raises ApiError (400) where one that decides
     something is there twice."""
     pairs = list(pairs)
     found = dict(pairs)

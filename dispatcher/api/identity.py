@@ -1,7 +1,5 @@
 """What makes two submits the same one (D12): digests, pure."""
 
-from __future__ import annotations
-
 from hashlib import sha256
 from typing import Final
 
@@ -39,15 +37,15 @@ def terminal(job_status: str | None) -> bool:
 
 
 def explicit_key(tenant: str, key: str) -> bytes:
-    """The digest of an `Idempotency-Key`."""
+    """Return the digest of an `Idempotency-Key`."""
     return _digest("key", tenant, key)
 
 
 def natural_key(
     tenant: str, job_id: str, job_status: str | None, destination: str, body_sha256: bytes
 ) -> bytes:
-    """The digest of a submit without a key: one per job, status and destination; statuses that
-    are not the end may come again with another payload."""
+    """Return the digest of a submit without a key: one per job, status and destination; statuses
+    that are not the end may come again with another payload."""
     payload = "" if terminal(job_status) else body_sha256.hex()
     return _digest("job", tenant, job_id, job_status or "", destination, payload)
 
@@ -60,7 +58,7 @@ def content(
     body_sha256: bytes,
     content_type: str,
 ) -> bytes:
-    """The digest of what a repeated key must come with again."""
+    """Return the digest of what a repeated key must come with again."""
     return _digest(
         job_id, job_status or "", destination, url or "", body_sha256.hex(), content_type
     )

@@ -1,7 +1,5 @@
 """API keys and tenants."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from msgspec import UNSET

@@ -1,7 +1,5 @@
 """The OpenAPI 3.1 document, made from the route table and the very types that validate."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, get_origin
@@ -43,7 +41,7 @@ every error has one shape. Fields may be added to answers; unknown ones in reque
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The whole document, ready to be encoded."""
+    """Return the whole document, ready to be encoded."""
     schemas = _Schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -71,13 +69,13 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 
 def operation_id(operation: Operation) -> str:
-    """A name for the operation, such as `post_callbacks_raw`."""
+    """Return a name for the operation, such as `post_callbacks_raw`."""
     words = re.sub(r"[^a-z]+", "_", operation.path.removeprefix("/v1").lower()).strip("_")
     return f"{operation.method.lower()}_{words}"
 
 
 def error_codes(operation: Operation) -> list[str]:
-    """The error codes that an operation may answer, in the order of their statuses."""
+    """Return the error codes that an operation may answer, in the order of their statuses."""
     codes = {*operation.errors, *_ALWAYS}
     if operation.scope is not None:
         codes |= set(_KEYED)

@@ -1,7 +1,5 @@
 """One entry of the route table, from which both the routing and the OpenAPI document are made."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal

@@ -1,7 +1,5 @@
 """Pages: the limit, and the opaque cursor that leads on from one page to the next."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re
@@ -28,16 +26,16 @@ def limit_of(text: str | None) -> int:
 
 
 def cursor_after(next_id: str | None, about: str) -> str | None:
-    """The cursor for what follows `next_id` in a listing; `about` names the tenant, the listing
-    and its filter, and the cursor is good for that one only."""
+    """Return the cursor for what follows `next_id` in a listing; `about` names the tenant, the
+    listing and its filter, and the cursor is good for that one only."""
     if next_id is None:
         return None
     return base64.urlsafe_b64encode(_mark(next_id, about) + next_id.encode()).decode().rstrip("=")
 
 
 def after(text: str | None, about: str) -> str | None:
-    """The id that a cursor holds. Raises ApiError (422) for one that we did not make, or made
-    for another listing."""
+    """Return the id that a cursor holds. Raises ApiError (422) for one that we did not make, or
+    made for another listing."""
     if text is None:
         return None
     try:

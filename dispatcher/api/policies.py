@@ -1,7 +1,5 @@
 """A policy as the API takes it and shows it, and as the store keeps it."""
 
-from __future__ import annotations
-
 from msgspec import UNSET
 
 from dispatcher.api.errors import invalid
@@ -10,7 +8,7 @@ from dispatcher.policy import GONE, Policy, dump, load
 
 
 def text(choice: PolicyChoice | None) -> str | None:
-    """What the store keeps: a preset's name or the policy's JSON; nothing for the default.
+    """Return what the store keeps: a preset's name or the policy's JSON; nothing for the default.
 
     Raises ApiError (422) where the fields contradict each other.
     """
@@ -40,7 +38,7 @@ def text(choice: PolicyChoice | None) -> str | None:
 
 
 def shown(stored: str | None) -> PolicyShape:
-    """The policy that a stored text names, in full."""
+    """Return the policy that a stored text names, in full."""
     policy = load(stored)
     codes = policy.acknowledge
     return PolicyShape(

@@ -1,7 +1,5 @@
 """A signed test callback to one destination: sent once, stored nowhere."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from starlette.responses import Response
@@ -30,7 +28,7 @@ async def probe(call: Call) -> Response:
 
 
 def delivery_to(destination: Destination, now_ms: int) -> Delivery:
-    """A test delivery that no claim holds."""
+    """Return a test delivery that no claim holds."""
     test_id = new_id("test", now_ms)
     chosen = policy.load(destination.policy)
     body = {"jobId": test_id, "status": TEST_STATUS, "createdAt": iso(now_ms)}

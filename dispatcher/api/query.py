@@ -1,7 +1,5 @@
 """Query parameters: each at most once, none unknown."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from typing import Final
 from urllib.parse import parse_qsl
@@ -13,8 +11,8 @@ _SHOWN: Final = ", "
 
 
 def parse(raw: bytes) -> dict[str, str]:
-    """The parameters of a query string. Raises ApiError (422) for one that is there twice, for
-    text that is not UTF-8 and for more than 64."""
+    """Return the parameters of a query string. Raises ApiError (422) for one that is there twice,
+    for text that is not UTF-8 and for more than 64."""
     if not raw:
         return {}
     try:

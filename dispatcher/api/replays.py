@@ -1,7 +1,5 @@
 """Replaying everything that a filter matches: preview, start, watch, stop."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Final
 
@@ -46,7 +44,8 @@ async def _preview(call: Call, wanted: Filter) -> Response:
 
 
 def wanted_by(given: dict[str, str]) -> Filter:
-    """The filter of a replay: dead callbacks, where it names no status. Raises ApiError (422)."""
+    """Return the filter of a replay: dead callbacks, where it names no status. Raises ApiError
+    (422)."""
     try:
         wanted = filters.parse(given)
     except FilterError as error:

@@ -1,7 +1,5 @@
 """The route table: every operation there is."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from dispatcher.api import (

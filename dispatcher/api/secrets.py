@@ -1,7 +1,5 @@
 """Signing secrets: list, rotate, reveal."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from starlette.responses import Response
@@ -78,7 +76,7 @@ async def _wanted(call: Call, asked: Reveal) -> SigningSecret:
 
 
 async def _owner(call: Call, destination: str | None) -> str | None:
-    """The id of the registered destination that is meant, or None for the tenant."""
+    """Return the id of the registered destination that is meant, or None for the tenant."""
     if destination is None:
         return None
     found = await call.context.store.get_destination(call.tenant, destination)

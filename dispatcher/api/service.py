@@ -1,7 +1,5 @@
 """Figures and signs of life."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from starlette.responses import Response

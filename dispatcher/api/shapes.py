@@ -3,8 +3,6 @@
 Unknown fields are refused everywhere, so that a misspelt one is noticed.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType

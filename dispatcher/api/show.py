@@ -1,7 +1,5 @@
 """From the values of the other rooms to what the API shows of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec
@@ -92,7 +90,7 @@ def attempt(value: Attempt) -> views.AttemptView:
 
 
 def probe(outcome: Outcome) -> views.AttemptView:
-    """A test's outcome, as the attempt that it is."""
+    """Return a test's outcome, as the attempt that it is."""
     return views.AttemptView(
         n=1,
         started_at=iso(outcome.started_ms),

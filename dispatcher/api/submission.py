@@ -1,7 +1,5 @@
 """From a submit's fields to the value that is stored. Pure but for the id that it makes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,7 +46,8 @@ class Submission:
 
 
 def from_json(shape: Submit, idempotency_key: str | None) -> Submission:
-    """The submission that a JSON document makes: its payload's bytes, as they stood there."""
+    """Return the submission that a JSON document makes: its payload's bytes, as they stood
+    there."""
     body = bytes(shape.payload)
     return Submission(
         job_id=shape.job_id,
@@ -83,7 +82,7 @@ def payload_status(body: bytes) -> str | None:
 
 
 def build(given: Submission, *, tenant: str, settings: Settings, now_ms: int) -> NewCallback:
-    """The value to store. Raises ApiError: 413 for a payload over the limit, 422 for a field
+    """Return the value to store. Raises ApiError: 413 for a payload over the limit, 422 for a field
     that does not fit."""
     _check(given, settings)
     name = given.destination

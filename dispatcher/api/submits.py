@@ -1,7 +1,5 @@
 """Taking callbacks in: as JSON and raw."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, Final, get_args
@@ -60,7 +58,7 @@ async def take(call: Call, given: Submission) -> Submitted:
 
 
 def idempotency_key(call: Call) -> str | None:
-    """The `Idempotency-Key` header. Raises ApiError (422) for one out of shape."""
+    """Return the `Idempotency-Key` header. Raises ApiError (422) for one out of shape."""
     key = call.header(b"idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise invalid("Idempotency-Key", key, "must be 1 to 255 visible ASCII characters")
@@ -70,7 +68,7 @@ def idempotency_key(call: Call) -> str | None:
 def raw_submission(
     found: Mapping[str, str], *, content_type: str, body: bytes, key: str | None
 ) -> Submission:
-    """The submission that a raw request's query makes. Raises ApiError (422)."""
+    """Return the submission that a raw request's query makes. Raises ApiError (422)."""
     tags = {name[4:]: value for name, value in found.items() if name.startswith("tag.")}
     for name, value in found.items():
         if name not in _RAW_NAMES[:-1] and not name.startswith("tag."):

@@ -1,7 +1,5 @@
 """The URLs that callbacks and destinations may name."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 from dispatcher.api.errors import invalid

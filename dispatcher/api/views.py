@@ -3,8 +3,6 @@
 Fields with a default are left out where they have nothing to say.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from msgspec import Struct

@@ -1,7 +1,5 @@
 """The command line: what there is, and how a command ends."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, cast

@@ -1,7 +1,5 @@
 """`dispatcher cancel`: deliver no more."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final
 
 import typer

@@ -1,7 +1,5 @@
 """The doctor's checks of settings, machine and service: each from what is there to what to say."""
 
-from __future__ import annotations
-
 import os
 import resource
 import time
@@ -42,7 +40,7 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
 
 
 def _stored(settings: Settings) -> list[Check]:
-    """The database, whichever it is."""
+    """Return the database, whichever it is."""
     if is_postgres(settings.database_url):
         from dispatcher.cli.checks_postgres import postgres
 
@@ -62,7 +60,7 @@ def disk(settings: Settings) -> Check:
 
 
 def disk_room(free_bytes: int, reserve_bytes: int, folder: Path) -> Check:
-    """What so much free space means beside the reserve."""
+    """Return what so much free space means beside the reserve."""
     message = f"{size(free_bytes)} free in {folder}, of which {size(reserve_bytes)} are kept back"
     if free_bytes <= reserve_bytes:
         advice = "submits are answered 507 until there is room: free some, or move the database"
@@ -98,7 +96,7 @@ def clock(now_s: float) -> Check:
 
 
 def signing_secret(settings: Settings) -> Check:
-    """The bootstrap signing secret, never its value."""
+    """Return the bootstrap signing secret, never its value."""
     value = settings.signing_secret
     if value is None:
         return Check(
@@ -116,7 +114,7 @@ def signing_secret(settings: Settings) -> Check:
 
 
 def admin_key(settings: Settings) -> Check:
-    """The bootstrap platform key, never its value."""
+    """Return the bootstrap platform key, never its value."""
     value = settings.admin_key
     if value is None:
         message = "the first start made one and printed it (DISPATCHER_ADMIN_KEY is not set)"
@@ -132,7 +130,7 @@ def admin_key(settings: Settings) -> Check:
 
 
 def egress(settings: Settings) -> Check:
-    """What deliveries may reach."""
+    """Return what deliveries may reach."""
     via = f", through the proxy {_without_user(settings.proxy_url)}" if settings.proxy_url else ""
     opened = settings.allow_networks
     if not opened:
@@ -151,7 +149,7 @@ def _without_user(url: str) -> str:
 
 
 def running(service: ClientSettings) -> list[Check]:
-    """The running service, its readiness and its clock."""
+    """Return the running service, its readiness and its clock."""
     try:
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
             answer = http.get(f"{service.url}/readyz")

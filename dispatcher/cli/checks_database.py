@@ -1,8 +1,6 @@
 """The doctor's look at the database: through the store's own read-only connection, beside a
 running service."""
 
-from __future__ import annotations
-
 import sqlite3  # for its errors and its version; connections are the store's own
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,7 +20,7 @@ _BUG_TO: Final = (3, 51, 2)
 
 
 def database(settings: Settings) -> Iterator[Check]:
-    """The file: there, readable, sound, of which schema, and whose."""
+    """Yield the file: there, readable, sound, of which schema, and whose."""
     try:
         path = file.path_of(settings.database_url)
     except CannotStart as error:

@@ -1,8 +1,6 @@
 """The doctor's look at a PostgreSQL database: through a session of its own, beside running
 services. It changes nothing."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -26,7 +24,8 @@ _DEAD_LEAST: Final = 100_000
 
 
 def postgres(settings: Settings) -> Iterator[Check]:
-    """The server: reached, of which version, durable, with room for sessions, and well swept."""
+    """Yield the server: reached, of which version, durable, with room for sessions, and well
+    swept."""
     try:
         import psycopg
 
@@ -62,7 +61,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
             yield Check(name="database", state="bad", message=str(error).split("\n")[0])
 
 
-def _reached(connection: psycopg.Connection, name: str) -> Check:
+def _reached(connection: "psycopg.Connection", name: str) -> Check:
     version, taken = _one(
         connection, "SELECT current_setting('server_version'), pg_database_size(current_database())"
     )
@@ -70,8 +69,8 @@ def _reached(connection: psycopg.Connection, name: str) -> Check:
     return Check(name="database", state="ok", message=message)
 
 
-def _durable(connection: psycopg.Connection) -> Iterator[Check]:
-    """A server that does not sync makes every 2xx a hope."""
+def _durable(connection: "psycopg.Connection") -> Iterator[Check]:
+    """Yield a server that does not sync makes every 2xx a hope."""
     (fsync,) = _one(connection, "SELECT current_setting('fsync')")
     if fsync != "on":
         advice = "set fsync = on in postgresql.conf: a power cut loses acknowledged callbacks"
@@ -82,7 +81,7 @@ def _durable(connection: psycopg.Connection) -> Iterator[Check]:
         yield Check(name="durability", state="ok", message="commits are synced to disk")
 
 
-def _clock(connection: psycopg.Connection) -> Check:
+def _clock(connection: "psycopg.Connection") -> Check:
     (there_s,) = _one(connection, "SELECT extract(epoch FROM clock_timestamp())::float8")
     skew_s = there_s - time.time()
     if abs(skew_s) < _SKEW_S_WARN:
@@ -92,7 +91,7 @@ def _clock(connection: psycopg.Connection) -> Check:
     return Check(name="server clock", state="warn", message=message, advice=advice)
 
 
-def _sessions(connection: psycopg.Connection, settings: Settings) -> Check:
+def _sessions(connection: "psycopg.Connection", settings: Settings) -> Check:
     """Whether the server has room for the sessions of one more process."""
     most, used = _one(
         connection,
@@ -108,7 +107,7 @@ def _sessions(connection: psycopg.Connection, settings: Settings) -> Check:
     return Check(name="sessions", state="warn", message=message, advice=advice)
 
 
-def _swept(connection: psycopg.Connection) -> Check:
+def _swept(connection: "psycopg.Connection") -> Check:
     """Whether vacuum keeps up: what it has not swept is read over by every claim."""
     live, dead = _one(
         connection,
@@ -130,6 +129,6 @@ def _swept(connection: psycopg.Connection) -> Check:
     return Check(name="vacuum", state="ok", message=f"{dead:,} dead rows in callbacks")
 
 
-def _one(connection: psycopg.Connection, sql: str) -> tuple[Any, ...]:
+def _one(connection: "psycopg.Connection", sql: str) -> tuple[Any, ...]:
     row = connection.execute(sql.encode()).fetchone()
     return () if row is None else tuple(row)

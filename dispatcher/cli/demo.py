@@ -1,7 +1,5 @@
 """`dispatcher demo`: the demonstration."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import typer

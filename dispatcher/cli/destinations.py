@@ -1,7 +1,5 @@
 """`dispatcher destinations`: where deliveries go, their limits and their health."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Final
 
 import typer

@@ -1,7 +1,5 @@
 """`dispatcher doctor`: is everything as it should be, and if not, what to do."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final

@@ -1,7 +1,5 @@
 """Doing one thing to each of several ids: one that fails does not stop the rest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import typer

@@ -1,7 +1,5 @@
 """What went wrong, in one line or two: what happened, and what to do about it."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from rich.text import Text
@@ -46,8 +44,8 @@ class Failed(Exception):
 
     def __init__(self, message: str, hint: str | None = None, *, code: int = FAILED) -> None:
         super().__init__(message)
-        self.hint: Final = hint
-        self.code: Final = code
+        self.hint = hint
+        self.code = code
 
 
 def report(error: PostbackError, *, about: str | None = None) -> None:

@@ -1,7 +1,5 @@
 """The filter options that `list` and `replay` share."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final, Literal
 
 import typer
@@ -72,7 +70,7 @@ def chosen(
     since: Since = None,
     until: Until = None,
 ) -> Filters:
-    """The filter that the options describe."""
+    """Return the filter that the options describe."""
     given = {
         "status": status,
         "job_status": job_status,

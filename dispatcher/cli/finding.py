@@ -1,7 +1,5 @@
 """What a check of the doctor found."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

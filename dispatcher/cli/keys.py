@@ -1,7 +1,5 @@
 """`dispatcher keys`: who may use the service."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Final
 

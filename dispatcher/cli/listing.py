@@ -1,7 +1,5 @@
 """`dispatcher list`: find callbacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Annotated, Final
@@ -131,7 +129,7 @@ def _job(callback: Callback) -> Text:
 
 
 def _where(callback: Callback) -> str:
-    """The destination's name, else its host and path: the scheme tells nothing new."""
+    """Return the destination's name, else its host and path: the scheme tells nothing new."""
     if callback.destination_name is not None:
         return callback.destination_name
     parts = urlsplit(callback.callback_url)
@@ -139,7 +137,7 @@ def _where(callback: Callback) -> str:
 
 
 def _note(callback: Callback) -> Text:
-    """What an operator wants to know next."""
+    """Return what an operator wants to know next."""
     if callback.status == "pending" and callback.next_attempt_at is not None:
         due = output.plain(f"next {output.ago(callback.next_attempt_at)}", "dim")
         if callback.last_error is None:

@@ -1,7 +1,5 @@
 """Printing a paged list: for programs an object a line as it came, for people a table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

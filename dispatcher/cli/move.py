@@ -1,7 +1,5 @@
 """`dispatcher move`: from the SQLite file to PostgreSQL, once one machine is not enough."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated, Final
 
@@ -37,7 +35,8 @@ def move(
     """Move all data from a SQLite file to an empty PostgreSQL database: ids, states, attempts,
     schedules, keys and secrets as they are. Stop the service first; the file is left as it is.
 
-    Interrupted, it goes on where it stopped when it is run again. At the end it compares both."""
+    Interrupted, it goes on where it stopped when it is run again. At the end it compares both.
+    """
     path = file.path_of(source)
     if not is_postgres(target):
         raise CannotStart("the target must be a URL such as postgresql://USER@HOST/DATABASE")

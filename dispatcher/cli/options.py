@@ -1,7 +1,5 @@
 """Options that many commands share, declared once."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +56,7 @@ def _make(
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help: one example a line, as it is typed."""
+    """Return the end of a command's help: one example a line, as it is typed."""
     return "\n".join(["[bold]Examples[/bold]", *(f"  [dim]$[/dim] {line}" for line in lines)])
 
 

@@ -1,7 +1,5 @@
 """Printing, for people and for programs: the one place that knows colours, widths and words."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -67,7 +65,7 @@ def short(text: str, chars_max: int) -> str:
 
 
 def word(state: str) -> Text:
-    """A state or a health as a mark and a word in its colour."""
+    """Return a state or a health as a mark and a word in its colour."""
     mark = _MARKS.get(state)
     return Text(f"{mark} {state}" if mark else state, style=_STYLES.get(state, ""))
 
@@ -84,7 +82,7 @@ def lines(*rows: RenderableType) -> Text:
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table without lines; where there is no room, all but states are cut."""
+    """Return an empty table without lines; where there is no room, all but states are cut."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         made.add_column(
@@ -124,7 +122,7 @@ def _write(data: bytes) -> None:
 
 
 def span(seconds: float) -> str:
-    """A length of time in two characters or three: `40ms`, `12s`, `4m`, `3h`, `2d`."""
+    """Return a length of time in two characters or three: `40ms`, `12s`, `4m`, `3h`, `2d`."""
     if seconds < 1:
         return f"{max(0, round(seconds * 1000))}ms"
     for size, unit in _SPANS:
@@ -148,7 +146,7 @@ def stamp(moment: datetime) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people."""
+    """Return a number of bytes for people."""
     for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

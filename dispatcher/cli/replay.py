@@ -1,7 +1,5 @@
 """`dispatcher replay`: deliver again, one by one or everything that matches."""
 
-from __future__ import annotations
-
 import sys
 from typing import Annotated, Final
 
@@ -132,7 +130,7 @@ def _start(service: Service, wanted: Filters, rate: float | None, *, wait: bool)
 
 
 def _watch(service: Service, id: str) -> None:
-    """A bar until everything that matched is on its way again. Ctrl-C leaves it running."""
+    """Return a bar until everything that matched is on its way again. Ctrl-C leaves it running."""
     if service.json:
         for _ in service.client.watch_replay(id):
             pass

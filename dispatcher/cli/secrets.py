@@ -1,7 +1,5 @@
 """`dispatcher secrets`: what signs the deliveries."""
 
-from __future__ import annotations
-
 from typing import Annotated, Final
 
 import typer
@@ -37,7 +35,8 @@ def add(app: typer.Typer, panel: str) -> None:
 def overview(context: typer.Context, service: Service) -> None:
     """Signing secrets: list, reveal, rotate
 
-    Alone it lists them; the tenant's secret that nobody has seen yet is shown, this once."""
+    Alone it lists them; the tenant's secret that nobody has seen yet is shown, this once.
+    """
     if context.invoked_subcommand is not None:
         return
     unseen = None if service.json else _unseen(service)
@@ -102,7 +101,7 @@ def rotate(
 
 
 def _unseen(service: Service) -> Secret | None:
-    """The tenant's own current secret, if nobody has ever seen it."""
+    """Return the tenant's own current secret, if nobody has ever seen it."""
     for secret in service.client.secrets():
         current = secret.active and secret.expires_at is None and secret.destination is None
         if current and secret.revealed_at is None:

@@ -1,7 +1,5 @@
 """`dispatcher send`: hand over one callback, or a file of them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Final, Literal
 

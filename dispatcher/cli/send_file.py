@@ -1,7 +1,5 @@
 """Sending a file of callbacks in batches, with a bar, and a word on each line that failed."""
 
-from __future__ import annotations
-
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -48,8 +46,8 @@ def send_file(service: Service, file: Path) -> None:
 
 
 def _results(client: Client, source: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
-    """What each line came to, as the batch route says it but with the file's line numbers, and how
-    far the file is read."""
+    """Yield what each line came to, as the batch route says it but with the file's line numbers,
+    and how far the file is read."""
     numbers = deque[int]()
     position = 0
 

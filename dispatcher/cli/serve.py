@@ -1,7 +1,5 @@
 """`dispatcher serve`, `migrate`, `backup`: the commands that open the database themselves."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from dataclasses import replace
@@ -40,7 +38,7 @@ def add(app: typer.Typer, panel: str) -> None:
 
 
 def stored(database_url: DatabaseUrl = None) -> Settings:
-    """The settings, with the database that the option names."""
+    """Return the settings, with the database that the option names."""
     settings = load()
     return settings if database_url is None else replace(settings, database_url=database_url)
 

@@ -1,7 +1,5 @@
 """The running service as a command sees it: a client, and whether to print for programs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -61,10 +59,10 @@ class Service:
     """One command's way to the service. `json`: print for programs."""
 
     def __init__(self, client: Client, *, json: bool) -> None:
-        self.client: Final = client
-        self.json: Final = json
+        self.client = client
+        self.json = json
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> "Service":
         return self
 
     def __exit__(
@@ -91,7 +89,7 @@ def connect(
     tenant: Tenant = None,
     as_json: AsJson = False,
 ) -> Service:
-    """The service that the options, or else the environment, name."""
+    """Return the service that the options, or else the environment, name."""
     before: Globals = context.obj or Globals()
     found = load_client()
     try:

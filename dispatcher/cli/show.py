@@ -1,7 +1,5 @@
 """`dispatcher show`: the story of one callback."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Final
@@ -54,7 +52,7 @@ def tell(
 
 
 def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) -> None:
-    """The whole story."""
+    """Return the whole story."""
     title = output.plain(callback.id, "bold").append("  ").append_text(output.word(callback.status))
     out.print(title)
     out.print()
@@ -172,7 +170,7 @@ def _hint(text: str, style: str) -> Text:
 
 
 def _next(callback: Callback) -> Iterator[Text]:
-    """What to type next."""
+    """Yield what to type next."""
     if callback.status not in ("dead", "cancelled"):
         return
     yield Text()

@@ -1,7 +1,5 @@
 """`dispatcher stats`: how it stands."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Final
 

@@ -1,7 +1,5 @@
 """`dispatcher tenants`: the customer accounts there are."""
 
-from __future__ import annotations
-
 import typer
 
 from dispatcher.cli import output

@@ -1,8 +1,6 @@
 """Reading what people type: times, tags, headers, JSON. Raises typer.BadParameter, which says how
 it should look."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
@@ -70,7 +68,7 @@ def headers(texts: list[str] | None) -> dict[str, str] | None:
 
 
 def policy(text: str | None) -> str | dict[str, Any] | None:
-    """A preset's name, or a policy object as JSON."""
+    """Return a preset's name, or a policy object as JSON."""
     if text is None or text in PRESETS:
         return text
     try:
@@ -86,8 +84,8 @@ def policy(text: str | None) -> str | dict[str, Any] | None:
 
 
 def payload(text: str) -> bytes:
-    """The JSON that `--payload` names: a file, `-` for standard input, or the JSON itself; its
-    bytes are kept as they are."""
+    """Return the JSON that `--payload` names: a file, `-` for standard input, or the JSON itself;
+    its bytes are kept as they are."""
     if text == "-":
         body, where = sys.stdin.buffer.read(), "standard input"
     elif _is_file(text):
@@ -110,7 +108,7 @@ def _is_file(text: str) -> bool:
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of a file."""
+    """Return the bytes of a file."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -118,7 +116,7 @@ def read_file(path: Path) -> bytes:
 
 
 def key(text: str | None) -> str | None:
-    """An idempotency key."""
+    """Return an idempotency key."""
     if text is not None and not _KEY.fullmatch(text):
         raise typer.BadParameter("--idempotency-key is 1 to 255 visible ASCII characters")
     return text

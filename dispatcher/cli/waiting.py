@@ -1,7 +1,5 @@
 """Waiting for one callback to come to its end."""
 
-from __future__ import annotations
-
 import typer
 
 from dispatcher.cli import output

@@ -1,7 +1,5 @@
 """The calls about keys, signing secrets, tenants and figures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -36,7 +34,7 @@ def revoke_key(id: str) -> Call[None]:
 
 
 def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Secret]]:
-    """The signing secrets that sign or signed, oldest first, without their values."""
+    """Return the signing secrets that sign or signed, oldest first, without their values."""
     return _get("secrets", as_page(Secret), paging(cursor, limit))
 
 
@@ -50,8 +48,8 @@ def rotate_secret(
 
 
 def reveal_secret(*, id: str | None = None, destination: str | None = None) -> Call[RevealedSecret]:
-    """A signing secret with its value: one by id, or the current one of a destination or of the
-    tenant. That you looked is recorded."""
+    """Return a signing secret with its value: one by id, or the current one of a destination or of
+    the tenant. That you looked is recorded."""
     fields = _given({"id": id, "destination": destination})
     return _post(("secrets", "reveal"), fields, as_json(RevealedSecret))
 
@@ -62,7 +60,7 @@ def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page
 
 
 def stats(*, all_tenants: bool = False) -> Call[Stats]:
-    """Counts by state, oldest pending, rates: of the tenant, or with a platform key of all."""
+    """Count by state, oldest pending, rates: of the tenant, or with a platform key of all."""
     return _get("stats", as_json(Stats), (("all", "true"),) if all_tenants else ())
 
 

@@ -1,7 +1,5 @@
 """The client for asyncio: the same methods, awaited."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
@@ -27,20 +25,20 @@ T = TypeVar("T")
 
 def _does(
     build: Callable[P, Call[T]],
-) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """The method that builds this call and makes it."""
+) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
+    """Return the method that builds this call and makes it."""
 
     @wraps(build)
-    async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.call(build(*args, **kwargs))
 
     return method
 
 
-def _lists(build: Callable[..., Call[Page[T]]]) -> Callable[[AsyncClient], AsyncIterator[T]]:
-    """The method that goes through all pages of this call, one by one as you iterate."""
+def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[AsyncClient], AsyncIterator[T]]":
+    """Return the method that goes through all pages of this call, one by one as you iterate."""
 
-    def method(self: AsyncClient, /) -> AsyncIterator[T]:
+    def method(self: "AsyncClient", /) -> AsyncIterator[T]:
         return self._pages(build)
 
     method.__doc__ = build.__doc__
@@ -67,7 +65,7 @@ class AsyncClient:
         timeout_s: float = TIMEOUT_S,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """Raises ValueError for a URL, key or tenant that cannot be used."""
+        """Raise ValueError for a URL, key or tenant that cannot be used."""
         self._link = Link(url, api_key, tenant)
         self._patience = Patience(retries=retries, total_s=retry_for_s)
         self._http = httpx.AsyncClient(transport=transport, **self._link.options(timeout_s))
@@ -75,7 +73,7 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"AsyncClient({self._link!r})"
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> "AsyncClient":
         return self
 
     async def __aexit__(
@@ -138,7 +136,7 @@ class AsyncClient:
             done += len(lines)
 
     async def wait(self, id: str, timeout: float = 60.0) -> Callback:
-        """The callback once it is delivered, dead or cancelled. Raises WaitTimeout after
+        """Return the callback once it is delivered, dead or cancelled. Raises WaitTimeout after
         `timeout` seconds, and NotFound."""
         deadline = time.monotonic() + timeout
         polls = 0

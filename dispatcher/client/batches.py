@@ -1,7 +1,5 @@
 """Seeing a batch through: the lines the service had no room for go again, the rest is settled."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Sequence
 from typing import Final
 

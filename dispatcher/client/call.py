@@ -1,7 +1,5 @@
 """One request and its answer as values, apart from whatever carries them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -71,11 +69,11 @@ class Call(Generic[T_co]):
 
 
 def path(*parts: str) -> str:
-    """A path of these parts, each one escaped."""
+    """Return a path of these parts, each one escaped."""
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
 def paging(cursor: str | None, limit: int | None) -> tuple[tuple[str, str], ...]:
-    """The parameters that ask for one page of a list."""
+    """Return the parameters that ask for one page of a list."""
     found = {"cursor": cursor, "limit": None if limit is None else str(limit)}
     return tuple((name, value) for name, value in found.items() if value is not None)

@@ -1,7 +1,5 @@
 """The calls about callbacks: submit them, find them, look at them, replay and cancel them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -60,7 +58,7 @@ class Submission:
     idempotency_key: str | None = None
 
     def encode(self) -> bytes:
-        """A batch line's JSON, in one line unless the payload's own bytes hold line breaks.
+        """Return a batch line's JSON, in one line unless the payload's own bytes hold line breaks.
 
         Raises TypeError or ValueError for a payload that is not JSON (NaN, an object, …).
         """
@@ -202,7 +200,7 @@ def attempts(id: str) -> Call[list[Attempt]]:
 
 
 def payload(id: str) -> Call[Payload]:
-    """The bytes that are delivered. Raises NotFound, and Gone once they are pruned."""
+    """Return the bytes that are delivered. Raises NotFound, and Gone once they are pruned."""
     return Call(
         method="GET", path=path("callbacks", id, "payload"), read=as_payload, repeatable=True
     )
@@ -231,7 +229,7 @@ def cancel(id: str) -> Call[Callback]:
 
 
 def wire(filters: Filters) -> dict[str, str]:
-    """`filters` under the API's names."""
+    """Put `filters` under the API's names."""
     named = {
         "status": filters.get("status"),
         "jobStatus": filters.get("job_status"),

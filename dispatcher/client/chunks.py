@@ -1,7 +1,5 @@
 """Cutting many callbacks into batch requests."""
 
-from __future__ import annotations
-
 from dispatcher.client.callbacks import Submission
 
 # A fifth of the service's smallest default limits on a batch (10,000 lines, 16 MiB): one request
@@ -31,7 +29,7 @@ class Chunker:
         return batch
 
     def rest(self) -> list[bytes]:
-        """What has been collected, which starts anew."""
+        """Return what has been collected, which starts anew."""
         batch, self._lines, self._bytes = self._lines, [], 0
         return batch
 

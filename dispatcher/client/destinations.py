@@ -1,7 +1,5 @@
 """The calls about destinations: their limits, their health, their backlog."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

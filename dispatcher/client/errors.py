@@ -3,8 +3,6 @@
 None of them ever holds the API key.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -34,12 +32,12 @@ class PostbackError(Exception):
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(code, message)
-        self.code: Final = code
-        self.message: Final = message
-        self.details: Final[Mapping[str, Any]] = details or {}
-        self.status: Final = status
-        self.request_id: Final = request_id
-        self.retry_after_s: Final = retry_after_s
+        self.code = code
+        self.message = message
+        self.details: Mapping[str, Any] = details or {}
+        self.status = status
+        self.request_id = request_id
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
@@ -57,8 +55,8 @@ class WaitTimeout(PostbackError):
     """The callback was not in a final state in time. It is still on its way."""
 
     @classmethod
-    def of(cls, id: str, status: str, timeout_s: float) -> WaitTimeout:
-        """The error of a wait for `id` that was too short."""
+    def of(cls, id: str, status: str, timeout_s: float) -> "WaitTimeout":
+        """Return the error of a wait for `id` that was too short."""
         return cls("WAIT_TIMEOUT", f"{id} is still {status} after {timeout_s:g} s")
 
 
@@ -129,7 +127,7 @@ class _Shape(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def of_answer(answer: Answer) -> PostbackError:
-    """The error that an answer without success stands for."""
+    """Return the error that an answer without success stands for."""
     try:
         shape = msgspec.json.decode(answer.body, type=dict[str, Any])
         return of_shape(answer.status, shape, retry_after_s=answer.retry_after_s)
@@ -140,8 +138,8 @@ def of_answer(answer: Answer) -> PostbackError:
 def of_shape(
     status: int, fields: Mapping[str, Any], *, retry_after_s: float | None = None
 ) -> PostbackError:
-    """The error whose class says what `status` means and whose `fields` are the API's one shape.
-    Raises msgspec.ValidationError for another shape."""
+    """Return the error whose class says what `status` means and whose `fields` are the API's one
+    shape. Raises msgspec.ValidationError for another shape."""
     shape = msgspec.convert(fields, _Shape)
     return _BY_STATUS.get(status, PostbackError)(
         shape.error,
@@ -154,8 +152,8 @@ def of_shape(
 
 
 def _foreign(answer: Answer) -> PostbackError:
-    """An error page of something between us, or something else altogether. A 503 is a proxy's
-    usual word for a service that restarts."""
+    """Return an error page of something between us, or something else altogether. A 503 is a
+    proxy's usual word for a service that restarts."""
     text = " ".join(answer.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
     message = f"HTTP {answer.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
     kind = _BY_STATUS[answer.status] if answer.status in (429, 503) else BadAnswer

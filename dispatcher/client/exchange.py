@@ -6,8 +6,6 @@ were lost. A submit is repeatable because the service knows each callback by its
 with the first one's id, and one delivery goes out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator
 from dataclasses import dataclass
 from random import random
@@ -66,7 +64,7 @@ def _again(call: Call[Any], reply: Answer | Lost) -> bool:
 
 
 def _wait_s(reply: Answer | Lost, tries: int) -> float:
-    """What the service asks for, else what we choose."""
+    """Return what the service asks for, else what we choose."""
     if isinstance(reply, Answer) and reply.retry_after_s is not None:
         return reply.retry_after_s
     return backoff_s(tries)

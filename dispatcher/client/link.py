@@ -1,7 +1,5 @@
 """What both clients know about the way to the service: where it is, who we are, how to ask."""
 
-from __future__ import annotations
-
 import re
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,10 +20,10 @@ class Link:
     """Turns calls into requests. Its repr, like every error, is free of the API key."""
 
     def __init__(self, url: str, api_key: str | None, tenant: str | None) -> None:
-        """Raises ValueError for a URL, key or tenant that cannot be used."""
-        self.url: Final = _checked_url(url)
-        self.tenant: Final = tenant
-        self._headers: Final = _headers(api_key, tenant)
+        """Raise ValueError for a URL, key or tenant that cannot be used."""
+        self.url = _checked_url(url)
+        self.tenant = tenant
+        self._headers = _headers(api_key, tenant)
 
     def __repr__(self) -> str:
         return f"{self.url!r}, tenant={self.tenant!r}"
@@ -46,7 +44,7 @@ class Link:
         }
 
     def lost(self, error: httpx.RequestError, elapsed_s: float) -> Lost:
-        """What a failure of the connection means."""
+        """Return what a failure of the connection means."""
         never = isinstance(error, _NEVER_SENT)
         what = "cannot connect" if never else "the connection broke before the answer"
         why = str(error) or type(error).__name__
@@ -54,7 +52,7 @@ class Link:
 
 
 def request(call: Call[Any]) -> dict[str, Any]:
-    """The arguments of httpx's `request` for `call`."""
+    """Return the arguments of httpx's `request` for `call`."""
     headers = dict(call.headers)
     if call.content_type is not None:
         headers["Content-Type"] = call.content_type

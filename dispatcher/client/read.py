@@ -1,7 +1,5 @@
 """From an answer's bytes to typed results. What is not Postback's becomes BadAnswer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeVar
 

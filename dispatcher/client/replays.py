@@ -1,7 +1,5 @@
 """The calls about filtered replays: preview one, start it, watch it, stop it."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -12,7 +10,7 @@ from dispatcher.client.results import Preview, Replay
 
 
 def preview_replay(filters: Filters) -> Call[Preview]:
-    """What a replay of everything that matches would be about. Changes nothing."""
+    """Return what a replay of everything that matches would be about. Changes nothing."""
     return _post({"filter": wire(filters), "dryRun": True}, as_json(Preview), repeatable=True)
 
 

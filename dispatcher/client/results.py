@@ -1,8 +1,6 @@
 """What the service answers, typed. Fields it may add later are ignored, so that an older client
 keeps working; times are aware datetimes in UTC."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -38,8 +36,8 @@ class LineResult(msgspec.Struct, frozen=True, kw_only=True):
     error: PostbackError | None = None
     raw: bytes = b""
 
-    def after(self, lines: int) -> LineResult:
-        """The same result, `lines` further down."""
+    def after(self, lines: int) -> "LineResult":
+        """Return the same result, `lines` further down."""
         return msgspec.structs.replace(self, n=self.n + lines)
 
 

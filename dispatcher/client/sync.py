@@ -1,7 +1,5 @@
 """The client for ordinary code."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial, wraps
@@ -24,20 +22,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _does(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
-    """The method that builds this call and makes it."""
+def _does(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
+    """Return the method that builds this call and makes it."""
 
     @wraps(build)
-    def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.call(build(*args, **kwargs))
 
     return method
 
 
-def _lists(build: Callable[..., Call[Page[T]]]) -> Callable[[Client], Iterator[T]]:
-    """The method that goes through all pages of this call, one by one as you iterate."""
+def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[Client], Iterator[T]]":
+    """Return the method that goes through all pages of this call, one by one as you iterate."""
 
-    def method(self: Client, /) -> Iterator[T]:
+    def method(self: "Client", /) -> Iterator[T]:
         return self._pages(build)
 
     method.__doc__ = build.__doc__
@@ -63,7 +61,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """Raises ValueError for a URL, key or tenant that cannot be used."""
+        """Raise ValueError for a URL, key or tenant that cannot be used."""
         self._link = Link(url, api_key, tenant)
         self._patience = Patience(retries=retries, total_s=retry_for_s)
         self._http = httpx.Client(transport=transport, **self._link.options(timeout_s))
@@ -71,7 +69,7 @@ class Client:
     def __repr__(self) -> str:
         return f"Client({self._link!r})"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(
@@ -131,7 +129,7 @@ class Client:
             done += len(lines)
 
     def wait(self, id: str, timeout: float = 60.0) -> Callback:
-        """The callback once it is delivered, dead or cancelled. Raises WaitTimeout after
+        """Return the callback once it is delivered, dead or cancelled. Raises WaitTimeout after
         `timeout` seconds, and NotFound."""
         deadline = time.monotonic() + timeout
         polls = 0

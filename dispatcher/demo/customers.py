@@ -3,8 +3,6 @@
 Run as `python -m dispatcher.demo.customers PORT`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 
@@ -25,7 +23,7 @@ class Customers:
         self._mended = False
 
     def app(self) -> Starlette:
-        """What listens."""
+        """Return what listens."""
         return Starlette(
             routes=[
                 Route("/slow", self._slow, methods=["POST"]),

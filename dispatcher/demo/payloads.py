@@ -1,7 +1,5 @@
 """Completions as three serverless platforms send them."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +15,7 @@ class Completion:
 
 
 def completion(number: int, *, team: str) -> Completion:
-    """The `number`-th completion of a demo, in one of the three dialects in turn."""
+    """Return the `number`-th completion of a demo, in one of the three dialects in turn."""
     dialect = (_tensorone, _runpod, _cerebrium)[number % 3]
     job_id, document = dialect(number)
     body = json.dumps(document, separators=(",", ":")).encode()

@@ -1,7 +1,5 @@
 """The processes of the demonstration: started, waited for, killed, and never left behind."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import secrets

@@ -1,8 +1,6 @@
 """Plays the demonstration and checks every number of it against three ledgers: the dispatcher's,
 the receiver's and the customers' own."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 import time

@@ -3,8 +3,6 @@
 Run as `receiver serve --handler dispatcher.demo.shop:receiver`.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +15,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS fulfilled (job_id TEXT NOT NULL)"
 
 
 def make_receiver() -> Receiver:
-    """A receiver with the customer's handler, set up by the RECEIVER_* variables."""
+    """Return a receiver with the customer's handler, set up by the RECEIVER_* variables."""
     receiver = Receiver()
 
     @receiver.on("*")
@@ -29,7 +27,7 @@ def make_receiver() -> Receiver:
 
 
 def fulfilled(database: Path) -> list[str]:
-    """The jobs that were fulfilled, one for each time."""
+    """Return the jobs that were fulfilled, one for each time."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         return [row[0] for row in connection.execute("SELECT job_id FROM fulfilled")]
 

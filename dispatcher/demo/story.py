@@ -1,7 +1,5 @@
 """The acts of the demonstration, each a small story with a number at its end."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 import time
@@ -78,7 +76,7 @@ class Story:
         )
 
     async def submitted_twice(self) -> None:
-        """The platform sends the same completion again."""
+        """Return the platform sends the same completion again."""
         again = self._completion("receiver")
         first = await self._submit(again, "receiver")
         second = await self._submit(again, "receiver")
@@ -107,7 +105,7 @@ class Story:
         return times
 
     async def outage(self) -> None:
-        """The customer is gone for a while."""
+        """Return the customer is gone for a while."""
         await self._cast.receiver.stop()
         ids = await self._push(_OUTAGE, "receiver", policy=_IMPATIENT)
         await self._each(
@@ -140,7 +138,7 @@ class Story:
         self._say(f"    … restarted: all {len(ids)} acknowledged, all delivered, none lost")
 
     async def delivered_twice(self) -> None:
-        """An operator replays what had arrived; the receiver knows it already."""
+        """Return an operator replays what had arrived; the receiver knows it already."""
         known = self.tally.submitted["receiver"][0]
         await self._client.replay(known)
         await self._delivered([known])
@@ -151,7 +149,7 @@ class Story:
         )
 
     async def dead_letter(self) -> None:
-        """A customer's bug makes deliveries dead; it is found, mended, and replayed."""
+        """Return a customer's bug makes deliveries dead; it is found, mended, and replayed."""
         ids = await self._push(_BUGGY, "buggy", policy=_HOPELESS)
         await self._each(
             ids, lambda one: one.status == "dead", "the buggy customer's were not dead"
@@ -172,7 +170,8 @@ class Story:
         )
 
     async def handled(self) -> None:
-        """The customer's handler has run for each completion: once, through two `kill -9`."""
+        """Return the customer's handler has run for each completion: once, through two `kill
+        -9`."""
         wanted = len(set(self.tally.submitted["receiver"]))
 
         async def all_of_them() -> bool:
@@ -239,7 +238,8 @@ def _expect(holds: bool, otherwise: str) -> None:
 
 @asynccontextmanager
 async def playing(cast: Cast) -> AsyncIterator[AsyncClient]:
-    """The cast on stage, and a client to talk to its dispatcher; off stage again at the end."""
+    """Yield the cast on stage, and a client to talk to its dispatcher; off stage again at the
+    end."""
     try:
         await cast.start()
         async with AsyncClient(cast.dispatcher.url, cast.api_key, retries=30) as client:

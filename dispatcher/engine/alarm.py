@@ -1,7 +1,5 @@
 """Waking the claimer exactly when work is ready: an event with a clock, and no polling."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Final
 

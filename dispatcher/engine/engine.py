@@ -1,7 +1,5 @@
 """Delivering: claim → send → judge → settle, for many at once, and an orderly end (D6, D7)."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -121,7 +119,7 @@ class Engine:
         return await asyncio.shield(self._let_in(self._submit(new, handover, high, size)))
 
     def _let_in(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """A task that may begin deliveries: a shutdown waits for it."""
+        """Return a task that may begin deliveries: a shutdown waits for it."""
         task = asyncio.create_task(entering)
         self._incoming.add(task)
         task.add_done_callback(self._is_in)

@@ -1,8 +1,6 @@
 """What happens on its own: leases and maximum ages end, lanes are checked, old rows go, and
 filtered replays are fed. All in small slices between everyone else's commits."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -60,7 +58,7 @@ class Housekeeping:
             await asyncio.wait(tasks)
 
     def wake_replays(self) -> None:
-        """A replay was made: feed it."""
+        """Return a replay was made: feed it."""
         self._replays.set()
 
     # --- sweeping ---
@@ -158,7 +156,7 @@ class Pace:
         self._used = 0
 
     def allows(self, at_ms: int, *, most: int) -> int:
-        """The first row goes at once."""
+        """Return the first row goes at once."""
         if self._rate is None:
             return most
         earned = 1 + int((at_ms - self._started_ms) / 1000 * self._rate)

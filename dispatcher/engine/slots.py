@@ -1,10 +1,8 @@
 """What this process has in flight: per tenant, of high priority, and in bytes."""
 
-from __future__ import annotations
-
 from collections import Counter
 
-from dispatcher import fairness as sharing
+from dispatcher import fairness
 from dispatcher.store.base import Claim
 
 
@@ -33,9 +31,9 @@ class Slots:
         """Whether one more of this kind may be handed straight over."""
         if self.free <= 0 or size > self._bytes_free:
             return False
-        if high and sharing.high_slots(self.free, self.most, self._high) <= 0:
+        if high and fairness.high_slots(self.free, self.most, self._high) <= 0:
             return False
-        return self._busy[tenant] < sharing.tenant_slots(self.most, contended=False)
+        return self._busy[tenant] < fairness.tenant_slots(self.most, contended=False)
 
     def take(self, tenant: str, *, high: bool, size: int) -> None:
         """Hold a place."""

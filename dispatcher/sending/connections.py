@@ -4,8 +4,6 @@ What aiohttp leaves open is closed here: floods of informational answers, bytes 
 for, and idle connections to ever more hosts.
 """
 
-from __future__ import annotations
-
 import functools
 import socket
 import ssl
@@ -50,7 +48,7 @@ class Handler(ResponseHandler):
         self._asked_s = 0.0
 
     def set_response_params(self, **params: Any) -> None:
-        """A request is about to be sent."""
+        """Return a request is about to be sent."""
         self._uses += 1
         self._silent = True
         self._informational = 0
@@ -70,7 +68,7 @@ class Handler(ResponseHandler):
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """A status line with its headers has arrived."""
+        """Return a status line with its headers has arrived."""
         if data[0].code < 200:
             self._informational += 1
         if self._informational > _INFORMATIONAL_MAX:

@@ -4,8 +4,6 @@ Pure. An explicit table rather than `ipaddress.is_global`, whose answers change 
 versions. Names are judged by the addresses they resolve to, when they are dialled (D9).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -160,7 +158,7 @@ def _never(address: Address) -> str | None:
 
 
 def _carried(address: Address) -> tuple[Address, ...]:
-    """The IPv4 addresses inside an IPv6 one, all of which its packets may reach."""
+    """Return the IPv4 addresses inside an IPv6 one, all of which its packets may reach."""
     if isinstance(address, IPv4Address):
         return ()
     if address.ipv4_mapped is not None:
@@ -205,7 +203,8 @@ def _ipv6(text: str) -> str:
 
 
 def _ascii(host: str) -> str:
-    """The host's ASCII form; one with other characters goes through IDNA, once and only here."""
+    """Return the host's ASCII form; one with other characters goes through IDNA, once and only
+    here."""
     if host.isascii():
         return host.lower()
     try:

@@ -4,8 +4,6 @@ The system's resolver blocks, for as long as the slowest name server likes. Each
 gets a thread of its own; a hung one keeps its thread and nothing else.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading
@@ -27,7 +25,7 @@ Addresses = tuple[str, ...]
 
 
 def look_up(host: str) -> Addresses:
-    """The addresses of `host` as the system's resolver has them. Blocks. Raises OSError."""
+    """Return the addresses of `host` as the system's resolver has them. Blocks. Raises OSError."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError as error:
@@ -78,7 +76,8 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """The addresses of `host`. Raises OSError with the reason when there are none in time."""
+        """Return the addresses of `host`. Raises OSError with the reason when there are none in
+        time."""
         known = self._recall(host)
         if known is None:
             addresses = await self._ask(host)

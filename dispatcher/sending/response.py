@@ -1,7 +1,5 @@
 """What is kept of a destination's answer: pure readers of hostile text."""
 
-from __future__ import annotations
-
 import codecs
 import re
 from email.utils import parsedate_to_datetime
@@ -30,8 +28,8 @@ _UNSAFE: Final = dict.fromkeys(
 
 
 def retry_after_ms(value: str | None, now_ms: int) -> int | None:
-    """The wait that a `Retry-After` asks for: seconds or an HTTP date; 0 for one in the past.
-    None where there is none, or none that can be understood."""
+    """Return the wait that a `Retry-After` asks for: seconds or an HTTP date; 0 for one in the
+    past. None where there is none, or none that can be understood."""
     if value is None:
         return None
     text = value.strip(" \t")
@@ -53,8 +51,8 @@ def _utc_ms(text: str) -> int:
 
 
 def excerpt(body: bytes, bytes_max: int) -> str | None:
-    """The beginning of an answer as text that is safe to store, to log and to show: what is not
-    UTF-8, control characters and direction marks are replaced. None for an empty body."""
+    """Return the beginning of an answer as text that is safe to store, to log and to show: what is
+    not UTF-8, control characters and direction marks are replaced. None for an empty body."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     # Not final: a character cut in two by the limit is left out.
     text = decoder.decode(body[:bytes_max], len(body) <= bytes_max)

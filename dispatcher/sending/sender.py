@@ -10,8 +10,6 @@ Behind an egress proxy (`DISPATCHER_PROXY_URL`) the proxy resolves and dials, so
 be reached is the proxy's policy; the guard here would see the proxy itself only, and is left out.
 """
 
-from __future__ import annotations
-
 import asyncio
 import io
 import re
@@ -104,7 +102,7 @@ class Sender:
             retry_after_ms=met.retry_after_ms,
         )
 
-    async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> _Met:
+    async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Met":
         if self._opened is None:
             raise RuntimeError("the sender is not open")
         pooled, fresh = self._opened.pooled, self._opened.fresh
@@ -126,7 +124,7 @@ class Sender:
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
-    ) -> _Met:
+    ) -> "_Met":
         data = body if len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
         try:
@@ -145,7 +143,7 @@ class Sender:
             beginning += chunk[: wanted - len(beginning)]
         return beginning
 
-    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> _Met:
+    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> "_Met":
         status = response.status
         if status < 200:
             return _Met(kind="protocol_error", error=f"the answer had the status {status}")
@@ -227,8 +225,8 @@ class _Met:
 
 
 def _failure(error: aiohttp.ClientError | OSError) -> _Met:
-    """What an exception means. The true reason goes into `detail` alone: to the tenant, blocked,
-    refused, reset and unresolvable look the same, or they could map our network (D9)."""
+    """Return what an exception means. The true reason goes into `detail` alone: to the tenant,
+    blocked, refused, reset and unresolvable look the same, or they could map our network (D9)."""
     detail = reason_of(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
@@ -251,7 +249,7 @@ def _failure(error: aiohttp.ClientError | OSError) -> _Met:
 
 
 def reason_of(error: aiohttp.ClientError | OSError) -> str:
-    """The true reason, for our own log: without URLs, which may carry tokens."""
+    """Return the true reason, for our own log: without URLs, which may carry tokens."""
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = str(error.os_error)
     elif isinstance(error, aiohttp.ClientResponseError):

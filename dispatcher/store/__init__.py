@@ -1,7 +1,5 @@
 """The store: where a database URL becomes verbs."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 
@@ -12,8 +10,8 @@ from dispatcher.store.sqlite.store import SqliteStore
 
 
 def open_store(settings: Settings) -> Store:
-    """The store for `settings.database_url`, not yet opened. Raises CannotStart for a URL that
-    names no database we know."""
+    """Return the store for `settings.database_url`, not yet opened. Raises CannotStart for a URL
+    that names no database we know."""
     return _postgres(settings) if is_postgres(settings.database_url) else SqliteStore(settings)
 
 

@@ -1,7 +1,5 @@
 """Tenants, API keys and signing secrets. Portable."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from dispatcher.store import rows
@@ -52,7 +50,7 @@ def add_key(tx: Tx, key: Key) -> None:
 
 
 def remove_key(tx: Tx, key: str) -> Key:
-    """Raises NotFound."""
+    """Raise NotFound."""
     row = tx.one("SELECT id, digest, tenant, scopes, label, created_ms FROM keys WHERE id = ?", key)
     if row is None:
         raise NotFound(f"there is no key {key}")
@@ -61,7 +59,7 @@ def remove_key(tx: Tx, key: str) -> Key:
 
 
 def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:
-    """The tenant's and its destinations', newest first."""
+    """Return the tenant's and its destinations', newest first."""
     found = tx.all(f"{rows.SIGNING} WHERE tenant = ? ORDER BY id DESC", tenant)
     return [rows.secret(row) for row in found]
 
@@ -83,7 +81,8 @@ def add_secret(tx: Tx, secret: SigningSecret) -> None:
 def rotate_secret(
     tx: Tx, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
 ) -> Sequence[SigningSecret]:
-    """`new` signs from now on, the one before it too until the overlap ends; older ones go.
+    """Sign with `new` from now on, with the one before it too until the overlap ends; older ones
+    go.
 
     Raises NotFound for an unknown tenant, and Conflict while an earlier overlap lasts, unless
     `force` ends that one.
@@ -110,7 +109,7 @@ def rotate_secret(
 
 
 def mark_revealed(tx: Tx, tenant: str, secret: str, *, by: str, now_ms: int) -> None:
-    """Raises NotFound."""
+    """Raise NotFound."""
     marked = tx.run(
         "UPDATE secrets SET revealed_ms = ?, revealed_by = ? WHERE id = ? AND tenant = ?",
         now_ms,

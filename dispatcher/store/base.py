@@ -4,8 +4,6 @@ Times are integer milliseconds and always arguments; no transaction leaks out. E
 writes returns only after its commit is on disk (I1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +144,7 @@ class Store(Protocol):
         """Write a consistent copy to `target`, while work goes on. Raises Conflict if it exists."""
 
     def usage(self) -> Usage:
-        """The last measured usage (at most about a second old)."""
+        """Return the last measured usage (at most about a second old)."""
 
     def queued(self, tenant: str | None = None) -> int:
         """Deliveries pending or sending, of one tenant or of all; exact after each commit."""
@@ -207,14 +205,14 @@ class Store(Protocol):
         """Stop feeding; what was fed stays. Raises NotFound, Conflict (done)."""
 
     async def get_replay(self, tenant: str, replay: str) -> Replay:
-        """Raises NotFound."""
+        """Raise NotFound."""
 
     async def running_replays(self) -> Sequence[Replay]:
         """Every tenant's, to go on with."""
 
     # Reading
     async def get(self, tenant: str, callback: str) -> Callback:
-        """Raises NotFound."""
+        """Raise NotFound."""
 
     async def search(self, tenant: str, wanted: Filter, *, after: str | None, limit: int) -> Page:
         """Newest first, at most `limit`, after id `after`. Raises StoreUnavailable when it takes
@@ -224,7 +222,7 @@ class Store(Protocol):
         """Oldest first. Raises NotFound."""
 
     async def payload(self, tenant: str, callback: str) -> Payload:
-        """Raises NotFound, PayloadGone."""
+        """Raise NotFound, PayloadGone."""
 
     async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
         """Of one tenant or of all."""
@@ -239,7 +237,7 @@ class Store(Protocol):
         """By id or by registered name. Raises NotFound."""
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
-        """Raises Conflict if the name is taken."""
+        """Raise Conflict if the name is taken."""
 
     async def change_destination(
         self, tenant: str, destination: str, changes: Mapping[str, object], *, now_ms: int
@@ -262,7 +260,7 @@ class Store(Protocol):
     async def add_key(self, key: Key) -> None: ...
 
     async def remove_key(self, key: str) -> Key:
-        """Raises NotFound."""
+        """Raise NotFound."""
 
     async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
         """All that sign or signed and have not been forgotten, newest first."""

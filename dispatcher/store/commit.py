@@ -1,7 +1,5 @@
 """Group commit (D3): whatever queues up while the last commit ran shares the next one."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast

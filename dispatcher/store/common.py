@@ -1,7 +1,5 @@
 """What every store does alike: it looks things up, and keeps count of what it has committed."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +45,8 @@ class CommonStore(Store):
         self._usage = Usage(used_bytes=0, free_bytes=0)
 
     async def _look(self, see: Callable[[Tx], T]) -> T:
-        """What `see` finds in one consistent view. Raises StoreUnavailable past the deadline."""
+        """Return what `see` finds in one consistent view. Raises StoreUnavailable past the
+        deadline."""
         raise NotImplementedError
 
     # --- what was committed ---
@@ -118,7 +117,7 @@ class CommonStore(Store):
     async def _new_replay(
         self, tenant: str, wanted: Filter, rate_per_second: float | None, now_ms: int
     ) -> Replay:
-        """A replay of what matches now, not yet stored."""
+        """Return a replay of what matches now, not yet stored."""
         matched = await self._look(lambda tx: replays.count(tx, tenant, wanted, made_ms=now_ms))
         return Replay(
             id=new_id("rp", now_ms),

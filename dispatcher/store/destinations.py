@@ -1,7 +1,5 @@
 """Destinations: listing, registering, changing, removing. Portable."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -63,7 +61,7 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
 
 
 def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
-    """Raises Conflict if the name is taken. One that was removed may be registered anew."""
+    """Raise Conflict if the name is taken. One that was removed may be registered anew."""
     found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
     if found is not None and found[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")

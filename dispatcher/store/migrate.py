@@ -1,7 +1,5 @@
 """Numbered, forward-only migrations: plain .sql files, applied in order, one transaction each."""
 
-from __future__ import annotations
-
 import sqlite3
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
@@ -16,7 +14,7 @@ _MIGRATING: Final = 0x706F737462616B
 
 
 def scripts(dialect: str) -> list[tuple[int, str]]:
-    """The dialect's migrations as (number, SQL), in order."""
+    """Return the dialect's migrations as (number, SQL), in order."""
     folder = files("dispatcher.store") / "migrations" / dialect
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(int(name.split("_")[0]), (folder / name).read_text("utf-8")) for name in names]
@@ -37,7 +35,7 @@ def migrate_sqlite(connection: sqlite3.Connection) -> int:
     return newest
 
 
-def migrate_postgres(connection: psycopg.Connection) -> int:
+def migrate_postgres(connection: "psycopg.Connection") -> int:
     """Bring the database's schema up to date and return its number; processes that start at once
     do so one after the other.
 
@@ -59,8 +57,8 @@ def migrate_postgres(connection: psycopg.Connection) -> int:
             connection.execute(f"SELECT pg_advisory_unlock({_MIGRATING})")
 
 
-def postgres_schema(connection: psycopg.Connection) -> int:
-    """The number of the database's schema; 0 where there is none yet."""
+def postgres_schema(connection: "psycopg.Connection") -> int:
+    """Return the number of the database's schema; 0 where there is none yet."""
     there = connection.execute("SELECT to_regclass('postback_schema') IS NOT NULL").fetchone()
     if there is None or not there[0]:
         return 0

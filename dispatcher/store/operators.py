@@ -1,8 +1,6 @@
 """What operators do to single deliveries, and what time does to them: replay, cancel, hand back,
 reclaim, expire. Portable."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,14 +31,15 @@ def replay(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
 
 
 def refuse_disabled(tx: Tx, destination: str) -> None:
-    """Raises DestinationDisabled."""
+    """Raise DestinationDisabled."""
     row = tx.one("SELECT disabled_reason FROM destinations WHERE id = ?", destination)
     if row is not None and row[0] is not None:
         raise DestinationDisabled(f"the destination is disabled: {row[0]}")
 
 
 def again(tx: Tx, shown: Callback, *, class_number: int | None, now_ms: int) -> None:
-    """A final delivery becomes pending with a fresh budget; same id, same bytes, history kept.
+    """Return a final delivery becomes pending with a fresh budget; same id, same bytes, history
+    kept.
 
     Raises PayloadGone.
     """

@@ -1,7 +1,5 @@
 """How much happened a second, over the last minute: in memory, so a restart begins anew."""
 
-from __future__ import annotations
-
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Final
@@ -28,7 +26,7 @@ class Rates:
         self._buckets[-1][1].update(events)
 
     def per_second(self, event: Event, tenant: str | None, *, now_ms: int) -> float:
-        """The mean over the last minute, or over the time since the first event."""
+        """Return the mean over the last minute, or over the time since the first event."""
         second = now_ms // 1000
         self._forget(second)
         if self._first_s is None:

@@ -1,7 +1,5 @@
 """Filtered replays: a fixed set, walked by id, fed in small commits. Portable."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 
@@ -14,8 +12,8 @@ from dispatcher.values import Callback, Replay
 
 
 def matching(tenant: str, wanted: Filter, *, made_ms: int) -> tuple[str, list[object]]:
-    """The set is what matched and was final when the replay was made: whatever ends later, or
-    is replayed meanwhile and ends again, has a later end and is not in it."""
+    """Return the set is what matched and was final when the replay was made: whatever ends later,
+    or is replayed meanwhile and ends again, has a later end and is not in it."""
     source, values = search.where(tenant, wanted)
     return f"{source} AND c.finished_ms <= ?", [*values, made_ms]
 
@@ -28,7 +26,7 @@ def count(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int) -> int:
 
 
 def sample(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int, limit: int) -> Sequence[Callback]:
-    """Some of what a replay made now would match, newest first."""
+    """Return some of what a replay made now would match, newest first."""
     source, values = matching(tenant, wanted, made_ms=made_ms)
     return search.newest(tx, source, values, search.order(wanted), limit=limit)
 
@@ -51,7 +49,7 @@ def make(tx: Tx, replay: Replay) -> Replay:
 
 
 def get(tx: Tx, tenant: str, replay: str) -> Replay:
-    """Raises NotFound, for another tenant's just the same."""
+    """Raise NotFound, for another tenant's just the same."""
     row = tx.one(f"{rows.REPLAY} WHERE id = ? AND tenant = ?", replay, tenant)
     if row is None:
         raise NotFound(f"there is no replay {replay}")
@@ -64,7 +62,8 @@ def running(tx: Tx) -> list[Replay]:
 
 
 def upcoming(tx: Tx, replay: str, *, limit: int) -> tuple[str, list[str]]:
-    """The ids that the replay would walk next, and the cursor they come after (a look only)."""
+    """Return the ids that the replay would walk next, and the cursor they come after (a look
+    only)."""
     row = tx.one("SELECT tenant, filter, created_ms, cursor FROM replays WHERE id = ?", replay)
     if row is None:
         raise NotFound(f"there is no replay {replay}")

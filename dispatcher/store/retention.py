@@ -1,8 +1,6 @@
 """Retention: payloads first, then rows, each after its own period, in slices that a commit does
 not notice. Pending and sending callbacks are never touched. Portable."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from dispatcher.states import State
@@ -46,7 +44,7 @@ def _prune_rows(tx: Tx, state: State, before_ms: int, limit: int) -> int:
 
 
 def _due(tx: Tx, state: State, pruned: int, before_ms: int, limit: int) -> list[Row]:
-    """The state stands in the text so that the partial index can serve."""
+    """Return the state stands in the text so that the partial index can serve."""
     return tx.all(
         f"SELECT id, tenant FROM callbacks WHERE state = '{state}' AND pruned = ? "
         "AND finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?"

@@ -1,7 +1,5 @@
 """Rows as values: the columns that reading verbs select, and what becomes of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -76,7 +74,7 @@ def _callback(row: Row, tags: dict[str, str]) -> Callback:
 
 
 def attempt(row: Row) -> Attempt:
-    """A row of ATTEMPT."""
+    """Return a row of ATTEMPT."""
     return Attempt(
         n=row[0],
         started_ms=row[1],
@@ -89,7 +87,7 @@ def attempt(row: Row) -> Attempt:
 
 
 def replay(row: Row) -> Replay:
-    """A row of REPLAY."""
+    """Return a row of REPLAY."""
     return Replay(
         id=row[0],
         tenant=row[1],
@@ -105,7 +103,7 @@ def replay(row: Row) -> Replay:
 
 
 def secret(row: Row) -> SigningSecret:
-    """A row of SIGNING."""
+    """Return a row of SIGNING."""
     return SigningSecret(
         id=row[0],
         tenant=row[1],
@@ -118,7 +116,7 @@ def secret(row: Row) -> SigningSecret:
 
 
 def key(row: Row) -> Key:
-    """A row of `id, digest, tenant, scopes, label, created_ms`."""
+    """Return a row of `id, digest, tenant, scopes, label, created_ms`."""
     return Key(
         id=row[0],
         digest=row[1],
@@ -140,7 +138,7 @@ FROM destinations d LEFT JOIN lanes l ON l.id = d.id
 
 
 def destination(row: Row, *, now_ms: int) -> Destination:
-    """A row of DESTINATION; holds that are over are not shown."""
+    """Return a row of DESTINATION; holds that are over are not shown."""
     held_ms = row[13] or 0
     held = held_ms > now_ms
     return Destination(
@@ -169,12 +167,12 @@ def _held_reason(paused: bool, reason: str | None) -> str | None:
 
 
 def write_headers(headers: Headers) -> str:
-    """The text for `headers`."""
+    """Return the text for `headers`."""
     return json.dumps(headers) if headers else "[]"
 
 
 def read_headers(text: str | None) -> Headers:
-    """The headers of `text`; none for none."""
+    """Return the headers of `text`; none for none."""
     if text is None or text == "[]":
         return ()
     pairs: list[list[Any]] = json.loads(text)

@@ -1,7 +1,5 @@
 """Finding callbacks: a filter as SQL, in the order that an index gives. Portable."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -58,15 +56,16 @@ def where(tenant: str, wanted: Filter) -> tuple[str, list[object]]:
 
 
 def order(wanted: Filter) -> str:
-    """The column to sort and to page by: the id, as the driving index holds it. The empty text
-    keeps the database from walking all ids where the few callbacks of one job can be sorted."""
+    """Return the column to sort and to page by: the id, as the driving index holds it. The empty
+    text keeps the database from walking all ids where the few callbacks of one job can be
+    sorted."""
     if wanted.tags:
         return "t.callback"
     return "c.id" if wanted.job_id is None else "c.id || ''"
 
 
 def resolve(tenant: str, destination: str) -> str:
-    """The destination's id, given its id, its registered name or a URL."""
+    """Return the destination's id, given its id, its registered name or a URL."""
     if _DESTINATION_ID.fullmatch(destination):
         return destination
     if "://" in destination:
@@ -89,7 +88,7 @@ def page(tx: Tx, tenant: str, wanted: Filter, *, after: str | None, limit: int) 
 def newest(
     tx: Tx, source: str, values: Sequence[object], column: str, *, limit: int
 ) -> list[Callback]:
-    """The first `limit` callbacks of `source` (as `where` makes it), newest first."""
+    """Return the first `limit` callbacks of `source` (as `where` makes it), newest first."""
     joined = source.replace(
         " WHERE ", " LEFT JOIN destinations d ON d.id = c.destination WHERE ", 1
     )
@@ -98,7 +97,7 @@ def newest(
 
 
 def get(tx: Tx, tenant: str, callback: str) -> Callback:
-    """Raises NotFound, for another tenant's just the same."""
+    """Raise NotFound, for another tenant's just the same."""
     row = tx.one(
         f"{rows.CALLBACK} FROM callbacks c LEFT JOIN destinations d ON d.id = c.destination "
         "WHERE c.id = ? AND c.tenant = ?",
@@ -118,7 +117,7 @@ def attempts(tx: Tx, tenant: str, callback: str) -> list[Attempt]:
 
 
 def payload(tx: Tx, tenant: str, callback: str) -> Payload:
-    """Raises NotFound, PayloadGone."""
+    """Raise NotFound, PayloadGone."""
     shown = get(tx, tenant, callback)
     row = tx.one("SELECT body, content_type FROM payloads WHERE callback = ?", callback)
     if row is None:

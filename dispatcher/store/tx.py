@@ -1,7 +1,5 @@
 """What the verbs see of the running transaction, whichever database it runs on."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +23,7 @@ class Notes:
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
 
-    def absorb(self, other: Notes) -> None:
+    def absorb(self, other: "Notes") -> None:
         """Take over what a savepoint noted. (`Counter.update` adds, negative numbers too.)"""
         self.lanes |= other.lanes
         self.revived_lanes |= other.revived_lanes
@@ -34,7 +32,7 @@ class Notes:
         self.events.update(other.events)
 
     def moved(self, tenant: str, before: State | None, after: State | None) -> None:
-        """A callback of `tenant` came (from None), went (to None) or changed its state."""
+        """Return a callback of `tenant` came (from None), went (to None) or changed its state."""
         if before is not None:
             self.counts[tenant, before] -= 1
         if after is not None:
@@ -52,7 +50,7 @@ class Tx(Protocol):
         """Every row."""
 
     def one(self, sql: str, *params: object) -> Row | None:
-        """The first row, if any."""
+        """Return the first row, if any."""
 
     def run(self, sql: str, *params: object) -> int:
         """How many rows were changed."""

@@ -1,0 +1,1 @@
+"""What the dispatcher and the receiver both need, once. It imports neither."""

@@ -34,7 +34,7 @@ def console() -> Console:
 
 
 def new_table(*columns: str, fold: str) -> Table:
-    """An empty table without lines. Where there is no room the column ``fold`` gives way."""
+    """Return an empty table without lines. Where there is no room the column `fold` gives way."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         table.add_column(name, no_wrap=name != fold, overflow="fold")
@@ -42,7 +42,7 @@ def new_table(*columns: str, fold: str) -> Table:
 
 
 def word(state: str) -> str:
-    """A state in its colour, as markup."""
+    """Return a state in its colour, as markup."""
     style = _STYLES.get(state, "none")
     return f"[{style}]{printable(state)}[/{style}]"
 
@@ -66,7 +66,7 @@ def printable(value: Any) -> str:
 
 
 def say(message: str, hint: str | None = None) -> None:
-    """An error and what to do about it, in one line on standard error."""
+    """Return an error and what to do about it, in one line on standard error."""
     line = Text("error: ", style="bold red").append(_flat(message), style="not bold default")
     if hint:
         line.append(f"; {hint}", style="not bold default")

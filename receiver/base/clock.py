@@ -18,7 +18,7 @@ def wall_clock_ms() -> int:
 
 
 async def wait_until(wake: asyncio.Event, due_ms: int | None, now_ms: int) -> None:
-    """Until ``wake`` is set (it is cleared), or the time has come, or for a short while."""
+    """Until `wake` is set (it is cleared), or the time has come, or for a short while."""
     nap_s = _NAP_MAX_S if due_ms is None else min(_NAP_MAX_S, max(0, due_ms - now_ms) / 1000)
     with suppress(TimeoutError):
         async with asyncio.timeout(nap_s):

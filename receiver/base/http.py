@@ -45,11 +45,11 @@ class Refusal(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(status, code, message)
-        self.status: Final = status
-        self.code: Final = code
-        self.message: Final = message
-        self.details: Final = details or {}
-        self.headers: Final = headers or {}
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details or {}
+        self.headers = headers or {}
 
     def answer(self, request_id: str) -> Answer:
         document = {
@@ -83,40 +83,40 @@ class Budget:
 
 
 class Exchange(Protocol):
-    """What our own server puts into a scope beside ``receive`` and ``send``. Those take several
+    """What our own server puts into a scope beside `receive` and `send`. Those take several
     steps, a timer and two writes for what mostly is there at once and leaves in one piece."""
 
     def whole_body(self, scope: Scope) -> bytes | None:
-        """The whole body where all of it has arrived, else None; once."""
+        """Return the whole body where all of it has arrived, else None; once."""
 
     def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
-        """Whether it sent it all, in one write; where not, ``send`` has to. ``head`` is the lines
-        of the headers; ``close`` ends the connection."""
+        """Whether it sent it all, in one write; where not, `send` has to. `head` is the lines
+        of the headers; `close` ends the connection."""
 
 
 class Request:
-    """One HTTP request. ``path`` is below where the app is mounted; header names are lower-case."""
+    """One HTTP request. `path` is below where the app is mounted; header names are lower-case."""
 
     def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
-        self.id: Final = request_id
-        self.method: Final[str] = scope["method"]
-        self.path: Final = _path(scope)
-        self.query: Final[bytes] = scope.get("query_string", b"")
-        self.headers: Final[Headers] = list(scope["headers"])
-        self.notes: Final[dict[str, Any]] = {}  # for the request's line in the log
+        self.id = request_id
+        self.method: str = scope["method"]
+        self.path = _path(scope)
+        self.query: bytes = scope.get("query_string", b"")
+        self.headers: Headers = list(scope["headers"])
+        self.notes: dict[str, Any] = {}  # for the request's line in the log
         self.taken_bytes = 0  # of the budget of its body
-        self._first: Final = dict(reversed(self.headers))  # of several of one name
-        self._scope: Final = scope
-        self._receive: Final = receive
+        self._first = dict(reversed(self.headers))  # of several of one name
+        self._scope = scope
+        self._receive = receive
         self._whole = False
 
     def header(self, name: bytes) -> str | None:
-        """The first value of a header."""
+        """Return the first value of a header."""
         value = self._first.get(name)
         return None if value is None else value.decode("latin-1").strip()
 
     def whole_body(self, bytes_max: int, budget: Budget) -> bytes | None:
-        """The body where it needs no waiting for, else None: then ``body`` has it. Mostly our
+        """Return the body where it needs no waiting for, else None: then `body` has it. Mostly our
         server has all of it by now, and waiting costs a timer."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
         body = None if exchange is None else exchange.whole_body(self._scope)
@@ -126,8 +126,8 @@ class Request:
         return body
 
     async def body(self, *, bytes_max: int, timeout_s: float, budget: Budget) -> bytes:
-        """The whole body, never more than ``bytes_max`` of it in memory. What it takes from
-        ``budget`` is counted in ``taken_bytes``; the caller gives it back.
+        """Return the whole body, never more than `bytes_max` of it in memory. What it takes from
+        `budget` is counted in `taken_bytes`; the caller gives it back.
 
         Refusal: 413 too large, 408 too slow, 503 when the budget has no bytes left.
         """
@@ -162,7 +162,7 @@ class Request:
         return self._whole
 
     async def drain(self, timeout_s: float) -> bool:
-        """Reads on and throws away, within limits; whether that was the whole body."""
+        """Read on and throws away, within limits; whether that was the whole body."""
         left = DRAIN_BYTES_MAX
         try:
             async with asyncio.timeout(timeout_s):
@@ -181,14 +181,14 @@ class Request:
 
 
 def busy(message: str) -> Refusal:
-    """The 503 of a limit that other clients have used up; it passes quickly."""
+    """Return the 503 of a limit that other clients have used up; it passes quickly."""
     return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
 
 
 async def send_answer(
     scope: Scope, send: Send, answer: Answer, request_id: str, *, close: bool
 ) -> None:
-    """Sends the whole answer; ``close`` ends the connection after it."""
+    """Send the whole answer; `close` ends the connection after it."""
     text = _encode(answer.document) if answer.text is None else answer.text
     body = text.encode()
     head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (

@@ -26,7 +26,7 @@ Told: TypeAlias = tuple[float, int, str, Fields, str | None]  # when, level, wha
 
 
 def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Sends the receiver's and the server's lines to ``stream`` (default: standard error)."""
+    """Send the receiver's and the server's lines to `stream` (default: standard error)."""
     out = stream or sys.stderr
     text = log_format == "text" or (log_format == "auto" and out.isatty())
     handler = Lines(out, TextFormatter(colour=out.isatty()) if text else JsonFormatter())
@@ -65,13 +65,13 @@ def _iso_second(second: int) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One line from what happened; ``logging`` hands it over in a record."""
+    """One line from what happened; `logging` hands it over in a record."""
 
     def format(self, record: logging.LogRecord) -> str:
         return self.line(*self.told(record))
 
     def told(self, record: logging.LogRecord) -> Told:
-        """What ``line`` takes, out of a record."""
+        """Return what `line` takes, out of a record."""
         fields: Fields = getattr(record, "fields", {})
         exception = self.formatException(record.exc_info) if record.exc_info else None
         return record.created, record.levelno, record.getMessage(), fields, exception
@@ -79,7 +79,7 @@ class LineFormatter(logging.Formatter):
     def line(
         self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
     ) -> str:
-        """The line, without its end. ``at_s`` is Unix time."""
+        """Return the line, without its end. `at_s` is Unix time."""
         raise NotImplementedError
 
 
@@ -110,7 +110,7 @@ class TextFormatter(LineFormatter):
 
     def __init__(self, *, colour: bool) -> None:
         super().__init__()
-        self._colour: Final = colour
+        self._colour = colour
 
     def line(
         self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
@@ -131,15 +131,15 @@ class TextFormatter(LineFormatter):
 class Lines(logging.Handler):
     """Makes and writes the lines of one turn of the event loop together, where one runs: with all
     of it in the processor's caches a line costs half as much, and a write for each of them took
-    longer than all the rest. A warning, and what waits before it, is written before ``event``
-    returns; ``logging`` flushes at the interpreter's exit."""
+    longer than all the rest. A warning, and what waits before it, is written before `event`
+    returns; `logging` flushes at the interpreter's exit."""
 
     def __init__(self, out: TextIO, formatter: LineFormatter) -> None:
         super().__init__()
         self.setFormatter(formatter)
-        self._lines: Final = formatter
-        self._out: Final = out
-        self._waiting: Final[list[Told]] = []
+        self._lines = formatter
+        self._out = out
+        self._waiting: list[Told] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # that will write them
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -151,7 +151,7 @@ class Lines(logging.Handler):
     def tell(
         self, at_s: float, level: int, name: str, fields: Fields, exception: str | None = None
     ) -> None:
-        """One line, as ``LineFormatter.line`` takes it."""
+        """One line, as `LineFormatter.line` takes it."""
         self._waiting.append((at_s, level, name, fields, exception))
         loop = None if level >= logging.WARNING else _running_loop()
         if loop is None:

@@ -20,7 +20,7 @@ WIRE_FACTOR_MAX = 8
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a head that is too large or too slow. ``bounded_protocol`` sets the bounds."""
+    """Refuses a head that is too large or too slow. `bounded_protocol` sets the bounds."""
 
     connections_max: int
     head_bytes_max: int
@@ -110,7 +110,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(400, "MALFORMED_REQUEST", msg)
 
     def whole_body(self, scope: Scope) -> bytes | None:
-        """For an ``Exchange``: what ``RequestResponseCycle.receive`` would give now."""
+        """For an `Exchange`: what `RequestResponseCycle.receive` would give now."""
         cycle = self.cycle
         if cycle.scope is not scope or cycle.more_body or cycle.disconnected:
             return None
@@ -119,7 +119,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return body
 
     def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
-        """For an ``Exchange``: as ``RequestResponseCycle.send`` does it with two events."""
+        """For an `Exchange`: as `RequestResponseCycle.send` does it with two events."""
         cycle = self.cycle
         if cycle.scope is not scope or cycle.response_started or scope["method"] == "HEAD":
             return False
@@ -170,7 +170,7 @@ async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> Non
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """How much one service takes: connections, bytes of a head and seconds until it is there,
-    and bytes of a body, for which framing may take ``WIRE_FACTOR_MAX`` times as many."""
+    and bytes of a body, for which framing may take `WIRE_FACTOR_MAX` times as many."""
 
     connections_max: int
     head_bytes_max: int
@@ -179,7 +179,7 @@ class Bounds:
 
 
 def bounded_protocol(bounds: Bounds) -> type[BoundedProtocol]:
-    """The protocol with these bounds."""
+    """Return the protocol with these bounds."""
     members = {
         "connections_max": bounds.connections_max,
         "head_bytes_max": bounds.head_bytes_max,

@@ -10,7 +10,7 @@ DIGITS_MAX: Final = 18  # an id fits 63 bits
 
 
 def read_query(raw: bytes, allowed: tuple[str, ...]) -> dict[str, str]:
-    """The fields by name. Raises Refusal for an unknown or repeated one."""
+    """Return the fields by name. Raises Refusal for an unknown or repeated one."""
     found: dict[str, str] = {}
     for name, value in _pairs(raw):
         if name not in allowed:
@@ -27,7 +27,7 @@ def query_values(raw: bytes, name: str) -> list[str]:
 
 
 def number(query: dict[str, str], name: str, most: int, *, least: int = 1) -> int | None:
-    """A whole number from ``least`` to ``most``, or None where there is none."""
+    """Return a whole number from `least` to `most`, or None where there is none."""
     text = query.get(name)
     if text is None:
         return None
@@ -47,7 +47,7 @@ def choice(query: dict[str, str], name: str, allowed: tuple[str, ...]) -> str | 
 
 
 def invalid(field: str, value: str, reason: str) -> Refusal:
-    """The 422 for a field."""
+    """Return the 422 for a field."""
     details = {"field": field[:100], "value": value[:100], "reason": reason}
     return Refusal(422, "VALIDATION_ERROR", f"{field[:100]} {reason}", details=details)
 

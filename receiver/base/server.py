@@ -27,7 +27,7 @@ class CannotListen(Exception):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; announces itself, leaves signals to ``signals``, and stops when it is told
+    """uvicorn's server; announces itself, leaves signals to `signals`, and stops when it is told
     to, where uvicorn's looks ten times a second whether it was."""
 
     def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """Take no more connections, finish what is being answered, and leave ``serve``. For any
+        """Take no more connections, finish what is being answered, and leave `serve`. For any
         thread, and for signal handlers."""
         self.should_exit = True
         if self._loop is not None:
@@ -79,7 +79,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def signals(self, on_stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM calls ``on_stopping`` and drains; a second one ends
+        """Inside, the first SIGINT or SIGTERM calls `on_stopping` and drains; a second one ends
         the process at once, which is safe: what was acknowledged is on disk."""
 
         def stop(number: int, _frame: FrameType | None) -> None:
@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
 
 def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> uvicorn.Config:
-    """uvicorn's configuration for ``app``, whose lifespan is the caller's affair."""
+    """Uvicorn's configuration for `app`, whose lifespan is the caller's affair."""
     return uvicorn.Config(
         app,
         http=bounded_protocol(bounds),
@@ -115,7 +115,7 @@ def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> 
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises CannotListen."""
+    """Return a listening socket; port 0 takes a free one. Raises CannotListen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -132,7 +132,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 def tame_collector() -> None:
-    """Requests make many objects and few cycles: at Python's own thresholds looking for cycles
+    """Request make many objects and few cycles: at Python's own thresholds looking for cycles
     took 25 to 60 µs of CPU from each of the dispatcher's deliveries (measured at saturation, of
     some 350). Call it when everything is set up."""
     gc.collect()

@@ -21,18 +21,19 @@ def setting(
     most: float = 1e15,
     secret: bool = False,
 ) -> Any:
-    """A field with what its variable takes and why; a secret one is in no repr."""
+    """Return a field with what its variable takes and why; a secret one is in no repr."""
     metadata = {"about": about, "unit": unit, "least": least, "most": most, "secret": secret}
     return field(default=default, metadata=metadata, repr=not secret)
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return f"RECEIVER_{name.upper()}"
 
 
-def read(fields: Iterable["Field[Any]"], environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of the fields whose variables are set and not empty. Raises SettingError."""
+def read(fields: Iterable[Field[Any]], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the fields whose variables are set and not empty. Raises
+    SettingError."""
     found: dict[str, Any] = {}
     for one in fields:
         raw = environ.get(variable(one.name), "").strip()

@@ -1,4 +1,4 @@
-"""The command ``receiver``.
+"""The command `receiver`.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
 """
@@ -10,8 +10,8 @@ _EXTRA = ("typer", "rich", "starlette", "uvicorn", "uvloop", "httptools", "aiosq
 
 
 def main() -> int:
-    """The entry point of the command. Verifying needs no other package, and so they may be missing:
-    then it says which one, and how to get it."""
+    """Return the entry point of the command. Verifying needs no other package, and so they may be
+    missing: then it says which one, and how to get it."""
     try:
         from receiver.cli.root import run
 

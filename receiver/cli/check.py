@@ -1,4 +1,4 @@
-"""``receiver check``: is a receiver, in whatever language, one that loses and doubles nothing?"""
+"""`receiver check`: is a receiver, in whatever language, one that loses and doubles nothing?"""
 
 import asyncio
 import json
@@ -71,7 +71,6 @@ def check_command(
     forty jobs named check_…: point it at a receiver under test.
 
     Examples:
-
         receiver check http://127.0.0.1:3000/webhooks --secret whsec_…
 
         receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled
@@ -117,7 +116,7 @@ def _tell(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
 
 
 def _reasons(findings: "list[Finding]", grade: str) -> dict[str, list[str]]:
-    """What to do, and the cases that it is about."""
+    """Return what to do, and the cases that it is about."""
     found: dict[str, list[str]] = {}
     for finding in findings:
         if finding.grade == grade:

@@ -37,7 +37,7 @@ def ask(
     post: bool = False,
     document: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The running service's answer; ends the command where it has none."""
+    """Return the running service's answer; ends the command where it has none."""
     try:
         settings = load_client()
     except SettingError as error:
@@ -55,7 +55,7 @@ def ask(
 
 
 def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
-    """The secrets of a file, or of the environment; ends the command where there is none."""
+    """Return the secrets of a file, or of the environment; ends the command where there is none."""
     if file == Path("-") and body_file == Path("-"):
         end("standard input can hold the secret or the body, not both", USAGE)
     try:
@@ -69,7 +69,7 @@ def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
 
 
 def read(file: Path, bytes_max: int) -> bytes:
-    """A file's bytes, or those of standard input; ends the command where it cannot."""
+    """Return a file's bytes, or those of standard input; ends the command where it cannot."""
     try:
         if file == Path("-"):
             if sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""``receiver expect`` and ``receiver expected``: jobs that must not be missed."""
+"""`receiver expect` and `receiver expected`: jobs that must not be missed."""
 
 import json
 import math
@@ -52,7 +52,6 @@ def expect_command(
     """Have a running receiver wait for a job, and ask for it if no callback comes.
 
     Example:
-
         receiver expect job_1234567890abcdef --by 900 \\
             --status-url https://api.example.com/v2/jobs/job_1234567890abcdef/status
     """
@@ -78,7 +77,6 @@ def expected_command(
     """List the jobs that are or were waited for, newest first.
 
     Example:
-
         receiver expected --state lost
     """
     query = {"limit": str(limit), **({"state": state} if state else {})}

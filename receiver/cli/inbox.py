@@ -1,4 +1,4 @@
-"""``receiver inbox``: what a running receiver has in its inbox, and what is to be done about it."""
+"""`receiver inbox`: what a running receiver has in its inbox, and what is to be done about it."""
 
 import json
 from enum import StrEnum
@@ -46,7 +46,6 @@ def list_command(
     """List messages, newest first.
 
     Examples:
-
         receiver inbox list --state dead
 
         receiver inbox list --status conflict
@@ -80,7 +79,6 @@ def show_command(
     """Show one message with its body.
 
     Example:
-
         receiver inbox show 42
     """
     message = ask(f"/inbox/{id}")
@@ -124,7 +122,6 @@ def replay_command(
     """Hand a message to its handler again: a dead one, or one that was ignored or skipped.
 
     Examples:
-
         receiver inbox replay 42
 
         receiver inbox replay --dead
@@ -153,7 +150,6 @@ def prune_command(
     Pruned messages are forgotten: a copy that comes in later is new.
 
     Examples:
-
         receiver inbox prune
 
         receiver inbox prune --older-than-days 120

@@ -1,4 +1,4 @@
-"""``receiver serve``: run it, with the customer's code or in front of a local service."""
+"""`receiver serve`: run it, with the customer's code or in front of a local service."""
 
 import importlib
 import os
@@ -38,7 +38,6 @@ def serve_command(
     """Run the receiver; its settings are the RECEIVER_* variables.
 
     Examples:
-
         RECEIVER_SECRETS=whsec_… receiver serve --handler shop:receiver
 
         receiver serve --handler shop.jobs:fulfil --on completed
@@ -69,7 +68,7 @@ def serve_command(
 
 
 def _receiver(handler: str | None, on: list[str]) -> "Receiver":
-    """The customer's own, or one with the customer's function, or one that has none."""
+    """Return the customer's own, or one with the customer's function, or one that has none."""
     from receiver.app import Receiver
 
     if handler is None:
@@ -87,7 +86,7 @@ def _receiver(handler: str | None, on: list[str]) -> "Receiver":
 
 
 def _load(name: str) -> Any:
-    """The object that ``module:name`` names; modules of the working directory come first."""
+    """Return the object that `module:name` names; modules of the working directory come first."""
     module, colon, path = name.partition(":")
     if not (module and colon and path):
         end(f"--handler must be MODULE:NAME, such as shop:receiver, not {name!r}", USAGE)
@@ -107,7 +106,7 @@ def _load(name: str) -> Any:
 
 
 def _told(error: Exception) -> str:
-    """What it was and where, in one line: the rest of a traceback is ours and Python's."""
+    """Return what it was and where, in one line: the rest of a traceback is ours and Python's."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""``receiver sign`` and ``receiver verify``: they need no service."""
+"""`receiver sign` and `receiver verify`: they need no service."""
 
 import json
 import time
@@ -70,7 +70,6 @@ def sign_command(
     """Sign a body as the dispatcher does, with the first of the secrets.
 
     Examples:
-
         receiver sign body.json
 
         echo '{"jobId":"job_1","status":"completed"}' | receiver sign --form curl | sh
@@ -119,7 +118,6 @@ def verify_command(
     """Verify a captured request, and say why where it does not hold (exit 1).
 
     Examples:
-
         receiver verify body.json --headers headers.txt
 
         receiver verify body.json -H 'X-Webhook-Signature: sha256=…' --json

@@ -73,7 +73,7 @@ def _rotated(signer: Signer) -> list[Case]:
 
 
 def repeated(signer: Signer) -> list[Case]:
-    """Copies, races and orders in which a job's messages may come."""
+    """List copies, races and orders in which a job's messages may come."""
     return [*_copies(signer), *_races(signer), *_orders(signer)]
 
 

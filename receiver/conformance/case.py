@@ -14,11 +14,11 @@ ONCE: Final[tuple[Effects, ...]] = (("completed",),)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Deliveries, sent in turn (``at_once``: together), and what must become of them.
+    """Deliveries, sent in turn (`at_once`: together), and what must become of them.
 
-    ``effects`` are what the handler of every one of ``jobs`` may have been handed in the end; None
-    where the case says nothing of that. ``advice`` marks what a receiver may do otherwise without
-    losing or doubling a completion. ``why`` says what to do about it where it goes wrong.
+    `effects` are what the handler of every one of `jobs` may have been handed in the end; None
+    where the case says nothing of that. `advice` marks what a receiver may do otherwise without
+    losing or doubling a completion. `why` says what to do about it where it goes wrong.
     """
 
     name: str
@@ -56,7 +56,7 @@ def refuse(
     advice: bool = False,
     may_close: bool = False,
 ) -> Case:
-    """One delivery that must be refused; ``job``, where it names one, must not be handled."""
+    """One delivery that must be refused; `job`, where it names one, must not be handled."""
     return Case(
         name=name,
         deliveries=[delivery],

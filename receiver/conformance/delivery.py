@@ -58,7 +58,7 @@ class Signer:
         standard: bool | None = None,
         sha256: bool | None = None,
     ) -> Delivery:
-        """Signed with ``secret`` (default: the right one), as if ``shift_s`` later."""
+        """Signed with `secret` (default: the right one), as if `shift_s` later."""
         secret = secret or self.secret
         headers = {"Content-Type": "application/json", "User-Agent": "Postback/check"}
         if self.sha256 if sha256 is None else sha256:
@@ -87,7 +87,7 @@ class Signer:
 
 
 def tampered(delivery: Delivery) -> Delivery:
-    """The same signatures over another status."""
+    """Return the same signatures over another status."""
     changed = delivery.body.replace(b"completed", b"cancelled")
     return replace(delivery, body=changed)
 

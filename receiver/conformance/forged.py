@@ -44,7 +44,7 @@ def forged(signer: Signer) -> list[Case]:
 
 
 def stale(signer: Signer) -> list[Case]:
-    """Validly signed, at another time; only the Standard Webhooks scheme tells."""
+    """Sign validly, at another time; only the Standard Webhooks scheme tells."""
     if not signer.standard:
         return []
 
@@ -75,13 +75,13 @@ def stale(signer: Signer) -> list[Case]:
 
 
 def _sha256(good: Delivery, change: Callable[[str], str]) -> Delivery:
-    """The founding scheme alone, its value changed."""
+    """Return the founding scheme alone, its value changed."""
     value = change(good.headers[SHA256_HEADER])
     return with_header(without(good, *STANDARD_HEADERS), SHA256_HEADER, value)
 
 
 def _v1(good: Delivery, change: Callable[[str], str]) -> Delivery:
-    """The standard scheme alone, its value changed."""
+    """Return the standard scheme alone, its value changed."""
     value = change(good.headers[SIGNATURE_HEADER])
     return with_header(without(good, SHA256_HEADER), SIGNATURE_HEADER, value)
 

@@ -16,7 +16,7 @@ BUSY: Final = (429, 503)  # failures that are said politely
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One row of the table. ``why`` says what to do about it; empty where all is right."""
+    """One row of the table. `why` says what to do about it; empty where all is right."""
 
     name: str
     should: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 def judge(case: Case, sent: list[Sent], effects: Mapping[str, Effects] | None) -> Finding:
-    """``effects`` are those of all jobs, or None where they cannot be seen."""
+    """`effects` are those of all jobs, or None where they cannot be seen."""
     last = [answers[-1] for answers in sent]
     right = bool(sent) and all(_fits(answer, case) for answer in last)
     should: str = case.answer
@@ -61,7 +61,8 @@ def _fits(answer: Answer, case: Case) -> bool:
 
 
 def _is_advice(case: Case, last: list[Answer]) -> bool:
-    """Taking what could be refused is advice, and so is the other way round; failing is wrong."""
+    """Judge a refusal: taking what could be refused is advice, and so is the other way round;
+    failing is wrong."""
     clean = (isinstance(answer, int) and answer // 100 in (2, 4) for answer in last)
     return case.advice and bool(last) and all(clean)
 
@@ -86,6 +87,6 @@ def _handled(found: list[Effects]) -> str:
 
 
 def _counted(words: list[str]) -> str:
-    """``200 401``, or ``3×200 401``."""
+    """`200 401`, or `3×200 401`."""
     counts = {one: words.count(one) for one in dict.fromkeys(words)}
     return " ".join(one if n == 1 else f"{n}×{one}" for one, n in counts.items())

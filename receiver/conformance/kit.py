@@ -43,10 +43,10 @@ async def check(
     """All findings, in the order of the cases. Raises KitError where there is nothing to judge:
     nobody there, or one who refuses the plainest delivery; ValueError for what is no URL.
 
-    ``effects_url`` answers, for every job of this run, which statuses its handler was handed, in
-    order: ``{"job": ["completed"], …}``; for ``wait_s`` handlers may still be at work after the
+    `effects_url` answers, for every job of this run, which statuses its handler was handed, in
+    order: `{"job": ["completed"], …}`; for `wait_s` handlers may still be at work after the
     last answer. Without it the kit sees answers, and no effects. It ends
-    within ``GONE_MAX`` times ``answer_within_s`` after a receiver has stopped answering.
+    within `GONE_MAX` times `answer_within_s` after a receiver has stopped answering.
     """
     effects_at = None if effects_url is None else check_url(effects_url)
     signer = Signer(
@@ -78,7 +78,7 @@ async def _send_all(link: Link, found: Iterable[Case]) -> list[tuple[Case, list[
 
 
 def _check_plainest(link: Link, answer: Answer) -> None:
-    """Raises KitError: after a valid completion that is refused, nothing else says anything."""
+    """Raise KitError: after a valid completion that is refused, nothing else says anything."""
     if isinstance(answer, int) and answer // 100 == 2:
         return
     did = f"answered {answer}" if isinstance(answer, int) else "did not answer"
@@ -118,8 +118,8 @@ def _is_gone(answers: Sent) -> bool:
 async def _effects(
     link: Link, url: httpx.URL, sent: list[Case], wait_s: float
 ) -> dict[str, Effects]:
-    """What was handled: once it is what it should be, or after a while; and then once more, since
-    an effect too many comes late."""
+    """Return what was handled: once it is what it should be, or after a while; and then once more,
+    since an effect too many comes late."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         found = await link.effects(url)

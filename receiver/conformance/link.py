@@ -27,7 +27,7 @@ class KitError(Exception):
 
 
 def check_url(url: str) -> httpx.URL:
-    """Raises ValueError for what no request can be sent to."""
+    """Raise ValueError for what no request can be sent to."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
@@ -45,14 +45,14 @@ def shown(url: httpx.URL) -> str:
 
 
 class Link:
-    """``async with`` it."""
+    """`async with` it."""
 
     def __init__(self, url: str, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
-        """Raises ValueError for what is no URL."""
-        self.url: Final = check_url(url)
-        self._within_s: Final = answer_within_s
+        """Raise ValueError for what is no URL."""
+        self.url = check_url(url)
+        self._within_s = answer_within_s
         # Only our own deadlines end anything, and nothing of the environment counts.
-        self._http: Final = httpx.AsyncClient(verify=trusted(), timeout=_NEVER_S, trust_env=False)
+        self._http = httpx.AsyncClient(verify=trusted(), timeout=_NEVER_S, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,7 +61,7 @@ class Link:
         await self._http.aclose()
 
     async def send(self, delivery: Delivery) -> Answer:
-        """What became of one delivery."""
+        """Return what became of one delivery."""
         body = _pieces(delivery.body) if delivery.chunked else delivery.body
         request = self._http.build_request("POST", self.url, content=body, headers=delivery.headers)
         try:
@@ -77,7 +77,7 @@ class Link:
         return answer.status_code
 
     async def reach(self) -> None:
-        """Raises KitError, with the cause, where nobody listens."""
+        """Raise KitError, with the cause, where nobody listens."""
         try:
             async with asyncio.timeout(self._within_s):
                 async with self._http.stream("GET", self.url):
@@ -89,7 +89,7 @@ class Link:
         raise KitError(f"cannot reach {shown(self.url)}: {reason}")
 
     async def effects(self, url: httpx.URL) -> dict[str, tuple[str, ...]]:
-        """What was handled: the statuses, by job. Raises KitError."""
+        """Return what was handled: the statuses, by job. Raises KitError."""
         body = bytearray()
         try:
             async with (

@@ -52,7 +52,7 @@ def malformed(signer: Signer) -> list[Case]:
 
 
 def huge(signer: Signer, huge_bytes: int) -> list[Case]:
-    """Validly signed, and larger than any completion; with its length and without."""
+    """Sign validly a body larger than any completion; with its length and without."""
     delivery = signer.deliver(signer.payload("huge", filler="x" * huge_bytes), "huge")
     return [
         refuse("a huge body", delivery, _LIMIT, advice=True, may_close=True),

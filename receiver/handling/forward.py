@@ -1,4 +1,4 @@
-"""``--forward URL``: each new message goes on to a local HTTP service, for any language.
+"""`--forward URL`: each new message goes on to a local HTTP service, for any language.
 
 The body goes byte for byte, and with it what we know of it in headers. Any 2xx is "handled";
 anything else is a failed attempt, and is tried again like any handler.
@@ -20,18 +20,18 @@ class ForwardError(Exception):
 
 
 class Forwarder:
-    """A handler that posts. Open it with ``async with``."""
+    """A handler that posts. Open it with `async with`."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        """Raises ValueError for what is no http or https URL."""
+        """Raise ValueError for what is no http or https URL."""
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
             raise ValueError(f"not a URL: {url!r}") from None
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"not an http or https URL: {url!r}")
-        self._url: Final = url
-        self._client: Final = httpx.AsyncClient(
+        self._url = url
+        self._client = httpx.AsyncClient(
             verify=trusted(),
             timeout=timeout_s + TIMEOUT_MARGIN,
             trust_env=False,
@@ -39,7 +39,7 @@ class Forwarder:
         )
 
     async def __call__(self, event: Event) -> None:
-        """Raises ForwardError, or httpx.HTTPError."""
+        """Raise ForwardError, or httpx.HTTPError."""
         request = self._client.build_request(
             "POST", self._url, content=event.raw, headers=_headers(event)
         )

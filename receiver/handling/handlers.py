@@ -14,7 +14,7 @@ ANY: Final = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A function ``(event)`` or ``(event, tx)``, sync or async."""
+    """A function `(event)` or `(event, tx)`, sync or async."""
 
     function: Callable[..., Any]
     takes_tx: bool
@@ -30,11 +30,11 @@ class Handlers:
     "handled" means would be unclear with two of which one failed."""
 
     def __init__(self) -> None:
-        self._by_status: Final[dict[str, Handler]] = {}
+        self._by_status: dict[str, Handler] = {}
 
     def add(self, function: Callable[..., Any], *statuses: str) -> None:
-        """Raises ValueError for a status that is unknown or taken, TypeError for a function that
-        takes anything but ``(event)`` or ``(event, tx)``."""
+        """Raise ValueError for a status that is unknown or taken, TypeError for a function that
+        takes anything but `(event)` or `(event, tx)`."""
         handler = describe(function)
         if not statuses:
             raise ValueError(f"say which status {handler.name} handles, or '*' for every one")
@@ -48,7 +48,7 @@ class Handlers:
             self._by_status[status] = handler
 
     def find(self, status: str) -> Handler | None:
-        """The handler of a canonical status: its own, else the one for every status."""
+        """Return the handler of a canonical status: its own, else the one for every status."""
         return self._by_status.get(status) or self._by_status.get(ANY)
 
     def __bool__(self) -> bool:
@@ -61,7 +61,7 @@ class Handlers:
 
 
 def describe(function: Callable[..., Any]) -> Handler:
-    """What a function takes and how it runs. Raises TypeError."""
+    """Return what a function takes and how it runs. Raises TypeError."""
     if not callable(function):
         raise TypeError(f"{function!r} is not a function")
     positional = (

@@ -11,7 +11,6 @@ it does elsewhere may happen twice.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from receiver.base import log
 from receiver.base.clock import NowMs
@@ -20,10 +19,10 @@ from receiver.message import Claimed
 
 
 class Lease:
-    """This replica's claim on a message. ``lost`` once another one may have it."""
+    """This replica's claim on a message. `lost` once another one may have it."""
 
     def __init__(self, claimed: Claimed) -> None:
-        self.claimed: Final = claimed
+        self.claimed = claimed
         self.lost = False
         self.on_lost: Callable[[], None] = _nobody
         self.alarm: asyncio.TimerHandle | None = None
@@ -50,27 +49,27 @@ class Lease:
 
 
 class Leases:
-    """Keeps what is held, until ``close``. An inbox without leases costs nothing here."""
+    """Keeps what is held, until `close`. An inbox without leases costs nothing here."""
 
     def __init__(
         self, inbox: Inbox, *, attempts_max: int, now_ms: NowMs, on_due: Callable[[], None]
     ) -> None:
-        """``on_due`` is called when ended replicas left something to do."""
-        self._inbox: Final = inbox
-        self._attempts_max: Final = attempts_max
-        self._now_ms: Final = now_ms
-        self._on_due: Final = on_due
-        self._loop: Final = asyncio.get_running_loop()
-        self._held: Final[set[Lease]] = set()
-        self._lease_s: Final = inbox.lease_s
-        self._task: Final = (
+        """`on_due` is called when ended replicas left something to do."""
+        self._inbox = inbox
+        self._attempts_max = attempts_max
+        self._now_ms = now_ms
+        self._on_due = on_due
+        self._loop = asyncio.get_running_loop()
+        self._held: set[Lease] = set()
+        self._lease_s = inbox.lease_s
+        self._task = (
             None
             if self._lease_s is None
             else asyncio.create_task(self._work(self._lease_s / 3), name="receiver leases")
         )
 
     def hold(self, claimed: Claimed, asked_s: float) -> Lease:
-        """Keeps what was claimed, by a question asked at ``asked_s`` of the loop's clock: the
+        """Keep what was claimed, by a question asked at `asked_s` of the loop's clock: the
         lease cannot have begun before."""
         lease = Lease(claimed)
         self._held.add(lease)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 from receiver.base import log
 
@@ -16,10 +16,10 @@ class Places:
     keep nobody waiting; beyond that they do, since threads must be bounded too."""
 
     def __init__(self, count: int, on_free: Callable[[], None]) -> None:
-        self._count: Final = count
-        self._on_free: Final = on_free
-        self.tasks: Final[set[Task]] = set()
-        self._aside: Final[set[Task | None]] = set()
+        self._count = count
+        self._on_free = on_free
+        self.tasks: set[Task] = set()
+        self._aside: set[Task | None] = set()
 
     @property
     def free(self) -> int:
@@ -39,7 +39,7 @@ class Places:
 
     @contextmanager
     def set_aside(self) -> Iterator[None]:
-        """This task's place is another one's for a while."""
+        """Yield this task's place is another one's for a while."""
         task = asyncio.current_task()
         self._aside.add(task)
         if self.all_hang:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 from receiver.event import Event
 from receiver.handling.effects.base import Effects, Transaction
@@ -17,24 +17,24 @@ class HandlerTimeout(Exception):
 
 
 class Run:
-    """An attempt at work. ``work`` ends when the handler has truly ended, and not before."""
+    """An attempt at work. `work` ends when the handler has truly ended, and not before."""
 
     def __init__(
         self, handler: Handler, event: Event, effects: Effects | None, now_ms: Callable[[], int]
     ) -> None:
-        self._handler: Final = handler
-        self._event: Final = event
-        self._effects: Final = effects
-        self._now_ms: Final = now_ms
+        self._handler = handler
+        self._event = event
+        self._effects = effects
+        self._now_ms = now_ms
         self._transaction: Transaction | None = None
         self._timed_out = False
-        self._loop: Final = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         # Done when the handler's own time begins: waiting for a turn in the database is not it.
-        self.begun: Final[asyncio.Future[None]] = self._loop.create_future()
+        self.begun: asyncio.Future[None] = self._loop.create_future()
         if not handler.takes_tx:
             self.begun.set_result(None)
         start = self._async if handler.is_async else self._sync
-        self.work: Final[asyncio.Future[None]] = asyncio.ensure_future(start())
+        self.work: asyncio.Future[None] = asyncio.ensure_future(start())
 
     @property
     def has_transaction(self) -> bool:
@@ -42,8 +42,8 @@ class Run:
         return self._handler.takes_tx
 
     def cut_short(self) -> None:
-        """Ends it as far as it can be ended: a coroutine is cancelled, a transaction is rolled
-        back; a thread goes on, and ``work`` with it."""
+        """End it as far as it can be ended: a coroutine is cancelled, a transaction is rolled
+        back; a thread goes on, and `work` with it."""
         self._timed_out = True
         if self._transaction is not None:
             # Beside the loop: a statement may have to end first.
@@ -97,8 +97,8 @@ class Run:
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:
-    """The function's result, from a thread of its own; one that hangs keeps nobody from leaving
-    (a pool's threads are waited for when the process ends)."""
+    """Return the function's result, from a thread of its own; one that hangs keeps nobody from
+    leaving (a pool's threads are waited for when the process ends)."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 

@@ -10,7 +10,7 @@ DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below t
 
 
 def event_of(claimed: Claimed) -> Event:
-    """It was read when it came, so it can be read again."""
+    """Parse again: it was read when it came, so it can be read again."""
     is_cerebrium = claimed.platform == "cerebrium" and claimed.job_id is not None
     document = identify(
         claimed.body,

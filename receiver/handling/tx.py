@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from typing import Any
 
 from receiver.event import Event
 
@@ -14,8 +14,8 @@ class TransactionClosed(Exception):
 class Tx(ABC):
     """Statements of the handler's. They commit when it returns and vanish when it raises.
 
-    ``execute`` and ``executemany`` are those of the driver, and return its cursor;
-    ``connection`` is the driver's own, for libraries that want one, until the handler returns.
+    `execute` and `executemany` are those of the driver, and return its cursor;
+    `connection` is the driver's own, for libraries that want one, until the handler returns.
     What would begin or end a transaction is refused: effect and mark end together.
     """
 
@@ -39,18 +39,18 @@ class Tx(ABC):
 
     @abstractmethod
     def abandon(self) -> None:
-        """Rolls back, from whichever thread, and lets nothing more through."""
+        """Roll back, from whichever thread, and lets nothing more through."""
 
     @abstractmethod
     def close(self) -> None:
-        """Gives up the connection of an abandoned one, once the handler has truly ended."""
+        """Give up the connection of an abandoned one, once the handler has truly ended."""
 
 
 class AsyncTx:
     """The same for an async handler; statements run beside the event loop."""
 
     def __init__(self, tx: Tx) -> None:
-        self._tx: Final = tx
+        self._tx = tx
 
     async def execute(self, sql: Any, parameters: Any = None) -> Any:
         return await asyncio.to_thread(self._tx.execute, sql, parameters)

@@ -14,7 +14,7 @@ ERROR_CHARS_MAX: Final = 16_000  # of a traceback that is kept: some 200 frames
 def verdict(
     claimed: Claimed, error: BaseException | None, limits: Limits, *, now_ms: int, random: float
 ) -> Settlement:
-    """Handled; or due again after a wait; or dead. ``random`` is from 0 to 1."""
+    """Decide: handled; or due again after a wait; or dead. `random` is from 0 to 1."""
     if error is None:
         return Settlement(id=claimed.id, fence=claimed.fence, state="handled", now_ms=now_ms)
     dead = claimed.attempt >= limits.attempts

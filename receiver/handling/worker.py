@@ -30,7 +30,7 @@ Job: TypeAlias = tuple[str, str | int]  # a source's; a message without one stan
 
 
 class Worker:
-    """Runs until ``stop``. ``wake`` tells it that something may be due."""
+    """Runs until `stop`. `wake` tells it that something may be due."""
 
     def __init__(
         self,
@@ -42,21 +42,19 @@ class Worker:
         now_ms: NowMs,
         metrics: Metrics,
     ) -> None:
-        self._inbox: Final = inbox
-        self._handlers: Final = handlers
-        self._effects: Final = effects
-        self._limits: Final = limits
-        self._now_ms: Final = now_ms
-        self._metrics: Final = metrics
-        self._wake: Final = asyncio.Event()
-        self._places: Final = Places(limits.concurrency, self.wake)
-        self._runs: Final[dict[Job, Run]] = {}
+        self._inbox = inbox
+        self._handlers = handlers
+        self._effects = effects
+        self._limits = limits
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._places = Places(limits.concurrency, self.wake)
+        self._runs: dict[Job, Run] = {}
         self._stopping = False
         self._cutting_short = False
-        self._leases: Final = Leases(
-            inbox, attempts_max=limits.attempts, now_ms=now_ms, on_due=self.wake
-        )
-        self._loop: Final = asyncio.create_task(self._work(), name="receiver worker")
+        self._leases = Leases(inbox, attempts_max=limits.attempts, now_ms=now_ms, on_due=self.wake)
+        self._loop = asyncio.create_task(self._work(), name="receiver worker")
 
     def wake(self) -> None:
         self._wake.set()
@@ -72,7 +70,7 @@ class Worker:
         return self._places.all_hang
 
     async def stop(self, grace_s: float) -> None:
-        """Claims nothing more; lets what runs end within ``grace_s``, and hands back the rest. A
+        """Claims nothing more; lets what runs end within `grace_s`, and hands back the rest. A
         thread that is still at work then keeps its message until the next start, or until its
         lease ends."""
         self._stopping = True
@@ -105,7 +103,7 @@ class Worker:
             await wait_until(self._wake, due_ms, now_ms)
 
     async def _claim(self) -> int | None:
-        """Starts what is due, as far as there is room; when the next one's turn may come."""
+        """Start what is due, as far as there is room; when the next one's turn may come."""
         while free := self._places.free:
             asked_s = asyncio.get_running_loop().time()
             turn = await self._inbox.claim(now_ms=self._now_ms(), limit=free)
@@ -170,7 +168,8 @@ class Worker:
             del self._runs[job]
 
     async def _outcome(self, run: Run, event: Event) -> BaseException | None:
-        """What the handler raised, once it has ended; None where it did its work, even late."""
+        """Return what the handler raised, once it has ended; None where it did its work, even
+        late."""
         timeout_s = self._limits.timeout_s
         await asyncio.wait((run.work, run.begun), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait((run.work,), timeout=timeout_s)

@@ -1,0 +1,1 @@
+"""The receiver over HTTP: its routes, the webhook and the admin routes."""

@@ -18,7 +18,7 @@ _SECONDS_MAX: Final = 3650 * 86_400
 
 
 def authorize(request: Request, admin_key: str) -> None:
-    """Raises Refusal 401 unless the request carries the key, compared in constant time."""
+    """Raise Refusal 401 unless the request carries the key, compared in constant time."""
     scheme, _, key = (request.header(b"authorization") or "").partition(" ")
     given = key.strip().encode("latin-1")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given, admin_key.encode()):
@@ -31,7 +31,7 @@ def authorize(request: Request, admin_key: str) -> None:
 
 
 async def list_messages(request: Request, inbox: Inbox) -> Answer:
-    """``GET /inbox?status=&state=&jobId=&cursor=&limit=``: newest first."""
+    """`GET /inbox?status=&state=&jobId=&cursor=&limit=`: newest first."""
     query = read_query(request.query, ("status", "state", "jobId", "cursor", "limit"))
     limit = number(query, "limit", LIMIT_MAX)
     page = await inbox.page(
@@ -47,14 +47,14 @@ async def list_messages(request: Request, inbox: Inbox) -> Answer:
 
 
 async def show_message(id: str, inbox: Inbox) -> Answer:
-    """``GET /inbox/{id}``: one message with its body, and why its last attempt failed."""
+    """`GET /inbox/{id}`: one message with its body, and why its last attempt failed."""
     message = await _find(id, inbox)
     shown = {**public(message), "lastError": message.error}
     return Answer(document={**shown, **_public_body(message.body)})
 
 
 async def replay_message(id: str, inbox: Inbox, now_ms: int) -> Answer:
-    """``POST /inbox/{id}/replay``: due again at once. 409 where that must not be."""
+    """`POST /inbox/{id}/replay`: due again at once. 409 where that must not be."""
     message = await _find(id, inbox)
     if await inbox.replay(message.id, now_ms):
         return Answer(status=202, document={"id": message.id, "state": "pending"})
@@ -70,7 +70,7 @@ async def replay_message(id: str, inbox: Inbox, now_ms: int) -> Answer:
 
 
 async def replay_messages(request: Request, inbox: Inbox, now_ms: int) -> Answer:
-    """``POST /inbox/replay?state=dead``: all of a state that can be."""
+    """`POST /inbox/replay?state=dead`: all of a state that can be."""
     query = read_query(request.query, ("state",))
     state = choice(query, "state", REPLAYABLE)
     if state is None:
@@ -79,7 +79,7 @@ async def replay_messages(request: Request, inbox: Inbox, now_ms: int) -> Answer
 
 
 async def prune_messages(request: Request, housekeeper: Housekeeper) -> Answer:
-    """``POST /inbox/prune?olderThan=SECONDS``: by default older than the configured periods."""
+    """`POST /inbox/prune?olderThan=SECONDS`: by default older than the configured periods."""
     query = read_query(request.query, ("olderThan",))
     older_s = number(query, "olderThan", _SECONDS_MAX, least=0)
     bodies, messages = await housekeeper.prune(older_s)
@@ -87,7 +87,7 @@ async def prune_messages(request: Request, housekeeper: Housekeeper) -> Answer:
 
 
 def public(message: StoredMessage) -> dict[str, Any]:
-    """A stored message in the words of the API; ``status`` is the verdict it got."""
+    """Return a stored message in the words of the API; `status` is the verdict it got."""
     return {
         "id": message.id,
         "status": message.verdict,

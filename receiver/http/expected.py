@@ -21,7 +21,7 @@ _FIELDS: Final = ("jobId", "statusUrl", "by", "credentials", "platform", "source
 
 
 async def list_expected(request: Request, inbox: Inbox) -> Answer:
-    """``GET /expected?state=&limit=``: newest first."""
+    """`GET /expected?state=&limit=`: newest first."""
     query = read_query(request.query, ("state", "limit"))
     found = await inbox.expectations(
         state=choice(query, "state", EXPECTED),
@@ -31,8 +31,8 @@ async def list_expected(request: Request, inbox: Inbox) -> Answer:
 
 
 async def expect_job(request: Request, receiver: "Receiver") -> Answer:
-    """``POST /expected``: ``{"jobId", "statusUrl", "by", "credentials"?, "platform"?, "source"?}``;
-    ``by`` is a time (ISO-8601), or a number of seconds from now."""
+    """`POST /expected`: `{"jobId", "statusUrl", "by", "credentials"?, "platform"?, "source"?}`;
+    `by` is a time (ISO-8601), or a number of seconds from now."""
     body = await request.body(
         bytes_max=BODY_BYTES_MAX,
         timeout_s=receiver.settings.request_timeout,
@@ -61,7 +61,7 @@ async def expect_job(request: Request, receiver: "Receiver") -> Answer:
 
 
 def public(expectation: Expectation) -> dict[str, Any]:
-    """An expectation in the words of the API."""
+    """Return an expectation in the words of the API."""
     return {
         "jobId": expectation.job_id,
         "source": expectation.source,

@@ -52,9 +52,9 @@ class Front:
     """Answers every request of a receiver, whatever it is made of."""
 
     def __init__(self, receiver: "Receiver") -> None:
-        self._receiver: Final = receiver
-        self._settings: Final = receiver.settings
-        self._budget: Final = Budget(self._settings.in_flight_bytes_max)
+        self._receiver = receiver
+        self._settings = receiver.settings
+        self._budget = Budget(self._settings.in_flight_bytes_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, _request_id())

@@ -31,7 +31,8 @@ async def receive_message(
     handlers: Handlers,
     now_ms: int,
 ) -> Verdict:
-    """The verdict, once the message is on disk: a 200. Raises Refusal, or InboxUnavailable."""
+    """Return the verdict, once the message is on disk: a 200. Raises Refusal, or
+    InboxUnavailable."""
     _check_encoding(request)
     notes = request.notes
     try:
@@ -55,7 +56,7 @@ async def receive_message(
 
 
 def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
-    """The 503 of an inbox that is down. The cause is for our log, not for the sender."""
+    """Return the 503 of an inbox that is down. The cause is for our log, not for the sender."""
     retry_after = max(1, round(settings.retry_after))
     return Refusal(
         503,

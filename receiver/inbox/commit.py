@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from receiver.inbox.tx import Tx
 from receiver.message import Message
@@ -15,35 +15,36 @@ Op: TypeAlias = Message | Callable[[Any], Any]
 class GroupCommit:
     """One writer, one transaction, many waiting callers; each is answered once it is on disk.
 
-    ``commit`` takes a batch and returns an outcome for each of it: a result, or the exception
-    that it alone met. Where ``commit`` itself raises, everyone in the batch is told so, and the
+    `commit` takes a batch and returns an outcome for each of it: a result, or the exception
+    that it alone met. Where `commit` itself raises, everyone in the batch is told so, and the
     next one is tried afresh.
     """
 
     def __init__(
         self, commit: Callable[[Sequence[Op]], Awaitable[Sequence[Any]]], *, rows_max: int
     ) -> None:
-        self._commit: Final = commit
-        self._rows_max: Final = rows_max
-        self._waiting: Final[deque[tuple[Op, asyncio.Future[Any]]]] = deque()
-        self._loop: Final = asyncio.get_running_loop()
-        self._wake: Final = asyncio.Event()
+        self._commit = commit
+        self._rows_max = rows_max
+        self._waiting: deque[tuple[Op, asyncio.Future[Any]]] = deque()
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
         self._closing = False
-        self._task: Final = asyncio.create_task(self._run(), name="group commit")
+        self._task = asyncio.create_task(self._run(), name="group commit")
 
     @property
     def is_closing(self) -> bool:
         return self._closing
 
-    def submit(self, op: Op) -> "asyncio.Future[Any]":
-        """The outcome of ``op``, once it is on disk. A cancelled caller's op may still be done."""
+    def submit(self, op: Op) -> asyncio.Future[Any]:
+        """Return the outcome of `op`, once it is on disk. A cancelled caller's op may still be
+        done."""
         future = self._loop.create_future()
         self._waiting.append((op, future))
         self._wake.set()
         return future
 
     async def close(self) -> None:
-        """Commits what waits, then stops."""
+        """Commit what waits, then stops."""
         self._closing = True
         self._wake.set()
         await self._task
@@ -56,7 +57,7 @@ class GroupCommit:
                 rows = min(len(self._waiting), self._rows_max)
                 await self._serve([self._waiting.popleft() for _ in range(rows)])
 
-    async def _serve(self, batch: "list[tuple[Op, asyncio.Future[Any]]]") -> None:
+    async def _serve(self, batch: list[tuple[Op, asyncio.Future[Any]]]) -> None:
         try:
             outcomes = await self._commit([op for op, _ in batch])
         except Exception as error:  # whatever it is, the callers are owed it and the writer goes on

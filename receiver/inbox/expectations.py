@@ -60,7 +60,7 @@ _LIST: Final = f"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """A job that is waited for. Times are Unix milliseconds; ``credentials`` is only a name."""
+    """A job that is waited for. Times are Unix milliseconds; `credentials` is only a name."""
 
     source: str
     job_id: str
@@ -100,7 +100,7 @@ def expect(
     now_ms: int,
     ask_ms: int,
 ) -> Expectation:
-    """Waits for a job, or says that its end is known already."""
+    """Wait for a job, or says that its end is known already."""
     key = {"source": source, "job_id": job_id}
     tx.run(
         _EXPECT,
@@ -119,7 +119,7 @@ def expect(
 
 
 def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expectation], int | None]:
-    """The jobs to ask for now, taken until ``until_ms``; and when the next one will be due."""
+    """Return the jobs to ask for now, taken until `until_ms`; and when the next one will be due."""
     sql = _TAKE.format(skip_locked=tx.skip_locked)
     taken = tx.all(sql, {"now_ms": now_ms, "until_ms": until_ms, "limit": limit})
     (following,) = tx.all(_NEXT_DUE, {})
@@ -127,7 +127,7 @@ def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expect
 
 
 def asked(tx: Tx, result: Asked) -> bool:
-    """Writes what asking led to, unless the job became known meanwhile. Whether it is lost."""
+    """Write what asking led to, unless the job became known meanwhile. Whether it is lost."""
     changed = tx.run(
         _ASKED,
         {

@@ -60,8 +60,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """What one attempt ended as: handled, dead, or pending again from ``due_ms`` on. Where its
-    ``fence`` is no longer the message's, the attempt was taken away, and it changes nothing."""
+    """What one attempt ended as: handled, dead, or pending again from `due_ms` on. Where its
+    `fence` is no longer the message's, the attempt was taken away, and it changes nothing."""
 
     id: int
     fence: int
@@ -72,7 +72,7 @@ class Settlement:
 
 
 def settle(tx: Tx, settlement: Settlement) -> bool:
-    """Writes what came of an attempt; False where it was taken away meanwhile. The job's other
+    """Write what came of an attempt; False where it was taken away meanwhile. The job's other
     messages that wait are skipped once its end is handled: progress, and an older run's end."""
     handled = settlement.state == "handled"
     changed = tx.run(
@@ -96,13 +96,13 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
 
 
 def hand_back(tx: Tx, id: int, fence: int, now_ms: int) -> None:
-    """An attempt that was cut short by a stop is not spent."""
+    """Return an attempt that was cut short by a stop is not spent."""
     tx.run(_HAND_BACK, {"id": id, "fence": fence, "now_ms": now_ms})
 
 
 def abandoned(row: Row, *, now_ms: int, attempts_max: int) -> Settlement:
-    """What becomes of a message (its id, fence and attempts) whose process ended: due again, or
-    dead where its attempts are used up."""
+    """Return what becomes of a message (its id, fence and attempts) whose process ended: due again,
+    or dead where its attempts are used up."""
     dead = row["attempts"] >= attempts_max
     return Settlement(
         id=row["id"],
@@ -123,7 +123,7 @@ def replay(tx: Tx, id: int, now_ms: int) -> bool:
 def replay_all(
     tx: Tx, state: State, now_ms: int, *, limit: int, above: int
 ) -> tuple[int, int | None]:
-    """Replays up to ``limit`` messages of a state with larger ids: (replayed, last id or None)."""
+    """Replays up to `limit` messages of a state with larger ids: (replayed, last id or None)."""
     if state not in REPLAYABLE:
         raise ValueError(f"nothing that is {state} can be replayed")
     found = tx.all(_REPLAYABLE, {"state": state, "above": above, "limit": limit})

@@ -4,7 +4,7 @@ are waited for. The same promises on SQLite and on PostgreSQL."""
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from receiver.guard import Verdict
 from receiver.inbox import expectations, handling, listing, retention
@@ -28,18 +28,18 @@ class InboxUnavailable(Exception):
 
 
 class Inbox(ABC):
-    """All that a receiver knows. Made by ``open_inbox``."""
+    """All that a receiver knows. Made by `open_inbox`."""
 
     lease_s: float | None = None
-    """How long a claim holds without ``renew``; None: as long as this process lives."""
+    """How long a claim holds without `renew`; None: as long as this process lives."""
 
     def __init__(self, *, commit_rows_max: int) -> None:
         self.on_due: Callable[[], None] = _nobody  # called when something is there to handle
         self.failing = False  # whether the last commit failed
-        self._commits: Final = GroupCommit(self._commit_batch, rows_max=commit_rows_max)
+        self._commits = GroupCommit(self._commit_batch, rows_max=commit_rows_max)
 
     async def receive(self, message: Message) -> Verdict:
-        """Stores a message that is new, and says what it is. On return it is on disk.
+        """Store a message that is new, and says what it is. On return it is on disk.
 
         Of any number of copies, at the same time or later, at this replica or at others, one is
         stored. Raises InboxUnavailable.
@@ -49,24 +49,24 @@ class Inbox(ABC):
 
     @abstractmethod
     async def claim(self, *, now_ms: int, limit: int) -> Turn:
-        """The messages whose turn it is, at most ``limit``, marked as running here: never two of
-        one job at once, wherever they run. Raises InboxUnavailable."""
+        """Return the messages whose turn it is, at most `limit`, marked as running here: never two
+        of one job at once, wherever they run. Raises InboxUnavailable."""
 
     @abstractmethod
     async def renew(self, running: Sequence[tuple[int, int]]) -> set[int]:
-        """Holds these (id, fence) for another lease; the ids that are still ours."""
+        """Hold these (id, fence) for another lease; the ids that are still ours."""
 
     @abstractmethod
     async def recover(self, *, now_ms: int, attempts_max: int) -> int:
-        """Takes back what ended processes left running; how many that were. Those whose attempts
+        """Take back what ended processes left running; how many that were. Those whose attempts
         are used up are dead."""
 
     async def settle(self, settlement: Settlement) -> bool:
-        """Writes what came of an attempt; False when it was not ours any more."""
+        """Write what came of an attempt; False when it was not ours any more."""
         return await self._write(partial(handling.settle, settlement=settlement))
 
     async def hand_back(self, id: int, fence: int, now_ms: int) -> None:
-        """Makes a running message due again, its attempt unspent."""
+        """Make a running message due again, its attempt unspent."""
         await self._write(partial(handling.hand_back, id=id, fence=fence, now_ms=now_ms))
 
     async def replay(self, id: int, now_ms: int) -> bool:
@@ -104,7 +104,7 @@ class Inbox(ABC):
         now_ms: int,
         ask_ms: int,
     ) -> Expectation:
-        """Waits for a job from now on; it is asked for at ``ask_ms`` if it stays silent."""
+        """Wait for a job from now on; it is asked for at `ask_ms` if it stays silent."""
         work = partial(
             expectations.expect,
             source=source,
@@ -120,17 +120,17 @@ class Inbox(ABC):
     async def take_expected(
         self, *, now_ms: int, until_ms: int, limit: int
     ) -> tuple[list[Expectation], int | None]:
-        """The jobs to ask for now, which nobody else asks for until then; and when the next one
-        will be due."""
+        """Return the jobs to ask for now, which nobody else asks for until then; and when the next
+        one will be due."""
         work = partial(expectations.take, now_ms=now_ms, until_ms=until_ms, limit=limit)
         return await self._write(work)
 
     async def asked(self, result: Asked) -> bool:
-        """Writes what asking for a job led to; whether it is lost now."""
+        """Write what asking for a job led to; whether it is lost now."""
         return await self._write(partial(expectations.asked, result=result))
 
     async def expectations(self, *, state: str | None, limit: int) -> list[Expectation]:
-        """The jobs that are or were waited for, newest first."""
+        """Return the jobs that are or were waited for, newest first."""
         return await self._read(partial(expectations.listed, state=state, limit=limit))
 
     async def prune(self, *, bodies_before_ms: int, messages_before_ms: int) -> tuple[int, int]:
@@ -162,7 +162,7 @@ class Inbox(ABC):
         return await self._read(partial(listing.show, id=id))
 
     async def backlog(self) -> Backlog:
-        """What is not done with. Raises InboxUnavailable."""
+        """Return what is not done with. Raises InboxUnavailable."""
         return await self._read(listing.backlog)
 
     async def due_ms(self) -> int | None:
@@ -178,30 +178,30 @@ class Inbox(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Commits what waits, then lets go of the database."""
+        """Commit what waits, then lets go of the database."""
 
     @abstractmethod
     async def _commit_batch(self, ops: Sequence[Op]) -> Sequence[Any]:
-        """What came of each operation, once all are on disk. Raises InboxUnavailable."""
+        """Return what came of each operation, once all are on disk. Raises InboxUnavailable."""
 
     @abstractmethod
     async def _check_write(self) -> None:
-        """Writes something. Raises InboxUnavailable."""
+        """Write something. Raises InboxUnavailable."""
 
     @abstractmethod
     async def _read(self, query: Callable[[Tx], T]) -> T:
-        """What one query finds, cut off at its deadline. Raises InboxUnavailable."""
+        """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""
 
     @abstractmethod
     async def _give_back(self) -> None:
-        """Returns to the file system what retention freed, where that does not happen by itself."""
+        """Return to the file system what retention freed, where that does not happen by itself."""
 
     async def _write(self, work: Callable[[Any], T]) -> T:
         result: T = await self._commit(work)
         return result
 
     async def _commit(self, op: Op) -> Any:
-        """The result of an operation once it is on disk. Raises InboxUnavailable."""
+        """Return the result of an operation once it is on disk. Raises InboxUnavailable."""
         if self._commits.is_closing:
             raise InboxUnavailable("the inbox is closing")
         try:

@@ -91,7 +91,7 @@ COLUMNS: Final = (
 
 
 def row(new: New) -> tuple[object, ...]:
-    """What a store writes of a new message: the values of ``COLUMNS``."""
+    """Return what a store writes of a new message: the values of `COLUMNS`."""
     message = new.message
     return (
         new.id,
@@ -147,7 +147,7 @@ def incoming(message: Message) -> Incoming:
 
 
 def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
-    """The plan for a batch; ``ids`` are those that new messages may take. ``facts`` are kept up
+    """Return the plan for a batch; `ids` are those that new messages may take. `facts` are kept up
     with what is decided, and are of no use afterwards."""
     plan = Plan()
     for one in batch:
@@ -237,7 +237,8 @@ def _again(plan: Plan, facts: Facts, id: int, received_ms: int) -> None:
 
 
 def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:
-    """The same end under a later id: an older run that arrives afterwards must not replace it."""
+    """Return the same end under a later id: an older run that arrives afterwards must not replace
+    it."""
     if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
         return
     if candidate.order > (end.end.order or ""):
@@ -246,7 +247,7 @@ def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End |
 
 
 def lookups(batch: Iterable[Incoming]) -> tuple[set[Content], set[Job], set[Name]]:
-    """What a store must load for a batch."""
+    """Return what a store must load for a batch."""
     contents: Final[set[Content]] = set()
     jobs: Final[set[Job]] = set()
     names: Final[set[Name]] = set()

@@ -44,7 +44,7 @@ _BACKLOG: Final = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What is not done with; ``oldest_ms`` is when the oldest unhandled message came."""
+    """What is not done with; `oldest_ms` is when the oldest unhandled message came."""
 
     pending: int
     running: int
@@ -91,6 +91,6 @@ def due_ms(tx: Tx) -> int | None:
 
 
 def backlog(tx: Tx) -> Backlog:
-    """Counted through indexes that hold no more than what is counted."""
+    """Count through indexes that hold no more than what is counted."""
     (row,) = tx.all(_BACKLOG, {})
     return Backlog(**row)

@@ -7,7 +7,7 @@ from receiver.settings import Settings
 
 
 async def open_inbox(settings: Settings) -> Inbox:
-    """The inbox that the settings name, of our schema. Raises InboxError."""
+    """Return the inbox that the settings name, of our schema. Raises InboxError."""
     if not is_postgres(settings.database_url):
         return await SqliteInbox.open(
             sqlite_path(settings.database_url),

@@ -24,7 +24,7 @@ _FORGET_EXPECTATIONS: Final = """
 
 
 def prune_bodies(tx: Tx, before_ms: int) -> int:
-    """Deletes a slice of the bodies of what was done with and came before; how many."""
+    """Delete a slice of the bodies of what was done with and came before; how many."""
     found = _slice(tx, before_ms, body_kept=1)
     for id in found:
         tx.run("DELETE FROM bodies WHERE id = :id", {"id": id})
@@ -33,7 +33,7 @@ def prune_bodies(tx: Tx, before_ms: int) -> int:
 
 
 def prune_messages(tx: Tx, before_ms: int) -> int:
-    """Deletes a slice of the messages whose bodies are gone already; how many. From then on a
+    """Delete a slice of the messages whose bodies are gone already; how many. From then on a
     copy of one would be new."""
     found = _slice(tx, before_ms, body_kept=0)
     for id in found:

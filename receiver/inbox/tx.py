@@ -12,15 +12,15 @@ Value: TypeAlias = str | bytes | int | None
 
 
 def storable(value: str) -> str:
-    """What a peer or a customer's code said, without what not every database takes as text: NUL,
-    and halves of characters."""
+    """Return what a peer or a customer's code said, without what not every database takes as text:
+    NUL, and halves of characters."""
     if value.isascii() and "\0" not in value:
         return value
     return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 class Tx(Protocol):
-    """Portable SQL in, rows out. Parameters are ``:name``. Used on the connection's thread."""
+    """Portable SQL in, rows out. Parameters are `:name`. Used on the connection's thread."""
 
     skip_locked: str
     """What ends a SELECT of rows to be changed, where other replicas change rows as well."""
@@ -37,4 +37,4 @@ class Tx(Protocol):
         """Undoes everything inside if it raises."""
 
     def receive(self, messages: Sequence[Message]) -> Sequence[Verdict]:
-        """Stores what is new; the verdicts."""
+        """Store what is new; the verdicts."""

@@ -28,7 +28,7 @@ async def ask(
     timeout_s: float,
     now_ms: int,
 ) -> Message | None:
-    """The message that ends the job, or None while it goes on. Raises AskError."""
+    """Return the message that ends the job, or None while it goes on. Raises AskError."""
     headers = _headers(expectation, credentials)
     try:
         async with asyncio.timeout(timeout_s):
@@ -56,8 +56,8 @@ async def ask(
 
 
 def read_answer(body: bytes, job_id: str, platform: Dialect) -> Identity:
-    """What an answer says of the job that was asked for. Raises AskError when it names another
-    one, or no status: silence about the status is no completion."""
+    """Return what an answer says of the job that was asked for. Raises AskError when it names
+    another one, or no status: silence about the status is no completion."""
     dialect: Dialect = "auto" if platform == "cerebrium" else platform  # it has no status URLs
     try:
         identity = identify(body, None, dialect=dialect)

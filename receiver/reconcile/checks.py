@@ -1,4 +1,4 @@
-"""What may be expected: the arguments of ``expect``, checked before anything is stored. Pure."""
+"""What may be expected: the arguments of `expect`, checked before anything is stored. Pure."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -10,13 +10,13 @@ STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
 
 
 def check_job_id(job_id: str) -> None:
-    """Raises ValueError for what cannot name a job."""
+    """Raise ValueError for what cannot name a job."""
     if not is_name(job_id, JOB_ID_CHARS_MAX):
         raise ValueError(f"jobId must be a string of 1 to {JOB_ID_CHARS_MAX} printable characters")
 
 
 def check_status_url(url: str) -> None:
-    """Raises ValueError for what cannot be asked, or holds a secret."""
+    """Raise ValueError for what cannot be asked, or hold a secret."""
     unusable = ValueError("statusUrl must be an http or https URL of printable ASCII characters")
     try:
         parts = urlsplit(url)

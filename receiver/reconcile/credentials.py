@@ -16,8 +16,8 @@ class Tokens:
     must not decide who gets to see a token."""
 
     def __init__(self, entries: Iterable[str]) -> None:
-        """``name@host=token`` each. Raises ValueError, without showing a token."""
-        self._tokens: Final[dict[str, tuple[str, str]]] = {}
+        """`name@host=token` each. Raises ValueError, without showing a token."""
+        self._tokens: dict[str, tuple[str, str]] = {}
         for n, entry in enumerate(entries, start=1):
             what, equals, token = entry.partition("=")
             name, at, host = what.partition("@")

@@ -39,7 +39,7 @@ class Asking:
 
 
 class Reconciler:
-    """Runs until ``stop``. ``wake`` tells it that a job is expected."""
+    """Runs until `stop`. `wake` tells it that a job is expected."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class Reconciler:
         now_ms: NowMs,
         metrics: Metrics,
     ) -> None:
-        self._inbox: Final = inbox
-        self._handlers: Final = handlers
-        self._sources: Final = sources
-        self._credentials: Final = credentials
-        self._asking: Final = asking
-        self._now_ms: Final = now_ms
-        self._metrics: Final = metrics
-        self._wake: Final = asyncio.Event()
-        self._task: Final = asyncio.create_task(self._work(), name="receiver reconciler")
+        self._inbox = inbox
+        self._handlers = handlers
+        self._sources = sources
+        self._credentials = credentials
+        self._asking = asking
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._work(), name="receiver reconciler")
 
     def wake(self) -> None:
         self._wake.set()

@@ -1,8 +1,8 @@
 """Cerebrium's own signature. The standard library is all it needs.
 
-``X-Cerebrium-Webhook-Signature: v1,<hex>`` is HMAC-SHA256 over ``id.timestamp.body``, keyed with
-the secret as UTF-8 text; the id is ``X-Request-Id``, the timestamp (Unix seconds)
-``X-Cerebrium-Webhook-Timestamp``.
+`X-Cerebrium-Webhook-Signature: v1,<hex>` is HMAC-SHA256 over `id.timestamp.body`, keyed with
+the secret as UTF-8 text; the id is `X-Request-Id`, the timestamp (Unix seconds)
+`X-Cerebrium-Webhook-Timestamp`.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _VALUE: Final = re.compile(r"v1,[0-9a-f]{64}")
 
 
 def sign(secret: str, request_id: str, timestamp_s: int, body: bytes) -> str:
-    """``v1,<hex>`` over ``request_id.timestamp_s.body``. An empty secret raises ValueError."""
+    """`v1,<hex>` over `request_id.timestamp_s.body`. An empty secret raises ValueError."""
     signed = f"{request_id}.{timestamp_s}.".encode() + body
     return _value(hmac.digest(text_key(secret), signed, hashlib.sha256))
 
@@ -44,7 +44,7 @@ def is_signed(fields: Fields) -> bool:
 def verify(
     body: bytes, fields: Fields, keys: Keys, *, now_s: float, tolerance_s: float
 ) -> Verified:
-    """The request id and time that the signature vouches for, or SignatureError."""
+    """Return the request id and time that the signature vouches for, or SignatureError."""
     request_id, timestamp, given = map(fields.get, _NAMES)
     if request_id is None or timestamp is None or given is None:
         name = ID_HEADER if request_id is None else TIMESTAMP_HEADER

@@ -1,11 +1,11 @@
 """Who a verified body speaks of, in the three founding dialects. Pure.
 
     platform    job             status                      without a job
-    tensorone   ``jobId``       ``status``, lower case      opaque: known by its signed id
-    runpod      ``id``          ``status``, upper case      refused
+    tensorone   `jobId`       `status`, lower case      opaque: known by its signed id
+    runpod      `id`          `status`, upper case      refused
     cerebrium   X-Request-Id    none: a body is a result    opaque: known by its signed id
 
-``auto`` takes a body with ``jobId`` for the first and one with ``id`` and a status of RunPod's
+`auto` takes a body with `jobId` for the first and one with `id` and a status of RunPod's
 spelling for the second.
 """
 
@@ -31,7 +31,7 @@ _NOT_JSON: Final = ("encoding", "syntax")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a message says of itself; ``status`` as sent. Without a job it is opaque."""
+    """What a message says of itself; `status` as sent. Without a job it is opaque."""
 
     job_id: str | None
     status: str | None
@@ -47,11 +47,11 @@ def identify(
     dialect: Dialect = "auto",
     depth_max: int = DEPTH_MAX,
 ) -> Identity:
-    """The job and status that a verified message names, or ParseError.
+    """Return the job and status that a verified message names, or ParseError.
 
     The bytes alone decide, never the Content-Type: that header is not signed. A body that is no
-    JSON, or no object, or names no job, is identified by its signed ``message_id``; without one
-    it is refused. An id or status of the wrong form is refused always. ``request_id`` is the
+    JSON, or no object, or names no job, is identified by its signed `message_id`; without one
+    it is refused. An id or status of the wrong form is refused always. `request_id` is the
     X-Request-Id that Cerebrium signed: it names the job whatever the body is.
     """
     if request_id is not None:
@@ -74,7 +74,8 @@ def identify(
 
 
 def _result(body: bytes, depth_max: int) -> Any:
-    """What the customer's own function returned: any bytes, and nothing in them is believed."""
+    """Return what the customer's own function returned: any bytes, and nothing in them is
+    believed."""
     try:
         return parse(body, depth_max=depth_max)
     except ParseError:
@@ -91,7 +92,7 @@ def _document(body: bytes, signed: bool, depth_max: int) -> Any:
 
 
 def _named(fields: dict[str, Any], dialect: Dialect) -> tuple[Platform, str]:
-    """The platform that speaks, and its field for the job's id."""
+    """Return the platform that speaks, and its field for the job's id."""
     if dialect == "runpod":
         return "runpod", "id"
     if dialect == "auto" and "jobId" not in fields and isinstance(fields.get("id"), str):

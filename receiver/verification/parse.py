@@ -36,20 +36,20 @@ _FIT: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA
 
 
 class ParseError(Exception):
-    """The body is refused. ``reason`` is for programs; ``field`` is a dotted path where known."""
+    """The body is refused. `reason` is for programs; `field` is a dotted path where known."""
 
     def __init__(self, reason: Reason, message: str, field: str | None = None) -> None:
         super().__init__(reason, message, field)
-        self.reason: Final[Reason] = reason
-        self.message: Final = message
-        self.field: Final = field
+        self.reason: Reason = reason
+        self.message = message
+        self.field = field
 
     def __str__(self) -> str:
         return self.message
 
 
 def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
-    """The document in ``body``, or ParseError.
+    """Return the document in `body`, or ParseError.
 
     1 MiB takes some 10 ms, and at worst (nothing but tiny objects) some 100: time in which a
     service answers nobody else. So what can be told from the bytes is never looked for in the

@@ -19,7 +19,7 @@ STATUSES: Final = ("queued", "running", "completed", "failed", "cancelled", "tim
 
 
 def canonical(sent: str | None) -> str:
-    """The one spelling of a status. None is ``completed``: a completion may come without a
+    """Return the one spelling of a status. None is `completed`: a completion may come without a
     status. One that no founding platform has stays as it is, in lower case, and is progress."""
     if sent is None:
         return "completed"

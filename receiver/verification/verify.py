@@ -1,4 +1,4 @@
-"""``receiver.verify``: raw request in, typed event out; for any framework. No IO."""
+"""`receiver.verify`: raw request in, typed event out; for any framework. No IO."""
 
 import time
 from collections.abc import Iterable
@@ -19,12 +19,12 @@ def verify(
     require: Require = "any",
     dialect: Dialect = "auto",
 ) -> Event:
-    """The event in a request whose raw ``body`` and ``headers`` hold under one of ``secrets``.
+    """Return the event in a request whose raw `body` and `headers` hold under one of `secrets`.
 
-    ``headers`` is a mapping or pairs; ``now_s`` is Unix time, the clock's where not given.
-    Raises ``SignatureError`` when it is not verified and ``ParseError`` when what was verified
+    `headers` is a mapping or pairs; `now_s` is Unix time, the clock's where not given.
+    Raises `SignatureError` when it is not verified and `ParseError` when what was verified
     is no message; nothing else. It keeps no memory: dropping duplicates is the caller's
-    (``event.key`` names a message), or the ``Receiver``'s.
+    (`event.key` names a message), or the `Receiver`'s.
     """
     source = Source(
         secrets=tuple(active_secrets(secrets)),

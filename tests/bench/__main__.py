@@ -1,7 +1,5 @@
 """The benchmark: `make bench`, or `python -m tests.bench --help`."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import itertools
@@ -67,7 +65,7 @@ def _measure(options: Options) -> None:
         runner.run(_run(options, cores, Path(directory), postgres))
 
 
-def _with_postgres(options: Options, stack: ExitStack) -> tuple[Options, Postgres | None]:
+def _with_postgres(options: Options, stack: ExitStack) -> "tuple[Options, Postgres | None]":
     """A server where one is asked for and there are binaries; else what remains to be done."""
     if "postgres" not in options.stores:
         return options, None
@@ -83,7 +81,7 @@ def _with_postgres(options: Options, stack: ExitStack) -> tuple[Options, Postgre
 
 
 async def _run(
-    options: Options, cores: machine.Cores, directory: Path, postgres: Postgres | None
+    options: Options, cores: machine.Cores, directory: Path, postgres: "Postgres | None"
 ) -> None:
     _end_in_order()
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)

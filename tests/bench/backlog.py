@@ -1,7 +1,5 @@
 """Part 4: what a large backlog on a held destination costs everybody else."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from typing import Final

@@ -1,7 +1,5 @@
 """What the parts share: the options, the sink, the cores, the databases and the jobs' numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -31,7 +29,7 @@ class Bench:
     cores: Cores
     directory: Path
     numbers: Iterator[int]
-    postgres: Postgres | None = None
+    postgres: "Postgres | None" = None
 
     def running(
         self,

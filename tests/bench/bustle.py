@@ -1,8 +1,6 @@
 """What else a dispatcher does while it delivers: somebody searches, somebody replays what had died.
 (Retention is a matter of its settings.)"""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import AsyncIterator

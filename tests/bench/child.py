@@ -6,8 +6,6 @@ The real server on the real settings, which come from the environment. It says w
 standard output and logs to standard error.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

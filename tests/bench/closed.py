@@ -1,8 +1,6 @@
 """Saturation: a fixed number of callbacks between submit and arrival, each one's end starting the
 next. Both sides of every comparison get the same number."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import time
@@ -100,7 +98,7 @@ class ClosedLoop:
             client.transport.close()
         return window
 
-    async def _connect(self) -> list[_Client]:
+    async def _connect(self) -> "list[_Client]":
         loop = asyncio.get_running_loop()
         clients = []
         for n in range(self._in_flight):
@@ -150,7 +148,7 @@ class ClosedLoop:
             self.delivered += 1
             client.delivered()
 
-    def next_request(self, client: _Client) -> bytes | None:
+    def next_request(self, client: "_Client") -> bytes | None:
         """What this client submits next, or None when the run is over."""
         if self._stopping or self.refusal is not None:
             self._running -= 1
@@ -162,7 +160,7 @@ class ClosedLoop:
             self._waiting[number] = client
         return requests.request(number, number % requests.destinations)
 
-    def answered(self, client: _Client) -> None:
+    def answered(self, client: "_Client") -> None:
         """A request was answered as wanted."""
         self.accepted += 1
         if not client.requests.arrive:

@@ -1,8 +1,6 @@
 """A PostgreSQL server of the benchmark's own: durable, in a folder of its own, watched from
 outside. Its CPU time is told apart from the dispatcher's."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ class Postgres:
         self._server = server
         self._names: set[str] = set()
         with psycopg.connect(server.url) as connection:
-            self.version: Final = str(connection.info.parameter_status("server_version"))
+            self.version = str(connection.info.parameter_status("server_version"))
 
     def url(self, name: str) -> str:
         """The URL of the database of this name, which is made where there is none yet."""

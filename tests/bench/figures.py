@@ -1,7 +1,5 @@
 """From samples to figures: quantiles, medians, ratios. Pure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from statistics import median

@@ -4,8 +4,6 @@ HELD deliveries wait for a paused destination; DUE is the number of one more tha
 (negative: none). The environment holds the settings.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from typing import Final

@@ -1,7 +1,5 @@
 """Cutting a stream into HTTP messages, with nothing that a benchmark's own ends do not need."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import cast
 

@@ -1,7 +1,5 @@
 """The machine that the figures come from, and who gets which of its cores."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sqlite3

@@ -1,7 +1,5 @@
 """Deliveries to a receiver, signed before they are sent: signing is the dispatcher's work."""
 
-from __future__ import annotations
-
 import base64
 import itertools
 from abc import ABC, abstractmethod

@@ -1,7 +1,5 @@
 """What `python -m tests.bench` can be asked for."""
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 from collections.abc import Sequence
@@ -40,7 +38,7 @@ class Options:
         """How many deliveries are held in part 4 on this store."""
         return self.backlog // _POSTGRES_SHARE if store == "postgres" else self.backlog
 
-    def without_postgres(self) -> Options:
+    def without_postgres(self) -> "Options":
         """The same run on SQLite alone."""
         parts = tuple(part for part in self.parts if part != SHARED)
         return replace(self, stores=STORES["sqlite"], parts=parts)

@@ -1,8 +1,6 @@
 """A steady rate, whatever the answers do: every latency counts from the moment the submit was to
 be sent, so that a stall is paid for by all that it held up (no coordinated omission)."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time
@@ -69,7 +67,7 @@ class Paced:
     def _is_loud(self, destination: int) -> bool:
         return self._submits.arrive and destination not in self._silent
 
-    async def _connect(self) -> list[_Client]:
+    async def _connect(self) -> "list[_Client]":
         loop = asyncio.get_running_loop()
         clients = []
         for _ in range(_CONNECTIONS):
@@ -113,7 +111,7 @@ class Paced:
         else:
             self._unsent.append((request, sample))
 
-    def answered(self, client: _Client, sample: Sample, refusal: bytes | None) -> None:
+    def answered(self, client: "_Client", sample: Sample, refusal: bytes | None) -> None:
         """A submit was answered; the client is free for the next."""
         if refusal is not None:
             self.refusal = refusal

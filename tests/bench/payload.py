@@ -1,7 +1,5 @@
 """The founding document's completion callback, made unique by a number in its jobId."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Final, Protocol

@@ -1,8 +1,6 @@
 """Dispatchers and receivers as child processes: started, watched from outside, and ended by their
 ids."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys

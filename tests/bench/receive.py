@@ -5,8 +5,6 @@ handler in the receiver's place, under the same server. It says where it listens
 and logs to standard error.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -2,8 +2,6 @@
 server, how long an answer takes, and what a flood of badly signed requests costs. Where there is a
 PostgreSQL, the first two also with the inbox there."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import math

@@ -1,8 +1,6 @@
 """The bare relay: the same service with a queue in memory where the store is. It shows what
 durability costs, and promises nothing: no idempotency, no history, nothing after a restart."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, cast

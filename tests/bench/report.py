@@ -1,7 +1,5 @@
 """What is shown: the machine, then a table for each part; stores stand side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """What the tables say: each part's figures as rows, with the target where there is one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 

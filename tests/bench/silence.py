@@ -1,7 +1,5 @@
 """Part 3: what silent destinations cost the others: none, one and thirty of a hundred."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

@@ -1,7 +1,5 @@
 """Where deliveries go: a server that answers 200 and tells who arrived when, or stays silent."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

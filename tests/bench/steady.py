@@ -1,7 +1,5 @@
 """Part 2: how long a submit and its delivery take at a steady rate."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Final
 

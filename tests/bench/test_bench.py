@@ -1,7 +1,5 @@
 """The benchmark runs, and its figures fit each other. Nothing here looks at a time."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

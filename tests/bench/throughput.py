@@ -1,8 +1,6 @@
 """Part 1: how much goes through at saturation, beside the bare relay, and while the dispatcher
 has other things to do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field

@@ -1,8 +1,6 @@
 """Part 5: one process on PostgreSQL beside two on one database, at the same total load. All of
 them, the server and the load may use every core: only the number of dispatchers differs."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Mapping

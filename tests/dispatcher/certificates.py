@@ -4,8 +4,6 @@ RSA and DER by hand, since the standard library signs no certificates. For tests
 from a seeded generator.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import ssl

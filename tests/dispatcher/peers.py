@@ -1,7 +1,5 @@
 """Destinations on loopback sockets, well-behaved and hostile, and deliveries to send them."""
 
-from __future__ import annotations
-
 import asyncio
 import ipaddress
 import socket

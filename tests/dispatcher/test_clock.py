@@ -1,7 +1,5 @@
 """clock.py: integers inside, ISO-8601 outside."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The demonstration shows what it claims, and says so when it does not."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import subprocess

@@ -1,7 +1,5 @@
 """egress.py: which addresses and URLs are refused, and that what is checked is what is dialled."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 

@@ -1,7 +1,5 @@
 """filters.py: what a listing or a replay may ask for, and how it is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

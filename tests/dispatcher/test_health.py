@@ -1,7 +1,5 @@
 """health.py: the window, the circuit and the holds of a lane, as tables and as properties."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

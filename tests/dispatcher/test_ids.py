@@ -1,7 +1,5 @@
 """ids.py: names that sort by time, and names that follow from what they name."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """logs.py: one bounded line per event, safe to read by people and by programs, without secrets."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """metrics.py: what is counted, and that labels stay few (D14)."""
 
-from __future__ import annotations
-
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 

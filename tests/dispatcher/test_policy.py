@@ -1,7 +1,5 @@
 """policy.py: the presets' tables, the bounds of every delay, and what follows from an outcome."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 

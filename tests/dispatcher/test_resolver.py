@@ -1,7 +1,5 @@
 """resolver.py: bounded in number, in time and per host; remembers for a while."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """sender.py with ordinary peers: what goes out, and what comes back as an outcome."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

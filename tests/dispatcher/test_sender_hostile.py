@@ -1,8 +1,6 @@
 """sender.py with hostile and broken peers: each becomes an outcome, within its deadline and
 without more memory or connections than a well-behaved one (I6, I7)."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import threading

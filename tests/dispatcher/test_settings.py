@@ -1,7 +1,5 @@
 """settings.py: every variable, its bounds, and one clear error for what cannot be used."""
 
-from __future__ import annotations
-
 import ipaddress
 from dataclasses import Field, fields
 from typing import Any
@@ -18,7 +16,7 @@ from dispatcher.settings import (
 )
 
 ALL: list[Field[Any]] = list(fields(Settings))
-NUMBERS = [one for one in ALL if one.type in ("int", "float")]
+NUMBERS = [one for one in ALL if one.type in (int, float)]
 # Together, because one may not exceed the other.
 KEPT = ("keep_keys", "keep_delivered", "keep_dead", "keep_delivered_payload")
 
@@ -75,7 +73,7 @@ def test_a_number_out_of_its_bounds_is_told_them(one: Field[Any]) -> None:
         load({variable(one.name): beyond})
 
 
-@pytest.mark.parametrize("name", [one.name for one in NUMBERS if one.type == "int"])
+@pytest.mark.parametrize("name", [one.name for one in NUMBERS if one.type is int])
 def test_a_whole_number_has_no_fraction(name: str) -> None:
     with pytest.raises(SettingError, match=f"{variable(name)} must be a whole number"):
         load({variable(name): "8.5"})

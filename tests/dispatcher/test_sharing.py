@@ -1,7 +1,5 @@
 """sharing.py: who gets the free slots, and how a rate is kept."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

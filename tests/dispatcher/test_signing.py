@@ -1,7 +1,5 @@
 """signing.py: which secrets sign, and that strangers' verifiers accept what they sign (D10)."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import hashlib

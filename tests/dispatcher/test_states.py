@@ -1,7 +1,5 @@
 """states.py: the one table of legal transitions."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pytest

@@ -1,7 +1,5 @@
 """The README's two services, started as it says but on free ports."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,8 +1,6 @@
 """The parts of the README that the code knows better: `python -m tests.readme.tables` writes them
 anew between their marks, and a test holds them against the code."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import fields
 from pathlib import Path

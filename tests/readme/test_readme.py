@@ -1,7 +1,5 @@
 """The README keeps its word."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -78,7 +76,7 @@ def test_commands_shown_are_understood(program: str) -> None:
 
 
 def _commands(program: str) -> list[str]:
-    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    blocks = re.findall(r"``sh\n(.*?)``", TEXT, re.DOTALL)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     inline = re.findall(rf"`({program} [^`…]+)`", TEXT)
     plain = [line for line in lines if line.startswith(f"{program} ")]
@@ -169,5 +167,5 @@ async def test_mounted_in_fastapi_as_shown(tmp_path: Path, monkeypatch: pytest.M
 
 
 def _block(beginning: str) -> str:
-    found: list[str] = re.findall(r"```\w+\n(.*?)```", TEXT, re.DOTALL)
+    found: list[str] = re.findall(r"``\w+\n(.*?)``", TEXT, re.DOTALL)
     return next(block for block in found if block.startswith(beginning))

@@ -16,7 +16,7 @@ Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 async def post_copies(
     urls: Sequence[str], secret: str, jobs: Iterable[str], copies: int
 ) -> Counter[str]:
-    """The verdicts on ``copies`` of each job's completion; all of one at once, spread over the
+    """The verdicts on `copies` of each job's completion; all of one at once, spread over the
     URLs, one job after another."""
     verdicts: Counter[str] = Counter()
     async with AsyncExitStack() as stack:

@@ -16,7 +16,7 @@ ENDS_WITHIN_S = 15
 
 
 class Process:
-    """Started with further arguments and settings; ``first`` is its first line of log."""
+    """Started with further arguments and settings; `first` is its first line of log."""
 
     def __init__(
         self, words: tuple[str, ...], environ: dict[str, str], folder: Path | None = None

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from receiver.base import server as serving
+from receiver.base import server
 from receiver.base.protocol import Bounds
 
 BOUNDS = Bounds(
@@ -17,13 +17,13 @@ BOUNDS = Bounds(
 async def served(app: Any, *, keep_alive_s: float = 75) -> AsyncIterator[str]:
     """Its URL."""
     listening = asyncio.Event()
-    with serving.listen("127.0.0.1", 0) as listener:
-        config = serving.config(app, BOUNDS, keep_alive_s=keep_alive_s, drain_s=5)
-        server = serving.Server(config, on_listening=listening.set)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
+    with server.listen("127.0.0.1", 0) as listener:
+        config = server.config(app, BOUNDS, keep_alive_s=keep_alive_s, drain_s=5)
+        listener_server = server.Server(config, on_listening=listening.set)
+        running = asyncio.create_task(listener_server.serve(sockets=[listener]))
         await listening.wait()
         try:
-            yield serving.url_of(listener)
+            yield server.url_of(listener)
         finally:
-            server.stop()
+            listener_server.stop()
             await running

@@ -104,7 +104,7 @@ async def test_fifty_copies_at_once_are_accepted_once(http: httpx.AsyncClient) -
 
 
 async def test_a_founding_sender_with_sha256_alone_is_understood(http: httpx.AsyncClient) -> None:
-    """jobId from the body, no id from anywhere; the same bytes under a signed id stay one."""
+    """JobId from the body, no id from anywhere; the same bytes under a signed id stay one."""
     headers = {"X-Webhook-Signature": sign_sha256(SECRET, BODY)}
     told = [
         (await http.post("/webhooks", content=BODY, headers=h)).json()["status"]
@@ -429,7 +429,7 @@ async def test_its_own_lifespan_opens_and_closes_the_inbox(settings: Settings) -
     events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
     sent: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
-    def lifespan(app: Receiver) -> "asyncio.Task[None]":
+    def lifespan(app: Receiver) -> asyncio.Task[None]:
         send: Callable[[Any], Any] = sent.put
         return asyncio.create_task(app({"type": "lifespan"}, events.get, send))
 

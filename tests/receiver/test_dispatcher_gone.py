@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from receiver import Event, Receiver, Settings
-from receiver.base import server as serving
+from receiver.base import server
 from tests.receiver.serving import served
 from tests.receiver.waiting import until
 
@@ -28,7 +28,7 @@ STARTS_WITHIN_S = 20
 
 def submit_and_switch_off(folder: Path, callback_url: str) -> None:
     """A real dispatcher accepts the completion, and never delivers it."""
-    with serving.listen("127.0.0.1", 0) as free:
+    with server.listen("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
     environ = {
         "DISPATCHER_DATABASE_URL": f"sqlite:///{folder}/dispatcher.db",
@@ -54,7 +54,7 @@ def submit_and_switch_off(folder: Path, callback_url: str) -> None:
         process.wait()
 
 
-def wait_until_ready(http: httpx.Client, url: str, process: "subprocess.Popen[bytes]") -> None:
+def wait_until_ready(http: httpx.Client, url: str, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + STARTS_WITHIN_S
     while time.monotonic() < deadline:
         assert process.poll() is None, "the dispatcher did not start"

@@ -73,7 +73,7 @@ def fulfil(event, tx):
 
 
 class Fleet:
-    """``receiver serve``, several times on one PostgreSQL."""
+    """`receiver serve`, several times on one PostgreSQL."""
 
     def __init__(self, processes: list[Process], db: psycopg.Connection, folder: Path) -> None:
         self.processes = processes

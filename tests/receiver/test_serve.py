@@ -193,7 +193,7 @@ def test_each_completion_is_forwarded_until_the_local_service_takes_it(
         assert headers["content-type"] == "application/json"
 
 
-def command(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "receiver", *words],
         env={**os.environ, "RECEIVER_PORT": "0", "COLUMNS": "200", **environ},

@@ -51,7 +51,7 @@ def post(process: Process, body: bytes, id: str = "cb_1") -> httpx.Response:
     return process.post(body, headers)
 
 
-def command(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "receiver", *words],
         env={**os.environ, "RECEIVER_PORT": "0", **environ},

@@ -1,13 +1,11 @@
 """Claim: lease due work, found through the lanes and never by scanning deliveries (D5)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher import fairness as sharing
+from dispatcher import fairness
 from dispatcher import policy as policies
 from dispatcher.store.base import Claim
 from dispatcher.store.postgres.rules import Rules
@@ -108,9 +106,9 @@ def _room(tx: PostgresTx, ask: Claim, now_ms: int) -> _Room:
     contended = waiting is not None and waiting[0] > 1
     return _Room(
         slots=ask.slots,
-        slots_high=sharing.high_slots(ask.slots, ask.slots_max, ask.busy_high),
+        slots_high=fairness.high_slots(ask.slots, ask.slots_max, ask.busy_high),
         bytes_free=ask.bytes_free if ask.busy else max(ask.bytes_free, 1),
-        tenant_slots=sharing.tenant_slots(ask.slots_max, contended=contended),
+        tenant_slots=fairness.tenant_slots(ask.slots_max, contended=contended),
         busy=Counter(ask.busy),
         taken=Counter(),
     )
@@ -126,7 +124,7 @@ def _pick(tx: PostgresTx, number: int, slots: int, room: _Room, now_ms: int) -> 
         return []
     each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
     lanes = _ready_lanes(tx, ready, free, each, now_ms)
-    given = sharing.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
+    given = fairness.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
     if not given:
         return []
     tenant_of = {row[0]: row[1] for row in lanes}
@@ -150,10 +148,10 @@ def _ready_lanes(
     return tx.all(LANES, held) if held else []
 
 
-def _ready_lane(row: Row, room: _Room, now_ms: int) -> sharing.ReadyLane:
+def _ready_lane(row: Row, room: _Room, now_ms: int) -> fairness.ReadyLane:
     free = row[2] - room.taken[row[0]]
-    paced = sharing.paced_room(row[3], row[4], now_ms)
-    return sharing.ReadyLane(
+    paced = fairness.paced_room(row[3], row[4], now_ms)
+    return fairness.ReadyLane(
         id=row[0], tenant=row[1], room=free if paced is None else min(free, paced)
     )
 
@@ -161,7 +159,7 @@ def _ready_lane(row: Row, room: _Room, now_ms: int) -> sharing.ReadyLane:
 def _due(
     tx: PostgresTx, given: Mapping[str, int], turns: Sequence[str], number: int, now_ms: int
 ) -> list[Row]:
-    """What is due in these lanes, in the order of their turns."""
+    """Return what is due in these lanes, in the order of their turns."""
     left = dict(given)
     found = []
     for row in tx.all(DUE, list(given), number, now_ms, max(given.values())):
@@ -179,7 +177,7 @@ def _serve(tx: PostgresTx, lanes: Sequence[Row], taken: Mapping[str, int], now_m
         if not taken[lane]:
             continue
         paced = (
-            paced_ms if rate is None else sharing.paced_after(rate, paced_ms, taken[lane], now_ms)
+            paced_ms if rate is None else fairness.paced_after(rate, paced_ms, taken[lane], now_ms)
         )
         served.append(lane)
         paces.append(float(paced))

@@ -1,7 +1,5 @@
 """What an error of PostgreSQL means: to the caller, and for the batch that met it."""
 
-from __future__ import annotations
-
 from typing import Final
 
 import psycopg
@@ -45,7 +43,7 @@ def of_the_batch(error: BaseException) -> bool:
 
 
 def translated(error: BaseException) -> BaseException:
-    """What the caller gets; an error that is our fault stays what it is."""
+    """Return what the caller gets; an error that is our fault stays what it is."""
     if not isinstance(error, psycopg.Error):
         return error
     if error.sqlstate in _FULL:
@@ -56,7 +54,7 @@ def translated(error: BaseException) -> BaseException:
 
 
 def line(error: BaseException) -> str:
-    """The first line of what the server or the driver said, without what it prefixes."""
+    """Return the first line of what the server or the driver said, without what it prefixes."""
     said = str(error).strip().split("\n")[0]
     for prefix in ("connection failed: ", "FATAL:  "):
         said = said.removeprefix(prefix)

@@ -6,8 +6,6 @@ holds its lane, all lanes are locked in the order of their ids, tenants' turns l
 commit computes no other can make wrong before it is visible, and nobody waits in a circle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final
 

@@ -1,7 +1,5 @@
 """What other processes say: work was left ready, keys or secrets changed, a replay was made."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Final

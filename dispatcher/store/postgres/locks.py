@@ -1,8 +1,6 @@
 """Which lanes an operation will touch, looked up before the batch begins to write: all of a batch's
 lanes are locked at once and in one order. And the other rows that must be held first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -33,32 +31,33 @@ def none(_tx: PostgresTx) -> Iterable[str]:
 
 
 def of_callbacks(callbacks: Sequence[str]) -> Lanes:
-    """The lanes of these callbacks."""
+    """Return the lanes of these callbacks."""
     return lambda tx: _first(tx, _OF_CALLBACKS, list(callbacks))
 
 
 def of_deliveries(deliveries: Sequence[Delivery]) -> Lanes:
-    """The lanes of these deliveries."""
+    """Return the lanes of these deliveries."""
     return lambda _tx: [delivery.destination for delivery in deliveries]
 
 
 def of_ended_leases(now_ms: int) -> Lanes:
-    """The lanes of what is sending with a lease that has ended."""
+    """Return the lanes of what is sending with a lease that has ended."""
     return lambda tx: _first(tx, ENDED, tx.at(now_ms))
 
 
 def of_expiring(now_ms: int, limit: int) -> Lanes:
-    """The lanes of what waits past its maximum age, and those whose backlog is to end."""
+    """Return the lanes of what waits past its maximum age, and those whose backlog is to end."""
     return lambda tx: [*_first(tx, EXPIRED, tx.at(now_ms), limit), *_first(tx, DOOMED)]
 
 
 def of_slice(after: str, limit: int) -> Lanes:
-    """A slice of all lanes."""
+    """Return a slice of all lanes."""
     return lambda tx: _first(tx, lanes.SLICE, after, limit)
 
 
 def of_destination(tenant: str, destination: str) -> Lanes:
-    """A destination's lane, and its tenant: operators change one thing of a tenant at a time."""
+    """Return a destination's lane, and its tenant: operators change one thing of a tenant at a
+    time."""
 
     def find(tx: PostgresTx) -> Iterable[str]:
         hold_tenant(tx, tenant)
@@ -78,7 +77,7 @@ def of_tenant(tenant: str) -> Lanes:
 
 
 def of_replay(replay: str, callbacks: Sequence[str]) -> Lanes:
-    """The replay's row, so that its cursor moves once, and the lanes of what it feeds."""
+    """Return the replay's row, so that its cursor moves once, and the lanes of what it feeds."""
 
     def find(tx: PostgresTx) -> Iterable[str]:
         tx.all("SELECT 1 FROM replays WHERE id = ? FOR UPDATE", replay)

@@ -1,8 +1,6 @@
 """Moving a SQLite file into a PostgreSQL database: table by table in the order of their keys, so
 that a move that was interrupted goes on after the last row that arrived."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -141,7 +139,7 @@ def _move(
 
 
 def _begin(new: psycopg.Connection, source: str) -> None:
-    """Raises Conflict where this file cannot be moved to this database."""
+    """Raise Conflict where this file cannot be moved to this database."""
     if not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
         raise Conflict("another move into this database is running")
     found: dict[str, int | None] = dict(new.execute("SELECT source, done_ms FROM moves").fetchall())

@@ -1,8 +1,6 @@
 """What a process looks at once a second, on the writer's thread between two commits: what the
 others changed, in case nobody could tell us."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,7 +28,7 @@ class Observed:
 
 
 def observe(session: Session) -> Observed:
-    """Raises StoreUnavailable."""
+    """Raise StoreUnavailable."""
     tx = session.begin()
     try:
         counts = read_counts(tx)
@@ -54,5 +52,5 @@ def read_counts(tx: Tx) -> dict[tuple[str, State], int]:
 
 
 def known_schema() -> int:
-    """The newest schema that this version knows."""
+    """Return the newest schema that this version knows."""
     return scripts("postgres")[-1][0]

@@ -1,7 +1,5 @@
 """Read-only sessions, each look under a deadline: a long one would keep vacuum from its work."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +44,8 @@ class Readers:
             self._idle.get_nowait().close()
 
     async def look(self, see: Callable[[Tx], T]) -> T:
-        """What `see` finds in one consistent view. Raises StoreUnavailable past the deadline."""
+        """Return what `see` finds in one consistent view. Raises StoreUnavailable past the
+        deadline."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, self._look, see)
         try:
             async with asyncio.timeout(2 * self._timeout_s):

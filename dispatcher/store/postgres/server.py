@@ -1,7 +1,5 @@
 """The PostgreSQL server as such: its URL, never shown with its password, and sessions on it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -46,12 +44,12 @@ class Server:
     """Where sessions are made. `shown` names it without secrets."""
 
     def __init__(self, url: str) -> None:
-        """Raises CannotStart for what is no URL of a PostgreSQL database."""
-        self.shown: Final = shown(url)
+        """Raise CannotStart for what is no URL of a PostgreSQL database."""
+        self.shown = shown(url)
         self._url = url
 
     def connect(self, name: str, settings: Mapping[str, str]) -> psycopg.Connection:
-        """A session of this name with these settings, outside any transaction. Raises
+        """Return a session of this name with these settings, outside any transaction. Raises
         StoreUnavailable."""
         try:
             connection = psycopg.connect(self.conninfo(name), autocommit=True, prepare_threshold=2)
@@ -68,7 +66,8 @@ class Server:
         return connection
 
     def conninfo(self, name: str) -> str:
-        """The connection string of a session of this name: what the URL says, and else ours."""
+        """Return the connection string of a session of this name: what the URL says, and else
+        ours."""
         given = conninfo_to_dict(self._url)
         return make_conninfo(**{**_KEEPALIVE, "application_name": name, **given})
 
@@ -92,7 +91,7 @@ def shown(url: str) -> str:
 
 
 def check_database(connection: psycopg.Connection, name: str) -> None:
-    """Raises CannotStart for a server that is too old, or text that is not UTF-8."""
+    """Raise CannotStart for a server that is too old, or text that is not UTF-8."""
     found = connection.info.server_version // 10_000
     if found < VERSION_LEAST:
         raise CannotStart(
@@ -104,7 +103,7 @@ def check_database(connection: psycopg.Connection, name: str) -> None:
 
 
 def make_durable(connection: psycopg.Connection) -> None:
-    """A database whose commits may be lost would make every 2xx a lie (I1)."""
+    """Return a database whose commits may be lost would make every 2xx a lie (I1)."""
     row = connection.execute("SHOW synchronous_commit").fetchone()
     if row is not None and row[0] == "off":
         connection.execute("SET synchronous_commit = on")

@@ -1,7 +1,5 @@
 """The writer's session: the one connection that writes, and what it knows of its own commits."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable
@@ -62,7 +60,7 @@ class Session:
         self._server = server
         self._clock = clock
         self._connection: psycopg.Connection | None = None
-        self.id: Final = os.urandom(12).hex()
+        self.id = os.urandom(12).hex()
         self._name = f"postback {self.id[:8]}"
         self._told_s = 0.0
         self._batch = 0
@@ -105,8 +103,9 @@ class Session:
         return self._connection
 
     def _take_seat(self, connection: psycopg.Connection) -> None:
-        """A number that no other living session has: its rows of counts are ours alone. An earlier
-        session of ours that does not know yet that it is alone is ended, with what it holds."""
+        """Return a number that no other living session has: its rows of counts are ours alone. An
+        earlier session of ours that does not know yet that it is alone is ended, with what it
+        holds."""
         make_durable(connection)
         connection.execute(_END_EARLIER, (self._name,))
         row = connection.execute(_TAKE_SEAT).fetchone()
@@ -118,7 +117,7 @@ class Session:
     # --- one commit ---
 
     def begin(self) -> PostgresTx:
-        """A transaction, with the database's clock read at its beginning. Raises
+        """Return a transaction, with the database's clock read at its beginning. Raises
         StoreUnavailable."""
         failure: psycopg.Error | None = None
         for _ in range(2):
@@ -242,7 +241,7 @@ class Session:
         return True
 
     def let_go(self, tx: PostgresTx, replay: str) -> None:
-        """The replay has ended."""
+        """Return the replay has ended."""
         if replay in self.replays:
             tx.one("SELECT pg_advisory_unlock(hashtextextended(?, 0))", replay)
             self.replays.discard(replay)

@@ -1,8 +1,6 @@
 """Settle, for a whole batch: the attempts, the deliveries' new states, and what the outcomes say
 about their lanes, in one commit and only under the current claims (I4)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 from typing import Final
@@ -72,8 +70,8 @@ def settle(tx: PostgresTx, settlements: Sequence[Settlement]) -> list[bool]:
 
 
 def _recorded(tx: PostgresTx, stale: Sequence[Settlement]) -> set[tuple[object, ...]]:
-    """The attempts of these deliveries that history holds: one that began at this time, took this
-    long and met this is this very one."""
+    """Return the attempts of these deliveries that history holds: one that began at this time, took
+    this long and met this is this very one."""
     rows = tx.all(
         "SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts "
         "WHERE callback = ANY(?::text[])",
@@ -137,7 +135,7 @@ def _attempt_row(item: Settlement) -> tuple[object, ...]:
 
 
 def _heed(tx: PostgresTx, settled: Sequence[Settlement]) -> None:
-    """What the outcomes say about their lanes: windows, circuits, holds, and 410."""
+    """Return what the outcomes say about their lanes: windows, circuits, holds, and 410."""
     rows = tx.all(
         'SELECT id, concurrency, "window", failures, failing_since_ms, openings, held_until_ms, '
         "held_reason FROM lanes WHERE id = ANY(?::text[])",

@@ -1,8 +1,6 @@
 """The PostgreSQL store: one writer a process that commits for everyone in it, a few readers, and
 one session that listens to the other processes (D3, D16)."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -357,7 +355,7 @@ class PostgresStore(CommonStore, SharedStore):
             self.on_replays()
 
     async def _watch(self) -> None:
-        """What nobody could tell us: a process that died between its commit and its word."""
+        """Return what nobody could tell us: a process that died between its commit and its word."""
         while True:
             await asyncio.sleep(_OBSERVE_EVERY_S)
             try:

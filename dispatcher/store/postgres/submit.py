@@ -3,8 +3,6 @@
 Runs on the writer's thread. A batch is a handful of statements, each with one array a column.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -129,7 +127,7 @@ def submit(tx: PostgresTx, submits: Sequence[Submit], rules: Rules) -> list[Subm
 
 
 def _open_targets(tx: PostgresTx, submits: Sequence[Submit], rules: Rules) -> dict[str, _Target]:
-    """What is known of the batch's destinations, with all their lanes made and held.
+    """Return what is known of the batch's destinations, with all their lanes made and held.
 
     A URL whose destination was removed comes into being anew with its next callback.
     """
@@ -194,7 +192,7 @@ def _row(
 
 
 def _insert(tx: PostgresTx, rows: Sequence[tuple[object, ...]]) -> set[str]:
-    """The ids of those that were stored."""
+    """Return the ids of those that were stored."""
     return {row[0] for row in tx.write(_INSERT, *columns(rows))}
 
 

@@ -1,7 +1,5 @@
 """The running transaction on PostgreSQL; used on the connection's own thread."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -41,11 +39,12 @@ class PostgresTx(Tx):
         return lost(error, self._connection)
 
     def at(self, process_ms: int) -> int:
-        """A time of this process's clock by the database's clock, which all processes share."""
+        """Return a time of this process's clock by the database's clock, which all processes
+        share."""
         return process_ms + self._skew_ms
 
     def here(self, database_ms: int) -> int:
-        """A time of the database's clock by this process's clock."""
+        """Return a time of the database's clock by this process's clock."""
         return database_ms - self._skew_ms
 
     def all(self, sql: str, *params: object) -> list[Row]:
@@ -59,7 +58,7 @@ class PostgresTx(Tx):
         return self._execute(sql, params).rowcount
 
     def write(self, sql: str, *params: object) -> list[Row]:
-        """What a statement that writes returns."""
+        """Return what a statement that writes returns."""
         self.wrote = True
         return self._execute(sql, params).fetchall()
 
@@ -109,11 +108,11 @@ def adapt(connection: psycopg.Connection) -> None:
 
 
 def ids(values: Iterable[str]) -> list[str]:
-    """A list as one parameter, to be read with `= ANY(?)` or `unnest(?)`. In their order, so that
-    every process takes its locks in the same one."""
+    """Return a list as one parameter, to be read with `= ANY(?)` or `unnest(?)`. In their order, so
+    that every process takes its locks in the same one."""
     return sorted(set(values))
 
 
 def text(value: str | None) -> str | None:
-    """What a peer said, without the one character that PostgreSQL's text cannot hold."""
+    """Return what a peer said, without the one character that PostgreSQL's text cannot hold."""
     return value if value is None or "\0" not in value else value.replace("\0", "\ufffd")

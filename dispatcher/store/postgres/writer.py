@@ -1,7 +1,5 @@
 """One commit for everyone who waits: what the writer's thread does with a batch of operations."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,13 +1,11 @@
 """Claim: lease due work, found through the lanes and never by scanning deliveries (D5)."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher import fairness as sharing
+from dispatcher import fairness
 from dispatcher import policy as policies
 from dispatcher.store.base import Claim
 from dispatcher.store.rows import read_headers
@@ -96,9 +94,9 @@ def _room(tx: Tx, ask: Claim) -> _Room:
     contended = waiting is not None and waiting[0] > 1
     return _Room(
         slots=ask.slots,
-        slots_high=sharing.high_slots(ask.slots, ask.slots_max, ask.busy_high),
+        slots_high=fairness.high_slots(ask.slots, ask.slots_max, ask.busy_high),
         bytes_free=ask.bytes_free if ask.busy else max(ask.bytes_free, 1),
-        tenant_slots=sharing.tenant_slots(ask.slots_max, contended=contended),
+        tenant_slots=fairness.tenant_slots(ask.slots_max, contended=contended),
         busy=Counter(ask.busy),
         taken=Counter(),
     )
@@ -121,7 +119,7 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
         return []
     each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
     lanes = tx.all(_LANES.format(ready=ready), ids(free), now_ms, each)
-    given = sharing.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
+    given = fairness.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
     if not given:
         return []
     tenant_of = {row[0]: row[1] for row in lanes}
@@ -136,10 +134,10 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
     return picked
 
 
-def _ready_lane(row: Row, room: _Room, now_ms: int) -> sharing.ReadyLane:
+def _ready_lane(row: Row, room: _Room, now_ms: int) -> fairness.ReadyLane:
     free = row[2] - room.taken[row[0]]
-    paced = sharing.paced_room(row[3], row[4], now_ms)
-    return sharing.ReadyLane(
+    paced = fairness.paced_room(row[3], row[4], now_ms)
+    return fairness.ReadyLane(
         id=row[0], tenant=row[1], room=free if paced is None else min(free, paced)
     )
 
@@ -147,7 +145,7 @@ def _ready_lane(row: Row, room: _Room, now_ms: int) -> sharing.ReadyLane:
 def _due(
     tx: Tx, given: Mapping[str, int], turns: Sequence[str], number: int, now_ms: int
 ) -> list[Row]:
-    """What is due in these lanes, in the order of their turns."""
+    """Return what is due in these lanes, in the order of their turns."""
     left = dict(given)
     found = []
     for row in tx.all(_DUE, ids(given), number, now_ms, max(given.values())):
@@ -165,7 +163,7 @@ def _serve(tx: Tx, lanes: Sequence[Row], taken: Mapping[str, int], now_ms: int) 
         if not taken[lane]:
             continue
         paced = (
-            paced_ms if rate is None else sharing.paced_after(rate, paced_ms, taken[lane], now_ms)
+            paced_ms if rate is None else fairness.paced_after(rate, paced_ms, taken[lane], now_ms)
         )
         served.append((now_ms, paced, lane))
         tenants.add(tenant)

@@ -1,7 +1,5 @@
 """The SQLite file as such: one owner, its pragmas set and read back, its size, its backup (D4)."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import sqlite3
@@ -19,7 +17,7 @@ CHECKPOINT_PAGES: Final = 4_096
 
 
 def path_of(url: str) -> Path:
-    """The file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
+    """Return the file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
 
     Raises CannotStart for anything else.
     """
@@ -40,7 +38,7 @@ class Ownership:
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Raises CannotStart, naming the process that owns the file."""
+        """Raise CannotStart, naming the process that owns the file."""
         try:
             handle = self._path.open("a+", encoding="ascii")
         except OSError as error:
@@ -60,7 +58,7 @@ class Ownership:
         self._file = handle
 
     def owner(self) -> str:
-        """The process id that the lock file names, or an empty text."""
+        """Return the process id that the lock file names, or an empty text."""
         try:
             return self._path.read_text("ascii").strip()
         except OSError:
@@ -74,7 +72,7 @@ class Ownership:
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """The one connection that writes and checkpoints. Raises CannotStart."""
+    """Return the one connection that writes and checkpoints. Raises CannotStart."""
     try:
         new = not path.exists() or path.stat().st_size == 0
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -104,7 +102,7 @@ def _configure(connection: sqlite3.Connection) -> None:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that can neither write nor checkpoint."""
+    """Return a connection that can neither write nor checkpoint."""
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = 1")
@@ -115,7 +113,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 def measure(
     connection: sqlite3.Connection, path: Path, *, bytes_max: int, reserve_bytes: int
 ) -> Usage:
-    """The bytes in use, and how many more the limit and the disk allow."""
+    """Return the bytes in use, and how many more the limit and the disk allow."""
     (size,) = connection.execute("PRAGMA page_size").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (unused,) = connection.execute("PRAGMA freelist_count").fetchone()

@@ -1,8 +1,6 @@
 """The lanes of the SQLite store: kept exact by recomputing, at the end of each commit, every lane
 that the commit touched from its deliveries. Nothing is counted up and down."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Final
 

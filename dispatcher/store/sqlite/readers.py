@@ -1,7 +1,5 @@
 """Read-only connections, each look under a deadline: a long one would pin the log file."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -44,7 +42,8 @@ class Readers:
         self._all.clear()
 
     async def look(self, see: Callable[[Tx], T]) -> T:
-        """What `see` finds in one consistent view. Raises StoreUnavailable past the deadline."""
+        """Return what `see` finds in one consistent view. Raises StoreUnavailable past the
+        deadline."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 connection = await self._free.get()

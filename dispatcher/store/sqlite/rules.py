@@ -1,7 +1,5 @@
 """The settings that the verbs need, as the store's own units."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,8 +1,6 @@
 """Settle, for a whole batch: the attempts, the deliveries' new states, and what the outcomes say
 about their lanes, in one commit and only under the current claims (I4)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Final
@@ -93,7 +91,7 @@ def _attempt_row(item: Settlement) -> tuple[object, ...]:
 
 
 def _heed(tx: Tx, settled: Sequence[Settlement]) -> None:
-    """What the outcomes say about their lanes: windows, circuits, holds, and 410."""
+    """Return what the outcomes say about their lanes: windows, circuits, holds, and 410."""
     rows = tx.all(
         "SELECT id, concurrency, window, failures, failing_since_ms, openings, held_until_ms, "
         "held_reason FROM lanes WHERE id IN (SELECT value FROM json_each(?))",

@@ -1,7 +1,5 @@
 """The SQLite store: one writer that commits for everyone, a few readers, one file (D3, D4)."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

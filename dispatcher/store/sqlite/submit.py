@@ -5,8 +5,6 @@ needs, and one `executemany` per table written (measured at a third of the CPU o
 many-row VALUES inserts).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -114,7 +112,7 @@ def submit(tx: Tx, submits: Sequence[Submit], rules: Rules) -> list[Submitted | 
 
 
 def _open_targets(tx: Tx, submits: Sequence[Submit], rules: Rules) -> dict[str, _Target]:
-    """A URL whose destination was removed comes into being anew with its next callback."""
+    """Return a URL whose destination was removed comes into being anew with its next callback."""
     now_ms = submits[0].new.created_ms
     targets = _targets(tx, {item.new.destination for item in submits}, now_ms, rules)
     unnamed = {item.new.destination for item in submits if item.new.destination_name is None}

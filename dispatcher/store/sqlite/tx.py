@@ -1,7 +1,5 @@
 """The running transaction on SQLite; used on the connection's own thread."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,5 +51,5 @@ class SqliteTx(Tx):
 
 
 def ids(values: Iterable[str]) -> str:
-    """A list as one parameter, to be read with `json_each(?)`."""
+    """Return a list as one parameter, to be read with `json_each(?)`."""
     return json.dumps(list(values))

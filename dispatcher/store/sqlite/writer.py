@@ -1,7 +1,5 @@
 """One commit for everyone who waits: what the writer's thread does with a batch of operations."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,7 +135,8 @@ _TRANSIENT: Final = frozenset(
 
 
 def translated(error: sqlite3.Error) -> Exception:
-    """What an error of SQLite means for the caller; one that is our fault stays what it is."""
+    """Return what an error of SQLite means for the caller; one that is our fault stays what it
+    is."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if code in _FULL:
         return StoreFull("the disk has no room for this")

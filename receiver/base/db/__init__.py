@@ -1,0 +1,1 @@
+"""Databases: group commit, migrations, SQLite and PostgreSQL."""

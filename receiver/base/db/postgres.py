@@ -35,7 +35,8 @@ class CannotConnect(Exception):
 
 
 def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connection[Any]:
-    """A session called ``name``, in autocommit mode, with these settings. Raises CannotConnect."""
+    """Return a session called `name`, in autocommit mode, with these settings. Raises
+    CannotConnect."""
     where = shown_url(url)
     try:
         connection = psycopg.connect(conninfo(url, name), autocommit=True, prepare_threshold=2)
@@ -57,13 +58,13 @@ def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connect
 
 
 def conninfo(url: str, name: str) -> str:
-    """What libpq connects with: what the URL says, and else what every session of ours needs.
-    Raises psycopg.ProgrammingError, which may quote the URL."""
+    """Return what libpq connects with: what the URL says, and else what every session of ours
+    needs. Raises psycopg.ProgrammingError, which may quote the URL."""
     return make_conninfo(**{**_KEEPALIVE, "application_name": name, **conninfo_to_dict(url)})
 
 
 def shown_url(url: str) -> str:
-    """``url`` without its password and its parameters. Raises CannotConnect."""
+    """`url` without its password and its parameters. Raises CannotConnect."""
     try:
         conninfo_to_dict(url)
         return shown(url)
@@ -89,7 +90,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def line(error: BaseException) -> str:
-    """The first line of what the server or the driver said, without what it prefixes."""
+    """Return the first line of what the server or the driver said, without what it prefixes."""
     said = str(error).strip().split("\n")[0].removeprefix("connection failed: ")
     if "failed: " in said:
         said = said.rpartition("failed: ")[2]

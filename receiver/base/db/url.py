@@ -21,7 +21,7 @@ def is_postgres(url: str) -> bool:
 
 
 def check_url(url: str) -> None:
-    """Raises DatabaseURLError for what is no URL of either kind."""
+    """Raise DatabaseURLError for what is no URL of either kind."""
     if is_postgres(url):
         shown(url)
     else:
@@ -29,7 +29,7 @@ def check_url(url: str) -> None:
 
 
 def sqlite_path(url: str) -> str:
-    """The file of a ``sqlite:///`` URL (a fourth slash makes it absolute). Raises
+    """Return the file of a `sqlite:///` URL (a fourth slash makes it absolute). Raises
     DatabaseURLError."""
     path = url.removeprefix(_SQLITE)
     if path == url or not path or path.startswith(":") or "?" in path or "\0" in path:
@@ -41,7 +41,7 @@ def sqlite_path(url: str) -> str:
 
 
 def shown(url: str) -> str:
-    """A PostgreSQL URL without its password and its parameters. Raises DatabaseURLError."""
+    """Return a PostgreSQL URL without its password and its parameters. Raises DatabaseURLError."""
     try:
         parts = urlsplit(url)
     except ValueError:  # what it says quotes the URL
@@ -56,7 +56,7 @@ def shown(url: str) -> str:
 
 
 def _are_hosts(hosts: str) -> bool:
-    """``host``, ``host:port`` or ``[::1]:port``, or several with commas between; or none: then
+    """`host`, `host:port` or `[::1]:port`, or several with commas between; or none: then
     the parameters or the driver's own variables say where."""
     for host in hosts.split(","):
         name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")

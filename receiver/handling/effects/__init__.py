@@ -1,6 +1,6 @@
 """The customer's own database, where an effect and our mark of it commit together.
 
-Our table there, ``postback_handled``, is the one that counts: the inbox keeps a copy of what it
+Our table there, `postback_handled`, is the one that counts: the inbox keeps a copy of what it
 says. Nothing else in that database is touched.
 """
 

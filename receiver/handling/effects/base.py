@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Protocol
 
 from receiver.event import Event
 from receiver.handling.tx import Tx
@@ -13,13 +13,13 @@ class EffectsError(Exception):
 
 
 class Transaction:
-    """One handler's transaction, from ``Effects.begin`` to ``commit`` or ``abandon``."""
+    """One handler's transaction, from `Effects.begin` to `commit` or `abandon`."""
 
     def __init__(self, tx: Tx, end: Callable[[bool], None]) -> None:
-        """``end`` lets the next one in; it is told whether that may take over the connection."""
-        self.tx: Final = tx
-        self._end: Final = end
-        self._ending: Final = threading.Lock()
+        """`end` lets the next one in; it is told whether that may take over the connection."""
+        self.tx = tx
+        self._end = end
+        self._ending = threading.Lock()
         self._ended = False
         self._handed_on = False  # the connection is the next one's
 
@@ -36,7 +36,7 @@ class Transaction:
                 self._end(True)
 
     def abandon(self) -> None:
-        """Rolls back what is not committed and lets the next one in; at once, even while the
+        """Roll back what is not committed and lets the next one in; at once, even while the
         handler's thread still runs: nothing that it does afterwards reaches the database."""
         with self._ending:  # to the end, or close() would close what is being rolled back
             if self._ended:
@@ -58,13 +58,13 @@ class Effects(Protocol):
     """Transactions on the customer's database. Its methods block; any thread may call them."""
 
     def prepare(self) -> None:
-        """Makes our table where it is missing. Raises EffectsError."""
+        """Make our table where it is missing. Raises EffectsError."""
 
     def begin(self) -> Transaction:
         """Once it is this one's turn. Raises EffectsError."""
 
     def forget(self, before_ms: int) -> None:
-        """Deletes marks that are older than any message in the inbox can be. Raises
+        """Delete marks that are older than any message in the inbox can be. Raises
         EffectsError."""
 
     def close(self) -> None:

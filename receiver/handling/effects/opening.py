@@ -9,8 +9,8 @@ DRIVER_MISSING = 'PostgreSQL needs its driver: pip install "postback[postgres]"'
 
 
 def open_effects(settings: Settings) -> Effects | None:
-    """The customer's database, with our table in it; None where the settings name none. Raises
-    EffectsError."""
+    """Return the customer's database, with our table in it; None where the settings name none.
+    Raises EffectsError."""
     if settings.effects_url is None:
         return None
     effects = _effects(settings.effects_url, settings)

@@ -34,15 +34,15 @@ class PostgresEffects:
     """Transactions side by side, each on a connection of its own; idle ones are kept."""
 
     def __init__(self, url: str, *, idle_max: int, handler_s: float) -> None:
-        """``handler_s`` is the longest that a handler may take: the server ends a transaction in
+        """`handler_s` is the longest that a handler may take: the server ends a transaction in
         which nothing happens for longer than that, or a frozen process would hold its locks, and
         its mark, for ever."""
-        self._url: Final = url
-        self._shown: Final = shown(url)
-        self._idle_max: Final = idle_max
-        self._idle_ms: Final = round((handler_s + _IDLE_MARGIN_S) * 1000)
-        self._lock: Final = threading.Lock()
-        self._idle: Final[list[psycopg.Connection]] = []
+        self._url = url
+        self._shown = shown(url)
+        self._idle_max = idle_max
+        self._idle_ms = round((handler_s + _IDLE_MARGIN_S) * 1000)
+        self._lock = threading.Lock()
+        self._idle: list[psycopg.Connection] = []
         self._closed = False
 
     def prepare(self) -> None:
@@ -94,7 +94,7 @@ class PostgresEffects:
         return Transaction(tx, end)
 
     def _clean(self, connection: psycopg.Connection) -> None:
-        """What the handler left in the session (settings, temporary tables, locks) is nobody
+        """Return what the handler left in the session (settings, temporary tables, locks) is nobody
         else's business."""
         try:
             connection.execute("DISCARD ALL")

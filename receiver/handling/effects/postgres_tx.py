@@ -55,18 +55,18 @@ class WatchedCursor(psycopg.Cursor[Any]):
 
 
 class PostgresTx(Tx):
-    """``%s`` stands for a parameter. The connection's own ``commit`` and ``rollback`` are refused
-    by the driver; ``connection.transaction()`` makes a savepoint."""
+    """`%s` stands for a parameter. The connection's own `commit` and `rollback` are refused
+    by the driver; `connection.transaction()` makes a savepoint."""
 
     def __init__(self, connection: psycopg.Connection, *, idle_ms: int) -> None:
         """Begins it. Raises psycopg.Error."""
         self.connection: psycopg.Connection[Any] = connection
-        self._idle_ms: Final = idle_ms
-        self._turn: Final = threading.Lock()
+        self._idle_ms = idle_ms
+        self._turn = threading.Lock()
         self._closed = False
         self._xid: int | None = None  # where the mark is ours to make
-        self._block: Final = connection.transaction()
-        self._transaction: Final = self._block.__enter__()
+        self._block = connection.transaction()
+        self._transaction = self._block.__enter__()
 
     def execute(self, sql: Any, parameters: Params | None = None) -> psycopg.Cursor[Any]:
         with self._turn:

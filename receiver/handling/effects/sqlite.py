@@ -28,8 +28,8 @@ class SqliteEffects:
     who waits here need not poll for its lock."""
 
     def __init__(self, path: str) -> None:
-        self._path: Final = path
-        self._turn: Final = threading.Lock()
+        self._path = path
+        self._turn = threading.Lock()
         # Kept open from one transaction to the next: the last one to close a file checkpoints it.
         self._spare: sqlite3.Connection | None = None
 
@@ -93,7 +93,7 @@ class SqliteTx(Tx):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection: sqlite3.Connection = connection
         connection.set_authorizer(_no_transactions)
-        self._turn: Final = threading.Lock()
+        self._turn = threading.Lock()
         self._closed = False
 
     def execute(self, sql: str, parameters: Any = None) -> sqlite3.Cursor:

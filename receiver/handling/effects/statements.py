@@ -16,8 +16,8 @@ _WITH_TRANSACTION: Final = frozenset({"START", "PREPARE"})
 
 
 def transaction_control(sql: str) -> str | None:
-    """The first statement in ``sql`` that would begin or end a transaction, by name; None where
-    there is none. SAVEPOINT, RELEASE and ROLLBACK TO stay within one.
+    """Return the first statement in `sql` that would begin or end a transaction, by name; None
+    where there is none. SAVEPOINT, RELEASE and ROLLBACK TO stay within one.
 
     It knows PostgreSQL's quoting but is no parser: what slips through (a comment in a comment) is
     found before the commit, when the transaction is another one.
@@ -34,6 +34,6 @@ def transaction_control(sql: str) -> str | None:
     return None
 
 
-def _blank(aside: "re.Match[str]") -> str:
-    """A comment separates words; all else stands for a value or a name."""
+def _blank(aside: re.Match[str]) -> str:
+    """Return a comment separates words; all else stands for a value or a name."""
     return " " if aside[0].startswith(("--", "/*")) else "?"

@@ -44,7 +44,7 @@ _ENDED: Final = f"""
 
 
 def claim(tx: PostgresTx, *, now_ms: int, limit: int, lease_ms: int) -> Turn:
-    """Takes up to ``limit`` due messages, in order of time, never two of one job at once."""
+    """Take up to `limit` due messages, in order of time, never two of one job at once."""
     jobs: set[tuple[str, str]] = set()
     claimed = []
     for row in tx.all(_DUE, {"now_ms": now_ms, "limit": limit}):
@@ -69,7 +69,7 @@ def renew(tx: PostgresTx, running: Sequence[tuple[int, int]], *, lease_ms: int) 
 
 
 def recover(tx: PostgresTx, *, now_ms: int, attempts_max: int) -> int:
-    """What runs under a lease that has ended is due again, or dead; how many that were."""
+    """Return what runs under a lease that has ended is due again, or dead; how many that were."""
     ended = tx.all(_ENDED, {})
     for row in ended:
         settle(tx, abandoned(row, now_ms=now_ms, attempts_max=attempts_max))

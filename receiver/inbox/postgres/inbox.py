@@ -24,18 +24,18 @@ _TOUCH: Final = "UPDATE schema_version SET version = version"
 
 
 class PostgresInbox(Inbox):
-    """Open it with ``await PostgresInbox.open(url)``."""
+    """Open it with `await PostgresInbox.open(url)`."""
 
     def __init__(
         self, writer: Writer, reader: Reader, *, lease_s: float, commit_rows_max: int
     ) -> None:
         super().__init__(commit_rows_max=min(commit_rows_max, _ROWS_MAX))
         self.lease_s = lease_s
-        self._lease_ms: Final = round(lease_s * 1000)
-        self._writer: Final = writer
-        self._reader: Final = reader
-        self._writing: Final = ThreadPoolExecutor(1, thread_name_prefix="inbox-writer")
-        self._reading: Final = ThreadPoolExecutor(1, thread_name_prefix="inbox-reader")
+        self._lease_ms = round(lease_s * 1000)
+        self._writer = writer
+        self._reader = reader
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="inbox-writer")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="inbox-reader")
 
     @classmethod
     async def open(
@@ -46,7 +46,7 @@ class PostgresInbox(Inbox):
         read_timeout_s: float = 5.0,
         commit_rows_max: int = 256,
     ) -> Self:
-        """Connects, and brings the database to our schema. Raises InboxError."""
+        """Connect, and brings the database to our schema. Raises InboxError."""
         writer, reader = Writer(url), Reader(url, timeout_s=read_timeout_s)
         try:
             await asyncio.to_thread(writer.open)

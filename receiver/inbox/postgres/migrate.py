@@ -22,14 +22,14 @@ class SchemaError(Exception):
 
 
 def migrations() -> list[str]:
-    """The scripts in order; script n brings schema n - 1 to n."""
+    """Return the scripts in order; script n brings schema n - 1 to n."""
     folder = resources.files("receiver.inbox.postgres") / "migrations"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(folder / name).read_text("utf-8") for name in names]
 
 
 def migrate(connection: psycopg.Connection[Any]) -> None:
-    """Applies what is missing, each script in a transaction of its own; replicas that start at
+    """Apply what is missing, each script in a transaction of its own; replicas that start at
     once do so one after the other. Raises SchemaError, and what the server raises."""
     connection.execute(f"SELECT pg_advisory_lock({_MIGRATING})")
     try:

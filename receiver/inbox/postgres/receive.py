@@ -85,7 +85,7 @@ Connection = psycopg.Connection[Any]
 
 
 def receive(connection: Connection, messages: Sequence[Message]) -> tuple[list[Verdict], bool]:
-    """Stores what is new; the verdicts, and whether there is something to handle now."""
+    """Store what is new; the verdicts, and whether there is something to handle now."""
     batch = [incoming(message) for message in messages]
     contents, jobs, names = lookups(batch)
     keys = sorted({lock_key(*key) for key in (*jobs, *names)})
@@ -96,8 +96,8 @@ def receive(connection: Connection, messages: Sequence[Message]) -> tuple[list[V
 
 
 def lock_key(source: str, name: str) -> int:
-    """The number under which everybody holds a job, or a signed id: two that share one by chance
-    wait for each other, and no harm is done."""
+    """Return the number under which everybody holds a job, or a signed id: two that share one by
+    chance wait for each other, and no harm is done."""
     hashed = blake2b(f"{source}\0{name}".encode(), digest_size=8, person=b"receiver")
     return int.from_bytes(hashed.digest(), "big", signed=True)
 
@@ -161,7 +161,7 @@ def _insert(connection: Connection, new: Sequence[New]) -> None:
 
 
 def _columns(rows: Iterable[Sequence[object]], count: int) -> list[list[object]]:
-    """Rows as the arrays that ``unnest`` takes."""
+    """Rows as the arrays that `unnest` takes."""
     found = [list(column) for column in zip(*rows, strict=True)]
     return found or [[] for _ in range(count)]
 

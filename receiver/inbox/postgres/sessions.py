@@ -43,13 +43,13 @@ class Session:
     """One session, made when it is first needed, and anew when it was lost."""
 
     def __init__(self, url: str, name: str, settings: Mapping[str, str]) -> None:
-        self._url: Final = url
-        self._name: Final = name
-        self._settings: Final = settings
+        self._url = url
+        self._name = name
+        self._settings = settings
         self._connection: Connection | None = None
 
     def connected(self) -> Connection:
-        """Raises CannotConnect."""
+        """Raise CannotConnect."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(self._url, self._name, self._settings)
         return self._connection
@@ -65,20 +65,21 @@ class Writer:
     """Commits batches, one after another."""
 
     def __init__(self, url: str) -> None:
-        self._session: Final = Session(url, "postback receiver", _WRITER)
+        self._session = Session(url, "postback receiver", _WRITER)
 
     def open(self) -> None:
-        """Connects, and brings the database to our schema. Raises CannotConnect, SchemaError, and
+        """Connect, and brings the database to our schema. Raises CannotConnect, SchemaError, and
         what the server raises."""
         migrate(self._session.connected())
 
     def commit(self, ops: Sequence[Op]) -> tuple[list[Any], bool]:
-        """The outcomes of a batch in one durable transaction, and whether something is due now.
+        """Return the outcomes of a batch in one durable transaction, and whether something is due
+        now.
 
         What an operation raises is its own outcome: the batch is then done again, each in a
-        savepoint. A batch that met another replica's, or a connection that was lost while idle,
-        is done again. Raises InboxUnavailable; then it may have been committed all the same if
-        the connection broke meanwhile, which is why every operation can be done twice.
+        savepoint. A batch that met another replica's, or a connection that was lost while idle, is
+        done again. Raises InboxUnavailable; then it may have been committed all the same if the
+        connection broke meanwhile, which is why every operation can be done twice.
         """
         careful = False
         for tried in range(_TRIES_MAX):
@@ -134,10 +135,10 @@ class Reader:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         settings = {**_READER, "statement_timeout": f"{round(timeout_s * 1000)}ms"}
-        self._session: Final = Session(url, "postback receiver, reading", settings)
+        self._session = Session(url, "postback receiver, reading", settings)
 
     def look(self, query: Callable[[PostgresTx], Result]) -> Result:
-        """What a query finds. Raises InboxUnavailable."""
+        """Return what a query finds. Raises InboxUnavailable."""
         for tried in range(2):
             try:
                 return query(PostgresTx(self._session.connected()))

@@ -23,8 +23,8 @@ class PostgresTx:
     skip_locked = " FOR UPDATE SKIP LOCKED"
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
-        self.connection: Final = connection
-        self._cursor: Final = connection.cursor(binary=True, row_factory=dict_row)
+        self.connection = connection
+        self._cursor = connection.cursor(binary=True, row_factory=dict_row)
         self.has_due = False
 
     def all(self, sql: str, values: Mapping[str, Value]) -> Sequence[Row]:
@@ -55,5 +55,5 @@ class PostgresTx:
 
 @lru_cache(maxsize=256)
 def translated(sql: str) -> bytes:
-    """``:name`` as the driver's placeholder, in binary."""
+    """`:name` as the driver's placeholder, in binary."""
     return _PARAMETER.sub(r"%(\1)b", sql.replace("%", "%%")).encode()

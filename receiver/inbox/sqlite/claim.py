@@ -27,7 +27,7 @@ _CLAIMED: Final = """
 
 
 def claim(tx: Tx, *, now_ms: int, limit: int) -> Turn:
-    """Takes up to ``limit`` due messages, in order of time, never two of one job at once."""
+    """Take up to `limit` due messages, in order of time, never two of one job at once."""
     jobs: set[tuple[str, str]] = set()
     claimed = []
     for row in tx.all(_DUE, {"now_ms": now_ms, "limit": limit}):
@@ -44,7 +44,8 @@ def claim(tx: Tx, *, now_ms: int, limit: int) -> Turn:
 
 
 def recover(tx: Tx, *, now_ms: int, attempts_max: int) -> int:
-    """What this file's last process left running is due again, or dead; how many that were."""
+    """Return what this file's last process left running is due again, or dead; how many that
+    were."""
     left = tx.all("SELECT id, fence, attempts FROM messages WHERE state = 'running'", {})
     for row in left:
         settle(tx, abandoned(row, now_ms=now_ms, attempts_max=attempts_max))

@@ -24,7 +24,7 @@ VACUUM_PAGES: Final = 256  # 1 MiB given back to the file system at a time
 
 
 class SqliteInbox(Inbox):
-    """Open it with ``await SqliteInbox.open(path)``."""
+    """Open it with `await SqliteInbox.open(path)`."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class SqliteInbox(Inbox):
         commit_rows_max: int,
     ) -> None:
         super().__init__(commit_rows_max=commit_rows_max)
-        self._lock: Final = lock
-        self._writer: Final = writer
-        self._reader: Final = reader
-        self._read_turn: Final = asyncio.Lock()
-        self._read_timeout_s: Final = read_timeout_s
+        self._lock = lock
+        self._writer = writer
+        self._reader = reader
+        self._read_turn = asyncio.Lock()
+        self._read_timeout_s = read_timeout_s
 
     @classmethod
     async def open(
@@ -51,7 +51,7 @@ class SqliteInbox(Inbox):
         read_timeout_s: float = 5.0,
         commit_rows_max: int = 256,
     ) -> Self:
-        """Takes the file for this process and brings it to our schema. Raises InboxError."""
+        """Take the file for this process and brings it to our schema. Raises InboxError."""
         try:
             lock = FileLock(path)
         except LockedError as error:
@@ -124,8 +124,8 @@ class SqliteInbox(Inbox):
             finally:
                 await self._end(work)
 
-    async def _end(self, work: "asyncio.Future[Any]") -> None:
-        """A statement outlives the await that started it: interrupt it, and see it end."""
+    async def _end(self, work: asyncio.Future[Any]) -> None:
+        """Return a statement outlives the await that started it: interrupt it, and see it end."""
         while not work.done():
             await self._reader.interrupt()
             await asyncio.wait((work,), timeout=0.05)

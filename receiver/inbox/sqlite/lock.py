@@ -12,16 +12,16 @@ class LockedError(Exception):
 
 
 class FileLock:
-    """Owns ``<path>.lock`` until closed, or until the process ends in whatever way.
+    """Owns `<path>.lock` until closed, or until the process ends in whatever way.
 
-    The kernel lets go of it after a ``kill -9`` too, so a file left behind locks nobody out.
+    The kernel lets go of it after a `kill -9` too, so a file left behind locks nobody out.
     """
 
     def __init__(self, path: str) -> None:
-        """Raises LockedError when another process holds it, OSError when it cannot be made."""
+        """Raise LockedError when another process holds it, OSError when it cannot be made."""
         # Through symbolic links: two names of one file are one file.
-        self.path: Final = os.path.realpath(path) + ".lock"
-        self._file: Final = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.path = os.path.realpath(path) + ".lock"
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

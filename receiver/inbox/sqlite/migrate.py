@@ -12,14 +12,14 @@ class SchemaError(Exception):
 
 
 def migrations() -> list[str]:
-    """The scripts in order; script n brings schema n - 1 to n."""
+    """Return the scripts in order; script n brings schema n - 1 to n."""
     folder = resources.files("receiver.inbox.sqlite") / "migrations"
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [(folder / name).read_text("utf-8") for name in names]
 
 
 def check(connection: sqlite3.Connection) -> None:
-    """Changes nothing. Raises SchemaError for a file that is not ours or newer than we are."""
+    """Change nothing. Raises SchemaError for a file that is not ours or newer than we are."""
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application_id != APPLICATION_ID:
@@ -32,7 +32,7 @@ def check(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Applies what is missing, each script in a transaction of its own."""
+    """Apply what is missing, each script in a transaction of its own."""
     version = _version(connection)
     for n, script in enumerate(migrations()[version:], start=version + 1):
         try:

@@ -46,7 +46,7 @@ _NOW_KNOWN: Final = """
 
 
 def receive(db: sqlite3.Connection, messages: Sequence[Message]) -> tuple[list[Verdict], bool]:
-    """Stores what is new; the verdicts, and whether there is something to handle now."""
+    """Store what is new; the verdicts, and whether there is something to handle now."""
     batch = [incoming(message) for message in messages]
     ((first,),) = db.execute(_NEXT_ID)
     plan = decide(batch, _load(db, batch), itertools.count(first))

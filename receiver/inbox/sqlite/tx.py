@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
 
 from receiver.guard import Verdict
 from receiver.inbox.sqlite.receive import receive
@@ -17,7 +16,7 @@ class SqliteTx:
     skip_locked = ""  # nobody else writes here
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        self.db: Final = db
+        self.db = db
         self.has_due = False
 
     def all(self, sql: str, values: Mapping[str, Value]) -> Sequence[Row]:

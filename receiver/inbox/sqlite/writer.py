@@ -20,14 +20,15 @@ _OF_ONE: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.Programming
 async def on_thread(
     connection: aiosqlite.Connection, function: Callable[[sqlite3.Connection], Result]
 ) -> Result:
-    """Runs one function on the connection's thread: one hop, however many statements."""
+    """Run one function on the connection's thread: one hop, however many statements."""
     work = lambda: function(connection._conn)  # noqa: E731 - the connection is bound on its thread
     result: Result = await connection._execute(work)  # type: ignore[no-untyped-call]  # aiosqlite has no public way to run a function on its thread
     return result
 
 
 async def open_writer(path: str, lock_timeout_s: float) -> aiosqlite.Connection:
-    """The connection that writes, to a file of our schema. Raises SchemaError, sqlite3.Error."""
+    """Return the connection that writes, to a file of our schema. Raises SchemaError,
+    sqlite3.Error."""
     writer = await aiosqlite.connect(path, isolation_level=None, timeout=lock_timeout_s)
     try:
         await on_thread(writer, _prepare)
@@ -38,7 +39,7 @@ async def open_writer(path: str, lock_timeout_s: float) -> aiosqlite.Connection:
 
 
 def commit(db: sqlite3.Connection, ops: Sequence[Op]) -> tuple[list[Any], bool]:
-    """The outcomes of a batch in one durable transaction, and whether something is due now.
+    """Return the outcomes of a batch in one durable transaction, and whether something is due now.
 
     What an operation raises is its own outcome: the batch is then done again, each in a savepoint.
     Raises sqlite3.Error, with nothing changed, for the database's trouble.
@@ -52,7 +53,7 @@ def commit(db: sqlite3.Connection, ops: Sequence[Op]) -> tuple[list[Any], bool]:
 
 
 def touch(db: sqlite3.Connection) -> None:
-    """A real write: a full disk or a lock would not show in less."""
+    """Return a real write: a full disk or a lock would not show in less."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     db.execute(f"PRAGMA user_version = {version:d}")
 
@@ -72,7 +73,7 @@ def _in_transaction(
 
 
 def _is_fatal(error: Exception) -> bool:
-    """The database's trouble, not one operation's."""
+    """Return the database's trouble, not one operation's."""
     return isinstance(error, sqlite3.Error) and not isinstance(error, _OF_ONE)
 
 

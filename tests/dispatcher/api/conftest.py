@@ -1,7 +1,5 @@
 """A whole service on a real SQLite file, spoken to as a client would."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from ipaddress import ip_network
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Speaking to the API in tests: clients, keys, submits, and what an error answer must look like."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 

@@ -1,7 +1,5 @@
 """Keys, scopes, tenants and signing secrets: who may do what, and what is shown only once."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import replace
 from pathlib import Path

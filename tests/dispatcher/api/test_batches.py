@@ -1,7 +1,5 @@
 """`POST /v1/callbacks/batch`: a result for each line, in order."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reading bodies: the limits on one, and on all that are arriving together."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Iterable, Mapping
 

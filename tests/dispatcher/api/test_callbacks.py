@@ -1,7 +1,5 @@
 """Finding callbacks, their attempts and payloads; replaying and cancelling one."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import urlencode
 

@@ -1,7 +1,5 @@
 """`/v1/destinations`: register, change, test, remove; and what is shown of them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """JSON from strangers: what is refused, and that nothing ordinary is."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from typing import Any

@@ -1,7 +1,5 @@
 """The fields with rules of their own: headers, policies, cursors, parameters, identity."""
 
-from __future__ import annotations
-
 import contextlib
 import string
 

@@ -1,7 +1,5 @@
 """Whatever comes in: never a 500, never an answer out of shape."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """I9: a tenant cannot see, count or touch another tenant's anything."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The OpenAPI document and its page: complete, well-formed, and made of nothing from elsewhere."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser

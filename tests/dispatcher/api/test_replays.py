@@ -1,7 +1,5 @@
 """`/v1/replays`: preview, start, watch and stop."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Figures, signs of life, and what holds for every route."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 
@@ -40,7 +38,7 @@ async def test_stats_of_all_tenants_are_for_the_platform(
 async def test_signs_of_life_need_no_key(
     service: Service, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """healthz lives with the process; readyz follows the store."""
+    """Healthz lives with the process; readyz follows the store."""
     del api.headers["Authorization"]
     assert (await api.get("/healthz")).json() == {"status": "ok"}
     assert (await api.get("/readyz")).json() == {"status": "ready"}

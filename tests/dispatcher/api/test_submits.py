@@ -1,7 +1,5 @@
 """`POST /v1/callbacks` and its raw form: what is taken, refused, or the same again."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import replace

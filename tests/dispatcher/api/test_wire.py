@@ -1,7 +1,5 @@
 """What only shows on a real socket: broken requests, slow ones, endless ones, hang-ups."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time
@@ -13,7 +11,7 @@ import pytest
 
 from dispatcher.app import Service
 from dispatcher.settings import Settings
-from receiver.base import server as serving
+from receiver.base import server
 from receiver.base.protocol import Bounds
 from tests.dispatcher.api.talk import ADMIN_KEY, reject
 
@@ -34,13 +32,13 @@ async def port(service: Service, settings: Settings) -> AsyncIterator[int]:
         body_bytes_max=settings.batch_bytes_max,
     )
     listening = asyncio.Event()
-    with serving.listen("127.0.0.1", 0) as listener:
-        config = serving.config(service.api, bounds, keep_alive_s=5, drain_s=1)
-        server = serving.Server(config, on_listening=listening.set)
-        running = asyncio.create_task(server.serve(sockets=[listener]))
+    with server.listen("127.0.0.1", 0) as listener:
+        config = server.config(service.api, bounds, keep_alive_s=5, drain_s=1)
+        listener_server = server.Server(config, on_listening=listening.set)
+        running = asyncio.create_task(listener_server.serve(sockets=[listener]))
         await listening.wait()
         yield listener.getsockname()[1]
-        server.stop()
+        listener_server.stop()
         await running
 
 

@@ -1,7 +1,5 @@
 """One real service for all tests of the command line; each test has a tenant of its own."""
 
-from __future__ import annotations
-
 import json
 import sys
 import uuid

@@ -1,7 +1,5 @@
 """The operator's day against a real service: send, find, understand, replay, cancel."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The doctor's findings, and the commands that open the database themselves."""
 
-from __future__ import annotations
-
 import sqlite3
 from contextlib import closing
 from ipaddress import ip_network

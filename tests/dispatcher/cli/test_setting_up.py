@@ -1,7 +1,5 @@
 """Destinations, keys, secrets and tenants from the command line, against a real service."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.client import Client, NotFound, Unauthorized

@@ -1,7 +1,5 @@
 """What a command answers to what cannot be: two lines, the right exit code, no traceback."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

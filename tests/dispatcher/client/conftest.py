@@ -1,7 +1,5 @@
 """One real service for all tests of the client; each test has a tenant of its own."""
 
-from __future__ import annotations
-
 import uuid
 from collections.abc import Iterator
 

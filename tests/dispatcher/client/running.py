@@ -1,8 +1,6 @@
 """A whole dispatcher on a loopback socket, and a customer to deliver to, each in a thread: so that
 the blocking client and the command line can talk to them."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Iterator

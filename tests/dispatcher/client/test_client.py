@@ -1,7 +1,5 @@
 """The client against a real service on a real socket."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 

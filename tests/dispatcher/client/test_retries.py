@@ -1,7 +1,5 @@
 """When the client tries again, and when it gives up."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """A customer and a dispatcher for each test."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path

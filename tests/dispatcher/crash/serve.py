@@ -4,8 +4,6 @@
 time that it comes to POINT (`never` for a process that others kill); drains for GRACE seconds.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sqlite3

@@ -1,8 +1,6 @@
 """The dispatcher is killed, at random moments and at each point of a delivery's path, and started
 again: what was acknowledged is delivered, and nothing is stuck (I1, I2, I3)."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import random

@@ -1,8 +1,6 @@
 """SIGTERM: not ready, no new work, what is in flight is finished or handed back; a second one
 leaves at once (D7)."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

@@ -1,7 +1,5 @@
 """A platform that submits, a customer that records, and a dispatcher between them that dies."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """An engine on a real store, with a sender whose answers the test decides."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """The engine: work goes out at once or on time, is settled whatever happens, and ends in order."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What happens on its own: ended leases, maximum ages, retention and replays."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

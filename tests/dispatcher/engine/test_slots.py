@@ -1,7 +1,5 @@
 """Slots, the alarm and a replay's pace: what bounds and wakes the engine."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,8 +1,6 @@
 """Several real dispatchers on one database, a platform that submits to them, and customers that
 count: what the proofs with many processes are made of."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

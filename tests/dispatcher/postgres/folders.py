@@ -1,7 +1,5 @@
 """Databases by folder, so that a test finds its own again as it would find a file in there."""
 
-from __future__ import annotations
-
 import atexit
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A proxy before PostgreSQL that fails at the worst moments."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress

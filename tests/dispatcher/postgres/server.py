@@ -1,8 +1,6 @@
 """A PostgreSQL for the tests: the one that `DISPATCHER_TEST_POSTGRES_URL` names, else a private
 server from the installed binaries, in a temporary folder, also when run as root."""
 
-from __future__ import annotations
-
 import atexit
 import getpass
 import os
@@ -190,7 +188,7 @@ def with_database(url: str, name: str) -> str:
 
 
 def _user(folder: Path) -> str | None:
-    """initdb and postgres refuse root: somebody else must run them."""
+    """Initdb and postgres refuse root: somebody else must run them."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

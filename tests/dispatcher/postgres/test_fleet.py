@@ -1,8 +1,6 @@
 """Many dispatchers on one PostgreSQL, killed and cut off: nothing lost, nothing stuck, limits held
 over all of them together (I1, I2, I3, I4)."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import signal

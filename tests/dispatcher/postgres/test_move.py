@@ -1,7 +1,5 @@
 """Moving a SQLite file to PostgreSQL: nothing lost, everything as it was, and it can be resumed."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 import time

@@ -1,8 +1,6 @@
 """The way to the database breaks: what was promised holds, what was not is tried again, and nothing
 needs a restart (I1, I2, I3)."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator

@@ -1,8 +1,6 @@
 """Which index each statement of the store uses, as the server plans it for good: work does not grow
 with what is stored (I10)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How the tests find a PostgreSQL, and what they say when there is none."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,6 @@
 """Starting on PostgreSQL: what cannot be used is refused in one clear line, without its password;
 several may start at once."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

@@ -1,8 +1,6 @@
 """Several stores on one database: limits hold over all of them, work and changes reach all of them,
 and clocks that differ do no harm (I4, D16)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress

@@ -3,8 +3,6 @@
 `FACTORIES` lists the stores that must keep the Protocol's promises; a second one only adds itself.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace

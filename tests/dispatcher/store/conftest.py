@@ -1,7 +1,5 @@
 """An open store for each store there is."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Ways into the SQLite store for tests of what is SQLite's alone."""
 
-from __future__ import annotations
-
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable

@@ -1,7 +1,5 @@
 """Tenants, API keys and signing secrets."""
 
-from __future__ import annotations
-
 import asyncio
 
 from dispatcher.ids import new_id

@@ -1,7 +1,5 @@
 """Claim: what is due, once, in an order that is fair to classes, tenants and lanes (D5)."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Destinations: registered or known by their URL, shown with the health of their lanes."""
 
-from __future__ import annotations
-
 import pytest
 
 from dispatcher.policy import PRESETS

@@ -1,8 +1,6 @@
 """After any verbs in any order: counts are exact, lanes say when their work is ready, every
 transition is a legal one, and nothing is stranded (I2, I9)."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import shutil

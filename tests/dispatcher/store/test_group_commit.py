@@ -1,7 +1,5 @@
 """Group commit (D3): one commit for all that wait, each answered after it, a bad one alone."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace

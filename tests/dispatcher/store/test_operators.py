@@ -1,8 +1,6 @@
 """Single deliveries in the hands of operators and of time: replay, cancel, release, reclaim,
 take over, expire."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

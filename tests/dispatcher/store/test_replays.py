@@ -1,7 +1,5 @@
 """Filtered replays: a fixed set, fed in small commits, resumable, and one tenant's only."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

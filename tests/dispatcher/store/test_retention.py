@@ -1,8 +1,6 @@
 """Retention: payloads, then rows, each after its own period; what waits is never touched; the
 file gives its space back."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

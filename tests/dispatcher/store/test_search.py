@@ -1,7 +1,5 @@
 """Search: every filter alone and together against a brute-force oracle, and pages that hold."""
 
-from __future__ import annotations
-
 import asyncio
 from itertools import combinations
 from pathlib import Path

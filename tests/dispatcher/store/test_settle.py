@@ -1,7 +1,5 @@
 """Settle: an attempt and its verdict in one commit, fenced by the claim, and what lanes learn."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import replace
 

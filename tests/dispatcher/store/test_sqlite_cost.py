@@ -1,8 +1,6 @@
 """What statements cost (I10), told without a clock: by their plans, and by the steps that SQLite's
 virtual machine takes."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from collections.abc import Awaitable

@@ -1,8 +1,6 @@
 """A locked database, a full disk, a read that takes too long: told as such, nothing lost, and it
 recovers by itself."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import sqlite3

@@ -1,7 +1,5 @@
 """The SQLite file: one owner, its pragmas, its schema, its backup (D4)."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sqlite3

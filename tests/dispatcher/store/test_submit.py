@@ -1,7 +1,5 @@
 """Submit: stored durably, once per idempotency key, handed straight over where that is fair."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import Counter
 from typing import Any

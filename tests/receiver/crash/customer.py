@@ -44,7 +44,7 @@ POINTS: dict[str, tuple[type | str, str, str] | None] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Where it is killed, and on which databases; ``armed`` is a file that is there until then."""
+    """Where it is killed, and on which databases; `armed` is a file that is there until then."""
 
     point: str
     kind: Kind
