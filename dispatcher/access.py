@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Literal, get_args
 
-from dispatcher.clock import now_ms
 from dispatcher.ids import new_id
 from dispatcher.settings import SettingError, Settings
 from dispatcher.store.base import NotFound, Store
 from dispatcher.values import Key, SigningSecret
+from receiver.base.clock import now_ms
 from receiver.signature import SECRET_PREFIX, generate_secret, v1_key
 
 Scope = Literal["submit", "read", "operate", "admin"]

@@ -9,7 +9,6 @@ from starlette.routing import Router
 from dispatcher import logs
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
-from dispatcher.clock import now_ms
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.housekeeping import Housekeeping
 from dispatcher.metrics import Metrics
@@ -18,6 +17,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import SecretBook
 from dispatcher.store import open_store
 from dispatcher.store.base import SharedStore, Store, StoreError
+from receiver.base.clock import now_ms
 
 _LOG: Final = logs.get("service")
 _RELOAD_RETRY_S: Final = 0.5

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dispatcher.clock import iso, parse_iso
 from dispatcher.states import STATES, State
 from dispatcher.values import Priority
+from receiver.base.clock import iso, parse_iso
 
 _WORDS: Final = ("status", "jobStatus", "jobId", "destination", "priority", "error")
 _TIMES: Final = ("since", "until")

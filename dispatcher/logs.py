@@ -13,11 +13,11 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from dispatcher.clock import iso
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
 from dispatcher.settings import LogFormat
 from dispatcher.values import Delivery
+from receiver.base.clock import iso
 
 # Collectors commonly cut or drop lines beyond 16 KiB; ours stay well under that.
 LINE_CHARS_MAX: Final = 8_192

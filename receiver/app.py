@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
-from receiver.base.clock import NowMs, wall_clock_ms
+from receiver.base.clock import NowMs, now_ms
 from receiver.base.http import Receive, Scope, Send
 from receiver.handling.effects import Effects, open_effects
 from receiver.handling.handlers import Handlers
@@ -59,7 +59,7 @@ class Receiver:
         *,
         sources: Iterable[Source] = (),
         credentials: Credentials | None = None,
-        now_ms: NowMs = wall_clock_ms,
+        now_ms: NowMs = now_ms,
     ) -> None:
         self.settings = load() if settings is None else settings
         given = {source.path: source for source in sources}

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from dispatcher.access import Access
-from dispatcher.clock import now_ms
 from dispatcher.outcome import Outcome
 from dispatcher.settings import Settings
 from dispatcher.store.base import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
+from receiver.base.clock import now_ms
 
 PROBES_MAX: Final = 16
 

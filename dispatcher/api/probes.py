@@ -8,9 +8,9 @@ from dispatcher import policy
 from dispatcher.api import admission, show
 from dispatcher.api.call import Call, answer, encode
 from dispatcher.api.errors import unavailable
-from dispatcher.clock import iso
 from dispatcher.ids import new_id
 from dispatcher.values import Delivery, Destination
+from receiver.base.clock import iso
 
 TEST_STATUS: Final = "test"
 

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from dispatcher.api import policies, views
-from dispatcher.clock import iso
 from dispatcher.ids import lane_url
 from dispatcher.outcome import Outcome
 from dispatcher.states import FINAL, STATES, State
@@ -20,6 +19,7 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
+from receiver.base.clock import iso
 
 
 def accepted(submitted: Submitted) -> views.AcceptedView:

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import typer
 
-from dispatcher.clock import iso, parse_iso
 from dispatcher.policy import PRESETS
+from receiver.base.clock import iso, parse_iso
 
 _AGO: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h|d|w)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

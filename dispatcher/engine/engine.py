@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher import logs
-from dispatcher.clock import now_ms
 from dispatcher.engine.alarm import BARREN_WAIT_MS, Alarm
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
@@ -17,6 +16,7 @@ from dispatcher.signing import SecretBook, Secrets
 from dispatcher.store.base import Settlement, Store, StoreError
 from dispatcher.store.rates import Rates
 from dispatcher.values import Delivery, NewCallback, Submitted
+from receiver.base.clock import now_ms
 
 T = TypeVar("T")
 

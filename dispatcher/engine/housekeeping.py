@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from dispatcher import logs
-from dispatcher.clock import now_ms
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.base import Keep, Store, StoreError
 from dispatcher.values import Replay
+from receiver.base.clock import now_ms
 
 _LOG: Final = logs.get("housekeeping")
 # One slice of 200 rows holds a commit up for a few milliseconds (measured: about 20 µs a row).

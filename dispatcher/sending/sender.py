@@ -23,7 +23,6 @@ import aiohttp
 from yarl import URL
 
 from dispatcher import VERSION, signing
-from dispatcher.clock import now_ms
 from dispatcher.outcome import Kind, Outcome
 from dispatcher.sending.connections import Connector, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
@@ -32,6 +31,7 @@ from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.settings import SettingError, Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
+from receiver.base.clock import now_ms
 
 UNREACHABLE: Final = "the destination could not be reached"
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from dispatcher import filters
-from dispatcher.clock import now_ms as wall_ms
 from dispatcher.filters import Filter
 from dispatcher.ids import new_id
 from dispatcher.states import QUEUED, STATES, State
@@ -25,6 +24,7 @@ from dispatcher.values import (
     Stats,
     Tenant,
 )
+from receiver.base.clock import now_ms as wall_ms
 
 T = TypeVar("T")
 Counts = Mapping[tuple[str, State], int]

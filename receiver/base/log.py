@@ -10,8 +10,9 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any, Final, TextIO, TypeAlias
+
+from receiver.base.clock import iso
 
 LOGGER: Final = logging.getLogger("receiver")
 LINE_CHARS_MAX: Final = 1000  # a request's has some 350; a path or an id can be made very long
@@ -52,16 +53,6 @@ def event(name: str, level: int = logging.INFO, **fields: Any) -> None:
     record = logging.LogRecord(LOGGER.name, level, "", 0, name, (), None)
     record.fields = fields
     LOGGER.handle(record)
-
-
-def iso(ms: int | None) -> str | None:
-    """Unix milliseconds as ISO-8601 UTC with Z; None stays None."""
-    return None if ms is None else f"{_iso_second(ms // 1000)}.{ms % 1000:03d}Z"
-
-
-@lru_cache(maxsize=8)  # many lines are of the same second
-def _iso_second(second: int) -> str:
-    return datetime.fromtimestamp(second, tz=UTC).replace(tzinfo=None).isoformat()
 
 
 class LineFormatter(logging.Formatter):

@@ -8,7 +8,7 @@ import time
 from typing import Final, TypeAlias
 
 from receiver.base import log
-from receiver.base.clock import NowMs, wait_until
+from receiver.base.clock import NowMs, iso, wait_until
 from receiver.event import Event
 from receiver.handling.effects import Effects
 from receiver.handling.handlers import Handler, Handlers
@@ -227,6 +227,6 @@ class Worker:
             messageId=event.message_id,
             attempt=event.attempt,
             error=None if error is None else type(error).__name__,
-            retryAt=log.iso(settlement.due_ms),
+            retryAt=iso(settlement.due_ms),
             durationMs=round(took_s * 1000, 1),
         )

@@ -4,8 +4,8 @@ import base64
 import hmac
 from typing import Any, Final, cast
 
+from receiver.base.clock import iso
 from receiver.base.http import Answer, Refusal, Request
-from receiver.base.log import iso
 from receiver.base.query import DIGITS_MAX, choice, invalid, number, read_query
 from receiver.housekeeping import Housekeeper
 from receiver.inbox.inbox import Inbox

@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from receiver.base.clock import iso
 from receiver.base.http import Answer, Budget, Refusal, Request
-from receiver.base.log import iso
 from receiver.base.query import choice, invalid, number, read_query
 from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import uvloop
 from rich.console import Console
 
-from dispatcher.clock import iso, now_ms
+from receiver.base.clock import iso, now_ms
 from tests.bench import (
     backlog,
     machine,

@@ -12,12 +12,12 @@ from dispatcher import settings as settings_module
 from dispatcher.access import DEFAULT_TENANT, Access, new_secret
 from dispatcher.api import submission
 from dispatcher.api.submission import JSON_TYPE, Submission
-from dispatcher.clock import now_ms
 from dispatcher.ids import destination_id
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.base import Store
 from dispatcher.values import Destination, NewCallback
+from receiver.base.clock import now_ms
 from tests.bench.payload import job_id, payload
 
 _NAME: Final = "held"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.clock import iso
 from dispatcher.filters import Filter, FilterError, parse, show
 from dispatcher.states import STATES
+from receiver.base.clock import iso
 
 texts = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=50

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import VERSION
-from dispatcher.clock import now_ms, parse_iso
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.sending.sender import UNREACHABLE, Sender, last_of_each, reason_of
 from dispatcher.settings import SettingError, Settings
+from receiver.base.clock import now_ms, parse_iso
 from tests.dispatcher.peers import (
     OK,
     SECRETS,

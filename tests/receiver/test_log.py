@@ -68,12 +68,6 @@ def test_an_exception_is_in_the_line() -> None:
     assert "inner detail" in json.loads(stream.getvalue())["exception"]
 
 
-def test_times_are_iso_8601_with_z() -> None:
-    """And none stays none."""
-    assert log.iso(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
-    assert log.iso(None) is None
-
-
 class Counted(io.StringIO):
     """Counts its writes."""
 

@@ -10,13 +10,13 @@ from typing import Any, Final
 
 import psycopg
 
-from dispatcher.clock import now_ms
 from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.migrate import migrate_postgres, migrate_sqlite
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.server import QUIET, Server, check_database, make_durable
 from dispatcher.store.postgres.tx import text
 from dispatcher.store.sqlite import file
+from receiver.base.clock import now_ms
 
 # In this order, each by its primary key. Counts are not moved but counted anew.
 TABLES: Final[dict[str, tuple[str, ...]]] = {

@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 import psycopg
 
 from dispatcher import logs
-from dispatcher.clock import now_ms as wall_ms
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.states import State
@@ -52,6 +51,7 @@ from dispatcher.values import (
     Stats,
     Submitted,
 )
+from receiver.base.clock import now_ms as wall_ms
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dispatcher.clock import now_ms
 from dispatcher.engine.engine import Engine
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
@@ -17,6 +16,7 @@ from dispatcher.signing import SecretBook, Secrets
 from dispatcher.store import open_store
 from dispatcher.store.base import Claim, Store
 from dispatcher.values import Callback, Delivery, Submitted
+from receiver.base.clock import now_ms
 from tests.dispatcher.store.builders import TENANT, callback, outcome, secret
 
 QUICK = dump(Policy(attempts=3, delays=(0.15,), jitter=0))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.clock import now_ms
 from dispatcher.store.base import Settlement, StoreFull, StoreUnavailable
 from dispatcher.values import Delivery
+from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import QUICK, rigged
 from tests.dispatcher.store.builders import callback
 

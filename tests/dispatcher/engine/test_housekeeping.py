@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dispatcher.clock import now_ms
 from dispatcher.engine.housekeeping import Housekeeping
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
 from dispatcher.store.base import NotFound, StoreUnavailable
 from dispatcher.values import Replay
+from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import Rig, rigged
 from tests.dispatcher.store.builders import TENANT, callback
 

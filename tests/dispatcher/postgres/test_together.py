@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from dispatcher.access import Access
-from dispatcher.clock import now_ms
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store.base import StoreError
 from dispatcher.store.postgres.session import skew_ms
 from dispatcher.store.postgres.store import PostgresStore
 from dispatcher.values import Delivery
+from receiver.base.clock import now_ms
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import LEASE_MS, TENANT, URL, World, secret
 

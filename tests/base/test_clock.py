@@ -9,7 +9,7 @@ from freezegun import freeze_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.clock import iso, now_ms, parse_iso
+from receiver.base.clock import iso, now_ms, parse_iso
 
 LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -79,6 +79,10 @@ def test_every_time_is_read_or_refused_and_what_is_read_can_be_shown(moment: dat
         assert moment.year < 1970 or moment.year == 9999
         return
     assert parse_iso(iso(ms)) == ms
+
+
+def test_none_stays_none() -> None:
+    assert iso(None) is None
 
 
 def test_a_frozen_wall_clock_stops_no_event_loop() -> None:
