@@ -22,6 +22,7 @@ class NewCallback:
 
     `destination` is the lane's id; `url` is None for a registered destination, whose own URL,
     headers and policy apply at send time, so that mending them mends its backlog too.
+    `policy_text` is what is stored and `policy` what it says, both None for the destination's.
     `key` is the idempotency key's digest, `content` what it must come with again.
     """
 
@@ -38,7 +39,8 @@ class NewCallback:
     content_type: str
     headers: Headers = ()
     tags: tuple[tuple[str, str], ...] = ()
-    policy: str | None = None
+    policy_text: str | None
+    policy: Policy | None
     key: bytes
     explicit_key: bool
     content: bytes

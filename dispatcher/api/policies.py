@@ -4,16 +4,29 @@ from msgspec import UNSET
 
 from dispatcher.api.errors import invalid
 from dispatcher.api.shapes import Exponential, PolicyChoice, PolicyShape
-from dispatcher.policy import GONE, Policy, dump, load
+from dispatcher.policy import GONE, PRESETS, Policy, dump, load
 
 
-def text(choice: PolicyChoice | None) -> str | None:
-    """Return what the store keeps: a preset's name or the policy's JSON; nothing for the default.
+def chosen(choice: PolicyChoice | None) -> tuple[str | None, Policy | None]:
+    """Return what the store keeps (a preset's name or the policy's JSON) and the policy itself;
+    nothing for the default.
 
     Raises ApiError (422) where the fields contradict each other.
     """
-    if choice is None or isinstance(choice, str):
-        return choice
+    if choice is None:
+        return None, None
+    if isinstance(choice, str):
+        return choice, PRESETS[choice]
+    policy = _policy(choice)
+    return dump(policy), policy
+
+
+def text(choice: PolicyChoice | None) -> str | None:
+    """Return what the store keeps of a choice. Raises ApiError (422) as `chosen` does."""
+    return chosen(choice)[0]
+
+
+def _policy(choice: PolicyShape) -> Policy:
     if choice.delays is not UNSET and choice.exponential is not UNSET:
         raise invalid("policy", None, "give delays or exponential, not both")
     codes = choice.acknowledge
@@ -22,18 +35,16 @@ def text(choice: PolicyChoice | None) -> str | None:
     schedule = choice.exponential
     if schedule is UNSET:
         schedule = Exponential(base=5.0, factor=3.0, cap=21_600.0)
-    return dump(
-        Policy(
-            attempts=choice.attempts,
-            delays=() if choice.delays is UNSET else tuple(choice.delays),
-            base=schedule.base,
-            factor=schedule.factor,
-            cap=schedule.cap,
-            jitter=choice.jitter,
-            timeout=choice.timeout,
-            acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
-            max_age=choice.max_age,
-        )
+    return Policy(
+        attempts=choice.attempts,
+        delays=() if choice.delays is UNSET else tuple(choice.delays),
+        base=schedule.base,
+        factor=schedule.factor,
+        cap=schedule.cap,
+        jitter=choice.jitter,
+        timeout=choice.timeout,
+        acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
+        max_age=choice.max_age,
     )
 
 

@@ -88,6 +88,7 @@ def build(given: Submission, *, tenant: str, settings: Settings, now_ms: int) ->
     name = given.destination
     destination = destination_id(tenant, name=name, url=given.callback_url)
     digest = sha256(given.body).digest()
+    policy_text, policy = policies.chosen(given.policy)
     key = given.idempotency_key
     return NewCallback(
         id=new_id("cb", now_ms),
@@ -103,7 +104,8 @@ def build(given: Submission, *, tenant: str, settings: Settings, now_ms: int) ->
         content_type=given.content_type,
         headers=headers.custom(given.headers, settings.signature_header),
         tags=tuple(given.tags.items()),
-        policy=policies.text(given.policy),
+        policy_text=policy_text,
+        policy=policy,
         key=identity.natural_key(tenant, given.job_id, given.job_status, destination, digest)
         if key is None
         else identity.explicit_key(tenant, key),

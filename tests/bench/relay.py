@@ -102,7 +102,7 @@ def open_relay() -> Store:
 
 
 def _delivery(new: NewCallback) -> Delivery:
-    policy = policies.load(new.policy)
+    policy = new.policy or policies.load(None)
     return Delivery(
         id=new.id,
         tenant=new.tenant,

@@ -103,7 +103,7 @@ def submit(tx: PostgresTx, submits: Sequence[Submit], rules: Rules) -> list[Subm
         if refusal is not None:
             results[new.id] = refusal
             continue
-        rule = policies.load(new.policy or target.policy)
+        rule = new.policy or policies.load(target.policy)
         straight = item.handover and target.open and target.room > 0
         if straight:
             target.room -= 1
@@ -178,7 +178,7 @@ def _row(
         HIGH if new.priority == "high" else NORMAL,
         new.destination,
         new.url,
-        new.policy,
+        new.policy_text,
         len(new.body),
         new.body_sha256,
         new.key,

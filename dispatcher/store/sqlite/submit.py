@@ -89,7 +89,7 @@ def submit(tx: Tx, submits: Sequence[Submit], rules: Rules) -> list[Submitted | 
         if refusal is not None:
             results[new.id] = refusal
             continue
-        rule = policies.load(new.policy or target.policy)
+        rule = new.policy or policies.load(target.policy)
         straight = item.handover and target.open and target.room > 0
         if straight:
             target.room -= 1
@@ -153,7 +153,7 @@ def _row(new: NewCallback, rule: Policy, lease_margin_ms: int | None) -> tuple[o
         number,
         new.destination,
         new.url,
-        new.policy,
+        new.policy_text,
         len(new.body),
         new.body_sha256,
         new.key,

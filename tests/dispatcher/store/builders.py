@@ -15,7 +15,7 @@ import pytest
 from dispatcher.filters import Filter
 from dispatcher.ids import destination_id, new_id
 from dispatcher.outcome import Kind, Outcome
-from dispatcher.policy import Verdict
+from dispatcher.policy import Verdict, load
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.base import Claim, Settlement, SharedStore, Store
@@ -120,7 +120,8 @@ def callback(
         content_type="application/json",
         headers=headers,
         tags=tuple((tags or {}).items()),
-        policy=policy,
+        policy_text=policy,
+        policy=None if policy is None else load(policy),
         key=sha256((natural if key is None else f"key\0{tenant}\0{key}").encode()).digest()[:16],
         explicit_key=key is not None,
         content=sha256(f"{job}\0{job_status}\0{where}".encode() + digest).digest()[:16],
