@@ -12,10 +12,11 @@ from hashlib import sha256
 from typing import Final, Literal, get_args
 
 from dispatcher.ids import new_id
-from dispatcher.settings import SettingError, Settings
+from dispatcher.settings import Settings
 from dispatcher.store.base import NotFound, Store
 from dispatcher.values import Key, SigningSecret
 from receiver.base.clock import now_ms
+from receiver.base.settings import SettingError
 from receiver.signature import SECRET_PREFIX, generate_secret, v1_key
 
 Scope = Literal["submit", "read", "operate", "admin"]

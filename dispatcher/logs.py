@@ -15,9 +15,9 @@ import msgspec
 
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
-from dispatcher.settings import LogFormat
 from dispatcher.values import Delivery
 from receiver.base.clock import iso
+from receiver.base.log import LogFormat
 
 # Collectors commonly cut or drop lines beyond 16 KiB; ours stay well under that.
 LINE_CHARS_MAX: Final = 8_192

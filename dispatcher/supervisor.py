@@ -19,10 +19,11 @@ from typing import Final
 from dispatcher import logs
 from dispatcher.access import Access
 from dispatcher.server import Announce, serve
-from dispatcher.settings import SettingError, Settings
+from dispatcher.settings import Settings
 from dispatcher.store import is_postgres, open_store
 from dispatcher.store.base import CannotStart
 from receiver.base import server
+from receiver.base.settings import SettingError
 
 WORKERS_MAX: Final = 64
 _LOG: Final = logs.get("workers")

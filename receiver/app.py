@@ -8,6 +8,7 @@ from typing import Any, Final, Self, TypeVar
 
 from receiver.base.clock import NowMs, now_ms
 from receiver.base.http import Receive, Scope, Send
+from receiver.base.settings import SettingError
 from receiver.handling.effects import Effects, open_effects
 from receiver.handling.handlers import Handlers
 from receiver.handling.limits import Limits
@@ -21,7 +22,7 @@ from receiver.metrics import Metrics
 from receiver.reconcile.checks import ask_ms, check_job_id, check_status_url
 from receiver.reconcile.credentials import Credentials, Tokens
 from receiver.reconcile.reconciler import Asking, Reconciler
-from receiver.settings import SettingError, Settings, load
+from receiver.settings import Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
 from receiver.verification.identity import Dialect

@@ -2,33 +2,24 @@
 reads the environment."""
 
 import os
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Final
 
-from receiver.base.settings import SettingError, read, setting, split_secrets, variable
-from receiver.checks import OWN_PATHS, PATH, check, database_path
-from receiver.signature import TOLERANCE_S
-from receiver.source import Source
+from receiver.base import settings as base
+from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
+from receiver.base.log import LogFormat, LogLevel
+from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, SettingError, setting, split_list
+from receiver.signature import SECRET_PREFIX, SECRETS_MAX, TOLERANCE_S, Require, v1_key
+from receiver.source import Reruns, Source
+from receiver.verification.identity import Dialect
 
-__all__ = [
-    "OWN_PATHS",
-    "PATH",
-    "ClientSettings",
-    "SettingError",
-    "Settings",
-    "database_path",
-    "load",
-    "load_client",
-    "load_secrets",
-    "split_secrets",
-    "variable",
-]
+PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
+OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
 
-_KIB: Final = 1024
-_MIB: Final = 1024 * _KIB
-_HOUR_S: Final = 3_600.0
-_DAY_S: Final = 24 * _HOUR_S
+_PREFIX: Final = "RECEIVER_"
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +38,15 @@ class Settings:
         secret=True,
     )
     host: str = setting("127.0.0.1", "address to listen on; loopback until you decide otherwise")
-    port: int = setting(8700, "port to listen on; 0 takes a free one", most=65_535)
+    port: int = setting(8700, "port to listen on; 0 takes a free one", max=65_535)
     path: str = setting("/webhooks", "path that messages are posted to; it also names their source")
-    require: Literal["any", "sha256", "standard"] = setting(
+    require: Require = setting(
         "any", "`any` scheme, `sha256`, or `standard` for freshness and a signed id in all messages"
     )
-    dialect: Literal["auto", "tensorone", "runpod", "cerebrium"] = setting(
+    dialect: Dialect = setting(
         "auto", "whose messages: `tensorone`, `runpod`, `cerebrium`, or `auto`: told by their form"
     )
-    reruns: Literal["first", "latest"] = setting(
+    reruns: Reruns = setting(
         "first", "which end of a job counts that is run again under its id: `first` or `latest`"
     )
     url_token: str | None = setting(
@@ -85,164 +76,178 @@ class Settings:
         secret=True,
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
-    log_format: str = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
-    log_level: str = setting("info", "`debug`, `info`, `warning` or `error`")
+    log_format: LogFormat = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
+    log_level: LogLevel = setting("info", "`debug`, `info`, `warning` or `error`")
 
     body_bytes_max: int = setting(
-        1 * _MIB,
+        1 * MIB,
         "largest body: the dispatcher's largest payload",
         unit="bytes",
-        least=1,
-        most=64 * _MIB,
+        min=1,
+        max=64 * MIB,
     )
     in_flight_bytes_max: int = setting(
-        64 * _MIB,
+        64 * MIB,
         "most body bytes in memory at once; more are answered 503",
         unit="bytes",
-        least=1,
-        most=16 * 1024 * _MIB,
+        min=1,
+        max=16 * GIB,
     )
     headers_max: int = setting(
-        100, "most headers of one request, as Apache and Go's peers allow", least=10, most=1_000
+        100, "most headers of one request, as Apache and Go's peers allow", min=10, max=1_000
     )
     header_bytes_max: int = setting(
-        16 * _KIB,
+        16 * KIB,
         "most bytes of all headers of one request, twice a common proxy's line limit",
         unit="bytes",
-        least=1 * _KIB,
-        most=1 * _MIB,
+        min=1 * KIB,
+        max=1 * MIB,
     )
     json_depth_max: int = setting(
         64,
         "deepest nesting of a body; real results stay under 20",
         unit="levels",
-        least=1,
-        most=900,
+        min=1,
+        max=900,
     )
     tolerance: float = setting(
         float(TOLERANCE_S),
         "how far a signed timestamp may lie from now, to either side",
         unit="s",
-        least=1,
-        most=86_400,
+        min=1,
+        max=86_400,
     )
     request_timeout: float = setting(
         10.0,
         "longest that headers, and then a body, may take to arrive: no dripping holds a connection",
         unit="s",
-        least=0.1,
-        most=3_600,
+        min=0.1,
+        max=3_600,
     )
     keep_alive: float = setting(
         75.0,
         "how long an idle connection is kept: longer than senders pool theirs",
         unit="s",
-        most=3_600,
+        max=3_600,
     )
     connections_max: int = setting(
-        1_000, "most client connections at once; more are answered 503", least=2, most=1_000_000
+        1_000, "most client connections at once; more are answered 503", min=2, max=1_000_000
     )
     commit_rows_max: int = setting(
         256,
         "most messages in one commit: bounds how long a commit keeps its callers waiting",
-        least=1,
-        most=100_000,
+        min=1,
+        max=100_000,
     )
     lock_timeout: float = setting(
-        1.0, "how long a write waits for another program's lock on the file", unit="s", most=60
+        1.0, "how long a write waits for another program's lock on the file", unit="s", max=60
     )
     read_timeout: float = setting(
         5.0,
         "longest a listing may read: a longer one would pin the write-ahead log",
         unit="s",
-        least=0.05,
-        most=600,
+        min=0.05,
+        max=600,
     )
     retry_after: float = setting(
         5.0,
         "when senders are asked to come back while the inbox is down",
         unit="s",
-        least=1,
-        most=3_600,
+        min=1,
+        max=3_600,
     )
     handler_concurrency: int = setting(
-        8, "most handlers at work at once; each may be a thread", least=1, most=1_000
+        8, "most handlers at work at once; each may be a thread", min=1, max=1_000
     )
     handler_timeout: float = setting(
         60.0,
         "longest one attempt may take: twice a slow call to another service",
         unit="s",
-        least=0.01,
-        most=_DAY_S,
+        min=0.01,
+        max=DAY_S,
     )
     handler_attempts: int = setting(
         10,
         "attempts before a message is dead; with the waits below some two hours",
-        least=1,
-        most=100,
+        min=1,
+        max=100,
     )
     handler_retry_base: float = setting(
         1.0,
         "wait before the second attempt; each further one is 3 times longer",
         unit="s",
-        most=_DAY_S,
+        max=DAY_S,
     )
     handler_retry_cap: float = setting(
-        _HOUR_S, "longest wait between two attempts", unit="s", most=7 * _DAY_S
+        HOUR_S, "longest wait between two attempts", unit="s", max=7 * DAY_S
     )
     lease: float = setting(
         30.0,
         "how long a replica's claim on a message holds without word from it; then another one "
         "takes it over. Only with PostgreSQL",
         unit="s",
-        least=1,
-        most=3_600,
+        min=1,
+        max=3_600,
     )
     poll: float = setting(
         1.0,
         "how often a replica looks for what others left to do. Only with PostgreSQL",
         unit="s",
-        least=0.01,
-        most=60,
+        min=0.01,
+        max=60,
     )
     ask_base: float = setting(
         15.0,
         "first wait before a job that is not done is asked for again; then twice as long",
         unit="s",
-        least=0.01,
-        most=_DAY_S,
+        min=0.01,
+        max=DAY_S,
     )
     ask_cap: float = setting(
-        900.0, "longest wait between two questions", unit="s", least=0.01, most=_DAY_S
+        900.0, "longest wait between two questions", unit="s", min=0.01, max=DAY_S
     )
     ask_timeout: float = setting(
-        10.0, "longest that a status URL may take to answer", unit="s", least=0.01, most=600
+        10.0, "longest that a status URL may take to answer", unit="s", min=0.01, max=600
     )
     lost_after: float = setting(
-        _DAY_S,
+        DAY_S,
         "how long a status URL may fail, without one answer, until its job is given up as lost",
         unit="s",
-        least=0.01,
-        most=90 * _DAY_S,
+        min=0.01,
+        max=90 * DAY_S,
     )
     keep_bodies: float = setting(
-        30 * _DAY_S, "how long a body is kept that is done with", unit="s", most=3650 * _DAY_S
+        30 * DAY_S, "how long a body is kept that is done with", unit="s", max=3650 * DAY_S
     )
     keep_messages: float = setting(
-        90 * _DAY_S,
+        90 * DAY_S,
         "how long a copy is known as one: longer than any sender retries or replays",
         unit="s",
-        most=3650 * _DAY_S,
+        max=3650 * DAY_S,
     )
     drain_grace: float = setting(
         20.0,
         "how long a stopping process finishes its requests; under the usual 30 s to SIGKILL",
         unit="s",
-        most=3_600,
+        max=3_600,
     )
 
     def __post_init__(self) -> None:
-        check(self)
+        base.check_choices(self, _PREFIX)
+        _check_secrets(self.secrets, self.require)
+        _check_databases(self.database_url, self.effects_url)
+        if self.keep_messages < self.keep_bodies:
+            raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
+        if not PATH.fullmatch(self.path) or self.path in OWN_PATHS:
+            raise SettingError(f"RECEIVER_PATH must be a path such as /webhooks, not {self.path!r}")
+        if not _HEADER_NAME.fullmatch(self.signature_header):
+            raise SettingError(
+                f"RECEIVER_SIGNATURE_HEADER must be a header's name, not {self.signature_header!r}"
+            )
+        if self.in_flight_bytes_max < self.body_bytes_max:
+            raise SettingError(
+                "RECEIVER_IN_FLIGHT_BYTES_MAX must be at least RECEIVER_BODY_BYTES_MAX"
+            )
         if self.secrets or self.url_token is not None:
             self.main_source()
 
@@ -272,23 +277,72 @@ class ClientSettings:
     admin_key: str | None = field(repr=False)
 
 
+def variable(name: str) -> str:
+    """Return the environment variable of a setting."""
+    return f"{_PREFIX}{name.upper()}"
+
+
 def load(environ: Mapping[str, str] | None = None) -> Settings:
     """Return the settings that the environment asks for. Raises SettingError."""
-    return Settings(**read(fields(Settings), os.environ if environ is None else environ))
+    return base.load(Settings, _PREFIX, environ)
 
 
 def load_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return the signing secrets alone, for the commands that need no service."""
     environ = os.environ if environ is None else environ
-    return split_secrets(environ.get("RECEIVER_SECRETS", ""))
+    return split_list(environ.get("RECEIVER_SECRETS", ""))
 
 
 def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
+    """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
     environ = os.environ if environ is None else environ
-    url = environ.get("RECEIVER_URL", "").strip()
     settings = load({**environ, "RECEIVER_SECRETS": ""})
-    if not url:
-        host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104 - compared, not bound
-        url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    return ClientSettings(url=url.rstrip("/"), admin_key=settings.admin_key)
+    url = base.service_url(_PREFIX, environ, lambda: settings)
+    return ClientSettings(url=url, admin_key=settings.admin_key)
+
+
+def database_path(url: str, name: str = "database_url") -> str:
+    """Return the file of a `sqlite:///` URL (a fourth slash makes it absolute). Raises
+    SettingError."""
+    try:
+        return sqlite_path(url)
+    except DatabaseURLError as error:
+        raise SettingError(f"{variable(name)} {error}") from None
+
+
+def _check_databases(database_url: str, effects_url: str | None) -> None:
+    """Raise SettingError. Effects may lie in the inbox's PostgreSQL, where it has a schema of its
+    own; an inbox's file is locked by us."""
+    urls = {"database_url": database_url}
+    if effects_url is not None:
+        urls["effects_url"] = effects_url
+    for name, url in urls.items():
+        try:
+            check_url(url)
+        except DatabaseURLError as error:
+            raise SettingError(f"{variable(name)} {error}") from None
+    files = [os.path.realpath(sqlite_path(url)) for url in urls.values() if not is_postgres(url)]
+    if len(set(files)) < len(files):
+        raise SettingError("RECEIVER_EFFECTS_URL is the inbox's own file: give yours")
+
+
+def _check_secrets(secrets: tuple[str, ...], require: Require) -> None:
+    """Raise SettingError. No secret is ever quoted: the messages count them."""
+    if len(secrets) > SECRETS_MAX:
+        raise SettingError(f"RECEIVER_SECRETS takes at most {SECRETS_MAX} secrets")
+    for n, secret in enumerate(secrets, start=1):
+        if not secret.removeprefix(SECRET_PREFIX).strip() or not secret.isprintable():
+            raise SettingError(f"RECEIVER_SECRETS: secret {n} is empty or not printable text")
+        if require == "standard" and not _is_v1(secret):
+            raise SettingError(
+                f"RECEIVER_SECRETS: secret {n} is not whsec_ and base64, "
+                "as RECEIVER_REQUIRE=standard needs"
+            )
+
+
+def _is_v1(secret: str) -> bool:
+    try:
+        v1_key(secret)
+    except ValueError:
+        return False
+    return True

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.settings import OWN_PATHS, PATH, SettingError, Settings
+from receiver.base.settings import SettingError
+from receiver.settings import OWN_PATHS, PATH, Settings
 from receiver.source import RERUNS, Source
 from receiver.verification.identity import DIALECTS
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from dispatcher.api.errors import invalid
 from dispatcher.sending.egress import Egress
-from dispatcher.settings import Network
+from receiver.base.settings import Network
 
 
 def check(field: str, url: str, allow_networks: tuple[Network, ...]) -> None:

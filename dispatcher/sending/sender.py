@@ -28,10 +28,11 @@ from dispatcher.sending.connections import Connector, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
 from dispatcher.sending.resolver import Addresses, Resolver, look_up
 from dispatcher.sending.response import excerpt, retry_after_ms
-from dispatcher.settings import SettingError, Settings
+from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
+from receiver.base.settings import SettingError
 
 UNREACHABLE: Final = "the destination could not be reached"
 

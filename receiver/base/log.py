@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO, TypeAlias
+from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from receiver.base.clock import iso
 
@@ -22,11 +22,13 @@ _GREEN, _YELLOW, _RED, _DIM, _PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[
 
 _encode: Final = json.JSONEncoder(check_circular=False, default=str).encode
 
+LogFormat: TypeAlias = Literal["auto", "json", "text"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Fields: TypeAlias = dict[str, Any]
 Told: TypeAlias = tuple[float, int, str, Fields, str | None]  # when, level, what, fields, exception
 
 
-def configure(log_format: str, level: str, stream: TextIO | None = None) -> None:
+def configure(log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
     """Send the receiver's and the server's lines to `stream` (default: standard error)."""
     out = stream or sys.stderr
     text = log_format == "text" or (log_format == "auto" and out.isatty())

@@ -8,7 +8,8 @@ import typer
 
 from receiver import client
 from receiver.base.cli import say
-from receiver.settings import SettingError, load_client, load_secrets, split_secrets
+from receiver.base.settings import SettingError, split_list
+from receiver.settings import load_client, load_secrets
 
 FAILED, USAGE, CANNOT_START = 1, 2, 3
 SECRET_FILE_BYTES_MAX = 64 * 1024
@@ -62,7 +63,7 @@ def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
         text = None if file is None else read(file, SECRET_FILE_BYTES_MAX).decode("utf-8")
     except UnicodeDecodeError:
         end("the secret file is not UTF-8 text", USAGE)
-    found = load_secrets() if text is None else split_secrets(text)
+    found = load_secrets() if text is None else split_list(text)
     if not found:
         end("there is no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE, WHERE_FROM)
     return found

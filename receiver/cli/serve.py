@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from receiver.base.settings import SettingError
 from receiver.cli.common import CANNOT_START, EPILOG, USAGE, WHERE_FROM, end
-from receiver.settings import SettingError, load
+from receiver.settings import load
 
 if TYPE_CHECKING:
     from receiver.app import Receiver

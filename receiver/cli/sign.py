@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from receiver.base.settings import SettingError
 from receiver.capture import HEADERS_BYTES_MAX, CaptureError, as_curl, as_lines, read_headers
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
@@ -22,7 +23,7 @@ from receiver.cli.common import (
     read,
     secrets,
 )
-from receiver.settings import SettingError, load, load_client
+from receiver.settings import load, load_client
 from receiver.signature import (
     SHA256_HEADER,
     TOLERANCE_S,

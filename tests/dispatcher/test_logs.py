@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dispatcher import logs
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
-from dispatcher.settings import LogFormat
+from receiver.base.log import LogFormat
 from tests.dispatcher.peers import delivery
 
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from dispatcher import VERSION
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.sending.sender import UNREACHABLE, Sender, last_of_each, reason_of
-from dispatcher.settings import SettingError, Settings
+from dispatcher.settings import Settings
 from receiver.base.clock import now_ms, parse_iso
+from receiver.base.settings import SettingError
 from tests.dispatcher.peers import (
     OK,
     SECRETS,

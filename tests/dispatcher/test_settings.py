@@ -6,14 +6,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.settings import (
-    ClientSettings,
-    SettingError,
-    Settings,
-    load,
-    load_client,
-    variable,
-)
+from dispatcher.settings import ClientSettings, Settings, load, load_client, variable
+from receiver.base.settings import SettingError
 
 ALL: list[Field[Any]] = list(fields(Settings))
 NUMBERS = [one for one in ALL if one.type in (int, float)]
@@ -43,12 +37,12 @@ def test_an_empty_variable_is_as_good_as_none(one: Field[Any]) -> None:
 
 @pytest.mark.parametrize("one", NUMBERS, ids=names)
 def test_every_default_lies_within_its_bounds(one: Field[Any]) -> None:
-    assert one.metadata["least"] <= one.default <= one.metadata["most"]
+    assert one.metadata["min"] <= one.default <= one.metadata["max"]
 
 
 @pytest.mark.parametrize("one", NUMBERS, ids=names)
 def test_both_bounds_of_a_number_can_be_set(one: Field[Any]) -> None:
-    for bound in ("least", "most"):
+    for bound in ("min", "max"):
         value = one.metadata[bound]
         text = str(int(value)) if float(value).is_integer() else str(value)
         environ = {variable(name): text for name in (KEPT if one.name in KEPT else (one.name,))}
@@ -68,7 +62,7 @@ def test_a_number_that_cannot_be_is_refused_by_its_variables_name(
 
 @pytest.mark.parametrize("one", NUMBERS, ids=names)
 def test_a_number_out_of_its_bounds_is_told_them(one: Field[Any]) -> None:
-    beyond = str(int(one.metadata["most"]) + 1)
+    beyond = str(int(one.metadata["max"]) + 1)
     with pytest.raises(SettingError, match=f"{variable(one.name)} must be from"):
         load({variable(one.name): beyond})
 

@@ -19,9 +19,10 @@ from starlette.routing import Mount
 
 from receiver.app import Receiver, create_app
 from receiver.base.log import JsonFormatter
+from receiver.base.settings import SettingError
 from receiver.inbox.sqlite.inbox import SqliteInbox
 from receiver.inbox.sqlite.writer import on_thread
-from receiver.settings import SettingError, Settings
+from receiver.settings import Settings
 from receiver.signature import sign_sha256, signed_headers
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from receiver import Event, Receiver, Settings
+from receiver.base.settings import SettingError
 from receiver.handling.handlers import Handlers
-from receiver.settings import SettingError
 from receiver.testing import Client, Clock
 from tests.receiver.waiting import until
 

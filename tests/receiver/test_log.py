@@ -46,7 +46,7 @@ def test_auto_is_json_in_a_file_and_coloured_text_on_a_terminal() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_no_value_fakes_a_line_or_steers_a_terminal(log_format: str) -> None:
+def test_no_value_fakes_a_line_or_steers_a_terminal(log_format: log.LogFormat) -> None:
     """Control characters come out escaped, and very long values short."""
     stream = io.StringIO()
     log.configure(log_format, "info", stream)

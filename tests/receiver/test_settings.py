@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 
 from receiver.base.db.url import is_postgres, shown
-from receiver.settings import SettingError, Settings, load, load_client, split_secrets, variable
+from receiver.base.settings import SettingError, split_list
+from receiver.settings import Settings, load, load_client, variable
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 
@@ -175,4 +176,4 @@ def test_the_client_finds_the_service_by_url_or_by_address() -> None:
 
 def test_secrets_split_at_commas_and_line_ends() -> None:
     """As in a variable, or in a file with one a line."""
-    assert split_secrets(" a ,b\n\nc\r\n,") == ("a", "b", "c")
+    assert split_list(" a ,b\n\nc\r\n,") == ("a", "b", "c")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from receiver import Receiver, Settings, Source
-from receiver.settings import SettingError
+from receiver.base.settings import SettingError
 from receiver.signature import sign_sha256
 from receiver.sources import all_sources
 from receiver.testing import Client

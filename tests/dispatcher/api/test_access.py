@@ -10,7 +10,8 @@ import pytest
 
 from dispatcher.access import SCOPES, Access, secret_fault
 from dispatcher.app import Service
-from dispatcher.settings import SettingError, Settings
+from dispatcher.settings import Settings
+from receiver.base.settings import SettingError
 from receiver.signature import generate_secret
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject
 
