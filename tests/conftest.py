@@ -10,11 +10,22 @@ from types import ModuleType
 from typing import cast
 
 import freezegun
+import hypothesis
 import pytest
 
 # Freezing the clock is for wall-clock decisions. An event loop that serves in another thread must
 # not see it: a timer that it sets meanwhile would never ring.
 freezegun.configure(extend_ignore_list=["asyncio"])
+
+# An example may take as long as a busy machine makes it. A failing one is printed whole, since
+# nobody has the database of examples of another machine.
+hypothesis.settings.register_profile(
+    "postback",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("postback")
 
 # Hundreds of processes are started, and a quarter of each one's start would be compiling what the
 # one before it compiled.
