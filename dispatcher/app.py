@@ -10,11 +10,12 @@ from dispatcher import logs
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
 from dispatcher.engine.engine import Engine
-from dispatcher.engine.housekeeping import Housekeeping
+from dispatcher.engine.replayer import Replayer
+from dispatcher.engine.sweeper import Sweeper
 from dispatcher.metrics import Metrics
 from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
-from dispatcher.signing import SecretBook
+from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
 from dispatcher.store.base import SharedStore, Store, StoreError
 from receiver.base.clock import now_ms
@@ -31,18 +32,20 @@ class Service:
         self.settings = settings
         self.store = open_store(settings) if store is None else store
         self.metrics = Metrics()
-        self.secret_book = SecretBook(self.store)
+        self.secrets = SecretCache(self.store.secrets)
         self.sender = Sender(settings)
         self.access = Access(self.store, settings)
-        self.engine = Engine(settings, self.store, self.sender, self.secret_book, self.metrics)
-        self.housekeeping = Housekeeping(settings, self.store, self.metrics)
+        self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
+        self.replayer = Replayer(settings, self.store)
+        self.sweeper = Sweeper(settings, self.store, self.metrics)
         self.api: Router = create_api(
             Context(
                 settings=settings,
                 store=self.store,
                 access=self.access,
                 engine=self.engine,
-                secret_book=self.secret_book,
+                secrets=self.secrets,
+                wake_replayer=self.replayer.wake,
                 metrics=self.metrics,
             )
         )
@@ -65,13 +68,14 @@ class Service:
             raise
         self._hear_others()
         self._show_gauges()
-        self.engine.on_replays = self.housekeeping.wake_replays
         self.engine.start()
-        self.housekeeping.start()
+        self.replayer.start()
+        self.sweeper.start()
 
     async def stop(self) -> None:
         """Let go in order: no new work, then what is in flight, then the store."""
-        await self.housekeeping.stop()
+        await self.sweeper.stop()
+        await self.replayer.stop()
         await self.engine.drain()
         await self.sender.close()
         if self._reloading is not None:
@@ -94,10 +98,10 @@ class Service:
         """Return what other processes on the same database changed, beside the work itself."""
         if isinstance(self.store, SharedStore):
             self.store.on_access = self._access_changed
-            self.store.on_replays = self.housekeeping.wake_replays
+            self.store.on_replays = self.replayer.wake
 
     def _access_changed(self) -> None:
-        self.secret_book.forget_all()
+        self.secrets.forget_all()
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload_access(), name="reload-access")
         else:

@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from dispatcher.outcome import Outcome
-from dispatcher.policy import Verdict
+from dispatcher.policy import Verdict, attempt_outcome
 from dispatcher.values import Delivery
 from receiver.base.clock import iso
 from receiver.base.log import LogFormat
@@ -113,7 +113,7 @@ def attempt_fields(delivery: Delivery, outcome: Outcome, verdict: Verdict) -> di
         "jobId": delivery.job_id,
         "destination": delivery.destination,
         "n": delivery.attempt,
-        "outcome": outcome.code,
+        "outcome": attempt_outcome(outcome, delivery.policy),
         "statusCode": outcome.status_code,
         "durationMs": round(outcome.duration_ms, 1),
         "state": verdict.state,

@@ -7,7 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from dispatcher.outcome import Outcome
+from dispatcher.outcome import AttemptOutcome, Outcome
 from dispatcher.policy import Verdict
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -50,7 +50,11 @@ class Metrics:
         self._submitted = counter("submits", "Callbacks submitted, by result.", "result")
         self._refused = counter("refused", "Submits refused, by error code.", "code")
         self._attempts = counter(
-            "attempts", "Attempts, by outcome and by the state they led to.", "outcome", "state"
+            "attempts",
+            "Attempts, by outcome, class of status and the state they led to.",
+            "outcome",
+            "status",
+            "state",
         )
         self._attempt_s = histogram("attempt_seconds", "How long attempts took.", _DURATION_S)
         self._latency_s = histogram(
@@ -59,7 +63,7 @@ class Metrics:
         self._commit_s = histogram("commit_seconds", "How long commits took.", _COMMIT_S)
         self._commit_size = histogram("commit_operations", "Operations in a commit.", _BATCH)
         self._stale = counter("stale_settlements", "Late results of old claims, not recorded.")
-        self._mended = counter("lanes_mended", "Lanes that disagreed with their deliveries.")
+        self._repaired = counter("lanes_mended", "Lanes that disagreed with their deliveries.")
         self._reclaimed = counter("reclaimed", "Deliveries taken back from ended leases.")
         self._expired = counter("expired", "Deliveries dead by their maximum age.")
         self._pruned = counter("pruned", "Rows and payloads removed by retention.")
@@ -69,55 +73,55 @@ class Metrics:
         )
 
     def submitted(self, result: str) -> None:
-        """Return a submit was answered: `accepted` or `duplicate`."""
+        """Count a submit that was answered: `accepted` or `duplicate`."""
         self._count(self._submitted, result)
 
     def refused(self, code: str) -> None:
-        """Return a submit was refused with this error code (one of D13's)."""
+        """Count a submit that was refused with this error code (one of D13's)."""
         self._count(self._refused, code)
 
-    def attempted(self, outcome: Outcome, verdict: Verdict) -> None:
-        """Return an attempt was judged."""
-        self._count(self._attempts, _outcome_class(outcome), verdict.state)
+    def attempted(self, name: AttemptOutcome, outcome: Outcome, verdict: Verdict) -> None:
+        """Count an attempt that was judged, by its outcome's `name`."""
+        self._count(self._attempts, name, _status_class(outcome.status_code), verdict.state)
         self._attempt_s.observe(outcome.duration_ms / 1000)
 
     def latency(self, seconds: float) -> None:
-        """Return a callback was delivered, this long after it was accepted."""
+        """Observe how long after it was accepted a callback was delivered."""
         self._latency_s.observe(seconds)
 
     def committed(self, operations: int, seconds: float) -> None:
-        """One commit stored so many operations in so long."""
+        """Observe one commit: how many operations it stored, and how long it took."""
         self._commit_s.observe(seconds)
         self._commit_size.observe(operations)
 
     def stale_settlement(self) -> None:
-        """Return a result came after its claim had been taken over."""
+        """Count a result that came after its claim had been taken over."""
         self._stale.inc()
 
-    def lane_mended(self, count: int = 1) -> None:
-        """Return the sweeper repaired lanes; anything above zero deserves a look."""
-        self._mended.inc(count)
+    def lane_repaired(self, count: int = 1) -> None:
+        """Count lanes that the sweeper repaired; anything above zero deserves a look."""
+        self._repaired.inc(count)
 
     def reclaimed(self, count: int) -> None:
-        """Leases ended without a result."""
+        """Count leases that ended without a result."""
         self._reclaimed.inc(count)
 
     def expired(self, count: int) -> None:
-        """Deliveries reached their maximum age."""
+        """Count deliveries that reached their maximum age."""
         self._expired.inc(count)
 
     def pruned(self, count: int) -> None:
-        """Retention removed so much."""
+        """Count what retention removed."""
         self._pruned.inc(count)
 
     def requested(self, method: str, route: str, status_code: int, seconds: float) -> None:
-        """Return a request was answered. `route` is its template, never the path; `method` is one
-        of those the route knows."""
-        self._count(self._requests, method, route, f"{status_code // 100}xx")
+        """Observe a request that was answered. `route` is its template, never the path; `method`
+        is one of those that the route knows."""
+        self._count(self._requests, method, route, _status_class(status_code))
         self._observe(seconds, self._request_s, method, route)
 
     def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
-        """Return a gauge that asks `fn` whenever it is read."""
+        """Add a gauge that calls `fn` whenever it is read."""
         Gauge(f"dispatcher_{name}", about, registry=self._registry).set_function(fn)
 
     def render(self) -> bytes:
@@ -147,8 +151,7 @@ class Metrics:
         child.observe(seconds)
 
 
-def _outcome_class(outcome: Outcome) -> str:
-    """Return a peer chooses its codes freely: their class bounds how many there can be."""
-    if outcome.kind != "answered" or outcome.status_code is None:
-        return outcome.kind
-    return f"http_{min(outcome.status_code // 100, 9)}xx"
+def _status_class(status_code: int | None) -> str:
+    """Return `2xx`, `5xx`, …, or nothing where no answer came. A peer chooses its codes freely:
+    their class bounds how many there can be."""
+    return "" if status_code is None else f"{min(status_code // 100, 9)}xx"

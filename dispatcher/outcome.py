@@ -11,6 +11,12 @@ Kind = Literal[
     "protocol_error",  # an answer that is not HTTP, or breaks our limits
     "interrupted",  # we stopped before the answer came (shutdown)
 ]
+AttemptOutcome = (
+    Literal["acknowledged", "rejected"]
+    | Literal["timeout", "unreachable", "tls_error", "protocol_error", "interrupted"]
+)
+"""An attempt's `outcome`, as history, the API, logs and metrics name it: a complete answer is
+`acknowledged` or `rejected` by the delivery's policy, and its code stands in `statusCode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +34,8 @@ class Outcome:
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
 
     @property
-    def code(self) -> str:
-        """One word for filters and metrics: `http_503`, `timeout`, `unreachable`, …"""
+    def error_code(self) -> str:
+        """The word of `lastError` and of the filter `error`: `http_503`, `timeout`, …"""
         return f"http_{self.status_code}" if self.kind == "answered" else self.kind
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from dispatcher.outcome import Outcome
+from dispatcher.outcome import AttemptOutcome, Outcome
 
 Acknowledge = Literal["2xx"] | frozenset[int]
 GONE: Final = 410
@@ -97,6 +97,14 @@ class Verdict:
     due_ms: int | None = None
     reason: str | None = None
     gone: bool = False  # 410: the destination wants nothing more
+
+
+def attempt_outcome(outcome: Outcome, policy: Policy) -> AttemptOutcome:
+    """Return the word for what an attempt met, in the one vocabulary."""
+    if outcome.kind != "answered":
+        return outcome.kind
+    acknowledged = outcome.status_code is not None and policy.acknowledges(outcome.status_code)
+    return "acknowledged" if acknowledged else "rejected"
 
 
 def judge(

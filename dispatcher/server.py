@@ -47,9 +47,6 @@ async def _serve(settings: Settings, announce: Announce, given: socket.socket | 
             announce(url, service.new_key)
             _LOG.info("listening", url=url)
 
-        def stopping() -> None:
-            service.engine.ready = False
-
         config = server.config(
             service.api,
             _bounds(settings),
@@ -57,7 +54,7 @@ async def _serve(settings: Settings, announce: Announce, given: socket.socket | 
             drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
         )
         http = server.Server(config, on_listening=listening)
-        with http.signals(stopping):
+        with http.signals(service.engine.refuse_submits):
             try:
                 await http.serve(sockets=[listener])
             finally:

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from dispatcher.store.base import NotFound
 from dispatcher.values import SigningSecret
@@ -32,57 +32,51 @@ class Secrets:
     previous: str | None = field(default=None, repr=False)
 
 
-class SecretStore(Protocol):
-    """The one verb of the store that signing needs."""
-
-    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
-        """All that sign or signed and have not been forgotten, newest first."""
-
-
-class SecretBook:
+class SecretCache:
     """The tenants' signing secrets, kept in memory. The most specific one signs: a destination's
-    own, else its tenant's."""
+    own, else its tenant's. `read` gives all of a tenant's that sign or signed, newest first."""
 
-    def __init__(self, store: SecretStore) -> None:
-        self._store = store
-        self._pages: OrderedDict[str, _Page] = OrderedDict()
+    def __init__(self, read: Callable[[str], Awaitable[Sequence[SigningSecret]]]) -> None:
+        self._read = read
+        self._cached: OrderedDict[str, _TenantSecrets] = OrderedDict()
         self._loading = asyncio.Lock()
         self._forgotten = 0
 
     async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
-        """Raise NotFound for a tenant without secrets, and what the store raises."""
-        page = self._pages.get(tenant)
-        if page is None or page.fresh_until_ms <= now_ms:
-            page = await self._load(tenant, now_ms)
-        return page.secrets(destination, now_ms)
+        """Return what signs now. Raises NotFound for a tenant without secrets, and what `read`
+        raises."""
+        cached = self._cached.get(tenant)
+        if cached is None or cached.fresh_until_ms <= now_ms:
+            cached = await self._load(tenant, now_ms)
+        return cached.secrets(destination, now_ms)
 
     def forget(self, tenant: str) -> None:
-        """Read this tenant's secrets anew: they have changed."""
+        """Read this tenant's secrets again at the next use: they have changed."""
         self._forgotten += 1
-        self._pages.pop(tenant, None)
+        self._cached.pop(tenant, None)
 
     def forget_all(self) -> None:
-        """Read every tenant's secrets anew: another process changed some."""
+        """Read all secrets again at their next use: another process changed some."""
         self._forgotten += 1
-        self._pages.clear()
+        self._cached.clear()
 
-    async def _load(self, tenant: str, now_ms: int) -> "_Page":
+    async def _load(self, tenant: str, now_ms: int) -> "_TenantSecrets":
         async with self._loading:  # one read for all that wait, not one each
-            page = self._pages.get(tenant)
-            if page is not None and page.fresh_until_ms > now_ms:
-                return page
+            cached = self._cached.get(tenant)
+            if cached is not None and cached.fresh_until_ms > now_ms:
+                return cached
             forgotten = self._forgotten
-            page = _Page(tenant, await self._store.secrets(tenant), now_ms + _FRESH_MS)
+            cached = _TenantSecrets(tenant, await self._read(tenant), now_ms + _FRESH_MS)
             # What was read while a rotation committed may be the state before it.
             if forgotten == self._forgotten:
-                self._pages[tenant] = page
-                self._pages.move_to_end(tenant)
-                while len(self._pages) > _TENANTS_MAX:
-                    self._pages.popitem(last=False)
-            return page
+                self._cached[tenant] = cached
+                self._cached.move_to_end(tenant)
+                while len(self._cached) > _TENANTS_MAX:
+                    self._cached.popitem(last=False)
+            return cached
 
 
-class _Page:
+class _TenantSecrets:
     """One tenant's secrets, by destination; the key None holds the tenant's own."""
 
     def __init__(self, tenant: str, secrets: Sequence[SigningSecret], fresh_until_ms: int) -> None:
@@ -91,16 +85,16 @@ class _Page:
         by_owner: dict[str | None, list[SigningSecret]] = {}
         for secret in sorted(secrets, key=_newest_first):
             by_owner.setdefault(secret.destination, []).append(secret)
-        self._pairs = {owner: _Pair(owned) for owner, owned in by_owner.items()}
+        self._rotations = {owner: _Rotation(owned) for owner, owned in by_owner.items()}
 
     def secrets(self, destination: str, now_ms: int) -> Secrets:
-        pair = self._pairs.get(destination) or self._pairs.get(None)
-        if pair is None:
+        rotation = self._rotations.get(destination) or self._rotations.get(None)
+        if rotation is None:
             raise NotFound(f"tenant {self._tenant} has no signing secret")
-        return pair.both if now_ms < pair.previous_until_ms else pair.current
+        return rotation.both if now_ms < rotation.previous_until_ms else rotation.current
 
 
-class _Pair:
+class _Rotation:
     def __init__(self, newest_first: Sequence[SigningSecret]) -> None:
         current, *older = newest_first
         self.current = Secrets(current=current.value)

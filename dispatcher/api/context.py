@@ -35,9 +35,6 @@ class Engine(Protocol):
     def wake(self) -> None:
         """Look for due work: some was made due."""
 
-    def wake_replays(self) -> None:
-        """Look for filtered replays to feed."""
-
     def drain_rate(self) -> float:
         """Deliveries settled a second, as measured lately."""
 
@@ -74,7 +71,8 @@ class Context:
     store: Store
     access: Access
     engine: Engine
-    secret_book: SecretBook
+    secrets: SecretBook
+    wake_replayer: Callable[[], None]
     metrics: Metrics
     clock: Callable[[], int] = now_ms
     probes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PROBES_MAX))

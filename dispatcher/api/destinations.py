@@ -55,7 +55,7 @@ async def register(call: Call) -> Response:
     secret = new_secret(call.tenant, call.now_ms, destination=new.id, value=asked.secret)
     await call.context.access.ensure_tenant(call.tenant)
     made = await call.context.store.register(new, secret)
-    call.context.secret_book.forget(call.tenant)
+    call.context.secrets.forget(call.tenant)
     shown = secret.value if asked.secret is None else None
     location = {"Location": f"/v1/destinations/{made.id}", **NO_STORE}
     return answer(show.registered(made, shown), 201, location)
@@ -132,7 +132,7 @@ async def remove(call: Call) -> Response:
     """`DELETE /v1/destinations/{id}`."""
     call.query(())
     await call.context.store.remove_destination(call.tenant, call.path["id"], now_ms=call.now_ms)
-    call.context.secret_book.forget(call.tenant)
+    call.context.secrets.forget(call.tenant)
     return Response(status_code=204)
 
 

@@ -23,8 +23,9 @@ async def probe(call: Call) -> Response:
     if call.context.probes.locked():
         raise unavailable("too many tests run at once")
     async with call.context.probes:
-        outcome = await call.context.engine.probe(delivery_to(found, call.now_ms))
-    return answer(show.probe(outcome))
+        delivery = delivery_to(found, call.now_ms)
+        outcome = await call.context.engine.probe(delivery)
+    return answer(show.probe(outcome, delivery.policy))
 
 
 def delivery_to(destination: Destination, now_ms: int) -> Delivery:

@@ -28,7 +28,7 @@ async def start(call: Call) -> Response:
     made = await store.make_replay(
         call.tenant, wanted, rate_per_second=asked.rate_per_second, now_ms=call.now_ms
     )
-    call.context.engine.wake_replays()
+    call.context.wake_replayer()
     return answer(show.replay(made), 202, {"Location": f"/v1/replays/{made.id}"})
 
 

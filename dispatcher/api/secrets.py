@@ -47,7 +47,7 @@ async def rotate(call: Call) -> Response:
     await context.store.rotate_secret(
         new, overlap_ms=round(overlap_s * 1000), force=asked.force, now_ms=now
     )
-    context.secret_book.forget(call.tenant)
+    context.secrets.forget(call.tenant)
     _log.info("secret rotated", **_about(call, new))
     return answer(show.shown_secret(new, now), 201, NO_STORE)
 

@@ -7,6 +7,7 @@ import msgspec
 from dispatcher.api import policies, views
 from dispatcher.ids import lane_url
 from dispatcher.outcome import Outcome
+from dispatcher.policy import Policy, attempt_outcome
 from dispatcher.states import FINAL, STATES, State
 from dispatcher.values import (
     Attempt,
@@ -89,13 +90,13 @@ def attempt(value: Attempt) -> views.AttemptView:
     )
 
 
-def probe(outcome: Outcome) -> views.AttemptView:
+def probe(outcome: Outcome, policy: Policy) -> views.AttemptView:
     """Return a test's outcome, as the attempt that it is."""
     return views.AttemptView(
         n=1,
         started_at=iso(outcome.started_ms),
         duration_ms=outcome.duration_ms,
-        outcome=outcome.code,
+        outcome=attempt_outcome(outcome, policy),
         status_code=outcome.status_code,
         error=outcome.error,
         response_excerpt=outcome.excerpt,

@@ -5,11 +5,11 @@ from typing import Final
 
 # After a claim that came back empty although work looked ready (a tenant at its share, say), the
 # next one waits for a slot to be given back, or this long.
-BARREN_WAIT_MS: Final = 20
+EMPTY_CLAIM_WAIT_MS: Final = 20
 
 
 class Alarm:
-    """Rings at the time it is set to."""
+    """Ring at the time it is set to; who waits is woken once."""
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
@@ -30,12 +30,12 @@ class Alarm:
         self._rung.set()
 
     def stop(self) -> None:
-        """Forget the time it was set to; a ring that was not heard yet stays."""
+        """Forget the time it was set to; a ring that nobody waited for yet stays."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     async def wait(self) -> None:
-        """Until it rings; hearing it ends it."""
+        """Wait until it rings; that ends the ring."""
         await self._rung.wait()
         self._rung.clear()

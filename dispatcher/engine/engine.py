@@ -2,17 +2,17 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, TypeVar
 
 from dispatcher import logs
-from dispatcher.engine.alarm import BARREN_WAIT_MS, Alarm
+from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
-from dispatcher.policy import judge
+from dispatcher.policy import attempt_outcome, judge
 from dispatcher.settings import Settings
-from dispatcher.signing import SecretBook, Secrets
+from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.base import Settlement, Store, StoreError
 from dispatcher.store.rates import Rates
 from dispatcher.values import Delivery, NewCallback, Submitted
@@ -25,22 +25,18 @@ _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is reco
 _CLAIM_RETRY_S: Final = 0.5
 
 
-class Sender(Protocol):
-    """What sends."""
-
-    async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
-        """One attempt; never raises what the peer did."""
-
-
 class Engine:
-    """Takes work on while slots are free and sees each piece through to its settlement."""
+    """Takes work on while slots are free and sees each piece through to its settlement.
+
+    `send` makes one attempt and never raises what the peer did.
+    """
 
     def __init__(
         self,
         settings: Settings,
         store: Store,
-        sender: Sender,
-        secrets: SecretBook,
+        send: Callable[[Delivery, Secrets], Awaitable[Outcome]],
+        secrets: SecretCache,
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
@@ -48,7 +44,7 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._store = store
-        self._sender = sender
+        self._send = send
         self._secrets = secrets
         self._metrics = metrics
         self._clock = clock
@@ -56,14 +52,13 @@ class Engine:
         self._slots = Slots(settings.slots, bytes_max=settings.in_flight_bytes_max)
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
-        self._barren_until_ms = 0
+        self._empty_until_ms = 0
         self._incoming: set[asyncio.Task[Any]] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._rates = Rates()
         self._claiming: asyncio.Task[None] | None = None
         self.ready = False
-        self.on_replays: Callable[[], None] = lambda: None
 
     @property
     def in_flight(self) -> int:
@@ -75,14 +70,18 @@ class Engine:
     def start(self) -> None:
         """Begin to claim and to take submits."""
         self._store.on_ready = self._on_ready
-        self._claiming = asyncio.create_task(self._claim_on(), name="claimer")
+        self._claiming = asyncio.create_task(self._claim_when_due(), name="claimer")
         self.ready = True
         self.wake()
+
+    def refuse_submits(self) -> None:
+        """Take no more submits: the process is about to stop."""
+        self.ready = False
 
     async def drain(self) -> None:
         """Stop claiming, finish what is in flight within the grace period, and hand back the
         rest unspent."""
-        self.ready = False
+        self.refuse_submits()
         if self._claiming is not None:
             self._claiming.cancel()
             await asyncio.wait({self._claiming})
@@ -96,9 +95,9 @@ class Engine:
         if self._working:
             await asyncio.wait(self._working)
         if unfinished:
-            await self._hand_back(list(unfinished.values()))
+            await self._release(list(unfinished.values()))
 
-    async def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+    async def _release(self, deliveries: Sequence[Delivery]) -> None:
         try:
             await self._store.release(deliveries, now_ms=self._clock())
         except StoreError as error:
@@ -116,16 +115,16 @@ class Engine:
         if handover:
             self._slots.take(new.tenant, high=high, size=size)
         # Shielded: a caller that goes away does not keep a leased delivery from its sender.
-        return await asyncio.shield(self._let_in(self._submit(new, handover, high, size)))
+        return await asyncio.shield(self._track(self._submit(new, handover, high, size)))
 
-    def _let_in(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Return a task that may begin deliveries: a shutdown waits for it."""
+    def _track(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task that may begin deliveries: a shutdown waits for it."""
         task = asyncio.create_task(entering)
         self._incoming.add(task)
-        task.add_done_callback(self._is_in)
+        task.add_done_callback(self._tracked)
         return task
 
-    def _is_in(self, task: asyncio.Task[Any]) -> None:
+    def _tracked(self, task: asyncio.Task[Any]) -> None:
         self._incoming.discard(task)
         if not task.cancelled():
             task.exception()  # seen: the caller may have gone
@@ -137,22 +136,18 @@ class Engine:
             delivery = submitted.delivery
         finally:
             if handover and delivery is None:
-                self._give(new.tenant, high=high, size=size)
+                self._free(new.tenant, high=high, size=size)
         if delivery is not None:
             self._begin(delivery)
         return submitted
 
     async def probe(self, delivery: Delivery) -> Outcome:
         """Send once, outside the store."""
-        return await self._sender.send(delivery, await self._secrets_of(delivery))
+        return await self._send(delivery, await self._secrets_of(delivery))
 
     def wake(self) -> None:
         """Look for due work: some was made due."""
         self._alarm.ring()
-
-    def wake_replays(self) -> None:
-        """Look for filtered replays to feed."""
-        self.on_replays()
 
     def drain_rate(self) -> float:
         """Deliveries that came to a final state a second, over the last minute."""
@@ -168,16 +163,16 @@ class Engine:
         if self._next_ready_ms is None or self._slots.free <= 0:
             self._alarm.set(None)
             return
-        ready_ms = max(self._next_ready_ms, self._barren_until_ms)
+        ready_ms = max(self._next_ready_ms, self._empty_until_ms)
         self._alarm.set((ready_ms - self._clock()) / 1000)
 
-    async def _claim_on(self) -> None:
+    async def _claim_when_due(self) -> None:
         while True:
             await self._alarm.wait()
             if self._slots.free <= 0:
                 continue
             try:
-                await asyncio.shield(self._let_in(self._claim()))
+                await asyncio.shield(self._track(self._claim()))
             except StoreError as error:
                 _LOG.warning("cannot claim", reason=str(error))
                 self._alarm.set(_CLAIM_RETRY_S)
@@ -196,7 +191,7 @@ class Engine:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
             self._begin(delivery)
         if not deliveries:
-            self._barren_until_ms = self._clock() + BARREN_WAIT_MS
+            self._empty_until_ms = self._clock() + EMPTY_CLAIM_WAIT_MS
         self._arm()
 
     # --- delivering ---
@@ -215,15 +210,15 @@ class Engine:
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            outcome = await self._sender.send(delivery, await self._secrets_of(delivery))
-            self._finish_sending()
+            outcome = await self._send(delivery, await self._secrets_of(delivery))
+            self._no_longer_sending()
             settlement = self._judge(delivery, outcome)
             recorded = await self._settle(settlement)
-            self._tell(settlement, recorded)
+            self._log_attempt(settlement, recorded)
         finally:
-            self._give(delivery.tenant, high=delivery.high, size=len(delivery.body))
+            self._free(delivery.tenant, high=delivery.high, size=len(delivery.body))
 
-    def _finish_sending(self) -> None:
+    def _no_longer_sending(self) -> None:
         """From here on a shutdown waits: what was sent is recorded."""
         task = asyncio.current_task()
         if task is not None:
@@ -258,20 +253,21 @@ class Engine:
                 _LOG.warning("cannot settle yet", id=settlement.delivery.id, reason=str(error))
                 await asyncio.sleep(next(waits, _SETTLE_RETRY_S[-1]))
 
-    def _tell(self, settlement: Settlement, recorded: bool) -> None:
+    def _log_attempt(self, settlement: Settlement, recorded: bool) -> None:
         delivery, outcome, verdict = settlement.delivery, settlement.outcome, settlement.verdict
         if not recorded:
             self._metrics.stale_settlement()
             _LOG.warning("late result of an old claim", id=delivery.id, claim=delivery.claim)
             return
-        self._metrics.attempted(outcome, verdict)
+        name = attempt_outcome(outcome, delivery.policy)
+        self._metrics.attempted(name, outcome, verdict)
         if verdict.state == "delivered":
             self._metrics.latency((settlement.now_ms - delivery.created_ms) / 1000)
         if verdict.state != "pending":
             self._rates.add({(delivery.tenant, "delivered"): 1}, now_ms=settlement.now_ms)
         _LOG.info("attempt", **logs.attempt_fields(delivery, outcome, verdict))
 
-    def _give(self, tenant: str, *, high: bool, size: int) -> None:
+    def _free(self, tenant: str, *, high: bool, size: int) -> None:
         self._slots.give(tenant, high=high, size=size)
-        self._barren_until_ms = 0
+        self._empty_until_ms = 0
         self._arm()

@@ -10,8 +10,8 @@ class Slots:
     """Bounded places for attempts. A place is held before the work is known to be ours, so that
     the two ways in, hand-over and claim, never fill one place twice."""
 
-    def __init__(self, most: int, *, bytes_max: int) -> None:
-        self.most = most
+    def __init__(self, slots_max: int, *, bytes_max: int) -> None:
+        self.slots_max = slots_max
         self._bytes_free = bytes_max
         self._busy: Counter[str] = Counter()
         self._high = 0
@@ -20,7 +20,7 @@ class Slots:
     @property
     def free(self) -> int:
         """Places that nothing holds."""
-        return self.most - self._taken
+        return self.slots_max - self._taken
 
     @property
     def taken(self) -> int:
@@ -31,9 +31,9 @@ class Slots:
         """Whether one more of this kind may be handed straight over."""
         if self.free <= 0 or size > self._bytes_free:
             return False
-        if high and fairness.high_slots(self.free, self.most, self._high) <= 0:
+        if high and fairness.high_slots(self.free, self.slots_max, self._high) <= 0:
             return False
-        return self._busy[tenant] < fairness.tenant_slots(self.most, contended=False)
+        return self._busy[tenant] < fairness.tenant_slots(self.slots_max, contended=False)
 
     def take(self, tenant: str, *, high: bool, size: int) -> None:
         """Hold a place."""
@@ -60,7 +60,7 @@ class Slots:
         self._bytes_free -= bytes_free
         return Claim(
             slots=slots,
-            slots_max=self.most,
+            slots_max=self.slots_max,
             bytes_free=bytes_free,
             busy_high=self._high,
             busy=dict(self._busy),

@@ -254,7 +254,7 @@ def test_the_line_of_an_attempt_tells_its_whole_story() -> None:
         "jobId": "job_1",
         "destination": "ds_1",
         "n": 2,
-        "outcome": "http_503",
+        "outcome": "rejected",
         "statusCode": 503,
         "durationMs": 12.3,
         "state": "pending",

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.metrics import Metrics
-from dispatcher.outcome import Kind, Outcome
+from dispatcher.outcome import AttemptOutcome, Kind, Outcome
 from dispatcher.policy import Verdict
 
 
@@ -38,20 +38,22 @@ def test_submits_are_counted_by_result_and_refusals_by_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("met", "label"),
+    ("met", "name", "status"),
     [
-        (outcome(), "http_2xx"),
-        (outcome(status_code=503), "http_5xx"),
-        (outcome(status_code=999), "http_9xx"),
-        (outcome("timeout", None), "timeout"),
-        (outcome("unreachable", None), "unreachable"),
+        (outcome(), "acknowledged", "2xx"),
+        (outcome(status_code=503), "rejected", "5xx"),
+        (outcome(status_code=999), "rejected", "9xx"),
+        (outcome("timeout", None), "timeout", ""),
+        (outcome("unreachable", None), "unreachable", ""),
     ],
 )
-def test_attempts_are_counted_by_outcome_and_state(met: Outcome, label: str) -> None:
+def test_attempts_are_counted_by_outcome_and_state(
+    met: Outcome, name: AttemptOutcome, status: str
+) -> None:
     metrics = Metrics()
-    metrics.attempted(met, Verdict(state="pending", due_ms=1))
+    metrics.attempted(name, met, Verdict(state="pending", due_ms=1))
 
-    assert value(metrics, "attempts_total", outcome=label, state="pending") == 1
+    assert value(metrics, "attempts_total", outcome=name, status=status, state="pending") == 1
     assert value(metrics, "attempt_seconds_count") == 1
     assert value(metrics, "attempt_seconds_sum") == 0.02
 
@@ -59,7 +61,7 @@ def test_attempts_are_counted_by_outcome_and_state(met: Outcome, label: str) -> 
 def test_i7_a_peer_that_varies_its_codes_makes_no_new_series() -> None:
     metrics = Metrics()
     for code in range(200, 1_000):
-        metrics.attempted(outcome(status_code=code), Verdict(state="dead"))
+        metrics.attempted("rejected", outcome(status_code=code), Verdict(state="dead"))
     attempts = [name for name, _ in samples(metrics) if name == "dispatcher_attempts_total"]
 
     assert len(attempts) == 8
@@ -81,7 +83,7 @@ def test_durations_are_histograms_in_seconds() -> None:
 def test_the_keepers_of_the_house_are_counted() -> None:
     metrics = Metrics()
     metrics.stale_settlement()
-    metrics.lane_mended(2)
+    metrics.lane_repaired(2)
     metrics.reclaimed(3)
     metrics.expired(4)
     metrics.pruned(5)
@@ -120,7 +122,7 @@ def test_i9_no_label_names_a_tenant_a_destination_or_a_job() -> None:
     metrics = Metrics()
     metrics.submitted("accepted")
     metrics.refused("QUEUE_FULL")
-    metrics.attempted(outcome(), Verdict(state="delivered"))
+    metrics.attempted("acknowledged", outcome(), Verdict(state="delivered"))
     metrics.requested("POST", "/v1/callbacks", 202, 0.001)
     labels = {name for _, labels in samples(metrics) for name, _ in labels}
 

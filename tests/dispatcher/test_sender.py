@@ -42,7 +42,7 @@ async def test_i5_the_body_arrives_byte_for_byte(body: bytes) -> None:
     async with listening(answers(OK)) as peer, sending() as sender:
         outcome = await sender.send(delivery(peer.url, body=body), SECRETS)
 
-    assert outcome.code == "http_200"
+    assert outcome.error_code == "http_200"
     assert peer.received[0].body == body
     assert peer.received[0].header("Content-Length") == str(len(body))
 
@@ -112,7 +112,7 @@ async def test_the_signature_header_has_the_name_that_is_set() -> None:
 async def test_connections_are_kept_and_used_again() -> None:
     async with listening(answers(OK)) as peer, sending() as sender:
         for _ in range(5):
-            assert (await sender.send(delivery(peer.url), SECRETS)).code == "http_200"
+            assert (await sender.send(delivery(peer.url), SECRETS)).error_code == "http_200"
 
     assert peer.connections == 1
     assert len(peer.received) == 5
@@ -135,7 +135,7 @@ async def test_redirects_are_not_followed(status: str) -> None:
         async with listening(answers(redirect)) as peer:
             outcome = await sender.send(delivery(peer.url), SECRETS)
 
-    assert outcome.code == f"http_{status[:3]}"
+    assert outcome.error_code == f"http_{status[:3]}"
     assert outcome.error == "redirects are not followed"
     assert not target.received
 
@@ -165,7 +165,7 @@ async def test_an_egress_proxy_that_is_set_carries_every_delivery() -> None:
         async with sending(proxy_url=url, allow_networks=()) as sender:
             outcome = await sender.send(delivery("http://customer.example/hook?x=1"), SECRETS)
 
-    assert outcome.code == "http_200"
+    assert outcome.error_code == "http_200"
     assert proxy.received[0].line == "POST http://customer.example/hook?x=1 HTTP/1.1"
     assert proxy.received[0].header("Host") == "customer.example"
 
@@ -273,7 +273,7 @@ async def test_a_name_with_a_blocked_and_an_allowed_address_is_reached_at_the_al
         sending(lookup=lambda _: ("10.0.0.1", "127.0.0.1")) as sender,
     ):
         url = f"http://both.example:{peer.port}/"
-        assert (await sender.send(delivery(url), SECRETS)).code == "http_200"
+        assert (await sender.send(delivery(url), SECRETS)).error_code == "http_200"
 
 
 async def test_a_hanging_look_up_ends_within_its_own_deadline() -> None:

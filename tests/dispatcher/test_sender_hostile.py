@@ -149,7 +149,7 @@ async def test_odd_but_complete_answers_count_by_their_code(raw: bytes, code: st
     async with listening(answers(raw)) as peer, sending() as sender:
         outcome = await sender.send(delivery(peer.url, timeout=5.0), SECRETS)
 
-    assert outcome.code == code, outcome
+    assert outcome.error_code == code, outcome
 
 
 async def test_an_old_peer_that_ends_its_answer_by_closing_is_understood() -> None:
@@ -157,7 +157,7 @@ async def test_an_old_peer_that_ends_its_answer_by_closing_is_understood() -> No
     async with listening(answers_and_closes(raw)) as peer, sending() as sender:
         outcome = await sender.send(delivery(peer.url), SECRETS)
 
-    assert (outcome.code, outcome.excerpt) == ("http_200", "fine")
+    assert (outcome.error_code, outcome.excerpt) == ("http_200", "fine")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ async def test_an_answer_over_the_limit_counts_by_its_code_and_ends_the_connecti
     async with listening(answers(big)) as peer, sending(response_bytes_max=1_000) as sender:
         for _ in range(2):
             outcome = await sender.send(delivery(peer.url), SECRETS)
-            assert outcome.code == "http_202"
+            assert outcome.error_code == "http_202"
             assert len(outcome.excerpt or "") == 1_024
 
     assert peer.connections == 2
@@ -215,7 +215,7 @@ async def test_a_compressed_bomb_is_not_inflated() -> None:
     finally:
         tracemalloc.stop()
 
-    assert outcome.code == "http_200"
+    assert outcome.error_code == "http_200"
     assert "AAAA" not in (outcome.excerpt or "")
     assert peak_bytes < 8 * _MIB
     assert peer.received[0].header("Accept-Encoding") == "identity"
@@ -235,7 +235,7 @@ async def test_i6_thirty_silent_peers_cost_a_healthy_one_nothing() -> None:
             task.cancel()
         await asyncio.gather(*stuck, return_exceptions=True)
 
-    assert {outcome.code for outcome in outcomes} == {"http_200"}
+    assert {outcome.error_code for outcome in outcomes} == {"http_200"}
     assert max(outcome.duration_ms for outcome in outcomes) < 1_000
 
 
@@ -258,7 +258,7 @@ async def test_i6_hung_dns_for_one_host_stops_no_other() -> None:
         released.set()
         await asyncio.gather(*stuck)
 
-    assert outcome.code == "http_200"
+    assert outcome.error_code == "http_200"
     assert outcome.duration_ms < 2_000
 
 
@@ -278,7 +278,7 @@ async def test_a_connection_closed_while_idle_costs_no_attempt() -> None:
         first = await sender.send(delivery(peer.url), SECRETS)
         second = await sender.send(delivery(peer.url), SECRETS)
 
-    assert (first.code, second.code) == ("http_200", "http_200")
+    assert (first.error_code, second.error_code) == ("http_200", "http_200")
     assert peer.connections == 2
     assert len(peer.received) == 2  # the peer handled each delivery once
 
@@ -305,7 +305,7 @@ async def test_a_request_that_may_have_been_handled_is_not_sent_again(byte: byte
             await asyncio.sleep(1.1)  # past the second in which a stale connection shows itself
 
     async with listening(fails_on_second) as peer, sending() as sender:
-        assert (await sender.send(delivery(peer.url), SECRETS)).code == "http_200"
+        assert (await sender.send(delivery(peer.url), SECRETS)).error_code == "http_200"
         outcome = await sender.send(delivery(peer.url), SECRETS)
 
     assert outcome.kind == "unreachable"
@@ -331,12 +331,12 @@ async def test_an_answer_that_came_unasked_acknowledges_nothing() -> None:
         await peer.receive(reader)
 
     async with listening(pushes) as peer, sending() as sender:
-        assert (await sender.send(delivery(peer.url), SECRETS)).code == "http_200"
+        assert (await sender.send(delivery(peer.url), SECRETS)).error_code == "http_200"
         await sent.wait()
         await asyncio.sleep(0.05)  # the pushed answer has reached the idle connection
         outcome = await sender.send(delivery(peer.url), SECRETS)
 
-    assert outcome.code == "http_503"
+    assert outcome.error_code == "http_503"
     assert peer.connections == 2
 
 
@@ -353,7 +353,7 @@ async def test_i7_idle_connections_are_kept_for_a_bounded_number_of_hosts() -> N
     async with listening(counts) as peer, sending(lookup=lambda _: ("127.0.0.1",)) as sender:
         for n in range(300):
             url = f"http://host-{n}.example:{peer.port}/"
-            assert (await sender.send(delivery(url), SECRETS)).code == "http_200"
+            assert (await sender.send(delivery(url), SECRETS)).error_code == "http_200"
         async with asyncio.timeout(KEEPALIVE_S / 2):  # long before they would be for idling
             await all_hung_up.wait()
 
@@ -370,8 +370,8 @@ async def test_https_delivers_to_a_certificate_that_verifies(tmp_path: Path) -> 
         listening(answers(OK), tls=server) as peer,
         sending(tls=trusting(certificate), lookup=lambda _: ("127.0.0.1",)) as sender,
     ):
-        assert (await _send_https(sender, peer)).code == "http_200"
-        assert (await _send_https(sender, peer, "localhost")).code == "http_200"
+        assert (await _send_https(sender, peer)).error_code == "http_200"
+        assert (await _send_https(sender, peer, "localhost")).error_code == "http_200"
         wrong = await _send_https(sender, peer, "other.example")
 
     assert wrong.kind == "tls_error"

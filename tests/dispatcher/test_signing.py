@@ -16,7 +16,7 @@ from standardwebhooks.webhooks import WebhookVerificationError as StandardError
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixError
 
-from dispatcher.signing import SecretBook, Secrets, headers
+from dispatcher.signing import SecretCache, Secrets, headers
 from dispatcher.store.base import NotFound, StoreUnavailable
 from dispatcher.values import SigningSecret
 from receiver import signature
@@ -68,7 +68,7 @@ class Vault:
 
 async def test_the_most_specific_secret_signs() -> None:
     own = made_up("own")
-    book = SecretBook(Vault(stored(CURRENT), stored(own, destination="ds_1")))
+    book = SecretCache(Vault(stored(CURRENT), stored(own, destination="ds_1")).secrets)
 
     assert await book.for_delivery("acme", "ds_1", 0) == Secrets(current=own)
     assert await book.for_delivery("acme", "ds_2", 0) == Secrets(current=CURRENT)
@@ -80,7 +80,7 @@ async def test_a_rotated_out_secret_signs_beside_the_new_one_until_its_overlap_e
         stored(PREVIOUS, created_ms=0, expires_ms=1_000),
         stored(made_up("older"), created_ms=-10, expires_ms=5),
     )
-    book = SecretBook(vault)
+    book = SecretCache(vault.secrets)
 
     both = Secrets(current=CURRENT, previous=PREVIOUS)
     assert await book.for_delivery("acme", "ds_1", 10) == both
@@ -91,14 +91,14 @@ async def test_a_rotated_out_secret_signs_beside_the_new_one_until_its_overlap_e
 
 async def test_the_order_in_which_the_store_lists_them_does_not_matter() -> None:
     old_first = Vault(stored(PREVIOUS, expires_ms=1_000), stored(CURRENT, created_ms=10))
-    found = await SecretBook(old_first).for_delivery("acme", "ds_1", 20)
+    found = await SecretCache(old_first.secrets).for_delivery("acme", "ds_1", 20)
 
     assert found == Secrets(current=CURRENT, previous=PREVIOUS)
 
 
 async def test_secrets_are_read_once_and_anew_when_forgotten_or_old() -> None:
     vault = Vault(stored(PREVIOUS))
-    book = SecretBook(vault)
+    book = SecretCache(vault.secrets)
     found = await asyncio.gather(*(book.for_delivery("acme", f"ds_{n}", 0) for n in range(50)))
     assert set(found) == {Secrets(current=PREVIOUS)}
     assert vault.readings == 1
@@ -115,7 +115,7 @@ async def test_secrets_are_read_once_and_anew_when_forgotten_or_old() -> None:
 
 async def test_a_rotation_during_a_reading_is_not_lost() -> None:
     vault = Vault(stored(PREVIOUS))
-    book = SecretBook(vault)
+    book = SecretCache(vault.secrets)
     vault.gate.clear()
     reading = asyncio.create_task(book.for_delivery("acme", "ds_1", 0))
     await vault.reading.wait()
@@ -128,7 +128,7 @@ async def test_a_rotation_during_a_reading_is_not_lost() -> None:
 
 
 async def test_tenants_do_not_share_secrets_and_one_without_any_is_not_found() -> None:
-    book = SecretBook(Vault(stored(CURRENT), stored(PREVIOUS, tenant="other")))
+    book = SecretCache(Vault(stored(CURRENT), stored(PREVIOUS, tenant="other")).secrets)
 
     assert (await book.for_delivery("other", "ds_1", 0)).current == PREVIOUS
     with pytest.raises(NotFound, match="nobody"):
@@ -138,7 +138,7 @@ async def test_tenants_do_not_share_secrets_and_one_without_any_is_not_found() -
 async def test_a_store_that_is_down_is_asked_again() -> None:
     vault = Vault(stored(CURRENT))
     vault.error = StoreUnavailable("down")
-    book = SecretBook(vault)
+    book = SecretCache(vault.secrets)
     with pytest.raises(StoreUnavailable):
         await book.for_delivery("acme", "ds_1", 0)
     vault.error = None
@@ -239,7 +239,7 @@ async def captured(secrets: Secrets) -> Received:
     """A delivery as it arrived on a real socket."""
     async with listening(answers(OK)) as peer, sending() as sender:
         outcome = await sender.send(delivery(peer.url, body=BODY), secrets)
-        assert outcome.code == "http_200"
+        assert outcome.error_code == "http_200"
     return peer.received[0]
 
 

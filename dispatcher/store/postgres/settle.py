@@ -6,6 +6,7 @@ from dataclasses import astuple, replace
 from typing import Final
 
 from dispatcher.health import Health, after
+from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.base import Settlement
 from dispatcher.store.postgres.tx import PostgresTx, ids, text
@@ -112,22 +113,19 @@ def _settled_row(tx: PostgresTx, item: Settlement, state: State) -> tuple[object
         delivery.tries + 1,
         delivery.attempt,
         tx.at(item.now_ms) if state in FINAL else None,
-        None if verdict.state == "delivered" else text(item.outcome.code),
+        None if verdict.state == "delivered" else text(item.outcome.error_code),
         delivery.id,
     )
 
 
 def _attempt_row(item: Settlement) -> tuple[object, ...]:
     outcome = item.outcome
-    kind: str = outcome.kind
-    if kind == "answered":
-        kind = "acknowledged" if item.verdict.state == "delivered" else "rejected"
     return (
         item.delivery.id,
         item.delivery.attempt,
         outcome.started_ms,
         outcome.duration_ms,
-        kind,
+        attempt_outcome(outcome, item.delivery.policy),
         outcome.status_code,
         text(outcome.error),
         text(outcome.excerpt),

@@ -6,6 +6,7 @@ from dataclasses import astuple
 from typing import Final
 
 from dispatcher.health import Health, after
+from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.base import Settlement
 from dispatcher.store.sqlite.tx import ids
@@ -68,22 +69,19 @@ def _settled_row(item: Settlement, state: State) -> tuple[object, ...]:
         delivery.tries + 1,
         delivery.attempt,
         item.now_ms if state in FINAL else None,
-        None if verdict.state == "delivered" else item.outcome.code,
+        None if verdict.state == "delivered" else item.outcome.error_code,
         delivery.id,
     )
 
 
 def _attempt_row(item: Settlement) -> tuple[object, ...]:
     outcome = item.outcome
-    kind: str = outcome.kind
-    if kind == "answered":
-        kind = "acknowledged" if item.verdict.state == "delivered" else "rejected"
     return (
         item.delivery.id,
         item.delivery.attempt,
         outcome.started_ms,
         outcome.duration_ms,
-        kind,
+        attempt_outcome(outcome, item.delivery.policy),
         outcome.status_code,
         outcome.error,
         outcome.excerpt,

@@ -12,7 +12,7 @@ from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, dump
 from dispatcher.settings import Settings
-from dispatcher.signing import SecretBook, Secrets
+from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store import open_store
 from dispatcher.store.base import Claim, Store
 from dispatcher.values import Callback, Delivery, Submitted
@@ -134,7 +134,7 @@ async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> Async
     for tenant in (TENANT, *(f"t{n}" for n in range(8))):
         await store.ensure_tenant(tenant, secret(tenant))
     script, metrics = Script(), Metrics()
-    engine = Engine(settings, store, script, SecretBook(store), metrics)
+    engine = Engine(settings, store, script.send, SecretCache(store.secrets), metrics)
     rig = Rig(settings=settings, store=store, engine=engine, script=script, metrics=metrics)
     claim = store.claim
 

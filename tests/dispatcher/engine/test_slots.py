@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.engine.alarm import Alarm
-from dispatcher.engine.housekeeping import Pace
+from dispatcher.engine.replayer import Pace
 from dispatcher.engine.slots import Slots
 
 KINDS = st.tuples(st.sampled_from("abc"), st.booleans(), st.integers(0, 50))
 
 
 @given(st.lists(KINDS, max_size=60), st.integers(4, 20))
-def test_what_is_given_back_is_free_again(works: list[tuple[str, bool, int]], most: int) -> None:
-    slots = Slots(most, bytes_max=1_000)
+def test_what_is_given_back_is_free_again(
+    works: list[tuple[str, bool, int]], slots_max: int
+) -> None:
+    slots = Slots(slots_max, bytes_max=1_000)
     before = slots.ask(0)
     slots.answered(before)
     taken = []
@@ -23,10 +25,10 @@ def test_what_is_given_back_is_free_again(works: list[tuple[str, bool, int]], mo
         if slots.admits(tenant, high=high, size=size):
             slots.take(tenant, high=high, size=size)
             taken.append((tenant, high, size))
-        assert 0 <= slots.taken <= most
-    assert sum(high for _, high, _ in taken) <= most * 4 // 5
+        assert 0 <= slots.taken <= slots_max
+    assert sum(high for _, high, _ in taken) <= slots_max * 4 // 5
     for tenant in "abc":
-        assert sum(one == tenant for one, _, _ in taken) <= most - most // 4
+        assert sum(one == tenant for one, _, _ in taken) <= slots_max - slots_max // 4
     assert sum(size for _, _, size in taken) <= 1_000
     for tenant, high, size in taken:
         slots.give(tenant, high=high, size=size)
@@ -92,19 +94,21 @@ async def test_a_ring_that_nobody_heard_yet_stays() -> None:
 @given(
     rate=st.floats(0.1, 1_000),
     steps=st.lists(st.integers(0, 2_000), min_size=1, max_size=50),
-    most=st.integers(1, 200),
+    rows_max=st.integers(1, 200),
 )
-def test_a_replays_pace_is_never_above_its_rate(rate: float, steps: list[int], most: int) -> None:
+def test_a_replays_pace_is_never_above_its_rate(
+    rate: float, steps: list[int], rows_max: int
+) -> None:
     pace, at_ms, fed = Pace(rate, 0), 0, 0
-    assert pace.allows(0, most=most) == 1
+    assert pace.allows(0, rows_max=rows_max) == 1
     for step in steps:
         at_ms += step
-        allowed = pace.allows(at_ms, most=most)
-        assert 0 <= allowed <= most
+        allowed = pace.allows(at_ms, rows_max=rows_max)
+        assert 0 <= allowed <= rows_max
         pace.used(allowed)
         fed += allowed
         assert fed <= 1 + at_ms / 1000 * rate
 
 
 def test_a_replay_without_a_rate_takes_all_it_may() -> None:
-    assert Pace(None, 0).allows(0, most=200) == 200
+    assert Pace(None, 0).allows(0, rows_max=200) == 200

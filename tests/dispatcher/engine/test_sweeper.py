@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dispatcher.engine.housekeeping import Housekeeping
+from dispatcher.engine.replayer import Replayer
+from dispatcher.engine.sweeper import Sweeper
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
 from dispatcher.store.base import NotFound, StoreUnavailable
@@ -22,14 +23,16 @@ DEAD = Filter(status="dead")
 
 
 @asynccontextmanager
-async def kept(rig: Rig) -> AsyncIterator[Housekeeping]:
-    housekeeping = Housekeeping(rig.settings, rig.store, rig.metrics)
-    rig.engine.on_replays = housekeeping.wake_replays
-    housekeeping.start()
+async def kept(rig: Rig) -> AsyncIterator[Replayer]:
+    sweeper = Sweeper(rig.settings, rig.store, rig.metrics)
+    replayer = Replayer(rig.settings, rig.store)
+    sweeper.start()
+    replayer.start()
     try:
-        yield housekeeping
+        yield replayer
     finally:
-        await housekeeping.stop()
+        await replayer.stop()
+        await sweeper.stop()
 
 
 async def dead(rig: Rig, count: int) -> list[str]:
@@ -99,10 +102,10 @@ async def test_retention_goes_on_by_itself(tmp_path: Path) -> None:
 
 
 async def test_a_replay_is_fed_and_delivered(tmp_path: Path) -> None:
-    async with rigged(tmp_path) as rig, kept(rig):
+    async with rigged(tmp_path) as rig, kept(rig) as replayer:
         ids = await dead(rig, 5)
         made = await make(rig)
-        rig.engine.wake_replays()
+        replayer.wake()
         done = await replayed(rig, made)
         assert (done.replayed, done.skipped) == (5, 0)
         await rig.idle()
@@ -122,11 +125,11 @@ async def test_a_replay_goes_on_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_replay_keeps_its_rate(tmp_path: Path) -> None:
-    async with rigged(tmp_path) as rig, kept(rig):
+    async with rigged(tmp_path) as rig, kept(rig) as replayer:
         await dead(rig, 4)
         made = await make(rig, rate=20.0)
         began_ms = now_ms()
-        rig.engine.wake_replays()
+        replayer.wake()
         await replayed(rig, made)
         assert now_ms() - began_ms >= 3 / 20 * 1000
 
@@ -135,7 +138,7 @@ async def test_a_replay_outlives_a_store_that_fails_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the failure meets the search for replays or the feeding of one."""
-    monkeypatch.setattr("dispatcher.engine.housekeeping._REPLAY_RETRY_S", 0.01)
+    monkeypatch.setattr("dispatcher.engine.replayer._RETRY_S", 0.01)
     async with rigged(tmp_path, sweep_interval=0.05) as rig:
         await dead(rig, 3)
         made = await make(rig)
