@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: install demo test check format bench clean
+.PHONY: install demo test check format generate bench clean
 
 install: .venv/.installed
 
@@ -25,6 +25,10 @@ check: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The client for ordinary code, out of the one for asyncio; a test holds it to that.
+generate: install
+	$(BIN)/python -m tests.dispatcher.client.generate
 
 bench: install
 	$(BIN)/python -m tests.bench

@@ -8,7 +8,7 @@ from dispatcher.cli import output
 from dispatcher.cli.each import each
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
-from dispatcher.client import callbacks, replays
+from dispatcher.client import calls
 
 _EXAMPLES: Final = (
     "dispatcher cancel cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",
@@ -36,12 +36,12 @@ def cancel(
 
 def _cancel(service: Service, id: str) -> None:
     if id.startswith("rp_"):
-        replay = service.show(replays.cancel_replay(id))
+        replay = service.show(calls.cancel_replay(id))
         if replay is not None:
             left = replay.matched - replay.replayed - replay.skipped
             output.console().print(f"{output.clean(id)} stopped with {left:,} left to replay")
         return
-    callback = service.show(callbacks.cancel(id))
+    callback = service.show(calls.cancel(id))
     if callback is not None:
         line = output.plain(callback.id).append("  ")
         output.console().print(line.append_text(output.word(callback.status)))

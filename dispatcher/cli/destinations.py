@@ -9,7 +9,7 @@ from dispatcher.cli import output, values
 from dispatcher.cli.listings import print_list
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
-from dispatcher.client import Destination, destinations
+from dispatcher.client import Destination, calls
 
 Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]
 PolicyText = Annotated[
@@ -76,12 +76,12 @@ def show_all(service: Service) -> None:
             ),
         )
 
-    print_list(service, destinations.destinations, Destination, made, row, "no destinations yet")
+    print_list(service, calls.destinations, Destination, made, row, "no destinations yet")
 
 
 def show(service: Service, name: Name) -> None:
     """Show one: its limits, its health, its backlog."""
-    _print(service.show(destinations.get_destination(name)))
+    _print(service.show(calls.get_destination(name)))
 
 
 def add_one(
@@ -95,7 +95,7 @@ def add_one(
 ) -> None:
     """Register a URL by name, with a signing secret of its own: shown once, here."""
     made = service.show(
-        destinations.register_destination(
+        calls.register_destination(
             name,
             to,
             policy=values.policy(policy),
@@ -186,8 +186,8 @@ def remove(
 
 def test(service: Service, name: Name) -> None:
     """Send a signed test callback now and show what it met. Exits with 1 unless it was a 2xx."""
-    answer = service.client.raw(destinations.test_destination(name))
-    attempt = destinations.test_destination(name).read(answer)
+    answer = service.client.raw(calls.test_destination(name))
+    attempt = calls.test_destination(name).read(answer)
     good = attempt.status_code is not None and 200 <= attempt.status_code < 300
     if service.json:
         output.print_json(answer.body)
@@ -204,7 +204,7 @@ def test(service: Service, name: Name) -> None:
 
 
 def _change(service: Service, name: str, changes: dict[str, Any]) -> None:
-    _print(service.show(destinations.change_destination(name, changes)))
+    _print(service.show(calls.change_destination(name, changes)))
 
 
 def _print(destination: Destination | None) -> None:

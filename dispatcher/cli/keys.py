@@ -11,7 +11,7 @@ from dispatcher.cli.each import each
 from dispatcher.cli.listings import print_list
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
-from dispatcher.client import Key, access
+from dispatcher.client import Key, calls
 
 
 class Scope(StrEnum):
@@ -54,7 +54,7 @@ def show_all(service: Service) -> None:
             output.ago(key.created_at),
         )
 
-    print_list(service, access.keys, Key, made, row, "no keys")
+    print_list(service, calls.keys, Key, made, row, "no keys")
 
 
 def create(
@@ -69,7 +69,7 @@ def create(
     label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
 ) -> None:
     """Make an API key. It is shown once, here, and never again."""
-    key = service.show(access.create_key(list(dict.fromkeys(scope)), tenant=tenant_of, label=label))
+    key = service.show(calls.create_key(list(dict.fromkeys(scope)), tenant=tenant_of, label=label))
     if key is None:
         return
     out = output.console()

@@ -14,7 +14,7 @@ from dispatcher.cli import filters, output
 from dispatcher.cli.options import Makers, register
 from dispatcher.cli.service import Service, connect
 from dispatcher.client import Callback, Filters
-from dispatcher.client.callbacks import page
+from dispatcher.client.calls import page
 
 _PAGE: Final = 500  # the most that one request may ask for
 _LIMIT: Final = 20

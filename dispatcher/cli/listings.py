@@ -8,7 +8,7 @@ from rich.table import Table
 
 from dispatcher.cli import output
 from dispatcher.cli.service import Service
-from dispatcher.client.call import Call
+from dispatcher.client.transport import Call
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from dispatcher.cli.listing import callback_table
 from dispatcher.cli.options import Makers, register
 from dispatcher.cli.service import Service, connect
 from dispatcher.cli.waiting import await_end
-from dispatcher.client import Filters, Preview, callbacks, replays
+from dispatcher.client import Filters, Preview, calls
 
 _EXAMPLES: Final = (
     "dispatcher replay cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a --wait",
@@ -80,7 +80,7 @@ def _one(service: Service, id: str, *, wait: bool) -> None:
         service.client.replay(id)
         await_end(service, id, _WAIT_S)
     else:
-        callback = service.show(callbacks.replay(id))
+        callback = service.show(calls.replay(id))
         if callback is not None:
             line = output.plain(callback.id).append("  ")
             output.console().print(line.append_text(output.word(callback.status)))
@@ -88,7 +88,7 @@ def _one(service: Service, id: str, *, wait: bool) -> None:
 
 def _preview(service: Service, wanted: Filters) -> int:
     """Show what matches; returns how many."""
-    found = service.show(replays.preview_replay(wanted))
+    found = service.show(calls.preview_replay(wanted))
     if found is None:
         return 0
     _print_preview(found)
@@ -120,7 +120,7 @@ def _ask(service: Service, wanted: Filters, rate: float | None) -> None:
 
 
 def _start(service: Service, wanted: Filters, rate: float | None, *, wait: bool) -> None:
-    call = replays.start_replay(wanted, rate_per_second=rate)
+    call = calls.start_replay(wanted, rate_per_second=rate)
     if wait:
         _watch(service, service.client.call(call).id)
         return
@@ -134,7 +134,7 @@ def _watch(service: Service, id: str) -> None:
     if service.json:
         for _ in service.client.watch_replay(id):
             pass
-        service.show(replays.get_replay(id))
+        service.show(calls.get_replay(id))
         return
     bar = Progress(
         TextColumn("replaying"),

@@ -9,7 +9,7 @@ from dispatcher.cli import output, values
 from dispatcher.cli.listings import print_list
 from dispatcher.cli.options import examples, register, with_options
 from dispatcher.cli.service import SERVICE, Service, connect
-from dispatcher.client import RevealedSecret, Secret, access
+from dispatcher.client import RevealedSecret, Secret, calls
 
 Destination = Annotated[
     str | None,
@@ -64,9 +64,7 @@ def show_all(service: Service) -> None:
             "never" if seen is None else output.ago(seen),
         )
 
-    print_list(
-        service, access.secrets, Secret, made, row, "no secrets yet: they come with a tenant"
-    )
+    print_list(service, calls.secrets, Secret, made, row, "no secrets yet: they come with a tenant")
 
 
 def reveal(
@@ -79,7 +77,7 @@ def reveal(
     """Show a secret's value. That you looked is recorded."""
     if id is not None and destination is not None:
         raise typer.BadParameter("--id and --destination exclude each other")
-    _print(service.show(access.reveal_secret(id=id, destination=destination)))
+    _print(service.show(calls.reveal_secret(id=id, destination=destination)))
 
 
 def rotate(
@@ -96,7 +94,7 @@ def rotate(
     """Make a new secret. The old one signs beside it until the overlap ends (24 h), so that
     receivers can change over without losing one delivery."""
     overlap_s = None if overlap is None else values.duration_s(overlap)
-    call = access.rotate_secret(destination=destination, overlap_s=overlap_s, force=force)
+    call = calls.rotate_secret(destination=destination, overlap_s=overlap_s, force=force)
     _print(service.show(call))
 
 

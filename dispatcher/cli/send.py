@@ -10,7 +10,7 @@ from dispatcher.cli.options import register
 from dispatcher.cli.send_file import send_file
 from dispatcher.cli.service import SERVICE, Service
 from dispatcher.cli.waiting import await_end
-from dispatcher.client.callbacks import submit
+from dispatcher.client.calls import submit
 
 _EXAMPLES: Final = (
     "dispatcher send --job-id job_1 --to https://example.com/hooks "

@@ -9,7 +9,7 @@ import typer
 
 from dispatcher.cli.output import print_json
 from dispatcher.client import Client
-from dispatcher.client.call import Call
+from dispatcher.client.transport import Call
 from dispatcher.settings import load_client
 
 T = TypeVar("T")

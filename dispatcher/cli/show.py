@@ -12,8 +12,7 @@ from dispatcher.cli import output
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
 from dispatcher.client import Attempt, Callback
-from dispatcher.client.callbacks import attempts, get
-from dispatcher.client.read import as_json, as_list
+from dispatcher.client.calls import as_json, as_list, attempts, get
 
 _EXAMPLES: Final = (
     "dispatcher show cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",

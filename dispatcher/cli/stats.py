@@ -11,7 +11,7 @@ from rich.text import Text
 from dispatcher.cli import output
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
-from dispatcher.client import Stats, access
+from dispatcher.client import Stats, calls
 
 _EVERY_S: Final = 1.0
 
@@ -35,7 +35,7 @@ def stats(
     if watch:
         _watch(service, all_tenants)
         return
-    found = service.show(access.stats(all_tenants=all_tenants))
+    found = service.show(calls.stats(all_tenants=all_tenants))
     if found is not None:
         output.console().print(_table(found))
 
@@ -43,7 +43,7 @@ def stats(
 def _watch(service: Service, all_tenants: bool) -> None:
     try:
         if service.json:
-            while service.show(access.stats(all_tenants=all_tenants)) is None:
+            while service.show(calls.stats(all_tenants=all_tenants)) is None:
                 time.sleep(_EVERY_S)
         with Live(console=output.console(), auto_refresh=False) as live:
             while True:

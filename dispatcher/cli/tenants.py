@@ -6,7 +6,7 @@ from dispatcher.cli import output
 from dispatcher.cli.listings import print_list
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
-from dispatcher.client import Tenant, access
+from dispatcher.client import Tenant, calls
 
 
 def add(app: typer.Typer, panel: str) -> None:
@@ -23,4 +23,4 @@ def show_all(service: Service) -> None:
         age = output.ago(tenant.created_at)
         made.add_row(output.plain(tenant.name), output.stamp(tenant.created_at), age)
 
-    print_list(service, access.tenants, Tenant, made, row, "no tenants yet")
+    print_list(service, calls.tenants, Tenant, made, row, "no tenants yet")

@@ -5,7 +5,7 @@ import typer
 from dispatcher.cli import output
 from dispatcher.cli.service import Service
 from dispatcher.cli.show import print_story
-from dispatcher.client.callbacks import get
+from dispatcher.client.calls import get
 
 
 def await_end(service: Service, id: str, timeout_s: float) -> None:

@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:8600", api_key) as client:
 """
 
 from dispatcher.client.aio import AsyncClient
-from dispatcher.client.callbacks import Filters, Submission
+from dispatcher.client.calls import Filters, LineResult, Payload, Submission
 from dispatcher.client.errors import (
     BadAnswer,
     BadRequest,
@@ -31,10 +31,8 @@ from dispatcher.client.results import (
     Callback,
     Destination,
     Key,
-    LineResult,
     NewKey,
     Page,
-    Payload,
     Preview,
     Registered,
     Replay,

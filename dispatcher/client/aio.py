@@ -2,28 +2,35 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from dispatcher.client import access, callbacks, destinations, replays
-from dispatcher.client.batches import batch
-from dispatcher.client.call import Answer, Call, Lost
-from dispatcher.client.callbacks import Filters, Submission
-from dispatcher.client.chunks import Chunker
+from dispatcher.client import calls
+from dispatcher.client.batches import AsyncItems, async_batches, batch
+from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import WaitTimeout
-from dispatcher.client.exchange import Patience, exchange, poll_s
-from dispatcher.client.link import DEFAULT_URL, TIMEOUT_S, Link, answer, request
-from dispatcher.client.results import Callback, LineResult, Page, Replay
+from dispatcher.client.results import Callback, Page, Replay
+from dispatcher.client.retry import RetryPolicy, exchange, poll_s
+from dispatcher.client.transport import (
+    DEFAULT_URL,
+    TIMEOUT_S,
+    Call,
+    Endpoint,
+    Response,
+    TransportError,
+    read_response,
+    request_arguments,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _does(
+def _method(
     build: Callable[P, Call[T]],
 ) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
     """Return the method that builds this call and makes it."""
@@ -35,7 +42,7 @@ def _does(
     return method
 
 
-def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[AsyncClient], AsyncIterator[T]]":
+def _listing(build: Callable[..., Call[Page[T]]]) -> "Callable[[AsyncClient], AsyncIterator[T]]":
     """Return the method that goes through all pages of this call, one by one as you iterate."""
 
     def method(self: "AsyncClient", /) -> AsyncIterator[T]:
@@ -46,8 +53,8 @@ def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[AsyncClient], Asyn
 
 
 class AsyncClient:
-    """Talks to a running dispatcher. Close it, or use `async with`. Iterate `list()`,
-    `submit_many()` and `watch_replay()` with `async for`; the rest is awaited.
+    """Talks to a running dispatcher. Close it, or use `async with`. What lists or watches is
+    iterated with `async for`; the rest is awaited.
 
     `tenant` is for platform keys (others have their own). `retries` bounds how often a call is
     tried again (429, 503, broken connections; `Retry-After` is honoured), `retry_for_s` how long
@@ -66,14 +73,14 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
-        self._link = Link(url, api_key, tenant)
-        self._patience = Patience(retries=retries, total_s=retry_for_s)
-        self._http = httpx.AsyncClient(transport=transport, **self._link.options(timeout_s))
+        self._endpoint = Endpoint(url, api_key, tenant)
+        self._policy = RetryPolicy(retries=retries, total_s=retry_for_s)
+        self._http = httpx.AsyncClient(transport=transport, **self._endpoint.options(timeout_s))
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._link!r})"
+        return f"AsyncClient({self._endpoint!r})"
 
-    async def __aenter__(self) -> "AsyncClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -88,50 +95,47 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    submit = _does(callbacks.submit)
-    submit_encoded = _does(callbacks.submit_encoded)
-    submit_raw = _does(callbacks.submit_raw)
-    submit_batch = _does(callbacks.submit_batch)
-    get = _does(callbacks.get)
-    page = _does(callbacks.page)
-    attempts = _does(callbacks.attempts)
-    payload = _does(callbacks.payload)
-    replay = _does(callbacks.replay)
-    cancel = _does(callbacks.cancel)
-    preview_replay = _does(replays.preview_replay)
-    start_replay = _does(replays.start_replay)
-    get_replay = _does(replays.get_replay)
-    cancel_replay = _does(replays.cancel_replay)
-    get_destination = _does(destinations.get_destination)
-    register_destination = _does(destinations.register_destination)
-    change_destination = _does(destinations.change_destination)
-    remove_destination = _does(destinations.remove_destination)
-    test_destination = _does(destinations.test_destination)
-    destinations = _lists(destinations.destinations)
-    keys = _lists(access.keys)
-    create_key = _does(access.create_key)
-    revoke_key = _does(access.revoke_key)
-    secrets = _lists(access.secrets)
-    rotate_secret = _does(access.rotate_secret)
-    reveal_secret = _does(access.reveal_secret)
-    tenants = _lists(access.tenants)
-    stats = _does(access.stats)
+    submit = _method(calls.submit)
+    submit_encoded = _method(calls.submit_encoded)
+    submit_raw = _method(calls.submit_raw)
+    submit_batch = _method(calls.submit_batch)
+    get = _method(calls.get)
+    page = _method(calls.page)
+    attempts = _method(calls.attempts)
+    payload = _method(calls.payload)
+    replay = _method(calls.replay)
+    cancel = _method(calls.cancel)
+    preview_replay = _method(calls.preview_replay)
+    start_replay = _method(calls.start_replay)
+    get_replay = _method(calls.get_replay)
+    cancel_replay = _method(calls.cancel_replay)
+    get_destination = _method(calls.get_destination)
+    register_destination = _method(calls.register_destination)
+    change_destination = _method(calls.change_destination)
+    remove_destination = _method(calls.remove_destination)
+    test_destination = _method(calls.test_destination)
+    destinations = _listing(calls.destinations)
+    keys = _listing(calls.keys)
+    create_key = _method(calls.create_key)
+    revoke_key = _method(calls.revoke_key)
+    secrets = _listing(calls.secrets)
+    rotate_secret = _method(calls.rotate_secret)
+    reveal_secret = _method(calls.reveal_secret)
+    tenants = _listing(calls.tenants)
+    stats = _method(calls.stats)
 
-    async def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Callback]:
+    def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate."""
-        async for callback in self._pages(partial(callbacks.page, filters)):
-            yield callback
+        return self._pages(partial(calls.page, filters))
 
-    async def submit_many(
-        self, items: Iterable[Submission | bytes] | AsyncIterable[Submission | bytes]
-    ) -> AsyncIterator[LineResult]:
+    async def submit_many(self, items: AsyncItems) -> AsyncIterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
         each, in order. One that the service refuses is a result with its `error`, not an
         exception; one it has no room for is tried again first. Safe to run again: what arrived
         before is answered as a duplicate."""
         done = 0
-        async for lines in _batches(items):
-            for result in await self._see_through(lines):
+        async for lines in async_batches(items):
+            for result in await self._submit_batch(lines):
                 yield result.after(done)
             done += len(lines)
 
@@ -158,23 +162,23 @@ class AsyncClient:
         yield replay
 
     async def call(self, call: Call[T]) -> T:
-        """Make any call and read its answer."""
+        """Make any call and read its response."""
         return call.read(await self.raw(call))
 
-    async def raw(self, call: Call[Any]) -> Answer:
-        """Make any call; the good answer as it came."""
-        steps = exchange(call, self._patience)
+    async def raw(self, call: Call[Any]) -> Response:
+        """Make any call; the response of its success as it came."""
+        steps = exchange(call, self._policy)
         wait_s = next(steps)
         while True:
             await asyncio.sleep(wait_s)
             try:
                 wait_s = steps.send(await self._send(call))
             except StopIteration as end:
-                good: Answer = end.value
+                good: Response = end.value
                 return good
 
-    async def _see_through(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
-        steps = batch(lines, self._patience)
+    async def _submit_batch(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
+        steps = batch(lines, self._policy)
         wait_s, call = next(steps)
         while True:
             await asyncio.sleep(wait_s)
@@ -188,32 +192,16 @@ class AsyncClient:
         cursor = None
         while True:
             page = await self.call(build(cursor=cursor))
-            for found in page.data:
-                yield found
+            for item in page.data:
+                yield item
             cursor = page.next_cursor
             if cursor is None:
                 return
 
-    async def _send(self, call: Call[Any]) -> Answer | Lost:
+    async def _send(self, call: Call[Any]) -> Response | TransportError:
         started_s = time.monotonic()
         try:
-            response = await self._http.request(**request(call))
+            response = await self._http.request(**request_arguments(call))
         except httpx.RequestError as error:
-            return self._link.lost(error, time.monotonic() - started_s)
-        return answer(response, time.monotonic() - started_s)
-
-
-async def _batches(
-    items: Iterable[Submission | bytes] | AsyncIterable[Submission | bytes],
-) -> AsyncIterator[list[bytes]]:
-    chunker = Chunker()
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            if full := chunker.add(item):
-                yield full
-    else:
-        for item in items:
-            if full := chunker.add(item):
-                yield full
-    if rest := chunker.rest():
-        yield rest
+            return self._endpoint.failure(error, time.monotonic() - started_s)
+        return read_response(response, time.monotonic() - started_s)

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from dispatcher.client.call import Answer
+from dispatcher.client.transport import Response
 
-_TEXT_CHARS_MAX: Final = 200  # of an answer that is not ours, enough to recognise a proxy's page
+_TEXT_CHARS_MAX: Final = 200  # of a response that is not ours, enough to recognise a proxy's page
 
 
 class PostbackError(Exception):
@@ -126,16 +126,16 @@ class _Shape(msgspec.Struct, frozen=True, rename="camel"):
     request_id: str | None = None
 
 
-def of_answer(answer: Answer) -> PostbackError:
-    """Return the error that an answer without success stands for."""
+def error_of(response: Response) -> PostbackError:
+    """Return the error that a response without success stands for."""
     try:
-        shape = msgspec.json.decode(answer.body, type=dict[str, Any])
-        return of_shape(answer.status, shape, retry_after_s=answer.retry_after_s)
+        shape = msgspec.json.decode(response.body, type=dict[str, Any])
+        return error_from(response.status, shape, retry_after_s=response.retry_after_s)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _foreign(answer)
+        return _foreign(response)
 
 
-def of_shape(
+def error_from(
     status: int, fields: Mapping[str, Any], *, retry_after_s: float | None = None
 ) -> PostbackError:
     """Return the error whose class says what `status` means and whose `fields` are the API's one
@@ -151,10 +151,10 @@ def of_shape(
     )
 
 
-def _foreign(answer: Answer) -> PostbackError:
+def _foreign(response: Response) -> PostbackError:
     """Return an error page of something between us, or something else altogether. A 503 is a
     proxy's usual word for a service that restarts."""
-    text = " ".join(answer.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
-    message = f"HTTP {answer.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
-    kind = _BY_STATUS[answer.status] if answer.status in (429, 503) else BadAnswer
-    return kind("BAD_ANSWER", message, status=answer.status, retry_after_s=answer.retry_after_s)
+    text = " ".join(response.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
+    message = f"HTTP {response.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
+    kind = _BY_STATUS[response.status] if response.status in (429, 503) else BadAnswer
+    return kind("BAD_ANSWER", message, status=response.status, retry_after_s=response.retry_after_s)

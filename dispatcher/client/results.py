@@ -6,8 +6,6 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from dispatcher.client.errors import PostbackError
-
 T = TypeVar("T")
 
 State = Literal["pending", "sending", "delivered", "dead", "cancelled"]
@@ -25,20 +23,6 @@ class Submitted(Result, frozen=True, kw_only=True):
     status: State
     created_at: datetime
     duplicate: bool
-
-
-class LineResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one callback of a batch came to: `n` is its place from 1; `submitted` or `error` is
-    set. `raw` is the service's own line about it, numbered as the service saw it."""
-
-    n: int
-    submitted: Submitted | None = None
-    error: PostbackError | None = None
-    raw: bytes = b""
-
-    def after(self, lines: int) -> "LineResult":
-        """Return the same result, `lines` further down."""
-        return msgspec.structs.replace(self, n=self.n + lines)
 
 
 class Callback(Result, frozen=True, kw_only=True):
@@ -87,13 +71,6 @@ class Attempt(Result, frozen=True, kw_only=True):
     status_code: int | None = None
     error: str | None = None
     response_excerpt: str | None = None
-
-
-class Payload(msgspec.Struct, frozen=True, kw_only=True):
-    """The stored bytes, and what they were declared to be."""
-
-    body: bytes
-    content_type: str
 
 
 class Preview(Result, frozen=True, kw_only=True):

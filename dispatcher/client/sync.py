@@ -1,28 +1,40 @@
-"""The client for ordinary code."""
+"""The client for ordinary code.
+
+Generated from aio.py by `make generate`: change that file, not this one.
+"""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from dispatcher.client import access, callbacks, destinations, replays
-from dispatcher.client.batches import batch
-from dispatcher.client.call import Answer, Call, Lost
-from dispatcher.client.callbacks import Filters, Submission
-from dispatcher.client.chunks import Chunker
+from dispatcher.client import calls
+from dispatcher.client.batches import Items, batch, batches
+from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import WaitTimeout
-from dispatcher.client.exchange import Patience, exchange, poll_s
-from dispatcher.client.link import DEFAULT_URL, TIMEOUT_S, Link, answer, request
-from dispatcher.client.results import Callback, LineResult, Page, Replay
+from dispatcher.client.results import Callback, Page, Replay
+from dispatcher.client.retry import RetryPolicy, exchange, poll_s
+from dispatcher.client.transport import (
+    DEFAULT_URL,
+    TIMEOUT_S,
+    Call,
+    Endpoint,
+    Response,
+    TransportError,
+    read_response,
+    request_arguments,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _does(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
+def _method(
+    build: Callable[P, Call[T]],
+) -> "Callable[Concatenate[Client, P], T]":
     """Return the method that builds this call and makes it."""
 
     @wraps(build)
@@ -32,7 +44,7 @@ def _does(build: Callable[P, Call[T]]) -> "Callable[Concatenate[Client, P], T]":
     return method
 
 
-def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[Client], Iterator[T]]":
+def _listing(build: Callable[..., Call[Page[T]]]) -> "Callable[[Client], Iterator[T]]":
     """Return the method that goes through all pages of this call, one by one as you iterate."""
 
     def method(self: "Client", /) -> Iterator[T]:
@@ -43,7 +55,7 @@ def _lists(build: Callable[..., Call[Page[T]]]) -> "Callable[[Client], Iterator[
 
 
 class Client:
-    """Talks to a running dispatcher. One client serves many threads; close it, or use `with`.
+    """Talks to a running dispatcher. Close it, or use `with`. One client serves many threads.
 
     `tenant` is for platform keys (others have their own). `retries` bounds how often a call is
     tried again (429, 503, broken connections; `Retry-After` is honoured), `retry_for_s` how long
@@ -62,14 +74,14 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
-        self._link = Link(url, api_key, tenant)
-        self._patience = Patience(retries=retries, total_s=retry_for_s)
-        self._http = httpx.Client(transport=transport, **self._link.options(timeout_s))
+        self._endpoint = Endpoint(url, api_key, tenant)
+        self._policy = RetryPolicy(retries=retries, total_s=retry_for_s)
+        self._http = httpx.Client(transport=transport, **self._endpoint.options(timeout_s))
 
     def __repr__(self) -> str:
-        return f"Client({self._link!r})"
+        return f"Client({self._endpoint!r})"
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -84,47 +96,47 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    submit = _does(callbacks.submit)
-    submit_encoded = _does(callbacks.submit_encoded)
-    submit_raw = _does(callbacks.submit_raw)
-    submit_batch = _does(callbacks.submit_batch)
-    get = _does(callbacks.get)
-    page = _does(callbacks.page)
-    attempts = _does(callbacks.attempts)
-    payload = _does(callbacks.payload)
-    replay = _does(callbacks.replay)
-    cancel = _does(callbacks.cancel)
-    preview_replay = _does(replays.preview_replay)
-    start_replay = _does(replays.start_replay)
-    get_replay = _does(replays.get_replay)
-    cancel_replay = _does(replays.cancel_replay)
-    get_destination = _does(destinations.get_destination)
-    register_destination = _does(destinations.register_destination)
-    change_destination = _does(destinations.change_destination)
-    remove_destination = _does(destinations.remove_destination)
-    test_destination = _does(destinations.test_destination)
-    destinations = _lists(destinations.destinations)
-    keys = _lists(access.keys)
-    create_key = _does(access.create_key)
-    revoke_key = _does(access.revoke_key)
-    secrets = _lists(access.secrets)
-    rotate_secret = _does(access.rotate_secret)
-    reveal_secret = _does(access.reveal_secret)
-    tenants = _lists(access.tenants)
-    stats = _does(access.stats)
+    submit = _method(calls.submit)
+    submit_encoded = _method(calls.submit_encoded)
+    submit_raw = _method(calls.submit_raw)
+    submit_batch = _method(calls.submit_batch)
+    get = _method(calls.get)
+    page = _method(calls.page)
+    attempts = _method(calls.attempts)
+    payload = _method(calls.payload)
+    replay = _method(calls.replay)
+    cancel = _method(calls.cancel)
+    preview_replay = _method(calls.preview_replay)
+    start_replay = _method(calls.start_replay)
+    get_replay = _method(calls.get_replay)
+    cancel_replay = _method(calls.cancel_replay)
+    get_destination = _method(calls.get_destination)
+    register_destination = _method(calls.register_destination)
+    change_destination = _method(calls.change_destination)
+    remove_destination = _method(calls.remove_destination)
+    test_destination = _method(calls.test_destination)
+    destinations = _listing(calls.destinations)
+    keys = _listing(calls.keys)
+    create_key = _method(calls.create_key)
+    revoke_key = _method(calls.revoke_key)
+    secrets = _listing(calls.secrets)
+    rotate_secret = _method(calls.rotate_secret)
+    reveal_secret = _method(calls.reveal_secret)
+    tenants = _listing(calls.tenants)
+    stats = _method(calls.stats)
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate."""
-        return self._pages(partial(callbacks.page, filters))
+        return self._pages(partial(calls.page, filters))
 
-    def submit_many(self, items: Iterable[Submission | bytes]) -> Iterator[LineResult]:
+    def submit_many(self, items: Items) -> Iterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
         each, in order. One that the service refuses is a result with its `error`, not an
         exception; one it has no room for is tried again first. Safe to run again: what arrived
         before is answered as a duplicate."""
         done = 0
-        for lines in _batches(items):
-            for result in self._see_through(lines):
+        for lines in batches(items):
+            for result in self._submit_batch(lines):
                 yield result.after(done)
             done += len(lines)
 
@@ -151,23 +163,23 @@ class Client:
         yield replay
 
     def call(self, call: Call[T]) -> T:
-        """Make any call and read its answer."""
+        """Make any call and read its response."""
         return call.read(self.raw(call))
 
-    def raw(self, call: Call[Any]) -> Answer:
-        """Make any call; the good answer as it came."""
-        steps = exchange(call, self._patience)
+    def raw(self, call: Call[Any]) -> Response:
+        """Make any call; the response of its success as it came."""
+        steps = exchange(call, self._policy)
         wait_s = next(steps)
         while True:
             time.sleep(wait_s)
             try:
                 wait_s = steps.send(self._send(call))
             except StopIteration as end:
-                good: Answer = end.value
+                good: Response = end.value
                 return good
 
-    def _see_through(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
-        steps = batch(lines, self._patience)
+    def _submit_batch(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
+        steps = batch(lines, self._policy)
         wait_s, call = next(steps)
         while True:
             time.sleep(wait_s)
@@ -186,19 +198,10 @@ class Client:
             if cursor is None:
                 return
 
-    def _send(self, call: Call[Any]) -> Answer | Lost:
+    def _send(self, call: Call[Any]) -> Response | TransportError:
         started_s = time.monotonic()
         try:
-            response = self._http.request(**request(call))
+            response = self._http.request(**request_arguments(call))
         except httpx.RequestError as error:
-            return self._link.lost(error, time.monotonic() - started_s)
-        return answer(response, time.monotonic() - started_s)
-
-
-def _batches(items: Iterable[Submission | bytes]) -> Iterator[list[bytes]]:
-    chunker = Chunker()
-    for item in items:
-        if full := chunker.add(item):
-            yield full
-    if rest := chunker.rest():
-        yield rest
+            return self._endpoint.failure(error, time.monotonic() - started_s)
+        return read_response(response, time.monotonic() - started_s)

@@ -19,9 +19,9 @@ from dispatcher.client import (
     ValidationFailed,
 )
 from dispatcher.client.batches import batch
-from dispatcher.client.call import Answer, Call, Lost
-from dispatcher.client.callbacks import get, replay, submit
-from dispatcher.client.exchange import Patience, exchange
+from dispatcher.client.calls import get, replay, submit
+from dispatcher.client.retry import RetryPolicy, exchange
+from dispatcher.client.transport import Call, Response, TransportError
 
 FULL = b'{"error":"QUEUE_FULL","message":"full","details":{"queueSize":3},"requestId":"req_1"}'
 MADE = {
@@ -35,17 +35,19 @@ SUBMIT = submit("job_1", 1, callback_url="https://example.com/")
 
 
 def outcome(
-    call: Call[object], replies: Sequence[Answer | Lost], patience: Patience | None = None
-) -> tuple[list[float], Answer | PostbackError]:
+    call: Call[object],
+    replies: Sequence[Response | TransportError],
+    policy: RetryPolicy | None = None,
+) -> tuple[list[float], Response | PostbackError]:
     """The waits before each try, and how it ended."""
-    steps = exchange(call, patience or Patience())
+    steps = exchange(call, policy or RetryPolicy())
     waits = [next(steps)]
     for reply in replies:
         try:
             waits.append(steps.send(reply))
         except StopIteration as end:
-            answer: Answer = end.value
-            return waits, answer
+            response: Response = end.value
+            return waits, response
         except PostbackError as error:
             return waits, error
     raise AssertionError("it wants to go on")
@@ -54,32 +56,32 @@ def outcome(
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_honoured(status: int) -> None:
     """The wait is what the service asks for, in seconds or as a date beside its own clock."""
-    busy = Answer(status=status, headers={"retry-after": "7"}, body=FULL)
-    dated = Answer(
+    busy = Response(status=status, headers={"retry-after": "7"}, body=FULL)
+    dated = Response(
         status=status,
         headers={
             "retry-after": "Sat, 31 Jan 2026 12:00:09 GMT",
             "date": "Sat, 31 Jan 2026 12:00:00 GMT",
         },
     )
-    waits, end = outcome(SUBMIT, [busy, dated, Answer(status=202)])
+    waits, end = outcome(SUBMIT, [busy, dated, Response(status=202)])
     assert waits == [0.0, 7.0, 9.0]
-    assert isinstance(end, Answer)
+    assert isinstance(end, Response)
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "1e9", "Sat, 99 Jan", "", "٣٣"])
 def test_a_nonsense_retry_after_is_no_wait_without_end(text: str) -> None:
     """What cannot be read counts as not being there."""
     waits, _ = outcome(
-        SUBMIT, [Answer(status=503, headers={"retry-after": text}), Answer(status=202)]
+        SUBMIT, [Response(status=503, headers={"retry-after": text}), Response(status=202)]
     )
     assert waits[1] <= 60
 
 
 def test_the_number_of_tries_is_bounded() -> None:
     """After `retries` more tries the last error is raised, typed and complete."""
-    busy = Answer(status=429, headers={"retry-after": "0"}, body=FULL)
-    waits, end = outcome(SUBMIT, [busy] * 3, Patience(retries=2))
+    busy = Response(status=429, headers={"retry-after": "0"}, body=FULL)
+    waits, end = outcome(SUBMIT, [busy] * 3, RetryPolicy(retries=2))
     assert len(waits) == 3
     assert isinstance(end, QueueFull)
     assert (end.code, end.status, end.request_id) == ("QUEUE_FULL", 429, "req_1")
@@ -89,15 +91,15 @@ def test_the_number_of_tries_is_bounded() -> None:
 
 def test_the_time_of_all_tries_is_bounded() -> None:
     """A wait that would end after `total_s` is not begun: the error comes at once."""
-    busy = Answer(status=503, headers={"retry-after": "61"}, body=b"{}")
-    waits, end = outcome(SUBMIT, [busy], Patience(total_s=60))
+    busy = Response(status=503, headers={"retry-after": "61"}, body=b"{}")
+    waits, end = outcome(SUBMIT, [busy], RetryPolicy(total_s=60))
     assert waits == [0.0]
     assert isinstance(end, Unavailable)
 
 
 def test_waits_grow_and_are_spread() -> None:
     """Without Retry-After the waits double, within half and one and a half of 0.1 s, 0.2 s, …"""
-    lost = Lost(sent=False, reason="refused")
+    lost = TransportError(sent=False, reason="refused")
     waits, end = outcome(SUBMIT, [lost] * 6)
     assert isinstance(end, Unreachable)
     for n, wait in enumerate(waits[1:]):
@@ -109,22 +111,27 @@ def test_only_repeatable_calls_are_repeated_after_a_lost_answer(
     call: Call[object], tries: int
 ) -> None:
     """A submit is known by its key and may go twice; a replay may have been done."""
-    replies: list[Answer | Lost] = [Lost(sent=True, reason="reset"), Answer(status=200)]
+    replies: list[Response | TransportError] = [
+        TransportError(sent=True, reason="reset"),
+        Response(status=200),
+    ]
     waits, _ = outcome(call, replies[:tries])
     assert len(waits) == tries
 
 
 def test_what_never_left_is_sent_again_whatever_it_is() -> None:
     """A refused connection has done nothing yet."""
-    waits, end = outcome(replay("cb_1"), [Lost(sent=False, reason="no"), Answer(status=200)])
+    waits, end = outcome(
+        replay("cb_1"), [TransportError(sent=False, reason="no"), Response(status=200)]
+    )
     assert len(waits) == 2
-    assert isinstance(end, Answer)
+    assert isinstance(end, Response)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422, 500, 507, 302])
 def test_other_answers_are_final(status: int) -> None:
     """Trying again would meet the same."""
-    waits, end = outcome(SUBMIT, [Answer(status=status, body=FULL)])
+    waits, end = outcome(SUBMIT, [Response(status=status, body=FULL)])
     assert waits == [0.0]
     assert isinstance(end, PostbackError)
     assert end.status == status
@@ -135,7 +142,7 @@ def test_other_answers_are_final(status: int) -> None:
 )
 def test_a_foreign_error_page_is_told_apart(body: bytes) -> None:
     """Whatever a proxy answers becomes BadAnswer with the beginning of its text."""
-    _, end = outcome(SUBMIT, [Answer(status=404, body=body)])
+    _, end = outcome(SUBMIT, [Response(status=404, body=body)])
     assert isinstance(end, BadAnswer)
     assert len(str(end)) < 400
 
@@ -189,7 +196,7 @@ def test_a_batch_that_is_not_answered_line_by_line_is_an_error() -> None:
 
 
 def test_nothing_listening_is_unreachable() -> None:
-    """The error names the URL and is raised within the client's patience."""
+    """The error names the URL and is raised within the client's policy."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -250,7 +257,7 @@ def test_a_batch_line_that_is_none_is_refused(line: bytes) -> None:
 def test_lines_without_room_go_again_and_the_others_do_not() -> None:
     """A batch's 429 and 503 lines are sent again after the wait they ask for; their neighbours
     keep their results, and the order stays."""
-    steps = batch([b"a", b"b", b"c"], Patience())
+    steps = batch([b"a", b"b", b"c"], RetryPolicy())
     wait_s, call = next(steps)
     assert (wait_s, call.body) == (0.0, b"a\nb\nc\n")
     full = QueueFull("QUEUE_FULL", "full", status=429, details={"retryAfter": 7})
@@ -268,7 +275,7 @@ def test_lines_without_room_go_again_and_the_others_do_not() -> None:
 def test_lines_that_never_find_room_are_given_back(asked: int | None, retries: int) -> None:
     """Within the same bounds as any call: then their error is their result."""
     full = QueueFull("QUEUE_FULL", "full", status=429, details={"retryAfter": asked})
-    steps = batch([b"a"], Patience(retries=3, total_s=60))
+    steps = batch([b"a"], RetryPolicy(retries=3, total_s=60))
     next(steps)
     for _ in range(retries):
         steps.send([LineResult(n=1, error=full)])

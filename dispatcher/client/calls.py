@@ -1,0 +1,547 @@
+"""Every call of the API as a value: what to send, and how to read the response.
+
+What is not Postback's becomes BadAnswer.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypedDict, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from dispatcher.client.errors import BadAnswer, PostbackError, error_from
+from dispatcher.client.results import (
+    Attempt,
+    Callback,
+    Destination,
+    Key,
+    NewKey,
+    Page,
+    Preview,
+    Registered,
+    Replay,
+    Result,
+    RevealedSecret,
+    Secret,
+    State,
+    Stats,
+    Submitted,
+    Tenant,
+)
+from dispatcher.client.transport import Call, Response
+
+T = TypeVar("T")
+_Read = Callable[[Response], T]
+_Params = tuple[tuple[str, str], ...]
+
+Priority = Literal["high", "normal"]
+Policy = str | Mapping[str, Any]
+"""A preset's name, or the policy object of the API."""
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+_VISIBLE: Final = re.compile(r"[!-~]{1,255}")
+
+
+class LineResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one callback of a batch came to: `n` is its place from 1; `submitted` or `error` is
+    set. `raw` is the service's own line about it, numbered as the service saw it."""
+
+    n: int
+    submitted: Submitted | None = None
+    error: PostbackError | None = None
+    raw: bytes = b""
+
+    def after(self, lines: int) -> "LineResult":
+        """Return the same result, `lines` further down."""
+        return msgspec.structs.replace(self, n=self.n + lines)
+
+
+class Payload(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored bytes, and what they were declared to be."""
+
+    body: bytes
+    content_type: str
+
+
+class Filters(TypedDict, total=False):
+    """What a listing or a replay is about; everything given must match. `since` is inclusive,
+    `until` exclusive, both on creation; a datetime without a zone is taken as UTC."""
+
+    status: State
+    job_status: str
+    job_id: str
+    destination: str
+    priority: Priority
+    error: str
+    since: datetime | str
+    until: datetime | str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One callback for `submit_many`. `payload` is any JSON value, or `bytes`: JSON text that is
+    to be delivered byte for byte. Give `callback_url`, or `destination`: a registered name."""
+
+    job_id: str
+    payload: Any = field(repr=False)
+    callback_url: str | None = None
+    destination: str | None = None
+    job_status: str | None = None
+    priority: Priority | None = None
+    tags: Mapping[str, str] | None = None
+    policy: Policy | None = None
+    headers: Mapping[str, str] | None = None
+    idempotency_key: str | None = None
+
+    def encode(self) -> bytes:
+        """Return a batch line's JSON, in one line unless the payload's own bytes hold line breaks.
+
+        Raises TypeError or ValueError for a payload that is not JSON (NaN, an object, …).
+        """
+        fields = {
+            "jobId": self.job_id,
+            "callbackUrl": self.callback_url,
+            "destination": self.destination,
+            "jobStatus": self.job_status,
+            "priority": self.priority,
+            "tags": self.tags,
+            "policy": self.policy,
+            "headers": self.headers,
+            "idempotencyKey": self.idempotency_key,
+        }
+        head = _dumps(_given(fields), default=dict)
+        body = self.payload if isinstance(self.payload, bytes) else _dumps(self.payload)
+        return head[:-1] + b',"payload":' + body + b"}"
+
+
+# --- callbacks ---
+
+
+def submit(
+    job_id: str,
+    payload: Any,
+    *,
+    callback_url: str | None = None,
+    destination: str | None = None,
+    job_status: str | None = None,
+    priority: Priority | None = None,
+    tags: Mapping[str, str] | None = None,
+    policy: Policy | None = None,
+    headers: Mapping[str, str] | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Submitted]:
+    """Hand over one callback; when this returns it is safe on the service's disk.
+
+    `payload` is any JSON value, or `bytes`: JSON text delivered byte for byte. Sending it again
+    is safe: the same idempotency key (by default: jobId, jobStatus and destination) with the same
+    content answers with the first one's id and `duplicate`.
+    """
+    submission = Submission(
+        job_id=job_id,
+        payload=payload,
+        callback_url=callback_url,
+        destination=destination,
+        job_status=job_status,
+        priority=priority,
+        tags=tags,
+        policy=policy,
+        headers=headers,
+    )
+    return submit_encoded(submission.encode(), idempotency_key=idempotency_key)
+
+
+def submit_encoded(body: bytes, *, idempotency_key: str | None = None) -> Call[Submitted]:
+    """Hand over one callback whose JSON, as `POST /callbacks` takes it, you have already."""
+    return Call(
+        method="POST",
+        path=_path("callbacks"),
+        read=as_json(Submitted),
+        repeatable=True,
+        headers=_key(idempotency_key),
+        body=body,
+        content_type=JSON,
+    )
+
+
+def submit_raw(
+    job_id: str,
+    body: bytes,
+    *,
+    content_type: str,
+    callback_url: str | None = None,
+    destination: str | None = None,
+    job_status: str | None = None,
+    priority: Priority | None = None,
+    idempotency_key: str | None = None,
+) -> Call[Submitted]:
+    """Hand over any bytes of any content type, delivered byte for byte."""
+    params = {
+        "jobId": job_id,
+        "callbackUrl": callback_url,
+        "destination": destination,
+        "jobStatus": job_status,
+        "priority": priority,
+    }
+    return Call(
+        method="POST",
+        path=_path("callbacks", "raw"),
+        read=as_json(Submitted),
+        repeatable=True,
+        params=tuple(_given(params).items()),
+        headers=_key(idempotency_key),
+        body=body,
+        content_type=content_type,
+    )
+
+
+def submit_batch(lines: Sequence[bytes]) -> Call[list[LineResult]]:
+    """Hand over some callbacks in one request, each one line of JSON. A bad line fails alone."""
+
+    def read(response: Response) -> list[LineResult]:
+        return _read_lines(response, len(lines))
+
+    return Call(
+        method="POST",
+        path=_path("callbacks", "batch"),
+        read=read,
+        repeatable=True,
+        body=b"\n".join(lines) + b"\n",
+        content_type=NDJSON,
+    )
+
+
+def get(id: str) -> Call[Callback]:
+    """One callback with its state. Raises NotFound."""
+    return _get(as_json(Callback), "callbacks", id)
+
+
+def page(
+    filters: Filters | None = None, *, cursor: str | None = None, limit: int | None = None
+) -> Call[Page[Callback]]:
+    """Up to `limit` (1 to 500) callbacks that match, newest first, from `cursor` on."""
+    params = (*_filter_params(filters or {}).items(), *_paging(cursor, limit))
+    return _get(as_page(Callback), "callbacks", params=params)
+
+
+def attempts(id: str) -> Call[list[Attempt]]:
+    """Every attempt of one callback, oldest first. Raises NotFound."""
+    return _get(as_list(Attempt), "callbacks", id, "attempts")
+
+
+def payload(id: str) -> Call[Payload]:
+    """Return the bytes that are delivered. Raises NotFound, and Gone once they are pruned."""
+    return _get(_read_payload, "callbacks", id, "payload")
+
+
+def replay(id: str) -> Call[Callback]:
+    """Deliver once more: same id, same bytes, a fresh budget of tries, history kept. Raises
+    NotFound, Conflict (it is pending or sending), Gone (the payload is pruned)."""
+    return _post(as_json(Callback), "callbacks", id, "replay")
+
+
+def cancel(id: str) -> Call[Callback]:
+    """Deliver no more; a running attempt ends and nothing follows it. Raises NotFound, and
+    Conflict from a final state."""
+    return _post(as_json(Callback), "callbacks", id, "cancel")
+
+
+# --- filtered replays ---
+
+
+def preview_replay(filters: Filters) -> Call[Preview]:
+    """Return what a replay of everything that matches would be about. Changes nothing."""
+    fields = {"filter": _filter_params(filters), "dryRun": True}
+    return _post(as_json(Preview), "replays", fields=fields, repeatable=True)
+
+
+def start_replay(filters: Filters, *, rate_per_second: float | None = None) -> Call[Replay]:
+    """Replay everything that matches and is in a final state now, in the background, at most
+    `rate_per_second`. Raises ValidationFailed without a filter."""
+    fields = _given({"filter": _filter_params(filters), "ratePerSecond": rate_per_second})
+    return _post(as_json(Replay), "replays", fields=fields)
+
+
+def get_replay(id: str) -> Call[Replay]:
+    """How far a filtered replay is. Raises NotFound."""
+    return _get(as_json(Replay), "replays", id)
+
+
+def cancel_replay(id: str) -> Call[Replay]:
+    """Replay no more of it; what was replayed stays. Raises NotFound, and Conflict once it is
+    done."""
+    return _post(as_json(Replay), "replays", id, "cancel")
+
+
+# --- destinations ---
+
+
+def destinations(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Destination]]:
+    """Every destination, in the order of their ids."""
+    return _get(as_page(Destination), "destinations", params=_paging(cursor, limit))
+
+
+def get_destination(id: str) -> Call[Destination]:
+    """One destination, by id or registered name. Raises NotFound."""
+    return _get(as_json(Destination), "destinations", id)
+
+
+def register_destination(
+    name: str,
+    url: str,
+    *,
+    secret: str | None = None,
+    policy: Policy | None = None,
+    headers: Mapping[str, str] | None = None,
+    concurrency: int | None = None,
+    rate_per_second: float | None = None,
+) -> Call[Registered]:
+    """Give a URL a name, limits and a signing secret of its own (made unless given). Raises
+    Conflict if the name is taken."""
+    fields = {
+        "name": name,
+        "url": url,
+        "secret": secret,
+        "policy": policy,
+        "headers": headers,
+        "concurrency": concurrency,
+        "ratePerSecond": rate_per_second,
+    }
+    return _post(as_json(Registered), "destinations", fields=_given(fields))
+
+
+def change_destination(id: str, changes: Mapping[str, Any]) -> Call[Destination]:
+    """Change the named fields, as `PATCH` takes them: `url policy headers paused disabled
+    concurrency ratePerSecond`; None puts one back to its default. Raises NotFound and
+    ValidationFailed."""
+    return Call(
+        method="PATCH",
+        path=_path("destinations", id),
+        read=as_json(Destination),
+        repeatable=True,
+        body=json.dumps(changes).encode(),
+        content_type=JSON,
+    )
+
+
+def remove_destination(id: str) -> Call[None]:
+    """Forget it and its secret; its backlog is made dead. Raises NotFound."""
+    return _delete("destinations", id)
+
+
+def test_destination(id: str) -> Call[Attempt]:
+    """Send a signed test callback now; its attempt. Raises NotFound."""
+    return _post(as_json(Attempt), "destinations", id, "test")
+
+
+# --- keys, signing secrets, tenants, figures ---
+
+
+def keys(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Key]]:
+    """Every API key, without the keys themselves."""
+    return _get(as_page(Key), "keys", params=_paging(cursor, limit))
+
+
+def create_key(
+    scopes: Sequence[str], *, tenant: str | None = None, label: str = ""
+) -> Call[NewKey]:
+    """Make a key with these scopes (`submit`, `read`, `operate`, `admin`): for `tenant`, or with
+    None another of the kind that asks (a platform's key makes a platform key). The answer is the
+    only time the key is shown."""
+    fields = _given({"scopes": list(scopes), "label": label, "tenant": tenant})
+    return _post(as_json(NewKey), "keys", fields=fields)
+
+
+def revoke_key(id: str) -> Call[None]:
+    """Make a key worthless at once. Raises NotFound."""
+    return _delete("keys", id)
+
+
+def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Secret]]:
+    """Return the signing secrets that sign or signed, oldest first, without their values."""
+    return _get(as_page(Secret), "secrets", params=_paging(cursor, limit))
+
+
+def rotate_secret(
+    *, destination: str | None = None, overlap_s: float | None = None, force: bool = False
+) -> Call[RevealedSecret]:
+    """Make a new signing secret; the one before signs beside it for `overlap_s` (default a day).
+    Raises Conflict while an earlier overlap lasts, unless `force`, which ends that one."""
+    fields = {"destination": destination, "overlap": overlap_s, "force": force or None}
+    return _post(as_json(RevealedSecret), "secrets", "rotate", fields=_given(fields))
+
+
+def reveal_secret(*, id: str | None = None, destination: str | None = None) -> Call[RevealedSecret]:
+    """Return a signing secret with its value: one by id, or the current one of a destination or of
+    the tenant. That you looked is recorded."""
+    fields = _given({"id": id, "destination": destination})
+    return _post(as_json(RevealedSecret), "secrets", "reveal", fields=fields)
+
+
+def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:
+    """Every tenant there is."""
+    return _get(as_page(Tenant), "tenants", params=_paging(cursor, limit))
+
+
+def stats(*, all_tenants: bool = False) -> Call[Stats]:
+    """Count by state, oldest pending, rates: of the tenant, or with a platform key of all."""
+    return _get(as_json(Stats), "stats", params=(("all", "true"),) if all_tenants else ())
+
+
+# --- what they send ---
+
+
+def _get(read: _Read[T], *parts: str, params: _Params = ()) -> Call[T]:
+    return Call(method="GET", path=_path(*parts), read=read, repeatable=True, params=params)
+
+
+def _post(
+    read: _Read[T],
+    *parts: str,
+    fields: Mapping[str, Any] | None = None,
+    repeatable: bool = False,
+) -> Call[T]:
+    return Call(
+        method="POST",
+        path=_path(*parts),
+        read=read,
+        repeatable=repeatable,
+        body=b"" if fields is None else json.dumps(fields, default=dict).encode(),
+        content_type=None if fields is None else JSON,
+    )
+
+
+def _delete(*parts: str) -> Call[None]:
+    return Call(method="DELETE", path=_path(*parts), read=_read_nothing, repeatable=False)
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _paging(cursor: str | None, limit: int | None) -> _Params:
+    return tuple(_given({"cursor": cursor, "limit": None if limit is None else str(limit)}).items())
+
+
+def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _filter_params(filters: Filters) -> dict[str, str]:
+    """Return `filters` under the API's names."""
+    named = {
+        "status": filters.get("status"),
+        "jobStatus": filters.get("job_status"),
+        "jobId": filters.get("job_id"),
+        "destination": filters.get("destination"),
+        "priority": filters.get("priority"),
+        "error": filters.get("error"),
+        "since": _time(filters.get("since")),
+        "until": _time(filters.get("until")),
+    }
+    tags = {f"tag.{key}": value for key, value in filters.get("tags", {}).items()}
+    return _given(named) | tags
+
+
+def _time(moment: datetime | str | None) -> str | None:
+    if not isinstance(moment, datetime):
+        return moment
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _key(idempotency_key: str | None) -> _Params:
+    if idempotency_key is None:
+        return ()
+    if not _VISIBLE.fullmatch(idempotency_key):
+        raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
+    return (("Idempotency-Key", idempotency_key),)
+
+
+def _dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    text = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default
+    )
+    return text.encode()
+
+
+# --- how they read ---
+
+
+class _Line(Result, frozen=True, kw_only=True):
+    """One line of a batch's response: a submit's response, or an error with its HTTP status."""
+
+    line: int
+    status: int | str
+    error: str | None = None
+
+
+def as_json(type: type[T]) -> _Read[T]:
+    """Return what reads one JSON value of this type."""
+
+    def read(response: Response) -> T:
+        return _decode(response.body, type, response.status)
+
+    return read
+
+
+def as_page(type: type[T]) -> _Read[Page[T]]:
+    """Return what reads `{"data": […], "nextCursor": …}`."""
+    return as_json(Page[type])  # type: ignore[valid-type]  # a type at run time
+
+
+def as_list(type: type[T]) -> _Read[list[T]]:
+    """Return what reads the data of a list that is always one page."""
+
+    def read(response: Response) -> list[T]:
+        return as_page(type)(response).data
+
+    return read
+
+
+def _read_payload(response: Response) -> Payload:
+    kind = response.headers.get("content-type", "application/octet-stream")
+    return Payload(body=response.body, content_type=kind)
+
+
+def _read_nothing(response: Response) -> None:
+    """There is nothing to read."""
+
+
+def _read_lines(response: Response, count: int) -> list[LineResult]:
+    """Read a batch's response: a line for each of the `count` that were sent, in their order."""
+    lines = [line for line in response.body.split(b"\n") if line.strip()]
+    results = [_read_line(line, response.status) for line in lines]
+    if [result.n for result in results] != list(range(1, count + 1)):
+        raise BadAnswer(
+            "BAD_ANSWER",
+            f"{count} callbacks were sent and {len(results)} answered: send them again",
+            status=response.status,
+        )
+    return results
+
+
+def _read_line(line: bytes, status: int) -> LineResult:
+    shape = _decode(line, _Line, status)
+    if shape.error is None:
+        return LineResult(n=shape.line, submitted=_decode(line, Submitted, status), raw=line)
+    code = shape.status if isinstance(shape.status, int) else status
+    error = error_from(code, _decode(line, dict[str, Any], status))
+    return LineResult(n=shape.line, error=error, raw=line)
+
+
+def _decode(body: bytes, type: type[T], status: int) -> T:
+    try:
+        return msgspec.json.decode(body, type=type)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadAnswer(
+            "BAD_ANSWER",
+            f"HTTP {status} with an answer that is not this version of Postback's: {error}",
+            status=status,
+        ) from None

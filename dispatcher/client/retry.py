@@ -1,0 +1,77 @@
+"""When to send again, and when to give up: no IO, so both clients share it.
+
+Sent again are 429, 503, connections that never came to be, and, for repeatable calls, responses
+that were lost. A submit is repeatable because the service knows each callback by its idempotency
+key (the `Idempotency-Key` header, else jobId, jobStatus and destination): the second one is
+answered with the first one's id, and one delivery goes out.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from random import random
+from typing import Any, Final
+
+from dispatcher.client.errors import PostbackError, Unreachable, error_of
+from dispatcher.client.transport import Call, Response, TransportError
+
+_BACKOFF_FIRST_S: Final = 0.1
+_BACKOFF_MAX_S: Final = 5.0
+RETRIED: Final = frozenset({429, 503})
+
+Exchange = Generator[float, Response | TransportError, Response]
+"""Yields how many seconds to wait before sending, takes what came back, returns the response of a
+success."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """At most `retries` more tries after the first, and none that would end after `total_s`."""
+
+    retries: int = 5
+    total_s: float = 60.0
+
+
+def exchange(call: Call[Any], policy: RetryPolicy) -> Exchange:
+    """Send `call` until it succeeds. Raises the PostbackError of the last try."""
+    spent_s = wait_s = 0.0
+    tries = 0
+    while True:
+        reply = yield wait_s
+        if isinstance(reply, Response) and reply.ok:
+            return reply
+        tries += 1
+        wait_s = _wait_s(reply, tries)
+        spent_s += reply.elapsed_s + wait_s
+        if not _retried(call, reply) or tries > policy.retries or spent_s > policy.total_s:
+            raise _error(reply)
+
+
+def poll_s(polls: int) -> float:
+    """Return how long to wait before asking again whether something has ended: short at first, so
+    that a healthy delivery is seen at once, then a second."""
+    return min(1.0, 0.02 * 2.0 ** min(polls, 10))
+
+
+def backoff_s(tries: int) -> float:
+    """Return a wait that doubles with each try, with jitter of half of it up and down."""
+    wait_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(tries - 1, 16))
+    return wait_s * (0.5 + random())  # noqa: S311 - jitter, not a secret
+
+
+def _retried(call: Call[Any], reply: Response | TransportError) -> bool:
+    if isinstance(reply, Response):
+        return reply.status in RETRIED
+    return call.repeatable or not reply.sent
+
+
+def _wait_s(reply: Response | TransportError, tries: int) -> float:
+    """Return what the service asks for, else what we choose."""
+    if isinstance(reply, Response) and reply.retry_after_s is not None:
+        return reply.retry_after_s
+    return backoff_s(tries)
+
+
+def _error(reply: Response | TransportError) -> PostbackError:
+    if isinstance(reply, Response):
+        return error_of(reply)
+    return Unreachable("UNREACHABLE", reply.reason)

@@ -1,0 +1,164 @@
+"""Requests and responses as values, and the endpoint that they go to."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from dispatcher import VERSION
+
+T_co = TypeVar("T_co", covariant=True)
+
+DEFAULT_URL: Final = "http://127.0.0.1:8600"
+TIMEOUT_S: Final = 35.0  # a little above the service's own limit on a request
+CONNECT_TIMEOUT_S: Final = 5.0
+_VISIBLE: Final = re.compile(r"[!-~]{1,512}")
+_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What came back; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = field(default=b"", repr=False)
+    elapsed_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is a success."""
+        return 200 <= self.status < 300
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """The wait that `Retry-After` asks for (seconds, or a date beside the response's own)."""
+        text = self.headers.get("retry-after", "").strip()
+        if not text:
+            return None
+        if text.isdecimal():
+            return float(text[:9])
+        try:
+            until = parsedate_to_datetime(text)
+            return max(0.0, (until - parsedate_to_datetime(self.headers["date"])).total_seconds())
+        except (KeyError, ValueError, TypeError):
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportError:
+    """Why no response came. `sent` is False where the request certainly never left."""
+
+    sent: bool
+    reason: str
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T_co]):
+    """One request under `/v1`, and how to read its response.
+
+    `repeatable`: doing it twice leaves what doing it once would, so it may be sent again when its
+    response was lost. Submits are: the service knows them by their idempotency key.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Response], T_co]
+    repeatable: bool
+    params: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+    content_type: str | None = None
+
+
+class Endpoint:
+    """Where the service is, and who calls it. Its repr, like every error, is free of the API
+    key."""
+
+    def __init__(self, url: str, api_key: str | None, tenant: str | None) -> None:
+        """Raise ValueError for a URL, key or tenant that cannot be used."""
+        self.url = _checked_url(url)
+        self.tenant = tenant
+        self._headers = _headers(api_key, tenant)
+
+    def __repr__(self) -> str:
+        return f"{self.url!r}, tenant={self.tenant!r}"
+
+    def options(self, timeout_s: float) -> dict[str, Any]:
+        """Return the arguments of httpx's clients. Connections to this machine itself do not go
+        through a proxy of the environment."""
+        parts = urlsplit(self.url)
+        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
+        return {
+            "base_url": f"{self.url}/v1",
+            "headers": self._headers,
+            "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            "follow_redirects": False,
+            "trust_env": not local,
+            # Loading the certificate authorities takes 20 ms of CPU: only where there can be TLS.
+            "verify": parts.scheme == "https" or not local,
+        }
+
+    def failure(self, error: httpx.RequestError, elapsed_s: float) -> TransportError:
+        """Return what a failure of the connection means."""
+        never = isinstance(error, _NEVER_SENT)
+        what = "cannot connect" if never else "the connection broke before the answer"
+        why = str(error) or type(error).__name__
+        return TransportError(
+            sent=not never, reason=f"{self.url}: {what} ({why})", elapsed_s=elapsed_s
+        )
+
+
+def request_arguments(call: Call[Any]) -> dict[str, Any]:
+    """Return the arguments of httpx's `request` for `call`."""
+    headers = dict(call.headers)
+    if call.content_type is not None:
+        headers["Content-Type"] = call.content_type
+    return {
+        "method": call.method,
+        "url": call.path,
+        "params": list(call.params),
+        "headers": headers,
+        "content": call.body or None,
+    }
+
+
+def read_response(response: httpx.Response, elapsed_s: float) -> Response:
+    """Return httpx's response as a value."""
+    return Response(
+        status=response.status_code,
+        headers={name.lower(): value for name, value in response.headers.items()},
+        body=response.content,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _headers(api_key: str | None, tenant: str | None) -> dict[str, str]:
+    headers = {"User-Agent": f"postback-python/{VERSION}", "Accept": "*/*"}
+    if api_key is not None:
+        if not _VISIBLE.fullmatch(api_key):
+            raise ValueError("the API key must be visible ASCII characters, without spaces")
+        headers["Authorization"] = f"Bearer {api_key}"
+    if tenant is not None:
+        if not _VISIBLE.fullmatch(tenant):
+            raise ValueError("the tenant must be visible ASCII characters, without spaces")
+        headers["Postback-Tenant"] = tenant
+    return headers
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        plain = usable = False
+    if not (plain and usable):
+        raise ValueError("the service's URL must look like http://127.0.0.1:8600")
+    return url.rstrip("/")
