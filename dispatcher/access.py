@@ -13,7 +13,8 @@ from typing import Final, Literal, get_args
 
 from dispatcher.ids import new_id
 from dispatcher.settings import Settings
-from dispatcher.store.base import NotFound, Store
+from dispatcher.store.errors import NotFound
+from dispatcher.store.store import Store
 from dispatcher.values import Key, SigningSecret
 from receiver.base.clock import now_ms
 from receiver.base.settings import SettingError

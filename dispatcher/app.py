@@ -17,7 +17,8 @@ from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
-from dispatcher.store.base import SharedStore, Store, StoreError
+from dispatcher.store.errors import StoreError
+from dispatcher.store.store import SharedStore, Store
 from receiver.base.clock import now_ms
 
 _LOG: Final = logs.get("service")

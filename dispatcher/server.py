@@ -8,7 +8,7 @@ from typing import Final
 from dispatcher import logs
 from dispatcher.app import Service
 from dispatcher.settings import Settings
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 from receiver.base import server
 from receiver.base.protocol import Bounds
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dispatcher.store.base import NotFound
+from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
 from receiver.signature import (
     ID_HEADER,

@@ -21,7 +21,7 @@ from dispatcher.access import Access
 from dispatcher.server import Announce, serve
 from dispatcher.settings import Settings
 from dispatcher.store import is_postgres, open_store
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 from receiver.base import server
 from receiver.base.settings import SettingError
 

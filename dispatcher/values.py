@@ -49,7 +49,7 @@ class NewCallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One leased delivery: all that sending and judging it needs, and the claim number that
+    """One leased delivery: all that sending and judging it needs, and the fencing token that
     alone may settle it."""
 
     id: str
@@ -62,7 +62,7 @@ class Delivery:
     content_type: str
     headers: Headers
     policy: Policy
-    claim: int
+    fence: int  # grows with each claim
     attempt: int  # this attempt's number in the history, from 1
     tries: int  # tries of the budget spent before this one
     created_ms: int

@@ -5,7 +5,7 @@ from typing import Final
 
 from dispatcher.api.context import Context
 from dispatcher.api.errors import ApiError, invalid, unavailable
-from dispatcher.store.base import NotFound, StoreFull
+from dispatcher.store.errors import NotFound, StoreFull
 from dispatcher.values import NewCallback, Submitted
 
 # What a callback takes up beside its payload: its rows and their index entries, measured.

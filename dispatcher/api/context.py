@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from dispatcher.access import Access
 from dispatcher.outcome import Outcome
 from dispatcher.settings import Settings
-from dispatcher.store.base import Store
+from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
 from receiver.base.clock import now_ms
 

@@ -20,7 +20,7 @@ from dispatcher.api.context import Context
 from dispatcher.api.errors import ApiError
 from dispatcher.api.operation import Operation
 from dispatcher.filters import FilterError
-from dispatcher.store.base import StoreError
+from dispatcher.store.errors import StoreError
 
 _log: Final = logs.get("api")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from dispatcher.filters import FilterError
-from dispatcher.store import base
+from dispatcher.store import errors
 
 # code: (status, when it is answered). The OpenAPI document lists the same table.
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -101,22 +101,22 @@ def unavailable(message: str) -> ApiError:
     return ApiError("UNAVAILABLE", message, headers={"Retry-After": str(RETRY_SOON_S)})
 
 
-_STORE_CODES: Final[tuple[tuple[type[base.StoreError], str], ...]] = (
-    (base.NotFound, "NOT_FOUND"),
-    (base.DestinationDisabled, "DESTINATION_DISABLED"),
-    (base.PayloadGone, "PAYLOAD_GONE"),
-    (base.Conflict, "CONFLICT"),
+_STORE_CODES: Final[tuple[tuple[type[errors.StoreError], str], ...]] = (
+    (errors.NotFound, "NOT_FOUND"),
+    (errors.DestinationDisabled, "DESTINATION_DISABLED"),
+    (errors.PayloadGone, "PAYLOAD_GONE"),
+    (errors.Conflict, "CONFLICT"),
 )
 
 
-def from_store(error: base.StoreError) -> ApiError:
+def from_store(error: errors.StoreError) -> ApiError:
     """Return what the caller is told about an error of the store; unknown kinds are raised
     again."""
-    if isinstance(error, base.KeyReused):
+    if isinstance(error, errors.KeyReused):
         return ApiError("IDEMPOTENCY_CONFLICT", str(error), details={"firstId": error.first_id})
-    if isinstance(error, base.StoreUnavailable):
+    if isinstance(error, errors.StoreUnavailable):
         return unavailable(str(error))
-    if isinstance(error, base.StoreFull):
+    if isinstance(error, errors.StoreFull):
         return ApiError("STORAGE_LIMIT_EXCEEDED", str(error))
     for kind, code in _STORE_CODES:
         if isinstance(error, kind):

@@ -44,7 +44,7 @@ def delivery_to(destination: Destination, now_ms: int) -> Delivery:
         content_type="application/json",
         headers=destination.headers,
         policy=chosen,
-        claim=0,
+        fence=0,
         attempt=1,
         tries=0,
         created_ms=now_ms,

@@ -13,7 +13,7 @@ from dispatcher.api.destinations import check_secret
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
 from dispatcher.api.shapes import Reveal, Rotate
-from dispatcher.store.base import NotFound
+from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
 
 _log: Final = logs.get("api")

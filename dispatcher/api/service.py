@@ -9,7 +9,7 @@ from dispatcher.api.call import Call, answer
 from dispatcher.api.errors import RETRY_SOON_S, invalid
 from dispatcher.api.operation import Operation, Parameter
 from dispatcher.metrics import CONTENT_TYPE
-from dispatcher.store.base import StoreError
+from dispatcher.store.errors import StoreError
 
 
 async def stats(call: Call) -> Response:

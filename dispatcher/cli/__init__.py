@@ -27,7 +27,7 @@ from dispatcher.cli import (
 from dispatcher.cli.options import examples
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url
 from dispatcher.client import PostbackError
-from dispatcher.store.base import CannotStart, StoreError
+from dispatcher.store.errors import CannotStart, StoreError
 from receiver.base.settings import SettingError
 
 # Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the

@@ -15,7 +15,7 @@ from dispatcher.cli.finding import Check
 from dispatcher.cli.output import size
 from dispatcher.settings import ClientSettings, Settings
 from dispatcher.store import is_postgres
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less

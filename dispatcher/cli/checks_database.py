@@ -10,7 +10,7 @@ from typing import Final
 from dispatcher.cli.finding import Check
 from dispatcher.cli.output import size
 from dispatcher.settings import Settings
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 from dispatcher.store.migrate import scripts
 from dispatcher.store.sqlite import file
 

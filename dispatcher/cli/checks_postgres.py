@@ -10,7 +10,7 @@ from dispatcher.cli.checks_database import schema
 from dispatcher.cli.finding import Check
 from dispatcher.cli.output import size
 from dispatcher.settings import Settings
-from dispatcher.store.base import CannotStart, StoreUnavailable
+from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.migrate import postgres_schema
 
 if TYPE_CHECKING:

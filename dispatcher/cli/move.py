@@ -12,7 +12,7 @@ from dispatcher.cli.failure import Failed
 from dispatcher.cli.options import register
 from dispatcher.cli.service import json_wanted
 from dispatcher.store import is_postgres
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
 
 _SHOWN: Final = (

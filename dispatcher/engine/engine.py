@@ -13,8 +13,10 @@ from dispatcher.outcome import Outcome
 from dispatcher.policy import attempt_outcome, judge
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
-from dispatcher.store.base import Settlement, Store, StoreError
+from dispatcher.store.errors import StoreError
 from dispatcher.store.rates import Rates
+from dispatcher.store.requests import Settlement
+from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
 from receiver.base.clock import now_ms
 
@@ -257,7 +259,7 @@ class Engine:
         delivery, outcome, verdict = settlement.delivery, settlement.outcome, settlement.verdict
         if not recorded:
             self._metrics.stale_settlement()
-            _LOG.warning("late result of an old claim", id=delivery.id, claim=delivery.claim)
+            _LOG.warning("late result of an old claim", id=delivery.id, claim=delivery.fence)
             return
         name = attempt_outcome(outcome, delivery.policy)
         self._metrics.attempted(name, outcome, verdict)

@@ -6,7 +6,8 @@ from typing import Final
 
 from dispatcher import logs
 from dispatcher.settings import Settings
-from dispatcher.store.base import Store, StoreError
+from dispatcher.store.errors import StoreError
+from dispatcher.store.store import Store
 from dispatcher.values import Replay
 from receiver.base.clock import now_ms
 

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from dispatcher import fairness
-from dispatcher.store.base import Claim
+from dispatcher.store.requests import ClaimRequest
 
 
 class Slots:
@@ -51,14 +51,14 @@ class Slots:
         self._high -= high
         self._bytes_free += size
 
-    def ask(self, now_ms: int) -> Claim:
+    def ask(self, now_ms: int) -> ClaimRequest:
         """Hold three quarters of what is free for a claim, and what to claim for them. The rest
         stays for hand-over meanwhile; `answered` lets go of what is held."""
         slots = self.free - self.free // 4
         bytes_free = self._bytes_free - self._bytes_free // 4
         self._taken += slots
         self._bytes_free -= bytes_free
-        return Claim(
+        return ClaimRequest(
             slots=slots,
             slots_max=self.slots_max,
             bytes_free=bytes_free,
@@ -67,7 +67,7 @@ class Slots:
             now_ms=now_ms,
         )
 
-    def answered(self, claim: Claim) -> None:
+    def answered(self, claim: ClaimRequest) -> None:
         """Let go of what was held for a claim: its deliveries are `take`n one by one."""
         self._taken -= claim.slots
         self._bytes_free += claim.bytes_free

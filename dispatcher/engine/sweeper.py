@@ -8,7 +8,9 @@ from typing import Final
 from dispatcher import logs
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
-from dispatcher.store.base import Keep, Store, StoreError
+from dispatcher.store.errors import StoreError
+from dispatcher.store.requests import Retention
+from dispatcher.store.store import Store
 from receiver.base.clock import now_ms
 
 _LOG: Final = logs.get("sweeper")
@@ -29,7 +31,7 @@ class Sweeper:
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self._interval_s = settings.sweep_interval
-        self._keep = _keep(settings)
+        self._retention = _retention(settings)
         self._store = store
         self._metrics = metrics
         self._clock = clock
@@ -80,7 +82,7 @@ class Sweeper:
 
     async def _repair_lanes(self) -> None:
         """One slice of lanes a sweep, so that a million of them cost no more than a few."""
-        repaired, after = await self._store.mend_lanes(
+        repaired, after = await self._store.repair_lanes(
             now_ms=self._clock(), after=self._lane_after, limit=SLICE
         )
         self._lane_after = after or ""
@@ -89,7 +91,7 @@ class Sweeper:
             _LOG.error("lanes disagreed with their deliveries and were repaired", lanes=repaired)
 
     async def _prune(self) -> None:
-        while pruned := await self._store.prune(self._keep, now_ms=self._clock(), limit=SLICE):
+        while pruned := await self._store.prune(self._retention, now_ms=self._clock(), limit=SLICE):
             self._metrics.pruned(pruned)
 
     async def _shrink(self) -> None:
@@ -97,8 +99,8 @@ class Sweeper:
             pass
 
 
-def _keep(settings: Settings) -> Keep:
-    return Keep(
+def _retention(settings: Settings) -> Retention:
+    return Retention(
         delivered_payload_ms=round(settings.keep_delivered_payload * 1000),
         delivered_ms=round(settings.keep_delivered * 1000),
         dead_ms=round(settings.keep_dead * 1000),

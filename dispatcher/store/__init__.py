@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 
 from dispatcher.settings import Settings
-from dispatcher.store.base import CannotStart, Conflict, Store
+from dispatcher.store.errors import CannotStart, Conflict
 from dispatcher.store.sqlite import file
 from dispatcher.store.sqlite.store import SqliteStore
+from dispatcher.store.store import Store
 
 
 def open_store(settings: Settings) -> Store:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dispatcher.store import rows
-from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx
 from dispatcher.values import Key, SigningSecret, Tenant
 

@@ -10,8 +10,9 @@ from dispatcher.filters import Filter
 from dispatcher.ids import new_id
 from dispatcher.states import QUEUED, STATES, State
 from dispatcher.store import access, destinations, replays, search
-from dispatcher.store.base import Page, Store, Usage
 from dispatcher.store.rates import Rates
+from dispatcher.store.requests import Page, Usage
+from dispatcher.store.store import Store
 from dispatcher.store.tx import Notes, Tx
 from dispatcher.values import (
     Attempt,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dispatcher.store import access, rows, search
-from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.operators import CLEAR_CIRCUIT
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret

@@ -4,7 +4,7 @@ import sqlite3
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from dispatcher.store.base import CannotStart
+from dispatcher.store.errors import CannotStart
 
 if TYPE_CHECKING:
     import psycopg  # only who uses PostgreSQL needs it installed

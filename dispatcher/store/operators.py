@@ -8,7 +8,7 @@ from dispatcher import policy as policies
 from dispatcher.ids import lane_url
 from dispatcher.states import FINAL, State
 from dispatcher.store import search
-from dispatcher.store.base import Conflict, DestinationDisabled, PayloadGone
+from dispatcher.store.errors import Conflict, DestinationDisabled, PayloadGone
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import REPLAY, Callback, Delivery
 
@@ -122,7 +122,7 @@ def release(tx: Tx, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
             "SELECT id, tenant, destination, cancelling FROM callbacks "
             "WHERE id = ? AND claim = ? AND state = 'sending'",
             delivery.id,
-            delivery.claim,
+            delivery.fence,
         )
         _unlease(tx, found, now_ms)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dispatcher import filters
 from dispatcher.filters import Filter
 from dispatcher.store import operators, rows, search
-from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx
 from dispatcher.values import Callback, Replay
 

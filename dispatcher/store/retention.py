@@ -4,23 +4,24 @@ not notice. Pending and sending callbacks are never touched. Portable."""
 from typing import Final
 
 from dispatcher.states import State
-from dispatcher.store.base import Keep
+from dispatcher.store.requests import Retention
 from dispatcher.store.tx import Row, Tx, marks
 
 _PARTS: Final = ("payloads", "attempts", "tags")
 
 
-def prune(tx: Tx, keep: Keep, *, now_ms: int, limit: int) -> int:
+def prune(tx: Tx, retention: Retention, *, now_ms: int, limit: int) -> int:
     """One slice of whatever is due; how many callbacks lost something (0: nothing is due).
     Records of ended replays go with the dead callbacks that they may have been about."""
     done = 0
     for state in ("delivered", "cancelled"):
-        done += _prune_payloads(tx, state, now_ms - keep.delivered_payload_ms, limit - done)
-        done += _prune_rows(tx, state, now_ms - keep.delivered_ms, limit - done)
+        done += _prune_payloads(tx, state, now_ms - retention.delivered_payload_ms, limit - done)
+        done += _prune_rows(tx, state, now_ms - retention.delivered_ms, limit - done)
     tx.run(
-        "DELETE FROM replays WHERE state <> 'running' AND finished_ms < ?", now_ms - keep.dead_ms
+        "DELETE FROM replays WHERE state <> 'running' AND finished_ms < ?",
+        now_ms - retention.dead_ms,
     )
-    return done + _prune_rows(tx, "dead", now_ms - keep.dead_ms, limit - done)
+    return done + _prune_rows(tx, "dead", now_ms - retention.dead_ms, limit - done)
 
 
 def _prune_payloads(tx: Tx, state: State, before_ms: int, limit: int) -> int:

@@ -7,7 +7,8 @@ from typing import Final
 from dispatcher.filters import Filter
 from dispatcher.ids import destination_id, id_floor
 from dispatcher.store import rows
-from dispatcher.store.base import NotFound, Page, PayloadGone
+from dispatcher.store.errors import NotFound, PayloadGone
+from dispatcher.store.requests import Page
 from dispatcher.store.tx import Tx
 from dispatcher.values import Attempt, Callback, Payload
 

@@ -15,7 +15,7 @@ from dispatcher.api.submission import JSON_TYPE, Submission
 from dispatcher.ids import destination_id
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import Store
+from dispatcher.store.store import Store
 from dispatcher.values import Destination, NewCallback
 from receiver.base.clock import now_ms
 from tests.bench.payload import job_id, payload

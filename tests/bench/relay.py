@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 from dispatcher import policy as policies
-from dispatcher.store.base import Claim, Settlement, Store, Usage
+from dispatcher.store.requests import ClaimRequest, Settlement, Usage
+from dispatcher.store.store import Store
 from dispatcher.values import Delivery, Key, NewCallback, Replay, SigningSecret, Submitted, Tenant
 
 _FREE_BYTES: Final = 2**40
@@ -52,7 +53,7 @@ class Relay:
             delivery=delivery if handover else None,
         )
 
-    async def claim(self, claim: Claim) -> list[Delivery]:
+    async def claim(self, claim: ClaimRequest) -> list[Delivery]:
         """The oldest ones."""
         claimed = [self._queue.popleft() for _ in range(min(claim.slots, len(self._queue)))]
         self.on_ready(claim.now_ms if self._queue else None)
@@ -87,7 +88,7 @@ class Relay:
     async def running_replays(self) -> Sequence[Replay]:
         return ()
 
-    async def mend_lanes(self, **_: object) -> tuple[int, str | None]:
+    async def repair_lanes(self, **_: object) -> tuple[int, str | None]:
         return 0, None
 
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
@@ -114,7 +115,7 @@ def _delivery(new: NewCallback) -> Delivery:
         content_type=new.content_type,
         headers=new.headers,
         policy=policy,
-        claim=1,
+        fence=1,
         attempt=1,
         tries=0,
         created_ms=new.created_ms,

@@ -17,7 +17,7 @@ from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixError
 
 from dispatcher.signing import SecretCache, Secrets, headers
-from dispatcher.store.base import NotFound, StoreUnavailable
+from dispatcher.store.errors import NotFound, StoreUnavailable
 from dispatcher.values import SigningSecret
 from receiver import signature
 from tests.dispatcher.peers import OK, Received, answers, delivery, listening, sending

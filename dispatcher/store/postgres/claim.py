@@ -7,9 +7,8 @@ from typing import Final
 
 from dispatcher import fairness
 from dispatcher import policy as policies
-from dispatcher.store.base import Claim
-from dispatcher.store.postgres.rules import Rules
 from dispatcher.store.postgres.tx import PostgresTx
+from dispatcher.store.requests import ClaimRequest, Rules
 from dispatcher.store.rows import read_headers
 from dispatcher.store.tx import Row
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
@@ -89,7 +88,7 @@ class _Room:
         self.taken[row[1]] += 1
 
 
-def claim(tx: PostgresTx, ask: Claim, rules: Rules) -> list[Delivery]:
+def claim(tx: PostgresTx, ask: ClaimRequest, rules: Rules) -> list[Delivery]:
     """Lease due work: high first but never all slots, then normal, then replays."""
     now_ms = tx.at(ask.now_ms)
     room = _room(tx, ask, now_ms)
@@ -101,7 +100,7 @@ def claim(tx: PostgresTx, ask: Claim, rules: Rules) -> list[Delivery]:
     return _lease(tx, chosen, now_ms, rules)
 
 
-def _room(tx: PostgresTx, ask: Claim, now_ms: int) -> _Room:
+def _room(tx: PostgresTx, ask: ClaimRequest, now_ms: int) -> _Room:
     waiting = tx.one(WAITING_TENANTS, now_ms, now_ms, now_ms)
     contended = waiting is not None and waiting[0] > 1
     return _Room(
@@ -222,7 +221,7 @@ def _leased(tx: PostgresTx, row: Row) -> Delivery:
         content_type=row[7],
         headers=read_headers(row[8]) + read_headers(row[9]),
         policy=policies.load(row[10]),
-        claim=row[11],
+        fence=row[11],
         attempt=row[12] + 1,
         tries=row[13],
         created_ms=row[14],

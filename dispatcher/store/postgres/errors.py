@@ -4,7 +4,7 @@ from typing import Final
 
 import psycopg
 
-from dispatcher.store.base import StoreFull, StoreUnavailable
+from dispatcher.store.errors import StoreFull, StoreUnavailable
 
 _FULL: Final = frozenset({"53100"})  # disk_full
 # Connections (08), resources (53), operators (57), locks and timeouts, a standby that took our

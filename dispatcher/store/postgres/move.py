@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import psycopg
 
-from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.migrate import migrate_postgres, migrate_sqlite
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.server import QUIET, Server, check_database, make_durable

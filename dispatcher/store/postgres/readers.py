@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import psycopg
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres.errors import lost, translated
 from dispatcher.store.postgres.server import QUIET, Server
 from dispatcher.store.postgres.tx import PostgresTx

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from dispatcher.store.base import CannotStart, StoreUnavailable
+from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.tx import adapt
 

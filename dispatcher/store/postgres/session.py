@@ -8,7 +8,7 @@ from typing import Final
 import psycopg
 
 from dispatcher import logs
-from dispatcher.store.base import CannotStart, StoreUnavailable
+from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.postgres import lanes
 from dispatcher.store.postgres.errors import line, lost, translated
 from dispatcher.store.postgres.listener import CHANNEL, READY

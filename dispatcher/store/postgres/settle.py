@@ -8,8 +8,8 @@ from typing import Final
 from dispatcher.health import Health, after
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
-from dispatcher.store.base import Settlement
 from dispatcher.store.postgres.tx import PostgresTx, ids, text
+from dispatcher.store.requests import Settlement
 from dispatcher.store.tx import Row
 
 # Differs: the state is looked at here and not there, so that no plan can go by a partial index.
@@ -51,7 +51,7 @@ def settle(tx: PostgresTx, settlements: Sequence[Settlement]) -> list[bool]:
     current: dict[str, tuple[Settlement, State]] = {}
     results = []
     for item in settlements:
-        claim = (item.delivery.id, item.delivery.claim)
+        claim = (item.delivery.id, item.delivery.fence)
         fenced = claim in held and item.delivery.id not in current
         if fenced:
             cancelled = held[claim] and item.verdict.state != "delivered"

@@ -15,30 +15,22 @@ from dispatcher import logs
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.states import State
-from dispatcher.store import access, destinations, operators, replays, retention, rows, search
-from dispatcher.store.base import (
-    CannotStart,
-    Claim,
-    Conflict,
-    Keep,
-    NotFound,
-    Settlement,
-    SharedStore,
-    StoreUnavailable,
-    Usage,
-)
+from dispatcher.store import access, destinations, operators, replays, rows, search
 from dispatcher.store.commit import GroupCommit
 from dispatcher.store.common import CommonStore
+from dispatcher.store.errors import CannotStart, Conflict, NotFound, StoreUnavailable
 from dispatcher.store.migrate import migrate_postgres
 from dispatcher.store.postgres import lanes, listener, locks, observe, writer
 from dispatcher.store.postgres.errors import line, translated
 from dispatcher.store.postgres.listener import Listener
 from dispatcher.store.postgres.readers import Readers
-from dispatcher.store.postgres.rules import Rules
 from dispatcher.store.postgres.server import QUIET, Server, check_database
 from dispatcher.store.postgres.session import Session
 from dispatcher.store.postgres.submit import Submit
 from dispatcher.store.postgres.tx import PostgresTx
+from dispatcher.store.requests import ClaimRequest, Retention, Rules, Settlement, Usage
+from dispatcher.store.retention import prune
+from dispatcher.store.store import SharedStore
 from dispatcher.store.tx import Tx
 from dispatcher.values import (
     Callback,
@@ -150,7 +142,7 @@ class PostgresStore(CommonStore, SharedStore):
         submitted: Submitted = await self._commits.do(Submit(new, handover))
         return submitted
 
-    async def claim(self, claim: Claim) -> list[Delivery]:
+    async def claim(self, claim: ClaimRequest) -> list[Delivery]:
         deliveries: list[Delivery] = await self._commits.do(claim)
         return deliveries
 
@@ -180,7 +172,7 @@ class PostgresStore(CommonStore, SharedStore):
             locks.of_expiring(now_ms, limit),
         )
 
-    async def mend_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
+    async def repair_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
         return await self._do(
             lambda tx: lanes.mend(
                 tx, after, limit=limit, idle_since_ms=tx.at(now_ms) - _IDLE_LANE_MS
@@ -297,10 +289,8 @@ class PostgresStore(CommonStore, SharedStore):
 
     # --- housekeeping ---
 
-    async def prune(self, keep: Keep, *, now_ms: int, limit: int) -> int:
-        return await self._do(
-            lambda tx: retention.prune(tx, keep, now_ms=tx.at(now_ms), limit=limit)
-        )
+    async def prune(self, retention: Retention, *, now_ms: int, limit: int) -> int:
+        return await self._do(lambda tx: prune(tx, retention, now_ms=tx.at(now_ms), limit=limit))
 
     async def shrink(self, *, pages: int) -> int:
         """Differs: autovacuum makes the room of what is gone usable again."""

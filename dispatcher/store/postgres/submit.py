@@ -12,7 +12,7 @@ from dispatcher.health import WINDOW_START
 from dispatcher.ids import lane_url
 from dispatcher.policy import Policy
 from dispatcher.store import destinations
-from dispatcher.store.base import (
+from dispatcher.store.errors import (
     DestinationDisabled,
     KeyReused,
     NotFound,
@@ -20,9 +20,9 @@ from dispatcher.store.base import (
     StoreUnavailable,
 )
 from dispatcher.store.postgres import lanes
-from dispatcher.store.postgres.rules import Rules
 from dispatcher.store.postgres.settle import columns
 from dispatcher.store.postgres.tx import PostgresTx, ids
+from dispatcher.store.requests import Rules
 from dispatcher.store.rows import read_headers, write_headers
 from dispatcher.store.tx import Row
 from dispatcher.values import HIGH, NORMAL, Delivery, Headers, NewCallback, Submitted
@@ -208,7 +208,7 @@ def _handed_over(new: NewCallback, target: _Target, rule: Policy) -> Delivery:
         content_type=new.content_type,
         headers=target.headers + new.headers,
         policy=rule,
-        claim=1,
+        fence=1,
         attempt=1,
         tries=0,
         created_ms=new.created_ms,

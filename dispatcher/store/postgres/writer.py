@@ -8,13 +8,13 @@ from typing import Any, Final, Generic, TypeVar
 import psycopg
 
 from dispatcher.health import WINDOW_START
-from dispatcher.store.base import Claim, Settlement, StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.postgres import claim, lanes, locks, settle, submit
 from dispatcher.store.postgres.errors import collided, of_the_batch, translated
-from dispatcher.store.postgres.rules import Rules
 from dispatcher.store.postgres.session import Session
 from dispatcher.store.postgres.submit import Submit
 from dispatcher.store.postgres.tx import PostgresTx
+from dispatcher.store.requests import ClaimRequest, Rules, Settlement
 from dispatcher.store.tx import Notes
 
 T = TypeVar("T")
@@ -57,7 +57,7 @@ def _kinds(rules: Rules) -> Sequence[tuple[type, Bulk]]:
         (Settlement, settle.settle),
         (Do, lambda tx, items: [item.act(tx) for item in items]),
         (Submit, lambda tx, items: submit.submit(tx, items, rules)),
-        (Claim, lambda tx, items: [claim.claim(tx, item, rules) for item in items]),
+        (ClaimRequest, lambda tx, items: [claim.claim(tx, item, rules) for item in items]),
     )
 
 

@@ -7,9 +7,8 @@ from typing import Final
 
 from dispatcher import fairness
 from dispatcher import policy as policies
-from dispatcher.store.base import Claim
+from dispatcher.store.requests import ClaimRequest, Rules
 from dispatcher.store.rows import read_headers
-from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.tx import ids
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
@@ -78,7 +77,7 @@ class _Room:
         self.taken[row[1]] += 1
 
 
-def claim(tx: Tx, ask: Claim, rules: Rules) -> list[Delivery]:
+def claim(tx: Tx, ask: ClaimRequest, rules: Rules) -> list[Delivery]:
     """Lease due work: high first but never all slots, then normal, then replays."""
     room = _room(tx, ask)
     chosen: list[tuple[str, str | None]] = []
@@ -89,7 +88,7 @@ def claim(tx: Tx, ask: Claim, rules: Rules) -> list[Delivery]:
     return _lease(tx, chosen, ask.now_ms, rules)
 
 
-def _room(tx: Tx, ask: Claim) -> _Room:
+def _room(tx: Tx, ask: ClaimRequest) -> _Room:
     waiting = tx.one(_WAITING_TENANTS, ask.now_ms)
     contended = waiting is not None and waiting[0] > 1
     return _Room(
@@ -204,7 +203,7 @@ def _leased(row: Row) -> Delivery:
         content_type=row[7],
         headers=read_headers(row[8]) + read_headers(row[9]),
         policy=policies.load(row[10]),
-        claim=row[11],
+        fence=row[11],
         attempt=row[12] + 1,
         tries=row[13],
         created_ms=row[14],

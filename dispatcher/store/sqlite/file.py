@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote, unquote
 
-from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable, Usage
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.requests import Usage
 
 URL_PREFIX: Final = "sqlite:///"
 CACHE_KIB: Final = 32 * 1024

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import aiosqlite
 
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.sqlite import file
 from dispatcher.store.sqlite.tx import SqliteTx
 from dispatcher.store.sqlite.writer import translated

@@ -8,7 +8,7 @@ from typing import Final
 from dispatcher.health import Health, after
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
-from dispatcher.store.base import Settlement
+from dispatcher.store.requests import Settlement
 from dispatcher.store.sqlite.tx import ids
 from dispatcher.store.tx import Row, Tx
 
@@ -38,7 +38,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
     current: dict[str, tuple[Settlement, State]] = {}
     results = []
     for item in settlements:
-        claim = (item.delivery.id, item.delivery.claim)
+        claim = (item.delivery.id, item.delivery.fence)
         fenced = claim in held and item.delivery.id not in current
         if fenced:
             cancelled = held[claim] and item.verdict.state != "delivered"

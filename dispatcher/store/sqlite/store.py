@@ -13,23 +13,15 @@ import aiosqlite
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.states import State
-from dispatcher.store import access, destinations, operators, replays, retention, search
-from dispatcher.store.base import (
-    CannotStart,
-    Claim,
-    Keep,
-    Settlement,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-    Usage,
-)
+from dispatcher.store import access, destinations, operators, replays, search
 from dispatcher.store.commit import GroupCommit
 from dispatcher.store.common import CommonStore
+from dispatcher.store.errors import CannotStart, StoreError, StoreFull, StoreUnavailable
 from dispatcher.store.migrate import migrate_sqlite
+from dispatcher.store.requests import ClaimRequest, Retention, Rules, Settlement, Usage
+from dispatcher.store.retention import prune
 from dispatcher.store.sqlite import file, lanes, writer
 from dispatcher.store.sqlite.readers import Readers, run
-from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.submit import Submit
 from dispatcher.store.tx import Tx
 from dispatcher.values import (
@@ -120,7 +112,7 @@ class SqliteStore(CommonStore):
         submitted: Submitted = await self._commits.do(Submit(new, handover))
         return submitted
 
-    async def claim(self, claim: Claim) -> list[Delivery]:
+    async def claim(self, claim: ClaimRequest) -> list[Delivery]:
         deliveries: list[Delivery] = await self._commits.do(claim)
         return deliveries
 
@@ -140,7 +132,7 @@ class SqliteStore(CommonStore):
     async def expire(self, *, now_ms: int, limit: int) -> int:
         return await self._do(lambda tx: operators.expire(tx, now_ms=now_ms, limit=limit))
 
-    async def mend_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
+    async def repair_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
         return await self._do(
             lambda tx: lanes.mend(tx, after, limit=limit, idle_since_ms=now_ms - _IDLE_LANE_MS)
         )
@@ -216,8 +208,8 @@ class SqliteStore(CommonStore):
 
     # --- housekeeping ---
 
-    async def prune(self, keep: Keep, *, now_ms: int, limit: int) -> int:
-        return await self._do(lambda tx: retention.prune(tx, keep, now_ms=now_ms, limit=limit))
+    async def prune(self, retention: Retention, *, now_ms: int, limit: int) -> int:
+        return await self._do(lambda tx: prune(tx, retention, now_ms=now_ms, limit=limit))
 
     async def shrink(self, *, pages: int) -> int:
         return await self._on_writer(file.shrink, pages)

@@ -13,10 +13,10 @@ from dispatcher import policy as policies
 from dispatcher.health import WINDOW_START
 from dispatcher.policy import Policy
 from dispatcher.store import destinations
-from dispatcher.store.base import DestinationDisabled, KeyReused, NotFound, StoreError
+from dispatcher.store.errors import DestinationDisabled, KeyReused, NotFound, StoreError
+from dispatcher.store.requests import Rules
 from dispatcher.store.rows import read_headers, write_headers
 from dispatcher.store.sqlite import lanes
-from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.tx import ids
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import HIGH, NORMAL, Delivery, Headers, NewCallback, Submitted
@@ -181,7 +181,7 @@ def _handed_over(new: NewCallback, target: _Target, rule: Policy) -> Delivery:
         content_type=new.content_type,
         headers=target.headers + new.headers,
         policy=rule,
-        claim=1,
+        fence=1,
         attempt=1,
         tries=0,
         created_ms=new.created_ms,

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from dispatcher.health import WINDOW_START
-from dispatcher.store.base import (
-    Claim,
-    Settlement,
-    StoreFull,
-    StoreUnavailable,
-)
+from dispatcher.store.errors import StoreFull, StoreUnavailable
+from dispatcher.store.requests import ClaimRequest, Rules, Settlement
 from dispatcher.store.sqlite import claim, lanes, settle, submit
-from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.submit import Submit
 from dispatcher.store.sqlite.tx import SqliteTx
 from dispatcher.store.tx import Notes, Tx
@@ -45,7 +40,7 @@ def _kinds(rules: Rules) -> Sequence[tuple[type, Bulk]]:
         (Settlement, settle.settle),
         (Do, lambda tx, items: [item.act(tx) for item in items]),
         (Submit, lambda tx, items: submit.submit(tx, items, rules)),
-        (Claim, lambda tx, items: [claim.claim(tx, item, rules) for item in items]),
+        (ClaimRequest, lambda tx, items: [claim.claim(tx, item, rules) for item in items]),
     )
 
 

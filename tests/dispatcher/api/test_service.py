@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from dispatcher.app import Service
-from dispatcher.store.base import StoreUnavailable
+from dispatcher.store.errors import StoreUnavailable
 from tests.dispatcher.api.talk import reject, submit
 
 

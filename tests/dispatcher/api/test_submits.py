@@ -12,7 +12,8 @@ import pytest
 from dispatcher.api import admission
 from dispatcher.app import Service
 from dispatcher.settings import Settings
-from dispatcher.store.base import StoreFull, StoreUnavailable, Usage
+from dispatcher.store.errors import StoreFull, StoreUnavailable
+from dispatcher.store.requests import Usage
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, reject
 
 BOTH_SCHEDULES = {

@@ -17,9 +17,8 @@ from dispatcher.sending.sender import Sender
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
-from dispatcher.store.base import Settlement
+from dispatcher.store.requests import Rules, Settlement
 from dispatcher.store.sqlite import writer
-from dispatcher.store.sqlite.rules import Rules
 from dispatcher.store.sqlite.submit import Submit
 from dispatcher.store.sqlite.writer import Committed
 from dispatcher.store.tx import Tx

@@ -14,7 +14,8 @@ from dispatcher.policy import Policy, dump
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store import open_store
-from dispatcher.store.base import Claim, Store
+from dispatcher.store.requests import ClaimRequest
+from dispatcher.store.store import Store
 from dispatcher.values import Callback, Delivery, Submitted
 from receiver.base.clock import now_ms
 from tests.dispatcher.store.builders import TENANT, callback, outcome, secret
@@ -138,7 +139,7 @@ async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> Async
     rig = Rig(settings=settings, store=store, engine=engine, script=script, metrics=metrics)
     claim = store.claim
 
-    async def counted(claim_: Claim) -> list[Delivery]:
+    async def counted(claim_: ClaimRequest) -> list[Delivery]:
         rig.claims += 1
         return await claim(claim_)
 

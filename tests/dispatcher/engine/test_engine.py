@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.store.base import Settlement, StoreFull, StoreUnavailable
+from dispatcher.store.errors import StoreFull, StoreUnavailable
+from dispatcher.store.requests import Settlement
 from dispatcher.values import Delivery
 from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import QUICK, rigged
@@ -163,7 +164,7 @@ async def test_a_late_result_is_discarded_and_counted(tmp_path: Path) -> None:
         await rig.script.reached(2)
         rig.script.go.set()
         await rig.idle()
-        assert [sent.claim for sent in rig.script.sent] == [1, 2]
+        assert [sent.fence for sent in rig.script.sent] == [1, 2]
         assert rig.figure("dispatcher_stale_settlements_total") == 1
         shown = await rig.get(one.id)
         assert (shown.state, shown.attempts) == ("delivered", 1)

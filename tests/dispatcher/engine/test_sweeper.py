@@ -12,7 +12,7 @@ from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
-from dispatcher.store.base import NotFound, StoreUnavailable
+from dispatcher.store.errors import NotFound, StoreUnavailable
 from dispatcher.values import Replay
 from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import Rig, rigged
@@ -63,7 +63,7 @@ async def test_a_lease_that_ended_is_taken_back(tmp_path: Path) -> None:
         assert lost is not None
         await rig.idle()
         assert (await rig.get(new.id)).state == "delivered"
-        assert [one.claim for one in rig.script.sent] == [2]
+        assert [one.fence for one in rig.script.sent] == [2]
         assert rig.figure("dispatcher_reclaimed_total") == 1
 
 

@@ -14,7 +14,7 @@ from dispatcher.cli import main
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import CannotStart, Conflict
+from dispatcher.store.errors import CannotStart, Conflict
 from dispatcher.store.postgres.move import TABLES, move
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE

@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import StoreError, StoreUnavailable
+from dispatcher.store.errors import StoreError, StoreUnavailable
 from dispatcher.store.postgres.server import WRITER
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.proxy import Fault, Proxy, proxied

@@ -18,7 +18,7 @@ from dispatcher.cli import main
 from dispatcher.cli.checks_postgres import postgres
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.migrate import scripts
 from dispatcher.store.postgres import server as servers
 from tests.dispatcher.postgres import folders, server

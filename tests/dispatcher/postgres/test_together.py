@@ -12,7 +12,7 @@ import pytest
 from dispatcher.access import Access
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
-from dispatcher.store.base import StoreError
+from dispatcher.store.errors import StoreError
 from dispatcher.store.postgres.session import skew_ms
 from dispatcher.store.postgres.store import PostgresStore
 from dispatcher.values import Delivery
@@ -134,7 +134,7 @@ async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: P
                 world.claim(20),
                 world.store.expire(now_ms=world.now_ms, limit=10),
                 world.store.reclaim(now_ms=world.now_ms),
-                world.store.mend_lanes(now_ms=world.now_ms, after="", limit=100),
+                world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100),
                 _cancelled(world, answers[1].id),
             )
             ours = [*claimed, *(one.delivery for one in answers if one.delivery)]
@@ -148,7 +148,7 @@ async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: P
     stats = await worlds[0].store.stats(None, now_ms=worlds[0].now_ms)
     assert (stats.counts["pending"], stats.counts["sending"]) == (0, 0)
     assert sum(stats.counts.values()) == 3 * 15 * 4
-    mended = await worlds[0].store.mend_lanes(now_ms=worlds[0].now_ms, after="", limit=100)
+    mended = await worlds[0].store.repair_lanes(now_ms=worlds[0].now_ms, after="", limit=100)
     assert mended == (0, None)
     watcher = folders.watcher(tmp_path)
     sql = b"SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"

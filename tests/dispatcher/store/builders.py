@@ -18,7 +18,8 @@ from dispatcher.outcome import Kind, Outcome
 from dispatcher.policy import Verdict, load
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.base import Claim, Settlement, SharedStore, Store
+from dispatcher.store.requests import ClaimRequest, Settlement
+from dispatcher.store.store import SharedStore, Store
 from dispatcher.values import (
     Callback,
     Delivery,
@@ -197,7 +198,7 @@ class World:
         self, slots: int = 100, *, slots_max: int = 1_000, bytes_free: int = PLENTY, **more: Any
     ) -> list[Delivery]:
         return await self.store.claim(
-            Claim(
+            ClaimRequest(
                 slots=slots,
                 slots_max=slots_max,
                 bytes_free=bytes_free,

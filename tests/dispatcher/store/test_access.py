@@ -3,7 +3,7 @@
 import asyncio
 
 from dispatcher.ids import new_id
-from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.values import Key
 from tests.dispatcher.store.builders import DAY_MS, T0, TENANT, World, raises, secret
 

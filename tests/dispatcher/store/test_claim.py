@@ -59,7 +59,7 @@ async def test_claim_numbers_only_grow(world: World) -> None:
     seen = []
     for _ in range(3):
         delivery = await world.one()
-        seen.append(delivery.claim)
+        seen.append(delivery.fence)
         await world.store.release([delivery], now_ms=world.tick())
     assert seen == [1, 2, 3]
 
@@ -72,7 +72,7 @@ async def test_work_is_due_when_it_says_and_not_before(world: World) -> None:
     assert world.next_ready_ms() == world.now_ms + 1
     world.tick()
     (delivery,) = await world.claim()
-    assert (delivery.attempt, delivery.tries, delivery.claim) == (2, 1, 2)
+    assert (delivery.attempt, delivery.tries, delivery.fence) == (2, 1, 2)
 
 
 async def test_a_commit_says_when_the_next_work_is_ready(world: World) -> None:

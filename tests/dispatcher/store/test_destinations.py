@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.policy import PRESETS
-from dispatcher.store.base import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound
 from tests.dispatcher.store.builders import DAY_MS, TENANT, URL, World, raises
 
 
@@ -137,7 +137,7 @@ async def test_a_removed_name_can_be_registered_anew_once_its_backlog_has_ended(
 async def test_what_an_operator_set_on_a_url_outlives_its_idle_lane(world: World) -> None:
     await world.ended("a")
     await world.change(paused=True)
-    await world.store.mend_lanes(now_ms=world.tick(2 * DAY_MS), after="", limit=10)
+    await world.store.repair_lanes(now_ms=world.tick(2 * DAY_MS), after="", limit=10)
     assert (await world.destination()).paused
     await world.submit("b")
     assert await world.claim() == []

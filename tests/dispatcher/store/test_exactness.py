@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
 from dispatcher.states import QUEUED, STATES, legal
-from dispatcher.store.base import Keep, StoreError
+from dispatcher.store.errors import StoreError
+from dispatcher.store.requests import Retention
 from dispatcher.values import Delivery
 from tests.dispatcher.store.builders import DAY_MS, FACTORIES, LOOKERS, T0, World
 
@@ -205,14 +206,14 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def mend(self) -> None:
         mended, _ = self.run(
-            self.world.store.mend_lanes(now_ms=self.world.now_ms, after="", limit=100)
+            self.world.store.repair_lanes(now_ms=self.world.now_ms, after="", limit=100)
         )
         assert mended == 0
 
     @rule(days=st.sampled_from([0, 1]))
     def prune(self, days: int) -> None:
         ms = days * DAY_MS
-        keep = Keep(delivered_payload_ms=ms, delivered_ms=2 * ms, dead_ms=2 * ms)
+        keep = Retention(delivered_payload_ms=ms, delivered_ms=2 * ms, dead_ms=2 * ms)
         self.run(self.world.store.prune(keep, now_ms=self.world.now_ms, limit=5))
         self.states = self.states_now()
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.store.base import KeyReused, NotFound, StoreUnavailable
 from dispatcher.store.commit import GroupCommit
+from dispatcher.store.errors import KeyReused, NotFound, StoreUnavailable
 from dispatcher.values import Submitted
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
 

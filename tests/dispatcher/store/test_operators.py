@@ -7,7 +7,8 @@ import pytest
 
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
-from dispatcher.store.base import Conflict, DestinationDisabled, Keep, NotFound, PayloadGone
+from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
+from dispatcher.store.requests import Retention
 from tests.dispatcher.store.builders import DAY_MS, LEASE_MS, TENANT, URL, World, raises
 
 FOREVER = 10**13
@@ -47,7 +48,7 @@ async def test_what_is_on_its_way_cannot_be_replayed(world: World) -> None:
 
 async def test_a_replay_needs_the_payload(world: World) -> None:
     ended = await world.ended("a", "delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
+    keep = Retention(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
     assert await world.store.prune(keep, now_ms=world.tick(), limit=10) == 1
     await raises(PayloadGone, world.store.replay(TENANT, ended, now_ms=world.now_ms))
     assert (await world.get(ended)).state == "delivered"
@@ -69,7 +70,7 @@ async def test_a_replay_long_after_its_lane_was_forgotten_is_delivered(
         await world.register(name)
     ended = await world.ended("a", name=name)
     world.tick(2 * DAY_MS)
-    assert await world.store.mend_lanes(now_ms=world.now_ms, after="", limit=10) == (0, None)
+    assert await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=10) == (0, None)
     await world.store.replay(TENANT, ended, now_ms=world.now_ms)
     again = await world.one()
     assert (again.id, again.url) == (ended, URL)
@@ -79,7 +80,7 @@ async def test_a_replay_long_after_its_lane_was_forgotten_is_delivered(
 async def test_a_filtered_replay_brings_forgotten_lanes_back_too(world: World) -> None:
     ended = await world.ended("a")
     world.tick(2 * DAY_MS)
-    await world.store.mend_lanes(now_ms=world.now_ms, after="", limit=10)
+    await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=10)
     made = await world.store.make_replay(
         TENANT, Filter(status="dead"), rate_per_second=None, now_ms=world.now_ms
     )
@@ -131,7 +132,7 @@ async def test_released_work_is_due_at_once_and_unspent(world: World) -> None:
     one = await world.one()
     await world.store.release([one], now_ms=world.tick())
     again = await world.one()
-    assert (again.id, again.tries, again.attempt, again.claim) == (one.id, 0, 1, 2)
+    assert (again.id, again.tries, again.attempt, again.fence) == (one.id, 0, 1, 2)
 
 
 async def test_releasing_an_old_claim_changes_nothing(world: World) -> None:
@@ -226,7 +227,7 @@ async def test_mending_walks_all_lanes_in_slices(world: World) -> None:
     after: str | None = ""
     walks = 0
     while after is not None:
-        mended, after = await world.store.mend_lanes(now_ms=world.now_ms, after=after, limit=2)
+        mended, after = await world.store.repair_lanes(now_ms=world.now_ms, after=after, limit=2)
         assert mended == 0
         walks += 1
     assert walks == 3
@@ -242,7 +243,7 @@ async def test_idle_lanes_are_forgotten_and_busy_ones_never(world: World) -> Non
     await world.change(URL + "/waiting", paused=True)
     await world.submit("sending", url=URL + "/sending", handover=True)
     await world.register("kept")
-    await world.store.mend_lanes(now_ms=world.tick(2 * DAY_MS), after="", limit=100)
+    await world.store.repair_lanes(now_ms=world.tick(2 * DAY_MS), after="", limit=100)
     found, _ = await world.store.destinations(TENANT, after=None, limit=100)
     assert {one.name or one.url.removeprefix(URL) for one in found} == {
         "/waiting",

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from dispatcher.filters import Filter, parse
-from dispatcher.store.base import Conflict, Keep, NotFound
+from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.requests import Retention
 from dispatcher.values import Replay
 from tests.dispatcher.store.builders import TENANT, URL, World, raises
 
@@ -95,7 +96,7 @@ async def test_what_left_the_set_on_its_own_is_skipped(world: World) -> None:
 
 async def test_what_has_no_payload_left_is_skipped(world: World) -> None:
     await dead(world, 2, "gone", state="delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
+    keep = Retention(delivered_payload_ms=0, delivered_ms=FOREVER, dead_ms=FOREVER)
     await world.store.prune(keep, now_ms=world.now_ms, limit=10)
     kept = await dead(world, 1)
     done = await feed_all(world, await make(world, Filter(destination=URL)))

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.store.base import Keep, NotFound, PayloadGone
+from dispatcher.store.errors import NotFound, PayloadGone
+from dispatcher.store.requests import Retention
 from tests.dispatcher.store.builders import DAY_MS, TENANT, World, raises
 from tests.dispatcher.store.conftest import Build
 
-KEEP = Keep(delivered_payload_ms=7 * DAY_MS, delivered_ms=30 * DAY_MS, dead_ms=90 * DAY_MS)
+KEEP = Retention(delivered_payload_ms=7 * DAY_MS, delivered_ms=30 * DAY_MS, dead_ms=90 * DAY_MS)
 
 
 async def prune(world: World, limit: int = 1_000) -> int:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dispatcher.filters import Filter
 from dispatcher.states import STATES
-from dispatcher.store.base import Keep, NotFound, PayloadGone
+from dispatcher.store.errors import NotFound, PayloadGone
+from dispatcher.store.requests import Retention
 from dispatcher.values import Callback
 from tests.dispatcher.store.builders import FACTORIES, T0, TENANT, URL, World, raises
 
@@ -210,7 +211,7 @@ async def test_another_tenants_callback_reads_like_an_unknown_one(world: World, 
 
 async def test_a_pruned_payload_is_gone_and_said_to_be(world: World) -> None:
     ended = await world.ended("a", "delivered")
-    keep = Keep(delivered_payload_ms=0, delivered_ms=10**13, dead_ms=10**13)
+    keep = Retention(delivered_payload_ms=0, delivered_ms=10**13, dead_ms=10**13)
     await world.store.prune(keep, now_ms=world.tick(), limit=10)
     await raises(PayloadGone, world.store.payload(TENANT, ended))
     shown = await world.get(ended)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.outcome import Kind
-from dispatcher.store.base import DestinationDisabled
+from dispatcher.store.errors import DestinationDisabled
 from dispatcher.values import Delivery
 from tests.dispatcher.store.builders import LEASE_MS, TENANT, URL, World, raises
 from tests.dispatcher.store.conftest import Build
@@ -61,7 +61,7 @@ async def test_a_late_result_of_an_old_claim_changes_nothing(world: World) -> No
     assert await world.store.reclaim(now_ms=world.now_ms) == 1
     assert not await world.settle(late, "delivered")
     new = await world.one()
-    assert (new.claim, new.attempt, new.tries) == (2, 1, 0)
+    assert (new.fence, new.attempt, new.tries) == (2, 1, 0)
     before = await world.destination(), await world.store.stats(None, now_ms=world.now_ms)
     assert not await world.settle(late, "dead", kind="timeout", gone=True)
     assert (
@@ -75,7 +75,7 @@ async def test_a_late_result_of_an_old_claim_changes_nothing(world: World) -> No
 async def test_settling_something_unknown_changes_nothing(world: World) -> None:
     one = await straight(world, "a")
     assert not await world.settle(replace(one, id="cb_unknown"))
-    assert not await world.settle(replace(one, claim=7))
+    assert not await world.settle(replace(one, fence=7))
 
 
 async def test_a_settlement_makes_room_in_its_lane(world: World) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.store.base import Claim, Keep
+from dispatcher.store.requests import ClaimRequest, Retention
 from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World, secret
 from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world, submit_many
 
@@ -40,7 +40,7 @@ async def exercise(world: World) -> None:
     await store.release(await world.claim(2), now_ms=world.tick())
     await store.reclaim(now_ms=world.now_ms)
     await store.expire(now_ms=world.now_ms, limit=10)
-    await store.mend_lanes(now_ms=world.now_ms, after="", limit=10)
+    await store.repair_lanes(now_ms=world.now_ms, after="", limit=10)
     found = await world.search(status="dead")
     await store.replay(TENANT, found[0], now_ms=world.now_ms)
     await store.cancel(TENANT, found[0], now_ms=world.now_ms)
@@ -52,7 +52,7 @@ async def exercise(world: World) -> None:
     await world.change(paused=True)
     await world.change(disabled_reason="test")
     await store.expire(now_ms=world.now_ms, limit=3)
-    keep = Keep(delivered_payload_ms=0, delivered_ms=0, dead_ms=0)
+    keep = Retention(delivered_payload_ms=0, delivered_ms=0, dead_ms=0)
     await store.prune(keep, now_ms=world.tick(), limit=5)
     await listings(world, found[-1])
 
@@ -215,7 +215,7 @@ async def test_a_claims_cost_is_its_slots_not_how_much_is_ready(tmp_path: Path, 
         async with sqlite_world(tmp_path / str(count)) as world:
             spread = {"url": URL + "/{n}"} if kind == "lanes" else {"tenant": "t{n}"}
             await submit_many(world, count, **spread)
-            ask = Claim(slots=10, slots_max=1_000, bytes_free=PLENTY, now_ms=world.tick())
+            ask = ClaimRequest(slots=10, slots_max=1_000, bytes_free=PLENTY, now_ms=world.tick())
             taken[count], got = await steps(world, world.store.claim(ask))
             assert len(got) == 10
     assert taken[5_000] <= taken[50] * 1.2 + 500, taken
@@ -273,6 +273,6 @@ async def test_lanes_that_disagree_with_their_deliveries_are_mended_and_counted(
             world, lambda c: c.execute("UPDATE turns SET ready_normal = NULL").connection.commit()
         )
         assert await world.claim() == []
-        mended, _ = await world.store.mend_lanes(now_ms=world.now_ms, after="", limit=100)
+        mended, _ = await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100)
         assert mended == 3
         assert len(await world.claim()) == 3

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.store.base import StoreError, StoreFull, StoreUnavailable
+from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
 from dispatcher.store.tx import Tx
 from tests.dispatcher.store.builders import World, raises
 from tests.dispatcher.store.sqlite_hooks import (

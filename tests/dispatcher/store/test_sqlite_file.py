@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.settings import Settings
 from dispatcher.store import backup, open_store
-from dispatcher.store.base import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from tests.dispatcher.store.builders import raises
 from tests.dispatcher.store.sqlite_hooks import (
     on_readers,

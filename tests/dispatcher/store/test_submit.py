@@ -9,7 +9,7 @@ import pytest
 from dispatcher.filters import Filter
 from dispatcher.policy import PRESETS, dump
 from dispatcher.policy import Policy as Rule
-from dispatcher.store.base import DestinationDisabled, KeyReused, NotFound
+from dispatcher.store.errors import DestinationDisabled, KeyReused, NotFound
 from tests.dispatcher.store.builders import (
     DAY_MS,
     T0,
@@ -55,7 +55,7 @@ async def test_the_delivery_handed_over_is_what_a_claim_would_have_leased(world:
         "content_type",
         "headers",
         "policy",
-        "claim",
+        "fence",
         "attempt",
         "tries",
         "created_ms",
@@ -190,7 +190,7 @@ async def test_an_idle_lane_gets_its_delivery_at_once(world: World) -> None:
     submitted = await world.submit(handover=True)
     assert submitted.state == "sending"
     assert submitted.delivery is not None
-    assert (submitted.delivery.claim, submitted.delivery.attempt) == (1, 1)
+    assert (submitted.delivery.fence, submitted.delivery.attempt) == (1, 1)
     assert await world.claim() == []
     assert await world.settle(submitted.delivery)
 

@@ -1,17 +1,15 @@
-"""What a store promises: verbs that are atomic and durable, and the few errors they raise.
+"""What a store promises: verbs that are atomic and durable.
 
 Times are integer milliseconds and always arguments; no transaction leaks out. Every verb that
 writes returns only after its commit is on disk (I1).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from dispatcher.filters import Filter
-from dispatcher.outcome import Outcome
-from dispatcher.policy import Verdict
+from dispatcher.store.requests import ClaimRequest, Page, Retention, Settlement, Usage
 from dispatcher.values import (
     Attempt,
     Callback,
@@ -26,99 +24,6 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
-
-
-class StoreError(Exception):
-    """Something the caller must be told about; the message is fit to show."""
-
-
-class StoreUnavailable(StoreError):
-    """The database did not take or give the data; nothing was changed. Worth trying again."""
-
-
-class StoreFull(StoreError):
-    """The disk, or the storage limit, has no room for this; nothing was changed."""
-
-
-class CannotStart(StoreError):
-    """The database cannot be used as it is: the message says what to do."""
-
-
-class NotFound(StoreError):
-    """No such thing in this tenant; another tenant's answers just the same (I9)."""
-
-
-class Conflict(StoreError):
-    """The thing is in a state that does not allow this."""
-
-
-class KeyReused(Conflict):
-    """The idempotency key came before, with other content."""
-
-    def __init__(self, first_id: str) -> None:
-        super().__init__(f"the idempotency key was used before, with other content, by {first_id}")
-        self.first_id = first_id
-
-
-class DestinationDisabled(Conflict):
-    """The destination takes no callbacks: its reason says why."""
-
-
-class PayloadGone(StoreError):
-    """The payload's retention has ended; there is nothing left to send."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """The end of one attempt. Fenced: recorded only while `delivery.claim` is the current claim."""
-
-    delivery: Delivery
-    outcome: Outcome
-    verdict: Verdict
-    random: float  # spreads the circuit's probes
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """How much work a process can take on now.
-
-    `slots` of all its `slots_max` are free, and `bytes_free` of payload may still be in memory
-    (one delivery always may). `busy` counts its own work in flight per tenant, `busy_high` that
-    of high priority, which never takes more than four slots in five.
-    """
-
-    slots: int
-    slots_max: int
-    bytes_free: int
-    busy_high: int = 0
-    busy: Mapping[str, int] = field(default_factory=dict)
-    now_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """Callbacks, newest first, and the id to go on after (None at the end)."""
-
-    callbacks: Sequence[Callback]
-    next_id: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What the store takes up: bytes in use, and how many more it may take."""
-
-    used_bytes: int
-    free_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
-    """Retention, as ages in milliseconds since a callback reached its final state."""
-
-    delivered_payload_ms: int
-    delivered_ms: int
-    dead_ms: int
 
 
 class Store(Protocol):
@@ -155,7 +60,7 @@ class Store(Protocol):
         and not held. Raises KeyReused, NotFound (destination), DestinationDisabled, StoreFull,
         StoreUnavailable."""
 
-    async def claim(self, claim: Claim) -> list[Delivery]:
+    async def claim(self, claim: ClaimRequest) -> list[Delivery]:
         """Lease due work, fair across lanes and tenants; at most `claim.slots`."""
 
     async def settle(self, settlement: Settlement) -> bool:
@@ -175,7 +80,7 @@ class Store(Protocol):
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""
 
-    async def mend_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
+    async def repair_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
         """Compare `limit` lanes after id `after` with their deliveries and repair them; delete
         idle ones. Returns how many disagreed, and the id to go on after (None at the end)."""
 
@@ -276,7 +181,7 @@ class Store(Protocol):
         """Record that an admin key has seen a secret. Raises NotFound."""
 
     # Housekeeping
-    async def prune(self, keep: Keep, *, now_ms: int, limit: int) -> int:
+    async def prune(self, retention: Retention, *, now_ms: int, limit: int) -> int:
         """Remove up to `limit` payloads and rows past their retention; returns how many, so that
         0 means done. Pending and sending callbacks are never touched."""
 

@@ -1,0 +1,71 @@
+"""What the store's verbs are given, and what some of them give back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dispatcher.outcome import Outcome
+from dispatcher.policy import Verdict
+from dispatcher.values import Callback, Delivery
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The end of one attempt. Fenced: recorded only while `delivery.fence` is the current claim."""
+
+    delivery: Delivery
+    outcome: Outcome
+    verdict: Verdict
+    random: float  # spreads the circuit's probes
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRequest:
+    """How much work a process can take on now.
+
+    `slots` of all its `slots_max` are free, and `bytes_free` of payload may still be in memory
+    (one delivery always may). `busy` counts its own work in flight per tenant, `busy_high` that
+    of high priority, which never takes more than four slots in five.
+    """
+
+    slots: int
+    slots_max: int
+    bytes_free: int
+    busy_high: int = 0
+    busy: Mapping[str, int] = field(default_factory=dict)
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Callbacks, newest first, and the id to go on after (None at the end)."""
+
+    callbacks: Sequence[Callback]
+    next_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the store takes up: bytes in use, and how many more it may take."""
+
+    used_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """Retention, as ages in milliseconds since a callback reached its final state."""
+
+    delivered_payload_ms: int
+    delivered_ms: int
+    dead_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """A destination's default concurrency, how far a lease outlasts its attempt, and how long an
+    idempotency key holds."""
+
+    concurrency: int
+    lease_margin_ms: int
+    key_ms: int
