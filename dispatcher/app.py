@@ -96,7 +96,7 @@ class Service:
         await self.stop()
 
     def _hear_others(self) -> None:
-        """Return what other processes on the same database changed, beside the work itself."""
+        """Learn what other processes on the same database change, beside the work itself."""
         if isinstance(self.store, SharedStore):
             self.store.on_access = self._access_changed
             self.store.on_replays = self.replayer.wake

@@ -53,7 +53,7 @@ def after(
 
 
 def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
-    """Return the common case, kept cheap: another answer from a peer that is well."""
+    """Whether nothing changes: another response from a peer that is well. The common case."""
     clean = not health.failures and not health.openings and health.window == concurrency
     return clean and outcome.kind == "answered" and not outcome.down and not outcome.retry_after_ms
 

@@ -58,7 +58,7 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
 
 
 async def _prepare(settings: Settings) -> str | None:
-    """Return what a first start does, once and not once a process: the schema, the first key."""
+    """Do what a first start does once, not once a process: make the schema and the first key."""
     store = open_store(settings)
     await store.open()
     try:

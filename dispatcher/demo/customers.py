@@ -1,4 +1,4 @@
-"""Two difficult customers in one small server: a slow one, and one with a bug until it is mended.
+"""Two difficult customers in one small server: a slow one, and one with a bug until it is fixed.
 
 Run as `python -m dispatcher.demo.customers PORT`.
 """
@@ -20,15 +20,15 @@ class Customers:
 
     def __init__(self) -> None:
         self._handled: dict[str, set[str]] = {"slow": set(), "buggy": set()}
-        self._mended = False
+        self._fixed = False
 
     def app(self) -> Starlette:
-        """Return what listens."""
+        """Return the application that listens."""
         return Starlette(
             routes=[
                 Route("/slow", self._slow, methods=["POST"]),
                 Route("/buggy", self._buggy, methods=["POST"]),
-                Route("/mend", self._mend, methods=["POST"]),
+                Route("/fix", self._fix, methods=["POST"]),
                 Route("/handled", self._show),
             ]
         )
@@ -38,13 +38,13 @@ class Customers:
         return self._handle("slow", request)
 
     async def _buggy(self, request: Request) -> Response:
-        if not self._mended:
+        if not self._fixed:
             return Response("KeyError: 'invoice'", 500)
         return self._handle("buggy", request)
 
-    async def _mend(self, _request: Request) -> Response:
-        self._mended = True
-        return Response("mended")
+    async def _fix(self, _request: Request) -> Response:
+        self._fixed = True
+        return Response("fixed")
 
     async def _show(self, _request: Request) -> Response:
         return JSONResponse({name: len(ids) for name, ids in self._handled.items()})

@@ -31,13 +31,13 @@ class Figure:
 
     name: str
     found: int
-    wanted: int
+    expected: int
     at_least: bool = False
 
     @property
     def right(self) -> bool:
-        """Whether it is."""
-        return self.found >= self.wanted if self.at_least else self.found == self.wanted
+        """Whether it is what it must be."""
+        return self.found >= self.expected if self.at_least else self.found == self.expected
 
 
 def run(console: Console | None = None) -> int:
@@ -81,22 +81,22 @@ async def _figures(cast: Cast, client: AsyncClient, story: Story) -> list[Figure
         handled = (await http.get(f"{cast.customers.url}/handled")).json()
     at_receiver = len(set(tally.submitted["receiver"]))
     return [
-        Figure(name="completions pushed", found=tally.total, wanted=tally.total),
-        Figure(name="  of them submitted twice", found=tally.duplicate_submits, wanted=1),
-        Figure(name="callbacks delivered", found=counts["delivered"], wanted=tally.total),
+        Figure(name="completions pushed", found=tally.total, expected=tally.total),
+        Figure(name="  of them submitted twice", found=tally.duplicate_submits, expected=1),
+        Figure(name="callbacks delivered", found=counts["delivered"], expected=tally.total),
         Figure(name="callbacks dead, pending or lost", found=tally.total - counts["delivered"],
-               wanted=0),
-        Figure(name="accepted by the receiver", found=inbox["accepted"], wanted=at_receiver),
+               expected=0),
+        Figure(name="accepted by the receiver", found=inbox["accepted"], expected=at_receiver),
         Figure(
-            name="  duplicates it turned away", found=inbox["duplicates"], wanted=1, at_least=True
+            name="  duplicates it turned away", found=inbox["duplicates"], expected=1, at_least=True
         ),
-        Figure(name="  conflicts there", found=inbox["conflict"], wanted=0),
-        Figure(name="effects of its handler", found=len(effects), wanted=at_receiver),
-        Figure(name="  jobs handled twice", found=len(effects) - len(set(effects)), wanted=0),
+        Figure(name="  conflicts there", found=inbox["conflict"], expected=0),
+        Figure(name="effects of its handler", found=len(effects), expected=at_receiver),
+        Figure(name="  jobs handled twice", found=len(effects) - len(set(effects)), expected=0),
         Figure(name="handled by the slow customer", found=handled["slow"],
-               wanted=len(tally.submitted["slow"])),
-        Figure(name="handled by the buggy customer, once mended", found=handled["buggy"],
-               wanted=len(tally.submitted["buggy"])),
+               expected=len(tally.submitted["slow"])),
+        Figure(name="handled by the buggy customer, once fixed", found=handled["buggy"],
+               expected=len(tally.submitted["buggy"])),
     ]  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def _table(figures: list[Figure], took_s: float) -> Table:
     table.add_column("must be", justify="right")
     for figure in figures:
         mark = "[green]✓[/green]" if figure.right else "[bold red]✗[/bold red]"
-        wanted = f"≥ {figure.wanted}" if figure.at_least else str(figure.wanted)
-        table.add_row(figure.name, str(figure.found), f"{wanted} {mark}")
+        expected = f"≥ {figure.expected}" if figure.at_least else str(figure.expected)
+        table.add_row(figure.name, str(figure.found), f"{expected} {mark}")
     return table
 
 

@@ -76,10 +76,10 @@ class Story:
         )
 
     async def submitted_twice(self) -> None:
-        """Return the platform sends the same completion again."""
-        again = self._completion("receiver")
-        first = await self._submit(again, "receiver")
-        second = await self._submit(again, "receiver")
+        """Submit the same completion again, as a platform that lost the response does."""
+        completion = self._completion("receiver")
+        first = await self._submit(completion, "receiver")
+        second = await self._submit(completion, "receiver")
         self.tally.submitted["receiver"].append(first.id)
         self.tally.duplicate_submits += second.duplicate
         _expect(second.duplicate and first.id == second.id, "the second submit was no duplicate")
@@ -105,7 +105,7 @@ class Story:
         return times
 
     async def outage(self) -> None:
-        """Return the customer is gone for a while."""
+        """Stop the customer's receiver for a while."""
         await self._cast.receiver.stop()
         ids = await self._push(_OUTAGE, "receiver", policy=_IMPATIENT)
         await self._each(
@@ -138,7 +138,7 @@ class Story:
         self._say(f"    … restarted: all {len(ids)} acknowledged, all delivered, none lost")
 
     async def delivered_twice(self) -> None:
-        """Return an operator replays what had arrived; the receiver knows it already."""
+        """Replay what had arrived; the receiver knows it already."""
         known = self.tally.submitted["receiver"][0]
         await self._client.replay(known)
         await self._delivered([known])
@@ -149,7 +149,7 @@ class Story:
         )
 
     async def dead_letter(self) -> None:
-        """Return a customer's bug makes deliveries dead; it is found, mended, and replayed."""
+        """Let a customer's bug make deliveries dead, find them, fix it, and replay them."""
         ids = await self._push(_BUGGY, "buggy", policy=_HOPELESS)
         await self._each(
             ids, lambda one: one.status == "dead", "the buggy customer's were not dead"
@@ -160,18 +160,17 @@ class Story:
         preview = await self._client.preview_replay({"status": "dead", "tags": {"team": "buggy"}})
         _expect(preview.matched == len(ids), "the preview does not match")
         async with httpx.AsyncClient(trust_env=False) as http:
-            await http.post(f"{self._cast.customers.url}/mend")
+            await http.post(f"{self._cast.customers.url}/fix")
         replay = await self._client.start_replay({"status": "dead", "tags": {"team": "buggy"}})
         async for step in self._client.watch_replay(replay.id):
             replay = step
         await self._delivered(ids)
         self._say(
-            f"    … previewed ({preview.matched}), mended, replayed ({replay.replayed}): delivered"
+            f"    … previewed ({preview.matched}), fixed, replayed ({replay.replayed}): delivered"
         )
 
     async def handled(self) -> None:
-        """Return the customer's handler has run for each completion: once, through two `kill
-        -9`."""
+        """Check that the customer's handler ran once for each completion, through two `kill -9`."""
         wanted = len(set(self.tally.submitted["receiver"]))
 
         async def all_of_them() -> bool:

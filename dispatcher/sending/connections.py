@@ -45,14 +45,14 @@ class Handler(ResponseHandler):
         self._uses = 0
         self._silent = True
         self._informational = 0
-        self._asked_s = 0.0
+        self._requested_s = 0.0
 
     def set_response_params(self, **params: Any) -> None:
-        """Return a request is about to be sent."""
+        """Prepare for a request that is about to be sent."""
         self._uses += 1
         self._silent = True
         self._informational = 0
-        self._asked_s = self._loop.time()
+        self._requested_s = self._loop.time()
         if self._buffer or self._tail:
             # An answer before the question must not be taken for the answer to it.
             self._buffer.clear()
@@ -68,7 +68,7 @@ class Handler(ResponseHandler):
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """Return a status line with its headers has arrived."""
+        """Take a response's head, unless too many informational ones came before it."""
         if data[0].code < 200:
             self._informational += 1
         if self._informational > _INFORMATIONAL_MAX:
@@ -83,7 +83,7 @@ class Handler(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def _closed_at_once(self) -> bool:
-        return self._loop.time() - self._asked_s <= _STALE_S
+        return self._loop.time() - self._requested_s <= _STALE_S
 
     def _refuse(self, reason: str) -> None:
         if self._exception is None:

@@ -91,19 +91,19 @@ class Sender:
         """Make one attempt and say what it met, within the policy's timeout. Raises nothing that
         the peer could cause."""
         started_ms, started_s = now_ms(), time.perf_counter()
-        met = await self._attempt(delivery, secrets, started_ms // 1000)
+        result = await self._attempt(delivery, secrets, started_ms // 1000)
         return Outcome(
-            kind=met.kind,
+            kind=result.kind,
             started_ms=started_ms,
             duration_ms=(time.perf_counter() - started_s) * 1000,
-            status_code=met.status_code,
-            error=met.error,
-            detail=met.detail,
-            excerpt=met.excerpt,
-            retry_after_ms=met.retry_after_ms,
+            status_code=result.status_code,
+            error=result.error,
+            detail=result.detail,
+            excerpt=result.excerpt,
+            retry_after_ms=result.retry_after_ms,
         )
 
-    async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Met":
+    async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Result":
         if self._opened is None:
             raise RuntimeError("the sender is not open")
         pooled, fresh = self._opened.pooled, self._opened.fresh
@@ -117,15 +117,15 @@ class Sender:
                 except StaleConnection:
                     return await self._post(fresh, url, headers, delivery.body)
         except TimeoutError:
-            return _Met(kind="timeout", error=f"no complete answer within {timeout_s:g} s")
+            return _Result(kind="timeout", error=f"no complete answer within {timeout_s:g} s")
         except UrlRefused as refusal:
-            return _Met(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
+            return _Result(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
         except (aiohttp.ClientError, OSError) as error:
             return _failure(error)
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
-    ) -> "_Met":
+    ) -> "_Result":
         data = body if len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
         response = await session.post(url, data=data, headers=headers, allow_redirects=False)
         try:
@@ -136,32 +136,32 @@ class Sender:
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """Read the answer to its end or to the limit; returns no more than an excerpt needs."""
-        wanted = self._settings.excerpt_bytes_max + 1  # one more shows that there is more
+        excerpt_bytes = self._settings.excerpt_bytes_max + 1  # one more shows that there is more
         beginning, read = b"", 0
         while read <= self._settings.response_bytes_max and not content.at_eof():
             chunk = await content.readany()
             read += len(chunk)
-            beginning += chunk[: wanted - len(beginning)]
+            beginning += chunk[: excerpt_bytes - len(beginning)]
         return beginning
 
-    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> "_Met":
+    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> "_Result":
         status = response.status
         if status < 200:
-            return _Met(kind="protocol_error", error=f"the answer had the status {status}")
+            return _Result(kind="protocol_error", error=f"the answer had the status {status}")
         failed = not 200 <= status < 300
-        return _Met(
+        return _Result(
             kind="answered",
             status_code=status,
             error="redirects are not followed" if 300 <= status < 400 else None,
             excerpt=excerpt(beginning, self._settings.excerpt_bytes_max) if beginning else None,
-            retry_after_ms=self._asked_wait_ms(response) if failed else None,
+            retry_after_ms=self._retry_after_ms(response) if failed else None,
         )
 
-    def _asked_wait_ms(self, response: aiohttp.ClientResponse) -> int | None:
-        """Capped here, once, for the delivery's wait and its lane's hold alike."""
+    def _retry_after_ms(self, response: aiohttp.ClientResponse) -> int | None:
+        """Return the wait that was asked for, capped here, once, for the delivery and its lane."""
         wait_ms = retry_after_ms(response.headers.get("Retry-After"), now_ms())
-        most_ms = round(self._settings.retry_after_max * 1000)
-        return None if wait_ms is None else min(wait_ms, most_ms)
+        wait_ms_max = round(self._settings.retry_after_max * 1000)
+        return None if wait_ms is None else min(wait_ms, wait_ms_max)
 
     def _headers(self, delivery: Delivery, secrets: Secrets, now_s: int) -> list[tuple[str, str]]:
         return [
@@ -214,7 +214,7 @@ class _Sessions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Met:
+class _Result:
     """An outcome without its times."""
 
     kind: Kind
@@ -225,28 +225,28 @@ class _Met:
     retry_after_ms: int | None = None
 
 
-def _failure(error: aiohttp.ClientError | OSError) -> _Met:
+def _failure(error: aiohttp.ClientError | OSError) -> _Result:
     """Return what an exception means. The true reason goes into `detail` alone: to the tenant,
     blocked, refused, reset and unresolvable look the same, or they could map our network (D9)."""
     detail = reason_of(error)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = getattr(error.certificate_error, "verify_message", "") or "it is not valid"
-        return _Met(
+        return _Result(
             kind="tls_error",
             error=f"the certificate was not accepted: {reason}",
             detail=detail,
         )
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return _Met(kind="tls_error", error="the TLS connection failed", detail=detail)
+        return _Result(kind="tls_error", error="the TLS connection failed", detail=detail)
     if isinstance(error, aiohttp.ClientPayloadError):
         message = "the answer ended early or was garbled"
-        return _Met(kind="protocol_error", error=message, detail=detail)
+        return _Result(kind="protocol_error", error=message, detail=detail)
     if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
         error, aiohttp.ClientHttpProxyError
     ):
         message = "the answer was not valid HTTP, or broke its limits"
-        return _Met(kind="protocol_error", error=message, detail=detail)
-    return _Met(kind="unreachable", error=UNREACHABLE, detail=detail)
+        return _Result(kind="protocol_error", error=message, detail=detail)
+    return _Result(kind="unreachable", error=UNREACHABLE, detail=detail)
 
 
 def reason_of(error: aiohttp.ClientError | OSError) -> str:

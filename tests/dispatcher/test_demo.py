@@ -32,9 +32,9 @@ def test_the_demo_lives_through_its_night_and_every_number_is_right() -> None:
 @pytest.mark.parametrize(
     ("figure", "code"),
     [
-        (Figure(name="lost", found=1, wanted=0), 1),
-        (Figure(name="duplicates", found=0, wanted=1, at_least=True), 1),
-        (Figure(name="duplicates", found=2, wanted=1, at_least=True), 0),
+        (Figure(name="lost", found=1, expected=0), 1),
+        (Figure(name="duplicates", found=0, expected=1, at_least=True), 1),
+        (Figure(name="duplicates", found=2, expected=1, at_least=True), 0),
     ],
 )
 def test_a_wrong_number_fails_the_demo(
