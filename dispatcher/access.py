@@ -9,18 +9,17 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 from dispatcher.ids import new_id
 from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound
 from dispatcher.store.store import Store
-from dispatcher.values import Key, SigningSecret
+from dispatcher.values import Key, Scope, SigningSecret
 from receiver.base.clock import now_ms
 from receiver.base.settings import SettingError
 from receiver.signature import SECRET_PREFIX, generate_secret, v1_key
 
-Scope = Literal["submit", "read", "operate", "admin"]
 SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 KEY_PREFIX: Final = "pbk_"
 TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal
 from dispatcher.outcome import AttemptOutcome, Outcome
 
 Acknowledge = Literal["2xx"] | frozenset[int]
+PresetName = Literal["exponential", "standard-webhooks", "runpod", "cerebrium"]
 GONE: Final = 410
 
 

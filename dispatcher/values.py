@@ -7,6 +7,7 @@ from dispatcher.policy import Policy
 from dispatcher.states import State
 
 Priority = Literal["high", "normal"]
+Scope = Literal["submit", "read", "operate", "admin"]
 Headers = tuple[tuple[str, str], ...]
 
 # The classes a lane keeps apart, in the order in which they are served.

@@ -8,13 +8,14 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dispatcher.api import admission, body, documents, show, submission, views
+from dispatcher import wire
+from dispatcher.api import admission, body, documents, show, submission
 from dispatcher.api.call import JSON, Call, decoder, encode
 from dispatcher.api.endpoint import to_api_error
 from dispatcher.api.errors import ApiError, invalid
 from dispatcher.api.operation import Operation
-from dispatcher.api.shapes import BatchLine
 from dispatcher.api.submits import take
+from dispatcher.wire import BatchLine
 
 NDJSON: Final = "application/x-ndjson"
 # Lines submitted at once: enough to share a commit, few enough to let other requests between.
@@ -93,7 +94,7 @@ OPERATIONS: Final = (
             "callbackUrl": "https://example.com/webhooks",
             "payload": {"status": "completed"},
         },
-        answers={200: views.LineView},
+        answers={200: wire.LineView[str]},
         errors=("PAYLOAD_TOO_LARGE",),
     ),
 )

@@ -4,8 +4,8 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher import filters
-from dispatcher.api import paging, show, views
+from dispatcher import filters, wire
+from dispatcher.api import paging, show
 from dispatcher.api.call import Call, answer, encode
 from dispatcher.api.operation import Operation, Parameter
 from dispatcher.states import State
@@ -22,7 +22,7 @@ async def search(call: Call) -> Response:
     after = paging.after(cursor, about)
     page = await call.context.store.search(call.tenant, wanted, after=after, limit=limit)
     return answer(
-        views.Page(
+        wire.Page(
             data=[show.callback(callback) for callback in page.callbacks],
             next_cursor=paging.cursor_after(page.next_id, about),
         )
@@ -40,7 +40,7 @@ async def attempts(call: Call) -> Response:
     """`GET /v1/callbacks/{id}/attempts`, oldest first."""
     call.query(())
     found = await call.context.store.attempts(call.tenant, call.path["id"])
-    return answer(views.Page(data=[show.attempt(one) for one in found], next_cursor=None))
+    return answer(wire.Page(data=[show.attempt(one) for one in found], next_cursor=None))
 
 
 async def payload(call: Call) -> Response:
@@ -99,7 +99,7 @@ OPERATIONS: Final = (
         summary="Find callbacks",
         about="Newest first. Every filter that is given must match.",
         parameters=(*FILTERS, *PAGE),
-        answers={200: list[views.CallbackView]},
+        answers={200: list[wire.CallbackView[str]]},
         errors=("UNAVAILABLE",),
     ),
     Operation(
@@ -109,7 +109,7 @@ OPERATIONS: Final = (
         scope="read",
         tag="callbacks",
         summary="Show a callback",
-        answers={200: views.CallbackDetailView},
+        answers={200: wire.CallbackDetailView[str]},
         errors=("NOT_FOUND",),
     ),
     Operation(
@@ -120,7 +120,7 @@ OPERATIONS: Final = (
         tag="callbacks",
         summary="List its attempts",
         about="All of them, oldest first, replays included.",
-        answers={200: list[views.AttemptView]},
+        answers={200: list[wire.AttemptView[str]]},
         errors=("NOT_FOUND",),
     ),
     Operation(
@@ -143,7 +143,7 @@ OPERATIONS: Final = (
         summary="Replay it",
         about="From dead, delivered or cancelled: the same id and bytes, a fresh budget of tries, "
         "the history kept.",
-        answers={200: views.CallbackDetailView},
+        answers={200: wire.CallbackDetailView[str]},
         errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_GONE"),
     ),
     Operation(
@@ -154,7 +154,7 @@ OPERATIONS: Final = (
         tag="callbacks",
         summary="Cancel it",
         about="While it is sending, the attempt ends and nothing follows.",
-        answers={200: views.CallbackDetailView},
+        answers={200: wire.CallbackDetailView[str]},
         errors=("NOT_FOUND", "CONFLICT"),
     ),
 )

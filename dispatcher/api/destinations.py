@@ -5,17 +5,18 @@ from typing import Any, Final
 from msgspec import UNSET
 from starlette.responses import Response
 
+from dispatcher import wire
 from dispatcher.access import new_secret, secret_fault
-from dispatcher.api import headers, paging, policies, show, targets, views
+from dispatcher.api import headers, paging, policies, show, targets
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
 from dispatcher.api.probes import probe
-from dispatcher.api.shapes import DestinationChange, Register
 from dispatcher.ids import destination_id
 from dispatcher.settings import Settings
 from dispatcher.values import Destination
+from dispatcher.wire import DestinationChange, Register
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.
@@ -32,7 +33,7 @@ async def search(call: Call) -> Response:
         limit=paging.limit_of(found.get("limit")),
     )
     return answer(
-        views.Page(
+        wire.Page(
             data=[show.destination(value) for value in values],
             next_cursor=paging.cursor_after(next_id, about),
         )
@@ -147,7 +148,7 @@ OPERATIONS: Final = (
         tag="destinations",
         summary="List destinations",
         parameters=PAGE,
-        answers={200: list[views.DestinationView]},
+        answers={200: list[wire.DestinationView[str, wire.PolicyShape]]},
     ),
     Operation(
         method="POST",
@@ -160,7 +161,7 @@ OPERATIONS: Final = (
         "in this answer only.",
         body=Register,
         example={"name": "billing", "url": "https://example.com/webhooks", "concurrency": 8},
-        answers={201: views.RegisteredView},
+        answers={201: wire.RegisteredView[str, wire.PolicyShape]},
         errors=("CONFLICT",),
     ),
     Operation(
@@ -171,7 +172,7 @@ OPERATIONS: Final = (
         tag="destinations",
         summary="Show a destination",
         about="By id or by registered name.",
-        answers={200: views.DestinationView},
+        answers={200: wire.DestinationView[str, wire.PolicyShape]},
         errors=("NOT_FOUND",),
     ),
     Operation(
@@ -185,7 +186,7 @@ OPERATIONS: Final = (
         "backlog dead. Null puts a limit, the policy or the headers back to the default.",
         body=DestinationChange,
         example={"paused": True},
-        answers={200: views.DestinationView},
+        answers={200: wire.DestinationView[str, wire.PolicyShape]},
         errors=("NOT_FOUND",),
     ),
     Operation(
@@ -207,7 +208,7 @@ OPERATIONS: Final = (
         tag="destinations",
         summary="Send a test callback",
         about="Signed like any other, sent once, and not stored.",
-        answers={200: views.AttemptView},
+        answers={200: wire.AttemptView[str]},
         errors=("NOT_FOUND",),
     ),
 )

@@ -5,12 +5,13 @@ from typing import Final
 from msgspec import UNSET
 from starlette.responses import Response
 
+from dispatcher import wire
 from dispatcher.access import Forbidden
-from dispatcher.api import paging, show, views
+from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.operation import Operation
-from dispatcher.api.shapes import NewKey
+from dispatcher.wire import NewKey
 
 
 async def search(call: Call) -> Response:
@@ -84,7 +85,7 @@ OPERATIONS: Final = (
         summary="List API keys",
         about="Without the keys. A platform key sees all, a tenant's key its tenant's.",
         parameters=PAGE,
-        answers={200: list[views.KeyView]},
+        answers={200: list[wire.KeyView[str]]},
     ),
     Operation(
         method="POST",
@@ -98,7 +99,7 @@ OPERATIONS: Final = (
         "platform key; a tenant's key makes keys for its own tenant.",
         body=NewKey,
         example={"tenant": "acme", "scopes": ["submit", "read"], "label": "acme's backend"},
-        answers={201: views.NewKeyView},
+        answers={201: wire.NewKeyView[str]},
     ),
     Operation(
         method="DELETE",
@@ -120,6 +121,6 @@ OPERATIONS: Final = (
         summary="List tenants",
         about="For platform keys only.",
         parameters=PAGE,
-        answers={200: list[views.TenantView]},
+        answers={200: list[wire.TenantView[str]]},
     ),
 )

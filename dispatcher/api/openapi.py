@@ -9,7 +9,7 @@ import msgspec
 from dispatcher import VERSION
 from dispatcher.api.errors import CODES
 from dispatcher.api.operation import Operation, Parameter
-from dispatcher.api.views import ErrorView
+from dispatcher.wire import ErrorView
 
 JSON: Final = "application/json"
 TAGS: Final = {
@@ -19,6 +19,7 @@ TAGS: Final = {
     "access": "API keys, signing secrets and tenants.",
     "service": "Figures and signs of life.",
 }
+_TYPE_ARGUMENTS: Final = re.compile(rb'(View)(?:_[\w.]+|\[[^"]*\])')
 _REF: Final = "#/components/schemas/{name}"
 _KEYED: Final = ("UNAUTHORIZED", "FORBIDDEN", "VALIDATION_ERROR")
 _BODIED: Final = (
@@ -94,11 +95,15 @@ class _Schemas:
             types += [parameter.type for parameter in operation.parameters]
         wanted = [one for one in types if one is not None and not isinstance(one, str)]
         unique = list({repr(one): one for one in wanted}.values())
-        shown, self.components = msgspec.json.schema_components(unique, ref_template=_REF)
+        generated = msgspec.json.schema_components(unique, ref_template=_REF)
+        # A view is known by its name alone, not by what its times and policies are made of.
+        text = _TYPE_ARGUMENTS.sub(rb"\1", msgspec.json.encode(generated))
+        shown, self.components = msgspec.json.decode(text)
         self._shown = {repr(one): schema for one, schema in zip(unique, shown, strict=True)}
 
     def of(self, one: Any) -> dict[str, Any]:
-        return self._shown[repr(one)]
+        shown: dict[str, Any] = self._shown[repr(one)]
+        return shown
 
 
 def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
@@ -176,7 +181,7 @@ def _answer(carried: Any, schemas: _Schemas) -> dict[str, Any]:
     if get_origin(carried) is list:
         page = _page(schemas.of(carried))
         return {"description": "One page.", "content": {JSON: {"schema": page}}}
-    about = (carried.__doc__ or "").strip().replace("\n    ", " ")
+    about = ((get_origin(carried) or carried).__doc__ or "").strip().replace("\n    ", " ")
     return {"description": about, "content": {JSON: {"schema": schemas.of(carried)}}}
 
 

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from starlette.responses import Response
 
-from dispatcher.access import Scope
 from dispatcher.api.call import Call
+from dispatcher.values import Scope
 
 Handler = Callable[[Call], Awaitable[Response]]
 Method = Literal["GET", "POST", "PATCH", "DELETE"]

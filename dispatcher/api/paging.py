@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Final
 
 from dispatcher.api.errors import invalid
-from dispatcher.api.views import Page
+from dispatcher.wire import Page
 
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500
@@ -54,7 +54,7 @@ def _mark(next_id: str, about: str) -> bytes:
 
 def page(
     entries: Mapping[str, object], about: str, *, cursor: str | None, limit: str | None
-) -> Page:
+) -> Page[object]:
     """One page of entries that are all at hand, in the order of their names."""
     most, begin = limit_of(limit), after(cursor, about)
     names = sorted(name for name in entries if begin is None or name > begin)

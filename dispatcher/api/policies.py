@@ -1,10 +1,10 @@
-"""A policy as the API takes it and shows it, and as the store keeps it."""
+"""A policy as the API takes it and as the store keeps it."""
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from dispatcher.api.errors import invalid
-from dispatcher.api.shapes import Exponential, PolicyChoice, PolicyShape
-from dispatcher.policy import GONE, PRESETS, Policy, dump, load
+from dispatcher.policy import GONE, PRESETS, Policy, dump
+from dispatcher.wire import PolicyChoice, PolicyShape
 
 
 def chosen(choice: PolicyChoice | None) -> tuple[str | None, Policy | None]:
@@ -32,34 +32,13 @@ def _policy(choice: PolicyShape) -> Policy:
     codes = choice.acknowledge
     if codes != "2xx" and GONE in codes:
         raise invalid("policy.acknowledge", GONE, "410 always means gone")
-    schedule = choice.exponential
-    if schedule is UNSET:
-        schedule = Exponential(base=5.0, factor=3.0, cap=21_600.0)
+    schedule = {} if choice.exponential is UNSET else structs.asdict(choice.exponential)
     return Policy(
         attempts=choice.attempts,
         delays=() if choice.delays is UNSET else tuple(choice.delays),
-        base=schedule.base,
-        factor=schedule.factor,
-        cap=schedule.cap,
         jitter=choice.jitter,
         timeout=choice.timeout,
         acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
         max_age=choice.max_age,
-    )
-
-
-def shown(stored: str | None) -> PolicyShape:
-    """Return the policy that a stored text names, in full."""
-    policy = load(stored)
-    codes = policy.acknowledge
-    return PolicyShape(
-        attempts=policy.attempts,
-        delays=list(policy.delays) or UNSET,
-        exponential=UNSET
-        if policy.delays
-        else Exponential(base=policy.base, factor=policy.factor, cap=policy.cap),
-        jitter=policy.jitter,
-        timeout=policy.timeout,
-        acknowledge="2xx" if isinstance(codes, str) else sorted(codes),
-        max_age=policy.max_age,
+        **schedule,
     )

@@ -5,13 +5,13 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher import filters
-from dispatcher.api import errors, show, views
+from dispatcher import filters, wire
+from dispatcher.api import errors, show
 from dispatcher.api.call import Call, answer
 from dispatcher.api.operation import Operation
-from dispatcher.api.shapes import ReplayRequest
 from dispatcher.filters import Filter, FilterError
 from dispatcher.states import FINAL
+from dispatcher.wire import ReplayRequest
 
 SAMPLE: Final = 10
 
@@ -35,7 +35,7 @@ async def start(call: Call) -> Response:
 async def _preview(call: Call, wanted: Filter) -> Response:
     matched, sample = await call.context.store.preview_replay(call.tenant, wanted, sample=SAMPLE)
     return answer(
-        views.PreviewView(
+        wire.PreviewView(
             matched=matched,
             sample=[show.callback(one) for one in sample],
             filter=filters.show(wanted),
@@ -83,7 +83,7 @@ OPERATIONS: Final = (
         "answers 200 with what would match, and changes nothing.",
         body=ReplayRequest,
         example={"filter": {"status": "dead", "tag.team": "a"}, "dryRun": True},
-        answers={202: views.ReplayView, 200: views.PreviewView},
+        answers={202: wire.ReplayView[str], 200: wire.PreviewView[wire.CallbackView[str]]},
     ),
     Operation(
         method="GET",
@@ -92,7 +92,7 @@ OPERATIONS: Final = (
         scope="operate",
         tag="replays",
         summary="Watch a replay",
-        answers={200: views.ReplayView},
+        answers={200: wire.ReplayView[str]},
         errors=("NOT_FOUND",),
     ),
     Operation(
@@ -103,7 +103,7 @@ OPERATIONS: Final = (
         tag="replays",
         summary="Stop a replay",
         about="What was fed stays.",
-        answers={200: views.ReplayView},
+        answers={200: wire.ReplayView[str]},
         errors=("NOT_FOUND", "CONFLICT"),
     ),
 )

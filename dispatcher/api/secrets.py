@@ -4,17 +4,17 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher import logs
+from dispatcher import logs, wire
 from dispatcher.access import new_secret
-from dispatcher.api import paging, show, views
+from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
-from dispatcher.api.shapes import Reveal, Rotate
 from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
+from dispatcher.wire import Reveal, Rotate
 
 _log: Final = logs.get("api")
 
@@ -106,7 +106,7 @@ OPERATIONS: Final = (
         summary="List signing secrets",
         about="Without their values.",
         parameters=PAGE,
-        answers={200: list[views.SecretView]},
+        answers={200: list[wire.SecretView[str]]},
     ),
     Operation(
         method="POST",
@@ -119,7 +119,7 @@ OPERATIONS: Final = (
         "second rotation within that time is refused, unless it is forced.",
         body=Rotate,
         example={"overlap": 86400},
-        answers={201: views.ShownSecretView},
+        answers={201: wire.ShownSecretView[str]},
         errors=("NOT_FOUND", "CONFLICT"),
     ),
     Operation(
@@ -132,7 +132,7 @@ OPERATIONS: Final = (
         about="By id, or the current one of a destination or of the tenant. It is recorded.",
         body=Reveal,
         example={},
-        answers={200: views.ShownSecretView},
+        answers={200: wire.ShownSecretView[str]},
         errors=("NOT_FOUND",),
     ),
 )

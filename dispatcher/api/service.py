@@ -4,7 +4,8 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher.api import show, views
+from dispatcher import wire
+from dispatcher.api import show
 from dispatcher.api.call import Call, answer
 from dispatcher.api.errors import RETRY_SOON_S, invalid
 from dispatcher.api.operation import Operation, Parameter
@@ -26,7 +27,7 @@ async def stats(call: Call) -> Response:
 
 async def healthz(call: Call) -> Response:
     """`GET /healthz`: the process answers."""
-    return answer(views.StatusView(status="ok"))
+    return answer(wire.StatusView(status="ok"))
 
 
 async def readyz(call: Call) -> Response:
@@ -37,11 +38,11 @@ async def readyz(call: Call) -> Response:
         await call.context.store.check()
     except StoreError as error:
         return _unready(str(error))
-    return answer(views.StatusView(status="ready"))
+    return answer(wire.StatusView(status="ready"))
 
 
 def _unready(reason: str) -> Response:
-    status = views.StatusView(status="unready", reason=reason)
+    status = wire.StatusView(status="unready", reason=reason)
     return answer(status, 503, {"Retry-After": str(RETRY_SOON_S)})
 
 
@@ -62,7 +63,7 @@ OPERATIONS: Final = (
         parameters=(
             Parameter(name="all", about="`true`: of all tenants, for platform keys.", type=bool),
         ),
-        answers={200: views.StatsView},
+        answers={200: wire.StatsView[str]},
     ),
     Operation(
         method="GET",
@@ -70,7 +71,7 @@ OPERATIONS: Final = (
         handler=healthz,
         tag="service",
         summary="Whether the process lives",
-        answers={200: views.StatusView},
+        answers={200: wire.StatusView},
     ),
     Operation(
         method="GET",
@@ -78,7 +79,7 @@ OPERATIONS: Final = (
         handler=readyz,
         tag="service",
         summary="Whether submits are taken",
-        answers={200: views.StatusView, 503: views.StatusView},
+        answers={200: wire.StatusView, 503: wire.StatusView},
     ),
     Operation(
         method="GET",

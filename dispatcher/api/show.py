@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from dispatcher.api import policies, views
+from dispatcher import wire
 from dispatcher.ids import lane_url
 from dispatcher.outcome import Outcome
-from dispatcher.policy import Policy, attempt_outcome
+from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.states import FINAL, STATES, State
 from dispatcher.values import (
     Attempt,
@@ -20,15 +20,16 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
+from dispatcher.wire import PolicyShape
 from receiver.base.clock import iso
 
 
-def accepted(submitted: Submitted) -> views.AcceptedView:
-    return views.AcceptedView(**_accepted(submitted))
+def accepted(submitted: Submitted) -> wire.AcceptedView[str]:
+    return wire.AcceptedView(**_accepted(submitted))
 
 
-def line(n: int, submitted: Submitted) -> views.LineView:
-    return views.LineView(**_accepted(submitted), line=n)
+def line(n: int, submitted: Submitted) -> wire.LineView[str]:
+    return wire.LineView(**_accepted(submitted), line=n)
 
 
 def _accepted(submitted: Submitted) -> dict[str, Any]:
@@ -43,14 +44,14 @@ def _accepted(submitted: Submitted) -> dict[str, Any]:
     }
 
 
-def callback(value: Callback) -> views.CallbackView:
-    return views.CallbackView(**_callback(value))
+def callback(value: Callback) -> wire.CallbackView[str]:
+    return wire.CallbackView(**_callback(value))
 
 
-def callback_detail(value: Callback) -> views.CallbackDetailView:
-    return views.CallbackDetailView(
+def callback_detail(value: Callback) -> wire.CallbackDetailView[str]:
+    return wire.CallbackDetailView(
         **_callback(value),
-        policy=policies.shown(value.policy),
+        policy=wire.policy_shape(load(value.policy)),
         payload_size=value.payload_size,
         payload_sha256=value.payload_sha256.hex(),
         payload_pruned=value.payload_pruned,
@@ -78,8 +79,8 @@ def _callback(value: Callback) -> dict[str, Any]:
     }
 
 
-def attempt(value: Attempt) -> views.AttemptView:
-    return views.AttemptView(
+def attempt(value: Attempt) -> wire.AttemptView[str]:
+    return wire.AttemptView(
         n=value.n,
         started_at=iso(value.started_ms),
         duration_ms=value.duration_ms,
@@ -90,9 +91,9 @@ def attempt(value: Attempt) -> views.AttemptView:
     )
 
 
-def probe(outcome: Outcome, policy: Policy) -> views.AttemptView:
+def probe(outcome: Outcome, policy: Policy) -> wire.AttemptView[str]:
     """Return a test's outcome, as the attempt that it is."""
-    return views.AttemptView(
+    return wire.AttemptView(
         n=1,
         started_at=iso(outcome.started_ms),
         duration_ms=outcome.duration_ms,
@@ -103,12 +104,12 @@ def probe(outcome: Outcome, policy: Policy) -> views.AttemptView:
     )
 
 
-def destination(value: Destination) -> views.DestinationView:
-    return views.DestinationView(**_destination(value))
+def destination(value: Destination) -> wire.DestinationView[str, PolicyShape]:
+    return wire.DestinationView(**_destination(value))
 
 
-def registered(value: Destination, secret: str | None) -> views.RegisteredView:
-    return views.RegisteredView(**_destination(value), secret=secret)
+def registered(value: Destination, secret: str | None) -> wire.RegisteredView[str, PolicyShape]:
+    return wire.RegisteredView(**_destination(value), secret=secret)
 
 
 def _destination(value: Destination) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def _destination(value: Destination) -> dict[str, Any]:
         "failures": value.failures,
         "concurrency": value.concurrency,
         "rate_per_second": value.rate_per_second,
-        "policy": None if value.policy is None else policies.shown(value.policy),
+        "policy": None if value.policy is None else wire.policy_shape(load(value.policy)),
         "header_names": [name for name, _ in value.headers],
         "created_at": iso(value.created_ms),
     }
@@ -142,8 +143,8 @@ def health(value: Destination) -> str:
     return "failing" if value.failures else "healthy"
 
 
-def replay(value: Replay) -> views.ReplayView:
-    return views.ReplayView(
+def replay(value: Replay) -> wire.ReplayView[str]:
+    return wire.ReplayView(
         id=value.id,
         matched=value.matched,
         replayed=value.replayed,
@@ -156,12 +157,12 @@ def replay(value: Replay) -> views.ReplayView:
     )
 
 
-def key(value: Key) -> views.KeyView:
-    return views.KeyView(**_key(value))
+def key(value: Key) -> wire.KeyView[str]:
+    return wire.KeyView(**_key(value))
 
 
-def new_key(value: Key, text: str) -> views.NewKeyView:
-    return views.NewKeyView(**_key(value), key=text)
+def new_key(value: Key, text: str) -> wire.NewKeyView[str]:
+    return wire.NewKeyView(**_key(value), key=text)
 
 
 def _key(value: Key) -> dict[str, Any]:
@@ -174,12 +175,12 @@ def _key(value: Key) -> dict[str, Any]:
     }
 
 
-def secret(value: SigningSecret, now_ms: int) -> views.SecretView:
-    return views.SecretView(**_secret(value, now_ms))
+def secret(value: SigningSecret, now_ms: int) -> wire.SecretView[str]:
+    return wire.SecretView(**_secret(value, now_ms))
 
 
-def shown_secret(value: SigningSecret, now_ms: int) -> views.ShownSecretView:
-    return views.ShownSecretView(**_secret(value, now_ms), secret=value.value)
+def shown_secret(value: SigningSecret, now_ms: int) -> wire.ShownSecretView[str]:
+    return wire.ShownSecretView(**_secret(value, now_ms), secret=value.value)
 
 
 def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
@@ -193,12 +194,12 @@ def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
     }
 
 
-def tenant(value: Tenant) -> views.TenantView:
-    return views.TenantView(name=value.name, created_at=iso(value.created_ms))
+def tenant(value: Tenant) -> wire.TenantView[str]:
+    return wire.TenantView(name=value.name, created_at=iso(value.created_ms))
 
 
-def stats(value: Stats) -> views.StatsView:
-    return views.StatsView(
+def stats(value: Stats) -> wire.StatsView[str]:
+    return wire.StatsView(
         counts={state: value.counts.get(state, 0) for state in STATES},
         accepted_per_second=value.accepted_per_second,
         delivered_per_second=value.delivered_per_second,

@@ -10,10 +10,10 @@ import msgspec
 
 from dispatcher.api import headers, identity, policies, targets
 from dispatcher.api.errors import ApiError, invalid
-from dispatcher.api.shapes import PolicyChoice, Submit
 from dispatcher.ids import destination_id, new_id
 from dispatcher.settings import Settings
 from dispatcher.values import NewCallback, Priority
+from dispatcher.wire import PolicyChoice, Submit
 
 JSON_TYPE: Final = "application/json"
 JOB_STATUS_CHARS_MAX: Final = 200

@@ -6,13 +6,15 @@ from typing import Any, Final, get_args
 
 from starlette.responses import Response
 
-from dispatcher.api import admission, show, submission, views
+from dispatcher import wire
+from dispatcher.api import admission, show, submission
 from dispatcher.api.call import JSON_BYTES_MAX, Call, answer
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation, Parameter
-from dispatcher.api.shapes import NAME, TAGS_MAX, URL_CHARS_MAX, PresetName, Submit
 from dispatcher.api.submission import Submission
+from dispatcher.policy import PresetName
 from dispatcher.values import Priority, Submitted
+from dispatcher.wire import NAME, TAGS_MAX, URL_CHARS_MAX, Submit
 
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
@@ -149,7 +151,7 @@ OPERATIONS: Final = (
             "tags": {"userId": "user_123"},
         },
         parameters=(IDEMPOTENCY_KEY,),
-        answers={202: views.AcceptedView, 200: views.AcceptedView},
+        answers={202: wire.AcceptedView[str], 200: wire.AcceptedView[str]},
         errors=_ERRORS,
     ),
     Operation(
@@ -171,7 +173,7 @@ OPERATIONS: Final = (
             Parameter(name="tag.KEY", about="The tag KEY; up to 16 of them."),
             IDEMPOTENCY_KEY,
         ),
-        answers={202: views.AcceptedView, 200: views.AcceptedView},
+        answers={202: wire.AcceptedView[str], 200: wire.AcceptedView[str]},
         errors=_ERRORS,
     ),
 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dispatcher.api.documents import check_depth, check_keys, decode
 from dispatcher.api.errors import ApiError
-from dispatcher.api.shapes import ReplayRequest, Rotate, Submit
+from dispatcher.wire import ReplayRequest, Rotate, Submit
 
 SUBMIT = msgspec.json.Decoder(Submit)
 VALUES = st.recursive(

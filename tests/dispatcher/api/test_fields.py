@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dispatcher.api import headers, identity, paging, policies, query
 from dispatcher.api.errors import ApiError
-from dispatcher.api.shapes import PolicyShape
 from dispatcher.policy import PRESETS, load
+from dispatcher.wire import PolicyShape, policy_shape
 
 SIGNATURE = "X-Webhook-Signature"
 
@@ -76,7 +76,7 @@ def test_ordinary_headers_pass_as_they_are() -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_is_shown_in_the_contracts_shape_and_reads_back_the_same(name: str) -> None:
     """What the API shows for a policy can be given to it again, and means the same."""
-    shown = msgspec.json.encode(policies.shown(name))
+    shown = msgspec.json.encode(policy_shape(PRESETS[name]))
     again = policies.text(msgspec.json.decode(shown, type=PolicyShape))
     assert load(again).delay_ms(2, 0.5) == PRESETS[name].delay_ms(2, 0.5)
     assert load(again).acknowledge == PRESETS[name].acknowledge

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher.api.shapes import (
+from dispatcher.app import Service
+from dispatcher.settings import Settings
+from dispatcher.wire import (
     BatchLine,
     DestinationChange,
     NewKey,
@@ -20,8 +22,6 @@ from dispatcher.api.shapes import (
     ReplayRequest,
     Rotate,
 )
-from dispatcher.app import Service
-from dispatcher.settings import Settings
 from tests.dispatcher.api.talk import ADMIN_KEY, connect
 
 TEXT = st.text(max_size=12)

@@ -1,0 +1,434 @@
+"""What crosses the wire: the types of requests and answers, which validate, encode, decode and make
+the OpenAPI document; the same for the API and for the client.
+
+Requests are strict: unknown fields are refused, so that a misspelt one is noticed. Answers are
+lenient: a client ignores the fields that it does not know, and a field with a default is left out
+where it has nothing to say.
+"""
+
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName
+from dispatcher.states import State
+from dispatcher.values import Priority, Scope
+
+Item = TypeVar("Item")
+# An answer's times are texts where they are written, with three decimals as `iso` makes them, and
+# datetimes where they are read. A policy is read as it comes: it may gain fields.
+Time = TypeVar("Time")
+AnyPolicy = TypeVar("AnyPolicy")
+
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+URL_CHARS_MAX: Final = 2_048
+TAGS_MAX: Final = 16
+RATE_MAX: Final = 10_000
+CONCURRENCY_MAX: Final = 65_536
+_DEFAULT: Final = PRESETS[DEFAULT]
+
+JobId = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="The platform's id of the finished job.",
+        examples=["job_1234567890abcdef"],
+    ),
+]
+JobStatus = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        description="The job's own status; by default `payload.status` where that is a string.",
+        examples=["completed"],
+    ),
+]
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=URL_CHARS_MAX,
+        description="http or https, to an address that deliveries may reach.",
+        examples=["https://example.com/webhooks/job-complete"],
+    ),
+]
+Name = Annotated[
+    str, Meta(pattern=NAME, description="A registered destination's name.", examples=["billing"])
+]
+TagKey = Annotated[str, Meta(min_length=1, max_length=64)]
+TagValue = Annotated[str, Meta(max_length=256)]
+Tags = Annotated[
+    dict[TagKey, TagValue],
+    Meta(max_length=TAGS_MAX, description="To find it by.", examples=[{"userId": "user_123"}]),
+]
+CustomHeaders = Annotated[
+    dict[str, str],
+    Meta(
+        max_length=16,
+        description="Added to each delivery; never ones that frame the message, belong to the "
+        "connection or are set by the dispatcher.",
+    ),
+]
+Seconds = Annotated[float, Meta(ge=0, le=604_800)]
+AckCode = Annotated[int, Meta(ge=200, le=599)]
+Rate = Annotated[float, Meta(gt=0, le=RATE_MAX, description="Deliveries a second.")]
+Concurrency = Annotated[
+    int, Meta(ge=1, le=CONCURRENCY_MAX, description="Most attempts in flight at once.")
+]
+Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=4)]
+Secret = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        description="`whsec_` and the base64 of 24 to 64 bytes; made when it is not given.",
+    ),
+]
+
+
+class Shape(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """The ground of all requests: frozen, camelCase, no unknown fields."""
+
+
+class Exponential(Shape, frozen=True, kw_only=True):
+    """Waits of `base * factor ** (n - 1)` seconds after try n, at most `cap`."""
+
+    base: Annotated[float, Meta(gt=0, le=604_800)]
+    factor: Annotated[float, Meta(gt=0, le=100)]
+    cap: Annotated[float, Meta(gt=0, le=604_800)]
+
+
+class PolicyShape(Shape, frozen=True, kw_only=True):
+    """How a delivery is tried; all times in seconds. Give `delays` or `exponential`, or neither
+    for the default schedule."""
+
+    attempts: Annotated[int, Meta(ge=1, le=50)]
+    delays: (
+        Annotated[
+            list[Seconds],
+            Meta(min_length=1, max_length=50, description="Waits; the last one repeats."),
+        ]
+        | UnsetType
+    ) = UNSET
+    exponential: Exponential | UnsetType = UNSET
+    jitter: Annotated[float, Meta(ge=0, le=1, description="0.2 spreads waits by ±20 %.")] = (
+        _DEFAULT.jitter
+    )
+    timeout: Annotated[float, Meta(ge=0.1, le=60, description="Of one attempt.")] = _DEFAULT.timeout
+    acknowledge: Literal["2xx"] | Annotated[list[AckCode], Meta(min_length=1, max_length=20)] = (
+        "2xx"
+    )
+    max_age: Annotated[float, Meta(ge=1, le=2_592_000)] = _DEFAULT.max_age
+
+
+PolicyChoice = PresetName | PolicyShape
+
+
+def policy_shape(policy: Policy) -> PolicyShape:
+    """Return a policy as it is shown, in full; given back, it means the same."""
+    codes = policy.acknowledge
+    return PolicyShape(
+        attempts=policy.attempts,
+        delays=list(policy.delays) or UNSET,
+        exponential=UNSET
+        if policy.delays
+        else Exponential(base=policy.base, factor=policy.factor, cap=policy.cap),
+        jitter=policy.jitter,
+        timeout=policy.timeout,
+        acknowledge="2xx" if isinstance(codes, str) else sorted(codes),
+        max_age=policy.max_age,
+    )
+
+
+class Submit(Shape, frozen=True, kw_only=True):
+    """A finished job's callback. `payload` is delivered byte for byte as it stands here."""
+
+    job_id: JobId
+    payload: Annotated[Raw, Meta(description="Any JSON.")]
+    callback_url: Url | None = None
+    destination: Name | None = None
+    job_status: JobStatus | None = None
+    priority: Priority = "normal"
+    tags: Tags = {}
+    policy: PolicyChoice | None = None
+    headers: CustomHeaders | None = None
+
+
+class BatchLine(Submit, frozen=True, kw_only=True):
+    """One line of a batch: a submit, with its idempotency key inside."""
+
+    idempotency_key: (
+        Annotated[str, Meta(pattern=r"^[\x21-\x7e]{1,255}$", description="1 to 255 visible ASCII.")]
+        | None
+    ) = None
+
+
+class ReplayRequest(Shape, frozen=True, kw_only=True):
+    """Which callbacks to replay. Where the filter names no status, only dead ones match."""
+
+    filter: Annotated[
+        dict[str, str],
+        Meta(
+            min_length=1,
+            max_length=16,
+            description="The listing's filters.",
+            examples=[{"status": "dead", "tag.team": "a", "since": "2026-01-31T12:00:00Z"}],
+        ),
+    ]
+    dry_run: bool = False
+    rate_per_second: Rate | None = None
+
+
+class Register(Shape, frozen=True, kw_only=True):
+    """A destination to be known by name."""
+
+    name: Name
+    url: Url
+    secret: Secret | None = None
+    policy: PolicyChoice | None = None
+    headers: CustomHeaders | None = None
+    concurrency: Concurrency | None = None
+    rate_per_second: Rate | None = None
+
+
+class DestinationChange(Shape, frozen=True, kw_only=True):
+    """The fields to change; null puts a limit, the policy or the headers back to the default."""
+
+    url: Url | UnsetType = UNSET
+    policy: PolicyChoice | UnsetType | None = UNSET
+    headers: CustomHeaders | UnsetType | None = UNSET
+    concurrency: Concurrency | UnsetType | None = UNSET
+    rate_per_second: Rate | UnsetType | None = UNSET
+    paused: bool | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class NewKey(Shape, frozen=True, kw_only=True):
+    """An API key to make. `tenant` null makes a platform key; left out, it is the tenant that
+    the request is about."""
+
+    scopes: Scopes
+    tenant: Annotated[str, Meta(pattern=NAME)] | UnsetType | None = UNSET
+    label: Annotated[str, Meta(max_length=100)] = ""
+
+
+class Rotate(Shape, frozen=True, kw_only=True):
+    """A rotation of the tenant's signing secret, or of one registered destination's."""
+
+    destination: str | None = None
+    secret: Secret | None = None
+    overlap: (
+        Annotated[
+            float,
+            Meta(ge=0, le=2_592_000, description="Seconds the old secret signs on."),
+        ]
+        | None
+    ) = None
+    force: Annotated[bool, Meta(description="End an earlier rotation's overlap at once.")] = False
+
+
+class Reveal(Shape, frozen=True, kw_only=True):
+    """Which secret to show: one by id, or the current one of a destination or of the tenant."""
+
+    id: str | None = None
+    destination: str | None = None
+
+
+class View(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """The ground of all answers: frozen, camelCase, absent optionals left out."""
+
+
+class AcceptedView(View, Generic[Time], frozen=True, kw_only=True):
+    """The callback is on disk, and its delivery is under way or waiting."""
+
+    id: str
+    job_id: str
+    status: State
+    created_at: Time
+    duplicate: bool
+
+
+class CallbackView(View, Generic[Time], frozen=True, kw_only=True):
+    """A callback as it is listed. `status` is the delivery's, `jobStatus` the job's."""
+
+    id: str
+    job_id: str
+    job_status: str | None
+    status: State
+    priority: Priority
+    tags: dict[str, str]
+    destination: str
+    callback_url: str
+    created_at: Time
+    attempts: int
+    destination_name: str | None = None
+    next_attempt_at: Time | None = None
+    delivered_at: Time | None = None
+    finished_at: Time | None = None
+    last_error: str | None = None
+
+
+class CallbackDetailView(CallbackView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A callback shown alone."""
+
+    policy: PolicyShape
+    payload_size: int
+    payload_sha256: str
+    payload_pruned: bool
+
+
+class AttemptView(View, Generic[Time], frozen=True, kw_only=True):
+    """One POST and what it met. `outcome`: `acknowledged` or `rejected` by the answer whose
+    `statusCode` stands beside it, or what came instead of one: `timeout`, `unreachable`,
+    `tls_error`, `protocol_error` or `interrupted`."""
+
+    n: int
+    started_at: Time
+    duration_ms: float
+    outcome: str
+    status_code: int | None = None
+    error: str | None = None
+    response_excerpt: str | None = None
+
+
+class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True):
+    """Where deliveries go. `health`: `healthy`, `failing` (its last attempts found it down),
+    `circuit-open` (held; one probe at a time goes out) or `disabled`. `heldReason`: `paused`,
+    `circuit`, `retry-after` or `rate`."""
+
+    id: str
+    url: str
+    health: str
+    backlog: int
+    sending: int
+    paused: bool
+    disabled: bool
+    created_at: Time
+    name: str | None = None
+    disabled_reason: str | None = None
+    held_until: Time | None = None
+    held_reason: str | None = None
+    failures: int = 0
+    concurrency: int | None = None
+    rate_per_second: float | None = None
+    policy: AnyPolicy | None = None
+    header_names: list[str] = []
+
+
+class RegisteredView(
+    DestinationView[Time, AnyPolicy], Generic[Time, AnyPolicy], frozen=True, kw_only=True
+):
+    """A destination just registered, with its signing secret where that was made for it."""
+
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, name={self.name!r}, url={self.url!r})"
+
+
+class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
+    """A filtered replay: `replayed` and `skipped` (payload gone) grow up to `matched`."""
+
+    id: str
+    matched: int
+    replayed: int
+    skipped: int
+    state: str
+    filter: dict[str, str]
+    created_at: Time
+    rate_per_second: float | None = None
+    finished_at: Time | None = None
+
+
+class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
+    """What a replay would match now; nothing was changed."""
+
+    matched: int
+    sample: list[Item]
+    filter: dict[str, str]
+
+
+class KeyView(View, Generic[Time], frozen=True, kw_only=True):
+    """An API key, without the key. `tenant` null: a platform key, good for any tenant."""
+
+    id: str
+    tenant: str | None
+    scopes: list[Scope]
+    label: str
+    created_at: Time
+
+
+class NewKeyView(KeyView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A key just made: the only time that it is shown."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, scopes={self.scopes!r})"
+
+
+class SecretView(View, Generic[Time], frozen=True, kw_only=True):
+    """A signing secret, without the secret. `active`: it still signs."""
+
+    id: str
+    created_at: Time
+    active: bool
+    destination: str | None = None
+    expires_at: Time | None = None
+    revealed_at: Time | None = None
+
+
+class ShownSecretView(SecretView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A signing secret with its value."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r})"
+
+
+class TenantView(View, Generic[Time], frozen=True, kw_only=True):
+    """One customer account."""
+
+    name: str
+    created_at: Time
+
+
+class StatsView(View, Generic[Time], frozen=True, kw_only=True):
+    """Figures of one tenant. Rates are per second, over the last minute."""
+
+    counts: dict[str, int]
+    accepted_per_second: float
+    delivered_per_second: float
+    failed_attempts_per_second: float
+    oldest_pending_at: Time | None = None
+
+
+class StatusView(View, frozen=True, kw_only=True):
+    """Whether the service lives or is ready, and the reason where it is not."""
+
+    status: str
+    reason: str | None = None
+
+
+class Page(View, Generic[Item], frozen=True, kw_only=True):
+    """One page of a listing; `nextCursor` leads to the next one, null ends it."""
+
+    data: list[Item]
+    next_cursor: str | None
+
+
+class ErrorView(View, frozen=True, kw_only=True):
+    """The one shape of every error."""
+
+    error: str
+    message: str
+    details: dict[str, Any]
+    request_id: str
+
+
+class LineView(AcceptedView[Time], Generic[Time], frozen=True, kw_only=True):
+    """What one line of a batch came to, where it was taken; else it is an error with `line`."""
+
+    line: int
