@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.cli import checks, checks_database
-from dispatcher.cli.finding import Check
+from dispatcher.cli.doctor import checks, database
+from dispatcher.cli.doctor.checks import Check
 from dispatcher.settings import ClientSettings
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
@@ -20,16 +20,16 @@ def states(found: list[Check]) -> dict[str, str]:
 
 def test_a_sound_database_in_use_is_told_whose_it_is(service: Running) -> None:
     """Beside a running service: readable, of this schema, and the owner's process id."""
-    found = list(checks_database.database(service.settings))
+    found = list(database.sqlite(service.settings))
     assert states(found) == {"database": "ok", "schema": "ok", "owner": "ok"}
     assert "in use by process" in found[-1].message
 
 
 def test_a_missing_database_is_no_fault(tmp_path: Path) -> None:
     """The first start makes it; a missing folder is a fault. Neither is made by looking."""
-    (fresh,) = checks_database.database(settings_for(tmp_path))
+    (fresh,) = database.sqlite(settings_for(tmp_path))
     assert fresh.state == "ok"
-    (lost,) = checks_database.database(settings_for(tmp_path / "nowhere"))
+    (lost,) = database.sqlite(settings_for(tmp_path / "nowhere"))
     assert lost.state == "bad"
     assert lost.advice is not None
     assert list(tmp_path.iterdir()) == []
@@ -40,7 +40,7 @@ def test_a_damaged_database_is_bad(tmp_path: Path, content: bytes) -> None:
     """With the advice to restore a backup; the file is left as it is."""
     path = tmp_path / "postback.db"
     path.write_bytes(content)
-    found = list(checks_database.database(settings_for(tmp_path)))
+    found = list(database.sqlite(settings_for(tmp_path)))
     assert found[0].state == "bad"
     assert "backup" in (found[0].advice or "")
     assert path.read_bytes() == content
@@ -48,8 +48,8 @@ def test_a_damaged_database_is_bad(tmp_path: Path, content: bytes) -> None:
 
 def test_a_newer_schema_is_bad_and_an_older_one_a_warning() -> None:
     """What to run is said."""
-    assert checks_database.schema(10_000).state == "bad"
-    assert checks_database.schema(0).state == "warn"
+    assert database.schema(10_000).state == "bad"
+    assert database.schema(0).state == "warn"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_newer_schema_is_bad_and_an_older_one_a_warning() -> None:
 )
 def test_the_wal_reset_bug_is_named(version: tuple[int, ...], affected: bool) -> None:
     """SQLite 3.7.0 to 3.51.2 have it."""
-    assert ("WAL-reset" in checks_database.sqlite_version(version).message) is affected
+    assert ("WAL-reset" in database.sqlite_version(version).message) is affected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from dispatcher.cli import main
-from dispatcher.cli.checks_postgres import postgres
+from dispatcher.cli.doctor.database import postgres
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable

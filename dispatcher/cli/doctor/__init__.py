@@ -1,5 +1,7 @@
 """`dispatcher doctor`: is everything as it should be, and if not, what to do."""
 
+import resource
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -10,12 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import output
-from dispatcher.cli.checks import run_all
-from dispatcher.cli.finding import Check
+from dispatcher.cli.doctor import checks
+from dispatcher.cli.doctor.checks import Check
+from dispatcher.cli.doctor.database import check_database
 from dispatcher.cli.options import Makers, register
 from dispatcher.cli.serve import stored
 from dispatcher.cli.service import Url, json_wanted
 from dispatcher.settings import ClientSettings, Settings, load_client
+from dispatcher.store import is_postgres
 
 _MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
 
@@ -42,6 +46,20 @@ def doctor(settings: Settings, service: ClientSettings, as_json: bool) -> None:
         _print(found)
     if any(check.state == "bad" for check in found):
         raise typer.Exit(1)
+
+
+def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
+    """Return every check, in the order in which one would repair things. Changes nothing."""
+    return [
+        *check_database(settings),
+        *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
+        checks.files(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        checks.clock(time.time()),
+        checks.signing_secret(settings),
+        checks.admin_key(settings),
+        checks.egress(settings),
+        *checks.running(service),
+    ]
 
 
 def _print(found: Sequence[Check]) -> None:

@@ -1,0 +1,154 @@
+"""The doctor's checks of the database: what the store found, and what to say about it."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from dispatcher.cli.doctor.checks import Check, bad, ok, warn
+from dispatcher.cli.output import size
+from dispatcher.settings import Settings
+from dispatcher.store import is_postgres
+from dispatcher.store.errors import CannotStart, StoreUnavailable
+from dispatcher.store.migrate import scripts
+from dispatcher.store.sqlite import file, probe
+
+if TYPE_CHECKING:
+    from dispatcher.store.postgres.probe import ServerState  # needs psycopg
+
+# The WAL-reset bug: two connections that write and checkpoint at once can lose commits.
+_BUG_FROM: Final = (3, 7, 0)
+_BUG_TO: Final = (3, 51, 2)
+_SKEW_S_WARN: Final = 1.0
+_OTHER_SESSIONS: Final = 2  # that a process keeps beside its readers: writer and listener
+_TRANSACTION_S_MAX: Final = 300  # an older snapshot keeps vacuum from all that was settled since
+_DEAD_ROWS_SHARE: Final = 0.5
+_DEAD_ROWS_MIN: Final = 100_000
+
+
+def check_database(settings: Settings) -> Iterator[Check]:
+    """Yield the checks of the database that the settings name, whichever it is."""
+    if is_postgres(settings.database_url):
+        yield from postgres(settings)
+    else:
+        yield from sqlite(settings)
+        yield sqlite_version()
+
+
+def schema(found: int, dialect: str = "sqlite") -> Check:
+    """Whether this version can use a database with this schema."""
+    newest = scripts(dialect)[-1][0]
+    if found > newest:
+        message = f"{found}, but this version knows {newest}"
+        return bad("schema", message, "run the version that wrote it, or a newer one")
+    if found < newest:
+        advice = "the next `dispatcher serve` does it, or: dispatcher migrate"
+        return warn("schema", f"{found}, to be brought to {newest}", advice)
+    return ok("schema", f"{found}, up to date")
+
+
+def sqlite(settings: Settings) -> Iterator[Check]:
+    """Yield the file: there, readable, sound, of which schema, and whose."""
+    try:
+        found = probe.inspect(settings.database_url)
+    except CannotStart as error:
+        yield bad("database", str(error))
+        return
+    if found is None:
+        yield _absent(settings.database_url)
+        return
+    if found.unreadable is not None:
+        advice = "keep the file as it is and restore a backup to another path"
+        yield bad("database", f"{found.path} cannot be read: {found.unreadable}", advice)
+    elif found.damage is not None:
+        advice = "stop the service, keep the file as it is, restore a backup to another path"
+        yield bad("database", f"{found.path} is damaged: {found.damage}", advice)
+    else:
+        yield ok("database", f"{found.path} is sound, {size(found.bytes)}")
+    if found.schema is not None:
+        yield schema(found.schema)
+    if found.owner is None:
+        yield ok("owner", "nobody has it open: no service runs here")
+    else:
+        yield ok("owner", f"in use by process {found.owner}")
+
+
+def _absent(url: str) -> Check:
+    path = file.path_of(url)
+    folder = path.absolute().parent
+    if folder.is_dir():
+        return ok("database", f"{path} is not there yet: the first start makes it")
+    advice = "make the folder, or set DISPATCHER_DATABASE_URL"
+    return bad("database", f"{path}: there is no folder {folder}", advice)
+
+
+def sqlite_version(version: tuple[int, ...] = probe.VERSION) -> Check:
+    """Which SQLite this Python links, and what follows."""
+    shown = ".".join(map(str, version))
+    if not _BUG_FROM <= version <= _BUG_TO:
+        return ok("SQLite", shown)
+    return ok(
+        "SQLite",
+        f"{shown}, which has the WAL-reset bug (3.7.0 to 3.51.2)",
+        "harmless here, since one process and one connection write; never open the file "
+        "for writing with another program while the service runs",
+    )
+
+
+def postgres(settings: Settings) -> Iterator[Check]:
+    """Yield the server: reached, of which version, durable, with room for sessions, and vacuumed
+    in time."""
+    try:
+        from dispatcher.store.postgres.probe import inspect
+    except ModuleNotFoundError as error:
+        message = f"PostgreSQL needs the package {error.name}"
+        yield bad("database", message, "pip install 'postback[postgres]'")
+        return
+    try:
+        found = inspect(settings.database_url)
+    except (CannotStart, StoreUnavailable) as error:
+        advice = "check DISPATCHER_DATABASE_URL, and that the server runs and lets you in"
+        yield bad("database", str(error), advice)
+        return
+    message = f"{found.name} answers: PostgreSQL {found.version}, {size(found.bytes)}"
+    yield ok("database", message)
+    if found.syncs:
+        yield ok("durability", "commits are synced to disk")
+    else:
+        advice = "set fsync = on in postgresql.conf: a power cut loses acknowledged callbacks"
+        yield bad("durability", "the server runs with fsync off", advice)
+    yield _clock(found)
+    yield _sessions(found, settings)
+    yield schema(found.schema, "postgres")
+    if found.schema:
+        yield _vacuum(found)
+
+
+def _clock(found: "ServerState") -> Check:
+    if abs(found.skew_s) < _SKEW_S_WARN:
+        return ok("server clock", "agrees with this machine's")
+    message = f"differs from this machine's by {found.skew_s:+.1f} s"
+    advice = "harmless to leases, which go by the server's clock; still, run NTP on both"
+    return warn("server clock", message, advice)
+
+
+def _sessions(found: "ServerState", settings: Settings) -> Check:
+    """Whether the server has room for the sessions of one more process."""
+    needed = settings.readers + _OTHER_SESSIONS
+    message = (
+        f"{found.sessions} of {found.sessions_max} are used; each process takes up to {needed}"
+    )
+    if found.sessions_max - found.sessions >= needed:
+        return ok("sessions", message)
+    advice = "raise max_connections on the server, or run fewer processes"
+    return warn("sessions", message, advice)
+
+
+def _vacuum(found: "ServerState") -> Check:
+    """Whether vacuum keeps up: every claim reads over the dead rows that it has not removed."""
+    oldest_s, dead, live = found.oldest_transaction_s, found.dead_rows, found.live_rows
+    if oldest_s > _TRANSACTION_S_MAX:
+        message = f"a transaction has been open for {oldest_s:.0f} s: no row deleted since can go"
+        return warn("vacuum", message, "find it in pg_stat_activity (xact_start) and end it")
+    if dead > _DEAD_ROWS_MIN and dead > _DEAD_ROWS_SHARE * live:
+        message = f"{dead:,} dead rows beside {live:,} live ones in callbacks"
+        return warn("vacuum", message, "run VACUUM callbacks, and see that autovacuum is on")
+    return ok("vacuum", f"{dead:,} dead rows in callbacks")
