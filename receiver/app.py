@@ -3,32 +3,31 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
 from receiver.base.clock import NowMs, now_ms
 from receiver.base.http import Receive, Scope, Send
 from receiver.base.settings import SettingError
-from receiver.handling.effects import Effects, open_effects
+from receiver.handling.effects import open_effects
 from receiver.handling.handlers import Handlers
-from receiver.handling.limits import Limits
+from receiver.handling.tx import Effects
 from receiver.handling.worker import Worker
-from receiver.housekeeping import Housekeeper
-from receiver.http.router import Front
+from receiver.http.router import Router
 from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.inbox.opening import open_inbox
 from receiver.metrics import Metrics
-from receiver.reconcile.checks import ask_ms, check_job_id, check_status_url
 from receiver.reconcile.credentials import Credentials, Tokens
-from receiver.reconcile.reconciler import Asking, Reconciler
+from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
+from receiver.sweeper import Sweeper
 from receiver.verification.identity import Dialect
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Part = TypeVar("Part")
 
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
 
@@ -36,6 +35,16 @@ _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs 
 def create_app(settings: Settings) -> "Receiver":
     """Return a receiver without handlers: it verifies, keeps and answers."""
     return Receiver(settings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Opened:
+    """What a receiver consists of while its inbox is open."""
+
+    inbox: Inbox
+    sweeper: Sweeper
+    reconciler: Reconciler
+    router: Router
 
 
 class Receiver:
@@ -69,12 +78,9 @@ class Receiver:
         self.metrics = Metrics()
         self.now_ms = now_ms
         self._credentials = credentials or _tokens(self.settings)
-        self._front = Front(self)
-        self._inbox: Inbox | None = None
-        self._worker: Worker | None = None
-        self._reconciler: Reconciler | None = None
-        self._housekeeper: Housekeeper | None = None
-        self._closing: AsyncExitStack = AsyncExitStack()
+        self._worker: Worker | None = None  # None without handlers
+        self._running: _Opened | None = None
+        self._closing = AsyncExitStack()
 
     def on(self, *statuses: str) -> Callable[[Function], Function]:
         """Register a handler, `(event)` or `(event, tx)`, sync or async, for `completed`,
@@ -106,29 +112,29 @@ class Receiver:
         with the credentials of this name. Call it before or after its callback, in any order, as
         often as you like. `source` is the path its callbacks come in by; the first where not
         given. Raises ValueError, or InboxUnavailable."""
-        self._check_expected(job_id, status_url, credentials, source)
-        now_ms = self.now_ms()
-        expectation = await self.inbox.expect(
-            source=source or next(iter(self.sources)),
-            job_id=job_id,
-            status_url=status_url,
+        return await self._opened.reconciler.expect(
+            job_id,
+            status_url,
+            by=by,
             credentials=credentials,
             platform=platform,
-            now_ms=now_ms,
-            ask_ms=ask_ms(by, now_ms),
+            source=source,
         )
-        self.wake()
-        return expectation
 
     async def replay(self, id: int) -> bool:
         """Make a dead, ignored or skipped message due again; whether that could be."""
         return await self.inbox.replay(id, self.now_ms())
 
+    async def prune(self, older_than_s: float | None = None) -> tuple[int, int]:
+        """Delete what is done with and older, by default than the configured periods; return how
+        many bodies and messages. Raises InboxUnavailable."""
+        return await self._opened.sweeper.prune(older_than_s)
+
     def wake(self) -> None:
         """Look for due work now. A clock that jumps is noticed by itself within half a minute."""
-        for one in (self._worker, self._reconciler):
-            if one is not None:
-                one.wake()
+        if self._running is not None:
+            self._wake_worker()
+            self._running.reconciler.wake()
 
     @property
     def is_idle(self) -> bool:
@@ -143,34 +149,31 @@ class Receiver:
     @property
     def inbox(self) -> Inbox:
         """RuntimeError while it is not open."""
-        return _opened(self._inbox)
-
-    @property
-    def housekeeper(self) -> Housekeeper:
-        """RuntimeError while it is not open."""
-        return _opened(self._housekeeper)
+        return self._opened.inbox
 
     async def __aenter__(self) -> Self:
-        """Open the inbox and goes on with what is in it. Raises InboxError, EffectsError or
+        """Open the inbox and go on with what is in it. Raises InboxError, EffectsError or
         SettingError, and then leaves nothing open."""
         async with AsyncExitStack() as opening:
             effects = await asyncio.to_thread(self._open_effects)
             if effects is not None:
                 opening.push_async_callback(asyncio.to_thread, effects.close)
             inbox = await open_inbox(self.settings)
+            inbox.on_due = self._wake_worker
             opening.push_async_callback(inbox.close)
             await self._recover(inbox)
             if self.handlers:
-                self._worker = self._new_worker(inbox, effects)
-                opening.push_async_callback(
-                    self._worker.stop, self.settings.drain_grace * _STOP_GRACE_SHARE
+                self._worker = Worker(
+                    inbox,
+                    self.handlers,
+                    effects,
+                    settings=self.settings,
+                    now_ms=self.now_ms,
+                    metrics=self.metrics,
                 )
-                inbox.on_due = self._worker.wake
-            self._housekeeper = self._new_housekeeper(inbox, effects)
-            opening.push_async_callback(self._housekeeper.stop)
-            self._reconciler = self._new_reconciler(inbox)
-            opening.push_async_callback(self._reconciler.stop)
-            self._inbox = inbox
+                grace_s = self.settings.drain_grace * _STOP_GRACE_SHARE
+                opening.push_async_callback(self._worker.stop, grace_s)
+            self._running = self._start(opening, inbox, effects)
             self._closing = opening.pop_all()
         return self
 
@@ -178,21 +181,72 @@ class Receiver:
         try:
             await self._closing.aclose()  # what was opened last goes first
         finally:
-            self._inbox = self._worker = self._housekeeper = self._reconciler = None
+            self._running = self._worker = None
 
     @asynccontextmanager
     async def lifespan(self, _app: Any) -> AsyncIterator[None]:
-        """Yield the lifespan for the application that it is mounted in."""
+        """Yield while the receiver is open: the lifespan of the application it is mounted in."""
         async with self:
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._front(scope, receive, send)
+            await self._opened.router(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
+
+    @property
+    def _opened(self) -> _Opened:
+        if self._running is None:
+            raise RuntimeError(
+                "the inbox is not open: run the lifespan, or use `async with receiver:`"
+            )
+        return self._running
+
+    def _start(self, opening: AsyncExitStack, inbox: Inbox, effects: Effects | None) -> _Opened:
+        sweeper = Sweeper(inbox, effects, settings=self.settings, now_ms=self.now_ms)
+        opening.push_async_callback(sweeper.stop)
+        reconciler = Reconciler(
+            inbox,
+            self.handlers,
+            self.sources,
+            self._credentials,
+            settings=self.settings,
+            now_ms=self.now_ms,
+            metrics=self.metrics,
+        )
+        opening.push_async_callback(reconciler.stop)
+        router = Router(
+            self.settings,
+            self.sources,
+            self.handlers,
+            inbox,
+            reconciler=reconciler,
+            sweeper=sweeper,
+            metrics=self.metrics,
+            now_ms=self.now_ms,
+            is_stuck=lambda: self.is_stuck,
+        )
+        return _Opened(inbox=inbox, sweeper=sweeper, reconciler=reconciler, router=router)
+
+    def _wake_worker(self) -> None:
+        if self._worker is not None:
+            self._worker.wake()
+
+    def _open_effects(self) -> Effects | None:
+        names = self.handlers.take_tx
+        if names and self.settings.effects_url is None:
+            raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
+        return open_effects(self.settings)
+
+    async def _recover(self, inbox: Inbox) -> None:
+        try:
+            attempts_max = self.settings.handler_attempts
+            await inbox.recover(now_ms=self.now_ms(), attempts_max=attempts_max)
+        except InboxUnavailable as error:
+            raise InboxError(str(error)) from None
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -206,87 +260,9 @@ class Receiver:
         await self.__aexit__()
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _recover(self, inbox: Inbox) -> None:
-        try:
-            attempts_max = self.settings.handler_attempts
-            await inbox.recover(now_ms=self.now_ms(), attempts_max=attempts_max)
-        except InboxUnavailable as error:
-            raise InboxError(str(error)) from None
-
-    def _open_effects(self) -> Effects | None:
-        names = self.handlers.take_tx
-        if names and self.settings.effects_url is None:
-            raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
-        return open_effects(self.settings)
-
-    def _new_worker(self, inbox: Inbox, effects: Effects | None) -> Worker:
-        settings = self.settings
-        limits = Limits(
-            concurrency=settings.handler_concurrency,
-            timeout_s=settings.handler_timeout,
-            attempts=settings.handler_attempts,
-            retry_base_s=settings.handler_retry_base,
-            retry_cap_s=settings.handler_retry_cap,
-            poll_s=settings.poll,
-        )
-        return Worker(
-            inbox,
-            self.handlers,
-            effects,
-            limits=limits,
-            now_ms=self.now_ms,
-            metrics=self.metrics,
-        )
-
-    def _new_reconciler(self, inbox: Inbox) -> Reconciler:
-        settings = self.settings
-        asking = Asking(
-            base_s=settings.ask_base,
-            cap_s=settings.ask_cap,
-            timeout_s=settings.ask_timeout,
-            lost_after_s=settings.lost_after,
-        )
-        return Reconciler(
-            inbox,
-            self.handlers,
-            self.sources,
-            self._credentials,
-            asking=asking,
-            now_ms=self.now_ms,
-            metrics=self.metrics,
-        )
-
-    def _new_housekeeper(self, inbox: Inbox, effects: Effects | None) -> Housekeeper:
-        return Housekeeper(
-            inbox,
-            effects,
-            keep_bodies_s=self.settings.keep_bodies,
-            keep_messages_s=self.settings.keep_messages,
-            now_ms=self.now_ms,
-        )
-
-    def _check_expected(
-        self, job_id: str, status_url: str, credentials: str | None, source: str | None
-    ) -> None:
-        check_job_id(job_id)
-        if source is not None and source not in self.sources:
-            raise ValueError(f"there is no source {source!r}; there are: {', '.join(self.sources)}")
-        check_status_url(status_url)
-        if credentials is not None:
-            try:
-                self._credentials(credentials, status_url)
-            except KeyError:
-                raise ValueError(f"there are no credentials named {credentials!r}") from None
-
 
 def _tokens(settings: Settings) -> Tokens:
     try:
         return Tokens(settings.credentials)
     except ValueError as error:
         raise SettingError(f"RECEIVER_CREDENTIALS: {error}") from None
-
-
-def _opened(part: Part | None) -> Part:
-    if part is None:
-        raise RuntimeError("the inbox is not open: run the lifespan, or use `async with receiver:`")
-    return part

@@ -7,7 +7,7 @@ from receiver.app import Receiver
 from receiver.base import log, server
 from receiver.base.http import DRAIN_BYTES_MAX
 from receiver.base.protocol import Bounds
-from receiver.handling.effects import EffectsError
+from receiver.handling.tx import EffectsError
 from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings
 

@@ -24,12 +24,22 @@ class Lease:
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
         self.lost = False
-        self.on_lost: Callable[[], None] = _nobody
-        self.alarm: asyncio.TimerHandle | None = None
+        self._cut_short: Callable[[], None] | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def on_lost(self, cut_short: Callable[[], None]) -> None:
+        """Register what ends the run of this message where the lease is lost."""
+        self._cut_short = cut_short
+
+    def set_alarm(self, alarm: asyncio.TimerHandle | None) -> None:
+        """Replace the timer that would call `lose`; None cancels it."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = alarm
 
     def lose(self) -> None:
-        """At most once has a consequence."""
-        self.rest()
+        """Mark the lease lost and end its run, the first time it is called."""
+        self.set_alarm(None)
         if not self.lost:
             self.lost = True
             log.event(
@@ -39,13 +49,8 @@ class Lease:
                 messageId=self.claimed.message_id,
                 attempt=self.claimed.attempt,
             )
-            self.on_lost()
-
-    def rest(self) -> None:
-        """No alarm any more."""
-        if self.alarm is not None:
-            self.alarm.cancel()
-            self.alarm = None
+            if self._cut_short is not None:
+                self._cut_short()
 
 
 class Leases:
@@ -68,23 +73,23 @@ class Leases:
             else asyncio.create_task(self._work(self._lease_s / 3), name="receiver leases")
         )
 
-    def hold(self, claimed: Claimed, asked_s: float) -> Lease:
-        """Keep what was claimed, by a question asked at `asked_s` of the loop's clock: the
-        lease cannot have begun before."""
+    def hold(self, claimed: Claimed, sent_s: float) -> Lease:
+        """Keep what was claimed by a request sent at `sent_s` of the loop's clock: the lease cannot
+        have begun earlier."""
         lease = Lease(claimed)
         self._held.add(lease)
-        self._set_alarm(lease, asked_s)
+        self._set_alarm(lease, sent_s)
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Its outcome is recorded, or will never be."""
+        """Let go of a lease whose outcome is recorded, or never will be."""
         self._held.discard(lease)
-        lease.rest()
+        lease.set_alarm(None)
 
     async def close(self) -> None:
-        """Renews nothing more."""
+        """Stop renewing."""
         for lease in self._held:
-            lease.rest()
+            lease.set_alarm(None)
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -101,12 +106,12 @@ class Leases:
                 log.LOGGER.exception("bug")
 
     async def _renew(self, held: Iterable[Lease]) -> None:
-        asked_s = self._loop.time()
+        sent_s = self._loop.time()
         running = [(lease.claimed.id, lease.claimed.fence) for lease in held]
         ours = await self._inbox.renew(running) if running else set()
         for lease in self._held.intersection(held):  # not what has ended meanwhile
             if lease.claimed.id in ours:
-                self._set_alarm(lease, asked_s)
+                self._set_alarm(lease, sent_s)
             else:
                 lease.lose()
 
@@ -114,11 +119,6 @@ class Leases:
         if await self._inbox.recover(now_ms=self._now_ms(), attempts_max=self._attempts_max):
             self._on_due()
 
-    def _set_alarm(self, lease: Lease, asked_s: float) -> None:
-        lease.rest()
+    def _set_alarm(self, lease: Lease, sent_s: float) -> None:
         if self._lease_s is not None and not lease.lost:
-            lease.alarm = self._loop.call_at(asked_s + self._lease_s * 2 / 3, lease.lose)
-
-
-def _nobody() -> None:
-    """Nothing runs yet."""
+            lease.set_alarm(self._loop.call_at(sent_s + self._lease_s * 2 / 3, lease.lose))

@@ -4,12 +4,15 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from receiver.event import Event
-from receiver.handling.effects.base import Effects, Transaction
+from receiver.event import Event, read_event
 from receiver.handling.handlers import Handler
-from receiver.handling.tx import AsyncTx
+from receiver.handling.tx import AsyncTx, Effects, Transaction
+from receiver.message import Claimed
+from receiver.verification.identity import Identity, read_document
+
+_DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this
 
 
 class HandlerTimeout(Exception):
@@ -94,6 +97,26 @@ class Run:
         with suppress(RuntimeError):  # the loop is gone, and with it who waited
             self._loop.call_soon_threadsafe(self.begun.set_result, None)
         return transaction
+
+
+def event_of(claimed: Claimed) -> Event:
+    """Return the event that a stored message is. Its body is read again, as when it came."""
+    is_result = claimed.platform == "cerebrium" and claimed.job_id is not None
+    document = read_document(claimed.body, is_named=True, is_result=is_result, depth_max=_DEPTH_MAX)
+    identity = Identity(
+        job_id=claimed.job_id,
+        status=claimed.job_status,
+        platform=claimed.platform,
+        document=document,
+    )
+    return read_event(
+        identity,
+        claimed.body,
+        message_id=claimed.message_id,
+        source=claimed.source,
+        content_type=claimed.content_type,
+        attempt=claimed.attempt,
+    )
 
 
 async def in_thread(function: Callable[[], Any]) -> Any:

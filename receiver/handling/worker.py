@@ -10,18 +10,17 @@ from typing import Final, TypeAlias
 from receiver.base import log
 from receiver.base.clock import NowMs, iso, wait_until
 from receiver.event import Event
-from receiver.handling.effects import Effects
 from receiver.handling.handlers import Handler, Handlers
 from receiver.handling.leases import Lease, Leases
-from receiver.handling.limits import Limits
-from receiver.handling.places import Places
-from receiver.handling.run import HandlerTimeout, Run
-from receiver.handling.stored import event_of
-from receiver.handling.verdict import verdict
+from receiver.handling.retry import settlement_of
+from receiver.handling.run import HandlerTimeout, Run, event_of
+from receiver.handling.slots import Slots
+from receiver.handling.tx import Effects
 from receiver.inbox.handling import Settlement
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Claimed
 from receiver.metrics import Metrics
+from receiver.settings import Settings
 
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
@@ -38,22 +37,24 @@ class Worker:
         handlers: Handlers,
         effects: Effects | None,
         *,
-        limits: Limits,
+        settings: Settings,
         now_ms: NowMs,
         metrics: Metrics,
     ) -> None:
         self._inbox = inbox
         self._handlers = handlers
         self._effects = effects
-        self._limits = limits
+        self._settings = settings
         self._now_ms = now_ms
         self._metrics = metrics
         self._wake = asyncio.Event()
-        self._places = Places(limits.concurrency, self.wake)
+        self._slots = Slots(settings.handler_concurrency, self.wake)
         self._runs: dict[Job, Run] = {}
         self._stopping = False
         self._cutting_short = False
-        self._leases = Leases(inbox, attempts_max=limits.attempts, now_ms=now_ms, on_due=self.wake)
+        self._leases = Leases(
+            inbox, attempts_max=settings.handler_attempts, now_ms=now_ms, on_due=self.wake
+        )
         self._loop = asyncio.create_task(self._work(), name="receiver worker")
 
     def wake(self) -> None:
@@ -62,27 +63,27 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether no handler is at work."""
-        return not self._places.tasks
+        return not self._slots.tasks
 
     @property
     def is_stuck(self) -> bool:
         """Whether so many handlers hang that no other one is started."""
-        return self._places.all_hang
+        return self._slots.all_blocked
 
     async def stop(self, grace_s: float) -> None:
-        """Claims nothing more; lets what runs end within `grace_s`, and hands back the rest. A
-        thread that is still at work then keeps its message until the next start, or until its
-        lease ends."""
+        """Claim nothing more, let what runs end within `grace_s`, and hand back the rest. A thread
+        that is still at work then keeps its message until the next start, or until its lease
+        ends."""
         self._stopping = True
         self.wake()
         await self._loop
-        await self._places.empty(grace_s)
+        await self._slots.wait_empty(grace_s)
         self._cutting_short = True
         for run in self._runs.values():
             run.cut_short()
-        await self._places.empty(CANCEL_GRACE_S)
+        await self._slots.wait_empty(CANCEL_GRACE_S)
         await self._leases.close()
-        for task in (*self._places.tasks, *(run.work for run in self._runs.values())):
+        for task in (*self._slots.tasks, *(run.work for run in self._runs.values())):
             task.cancel()
 
     async def _work(self) -> None:
@@ -98,29 +99,29 @@ class Worker:
                 continue
             now_ms = self._now_ms()
             if self._inbox.lease_s is not None:
-                look_ms = now_ms + round(self._limits.poll_s * 1000)
+                look_ms = now_ms + round(self._settings.poll * 1000)
                 due_ms = look_ms if due_ms is None else min(due_ms, look_ms)
             await wait_until(self._wake, due_ms, now_ms)
 
     async def _claim(self) -> int | None:
-        """Start what is due, as far as there is room; when the next one's turn may come."""
-        while free := self._places.free:
-            asked_s = asyncio.get_running_loop().time()
-            turn = await self._inbox.claim(now_ms=self._now_ms(), limit=free)
-            for claimed in turn.claimed:
-                lease = self._leases.hold(claimed, asked_s)
-                self._places.take(asyncio.create_task(self._attend(claimed, lease)))
-            if not turn.claimed:
-                return turn.next_due_ms
+        """Start what is due, as far as there are slots; return when the next message may be due."""
+        while free := self._slots.free:
+            sent_s = asyncio.get_running_loop().time()
+            batch = await self._inbox.claim(now_ms=self._now_ms(), limit=free)
+            for claimed in batch.claimed:
+                lease = self._leases.hold(claimed, sent_s)
+                self._slots.take(asyncio.create_task(self._run_claimed(claimed, lease)))
+            if not batch.claimed:
+                return batch.next_due_ms
         return None  # whoever ends first will wake us
 
-    async def _attend(self, claimed: Claimed, lease: Lease) -> None:
+    async def _run_claimed(self, claimed: Claimed, lease: Lease) -> None:
         try:
             event = event_of(claimed)
             handler = self._handlers.find(event.status)
         except Exception as bug:  # it was read when it came; it is kept, and shown as dead
             log.LOGGER.exception("bug")
-            await self._record(self._judge(claimed, bug))
+            await self._record(self._settlement(claimed, bug))
         else:
             if handler is None:  # it was wanted when it came; the handlers are others now
                 await self._record(self._ignored(claimed))
@@ -133,7 +134,7 @@ class Worker:
         job: Job = (claimed.source, claimed.job_id or claimed.id)
         # Its lease was lost and a thread of ours lives on: whoever else may run it, we do not.
         while (other := self._runs.get(job)) is not None:
-            with self._places.set_aside():
+            with self._slots.released_while_blocked():
                 await asyncio.wait((other.work,))
         if self._is_cut_short(lease):
             await self._hand_back(claimed)
@@ -143,9 +144,9 @@ class Worker:
         if error is not None and self._is_cut_short(lease):
             await self._hand_back(claimed)
             return
-        settlement = self._judge(claimed, error)
+        settlement = self._settlement(claimed, error)
         if await self._record(settlement):
-            self._tell(event, settlement, error, time.perf_counter() - started)
+            self._log(event, settlement, error, time.perf_counter() - started)
         else:
             log.event(
                 "outcome not recorded: the message is another replica's by now",
@@ -161,7 +162,7 @@ class Worker:
         self, job: Job, lease: Lease, event: Event, handler: Handler
     ) -> BaseException | None:
         run = self._runs[job] = Run(handler, event, self._effects, self._now_ms)
-        lease.on_lost = run.cut_short
+        lease.on_lost(run.cut_short)
         try:
             return await self._outcome(run, event)
         finally:
@@ -170,7 +171,7 @@ class Worker:
     async def _outcome(self, run: Run, event: Event) -> BaseException | None:
         """Return what the handler raised, once it has ended; None where it did its work, even
         late."""
-        timeout_s = self._limits.timeout_s
+        timeout_s = self._settings.handler_timeout
         await asyncio.wait((run.work, run.begun), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.wait((run.work,), timeout=timeout_s)
         if run.work.done() and not run.work.cancelled():
@@ -180,24 +181,25 @@ class Worker:
         if not run.work.done():
             # It holds its job until it ends: running it twice would be worse.
             log.event("handler hangs", logging.ERROR, jobId=event.job_id, attempt=event.attempt)
-            with self._metrics.hanging(), self._places.set_aside():
+            with self._metrics.hanging(), self._slots.released_while_blocked():
                 await asyncio.wait((run.work,))
         error = None if run.work.cancelled() else run.work.exception()
         if run.work.cancelled() or (error is not None and run.has_transaction):
             return HandlerTimeout(f"the handler did not end within {timeout_s:g} s")
         return error
 
-    def _judge(self, claimed: Claimed, error: BaseException | None) -> Settlement:
+    def _settlement(self, claimed: Claimed, error: BaseException | None) -> Settlement:
         spread = random.random()  # noqa: S311 - spreads retries; nothing is secret
-        return verdict(claimed, error, self._limits, now_ms=self._now_ms(), random=spread)
+        return settlement_of(claimed, error, self._settings, now_ms=self._now_ms(), random=spread)
 
     def _ignored(self, claimed: Claimed) -> Settlement:
         now_ms = self._now_ms()
         return Settlement(id=claimed.id, fence=claimed.fence, state="ignored", now_ms=now_ms)
 
     async def _record(self, settlement: Settlement) -> bool:
-        """However long the inbox is down: an outcome that is not written would happen again.
-        False where it does not count: the message was taken away from us."""
+        """Write what came of an attempt, however long the inbox is down: an attempt whose outcome
+        is not written would happen again. False where it does not count: the message was taken
+        away from us."""
         while True:
             try:
                 recorded = await self._inbox.settle(settlement)
@@ -209,10 +211,10 @@ class Worker:
     async def _hand_back(self, claimed: Claimed) -> None:
         try:
             await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms())
-        except InboxUnavailable as error:  # it is taken back from us, by the next start or replica
+        except InboxUnavailable as error:  # the next start, or another replica, takes it back
             log.event("cannot hand back", logging.WARNING, id=claimed.id, reason=str(error))
 
-    def _tell(
+    def _log(
         self, event: Event, settlement: Settlement, error: BaseException | None, took_s: float
     ) -> None:
         outcome = "failed" if settlement.state == "pending" else settlement.state

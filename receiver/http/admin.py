@@ -1,23 +1,189 @@
-"""The admin routes: what is in the inbox, for who holds the admin key."""
+"""The admin routes: what is in the inbox and which jobs are waited for, for who holds the admin
+key. Submitters in other processes use them too."""
 
 import base64
 import hmac
+from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from receiver.base.clock import iso
-from receiver.base.http import Answer, Refusal, Request
+from receiver.base.clock import NowMs, iso
+from receiver.base.http import Answer, Budget, Refusal, Request
 from receiver.base.query import DIGITS_MAX, choice, invalid, number, read_query
-from receiver.housekeeping import Housekeeper
+from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox
 from receiver.message import REPLAYABLE, STATES, State, StoredMessage
+from receiver.reconcile.reconciler import Reconciler
+from receiver.settings import Settings
+from receiver.sweeper import Sweeper
+from receiver.verification.identity import DIALECTS
+from receiver.verification.parse import ParseError, parse
 
 LIMIT_MAX: Final = 500
+BODY_BYTES_MAX: Final = 64 * 1024
 _LIMIT_DEFAULT: Final = 50
 _STATUSES: Final = ("accepted", "conflict", "late")
 _SECONDS_MAX: Final = 3650 * 86_400
+_EXPECT_FIELDS: Final = ("jobId", "statusUrl", "by", "credentials", "platform", "source")
 
 
-def authorize(request: Request, admin_key: str) -> None:
+class Admin:
+    """Answers the requests below `/inbox` and `/expected`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        inbox: Inbox,
+        reconciler: Reconciler,
+        sweeper: Sweeper,
+        *,
+        now_ms: NowMs,
+    ) -> None:
+        self._settings = settings
+        self._inbox = inbox
+        self._reconciler = reconciler
+        self._sweeper = sweeper
+        self._now_ms = now_ms
+
+    async def route(self, request: Request) -> Answer:
+        """Return the answer to a request with the admin key. Raises Refusal; 404 for everything
+        where no key is set."""
+        if self._settings.admin_key is None:
+            raise not_found()
+        _authorize(request, self._settings.admin_key)
+        match request.path.removeprefix("/").split("/"):
+            case ["expected"]:
+                if allow(request, "GET", "HEAD", "POST") == "POST":
+                    return await self._expect(request)
+                return await self._list_expected(request)
+            case ["inbox"]:
+                allow(request, "GET", "HEAD")
+                return await self._list(request)
+            case ["inbox", "replay"]:
+                allow(request, "POST")
+                return await self._replay_all(request)
+            case ["inbox", "prune"]:
+                allow(request, "POST")
+                return await self._prune(request)
+            case ["inbox", id]:
+                allow(request, "GET", "HEAD")
+                return await self._show(id)
+            case ["inbox", id, "replay"]:
+                allow(request, "POST")
+                return await self._replay(id)
+            case _:
+                raise not_found()
+
+    async def _list(self, request: Request) -> Answer:
+        """`GET /inbox?status=&state=&jobId=&cursor=&limit=`: newest first."""
+        query = read_query(request.query, ("status", "state", "jobId", "cursor", "limit"))
+        page = await self._inbox.page(
+            below=number(query, "cursor", 10**DIGITS_MAX),
+            limit=number(query, "limit", LIMIT_MAX) or _LIMIT_DEFAULT,
+            job_id=query.get("jobId"),
+            verdict=choice(query, "status", _STATUSES),
+            state=choice(query, "state", STATES),
+        )
+        cursor = None if page.next_below is None else str(page.next_below)
+        data = [_public(message) for message in page.messages]
+        return Answer(document={"data": data, "nextCursor": cursor})
+
+    async def _show(self, id: str) -> Answer:
+        """`GET /inbox/{id}`: one message with its body, and why its last attempt failed."""
+        message = await self._find(id)
+        document = {**_public(message), "lastError": message.error}
+        return Answer(document={**document, **_public_body(message.body)})
+
+    async def _replay(self, id: str) -> Answer:
+        """`POST /inbox/{id}/replay`: due again at once. 409 where that must not be."""
+        message = await self._find(id)
+        if await self._inbox.replay(message.id, self._now_ms()):
+            return Answer(status=202, document={"id": message.id, "state": "pending"})
+        if message.state in ("pending", "running", "handled"):
+            reason = f"it is {message.state}"
+        elif message.verdict != "accepted":
+            reason = f"it is a {message.verdict} message, kept beside the one that counts"
+        elif message.body is None:
+            reason = "its body is pruned"
+        else:
+            reason = "its job's end was handled already, in another message"
+        raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
+
+    async def _replay_all(self, request: Request) -> Answer:
+        """`POST /inbox/replay?state=dead`: all of a state that can be."""
+        query = read_query(request.query, ("state",))
+        state = choice(query, "state", REPLAYABLE)
+        if state is None:
+            raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
+        replayed = await self._inbox.replay_all(cast("State", state), self._now_ms())
+        return Answer(document={"replayed": replayed})
+
+    async def _prune(self, request: Request) -> Answer:
+        """`POST /inbox/prune?olderThan=SECONDS`: by default older than the configured periods."""
+        query = read_query(request.query, ("olderThan",))
+        older_s = number(query, "olderThan", _SECONDS_MAX, least=0)
+        bodies, messages = await self._sweeper.prune(older_s)
+        return Answer(document={"bodies": bodies, "messages": messages})
+
+    async def _list_expected(self, request: Request) -> Answer:
+        """`GET /expected?state=&limit=`: newest first."""
+        query = read_query(request.query, ("state", "limit"))
+        expectations = await self._inbox.expectations(
+            state=choice(query, "state", EXPECTED),
+            limit=number(query, "limit", LIMIT_MAX) or _LIMIT_DEFAULT,
+        )
+        return Answer(document={"data": [_public_expectation(one) for one in expectations]})
+
+    async def _expect(self, request: Request) -> Answer:
+        """`POST /expected`: `{"jobId", "statusUrl", "by", "credentials"?, "platform"?, "source"?}`;
+        `by` is a time (ISO-8601), or a number of seconds from now."""
+        body = await request.body(
+            bytes_max=BODY_BYTES_MAX,
+            timeout_s=self._settings.request_timeout,
+            budget=Budget(BODY_BYTES_MAX),
+        )
+        try:
+            document = parse(body)
+        except ParseError as error:
+            details = {"reason": error.reason}
+            raise Refusal(400, "MALFORMED_JSON", error.message, details=details) from None
+        if not isinstance(document, dict):
+            raise invalid("body", "", "must be an object")
+        _check_fields(document)
+        try:
+            expectation = await self._reconciler.expect(
+                document["jobId"],
+                document["statusUrl"],
+                by=_by(document["by"]),
+                credentials=document.get("credentials"),
+                platform=document.get("platform", "auto"),
+                source=document.get("source"),
+            )
+        except ValueError as error:
+            raise Refusal(422, "VALIDATION_ERROR", str(error)) from None
+        return Answer(document=_public_expectation(expectation))
+
+    async def _find(self, id: str) -> StoredMessage:
+        is_id = id.isascii() and id.isdecimal() and len(id) <= DIGITS_MAX
+        message = await self._inbox.show(int(id)) if is_id else None
+        if message is None:
+            raise Refusal(404, "NOT_FOUND", "there is no such message")
+        return message
+
+
+def allow(request: Request, *methods: str) -> str:
+    """Return the request's method; Refusal 405 where it is none of these."""
+    if request.method not in methods:
+        names = ", ".join(methods)
+        raise Refusal(405, "METHOD_NOT_ALLOWED", f"use {names}", headers={"allow": names})
+    return request.method
+
+
+def not_found() -> Refusal:
+    """Return the 404 of a path that is none of ours."""
+    return Refusal(404, "NOT_FOUND", "there is nothing here")
+
+
+def _authorize(request: Request, admin_key: str) -> None:
     """Raise Refusal 401 unless the request carries the key, compared in constant time."""
     scheme, _, key = (request.header(b"authorization") or "").partition(" ")
     given = key.strip().encode("latin-1")
@@ -30,63 +196,7 @@ def authorize(request: Request, admin_key: str) -> None:
         )
 
 
-async def list_messages(request: Request, inbox: Inbox) -> Answer:
-    """`GET /inbox?status=&state=&jobId=&cursor=&limit=`: newest first."""
-    query = read_query(request.query, ("status", "state", "jobId", "cursor", "limit"))
-    limit = number(query, "limit", LIMIT_MAX)
-    page = await inbox.page(
-        below=number(query, "cursor", 10**DIGITS_MAX),
-        limit=_LIMIT_DEFAULT if limit is None else limit,
-        job_id=query.get("jobId"),
-        verdict=choice(query, "status", _STATUSES),
-        state=choice(query, "state", STATES),
-    )
-    cursor = None if page.next_below is None else str(page.next_below)
-    data = [public(message) for message in page.messages]
-    return Answer(document={"data": data, "nextCursor": cursor})
-
-
-async def show_message(id: str, inbox: Inbox) -> Answer:
-    """`GET /inbox/{id}`: one message with its body, and why its last attempt failed."""
-    message = await _find(id, inbox)
-    shown = {**public(message), "lastError": message.error}
-    return Answer(document={**shown, **_public_body(message.body)})
-
-
-async def replay_message(id: str, inbox: Inbox, now_ms: int) -> Answer:
-    """`POST /inbox/{id}/replay`: due again at once. 409 where that must not be."""
-    message = await _find(id, inbox)
-    if await inbox.replay(message.id, now_ms):
-        return Answer(status=202, document={"id": message.id, "state": "pending"})
-    if message.state in ("pending", "running", "handled"):
-        reason = f"it is {message.state}"
-    elif message.verdict != "accepted":
-        reason = f"it is a {message.verdict} message, kept beside the one that counts"
-    elif message.body is None:
-        reason = "its body is pruned"
-    else:
-        reason = "its job's end was handled already, in another message"
-    raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
-
-
-async def replay_messages(request: Request, inbox: Inbox, now_ms: int) -> Answer:
-    """`POST /inbox/replay?state=dead`: all of a state that can be."""
-    query = read_query(request.query, ("state",))
-    state = choice(query, "state", REPLAYABLE)
-    if state is None:
-        raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
-    return Answer(document={"replayed": await inbox.replay_all(cast("State", state), now_ms)})
-
-
-async def prune_messages(request: Request, housekeeper: Housekeeper) -> Answer:
-    """`POST /inbox/prune?olderThan=SECONDS`: by default older than the configured periods."""
-    query = read_query(request.query, ("olderThan",))
-    older_s = number(query, "olderThan", _SECONDS_MAX, least=0)
-    bodies, messages = await housekeeper.prune(older_s)
-    return Answer(document={"bodies": bodies, "messages": messages})
-
-
-def public(message: StoredMessage) -> dict[str, Any]:
+def _public(message: StoredMessage) -> dict[str, Any]:
     """Return a stored message in the words of the API; `status` is the verdict it got."""
     return {
         "id": message.id,
@@ -112,14 +222,6 @@ def public(message: StoredMessage) -> dict[str, Any]:
     }
 
 
-async def _find(id: str, inbox: Inbox) -> StoredMessage:
-    is_id = id.isascii() and id.isdecimal() and len(id) <= DIGITS_MAX
-    message = await inbox.show(int(id)) if is_id else None
-    if message is None:
-        raise Refusal(404, "NOT_FOUND", "there is no such message")
-    return message
-
-
 def _public_body(body: bytes | None) -> dict[str, str]:
     """As text where it is UTF-8, in base64 where it is not; nothing once it is pruned."""
     if body is None:
@@ -128,3 +230,45 @@ def _public_body(body: bytes | None) -> dict[str, str]:
         return {"body": body.decode("utf-8")}
     except UnicodeDecodeError:
         return {"bodyBase64": base64.b64encode(body).decode("ascii")}
+
+
+def _public_expectation(expectation: Expectation) -> dict[str, Any]:
+    """Return an expectation in the words of the API."""
+    return {
+        "jobId": expectation.job_id,
+        "source": expectation.source,
+        "state": expectation.state,
+        "statusUrl": expectation.status_url,
+        "credentials": expectation.credentials,
+        "platform": expectation.platform,
+        "createdAt": iso(expectation.created_ms),
+        "nextAskAt": iso(expectation.ask_ms),
+        "asked": expectation.asked,
+        "failingSince": iso(expectation.failing_since_ms),
+        "lastError": expectation.last_error,
+        "settledAt": iso(expectation.settled_ms),
+    }
+
+
+def _check_fields(document: dict[str, Any]) -> None:
+    for name, value in document.items():
+        if name not in _EXPECT_FIELDS:
+            raise invalid(name, "", f"unknown; there are: {', '.join(_EXPECT_FIELDS)}")
+        if name != "by" and not isinstance(value, str):
+            raise invalid(name, "", "must be a string")
+    for name in ("jobId", "statusUrl", "by"):
+        if name not in document:
+            raise invalid(name, "", "is required")
+    choice(document, "platform", DIALECTS)
+
+
+def _by(value: Any) -> datetime | timedelta:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return timedelta(seconds=value)
+        except (OverflowError, ValueError):
+            raise invalid("by", "", "is too large") from None
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise invalid("by", str(value), "must be a time with its offset, or seconds") from None

@@ -4,13 +4,14 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Callable
 from itertools import chain
-from typing import TYPE_CHECKING, Final, get_args
+from typing import Final, get_args
 
 from receiver.base import log
+from receiver.base.clock import NowMs
 from receiver.base.http import (
     Answer,
-    Budget,
     Disconnected,
     Receive,
     Refusal,
@@ -20,21 +21,15 @@ from receiver.base.http import (
     send_answer,
 )
 from receiver.guard import Verdict
-from receiver.http.admin import (
-    authorize,
-    list_messages,
-    prune_messages,
-    replay_message,
-    replay_messages,
-    show_message,
-)
-from receiver.http.expected import expect_job, list_expected
-from receiver.http.webhook import receive_message, unavailable
-from receiver.inbox.inbox import InboxUnavailable
-from receiver.metrics import CONTENT_TYPE
-
-if TYPE_CHECKING:
-    from receiver.app import Receiver
+from receiver.handling.handlers import Handlers
+from receiver.http.admin import Admin, allow, not_found
+from receiver.http.webhook import Webhook, unavailable
+from receiver.inbox.inbox import Inbox, InboxUnavailable
+from receiver.metrics import CONTENT_TYPE, Metrics
+from receiver.reconcile.reconciler import Reconciler
+from receiver.settings import Settings
+from receiver.source import Source
+from receiver.sweeper import Sweeper
 
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
 _ANSWERS: Final = {
@@ -48,13 +43,30 @@ _process: Final = os.urandom(10).hex()
 _numbers: Final = itertools.count(1)
 
 
-class Front:
-    """Answers every request of a receiver, whatever it is made of."""
+class Router:
+    """Answers every request of a receiver."""
 
-    def __init__(self, receiver: "Receiver") -> None:
-        self._receiver = receiver
-        self._settings = receiver.settings
-        self._budget = Budget(self._settings.in_flight_bytes_max)
+    def __init__(
+        self,
+        settings: Settings,
+        sources: dict[str, Source],
+        handlers: Handlers,
+        inbox: Inbox,
+        *,
+        reconciler: Reconciler,
+        sweeper: Sweeper,
+        metrics: Metrics,
+        now_ms: NowMs,
+        is_stuck: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._sources = sources
+        self._inbox = inbox
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._is_stuck = is_stuck
+        self._webhook = Webhook(settings, handlers, inbox, now_ms=now_ms)
+        self._admin = Admin(settings, inbox, reconciler, sweeper, now_ms=now_ms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, _request_id())
@@ -78,20 +90,12 @@ class Front:
     async def _answer(self, request: Request) -> Answer:
         try:
             self._check_head(request)
-            source = self._receiver.sources.get(request.path)
+            source = self._sources.get(request.path)
             if source is None:
                 return await self._route(request)
-            _allow(request, "POST")
-            verdict = await receive_message(
-                request,
-                source,
-                self._settings,
-                self._budget,
-                self._receiver.inbox,
-                self._receiver.handlers,
-                self._receiver.now_ms(),
-            )
-            self._receiver.metrics.count_received(verdict)
+            allow(request, "POST")
+            verdict = await self._webhook.receive(request, source)
+            self._metrics.count_received(verdict)
             return _ANSWERS[verdict]
         except InboxUnavailable as error:
             raise unavailable(error, self._settings) from error
@@ -111,61 +115,30 @@ class Front:
 
     async def _route(self, request: Request) -> Answer:
         if request.path in _PROBES:
-            _allow(request, "GET", "HEAD")
+            allow(request, "GET", "HEAD")
             return await self._probe(request)
         if request.path.partition("/")[2].partition("/")[0] in ("inbox", "expected"):
-            return await self._admin(request)
-        raise _not_found()
+            return await self._admin.route(request)
+        raise not_found()
 
     async def _probe(self, request: Request) -> Answer:
-        inbox = self._receiver.inbox
         if request.path == "/healthz":
             return Answer(document={"status": "ok"})
         if request.path == "/readyz":
-            await inbox.check()
+            await self._inbox.check()
             # Still ready: what comes in is kept until handling goes on.
-            stuck = {"handling": "stuck"} if self._receiver.is_stuck else {}
+            stuck = {"handling": "stuck"} if self._is_stuck() else {}
             return Answer(document={"status": "ready", **stuck})
-        backlog = await inbox.backlog()
-        text = self._receiver.metrics.exposition(backlog, self._receiver.now_ms())
+        text = self._metrics.exposition(await self._inbox.backlog(), self._now_ms())
         return Answer(text=text, content_type=CONTENT_TYPE.encode("ascii"))
-
-    async def _admin(self, request: Request) -> Answer:
-        if self._settings.admin_key is None:
-            raise _not_found()
-        authorize(request, self._settings.admin_key)
-        inbox, now_ms = self._receiver.inbox, self._receiver.now_ms()
-        first, *rest = request.path.removeprefix("/").split("/")
-        match (first, *rest):
-            case ("expected",):
-                if _allow(request, "GET", "HEAD", "POST") == "POST":
-                    return await expect_job(request, self._receiver)
-                return await list_expected(request, inbox)
-            case ("inbox",):
-                _allow(request, "GET", "HEAD")
-                return await list_messages(request, inbox)
-            case ("inbox", "replay"):
-                _allow(request, "POST")
-                return await replay_messages(request, inbox, now_ms)
-            case ("inbox", "prune"):
-                _allow(request, "POST")
-                return await prune_messages(request, self._receiver.housekeeper)
-            case ("inbox", id):
-                _allow(request, "GET", "HEAD")
-                return await show_message(id, inbox)
-            case ("inbox", id, "replay"):
-                _allow(request, "POST")
-                return await replay_message(id, inbox, now_ms)
-            case _:
-                raise _not_found()
 
     def _refused(self, request: Request, refusal: Refusal) -> Answer:
         reason = refusal.details.get("reason")
         request.notes.update(outcome=refusal.code, reason=reason)
         if isinstance(refusal.__cause__, InboxUnavailable):
             request.notes["reason"] = str(refusal.__cause__)
-        elif request.path in self._receiver.sources:
-            self._receiver.metrics.count_refused(str(reason or refusal.code).lower())
+        elif request.path in self._sources:
+            self._metrics.count_refused(str(reason or refusal.code).lower())
         return refusal.answer(request.id)
 
     def _log(self, request: Request, status: int | None, duration_s: float) -> None:
@@ -191,14 +164,3 @@ def _level(request: Request, status: int | None) -> int:
 
 def _request_id() -> str:
     return f"req_{_process}{next(_numbers):012x}"
-
-
-def _allow(request: Request, *methods: str) -> str:
-    if request.method not in methods:
-        allow = ", ".join(methods)
-        raise Refusal(405, "METHOD_NOT_ALLOWED", f"use {allow}", headers={"allow": allow})
-    return request.method
-
-
-def _not_found() -> Refusal:
-    return Refusal(404, "NOT_FOUND", "there is nothing here")

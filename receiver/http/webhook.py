@@ -3,6 +3,7 @@ that nothing is believed before its signature and nothing is answered before it 
 
 from typing import Any, Final
 
+from receiver.base.clock import NowMs
 from receiver.base.http import Budget, Refusal, Request
 from receiver.base.query import query_values
 from receiver.guard import Verdict, kind_of
@@ -22,37 +23,61 @@ CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under
 _UNPROCESSABLE: Final = ("identity", "job_id", "status")
 
 
-async def receive_message(
-    request: Request,
-    source: Source,
-    settings: Settings,
-    budget: Budget,
-    inbox: Inbox,
-    handlers: Handlers,
-    now_ms: int,
-) -> Verdict:
-    """Return the verdict, once the message is on disk: a 200. Raises Refusal, or
-    InboxUnavailable."""
-    _check_encoding(request)
-    notes = request.notes
-    try:
-        body = request.whole_body(settings.body_bytes_max, budget)
-        if body is None:
-            body = await request.body(
-                bytes_max=settings.body_bytes_max, timeout_s=settings.request_timeout, budget=budget
-            )
+class Webhook:
+    """Takes the messages of all sources into the inbox."""
+
+    def __init__(
+        self, settings: Settings, handlers: Handlers, inbox: Inbox, *, now_ms: NowMs
+    ) -> None:
+        self._body_bytes_max = settings.body_bytes_max
+        self._body_timeout_s = settings.request_timeout
+        self._budget = Budget(settings.in_flight_bytes_max)
+        self._handlers = handlers
+        self._inbox = inbox
+        self._now_ms = now_ms
+
+    async def receive(self, request: Request, source: Source) -> Verdict:
+        """Return the verdict, once the message is on disk: a 200. Raises Refusal, or
+        InboxUnavailable."""
+        now_ms = self._now_ms()
+        _check_encoding(request)
+        try:
+            body = request.whole_body(self._body_bytes_max, self._budget)
+            if body is None:
+                body = await request.body(
+                    bytes_max=self._body_bytes_max,
+                    timeout_s=self._body_timeout_s,
+                    budget=self._budget,
+                )
+            verdict = await self._inbox.receive(self._message(request, source, body, now_ms))
+        finally:
+            self._budget.give_back(request.taken_bytes)
+        request.notes["outcome"] = verdict
+        return verdict
+
+    def _message(self, request: Request, source: Source, body: bytes, now_ms: int) -> Message:
+        notes = request.notes
         notes["bodyBytes"] = len(body)
         verified = _verify(request, body, source, now_ms)
         notes["schemes"] = "+".join(verified.schemes)
         notes["messageId"] = verified.message_id
         identity = _identify(body, verified, source)
         notes["jobId"], notes["jobStatus"] = identity.job_id, identity.status
-        message = _message(request, body, verified, identity, source, handlers, now_ms)
-        verdict = await inbox.receive(message)
-    finally:
-        budget.give_back(request.taken_bytes)
-    notes["outcome"] = verdict
-    return verdict
+        content_type = request.header(b"content-type")
+        return Message(
+            source=source.path,
+            message_id=verified.message_id,
+            body=body,
+            content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
+            kind=kind_of(identity.job_id, identity.status),
+            job_id=identity.job_id,
+            job_status=identity.status,
+            sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
+            received_ms=now_ms,
+            platform=identity.platform,
+            latest=source.reruns == "latest",
+            wanted=self._handlers.find(canonical(identity.status)) is not None,
+        )
 
 
 def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
@@ -68,7 +93,7 @@ def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
 
 
 def _check_encoding(request: Request) -> None:
-    """Compressed bodies are refused: signatures cover the bytes as sent, and bombs stay packed."""
+    """Refuse compressed bodies: signatures cover the bytes as sent, and bombs stay packed."""
     if request.header(b"content-encoding") is None:
         return
     for name, value in request.headers:
@@ -99,29 +124,3 @@ def _identify(body: bytes, verified: Verified, source: Source) -> Identity:
             details["field"] = error.field
             raise Refusal(422, "VALIDATION_ERROR", error.message, details=details) from None
         raise Refusal(400, "MALFORMED_JSON", error.message, details=details) from None
-
-
-def _message(
-    request: Request,
-    body: bytes,
-    verified: Verified,
-    identity: Identity,
-    source: Source,
-    handlers: Handlers,
-    now_ms: int,
-) -> Message:
-    content_type = request.header(b"content-type")
-    return Message(
-        source=source.path,
-        message_id=verified.message_id,
-        body=body,
-        content_type=content_type[:CONTENT_TYPE_CHARS_MAX] if content_type else None,
-        kind=kind_of(identity.job_id, identity.status),
-        job_id=identity.job_id,
-        job_status=identity.status,
-        sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
-        received_ms=now_ms,
-        platform=identity.platform,
-        latest=source.reruns == "latest",
-        wanted=handlers.find(canonical(identity.status)) is not None,
-    )

@@ -1,23 +1,70 @@
-"""One question to a status URL, and what its answer says."""
+"""One question to a status URL: what may be asked, and what the reply says of the job."""
 
 import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Final
+from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.guard import kind_of
 from receiver.inbox.expectations import Expectation
-from receiver.message import Message
 from receiver.reconcile.credentials import Credentials
-from receiver.verification.identity import Dialect, Identity, identify
+from receiver.verification.identity import JOB_ID_CHARS_MAX, Dialect, Identity, identify, is_name
 from receiver.verification.parse import ParseError
 
-ANSWER_BYTES_MAX: Final = 1024 * 1024  # what a callback may carry, its status answer may
+REPLY_BYTES_MAX: Final = 1024 * 1024  # what a callback may carry, a status URL's reply may
 REASON_CHARS_MAX: Final = 300
+STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
 
 
 class AskError(Exception):
-    """The question got no answer that says anything of the job; the message says why."""
+    """The question got no reply that says anything of the job; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusReply:
+    """What a status URL says of the job that was asked for."""
+
+    identity: Identity
+    body: bytes = field(repr=False)
+    content_type: str | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return kind_of(self.identity.job_id, self.identity.status) == "terminal"
+
+
+def check_job_id(job_id: str) -> None:
+    """Raise ValueError for what cannot name a job."""
+    if not is_name(job_id, JOB_ID_CHARS_MAX):
+        raise ValueError(f"jobId must be a string of 1 to {JOB_ID_CHARS_MAX} printable characters")
+
+
+def check_status_url(url: str) -> None:
+    """Raise ValueError for what cannot be asked, or hold a secret."""
+    unusable = ValueError("statusUrl must be an http or https URL of printable ASCII characters")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        raise unusable from None
+    if not usable or len(url) > STATUS_URL_CHARS_MAX or not url.isascii() or not url.isprintable():
+        raise unusable
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("statusUrl must hold no credentials: give their name instead")
+
+
+def ask_ms(by: datetime | timedelta, now_ms: int) -> int:
+    """Return when a job that stays silent is asked for, in Unix milliseconds. Raises ValueError for
+    a time without an offset."""
+    if isinstance(by, timedelta):
+        return now_ms + max(0, round(by.total_seconds() * 1000))
+    if by.tzinfo is None:
+        raise ValueError("by must be a time with its offset, or a duration")
+    return round(by.astimezone(UTC).timestamp() * 1000)
 
 
 async def ask(
@@ -26,9 +73,8 @@ async def ask(
     credentials: Credentials,
     *,
     timeout_s: float,
-    now_ms: int,
-) -> Message | None:
-    """Return the message that ends the job, or None while it goes on. Raises AskError."""
+) -> StatusReply:
+    """Ask for a job's status. Raises AskError where nothing is learned of it."""
     headers = _headers(expectation, credentials)
     try:
         async with asyncio.timeout(timeout_s):
@@ -37,27 +83,13 @@ async def ask(
         raise AskError(f"no answer within {timeout_s:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AskError(f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]) from None
-    identity = read_answer(body, expectation.job_id, expectation.platform)
-    if kind_of(identity.job_id, identity.status) != "terminal":
-        return None
-    return Message(
-        source=expectation.source,
-        message_id=None,
-        body=body,
-        content_type=content_type,
-        kind="terminal",
-        job_id=expectation.job_id,
-        job_status=identity.status,
-        sent_ms=None,
-        received_ms=now_ms,
-        platform=identity.platform,
-        via="status",
-    )
+    identity = read_reply(body, expectation.job_id, expectation.platform)
+    return StatusReply(identity=identity, body=body, content_type=content_type)
 
 
-def read_answer(body: bytes, job_id: str, platform: Dialect) -> Identity:
-    """Return what an answer says of the job that was asked for. Raises AskError when it names
-    another one, or no status: silence about the status is no completion."""
+def read_reply(body: bytes, job_id: str, platform: Dialect) -> Identity:
+    """Return what a reply says of the job that was asked for. Raises AskError when it names another
+    one, or no status: silence about the status is no completion."""
     dialect: Dialect = "auto" if platform == "cerebrium" else platform  # it has no status URLs
     try:
         identity = identify(body, None, dialect=dialect)
@@ -73,15 +105,15 @@ def read_answer(body: bytes, job_id: str, platform: Dialect) -> Identity:
 async def _get(
     client: httpx.AsyncClient, url: str, headers: dict[str, str]
 ) -> tuple[bytes, str | None]:
-    async with client.stream("GET", url, headers=headers) as answer:
-        if answer.status_code != 200:
-            raise AskError(f"the status URL answered {answer.status_code}")
+    async with client.stream("GET", url, headers=headers) as response:
+        if response.status_code != 200:
+            raise AskError(f"the status URL answered {response.status_code}")
         body = bytearray()
-        async for chunk in answer.aiter_raw():
+        async for chunk in response.aiter_raw():
             body += chunk
-            if len(body) > ANSWER_BYTES_MAX:
-                raise AskError(f"the answer is larger than {ANSWER_BYTES_MAX} bytes")
-        return bytes(body), answer.headers.get("content-type")
+            if len(body) > REPLY_BYTES_MAX:
+                raise AskError(f"the answer is larger than {REPLY_BYTES_MAX} bytes")
+        return bytes(body), response.headers.get("content-type")
 
 
 def _headers(expectation: Expectation, credentials: Credentials) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Asks for the jobs that stayed silent, and lets their answers in like any other message."""
+"""Asks for the jobs that stayed silent, and lets their replies in like any other message."""
 
 import asyncio
 import logging
 import random
-from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Final
 
 import httpx
@@ -11,31 +11,30 @@ import httpx
 from receiver.base import log
 from receiver.base.clock import NowMs, wait_until
 from receiver.base.tls import trusted
-from receiver.handling.backoff import retry_delay_ms
 from receiver.handling.handlers import Handlers
+from receiver.handling.retry import retry_delay_ms
 from receiver.inbox.expectations import Asked, Expectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Message
 from receiver.metrics import Metrics
-from receiver.reconcile.ask import AskError, ask
+from receiver.reconcile.ask import (
+    AskError,
+    StatusReply,
+    ask,
+    ask_ms,
+    check_job_id,
+    check_status_url,
+)
 from receiver.reconcile.credentials import Credentials
+from receiver.settings import Settings
 from receiver.source import Source
+from receiver.verification.identity import Dialect
 from receiver.verification.status import canonical
 
 BATCH_MAX: Final = 16  # questions at once
 FACTOR: Final = 2.0
 STORE_RETRY_S: Final = 0.5
 MARGIN_S: Final = 5.0  # on top of asking: for writing down what came of it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How jobs are asked for; see the settings of the same names."""
-
-    base_s: float
-    cap_s: float
-    timeout_s: float
-    lost_after_s: float
 
 
 class Reconciler:
@@ -48,7 +47,7 @@ class Reconciler:
         sources: dict[str, Source],
         credentials: Credentials,
         *,
-        asking: Asking,
+        settings: Settings,
         now_ms: NowMs,
         metrics: Metrics,
     ) -> None:
@@ -56,17 +55,51 @@ class Reconciler:
         self._handlers = handlers
         self._sources = sources
         self._credentials = credentials
-        self._asking = asking
+        self._settings = settings
         self._now_ms = now_ms
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._work(), name="receiver reconciler")
 
+    async def expect(
+        self,
+        job_id: str,
+        status_url: str,
+        *,
+        by: datetime | timedelta,
+        credentials: str | None,
+        platform: Dialect,
+        source: str | None,
+    ) -> Expectation:
+        """Wait for a job's end; see `Receiver.expect`. Raises ValueError, or InboxUnavailable."""
+        check_job_id(job_id)
+        if source is not None and source not in self._sources:
+            there_are = ", ".join(self._sources)
+            raise ValueError(f"there is no source {source!r}; there are: {there_are}")
+        check_status_url(status_url)
+        if credentials is not None:
+            try:
+                self._credentials(credentials, status_url)
+            except KeyError:
+                raise ValueError(f"there are no credentials named {credentials!r}") from None
+        now_ms = self._now_ms()
+        expectation = await self._inbox.expect(
+            source=source or next(iter(self._sources)),
+            job_id=job_id,
+            status_url=status_url,
+            credentials=credentials,
+            platform=platform,
+            now_ms=now_ms,
+            ask_ms=ask_ms(by, now_ms),
+        )
+        self.wake()
+        return expectation
+
     def wake(self) -> None:
         self._wake.set()
 
     async def stop(self) -> None:
-        """At once: a question that was not answered is asked again after the next start."""
+        """Stop at once: a question without a reply is asked again after the next start."""
         self._task.cancel()
         await asyncio.wait((self._task,))
 
@@ -88,12 +121,12 @@ class Reconciler:
                 await wait_until(self._wake, due_ms, self._now_ms())
 
     async def _ask_due(self, client: httpx.AsyncClient) -> int | None:
-        """Asks for all that is due, and says when the next one will be."""
+        """Ask for all that is due; return when the next one will be."""
         while True:
             now_ms = self._now_ms()
             due, next_ms = await self._inbox.take_expected(
                 now_ms=now_ms,
-                until_ms=now_ms + round((self._asking.timeout_s + MARGIN_S) * 1000),
+                until_ms=now_ms + round((self._settings.ask_timeout + MARGIN_S) * 1000),
                 limit=BATCH_MAX,
             )
             if not due:
@@ -101,27 +134,35 @@ class Reconciler:
             await asyncio.gather(*(self._ask(client, expectation) for expectation in due))
 
     async def _ask(self, client: httpx.AsyncClient, expectation: Expectation) -> None:
+        timeout_s, asked_ms = self._settings.ask_timeout, self._now_ms()
         try:
-            message = await ask(
-                client,
-                expectation,
-                self._credentials,
-                timeout_s=self._asking.timeout_s,
-                now_ms=self._now_ms(),
-            )
+            reply = await ask(client, expectation, self._credentials, timeout_s=timeout_s)
         except AskError as error:
             await self._failed(expectation, str(error))
             return
-        if message is None:
-            await self._asked(expectation, "waiting")
+        if reply.is_final:
+            await self._ended(expectation, reply, asked_ms)
         else:
-            await self._ended(expectation, message)
+            await self._asked(expectation, "waiting")
 
-    async def _ended(self, expectation: Expectation, message: Message) -> None:
+    async def _ended(self, expectation: Expectation, reply: StatusReply, asked_ms: int) -> None:
         source = self._sources.get(expectation.source)
-        wanted = self._handlers.find(canonical(message.job_status)) is not None
-        latest = source is not None and source.reruns == "latest"
-        verdict = await self._inbox.receive(replace(message, wanted=wanted, latest=latest))
+        message = Message(
+            source=expectation.source,
+            message_id=None,
+            body=reply.body,
+            content_type=reply.content_type,
+            kind="terminal",
+            job_id=expectation.job_id,
+            job_status=reply.identity.status,
+            sent_ms=None,
+            received_ms=asked_ms,
+            platform=reply.identity.platform,
+            via="status",
+            latest=source is not None and source.reruns == "latest",
+            wanted=self._handlers.find(canonical(reply.identity.status)) is not None,
+        )
+        verdict = await self._inbox.receive(message)
         self._metrics.count_asked("ended")
         log.event("asked", outcome="ended", jobId=expectation.job_id, verdict=verdict)
         if verdict != "accepted":  # its end is known, so it is not expected; or it contradicts
@@ -142,7 +183,7 @@ class Reconciler:
     async def _failed(self, expectation: Expectation, reason: str) -> None:
         now_ms = self._now_ms()
         since_ms = expectation.failing_since_ms or now_ms
-        give_up = now_ms - since_ms >= self._asking.lost_after_s * 1000
+        give_up = now_ms - since_ms >= self._settings.lost_after * 1000
         lost = await self._inbox.asked(
             Asked(
                 source=expectation.source,
@@ -161,8 +202,8 @@ class Reconciler:
     def _delay_ms(self, expectation: Expectation) -> int:
         return retry_delay_ms(
             expectation.asked + 1,
-            base_s=self._asking.base_s,
-            cap_s=self._asking.cap_s,
+            base_s=self._settings.ask_base,
+            cap_s=self._settings.ask_cap,
             random=random.random(),  # noqa: S311 - spreads questions; nothing is secret
             factor=FACTOR,
         )

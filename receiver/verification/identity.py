@@ -54,10 +54,14 @@ def identify(
     it is refused. An id or status of the wrong form is refused always. `request_id` is the
     X-Request-Id that Cerebrium signed: it names the job whatever the body is.
     """
+    document = read_document(
+        body,
+        is_named=message_id is not None,
+        is_result=request_id is not None,
+        depth_max=depth_max,
+    )
     if request_id is not None:
-        result = _result(body, depth_max)
-        return Identity(job_id=request_id, status=None, platform="cerebrium", document=result)
-    document = _document(body, message_id is not None, depth_max)
+        return Identity(job_id=request_id, status=None, platform="cerebrium", document=document)
     if dialect == "cerebrium":  # without its own signature: somebody else's, or nobody's
         if message_id is None:
             raise ParseError("identity", "the message has no signed id", "X-Request-Id")
@@ -73,20 +77,16 @@ def identify(
     return Identity(job_id=job_id, status=status, platform=platform, document=document)
 
 
-def _result(body: bytes, depth_max: int) -> Any:
-    """Return what the customer's own function returned: any bytes, and nothing in them is
-    believed."""
-    try:
-        return parse(body, depth_max=depth_max)
-    except ParseError:
-        return None
-
-
-def _document(body: bytes, signed: bool, depth_max: int) -> Any:
+def read_document(
+    body: bytes, *, is_named: bool, is_result: bool = False, depth_max: int = DEPTH_MAX
+) -> Any:
+    """Return the document in a verified body, or ParseError; None where the body may be anything:
+    one that is no JSON, under a signed id (`is_named`); or what the customer's own function
+    returned (`is_result`), of which nothing is believed."""
     try:
         return parse(body, depth_max=depth_max)
     except ParseError as error:
-        if signed and error.reason in _NOT_JSON:
+        if is_result or (is_named and error.reason in _NOT_JSON):
             return None
         raise
 

@@ -16,9 +16,9 @@ import psycopg
 import pytest
 
 from receiver import Event, Receiver, Settings
-from receiver.handling.effects import EffectsError, open_effects
+from receiver.handling.effects import open_effects
 from receiver.handling.effects.postgres import PostgresEffects
-from receiver.handling.tx import TransactionClosed
+from receiver.handling.tx import EffectsError, TransactionClosed
 from receiver.testing import Client, Clock
 from tests.dispatcher.postgres.proxy import proxied
 from tests.dispatcher.postgres.server import database

@@ -45,7 +45,7 @@ async def test_bodies_go_first_then_messages_and_dead_ones_stay(client: Client) 
     for payload in payloads:
         await client.send(payload)
     await client.advance(timedelta(days=31))
-    assert await client.receiver.housekeeper.prune() == (3, 0)
+    assert await client.receiver.prune() == (3, 0)
     shown = await client.receiver.inbox.show(1)
     assert shown is not None
     assert (shown.body, shown.body_bytes > 0) == (None, True)
@@ -54,7 +54,7 @@ async def test_bodies_go_first_then_messages_and_dead_ones_stay(client: Client) 
     assert "body" not in answer.json()
     assert await client.receiver.replay(3) is False
     await client.advance(timedelta(days=60))
-    assert await client.receiver.housekeeper.prune() == (0, 3)
+    assert await client.receiver.prune() == (0, 3)
     (kept,) = (await client.receiver.inbox.page()).messages
     assert (kept.job_id, kept.state) == ("bad", "dead")
     assert (await client.receiver.inbox.show(4)) is not None
@@ -79,7 +79,7 @@ async def test_what_waits_is_kept_whatever_its_age(client: Client, tmp_path: Pat
     async with Client(receiver, SECRET, clock=clock) as other:
         await other.send(done("waits"))
         await other.advance(timedelta(days=100))
-        assert await other.receiver.housekeeper.prune(0) == (0, 0)
+        assert await other.receiver.prune(0) == (0, 0)
         (kept,) = (await receiver.inbox.page()).messages
         assert (kept.state, kept.attempts) == ("pending", 2)
 
@@ -101,7 +101,7 @@ async def test_settled_expectations_go_with_their_time(client: Client) -> None:
     for id in ("known", "waits"):
         await client.receiver.expect(id, "http://127.0.0.1:1/", by=timedelta(days=300))
     await client.advance(timedelta(days=91))
-    await client.receiver.housekeeper.prune()
+    await client.receiver.prune()
     left = await client.receiver.inbox.expectations(state=None, limit=10)
     assert [one.job_id for one in left] == ["waits"]
 

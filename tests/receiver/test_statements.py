@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.handling.effects.statements import transaction_control
+from receiver.handling.effects.postgres import transaction_control
 
 
 @pytest.mark.parametrize(

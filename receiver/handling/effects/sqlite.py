@@ -5,8 +5,7 @@ import threading
 from typing import Any, Final
 
 from receiver.event import Event
-from receiver.handling.effects.base import EffectsError, Transaction
-from receiver.handling.tx import TransactionClosed, Tx
+from receiver.handling.tx import EffectsError, Transaction, TransactionClosed, Tx
 
 BUSY_TIMEOUT_S: Final = 5.0  # SQLite's own customary wait for another program's lock
 

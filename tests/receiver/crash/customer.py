@@ -15,8 +15,8 @@ import psycopg
 
 from receiver import Event, Receiver, Settings
 from receiver.base.db.url import is_postgres, sqlite_path
-from receiver.handling.effects.base import Transaction
 from receiver.handling.run import Run
+from receiver.handling.tx import Transaction
 from receiver.inbox.postgres.inbox import PostgresInbox
 from receiver.inbox.sqlite.inbox import SqliteInbox
 from receiver.testing import Client

@@ -1,0 +1,44 @@
+"""What follows from one attempt, and when to try again. Pure: time and chance are arguments."""
+
+import traceback
+from typing import Final
+
+from receiver.inbox.handling import Settlement
+from receiver.message import Claimed
+from receiver.settings import Settings
+
+FACTOR: Final = 3.0
+JITTER: Final = 0.2  # to either side, so that what failed together does not come back together
+ERROR_CHARS_MAX: Final = 16_000  # of a traceback that is kept: some 200 frames
+
+
+def retry_delay_ms(
+    attempt: int, *, base_s: float, cap_s: float, random: float, factor: float = FACTOR
+) -> int:
+    """Return the wait after failed attempt `attempt` (from 1); `random` is from 0 to 1."""
+    # Beyond this exponent every wait is at its cap, and larger powers overflow.
+    delay_s = min(cap_s, base_s * factor ** min(attempt - 1, 60))
+    return round(delay_s * 1000 * (1 - JITTER + 2 * JITTER * random))
+
+
+def settlement_of(
+    claimed: Claimed, error: BaseException | None, settings: Settings, *, now_ms: int, random: float
+) -> Settlement:
+    """Decide: handled; or due again after a wait; or dead. `random` is from 0 to 1."""
+    if error is None:
+        return Settlement(id=claimed.id, fence=claimed.fence, state="handled", now_ms=now_ms)
+    dead = claimed.attempt >= settings.handler_attempts
+    wait_ms = retry_delay_ms(
+        claimed.attempt,
+        base_s=settings.handler_retry_base,
+        cap_s=settings.handler_retry_cap,
+        random=random,
+    )
+    return Settlement(
+        id=claimed.id,
+        fence=claimed.fence,
+        state="dead" if dead else "pending",
+        now_ms=now_ms,
+        due_ms=None if dead else now_ms + wait_ms,
+        error="".join(traceback.format_exception(error))[-ERROR_CHARS_MAX:],
+    )
