@@ -9,6 +9,7 @@ from dispatcher.cli import output, values
 from dispatcher.cli.listings import print_list
 from dispatcher.cli.options import register
 from dispatcher.cli.service import SERVICE, Service
+from dispatcher.cli.show import met
 from dispatcher.client import Destination, calls
 
 Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]
@@ -185,21 +186,23 @@ def remove(
 
 
 def test(service: Service, name: Name) -> None:
-    """Send a signed test callback now and show what it met. Exits with 1 unless it was a 2xx."""
+    """Send a signed test callback now and show what it met. Exits with 1 unless it was
+    acknowledged."""
     answer = service.client.raw(calls.test_destination(name))
     attempt = calls.test_destination(name).read(answer)
-    good = attempt.status_code is not None and 200 <= attempt.status_code < 300
     if service.json:
         output.print_json(answer.body)
     else:
-        line = Text("● " if good else "✗ ", style="green" if good else "red")
+        line = Text(
+            "● " if attempt.acknowledged else "✗ ", "green" if attempt.acknowledged else "red"
+        )
         took = output.span(attempt.duration_ms / 1000)
-        line.append_text(output.plain(f"{attempt.outcome} in {took}"))
+        line.append_text(output.plain(f"{met(attempt)} in {took}"))
         output.console().print(line)
         for text in (attempt.error, attempt.response_excerpt):
             if text:
                 output.console().print(output.plain(f"  {text}", "dim"))
-    if not good:
+    if not attempt.acknowledged:
         raise typer.Exit(1)
 
 

@@ -116,7 +116,7 @@ def _timeline(callback: Callback, history: Sequence[Attempt]) -> Iterator[Text]:
 
 
 def _attempt(attempt: Attempt) -> Iterator[Text]:
-    good = attempt.status_code is not None and 200 <= attempt.status_code < 300
+    good = attempt.acknowledged
     what = f"attempt {attempt.n}"
     took = f"in {output.span(attempt.duration_ms / 1000)}"
     yield _moment(
@@ -124,16 +124,17 @@ def _attempt(attempt: Attempt) -> Iterator[Text]:
         "●" if good else "✗",
         what,
         "green" if good else "red",
-        f"{_met(attempt)} {took}",
+        f"{met(attempt)} {took}",
     )
     for text in (attempt.error, attempt.response_excerpt):
         if text and text != attempt.outcome:
             yield _aside(output.short(text, _EXCERPT_CHARS))
 
 
-def _met(attempt: Attempt) -> str:
+def met(attempt: Attempt) -> str:
+    """Return what an attempt met: `rejected 503`, `timeout`."""
     code = attempt.status_code
-    return attempt.outcome if code is None else f"{code} {attempt.outcome}"
+    return attempt.outcome if code is None else f"{attempt.outcome} {code}"
 
 
 def _ending(callback: Callback) -> Iterator[Text]:

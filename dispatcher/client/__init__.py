@@ -32,7 +32,6 @@ from dispatcher.client.results import (
     Destination,
     Key,
     NewKey,
-    Page,
     Preview,
     Registered,
     Replay,
@@ -43,6 +42,7 @@ from dispatcher.client.results import (
     Tenant,
 )
 from dispatcher.client.sync import Client
+from dispatcher.wire import Page
 
 __all__ = [
     "AsyncClient",

@@ -13,7 +13,7 @@ from dispatcher.client import calls
 from dispatcher.client.batches import AsyncItems, async_batches, batch
 from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import WaitTimeout
-from dispatcher.client.results import Callback, Page, Replay
+from dispatcher.client.results import Callback, Replay
 from dispatcher.client.retry import RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     DEFAULT_URL,
@@ -25,6 +25,7 @@ from dispatcher.client.transport import (
     read_response,
     request_arguments,
 )
+from dispatcher.wire import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -20,25 +20,24 @@ from dispatcher.client.results import (
     Destination,
     Key,
     NewKey,
-    Page,
     Preview,
     Registered,
     Replay,
-    Result,
     RevealedSecret,
     Secret,
-    State,
     Stats,
     Submitted,
     Tenant,
 )
 from dispatcher.client.transport import Call, Response
+from dispatcher.states import State
+from dispatcher.values import Priority
+from dispatcher.wire import Page
 
 T = TypeVar("T")
 _Read = Callable[[Response], T]
 _Params = tuple[tuple[str, str], ...]
 
-Priority = Literal["high", "normal"]
 Policy = str | Mapping[str, Any]
 """A preset's name, or the policy object of the API."""
 
@@ -474,7 +473,7 @@ def _dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
 # --- how they read ---
 
 
-class _Line(Result, frozen=True, kw_only=True):
+class _Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a batch's response: a submit's response, or an error with its HTTP status."""
 
     line: int

@@ -15,7 +15,7 @@ from dispatcher.client import calls
 from dispatcher.client.batches import Items, batch, batches
 from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import WaitTimeout
-from dispatcher.client.results import Callback, Page, Replay
+from dispatcher.client.results import Callback, Replay
 from dispatcher.client.retry import RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     DEFAULT_URL,
@@ -27,6 +27,7 @@ from dispatcher.client.transport import (
     read_response,
     request_arguments,
 )
+from dispatcher.wire import Page
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -178,7 +178,7 @@ def test_show_tells_the_story(cli: Run, client: Client, dead: str) -> None:
     client.wait(dead)
     story = cli("show", dead)
     assert story.code == 0
-    for text in ("job_dead (failed)", "accepted", "attempt 1", "attempt 2", "503", "the customer"):
+    for text in ("job_dead (failed)", "accepted", "attempt 2", "rejected 503", "the customer"):
         assert text in story.out
     assert f"dispatcher replay {dead}" in story.out
     assert "\x1b" not in story.out

@@ -36,7 +36,7 @@ def test_a_test_callback_shows_what_it_met(cli: Run, client: Client, service: Ru
     assert cli("destinations", "test", "good").code == 0
     bad = cli("destinations", "test", "bad")
     assert bad.code == 1
-    assert "http_503" in bad.out
+    assert "rejected 503" in bad.out
     assert cli("destinations", "test", "bad", "--json").json["statusCode"] == 503
 
 
