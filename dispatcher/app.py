@@ -6,7 +6,6 @@ from typing import Final
 
 from starlette.routing import Router
 
-from dispatcher import logs
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
 from dispatcher.engine.engine import Engine
@@ -19,9 +18,10 @@ from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
 from dispatcher.store.errors import StoreError
 from dispatcher.store.store import SharedStore, Store
+from receiver.base import log
 from receiver.base.clock import now_ms
 
-_LOG: Final = logs.get("service")
+_LOG: Final = log.get("dispatcher.service")
 _RELOAD_RETRY_S: Final = 0.5
 
 

@@ -5,14 +5,25 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from dispatcher import logs
+import msgspec
+
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import CannotStart
-from receiver.base import server
+from receiver.base import log, server
 from receiver.base.protocol import Bounds
 
-_LOG: Final = logs.get("server")
+_LOG: Final = log.get("dispatcher.server")
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
+LOG_STYLE: Final = log.Style(
+    root="dispatcher",
+    time="ts",
+    traceback="traceback",
+    nulls=True,
+    value_chars_max=2_048,
+    others=True,
+    encode=lambda fields: _encode(fields).decode(),
+)
 _KEEP_ALIVE_S: Final = 75  # as nginx: longer than a client's pool keeps a connection
 _HEAD_BYTES_MAX: Final = 32 * 1024  # as nginx: four buffers of 8 KiB
 _HTTP_DRAIN_S: Final = 5  # for requests that are being answered; deliveries have theirs after it
@@ -27,7 +38,7 @@ def serve(settings: Settings, *, announce: Announce, listener: socket.socket | N
 
     Raises CannotStart and SettingError.
     """
-    logs.configure(settings.log_format, settings.log_level)
+    log.configure(LOG_STYLE, settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
             runner.run(_serve(settings, announce, listener))

@@ -16,17 +16,16 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Final
 
-from dispatcher import logs
 from dispatcher.access import Access
-from dispatcher.server import Announce, serve
+from dispatcher.server import LOG_STYLE, Announce, serve
 from dispatcher.settings import Settings
 from dispatcher.store import is_postgres, open_store
 from dispatcher.store.errors import CannotStart
-from receiver.base import server
+from receiver.base import log, server
 from receiver.base.settings import SettingError
 
 WORKERS_MAX: Final = 64
-_LOG: Final = logs.get("workers")
+_LOG: Final = log.get("dispatcher.workers")
 _SPAWN: Final = multiprocessing.get_context("spawn")
 _RESTART_S: Final = 1.0  # one that dies at once is not started more often than this
 _START_S: Final = 60.0
@@ -44,7 +43,7 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
             "--workers needs PostgreSQL: a SQLite file belongs to one process; "
             "leave --workers out, or move the data with `dispatcher move`"
         )
-    logs.configure(settings.log_format, settings.log_level)
+    log.configure(LOG_STYLE, settings.log_format, settings.log_level)
     new_key = asyncio.run(_prepare(settings))
     try:
         listener = server.listen(settings.host, settings.port)

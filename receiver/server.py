@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from receiver.app import Receiver
 from receiver.base import log, server
@@ -11,6 +12,18 @@ from receiver.handling.tx import EffectsError
 from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings
 
+_LOG: Final = log.get("receiver")
+LOG_STYLE: Final = log.Style(
+    root="receiver",
+    time="time",
+    traceback="exception",
+    nulls=False,
+    line_chars_max=1_000,  # a request's has some 350; a path or an id can be made very long
+    value_chars_max=300,
+    uvicorn_level="error",  # a peer's nonsense is not our news
+    others=False,  # a customer's own, and to be configured as the customer likes
+)
+
 
 class CannotStart(Exception):
     """The service cannot start; the message says why, in one line."""
@@ -19,7 +32,7 @@ class CannotStart(Exception):
 def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = None) -> None:
     """Serve until SIGINT or SIGTERM. Raises CannotStart, or SettingError."""
     settings = app.settings
-    log.configure(settings.log_format, settings.log_level)
+    log.configure(LOG_STYLE, settings.log_format, settings.log_level)
     with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
             runner.run(_serve(app, on_stopped))
@@ -36,7 +49,7 @@ async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None
         url, port = server.url_of(listener), listener.getsockname()[1]
         http = server.Server(
             config,
-            on_listening=lambda: log.event("listening", url=f"{url}{settings.path}", port=port),
+            on_listening=lambda: _LOG.info("listening", url=f"{url}{settings.path}", port=port),
         )
         with http.signals():
             async with app:  # here, not in the lifespan: the inbox's error is told in one line
@@ -44,7 +57,7 @@ async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None
                 await http.serve(sockets=[listener])
     if on_stopped is not None:
         await on_stopped()
-    log.event("stopped")
+    _LOG.info("stopped")
 
 
 def _bounds(settings: Settings) -> Bounds:

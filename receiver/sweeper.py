@@ -1,7 +1,6 @@
 """Retention, every hour: messages and marks go once they are done with and their time is over."""
 
 import asyncio
-import logging
 from typing import Final
 
 from receiver.base import log
@@ -9,6 +8,8 @@ from receiver.base.clock import NowMs
 from receiver.handling.tx import Effects, EffectsError
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.settings import Settings
+
+_LOG: Final = log.get("receiver")
 
 EVERY_S: Final = 3600.0
 # Marks outlive the messages they are for: an inbox that is restored from a backup still meets them.
@@ -48,9 +49,9 @@ class Sweeper:
             try:
                 bodies, messages = await self.prune()
                 await self._forget_marks()
-                log.event("pruned", bodies=bodies, messages=messages)
+                _LOG.info("pruned", bodies=bodies, messages=messages)
             except (InboxUnavailable, EffectsError) as error:
-                log.event("pruning failed", logging.WARNING, reason=str(error))
+                _LOG.warning("pruning failed", reason=str(error))
 
     async def _forget_marks(self) -> None:
         if self._effects is not None:

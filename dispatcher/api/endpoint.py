@@ -11,7 +11,6 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dispatcher import logs
 from dispatcher.access import Forbidden, Unauthorized
 from dispatcher.api import errors, headers
 from dispatcher.api.body import BodyReader, ClientGone, Incoming
@@ -21,8 +20,9 @@ from dispatcher.api.errors import ApiError
 from dispatcher.api.operation import Operation
 from dispatcher.filters import FilterError
 from dispatcher.store.errors import StoreError
+from receiver.base import log
 
-_log: Final = logs.get("api")
+_LOG: Final = log.get("dispatcher.api")
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _numbers: Final = itertools.count(1)
@@ -142,7 +142,7 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
         return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
     if isinstance(error, Forbidden):
         return ApiError("FORBIDDEN", str(error))
-    _log.exception("request failed", requestId=request_id)
+    _LOG.exception("request failed", requestId=request_id)
     return ApiError("INTERNAL", "a fault of ours; its requestId finds it in the log")
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher import logs, wire
+from dispatcher import wire
 from dispatcher.access import new_secret
 from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
@@ -15,8 +15,9 @@ from dispatcher.api.operation import Operation
 from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
 from dispatcher.wire import Reveal, Rotate
+from receiver.base import log
 
-_log: Final = logs.get("api")
+_LOG: Final = log.get("dispatcher.api")
 
 
 async def search(call: Call) -> Response:
@@ -48,7 +49,7 @@ async def rotate(call: Call) -> Response:
         new, overlap_ms=round(overlap_s * 1000), force=asked.force, now_ms=now
     )
     context.secrets.forget(call.tenant)
-    _log.info("secret rotated", **_about(call, new))
+    _LOG.info("secret rotated", **_about(call, new))
     return answer(show.shown_secret(new, now), 201, NO_STORE)
 
 
@@ -62,7 +63,7 @@ async def reveal(call: Call) -> Response:
     await call.context.store.mark_revealed(
         call.tenant, found.id, by=call.principal.key_id, now_ms=call.now_ms
     )
-    _log.warning("secret revealed", **_about(call, found))
+    _LOG.warning("secret revealed", **_about(call, found))
     return answer(show.shown_secret(found, call.now_ms), headers=NO_STORE)
 
 

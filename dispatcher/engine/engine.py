@@ -5,12 +5,11 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from dispatcher import logs
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
-from dispatcher.policy import attempt_outcome, judge
+from dispatcher.policy import Verdict, attempt_outcome, judge
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.errors import StoreError
@@ -18,11 +17,12 @@ from dispatcher.store.rates import Rates
 from dispatcher.store.requests import Settlement
 from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
+from receiver.base import log
 from receiver.base.clock import now_ms
 
 T = TypeVar("T")
 
-_LOG: Final = logs.get("engine")
+_LOG: Final = log.get("dispatcher.engine")
 _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
 _CLAIM_RETRY_S: Final = 0.5
 
@@ -267,9 +267,32 @@ class Engine:
             self._metrics.latency((settlement.now_ms - delivery.created_ms) / 1000)
         if verdict.state != "pending":
             self._rates.add({(delivery.tenant, "delivered"): 1}, now_ms=settlement.now_ms)
-        _LOG.info("attempt", **logs.attempt_fields(delivery, outcome, verdict))
+        _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))
 
     def _free(self, tenant: str, *, high: bool, size: int) -> None:
         self._slots.give(tenant, high=high, size=size)
         self._empty_until_ms = 0
         self._arm()
+
+
+def attempt_fields(
+    delivery: Delivery, name: str, outcome: Outcome, verdict: Verdict
+) -> dict[str, Any]:
+    """Return the fields of the one line that is written about each attempt; `name` is what its
+    outcome is called."""
+    due_ms = verdict.due_ms
+    ended_ms = outcome.started_ms + outcome.duration_ms
+    return {
+        "id": delivery.id,
+        "tenant": delivery.tenant,
+        "jobId": delivery.job_id,
+        "destination": delivery.destination,
+        "n": delivery.attempt,
+        "outcome": name,
+        "statusCode": outcome.status_code,
+        "durationMs": round(outcome.duration_ms, 1),
+        "state": verdict.state,
+        "dueInMs": None if due_ms is None else max(0, round(due_ms - ended_ms)),
+        "reason": verdict.reason,
+        "detail": outcome.detail,
+    }

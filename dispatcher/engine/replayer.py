@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from dispatcher import logs
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreError
 from dispatcher.store.store import Store
 from dispatcher.values import Replay
+from receiver.base import log
 from receiver.base.clock import now_ms
 
-_LOG: Final = logs.get("replayer")
+_LOG: Final = log.get("dispatcher.replayer")
 # One slice of 200 rows holds a commit up for a few milliseconds (measured: about 20 µs a row).
 SLICE: Final = 200
 _TICK_S: Final = 0.1

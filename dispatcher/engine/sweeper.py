@@ -5,15 +5,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from dispatcher import logs
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreError
 from dispatcher.store.requests import Retention
 from dispatcher.store.store import Store
+from receiver.base import log
 from receiver.base.clock import now_ms
 
-_LOG: Final = logs.get("sweeper")
+_LOG: Final = log.get("dispatcher.sweeper")
 # One slice of 200 rows holds a commit up for a few milliseconds (measured: about 20 µs a row).
 SLICE: Final = 200
 _SHRINK_PAGES: Final = 256

@@ -9,13 +9,15 @@ it does elsewhere may happen twice.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from receiver.base import log
 from receiver.base.clock import NowMs
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Claimed
+
+_LOG: Final = log.get("receiver")
 
 
 class Lease:
@@ -42,9 +44,8 @@ class Lease:
         self.set_alarm(None)
         if not self.lost:
             self.lost = True
-            log.event(
+            _LOG.error(
                 "lease lost",
-                logging.ERROR,
                 jobId=self.claimed.job_id,
                 messageId=self.claimed.message_id,
                 attempt=self.claimed.attempt,
@@ -101,9 +102,9 @@ class Leases:
                 await self._renew(tuple(self._held))
                 await self._recover()
             except InboxUnavailable as error:  # each lease has its own alarm
-                log.event("renewing failed", logging.WARNING, reason=str(error))
+                _LOG.warning("renewing failed", reason=str(error))
             except Exception:  # a bug of ours must not end all renewing
-                log.LOGGER.exception("bug")
+                _LOG.exception("bug")
 
     async def _renew(self, held: Iterable[Lease]) -> None:
         sent_s = self._loop.time()

@@ -1,12 +1,13 @@
 """How many handlers may be at work: a slot for each, and none for those that hang."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from receiver.base import log
+
+_LOG: Final = log.get("receiver")
 
 Task: TypeAlias = "asyncio.Task[None]"
 
@@ -43,7 +44,7 @@ class Slots:
         task = asyncio.current_task()
         self._blocked.add(task)
         if self.all_blocked:
-            log.event("handling waits", logging.ERROR, hanging=len(self._blocked))
+            _LOG.error("handling waits", hanging=len(self._blocked))
         self._on_free()
         try:
             yield
@@ -59,4 +60,4 @@ class Slots:
         self.tasks.discard(task)
         self._on_free()
         if not task.cancelled() and (error := task.exception()):
-            log.LOGGER.error("bug", exc_info=error)
+            _LOG.exception("bug", error)

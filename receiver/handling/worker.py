@@ -22,6 +22,8 @@ from receiver.message import Claimed
 from receiver.metrics import Metrics
 from receiver.settings import Settings
 
+_LOG: Final = log.get("receiver")
+
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
 
@@ -94,7 +96,7 @@ class Worker:
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
             except Exception:  # a bug of ours must not end all handling
-                log.LOGGER.exception("bug")
+                _LOG.exception("bug")
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
             now_ms = self._now_ms()
@@ -120,7 +122,7 @@ class Worker:
             event = event_of(claimed)
             handler = self._handlers.find(event.status)
         except Exception as bug:  # it was read when it came; it is kept, and shown as dead
-            log.LOGGER.exception("bug")
+            _LOG.exception("bug")
             await self._record(self._settlement(claimed, bug))
         else:
             if handler is None:  # it was wanted when it came; the handlers are others now
@@ -148,9 +150,8 @@ class Worker:
         if await self._record(settlement):
             self._log(event, settlement, error, time.perf_counter() - started)
         else:
-            log.event(
+            _LOG.warning(
                 "outcome not recorded: the message is another replica's by now",
-                logging.WARNING,
                 jobId=event.job_id,
                 attempt=event.attempt,
             )
@@ -180,7 +181,7 @@ class Worker:
         await asyncio.wait((run.work,), timeout=CANCEL_GRACE_S)
         if not run.work.done():
             # It holds its job until it ends: running it twice would be worse.
-            log.event("handler hangs", logging.ERROR, jobId=event.job_id, attempt=event.attempt)
+            _LOG.error("handler hangs", jobId=event.job_id, attempt=event.attempt)
             with self._metrics.hanging(), self._slots.released_while_blocked():
                 await asyncio.wait((run.work,))
         error = None if run.work.cancelled() else run.work.exception()
@@ -212,7 +213,7 @@ class Worker:
         try:
             await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms())
         except InboxUnavailable as error:  # the next start, or another replica, takes it back
-            log.event("cannot hand back", logging.WARNING, id=claimed.id, reason=str(error))
+            _LOG.warning("cannot hand back", id=claimed.id, reason=str(error))
 
     def _log(
         self, event: Event, settlement: Settlement, error: BaseException | None, took_s: float
@@ -220,9 +221,9 @@ class Worker:
         outcome = "failed" if settlement.state == "pending" else settlement.state
         levels = {"handled": logging.INFO, "failed": logging.WARNING, "dead": logging.ERROR}
         self._metrics.count_handling(outcome)
-        log.event(
-            "handling",
+        _LOG.log(
             levels[outcome],
+            "handling",
             outcome=outcome,
             jobId=event.job_id,
             jobStatus=event.status,

@@ -31,6 +31,8 @@ from receiver.settings import Settings
 from receiver.source import Source
 from receiver.sweeper import Sweeper
 
+_LOG: Final = log.get("receiver")
+
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
 _ANSWERS: Final = {
     verdict: Answer(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
@@ -102,7 +104,7 @@ class Router:
         except (Refusal, Disconnected):
             raise
         except Exception as error:
-            log.LOGGER.exception("bug", extra={"fields": {"requestId": request.id}})
+            _LOG.exception("bug", requestId=request.id)
             raise Refusal(500, "INTERNAL", "something went wrong on our side") from error
 
     def _check_head(self, request: Request) -> None:
@@ -142,9 +144,9 @@ class Router:
         return refusal.answer(request.id)
 
     def _log(self, request: Request, status: int | None, duration_s: float) -> None:
-        log.event(
-            "request",
+        _LOG.log(
             _level(request, status),
+            "request",
             method=request.method,
             path=request.path,
             status=status,

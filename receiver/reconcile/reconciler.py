@@ -31,6 +31,8 @@ from receiver.source import Source
 from receiver.verification.identity import Dialect
 from receiver.verification.status import canonical
 
+_LOG: Final = log.get("receiver")
+
 BATCH_MAX: Final = 16  # questions at once
 FACTOR: Final = 2.0
 STORE_RETRY_S: Final = 0.5
@@ -115,7 +117,7 @@ class Reconciler:
                     await asyncio.sleep(STORE_RETRY_S)
                     continue
                 except Exception:  # a bug of ours must not end all asking
-                    log.LOGGER.exception("bug")
+                    _LOG.exception("bug")
                     await asyncio.sleep(STORE_RETRY_S)
                     continue
                 await wait_until(self._wake, due_ms, self._now_ms())
@@ -164,7 +166,7 @@ class Reconciler:
         )
         verdict = await self._inbox.receive(message)
         self._metrics.count_asked("ended")
-        log.event("asked", outcome="ended", jobId=expectation.job_id, verdict=verdict)
+        _LOG.info("asked", outcome="ended", jobId=expectation.job_id, verdict=verdict)
         if verdict != "accepted":  # its end is known, so it is not expected; or it contradicts
             await self._asked(expectation, "waiting")
 
@@ -197,7 +199,7 @@ class Reconciler:
         self._metrics.count_asked("lost" if lost else "failed")
         level = logging.ERROR if lost else logging.WARNING
         outcome = "lost" if lost else "failed"
-        log.event("asked", level, outcome=outcome, jobId=expectation.job_id, reason=reason)
+        _LOG.log(level, "asked", outcome=outcome, jobId=expectation.job_id, reason=reason)
 
     def _delay_ms(self, expectation: Expectation) -> int:
         return retry_delay_ms(

@@ -5,7 +5,6 @@ handler in the receiver's place, under the same server. It says where it listens
 and logs to standard error.
 """
 
-import logging
 import os
 import sys
 from typing import Any, Self, cast
@@ -57,15 +56,15 @@ def main(kind: str, cores: str = "") -> None:
 
 def _announce() -> None:
     """Tell of the first event that has a URL: the server listens. Then be out of the way."""
-    event = log.event
+    info = log.Log.info
 
-    def told(name: str, level: int = logging.INFO, **fields: Any) -> None:
-        event(name, level, **fields)
-        if name == "listening":
+    def told(self: log.Log, event: str, /, **fields: Any) -> None:
+        info(self, event, **fields)
+        if event == "listening":
             listening.stop()
             print(fields["url"], flush=True)
 
-    listening = mock.patch.object(log, "event", told)
+    listening = mock.patch.object(log.Log, "info", told)
     listening.start()
 
 

@@ -244,7 +244,7 @@ def delivery(url: str, **changes: Any) -> Delivery:
         "content_type": "application/json",
         "headers": (),
         "policy": policy,
-        "claim": 1,
+        "fence": 1,
         "attempt": 1,
         "tries": 0,
         "created_ms": 0,

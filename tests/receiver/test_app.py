@@ -22,6 +22,7 @@ from receiver.base.log import JsonFormatter
 from receiver.base.settings import SettingError
 from receiver.inbox.sqlite.inbox import SqliteInbox
 from receiver.inbox.sqlite.writer import on_thread
+from receiver.server import LOG_STYLE
 from receiver.settings import Settings
 from receiver.signature import sign_sha256, signed_headers
 
@@ -476,9 +477,8 @@ async def test_one_line_per_request_without_bodies_or_secrets(
         await post(http, body)
         await http.post("/webhooks", content=body, headers={"X-Webhook-Signature": "sha256=bad"})
         await http.get("/inbox", headers=ADMIN)
-    lines = [
-        JsonFormatter().format(record) for record in caplog.records if record.name == "receiver"
-    ]
+    formatter = JsonFormatter(LOG_STYLE)
+    lines = [formatter.format(record) for record in caplog.records if record.name == "receiver"]
     first, second, third = (json.loads(line) for line in lines)
     assert (first["outcome"], first["jobId"], first["messageId"]) == ("accepted", "job_1", "cb_1")
     assert (second["status"], second["reason"]) == (401, "malformed")

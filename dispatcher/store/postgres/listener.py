@@ -6,11 +6,11 @@ from typing import Final
 
 import psycopg
 
-from dispatcher import logs
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.server import Server
+from receiver.base import log
 
-_LOG: Final = logs.get("store")
+_LOG: Final = log.get("dispatcher.store")
 CHANNEL: Final = "postback"
 ACCESS: Final = "access"
 REPLAYS: Final = "replays"

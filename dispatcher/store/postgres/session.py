@@ -7,15 +7,15 @@ from typing import Final
 
 import psycopg
 
-from dispatcher import logs
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.postgres import lanes
 from dispatcher.store.postgres.errors import line, lost, translated
 from dispatcher.store.postgres.listener import CHANNEL, READY
 from dispatcher.store.postgres.server import WRITER, Server, make_durable
 from dispatcher.store.postgres.tx import PostgresTx
+from receiver.base import log
 
-_LOG: Final = logs.get("store")
+_LOG: Final = log.get("dispatcher.store")
 # Hosts kept by NTP differ by milliseconds. Below this nothing is corrected: the least lease margin
 # is a second, and what is not corrected cannot be corrected wrongly.
 SKEW_MS_LEAST: Final = 100

@@ -11,7 +11,6 @@ from typing import Final, TypeVar
 
 import psycopg
 
-from dispatcher import logs
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.states import State
@@ -43,11 +42,12 @@ from dispatcher.values import (
     Stats,
     Submitted,
 )
+from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 
 T = TypeVar("T")
 
-_LOG: Final = logs.get("store")
+_LOG: Final = log.get("dispatcher.store")
 _OBSERVE_EVERY_S: Final = 1.0
 # How long a process that does not feed a replay waits before it looks again whether it must.
 _FEED_AGAIN_S: Final = 1.0

@@ -1,4 +1,4 @@
-"""logs.py: one bounded line per event, safe to read by people and by programs, without secrets."""
+"""log.py: one bounded line per event, safe to read by people and by programs, without secrets."""
 
 import io
 import json
@@ -11,11 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher import logs
-from dispatcher.outcome import Outcome
-from dispatcher.policy import Verdict
-from receiver.base.log import LogFormat
-from tests.dispatcher.peers import delivery
+from dispatcher.server import LOG_STYLE
+from receiver.base import log
+from receiver.base.log import LogFormat, LogLevel
 
 
 class Terminal(io.StringIO):
@@ -28,18 +26,20 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     """Give the process its logging back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], logging.getLogger("dispatcher").level
+    loggers = [logging.getLogger(name) for name in (None, "dispatcher", "uvicorn")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield
-    root.handlers[:] = handlers
-    logging.getLogger("dispatcher").setLevel(level)
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 def configured(
-    fmt: LogFormat = "json", level: str = "info", stream: io.StringIO | None = None
+    fmt: LogFormat = "json", level: LogLevel = "info", stream: io.StringIO | None = None
 ) -> io.StringIO:
     stream = io.StringIO() if stream is None else stream
-    logs.configure(fmt, level, stream)
+    log.configure(LOG_STYLE, fmt, level, stream)
     return stream
 
 
@@ -53,7 +53,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 
 def test_an_event_is_one_line_of_json_with_its_fields() -> None:
     stream = configured()
-    logs.get("engine").info("attempt", id="cb_1", n=2, ok=True, none=None)
+    log.get("dispatcher.engine").info("attempt", id="cb_1", n=2, ok=True, none=None)
 
     (line,) = lines(stream)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("ts"))
@@ -65,11 +65,11 @@ def test_an_event_is_one_line_of_json_with_its_fields() -> None:
 
 def test_levels_below_the_one_that_is_set_are_not_written() -> None:
     stream = configured(level="warning")
-    log = logs.get("engine")
-    log.debug("a")
-    log.info("b")
-    log.warning("c")
-    log.error("d")
+    engine = log.get("dispatcher.engine")
+    engine.debug("a")
+    engine.info("b")
+    engine.warning("c")
+    engine.error("d")
 
     assert [line["event"] for line in lines(stream)] == ["c", "d"]
 
@@ -86,9 +86,9 @@ def test_levels_below_the_one_that_is_set_are_not_written() -> None:
 def test_auto_is_text_on_a_terminal_and_json_elsewhere(
     fmt: LogFormat, stream: io.StringIO, as_json: bool
 ) -> None:
-    logs.get("engine")
+    log.get("dispatcher.engine")
     configured(fmt, stream=stream)
-    logs.get("engine").info("started")
+    log.get("dispatcher.engine").info("started")
 
     assert stream.getvalue().startswith("{") == as_json
 
@@ -98,12 +98,12 @@ def test_colours_are_for_terminals_and_no_color_is_respected(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured = configured("text", stream=Terminal())
-    logs.get("engine").info("started", port=8600)
+    log.get("dispatcher.engine").info("started", port=8600)
     plain = configured("text", stream=io.StringIO())
-    logs.get("engine").info("started", port=8600)
+    log.get("dispatcher.engine").info("started", port=8600)
     monkeypatch.setenv("NO_COLOR", "1")
     refused = configured("text", stream=Terminal())
-    logs.get("engine").info("started", port=8600)
+    log.get("dispatcher.engine").info("started", port=8600)
 
     assert "\x1b[32m" in coloured.getvalue()
     assert re.fullmatch(r"[\d:.]{12} info    engine: started port=8600\n", plain.getvalue())
@@ -112,7 +112,7 @@ def test_colours_are_for_terminals_and_no_color_is_respected(
 
 def test_configuring_again_does_not_double_the_lines() -> None:
     first, second = configured(), configured()
-    logs.get("engine").info("once")
+    log.get("dispatcher.engine").info("once")
 
     assert (len(lines(first)), len(lines(second))) == (0, 1)
 
@@ -136,7 +136,7 @@ def test_a_hostile_value_stays_on_its_line(fmt: LogFormat) -> None:
     """Newlines, escape sequences and direction marks of a peer cannot forge or hide lines."""
     stream = configured(fmt)
     hostile = 'x\n2026-01-31 info forged\r\x1b[2J\x00\x7f\u202e"\ud800'
-    logs.get("engine").info(f"event {hostile}", detail=hostile)
+    log.get("dispatcher.engine").info(f"event {hostile}", detail=hostile)
 
     written = stream.getvalue()
     assert written.count("\n") == 1
@@ -161,17 +161,18 @@ def test_a_hostile_value_stays_on_its_line(fmt: LogFormat) -> None:
 )
 def test_i7_a_line_is_bounded(fmt: LogFormat, fields: dict[str, Any]) -> None:
     stream = configured(fmt)
-    logs.get("engine").info("attempt", **fields)
+    log.get("dispatcher.engine").info("attempt", **fields)
 
     written = stream.getvalue()
     assert written.count("\n") == 1
     assert "attempt" in written
-    assert len(written) <= logs.LINE_CHARS_MAX + 1
+    assert len(written) <= log.LINE_CHARS_MAX + 1
 
 
 def test_a_line_that_is_cut_still_says_what_it_is_about() -> None:
     stream = configured()
-    logs.get("engine").info("attempt", id="cb_1", **{f"f{n}": "x" * 2_000 for n in range(10)})
+    fields = {f"f{n}": "x" * 2_000 for n in range(10)}
+    log.get("dispatcher.engine").info("attempt", id="cb_1", **fields)
 
     (line,) = lines(stream)
     assert (line["id"], line["truncated"]) == ("cb_1", True)
@@ -183,12 +184,12 @@ def test_an_exception_comes_with_its_traceback(fmt: LogFormat) -> None:
     try:
         fail(LookupError("no such lane"))
     except LookupError:
-        logs.get("engine").exception("sweep failed", lane="ds_1")
+        log.get("dispatcher.engine").exception("sweep failed", lane="ds_1")
 
     written = stream.getvalue()
     assert "Traceback" in written
     assert "LookupError: no such lane" in written
-    assert "test_logs.py" in written
+    assert "test_log.py" in written
     if fmt == "json":
         assert lines(stream)[0]["level"] == "error"
 
@@ -203,10 +204,10 @@ def test_i7_a_traceback_is_bounded_and_keeps_its_end() -> None:
     try:
         deep(200)
     except RuntimeError:
-        logs.get("engine").exception("failed")
+        log.get("dispatcher.engine").exception("failed")
 
     assert "the end" in lines(stream)[0]["traceback"]
-    assert len(stream.getvalue()) <= logs.LINE_CHARS_MAX + 1
+    assert len(stream.getvalue()) <= log.LINE_CHARS_MAX + 1
 
 
 @pytest.mark.parametrize("fmt", ["json", "text"])
@@ -216,7 +217,8 @@ def test_i8_what_looks_like_a_secret_is_not_written(fmt: LogFormat) -> None:
     try:
         fail(ValueError(f"bad key {secrets[1]}"))
     except ValueError:
-        logs.get("api").exception(f"refused {secrets[0]}", header=secrets[2], nested=[secrets[3]])
+        more = {"header": secrets[2], "nested": [secrets[3]]}
+        log.get("dispatcher.api").exception(f"refused {secrets[0]}", **more)
 
     written = stream.getvalue()
     for hidden in ("dGVzdA", "test-key", "test-token"):
@@ -238,27 +240,5 @@ def test_i8_what_looks_like_a_secret_is_not_written(fmt: LogFormat) -> None:
 def test_no_event_is_lost_whatever_its_fields(event: str, fields: dict[str, Any]) -> None:
     for fmt in ("json", "text"):
         stream = configured("json" if fmt == "json" else "text")
-        logs.get("engine").info(event, **fields)
+        log.get("dispatcher.engine").info(event, **fields)
         assert stream.getvalue().count("\n") == 1
-
-
-def test_the_line_of_an_attempt_tells_its_whole_story() -> None:
-    outcome = Outcome(
-        kind="answered", started_ms=1_000, duration_ms=12.345, status_code=503, detail=None
-    )
-    verdict = Verdict(state="pending", due_ms=6_012)
-
-    assert logs.attempt_fields(delivery("http://a.example/", attempt=2), outcome, verdict) == {
-        "id": "cb_0190f3a1b2c3d4e5f60718293a4b5c6d",
-        "tenant": "default",
-        "jobId": "job_1",
-        "destination": "ds_1",
-        "n": 2,
-        "outcome": "rejected",
-        "statusCode": 503,
-        "durationMs": 12.3,
-        "state": "pending",
-        "dueInMs": 5_000,
-        "reason": None,
-        "detail": None,
-    }
