@@ -3,9 +3,8 @@
 import asyncio
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 from rich.table import Table
@@ -35,14 +34,6 @@ _MARKS: Final = {
 }
 
 
-class Schemes(StrEnum):
-    """What the deliveries are signed with."""
-
-    BOTH = "both"
-    SHA256 = "sha256"
-    STANDARD = "standard"
-
-
 @app.command("check", epilog=EPILOG)
 def check_command(
     url: Annotated[str, typer.Argument(help="Where the receiver takes deliveries.")],
@@ -60,7 +51,9 @@ def check_command(
     wait: Annotated[
         float, typer.Option(help="How long handlers may take, in seconds.", min=0, max=600)
     ] = EFFECTS_WAIT_S,
-    schemes: Annotated[Schemes, typer.Option(help="Sign with one scheme only.")] = Schemes.BOTH,
+    schemes: Annotated[
+        Literal["both", "sha256", "standard"], typer.Option(help="Sign with one scheme only.")
+    ] = "both",
     secret_file: SecretFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,11 +68,11 @@ def check_command(
 
         receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled
     """
+    from receiver.conformance.endpoint import KitError, check_url
     from receiver.conformance.kit import check
-    from receiver.conformance.link import KitError, check_url
 
     active = secret or secrets(secret_file, Path(".none"))[0]
-    if schemes is not Schemes.SHA256 and not _is_base64(active):
+    if schemes != "sha256" and not _is_base64(active):
         end("the secret is not base64, which the standard scheme needs: --schemes sha256", USAGE)
     for one in (url, effects):
         try:
@@ -88,7 +81,7 @@ def check_command(
             end(str(error), USAGE)
     try:
         findings = asyncio.run(
-            check(url, active, effects_url=effects, schemes=schemes.value, wait_s=wait)
+            check(url, active, effects_url=effects, schemes=schemes, wait_s=wait)
         )
     except KitError as error:
         end(str(error), FAILED)
@@ -96,19 +89,19 @@ def check_command(
     if as_json:
         print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in findings]}))
     else:
-        _tell(findings, wrong, effects_seen=effects is not None)
+        _print(findings, wrong, effects_seen=effects is not None)
     raise typer.Exit(FAILED if wrong else 0)
 
 
-def _tell(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
+def _print(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
     out = console()
     out.print(_table(findings), "")
     for grade in ("wrong", "advice"):
         for why, names in _reasons(findings, grade).items():
-            told = Table.grid(padding=(0, 2, 0, 0))
-            told.add_row(_MARKS[grade], printable(why))
-            told.add_row("", f"[dim]{printable(', '.join(names))}[/dim]")
-            out.print(told)
+            row = Table.grid(padding=(0, 2, 0, 0))
+            row.add_row(_MARKS[grade], printable(why))
+            row.add_row("", f"[dim]{printable(', '.join(names))}[/dim]")
+            out.print(row)
     advice = sum(finding.grade == "advice" for finding in findings)
     print(f"{len(findings)} cases, {wrong} wrong, {advice} with advice")
     if not effects_seen:

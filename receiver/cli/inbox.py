@@ -1,42 +1,32 @@
-"""`receiver inbox`: what a running receiver has in its inbox, and what is to be done about it."""
+"""Asking a running receiver: `receiver inbox`, about the messages that came; `receiver expect` and
+`receiver expected`, about the jobs that must not be missed."""
 
 import json
-from enum import StrEnum
-from typing import Annotated, Any
+import math
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from receiver.base.cli import ago, console, new_table, printable, word
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
+from receiver.inbox.expectations import Expected
+from receiver.message import State
+from receiver.verification.identity import Dialect
 
 app = typer.Typer(
     help="What a running receiver has in its inbox.", epilog=EPILOG, no_args_is_help=True
 )
-
-
-class Status(StrEnum):
-    """The verdict on a message."""
-
-    ACCEPTED = "accepted"
-    CONFLICT = "conflict"
-    LATE = "late"
-
-
-class State(StrEnum):
-    """How far its handling is."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    HANDLED = "handled"
-    DEAD = "dead"
-    IGNORED = "ignored"
-    SKIPPED = "skipped"
+expect_app = typer.Typer()
 
 
 @app.command("list", epilog=EPILOG)
 def list_command(
-    status: Annotated[Status | None, typer.Option(help="What was answered.")] = None,
+    status: Annotated[
+        Literal["accepted", "conflict", "late"] | None, typer.Option(help="What was answered.")
+    ] = None,
     state: Annotated[State | None, typer.Option(help="How far its handling is.")] = None,
     job_id: Annotated[str | None, typer.Option(help="Only this job's messages.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
@@ -66,7 +56,7 @@ def list_command(
     if not page["data"]:
         print("no messages")
         return
-    console().print(_table(page["data"]))
+    console().print(_messages(page["data"]))
     if page["nextCursor"]:
         print(f"more: receiver inbox list --cursor {page['nextCursor']}")
 
@@ -97,7 +87,7 @@ def show_command(
         out.print(f"\n{printable(message['body'].rstrip())}", soft_wrap=True)
 
 
-def _table(messages: list[dict[str, Any]]) -> Table:
+def _messages(messages: list[dict[str, Any]]) -> Table:
     columns = ("id", "status", "state", "tries", "job", "job status", "received", "copies")
     table = new_table(*columns, fold="job")
     for message in messages:
@@ -160,3 +150,84 @@ def prune_command(
     answer = ask("/inbox/prune", query, post=True)
     told = f"pruned: {answer['bodies']} bodies, {answer['messages']} messages"
     print(json.dumps(answer) if as_json else told)
+
+
+@expect_app.command("expect", epilog=EPILOG)
+def expect_command(
+    job_id: Annotated[str, typer.Argument(help="The job's id, as its platform gave it.")],
+    status_url: Annotated[str, typer.Option(help="Where its status can be asked for.")],
+    by: Annotated[
+        str, typer.Option(help="When to ask if it stays silent: ISO-8601, or seconds from now.")
+    ],
+    credentials: Annotated[
+        str | None, typer.Option(help="Name of the credentials to ask with.")
+    ] = None,
+    platform: Annotated[Dialect, typer.Option(help="Whose answer it is.")] = "auto",
+    source: Annotated[
+        str | None, typer.Option(help="Path its callbacks come in by; the first if not given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have a running receiver wait for a job, and ask for it if no callback comes.
+
+    Example:
+        receiver expect job_1234567890abcdef --by 900 \\
+            --status-url https://api.example.com/v2/jobs/job_1234567890abcdef/status
+    """
+    document = {
+        "jobId": job_id,
+        "statusUrl": status_url,
+        "by": _by(by),
+        "credentials": credentials,
+        "platform": platform,
+        "source": source,
+    }
+    given = {name: value for name, value in document.items() if value is not None}
+    answer = ask("/expected", post=True, document=given)
+    print(json.dumps(answer) if as_json else f"{answer['jobId']} is {answer['state']}")
+
+
+@expect_app.command("expected", epilog=EPILOG)
+def expected_command(
+    state: Annotated[Expected | None, typer.Option(help="Only these.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List the jobs that are or were waited for, newest first.
+
+    Example:
+        receiver expected --state lost
+    """
+    query = {"limit": str(limit), **({"state": state} if state else {})}
+    answer = ask("/expected", query)
+    if as_json:
+        print(json.dumps(answer))
+    elif answer["data"]:
+        console().print(_jobs(answer["data"]))
+    else:
+        print("no jobs")
+
+
+def _by(text: str) -> float | str:
+    """Seconds, or a time with its offset; ends the command for anything else."""
+    with suppress(ValueError):
+        seconds = float(text)
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    with suppress(ValueError):
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    return end("--by must be seconds from now, or a time such as 2030-01-31T12:00:00Z", USAGE)
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> Table:
+    table = new_table("job", "state", "asked", "next question", "last error", fold="last error")
+    for job in jobs:
+        table.add_row(
+            printable(job["jobId"]),
+            word(job["state"]),
+            str(job["asked"]),
+            ago(job["nextAskAt"]),
+            printable(job["lastError"] or "-"),
+        )
+    return table

@@ -8,7 +8,7 @@ from typing import Annotated, Final, cast
 import typer
 
 from receiver.base.cli import say
-from receiver.cli import check, expect, inbox, serve, sign
+from receiver.cli import check, inbox, serve, sign
 from receiver.cli.common import EPILOG, FAILED, USAGE
 
 # Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
@@ -48,7 +48,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-for commands in (serve.app, sign.app, check.app, expect.app):
+for commands in (serve.app, sign.app, check.app, inbox.expect_app):
     app.registered_commands += commands.registered_commands
 app.add_typer(inbox.app, name="inbox")
 

@@ -1,16 +1,15 @@
 """`receiver sign` and `receiver verify`: they need no service."""
 
 import json
+import shlex
 import time
 import uuid
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
 from receiver.base.settings import SettingError
-from receiver.capture import HEADERS_BYTES_MAX, CaptureError, as_curl, as_lines, read_headers
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
     EPILOG,
@@ -33,23 +32,15 @@ from receiver.signature import (
     verify,
 )
 
+Form: TypeAlias = Literal["lines", "json", "curl"]
+
+HEADERS_BYTES_MAX: Final = 1024 * 1024  # of a headers file; a request carries some kilobytes
+
 app = typer.Typer()
 
 
-class Form(StrEnum):
-    """How signed headers are printed."""
-
-    LINES = "lines"
-    JSON = "json"
-    CURL = "curl"
-
-
-class RequireChoice(StrEnum):
-    """Which scheme must be there."""
-
-    ANY = "any"
-    SHA256 = "sha256"
-    STANDARD = "standard"
+class CaptureError(Exception):
+    """The text is no list of headers."""
 
 
 @app.command("sign", epilog=EPILOG)
@@ -57,7 +48,7 @@ def sign_command(
     body_file: Annotated[
         Path, typer.Argument(metavar="[BODY]", help="File with the body; `-` is standard input.")
     ] = Path("-"),
-    form: Annotated[Form, typer.Option("--form", help="How to print the headers.")] = Form.LINES,
+    form: Annotated[Form, typer.Option("--form", help="How to print the headers.")] = "lines",
     message_id: Annotated[
         str | None, typer.Option("--id", help="webhook-id; a fresh one where not given.")
     ] = None,
@@ -111,7 +102,7 @@ def verify_command(
     tolerance: Annotated[
         float, typer.Option(help="How far the timestamp may be from now, in seconds.")
     ] = TOLERANCE_S,
-    require: Annotated[RequireChoice, typer.Option(help="What must be there.")] = RequireChoice.ANY,
+    require: Annotated[Require, typer.Option(help="What must be there.")] = "any",
     signature_header: HeaderName = SHA256_HEADER,
     secret_file: SecretFile = None,
     as_json: AsJson = False,
@@ -125,7 +116,6 @@ def verify_command(
     """
     active = secrets(secret_file, body_file)
     pairs = _captured(headers_file, header or [])
-    wanted: Require = require.value
     try:
         verified = verify(
             read(body_file, BODY_FILE_BYTES_MAX),
@@ -133,7 +123,7 @@ def verify_command(
             active,
             now_s=time.time() if now is None else now,
             tolerance_s=tolerance,
-            require=wanted,
+            require=require,
             sha256_header=signature_header,
         )
     except SignatureError as error:
@@ -158,13 +148,13 @@ def verify_command(
 def _formatted(
     form: Form, headers: dict[str, str], body: bytes, body_file: Path, url: str | None
 ) -> str:
-    if form is Form.JSON:
+    if form == "json":
         return json.dumps(headers)
-    if form is Form.LINES:
-        return as_lines(headers)
+    if form == "lines":
+        return "\n".join(f"{name}: {value}" for name, value in headers.items())
     target = url or _own_url()
     file = None if body_file == Path("-") else str(body_file)
-    return as_curl({"Content-Type": "application/json", **headers}, body, file, target)
+    return _curl({"Content-Type": "application/json", **headers}, body, file, target)
 
 
 def _own_url() -> str:
@@ -177,6 +167,50 @@ def _own_url() -> str:
 def _captured(file: Path | None, lines: list[str]) -> list[tuple[str, str]]:
     try:
         text = "" if file is None else read(file, HEADERS_BYTES_MAX).decode("latin-1")
-        return read_headers(text) + [pair for line in lines for pair in read_headers(line)]
+        return _read_headers(text) + [pair for line in lines for pair in _read_headers(line)]
     except CaptureError as error:
         end(str(error), USAGE)
+
+
+def _read_headers(text: str) -> list[tuple[str, str]]:
+    """Headers from `Name: value` lines (a request line before them is skipped), or from JSON."""
+    if text.lstrip().startswith("{"):
+        return _from_json(text)
+    pairs = []
+    for n, line in enumerate(text.splitlines(), start=1):
+        name, colon, value = line.partition(":")
+        if not line.strip() or (n == 1 and " HTTP/" in line):
+            continue
+        if not colon or not name.strip() or " " in name.strip():
+            raise CaptureError(f"line {n} of the headers is not `Name: value`")
+        pairs.append((name.strip(), value.strip()))
+    return pairs
+
+
+def _curl(headers: dict[str, str], body: bytes, file: str | None, url: str) -> str:
+    """Return a command to paste. The body comes from its file, or stands in the command as text.
+
+    ValueError: the body came without a file, and is not text.
+    """
+    data = f"@{file}" if file else body.decode("utf-8")
+    if "\0" in data or (not file and data.startswith("@")):
+        raise ValueError("the body cannot stand in a command")
+    parts = ["curl", "-sS", "-X", "POST", url]
+    for name, value in headers.items():
+        parts += ["-H", f"{name}: {value}"]
+    return shlex.join([*parts, "--data-binary", data])
+
+
+def _from_json(text: str) -> list[tuple[str, str]]:
+    try:
+        document = json.loads(text)
+        pairs = [
+            (name, value)
+            for name, values in document.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+    except (ValueError, RecursionError):
+        raise CaptureError("the headers are not a JSON object") from None
+    if not all(isinstance(value, str) for _, value in pairs):
+        raise CaptureError("a header's value must be a string, or a list of strings")
+    return pairs

@@ -1,13 +1,16 @@
-"""Deliveries that nobody has signed like that: none may be believed."""
+"""Cases that must be refused: forged and stale deliveries, none of which may be believed; then
+bodies that are validly signed, but that nobody can make anything of, or that are huge. Pure."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
-from receiver.conformance.case import Case, refuse
-from receiver.conformance.delivery import (
+from receiver.conformance.deliveries import (
     STALE_S,
+    Case,
     Delivery,
     Signer,
+    chunked,
+    refuse,
     tampered,
     timed,
     with_header,
@@ -23,9 +26,23 @@ from receiver.signature import (
 
 Change: TypeAlias = Callable[[Delivery, Delivery], Delivery]
 
+DEPTH: Final = 100_000
+DIGITS: Final = 5_000  # beyond what Python's own int() takes
+HEADER_BYTES: Final = 1024 * 1024
+
+_LOST: Final = (
+    "answer 4xx to what cannot be read: after a 2xx it is lost, else tried again for days"
+)
+_CRASH: Final = (
+    "catch what parser and database raise, and answer 4xx; else it is tried again for days"
+)
+_TEXT: Final = "jobId is text of 1 to some 200 printable characters: check it before you store it"
+_AMBIGUOUS: Final = "two readers may read it differently: refuse it"
+_LIMIT: Final = "set a limit on bodies, counted while they come in: any sender can fill your memory"
+
 
 def forged(signer: Signer) -> list[Case]:
-    """Each is a good delivery with one thing changed."""
+    """Return good deliveries with one thing changed in each."""
     changes = [
         *_BOTH,
         *(_FOUNDING if signer.sha256 else []),
@@ -44,7 +61,7 @@ def forged(signer: Signer) -> list[Case]:
 
 
 def stale(signer: Signer) -> list[Case]:
-    """Sign validly, at another time; only the Standard Webhooks scheme tells."""
+    """Return deliveries validly signed at another time; only the Standard Webhooks scheme tells."""
     if not signer.standard:
         return []
 
@@ -75,13 +92,13 @@ def stale(signer: Signer) -> list[Case]:
 
 
 def _sha256(good: Delivery, change: Callable[[str], str]) -> Delivery:
-    """Return the founding scheme alone, its value changed."""
+    """Keep the founding scheme alone, its value changed."""
     value = change(good.headers[SHA256_HEADER])
     return with_header(without(good, *STANDARD_HEADERS), SHA256_HEADER, value)
 
 
 def _v1(good: Delivery, change: Callable[[str], str]) -> Delivery:
-    """Return the standard scheme alone, its value changed."""
+    """Keep the standard scheme alone, its value changed."""
     value = change(good.headers[SIGNATURE_HEADER])
     return with_header(without(good, SHA256_HEADER), SIGNATURE_HEADER, value)
 
@@ -129,3 +146,67 @@ _STANDARD: list[tuple[str, Change, str]] = [
     ),
 ]
 _MIXED: list[tuple[str, Change, str]] = [("one scheme right, one wrong", _one_wrong, _EVERY)]
+
+
+def malformed(signer: Signer) -> list[Case]:
+    """Return signed bodies to none of which a 5xx will do, nor a 2xx where they mean nothing."""
+    job = signer.job("malformed").encode()
+    # Signed by the founding scheme alone where that is there: a signed id would name any bytes.
+    standard = not signer.sha256
+
+    def signed(body: bytes) -> Delivery:
+        return signer.deliver(body, "malformed", standard=standard)
+
+    unreadable, doubtful = (
+        (_UNREADABLE, [*_DOUBTFUL, _UTF_16]) if signer.sha256 else ([], _DOUBTFUL)
+    )
+    packed = with_header(signed(b"\x1f\x8b" + bytes(100)), "Content-Encoding", "gzip")
+    stuffed = with_header(signed(b'{"jobId":"' + job + b'"}'), "X-Stuffing", "x" * HEADER_BYTES)
+    return [
+        *(refuse(f"malformed: {name}", signed(body), _LOST) for name, body in unreadable),
+        *(
+            refuse(f"malformed: {name}", signed(body.replace(b"JOB", job)), why, advice=True)
+            for name, body, why in doubtful
+        ),
+        refuse("malformed: compressed", packed, "refuse Content-Encoding: 415", advice=True),
+        refuse(
+            "a megabyte of header",
+            stuffed,
+            "let your server limit headers; most do",
+            advice=True,
+            may_close=True,
+        ),
+    ]
+
+
+def huge(signer: Signer, huge_bytes: int) -> list[Case]:
+    """Return a validly signed body larger than any completion, with its length and without."""
+    delivery = signer.deliver(signer.payload("huge", filler="x" * huge_bytes), "huge")
+    return [
+        refuse("a huge body", delivery, _LIMIT, advice=True, may_close=True),
+        refuse(
+            "a huge body without its length", chunked(delivery), _LIMIT, advice=True, may_close=True
+        ),
+    ]
+
+
+_UNREADABLE: Final = [
+    ("no JSON", b"{"),
+    ("nothing", b""),
+    ("not UTF-8", b'{"jobId":"x\xff","status":"completed"}'),
+    ("an array", b"[1]"),
+    ("null", b"null"),
+    ("no jobId", b'{"status":"completed"}'),
+]
+_DOUBTFUL: Final = [
+    ("a number as jobId", b'{"jobId":7,"status":"completed"}', _TEXT),
+    ("an empty jobId", b'{"jobId":"","status":"completed"}', _TEXT),
+    ("an endless jobId", b'{"jobId":"' + b"j" * 100_000 + b'"}', _TEXT),
+    ("half a character in jobId", b'{"jobId":"JOB\\ud800","status":"completed"}', _TEXT),
+    ("a NUL in jobId", b'{"jobId":"JOB\\u0000","status":"completed"}', _TEXT),
+    ("nesting without end", b'{"jobId":"x","y":' + b"[" * DEPTH + b"]" * DEPTH + b"}", _CRASH),
+    ("a number without end", b'{"jobId":"JOB","cost":' + b"9" * DIGITS + b"}", _CRASH),
+    ("NaN", b'{"jobId":"JOB","cost":NaN}', _AMBIGUOUS),
+    ("two jobIds", b'{"jobId":"a","jobId":"JOB"}', _AMBIGUOUS),
+]
+_UTF_16: Final = ("UTF-16", '{"jobId":"x","status":"completed"}'.encode("utf-16"), "JSON is UTF-8")

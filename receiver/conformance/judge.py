@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from receiver.conformance.case import Case, Effects
-from receiver.conformance.link import Answer
+from receiver.conformance.deliveries import Case, Effects
+from receiver.conformance.endpoint import Response
 
 Grade: TypeAlias = Literal["ok", "wrong", "advice"]
-# All answers to one delivery: after a failure it is sent again, as any sender does.
-Sent: TypeAlias = tuple[Answer, ...]
+# All responses to one delivery: after a failure it is sent again, as any sender does.
+Responses: TypeAlias = tuple[Response, ...]
 
 BUSY: Final = (429, 503)  # failures that are said politely
 
@@ -25,57 +25,58 @@ class Finding:
     why: str = ""
 
 
-def judge(case: Case, sent: list[Sent], effects: Mapping[str, Effects] | None) -> Finding:
-    """`effects` are those of all jobs, or None where they cannot be seen."""
-    last = [answers[-1] for answers in sent]
-    right = bool(sent) and all(_fits(answer, case) for answer in last)
-    should: str = case.answer
-    did = _told(sent)
+def judge(case: Case, sent: list[Responses], effects: Mapping[str, Effects] | None) -> Finding:
+    """Judge a case by the responses to its deliveries and the effects of all jobs (None where those
+    cannot be seen)."""
+    last = [responses[-1] for responses in sent]
+    right = bool(sent) and all(_fits(response, case) for response in last)
+    should: str = case.response
+    did = _sent_text(sent)
     if effects is not None and case.effects is not None:
         found = [effects.get(job, ()) for job in case.jobs]
         right = right and all(one in case.effects for one in found)
         should += f", handled: {_allowed(case.effects, len(found))}"
         did += f", handled: {_handled(found)}"
     grade: Grade = "ok" if right else "advice" if _is_advice(case, last) else "wrong"
-    if right and any(_is_rude(one) for answers in sent for one in answers[:-1]):
+    if right and any(_is_rude(one) for responses in sent for one in responses[:-1]):
         grade = "advice"  # nothing is lost, but it looks like an outage to who sends
     why = "" if grade == "ok" else case.why
     return Finding(name=case.name, should=should, did=did, grade=grade, why=why)
 
 
-def is_failure(answer: Answer) -> bool:
-    """Whether a sender tries again soon. (Waiting once for who is silent is enough.)"""
-    if isinstance(answer, int):
-        return answer in BUSY or answer >= 500
-    return answer == "closed"
+def is_failure(response: Response) -> bool:
+    """Whether a sender tries again soon. (Waiting once for a silent one is enough.)"""
+    if isinstance(response, int):
+        return response in BUSY or response >= 500
+    return response == "closed"
 
 
-def _is_rude(answer: Answer) -> bool:
-    return is_failure(answer) and answer not in BUSY
+def _is_rude(response: Response) -> bool:
+    return is_failure(response) and response not in BUSY
 
 
-def _fits(answer: Answer, case: Case) -> bool:
-    if isinstance(answer, int):
-        return answer // 100 == (2 if case.answer == "2xx" else 4)
-    return answer == "closed" and case.may_close
+def _fits(response: Response, case: Case) -> bool:
+    if isinstance(response, int):
+        return response // 100 == (2 if case.response == "2xx" else 4)
+    return response == "closed" and case.may_close
 
 
-def _is_advice(case: Case, last: list[Answer]) -> bool:
-    """Judge a refusal: taking what could be refused is advice, and so is the other way round;
-    failing is wrong."""
-    clean = (isinstance(answer, int) and answer // 100 in (2, 4) for answer in last)
+def _is_advice(case: Case, last: list[Response]) -> bool:
+    """Whether a wrong response is a matter of advice: to take what may be refused, or the other way
+    round. To fail is wrong."""
+    clean = (isinstance(response, int) and response // 100 in (2, 4) for response in last)
     return case.advice and bool(last) and all(clean)
 
 
-def _told(sent: list[Sent]) -> str:
+def _sent_text(sent: list[Responses]) -> str:
     if not sent:
         return "not sent: it had stopped answering"
-    told = ["→".join(_word(answer) for answer in answers) for answers in sent]
-    return _counted(told)
+    texts = ["→".join(_word(response) for response in responses) for responses in sent]
+    return _counted(texts)
 
 
-def _word(answer: Answer) -> str:
-    return "no answer" if answer == "silent" else str(answer)
+def _word(response: Response) -> str:
+    return "no answer" if response == "silent" else str(response)
 
 
 def _allowed(effects: tuple[Effects, ...], jobs: int) -> str:

@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from receiver import Event, Receiver, Settings
 from receiver.cli.root import app
 from receiver.conformance import kit
+from receiver.conformance.endpoint import KitError
 from receiver.conformance.judge import Finding
 from receiver.conformance.kit import check
-from receiver.conformance.link import KitError
 from tests.receiver.broken import Fault, HandMade
 from tests.receiver.serving import served
 
@@ -148,7 +148,7 @@ async def test_come_back_later_is_no_fault() -> None:
 async def test_who_hangs_ends_the_check_and_not_the_patience() -> None:
     """Three silent deliveries in a row, and the rest is not sent."""
     async with served(HandMade(SECRET, "hangs").app) as url:
-        found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, answer_within_s=0.1)
+        found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, timeout_s=0.1)
     did = {one.name: one.did for one in found}
     assert did["malformed: no JSON"] == "no answer"
     assert did["one more after all that"] == "not sent: it had stopped answering"

@@ -1,4 +1,4 @@
-"""The kit's way to a receiver: one request under one deadline, of whose answer only the status is
+"""The receiver under test: each request has one deadline, and only the status of its response is
 read. Whatever is at the other end, it neither hangs the kit nor fills its memory."""
 
 import asyncio
@@ -9,12 +9,12 @@ from typing import Any, Final, Literal, Self, TypeAlias
 import httpx
 
 from receiver.base.tls import trusted
-from receiver.conformance.delivery import Delivery
+from receiver.conformance.deliveries import Delivery
 
 # A status; or: the connection was ended, nothing came in time, nobody is there.
-Answer: TypeAlias = int | Literal["closed", "silent", "unreachable"]
+Response: TypeAlias = int | Literal["closed", "silent", "unreachable"]
 
-ANSWER_WITHIN_S: Final = 10.0  # RunPod's timeout, the shortest of the senders we know
+TIMEOUT_S: Final = 10.0  # RunPod's timeout, the shortest of the senders we know
 UPLOAD_BYTES_PER_S: Final = 1024 * 1024  # a huge body gets as much longer as a slow line takes
 EFFECTS_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
@@ -27,7 +27,7 @@ class KitError(Exception):
 
 
 def check_url(url: str) -> httpx.URL:
-    """Raise ValueError for what no request can be sent to."""
+    """Return the URL; ValueError for what no request can be sent to."""
     try:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError):
@@ -39,18 +39,18 @@ def check_url(url: str) -> httpx.URL:
     return parsed
 
 
-def shown(url: httpx.URL) -> str:
-    """Without what may be secret in it: user, password and query."""
+def redacted(url: httpx.URL) -> str:
+    """Return the URL without what may be secret in it: user, password and query."""
     return str(url.copy_with(username=None, password=None, query=None, fragment=None))
 
 
-class Link:
-    """`async with` it."""
+class Endpoint:
+    """A receiver's URL and the client for it. `async with` it."""
 
-    def __init__(self, url: str, *, answer_within_s: float = ANSWER_WITHIN_S) -> None:
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         """Raise ValueError for what is no URL."""
         self.url = check_url(url)
-        self._within_s = answer_within_s
+        self._timeout_s = timeout_s
         # Only our own deadlines end anything, and nothing of the environment counts.
         self._http = httpx.AsyncClient(verify=trusted(), timeout=_NEVER_S, trust_env=False)
 
@@ -60,53 +60,55 @@ class Link:
     async def __aexit__(self, *_: object) -> None:
         await self._http.aclose()
 
-    async def send(self, delivery: Delivery) -> Answer:
+    async def send(self, delivery: Delivery) -> Response:
         """Return what became of one delivery."""
         body = _pieces(delivery.body) if delivery.chunked else delivery.body
         request = self._http.build_request("POST", self.url, content=body, headers=delivery.headers)
         try:
-            async with asyncio.timeout(self._within_s + len(delivery.body) / UPLOAD_BYTES_PER_S):
-                answer = await self._http.send(request, stream=True)
-                await answer.aclose()
+            async with asyncio.timeout(self._timeout_s + len(delivery.body) / UPLOAD_BYTES_PER_S):
+                response = await self._http.send(request, stream=True)
+                await response.aclose()
         except TimeoutError:
             return "silent"
         except httpx.ConnectError:
             return "unreachable"
         except httpx.TransportError:
             return "closed"
-        return answer.status_code
+        return response.status_code
 
     async def reach(self) -> None:
         """Raise KitError, with the cause, where nobody listens."""
         try:
-            async with asyncio.timeout(self._within_s):
+            async with asyncio.timeout(self._timeout_s):
                 async with self._http.stream("GET", self.url):
                     return
         except TimeoutError:
-            reason = f"no answer within {self._within_s:g} s"
+            reason = f"no answer within {self._timeout_s:g} s"
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-        raise KitError(f"cannot reach {shown(self.url)}: {reason}")
+        raise KitError(f"cannot reach {redacted(self.url)}: {reason}")
 
     async def effects(self, url: httpx.URL) -> dict[str, tuple[str, ...]]:
-        """Return what was handled: the statuses, by job. Raises KitError."""
+        """Return the statuses that were handled, by job. Raises KitError."""
         body = bytearray()
         try:
             async with (
-                asyncio.timeout(self._within_s),
-                self._http.stream("GET", url) as answer,
+                asyncio.timeout(self._timeout_s),
+                self._http.stream("GET", url) as response,
             ):
-                async for chunk in answer.aiter_bytes():
+                async for chunk in response.aiter_bytes():
                     body += chunk
                     if len(body) > EFFECTS_BYTES_MAX:
-                        raise KitError(f"{shown(url)} answers more than {EFFECTS_BYTES_MAX} bytes")
+                        raise KitError(
+                            f"{redacted(url)} answers more than {EFFECTS_BYTES_MAX} bytes"
+                        )
             document: Any = json.loads(bytes(body))
             return {job: tuple(str(one) for one in all_) for job, all_ in document.items()}
         except (TimeoutError, httpx.HTTPError):
             reason = "does not answer"
         except (ValueError, AttributeError, TypeError, RecursionError):
             reason = "does not answer {job: [status, …]} in JSON"
-        raise KitError(f"{shown(url)} {reason}")
+        raise KitError(f"{redacted(url)} {reason}")
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:

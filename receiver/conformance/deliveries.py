@@ -1,11 +1,11 @@
-"""The deliveries that the kit sends: bytes and headers. Pure."""
+"""The deliveries that the kit sends, and the cases that they make up. Pure."""
 
 import base64
 import hmac
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 from receiver.signature import (
     ID_HEADER,
@@ -18,6 +18,12 @@ from receiver.signature import (
     sign_v1,
     v1_key,
 )
+
+Expected: TypeAlias = Literal["2xx", "4xx"]
+Effects: TypeAlias = tuple[str, ...]  # the statuses that a job's handler was handed, in order
+
+NOTHING: Final[tuple[Effects, ...]] = ((),)
+ONCE: Final[tuple[Effects, ...]] = (("completed",),)
 
 STALE_S: Final = 3600  # twelve times the usual tolerance
 
@@ -33,7 +39,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signer:
-    """Makes deliveries that hold, and ones that do not."""
+    """Makes deliveries that are validly signed, and ones that are not."""
 
     secret: str = field(repr=False)
     run: str  # in every job id: two runs of the kit do not meet
@@ -58,7 +64,7 @@ class Signer:
         standard: bool | None = None,
         sha256: bool | None = None,
     ) -> Delivery:
-        """Signed with `secret` (default: the right one), as if `shift_s` later."""
+        """Sign with `secret` (default: the right one), as if `shift_s` later."""
         secret = secret or self.secret
         headers = {"Content-Type": "application/json", "User-Agent": "Postback/check"}
         if self.sha256 if sha256 is None else sha256:
@@ -73,7 +79,7 @@ class Signer:
     def rotated(
         self, body: bytes, message: str, *, known: Literal["current", "previous"]
     ) -> Delivery:
-        """Signed with two secrets, as during a rotation; the receiver knows one of them."""
+        """Return one signed with two secrets, as in a rotation; the receiver knows one of them."""
         strange = generate_secret()
         pair = (self.secret, strange) if known == "current" else (strange, self.secret)
         current, previous = (self.deliver(body, message, secret=one) for one in pair)
@@ -87,33 +93,90 @@ class Signer:
 
 
 def tampered(delivery: Delivery) -> Delivery:
-    """Return the same signatures over another status."""
+    """Keep the signatures, change the status."""
     changed = delivery.body.replace(b"completed", b"cancelled")
     return replace(delivery, body=changed)
 
 
 def without(delivery: Delivery, *names: str) -> Delivery:
-    """Without these headers."""
+    """Drop these headers."""
     lower = {name.lower() for name in names}
     kept = {name: v for name, v in delivery.headers.items() if name.lower() not in lower}
     return replace(delivery, headers=kept)
 
 
 def with_header(delivery: Delivery, name: str, value: str) -> Delivery:
-    """With this header in place of its own."""
+    """Replace this header."""
     return replace(delivery, headers={**delivery.headers, name: value})
 
 
 def chunked(delivery: Delivery) -> Delivery:
-    """Without saying its length before."""
+    """Send it without its length."""
     return replace(delivery, chunked=True)
 
 
 def timed(signer: Signer, body: bytes, message: str, timestamp: str) -> Delivery:
-    """Signed right in the standard scheme over whatever stands for its timestamp."""
+    """Sign in the standard scheme, validly, over whatever stands for its timestamp."""
     good = signer.deliver(body, message)
     prefix = f"{good.headers[ID_HEADER]}.{timestamp}.".encode()
     digest = hmac.digest(v1_key(signer.secret), prefix + body, "sha256")
     value = "v1," + base64.b64encode(digest).decode()
     signed = with_header(good, TIMESTAMP_HEADER, timestamp)
     return with_header(signed, SIGNATURE_HEADER, value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Deliveries, sent in turn (`at_once`: together), and what must become of them.
+
+    `effects` are what the handler of every one of `jobs` may have been handed in the end; None
+    where the case says nothing of that. `advice` marks what a receiver may do otherwise without
+    losing or doubling a completion. `why` says what to do about it where it goes wrong.
+    """
+
+    name: str
+    deliveries: list[Delivery] = field(repr=False)
+    response: Expected
+    why: str
+    at_once: bool = False
+    jobs: tuple[str, ...] = ()
+    effects: tuple[Effects, ...] | None = None
+    advice: bool = False
+    may_close: bool = False  # closing the connection will do as well
+
+
+def accept(
+    signer: Signer, name: str, job: str, delivery: Delivery, why: str, *, advice: bool = False
+) -> Case:
+    """Return a case of one delivery that must be taken, and handled once."""
+    return Case(
+        name=name,
+        deliveries=[delivery],
+        response="2xx",
+        why=why,
+        jobs=(signer.job(job),),
+        effects=ONCE,
+        advice=advice,
+    )
+
+
+def refuse(
+    name: str,
+    delivery: Delivery,
+    why: str,
+    *,
+    job: str | None = None,
+    advice: bool = False,
+    may_close: bool = False,
+) -> Case:
+    """Return a case of one delivery that must be refused; `job`, if given, must not be handled."""
+    return Case(
+        name=name,
+        deliveries=[delivery],
+        response="4xx",
+        why=why,
+        jobs=(job,) if job else (),
+        effects=NOTHING if job else None,
+        advice=advice,
+        may_close=may_close,
+    )
