@@ -11,6 +11,7 @@ from dispatcher.api import Context, create_api
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.sweeper import Sweeper
+from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
 from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
@@ -39,11 +40,13 @@ class Service:
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
         self.replayer = Replayer(settings, self.store)
         self.sweeper = Sweeper(settings, self.store, self.metrics)
+        self.intake = Intake(settings, self.store, self.access, self.engine, self.metrics)
         self.api: Router = create_api(
             Context(
                 settings=settings,
                 store=self.store,
                 access=self.access,
+                intake=self.intake,
                 engine=self.engine,
                 secrets=self.secrets,
                 wake_replayer=self.replayer.wake,

@@ -22,7 +22,11 @@ AnyPolicy = TypeVar("AnyPolicy")
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 URL_CHARS_MAX: Final = 2_048
+JOB_CHARS_MAX: Final = 200
 TAGS_MAX: Final = 16
+TAG_CHARS_MAX: Final = 64
+TAG_VALUE_CHARS_MAX: Final = 256
+HEADERS_MAX: Final = 16
 RATE_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 65_536
 _DEFAULT: Final = PRESETS[DEFAULT]
@@ -31,7 +35,7 @@ JobId = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=200,
+        max_length=JOB_CHARS_MAX,
         description="The platform's id of the finished job.",
         examples=["job_1234567890abcdef"],
     ),
@@ -40,7 +44,7 @@ JobStatus = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=200,
+        max_length=JOB_CHARS_MAX,
         description="The job's own status; by default `payload.status` where that is a string.",
         examples=["completed"],
     ),
@@ -57,8 +61,8 @@ Url = Annotated[
 Name = Annotated[
     str, Meta(pattern=NAME, description="A registered destination's name.", examples=["billing"])
 ]
-TagKey = Annotated[str, Meta(min_length=1, max_length=64)]
-TagValue = Annotated[str, Meta(max_length=256)]
+TagKey = Annotated[str, Meta(min_length=1, max_length=TAG_CHARS_MAX)]
+TagValue = Annotated[str, Meta(max_length=TAG_VALUE_CHARS_MAX)]
 Tags = Annotated[
     dict[TagKey, TagValue],
     Meta(max_length=TAGS_MAX, description="To find it by.", examples=[{"userId": "user_123"}]),
@@ -66,7 +70,7 @@ Tags = Annotated[
 CustomHeaders = Annotated[
     dict[str, str],
     Meta(
-        max_length=16,
+        max_length=HEADERS_MAX,
         description="Added to each delivery; never ones that frame the message, belong to the "
         "connection or are set by the dispatcher.",
     ),

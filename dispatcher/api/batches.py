@@ -9,12 +9,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dispatcher import wire
-from dispatcher.api import admission, body, documents, show, submission
+from dispatcher.api import body, documents, show
 from dispatcher.api.call import JSON, Call, decoder, encode
 from dispatcher.api.endpoint import to_api_error
 from dispatcher.api.errors import ApiError, invalid
 from dispatcher.api.operation import Operation
-from dispatcher.api.submits import take
+from dispatcher.intake import from_wire
 from dispatcher.wire import BatchLine
 
 NDJSON: Final = "application/x-ndjson"
@@ -52,7 +52,7 @@ async def submit_batch(call: Call) -> Response:
     raw = await call.body(settings.batch_bytes_max)
     if raw.count(b"\n") > settings.batch_lines_max:
         raise ApiError("PAYLOAD_TOO_LARGE", f"more than {settings.batch_lines_max} lines")
-    admission.check_ready(call.context)
+    call.context.intake.check_ready()
     lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
     return Lines(_results(call, lines))
 
@@ -68,7 +68,8 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
     try:
         depth_max = call.context.settings.json_depth_max
         shape = documents.decode(decoder(BatchLine), line, depth_max=depth_max)
-        submitted = await take(call, submission.from_json(shape, shape.idempotency_key))
+        given = from_wire(shape, shape.idempotency_key)
+        submitted = await call.context.intake.accept(call.tenant, given)
     except Exception as error:  # answered in its line, and logged where it is ours
         refusal = to_api_error(error, call.request_id)
         call.context.metrics.refused(refusal.code)

@@ -7,13 +7,14 @@ from starlette.responses import Response
 
 from dispatcher import wire
 from dispatcher.access import new_secret, secret_fault
-from dispatcher.api import headers, paging, policies, show, targets
+from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
 from dispatcher.api.probes import probe
 from dispatcher.ids import destination_id
+from dispatcher.intake import check_url, custom_headers, read_policy
 from dispatcher.settings import Settings
 from dispatcher.values import Destination
 from dispatcher.wire import DestinationChange, Register
@@ -63,17 +64,17 @@ async def register(call: Call) -> Response:
 
 
 def registered(asked: Register, tenant: str, settings: Settings, now_ms: int) -> Destination:
-    """Return the destination that a registration makes. Raises ApiError (422)."""
+    """Return the destination that a registration makes. Raises ApiError (422) and Invalid."""
     if asked.name.startswith("ds_"):
         raise invalid("name", asked.name, "must not begin like an id")
-    targets.check("url", asked.url, settings.allow_networks)
+    check_url("url", asked.url, settings.allow_networks)
     return Destination(
         id=destination_id(tenant, name=asked.name),
         tenant=tenant,
         name=asked.name,
         url=asked.url,
-        policy=policies.text(asked.policy),
-        headers=headers.custom(asked.headers, settings.signature_header),
+        policy=read_policy(asked.policy)[0],
+        headers=custom_headers(asked.headers, settings.signature_header),
         paused=False,
         disabled_reason=None,
         concurrency=asked.concurrency,
@@ -109,19 +110,19 @@ def _check_registered(found: Destination) -> None:
 
 
 def changes_of(asked: DestinationChange, settings: Settings) -> dict[str, object]:
-    """Return the store's fields that a PATCH sets. Raises ApiError (422), also where it sets
-    none."""
+    """Return the store's fields that a PATCH sets. Raises Invalid, and ApiError (422) where it
+    sets none."""
     changes: dict[str, Any] = {}
     for name in ("url", "paused", "concurrency", "rate_per_second"):
         value = getattr(asked, name)
         if value is not UNSET:
             changes[name] = value
     if "url" in changes:
-        targets.check("url", changes["url"], settings.allow_networks)
+        check_url("url", changes["url"], settings.allow_networks)
     if asked.policy is not UNSET:
-        changes["policy"] = policies.text(asked.policy)
+        changes["policy"] = read_policy(asked.policy)[0]
     if asked.headers is not UNSET:
-        changes["headers"] = headers.custom(asked.headers, settings.signature_header)
+        changes["headers"] = custom_headers(asked.headers, settings.signature_header)
     if asked.disabled is not UNSET:
         changes["disabled_reason"] = DISABLED_BY_HAND if asked.disabled else None
     if not changes:

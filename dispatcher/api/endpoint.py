@@ -19,6 +19,7 @@ from dispatcher.api.context import Context
 from dispatcher.api.errors import ApiError
 from dispatcher.api.operation import Operation
 from dispatcher.filters import FilterError
+from dispatcher.intake import IntakeError
 from dispatcher.store.errors import StoreError
 from receiver.base import log
 
@@ -136,6 +137,8 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
             error = unknown
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, IntakeError):
+        return errors.from_intake(error)
     if isinstance(error, FilterError):
         return errors.from_filter(error)
     if isinstance(error, Unauthorized):

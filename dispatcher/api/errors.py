@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from dispatcher import intake
 from dispatcher.filters import FilterError
 from dispatcher.store import errors
 
@@ -122,6 +123,33 @@ def from_store(error: errors.StoreError) -> ApiError:
         if isinstance(error, kind):
             return ApiError(code, str(error))
     raise error
+
+
+def from_intake(error: intake.IntakeError) -> ApiError:
+    """Return what the caller is told about a callback that was not taken."""
+    message = str(error)
+    match error:
+        case intake.Invalid():
+            return invalid(error.field, error.value, error.reason)
+        case intake.PayloadTooLarge():
+            return ApiError("PAYLOAD_TOO_LARGE", message, details={"bytesMax": error.bytes_max})
+        case intake.QueueFull():
+            details = {
+                "queueSize": error.queue_size,
+                "estimatedWait": error.estimated_wait_s,
+                "retryAfter": error.retry_after_s,
+            }
+            headers = {"Retry-After": str(error.retry_after_s)}
+            return ApiError("QUEUE_FULL", message, details=details, headers=headers)
+        case intake.StorageFull():
+            details = {
+                "estimatedSize": error.estimated_bytes,
+                "remainingQuota": error.remaining_bytes,
+            }
+            headers = {"Retry-After": str(error.retry_after_s)}
+            return ApiError("STORAGE_LIMIT_EXCEEDED", message, details=details, headers=headers)
+        case _:  # NotReady
+            return unavailable(message)
 
 
 def from_filter(error: FilterError, prefix: str = "") -> ApiError:

@@ -5,7 +5,7 @@ from typing import Final
 from starlette.responses import Response
 
 from dispatcher import policy
-from dispatcher.api import admission, show
+from dispatcher.api import show
 from dispatcher.api.call import Call, answer, encode
 from dispatcher.api.errors import unavailable
 from dispatcher.ids import new_id
@@ -18,7 +18,7 @@ TEST_STATUS: Final = "test"
 async def probe(call: Call) -> Response:
     """`POST /v1/destinations/{id}/test`."""
     call.query(())
-    admission.check_ready(call.context)
+    call.context.intake.check_ready()
     found = await call.context.store.get_destination(call.tenant, call.path["id"])
     if call.context.probes.locked():
         raise unavailable("too many tests run at once")

@@ -1,23 +1,20 @@
 """Taking callbacks in: as JSON and raw."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 from starlette.responses import Response
 
 from dispatcher import wire
-from dispatcher.api import admission, show, submission
+from dispatcher.api import show
 from dispatcher.api.call import JSON_BYTES_MAX, Call, answer
 from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation, Parameter
-from dispatcher.api.submission import Submission
+from dispatcher.intake import Submission, check_length, from_wire
 from dispatcher.policy import PresetName
-from dispatcher.values import Priority, Submitted
-from dispatcher.wire import NAME, TAGS_MAX, URL_CHARS_MAX, Submit
+from dispatcher.values import Priority
+from dispatcher.wire import Submit
 
-_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
-_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _RAW_NAMES: Final = (
     "jobId", "callbackUrl", "destination", "jobStatus", "priority", "policy", "tag.KEY",
 )  # fmt: skip
@@ -28,7 +25,7 @@ async def submit(call: Call) -> Response:
     call.query(())
     bytes_max = call.context.settings.payload_bytes_max + JSON_BYTES_MAX
     shape = await call.json(Submit, bytes_max)
-    return await _take(call, submission.from_json(shape, idempotency_key(call)))
+    return await _take(call, from_wire(shape, call.header(b"idempotency-key")))
 
 
 async def submit_raw(call: Call) -> Response:
@@ -37,34 +34,15 @@ async def submit_raw(call: Call) -> Response:
         call.query(),
         content_type=call.header(b"content-type") or "application/octet-stream",
         body=await call.body(call.context.settings.payload_bytes_max),
-        key=idempotency_key(call),
+        key=call.header(b"idempotency-key"),
     )
     return await _take(call, given)
 
 
 async def _take(call: Call, given: Submission) -> Response:
-    submitted = await take(call, given)
+    submitted = await call.context.intake.accept(call.tenant, given)
     status = 200 if submitted.duplicate else 202
     return answer(show.accepted(submitted), status, {"Location": f"/v1/callbacks/{submitted.id}"})
-
-
-async def take(call: Call, given: Submission) -> Submitted:
-    """Validate and store one submission. Raises ApiError and what the store raises."""
-    context = call.context
-    new = submission.build(given, tenant=call.tenant, settings=context.settings, now_ms=call.now_ms)
-    admission.check_ready(context)
-    await context.access.ensure_tenant(call.tenant)
-    submitted = await admission.take(context, new)
-    context.metrics.submitted("duplicate" if submitted.duplicate else "accepted")
-    return submitted
-
-
-def idempotency_key(call: Call) -> str | None:
-    """Return the `Idempotency-Key` header. Raises ApiError (422) for one out of shape."""
-    key = call.header(b"idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise invalid("Idempotency-Key", key, "must be 1 to 255 visible ASCII characters")
-    return key
 
 
 def raw_submission(
@@ -75,42 +53,21 @@ def raw_submission(
     for name, value in found.items():
         if name not in _RAW_NAMES[:-1] and not name.startswith("tag."):
             raise invalid(name, value, f"unknown parameter; there are {', '.join(_RAW_NAMES)}")
-    if len(tags) > TAGS_MAX:
-        raise invalid("tags", len(tags), f"at most {TAGS_MAX} tags")
-    for tag, value in tags.items():
-        _between("tag", tag, 1, 64)
-        _between(f"tag.{tag}", value, 0, 256)
-    if not _CONTENT_TYPE.fullmatch(content_type):
-        raise invalid("Content-Type", None, "must be 1 to 255 printable ASCII characters")
-    if "destination" in found and not re.fullmatch(NAME.strip("^$"), found["destination"]):
-        raise invalid("destination", found["destination"], "not a registered destination's name")
-    priority: Priority = _one_of("priority", found.get("priority", "normal"), Priority)
-    policy: PresetName | None = None
-    if "policy" in found:
-        policy = _one_of("policy", found["policy"], PresetName)
+    for tag, value in tags.items():  # known here by the names of their parameters
+        check_length("tag", tag, 1, wire.TAG_CHARS_MAX)
+        check_length(f"tag.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
     return Submission(
-        job_id=_between("jobId", found.get("jobId", ""), 1, 200),
+        job_id=found.get("jobId", ""),
         body=body,
         content_type=content_type,
-        callback_url=_optional("callbackUrl", found, URL_CHARS_MAX),
+        callback_url=found.get("callbackUrl"),
         destination=found.get("destination"),
-        job_status=_optional("jobStatus", found, submission.JOB_STATUS_CHARS_MAX),
-        priority=priority,
+        job_status=found.get("jobStatus"),
+        priority=_one_of("priority", found.get("priority", "normal"), Priority),
         tags=tags,
-        policy=policy,
-        headers=None,
+        policy=_one_of("policy", found["policy"], PresetName) if "policy" in found else None,
         idempotency_key=key,
     )
-
-
-def _optional(name: str, found: Mapping[str, str], most: int) -> str | None:
-    return _between(name, found[name], 1, most) if name in found else None
-
-
-def _between(name: str, text: str, least: int, most: int) -> str:
-    if not least <= len(text) <= most:
-        raise invalid(name, text, f"must have {least} to {most} characters")
-    return text
 
 
 def _one_of(name: str, text: str, allowed: Any) -> Any:

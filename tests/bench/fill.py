@@ -10,9 +10,8 @@ from typing import Final
 
 from dispatcher import settings as settings_module
 from dispatcher.access import DEFAULT_TENANT, Access, new_secret
-from dispatcher.api import submission
-from dispatcher.api.submission import JSON_TYPE, Submission
 from dispatcher.ids import destination_id
+from dispatcher.intake import Submission, new_callback
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.store import Store
@@ -68,17 +67,11 @@ def _new(number: int, url: str | None, settings: Settings) -> NewCallback:
     given = Submission(
         job_id=job_id(number),
         body=payload(number),
-        content_type=JSON_TYPE,
         callback_url=url,
         destination=_NAME if url is None else None,
         job_status="completed",
-        priority="normal",
-        tags={},
-        policy=None,
-        headers=None,
-        idempotency_key=None,
     )
-    return submission.build(given, tenant=DEFAULT_TENANT, settings=settings, now_ms=now_ms())
+    return new_callback(given, DEFAULT_TENANT, settings, now_ms())
 
 
 if __name__ == "__main__":

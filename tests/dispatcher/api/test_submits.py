@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.api import admission
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreFull, StoreUnavailable
@@ -295,18 +294,6 @@ async def test_a_full_queue_is_429_with_real_numbers(settings: Settings) -> None
         url = {"jobId": "j", "callbackUrl": "http://127.0.0.1:9/", "payload": 1}
         assert (await other.post("/v1/callbacks", json=url)).status_code == 202
         await other.aclose()
-
-
-def test_the_estimated_wait_follows_the_measured_rate() -> None:
-    """Ten a second drain a hundred in ten seconds; a queue that stands still has no better answer
-    than the most we say."""
-    assert admission.queue_full(100, over=1, drain_rate=10).details == {
-        "queueSize": 100,
-        "estimatedWait": 10,
-        "retryAfter": 1,
-    }
-    still = admission.queue_full(100, over=1, drain_rate=0).details
-    assert (still["estimatedWait"], still["retryAfter"]) == (86_400, 60)
 
 
 async def test_i9_a_full_service_does_not_tell_what_the_others_have_queued(

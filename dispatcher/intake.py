@@ -1,0 +1,402 @@
+"""Accept a callback, whatever way it came in: validate it, see whether it came before, look for
+room, store it. Nothing here knows of a request or a response."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
+from typing import Final
+
+import msgspec
+
+from dispatcher import ids, wire
+from dispatcher.access import Access
+from dispatcher.engine.engine import Engine
+from dispatcher.metrics import Metrics
+from dispatcher.policy import GONE, PRESETS, Policy, dump
+from dispatcher.sending.egress import Egress
+from dispatcher.settings import Settings
+from dispatcher.store.errors import NotFound, StoreFull
+from dispatcher.store.store import Store
+from dispatcher.values import Headers, NewCallback, Priority, Submitted
+from receiver.base.clock import now_ms
+from receiver.base.settings import Network
+
+JSON_TYPE: Final = "application/json"
+# What a callback takes up beside its payload: its rows and their index entries, measured.
+ROW_BYTES: Final = 1_024
+WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
+RETRY_S_MAX: Final = 60
+HEADER_CHARS_MAX: Final = 2_048
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
+_NAME: Final = re.compile(wire.NAME.strip("^$"))
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+# What frames the message, belongs to the connection, or is made by the sender.
+_REFUSED: Final = frozenset(
+    (
+        "host",
+        "content-length",
+        "content-type",
+        "content-encoding",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "accept-encoding",
+        "user-agent",
+        "cookie",
+    )
+)
+_REFUSED_PREFIXES: Final = ("webhook-", "x-postback-", "proxy-")
+
+
+class IntakeError(Exception):
+    """A callback that is not taken; the message is fit to show."""
+
+
+class Invalid(IntakeError):
+    """A value that its field (a dotted path, in the wire's names) cannot have."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason
+
+
+class PayloadTooLarge(IntakeError):
+    """The payload has more than `bytes_max`."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"the payload is larger than {bytes_max} bytes")
+        self.bytes_max = bytes_max
+
+
+class NotReady(IntakeError):
+    """The service starts or stops."""
+
+    def __init__(self) -> None:
+        super().__init__("not taking callbacks now: starting or stopping")
+
+
+class QueueFull(IntakeError):
+    """`estimated_wait_s` is how long this queue takes to drain at the measured rate,
+    `retry_after_s` how long until there is room for one more."""
+
+    def __init__(self, queue_size: int, estimated_wait_s: int, retry_after_s: int) -> None:
+        super().__init__("too many deliveries are waiting")
+        self.queue_size = queue_size
+        self.estimated_wait_s = estimated_wait_s
+        self.retry_after_s = retry_after_s
+
+
+class StorageFull(IntakeError):
+    """What this callback would take, and what is left."""
+
+    retry_after_s: Final = RETRY_S_MAX
+
+    def __init__(self, estimated_bytes: int, remaining_bytes: int) -> None:
+        super().__init__("there is no room to store this callback")
+        self.estimated_bytes = estimated_bytes
+        self.remaining_bytes = remaining_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A callback as somebody hands it in, not validated. `body` is delivered byte for byte; one of
+    `callback_url` and `destination` (a registered name) says where to."""
+
+    job_id: str
+    body: bytes = field(repr=False)
+    content_type: str = JSON_TYPE
+    callback_url: str | None = None
+    destination: str | None = None
+    job_status: str | None = None
+    priority: Priority = "normal"
+    tags: Mapping[str, str] = field(default_factory=dict)
+    policy: wire.PolicyChoice | None = None
+    headers: Mapping[str, str] | None = None
+    idempotency_key: str | None = None
+
+
+class Intake:
+    """The one way in for callbacks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        access: Access,
+        engine: Engine,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._access = access
+        self._engine = engine
+        self._metrics = metrics
+        self._clock = clock
+
+    async def accept(self, tenant: str, given: Submission) -> Submitted:
+        """Store the callback durably and start to deliver it; one that came before is answered
+        with the first.
+
+        Raises Invalid and PayloadTooLarge for what can never be taken; NotReady, QueueFull and
+        StorageFull for what may be taken later; and of the store's errors KeyReused,
+        DestinationDisabled and StoreUnavailable.
+        """
+        new = new_callback(given, tenant, self._settings, self._clock())
+        self.check_ready()
+        await self._access.ensure_tenant(tenant)
+        self._check_queue(tenant)
+        size = len(new.body) + ROW_BYTES
+        if self._store.usage().free_bytes < size:
+            raise self._storage_full(size)
+        try:
+            submitted = await self._engine.submit(new)
+        except StoreFull:
+            raise self._storage_full(size) from None
+        except NotFound:
+            reason = "no destination of this name is registered"
+            raise Invalid("destination", new.destination_name, reason) from None
+        self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
+        return submitted
+
+    def check_ready(self) -> None:
+        """Raise NotReady unless callbacks are taken."""
+        if not self._engine.ready:
+            raise NotReady
+
+    def _check_queue(self, tenant: str) -> None:
+        settings, rate = self._settings, self._engine.drain_rate
+        queued = self._store.queued(tenant)
+        if queued >= settings.tenant_queue_max:
+            raise queue_full(queued, over=queued - settings.tenant_queue_max + 1, drain_rate=rate())
+        # Of the whole queue a tenant is told the limit, not how much the others have in it (I9).
+        queued = self._store.queued()
+        if queued >= settings.queue_max:
+            over = queued - settings.queue_max + 1
+            raise queue_full(settings.queue_max, over=over, drain_rate=rate())
+
+    def _storage_full(self, size: int) -> StorageFull:
+        return StorageFull(size, max(0, self._store.usage().free_bytes))
+
+
+def queue_full(queue_size: int, *, over: int, drain_rate: float) -> QueueFull:
+    """Return the error for a queue that drains at `drain_rate` deliveries a second, and has room
+    again when `over` of them have gone."""
+    wait_s = _seconds(queue_size, drain_rate, WAIT_S_MAX)
+    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX))
+
+
+def _seconds(count: int, rate: float, seconds_max: int) -> int:
+    if rate <= 0 or count / rate >= seconds_max:
+        return seconds_max
+    return max(1, math.ceil(count / rate))
+
+
+# --- from what is handed in to what is stored ---
+
+
+class _Peek(msgspec.Struct):
+    status: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_PEEK: Final = msgspec.json.Decoder(_Peek)
+_TEXT: Final = msgspec.json.Decoder(str)
+
+
+def from_wire(shape: wire.Submit, idempotency_key: str | None) -> Submission:
+    """Return the submission that a JSON document makes: its payload's bytes, as they stood there.
+    Raises Invalid for a `status` in the payload that is no job status."""
+    body = bytes(shape.payload)
+    return Submission(
+        job_id=shape.job_id,
+        body=body,
+        callback_url=shape.callback_url,
+        destination=shape.destination,
+        job_status=shape.job_status if shape.job_status is not None else payload_status(body),
+        priority=shape.priority,
+        tags=shape.tags,
+        policy=shape.policy,
+        headers=shape.headers,
+        idempotency_key=idempotency_key,
+    )
+
+
+def payload_status(body: bytes) -> str | None:
+    """`status` of a JSON payload, where it is an object that has one and it is a text; an empty
+    one counts as none. Raises Invalid for one that is no job status."""
+    if not body.startswith(b"{"):
+        return None
+    raw = bytes(_PEEK.decode(body).status)
+    if not raw.startswith(b'"'):
+        return None
+    status = _TEXT.decode(raw)
+    if len(status) > wire.JOB_CHARS_MAX:
+        reason = f"longer than {wire.JOB_CHARS_MAX} characters; name a jobStatus beside it"
+        raise Invalid("payload.status", status, reason)
+    return status or None
+
+
+def new_callback(given: Submission, tenant: str, settings: Settings, now_ms: int) -> NewCallback:
+    """Return the value to store; pure but for the id that it makes. Raises Invalid and
+    PayloadTooLarge."""
+    _check(given, settings)
+    policy_text, policy = read_policy(given.policy)
+    destination = ids.destination_id(tenant, name=given.destination, url=given.callback_url)
+    digest = sha256(given.body).digest()
+    key = given.idempotency_key
+    return NewCallback(
+        id=ids.new_id("cb", now_ms),
+        tenant=tenant,
+        job_id=given.job_id,
+        job_status=given.job_status,
+        priority=given.priority,
+        destination=destination,
+        destination_name=given.destination,
+        url=given.callback_url,
+        body=given.body,
+        body_sha256=digest,
+        content_type=given.content_type,
+        headers=custom_headers(given.headers, settings.signature_header),
+        tags=tuple(given.tags.items()),
+        policy_text=policy_text,
+        policy=policy,
+        key=ids.natural_key(tenant, given.job_id, given.job_status, destination, digest)
+        if key is None
+        else ids.explicit_key(tenant, key),
+        explicit_key=key is not None,
+        content=ids.content_digest(
+            given.job_id,
+            given.job_status,
+            destination,
+            given.callback_url,
+            digest,
+            given.content_type,
+        ),
+        created_ms=now_ms,
+    )
+
+
+def _check(given: Submission, settings: Settings) -> None:
+    if len(given.body) > settings.payload_bytes_max:
+        raise PayloadTooLarge(settings.payload_bytes_max)
+    if (given.callback_url is None) == (given.destination is None):
+        raise Invalid("callbackUrl", None, "give either callbackUrl or destination")
+    if given.callback_url is not None:
+        check_length("callbackUrl", given.callback_url, 1, wire.URL_CHARS_MAX)
+        check_url("callbackUrl", given.callback_url, settings.allow_networks)
+    elif given.destination is not None and not _NAME.fullmatch(given.destination):
+        raise Invalid("destination", given.destination, "not a registered destination's name")
+    _check_text("jobId", given.job_id, 1, wire.JOB_CHARS_MAX)
+    if given.job_status is not None:
+        _check_text("jobStatus", given.job_status, 1, wire.JOB_CHARS_MAX)
+    if len(given.tags) > wire.TAGS_MAX:
+        raise Invalid("tags", len(given.tags), f"at most {wire.TAGS_MAX} tags")
+    for tag, value in given.tags.items():
+        _check_text("tags", tag, 1, wire.TAG_CHARS_MAX)
+        _check_text(f"tags.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
+    if given.content_type != JSON_TYPE and not _CONTENT_TYPE.fullmatch(given.content_type):
+        raise Invalid("Content-Type", None, "must be 1 to 255 printable ASCII characters")
+    if given.idempotency_key is not None and not _KEY.fullmatch(given.idempotency_key):
+        reason = "must be 1 to 255 visible ASCII characters"
+        raise Invalid("Idempotency-Key", given.idempotency_key, reason)
+
+
+def _check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
+    check_length(field, text, chars_min, chars_max)
+    if _CONTROL.search(text):
+        raise Invalid(field, None, "must not hold control characters")
+
+
+def check_length(field: str, text: str, chars_min: int, chars_max: int) -> None:
+    """Raise Invalid unless the text has so many characters."""
+    if not chars_min <= len(text) <= chars_max:
+        raise Invalid(field, text, f"must have {chars_min} to {chars_max} characters")
+
+
+# --- fields with rules of their own, of callbacks and of destinations ---
+
+
+def check_url(field: str, url: str, allow_networks: tuple[Network, ...]) -> None:
+    """Raise Invalid for a URL that no delivery could go to."""
+    reason = _url_fault(url, allow_networks)
+    if reason is not None:
+        raise Invalid(field, url, reason)
+
+
+@lru_cache(maxsize=4_096)  # the URLs of busy destinations come again and again
+def _url_fault(url: str, allow_networks: tuple[Network, ...]) -> str | None:
+    return Egress(allow_networks).check_url(url)
+
+
+def read_policy(choice: wire.PolicyChoice | None) -> tuple[str | None, Policy | None]:
+    """Return what the store keeps of a choice, a preset's name or the policy as text, and the
+    policy itself; None for the default. Raises Invalid where the fields contradict each other."""
+    if choice is None:
+        return None, None
+    if isinstance(choice, str):
+        return choice, PRESETS[choice]
+    if choice.delays is not msgspec.UNSET and choice.exponential is not msgspec.UNSET:
+        raise Invalid("policy", None, "give delays or exponential, not both")
+    codes = choice.acknowledge
+    if codes != "2xx" and GONE in codes:
+        raise Invalid("policy.acknowledge", GONE, "410 always means gone")
+    grown = choice.exponential
+    policy = Policy(
+        attempts=choice.attempts,
+        delays=() if choice.delays is msgspec.UNSET else tuple(choice.delays),
+        jitter=choice.jitter,
+        timeout=choice.timeout,
+        acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
+        max_age=choice.max_age,
+        **({} if grown is msgspec.UNSET else msgspec.structs.asdict(grown)),
+    )
+    return dump(policy), policy
+
+
+def custom_headers(given: Mapping[str, str] | None, signature_header: str) -> Headers:
+    """Return the headers that a callback or destination adds to its deliveries.
+
+    Raises Invalid for names that are no tokens, belong to the connection or are ours, and for
+    values with anything but visible ASCII, spaces and tabs (others have no agreed encoding).
+    """
+    if not given:
+        return ()
+    if len(given) > wire.HEADERS_MAX:
+        raise Invalid("headers", None, f"at most {wire.HEADERS_MAX} headers")
+    seen: set[str] = set()
+    for name, value in given.items():
+        _check_header(name, value, signature_header.lower())
+        if name.lower() in seen:
+            raise Invalid(f"headers.{name}", None, "there twice, in different case")
+        seen.add(name.lower())
+    return tuple(given.items())
+
+
+def _check_header(name: str, value: str, signature_header: str) -> None:
+    field, low = f"headers.{name}", name.lower()
+    if not _HEADER_NAME.fullmatch(name):
+        reason = "a header's name is 1 to 64 letters, digits or any of -_.~…"
+        raise Invalid(field, None, reason)
+    if low in _REFUSED or low.startswith((*_REFUSED_PREFIXES, signature_header)):
+        raise Invalid(field, None, "this header is set by the dispatcher or the connection")
+    if (
+        len(value) > HEADER_CHARS_MAX
+        or not _HEADER_VALUE.fullmatch(value)
+        or value != value.strip()
+    ):
+        reason = f"a header's value is at most {HEADER_CHARS_MAX} ASCII characters without "
+        raise Invalid(field, None, f"{reason}control characters or outer spaces")
