@@ -1,8 +1,12 @@
 """What holds for every test."""
 
+import asyncio
+import atexit
+import gc
 import importlib.util
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +15,29 @@ from typing import cast
 
 import freezegun
 import hypothesis
+import psycopg
 import pytest
+
+
+@atexit.register  # the first of all, so that it is called last
+def nothing_is_left_open() -> None:
+    """Fail a run that leaves a connection, a socket or an event loop open, at whose end Python
+    would only complain, when the summary has long been written."""
+    gc.collect()
+    left = [repr(one) for one in gc.get_objects() if _is_open(one)]
+    if left:
+        print("left open:", *left, sep="\n  ", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
+def _is_open(one: object) -> bool:
+    if isinstance(one, psycopg.Connection):
+        return not one.closed
+    if isinstance(one, asyncio.BaseEventLoop):
+        return not one.is_closed()
+    return isinstance(one, socket.socket) and one.fileno() != -1
+
 
 # Freezing the clock is for wall-clock decisions. An event loop that serves in another thread must
 # not see it: a timer that it sets meanwhile would never ring.

@@ -26,6 +26,7 @@ from dispatcher.states import QUEUED, STATES, legal
 from dispatcher.store.errors import StoreError
 from dispatcher.store.requests import Retention
 from dispatcher.values import Delivery
+from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import DAY_MS, FACTORIES, LOOKERS, T0, World
 
 T = TypeVar("T")
@@ -309,6 +310,7 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.run(self.world.store.close())
             self.loop.close()
+            folders.empty_under(self.folder)
             shutil.rmtree(self.folder)
 
     async def deliver_all(self) -> None:
