@@ -8,21 +8,17 @@ import typer
 
 from dispatcher import VERSION
 from dispatcher.cli import (
-    cancel,
-    demo,
+    access,
     destinations,
     doctor,
     failure,
-    keys,
     listing,
     move,
     replay,
-    secrets,
     send,
     serve,
     show,
     stats,
-    tenants,
 )
 from dispatcher.cli.options import examples
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url
@@ -39,6 +35,11 @@ _START: Final = examples(
     "dispatcher show cb_…                    [dim]# understand it[/dim]",
     "dispatcher replay --status dead --dry-run",
 )
+_PANELS: Final[dict[str, tuple[Any, ...]]] = {
+    "Run the service": (serve, move, doctor),
+    "Callbacks": (send, listing, show, replay, stats),
+    "Setting up": (destinations, access),
+}
 
 
 def _root(
@@ -68,15 +69,11 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True, epilog=_START)(_root)
-    for panel, modules in (
-        ("Run the service", (serve, move, doctor)),
-        ("Callbacks", (send, listing, show, replay, cancel, stats)),
-        ("Setting up", (destinations, keys, secrets, tenants)),
-    ):
+    for panel, modules in _PANELS.items():
         for module in modules:
-            add: Any = module.add
-            add(app, panel)
-    demo.add(app, rich_help_panel="Run the service")
+            for info in (*module.app.registered_commands, *module.app.registered_groups):
+                info.rich_help_panel = panel
+            app.add_typer(module.app)
     return app
 
 
@@ -90,7 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except _UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "dispatcher"
-        failure.say(error.format_message(), f"{where} --help")
+        if message := error.format_message():  # a group without a command shows its help instead
+            failure.say(message, f"{where} --help")
         return failure.USAGE
     except failure.Failed as error:
         failure.say(str(error), error.hint)

@@ -6,9 +6,8 @@ import typer
 from rich.text import Text
 
 from dispatcher.cli import output, values
-from dispatcher.cli.listings import print_list
-from dispatcher.cli.options import register
-from dispatcher.cli.service import SERVICE, Service
+from dispatcher.cli.options import command
+from dispatcher.cli.service import Service, TheService, print_list
 from dispatcher.cli.show import met
 from dispatcher.client import Destination, calls
 
@@ -34,42 +33,20 @@ _RESETS: Final = {
 }
 
 
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the commands."""
-    group = typer.Typer(no_args_is_help=True)
-    app.add_typer(
-        group,
-        name="destinations",
-        help="Where deliveries go: limits, health, backlog",
-        rich_help_panel=panel,
-    )
-    for name, run, shown in (
-        ("list", show_all, ("dispatcher destinations list",)),
-        ("show", show, ("dispatcher destinations show billing",)),
-        (
-            "add",
-            add_one,
-            ("dispatcher destinations add billing https://example.com/hooks --concurrency 8",),
-        ),
-        ("set", change, ("dispatcher destinations set billing --rate 50 --reset policy",)),
-        ("pause", pause, ("dispatcher destinations pause billing",)),
-        ("resume", resume, ("dispatcher destinations resume billing",)),
-        ("disable", disable, ("dispatcher destinations disable billing --yes",)),
-        ("enable", enable, ("dispatcher destinations enable billing",)),
-        ("remove", remove, ("dispatcher destinations remove billing --yes",)),
-        ("test", test, ("dispatcher destinations test billing",)),
-    ):
-        register(group, name, run, shown, makers=SERVICE)
+app = typer.Typer()
+group = typer.Typer(no_args_is_help=True)
+app.add_typer(group, name="destinations", help="Where deliveries go: limits, health, backlog")
 
 
-def show_all(service: Service) -> None:
+@command(group, "list", "dispatcher destinations list")
+def list_destinations(service: TheService) -> None:
     """List them, with what waits for each and what holds it."""
     made = output.table("HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",))
 
     def row(destination: Destination) -> None:
         who = destination.name or destination.id
         made.add_row(
-            output.word("paused" if destination.paused else destination.health),
+            output.word(_health(destination)),
             f"{destination.backlog:,}",
             output.lines(
                 output.plain(who, "bold").append("  ").append_text(_held(destination)),
@@ -80,13 +57,17 @@ def show_all(service: Service) -> None:
     print_list(service, calls.destinations, Destination, made, row, "no destinations yet")
 
 
-def show(service: Service, name: Name) -> None:
+@command(group, "show", "dispatcher destinations show billing")
+def show_destination(service: TheService, name: Name) -> None:
     """Show one: its limits, its health, its backlog."""
     _print(service.show(calls.get_destination(name)))
 
 
-def add_one(
-    service: Service,
+@command(
+    group, "add", "dispatcher destinations add billing https://example.com/hooks --concurrency 8"
+)
+def add_destination(
+    service: TheService,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     to: Annotated[str, typer.Argument(metavar="URL")],
     policy: PolicyText = None,
@@ -113,8 +94,9 @@ def add_one(
         )
 
 
-def change(
-    service: Service,
+@command(group, "set", "dispatcher destinations set billing --rate 50 --reset policy")
+def set_destination(
+    service: TheService,
     name: Name,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Its new URL.")] = None,
     policy: PolicyText = None,
@@ -146,18 +128,21 @@ def change(
     _change(service, name, changes)
 
 
-def pause(service: Service, name: Name) -> None:
+@command(group, "pause", "dispatcher destinations pause billing")
+def pause(service: TheService, name: Name) -> None:
     """Send nothing for now. Its backlog is kept."""
     _change(service, name, {"paused": True})
 
 
-def resume(service: Service, name: Name) -> None:
-    """Send again, at once: resuming also closes its circuit."""
+@command(group, "resume", "dispatcher destinations resume billing")
+def resume(service: TheService, name: Name) -> None:
+    """Send again; resuming also closes its circuit. What waits for its next try keeps its time."""
     _change(service, name, {"paused": False})
 
 
+@command(group, "disable", "dispatcher destinations disable billing --yes")
 def disable(
-    service: Service,
+    service: TheService,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -166,13 +151,15 @@ def disable(
     _change(service, name, {"disabled": True})
 
 
-def enable(service: Service, name: Name) -> None:
+@command(group, "enable", "dispatcher destinations enable billing")
+def enable(service: TheService, name: Name) -> None:
     """Take callbacks for it again. What died meanwhile waits for a replay."""
     _change(service, name, {"disabled": False})
 
 
+@command(group, "remove", "dispatcher destinations remove billing --yes")
 def remove(
-    service: Service,
+    service: TheService,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -185,7 +172,8 @@ def remove(
         output.console().print(f"{output.clean(name)} is removed")
 
 
-def test(service: Service, name: Name) -> None:
+@command(group, "test", "dispatcher destinations test billing")
+def test(service: TheService, name: Name) -> None:
     """Send a signed test callback now and show what it met. Exits with 1 unless it was
     acknowledged."""
     answer = service.client.raw(calls.test_destination(name))
@@ -215,7 +203,7 @@ def _print(destination: Destination | None) -> None:
         return
     out = output.console()
     title = output.plain(destination.name or destination.id, "bold").append("  ")
-    out.print(title.append_text(output.word(destination.health)))
+    out.print(title.append_text(output.word(_health(destination))))
     for label, text in _facts(destination).items():
         if text:
             out.print(Text(f"  {label:<13}", style="dim").append_text(output.plain(text)))
@@ -235,6 +223,10 @@ def _facts(destination: Destination) -> dict[str, str]:
         "rate": "" if rate is None else f"{rate:g} a second",
         "headers": ", ".join(destination.header_names),
     }
+
+
+def _health(destination: Destination) -> str:
+    return "paused" if destination.paused else destination.health
 
 
 def _held(destination: Destination) -> Text:

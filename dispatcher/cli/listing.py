@@ -1,8 +1,8 @@
-"""`dispatcher list`: find callbacks."""
+"""`dispatcher list`: find callbacks; and the filters by which `replay` finds them too."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -10,36 +10,109 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import filters, output
-from dispatcher.cli.options import Makers, register
-from dispatcher.cli.service import Service, connect
+from dispatcher.cli import output, values
+from dispatcher.cli.options import Depends, command
+from dispatcher.cli.service import RawPage, Service, TheService
 from dispatcher.client import Callback, Filters
 from dispatcher.client.calls import page
+from dispatcher.states import State
 
-_PAGE: Final = 500  # the most that one request may ask for
+_PAGE_MAX: Final = 500  # what one request may ask for
 _LIMIT: Final = 20
-_EXAMPLES: Final = (
+_PANEL: Final = "Which callbacks"
+
+Status = Annotated[
+    State | None, typer.Option(help="State of the delivery.", rich_help_panel=_PANEL)
+]
+JobStatus = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="State of the job itself.", rich_help_panel=_PANEL),
+]
+JobId = Annotated[
+    str | None, typer.Option(metavar="ID", help="Callbacks of one job.", rich_help_panel=_PANEL)
+]
+Tag = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Carry this tag (repeatable).", rich_help_panel=_PANEL),
+]
+Destination = Annotated[
+    str | None,
+    typer.Option(metavar="ID|NAME|URL", help="Go to this destination.", rich_help_panel=_PANEL),
+]
+Priority = Annotated[
+    Literal["high", "normal"] | None, typer.Option(help="Priority.", rich_help_panel=_PANEL)
+]
+Error = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CODE",
+        help="Code of the last failed attempt: http_503, timeout, unreachable, …",
+        rich_help_panel=_PANEL,
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        parser=values.moment,
+        help="Made at this time or later: 30m, 2h, 7d (ago), or ISO-8601.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        parser=values.moment,
+        help="Made before this time.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def chosen_filters(
+    status: Status = None,
+    job_status: JobStatus = None,
+    job_id: JobId = None,
+    tag: Tag = None,
+    destination: Destination = None,
+    priority: Priority = None,
+    error: Error = None,
+    since: Since = None,
+    until: Until = None,
+) -> Filters:
+    """Return the filter that the options describe."""
+    given = {
+        "status": status,
+        "job_status": job_status,
+        "job_id": job_id,
+        "destination": destination,
+        "priority": priority,
+        "error": error,
+        "since": since,
+        "until": until,
+        "tags": values.pairs(tag, "--tag") or None,
+    }
+    found: Filters = {}
+    found.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
+    return found
+
+
+TheFilters = Annotated[Filters, Depends(chosen_filters)]
+app = typer.Typer()
+
+
+@command(
+    app,
+    "list",
     "dispatcher list --status dead --since 24h",
     "dispatcher list --tag team=a --error http_503 --limit 100",
     "dispatcher list --job-id job_1234567890abcdef",
     "dispatcher list --status dead --all --json | jq -r .id",
 )
-
-
-class _RawPage(msgspec.Struct, rename="camel"):
-    data: list[msgspec.Raw]
-    next_cursor: str | None
-
-
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    makers: Makers = {"service": connect, "wanted": filters.chosen}
-    register(app, "list", find, _EXAMPLES, panel=panel, makers=makers)
-
-
-def find(
-    service: Service,
-    wanted: Filters,
+def list_callbacks(
+    service: TheService,
+    filters: TheFilters,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help=f"How many. (default: {_LIMIT})")
     ] = None,
@@ -48,21 +121,21 @@ def find(
     """Find callbacks by what happened to them, newest first."""
     if all and limit is not None:
         raise typer.BadParameter("--all and --limit exclude each other")
-    most = None if all else limit or _LIMIT
-    rows = islice(_rows(service, wanted, most), most)
+    rows_max = None if all else limit or _LIMIT
+    rows = islice(_rows(service, filters, rows_max), rows_max)
     if service.json:
         output.print_json_lines(bytes(row) for row in rows)
-        return
-    _print(rows, most)
+    else:
+        _print(rows, rows_max)
 
 
-def _rows(service: Service, wanted: Filters, most: int | None) -> Iterator[msgspec.Raw]:
-    """Each callback's JSON as it came, page after page."""
-    cursor, left = None, most
+def _rows(service: Service, filters: Filters, rows_max: int | None) -> Iterator[msgspec.Raw]:
+    """Yield each callback's JSON as it came, page after page."""
+    cursor, left = None, rows_max
     while True:
-        ask = _PAGE if left is None else min(left, _PAGE)
-        answer = service.client.raw(page(wanted, cursor=cursor, limit=ask))
-        found = msgspec.json.decode(answer.body, type=_RawPage)
+        limit = _PAGE_MAX if left is None else min(left, _PAGE_MAX)
+        response = service.client.raw(page(filters, cursor=cursor, limit=limit))
+        found = msgspec.json.decode(response.body, type=RawPage)
         yield from found.data
         cursor = found.next_cursor
         left = None if left is None else left - len(found.data)
@@ -70,17 +143,17 @@ def _rows(service: Service, wanted: Filters, most: int | None) -> Iterator[msgsp
             return
 
 
-def _print(rows: Iterator[msgspec.Raw], most: int | None) -> None:
+def _print(rows: Iterator[msgspec.Raw], rows_max: int | None) -> None:
     """Tables of a page each, so that a long list shows from its beginning."""
     shown = 0
-    while found := list(islice(rows, _PAGE)):
+    while found := list(islice(rows, _PAGE_MAX)):
         callbacks = [msgspec.json.decode(row, type=Callback) for row in found]
         output.console().print(callback_table(callbacks))
         shown += len(found)
     if not shown:
         output.error_console().print("no callbacks match", style="dim")
-    elif shown == most:
-        note = f"the newest {most}; --limit N or --all shows more"
+    elif shown == rows_max:
+        note = f"the newest {rows_max}; --limit N or --all shows more"
         output.error_console().print(note, style="dim")
 
 
@@ -139,7 +212,7 @@ def _where(callback: Callback) -> str:
 def _note(callback: Callback) -> Text:
     """Return what an operator wants to know next."""
     if callback.status == "pending" and callback.next_attempt_at is not None:
-        due = output.plain(f"next {output.ago(callback.next_attempt_at)}", "dim")
+        due = output.plain(output.due(callback.next_attempt_at), "dim")
         if callback.last_error is None:
             return due
         return output.plain(callback.last_error, "yellow").append(" · ").append_text(due)

@@ -1,7 +1,7 @@
 """`dispatcher move`: from the SQLite file to PostgreSQL, once one machine is not enough."""
 
 import sys
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
@@ -9,24 +9,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dispatcher.cli import output
 from dispatcher.cli.failure import Failed
-from dispatcher.cli.options import register
-from dispatcher.cli.service import json_wanted
+from dispatcher.cli.options import command
+from dispatcher.cli.service import JsonWanted
 from dispatcher.store import is_postgres
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
 
-_SHOWN: Final = (
-    "dispatcher move sqlite:///postback.db postgresql://postback@db.internal/postback",
+app = typer.Typer()
+
+
+@command(
+    app, "move", "dispatcher move sqlite:///postback.db postgresql://postback@db.internal/postback"
 )
-
-
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    register(app, "move", move, _SHOWN, panel=panel, makers={"as_json": json_wanted})
-
-
 def move(
-    as_json: bool,
+    as_json: JsonWanted,
     source: Annotated[str, typer.Argument(metavar="SQLITE-URL", help="The file to move.")],
     target: Annotated[
         str, typer.Argument(metavar="POSTGRES-URL", help="An empty database to move it to.")

@@ -1,82 +1,87 @@
-"""Options that many commands share, declared once."""
+"""Commands, and the options that many of them share.
+
+A parameter annotated with `Depends(maker)` is no option itself: `maker` declares options of its
+own, and what it returns is handed in. So a command that takes a `Service` has `--url`, `--api-key`,
+`--tenant` and `--json`, declared once.
+"""
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import typer
 
-Makers = Mapping[str, Callable[..., object]]
-"""Parameters of a command that are made from options of their own, by name."""
+Run = TypeVar("Run", bound=Callable[..., None])
+_Parameters = Mapping[str, inspect.Parameter]
 
 
-def with_options(run: Callable[..., None], **makers: Callable[..., Any]) -> Callable[..., None]:
-    """`run`, as a command that takes the options of each maker beside its own.
+@dataclass(frozen=True, slots=True)
+class Depends:
+    """Says, inside `Annotated`, who makes a parameter. A result that is a context manager is
+    entered around the command."""
 
-    `with_options(run, service=connect)` calls `connect` with the options it declares and hands the
-    result to `run` as `service`; one that is a context manager is entered around `run`.
-    """
+    maker: Callable[..., Any]
+
+
+def command(app: typer.Typer, name: str, *shown: str) -> Callable[[Run], Run]:
+    """Add the function below to `app`: its docstring is its help, the first sentence of it the
+    line in the list of commands, `shown` its examples."""
+
+    def add(run: Run) -> Run:
+        text = inspect.getdoc(run) or ""
+        paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+        app.command(
+            name,
+            help="\n\n".join(paragraphs),
+            short_help=re.split(r"(?<=[.:]) |\.$", paragraphs[0])[0].rstrip(".:"),
+            epilog=examples(*shown),
+        )(with_dependencies(run))
+        return run
+
+    return add
+
+
+def with_dependencies(run: Callable[..., None]) -> Callable[..., None]:
+    """Return `run` as typer takes it: in place of each parameter that depends on a maker stand the
+    maker's own parameters."""
+    own = _parameters(run)
+    makers = {name: it.maker for name, parameter in own.items() if (it := _dependency(parameter))}
     needed = {name: _parameters(maker) for name, maker in makers.items()}
-    own = {name: it for name, it in _parameters(run).items() if name not in makers}
+    visible = {name: parameter for name, parameter in own.items() if name not in makers}
+    for parameters in needed.values():
+        visible |= parameters
 
-    def command(**given: Any) -> None:
+    def typer_command(**given: Any) -> None:
+        values = {name: value for name, value in given.items() if name in own}
         with ExitStack() as stack:
-            made = {name: _make(stack, makers[name], needed[name], given) for name in makers}
-            run(**{name: given[name] for name in own}, **made)
+            for name, maker in makers.items():
+                made = maker(**{needs: given[needs] for needs in needed[name]})
+                if isinstance(made, AbstractContextManager):
+                    stack.enter_context(made)
+                values[name] = made
+            run(**values)
 
-    for name, parameters in needed.items():
-        taken = [it for it in parameters if it in own and parameters[it] != own[it]]
-        if taken:
-            raise TypeError(f"{run.__name__} and {name} both declare {taken}")
-    shared = {name: it for parameters in needed.values() for name, it in parameters.items()}
-    shown = {**own, **shared}
-    command.__doc__ = run.__doc__
-    command.__name__ = run.__name__
-    command.__annotations__ = {name: it.annotation for name, it in shown.items()}
-    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
-        [it.replace(kind=inspect.Parameter.KEYWORD_ONLY) for it in shown.values()]
+    typer_command.__name__ = run.__name__
+    typer_command.__doc__ = run.__doc__
+    typer_command.__annotations__ = {name: it.annotation for name, it in visible.items()}
+    typer_command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
+        [it.replace(kind=inspect.Parameter.KEYWORD_ONLY) for it in visible.values()]
     )
-    return command
+    return typer_command
 
 
-def _parameters(run: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(run, eval_str=True).parameters)
+def _parameters(run: Callable[..., Any]) -> _Parameters:
+    return inspect.signature(run).parameters
 
 
-def _make(
-    stack: ExitStack,
-    maker: Callable[..., Any],
-    parameters: dict[str, inspect.Parameter],
-    given: dict[str, Any],
-) -> Any:
-    made = maker(**{name: given[name] for name in parameters})
-    return stack.enter_context(made) if isinstance(made, AbstractContextManager) else made
+def _dependency(parameter: inspect.Parameter) -> Depends | None:
+    marks = getattr(parameter.annotation, "__metadata__", ())
+    return next((mark for mark in marks if isinstance(mark, Depends)), None)
 
 
 def examples(*lines: str) -> str:
     """Return the end of a command's help: one example a line, as it is typed."""
     return "\n".join(["[bold]Examples[/bold]", *(f"  [dim]$[/dim] {line}" for line in lines)])
-
-
-def register(
-    app: typer.Typer,
-    name: str,
-    run: Callable[..., None],
-    shown: Sequence[str],
-    *,
-    panel: str | None = None,
-    makers: Makers,
-) -> None:
-    """Add a command: its docstring is its help, the first sentence of it the line in the list of
-    commands, `shown` its examples."""
-    text = inspect.getdoc(run) or ""
-    paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    app.command(
-        name,
-        help="\n\n".join(paragraphs),
-        short_help=re.split(r"(?<=[.:]) |\.$", paragraphs[0])[0].rstrip(".:"),
-        epilog=examples(*shown),
-        rich_help_panel=panel,
-    )(with_options(run, **makers))

@@ -54,7 +54,7 @@ def error_console() -> Console:
 
 
 def clean(text: str) -> str:
-    """`text` of strangers, without what would command a terminal."""
+    """Untrusted `text`, without what would command a terminal."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
@@ -71,7 +71,7 @@ def word(state: str) -> Text:
 
 
 def plain(text: object, style: str = "") -> Text:
-    """Text of strangers as it stands: no markup, no control characters."""
+    """Untrusted text as it stands: no markup, no control characters."""
     return Text(clean(str(text)), style=style)
 
 
@@ -140,6 +140,11 @@ def ago(moment: datetime, now: datetime | None = None) -> str:
     return f"{whole} ago" if seconds > 0 else f"in {whole}"
 
 
+def due(moment: datetime) -> str:
+    """When the next attempt goes out: `next in 4m`, or where something holds it `due 8s ago`."""
+    return f"{'next' if moment > datetime.now(UTC) else 'due'} {ago(moment)}"
+
+
 def stamp(moment: datetime) -> str:
     """`moment` in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
@@ -158,6 +163,6 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is there to confirm: add --yes")
+        raise typer.BadParameter("no terminal to confirm on: add --yes")
     if not typer.confirm(question, err=True):
         raise typer.Exit(1)

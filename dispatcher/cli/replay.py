@@ -1,4 +1,4 @@
-"""`dispatcher replay`: deliver again, one by one or everything that matches."""
+"""`dispatcher replay`, `dispatcher cancel`: deliver again, or no more."""
 
 import sys
 from typing import Annotated, Final
@@ -6,37 +6,34 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import filters, output
-from dispatcher.cli.each import each
+from dispatcher.cli import output
 from dispatcher.cli.failure import Failed
-from dispatcher.cli.listing import callback_table
-from dispatcher.cli.options import Makers, register
-from dispatcher.cli.service import Service, connect
-from dispatcher.cli.waiting import await_end
-from dispatcher.client import Filters, Preview, calls
+from dispatcher.cli.listing import TheFilters, callback_table
+from dispatcher.cli.options import command
+from dispatcher.cli.service import Service, TheService, for_each
+from dispatcher.cli.show import await_end
+from dispatcher.client import Callback, Filters, Preview, calls
 
-_EXAMPLES: Final = (
+_SAMPLE: Final = 10
+_WAIT_S: Final = 60.0
+
+app = typer.Typer()
+
+
+@command(
+    app,
+    "replay",
     "dispatcher replay cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a --wait",
     "dispatcher replay --status dead --tag team=a --since 24h --dry-run",
     "dispatcher replay --status dead --error http_503 --rate 50 --yes",
     "dispatcher replay rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# watch one again[/dim]",
 )
-_SAMPLE: Final = 10
-_WAIT_S: Final = 60.0
-
-
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    makers: Makers = {"service": connect, "wanted": filters.chosen}
-    register(app, "replay", replay, _EXAMPLES, panel=panel, makers=makers)
-
-
 def replay(
-    service: Service,
-    wanted: Filters,
+    service: TheService,
+    filters: TheFilters,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID…]", help="Callbacks, or a filtered replay to watch."),
+        typer.Argument(metavar="ID", help="Callbacks, or a filtered replay to watch."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be replayed.")
@@ -59,36 +56,33 @@ def replay(
     """Deliver again: same id, same bytes, history kept. Give ids, or filters for everything that
     matches; without --status only dead callbacks match."""
     if ids:
-        if wanted or dry_run or rate is not None:
+        if filters or dry_run or rate is not None:
             raise typer.BadParameter("give ids, or filters with --dry-run and --rate, not both")
-        each(service, ids, lambda service, id: _one(service, id, wait=bool(wait)))
+        for_each(service, ids, lambda service, id: _replay_one(service, id, wait=bool(wait)))
         return
-    if not wanted:
+    if not filters:
         raise typer.BadParameter("give ids, or at least one filter such as --status dead")
     if dry_run:
-        _preview(service, wanted)
+        _preview(service, filters)
         return
     if not yes:
-        _ask(service, wanted, rate)
-    _start(service, wanted, rate, wait=wait is not False)
+        _ask(service, filters, rate)
+    _start(service, filters, rate, wait=wait is not False)
 
 
-def _one(service: Service, id: str, *, wait: bool) -> None:
+def _replay_one(service: Service, id: str, *, wait: bool) -> None:
     if id.startswith("rp_"):
         _watch(service, id)
     elif wait:
         service.client.replay(id)
         await_end(service, id, _WAIT_S)
     else:
-        callback = service.show(calls.replay(id))
-        if callback is not None:
-            line = output.plain(callback.id).append("  ")
-            output.console().print(line.append_text(output.word(callback.status)))
+        _print_state(service.show(calls.replay(id)))
 
 
-def _preview(service: Service, wanted: Filters) -> int:
-    """Show what matches; returns how many."""
-    found = service.show(calls.preview_replay(wanted))
+def _preview(service: Service, filters: Filters) -> int:
+    """Show what matches and return how many that are."""
+    found = service.show(calls.preview_replay(filters))
     if found is None:
         return 0
     _print_preview(found)
@@ -107,11 +101,11 @@ def _print_preview(found: Preview) -> None:
             out.print(f"… and {left:,} more", style="dim")
 
 
-def _ask(service: Service, wanted: Filters, rate: float | None) -> None:
+def _ask(service: Service, filters: Filters, rate: float | None) -> None:
     """Show what matches and ask. Without somebody to ask it is refused."""
     if service.json or not sys.stdin.isatty():
-        raise typer.BadParameter("nobody is there to confirm: add --yes (or look with --dry-run)")
-    count = _preview(service, wanted)
+        raise typer.BadParameter("no terminal to confirm on: add --yes (or look with --dry-run)")
+    count = _preview(service, filters)
     if not count:
         raise typer.Exit(0)
     speed = f" at {rate:g} a second" if rate else ""
@@ -119,8 +113,8 @@ def _ask(service: Service, wanted: Filters, rate: float | None) -> None:
         raise Failed("nothing was replayed")
 
 
-def _start(service: Service, wanted: Filters, rate: float | None, *, wait: bool) -> None:
-    call = calls.start_replay(wanted, rate_per_second=rate)
+def _start(service: Service, filters: Filters, rate: float | None, *, wait: bool) -> None:
+    call = calls.start_replay(filters, rate_per_second=rate)
     if wait:
         _watch(service, service.client.call(call).id)
         return
@@ -130,7 +124,7 @@ def _start(service: Service, wanted: Filters, rate: float | None, *, wait: bool)
 
 
 def _watch(service: Service, id: str) -> None:
-    """Return a bar until everything that matched is on its way again. Ctrl-C leaves it running."""
+    """Show a bar until everything that matched is on its way again. Ctrl-C leaves it running."""
     if service.json:
         for _ in service.client.watch_replay(id):
             pass
@@ -157,3 +151,38 @@ def _watch(service: Service, id: str) -> None:
         output.console().print(
             f"{last.state}: {last.replayed:,} of {last.matched:,} replayed{gone}"
         )
+
+
+@command(
+    app,
+    "cancel",
+    "dispatcher cancel cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",
+    "dispatcher list --status pending --tag team=a --all --json | jq -r .id | xargs dispatcher "
+    "cancel",
+    "dispatcher cancel rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# a running replay[/dim]",
+)
+def cancel(
+    service: TheService,
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID…", help="Callbacks, or a filtered replay.")
+    ],
+) -> None:
+    """Deliver these callbacks no more. A running attempt ends and nothing follows it; a cancelled
+    callback can still be replayed."""
+    for_each(service, ids, _cancel_one)
+
+
+def _cancel_one(service: Service, id: str) -> None:
+    if id.startswith("rp_"):
+        replay = service.show(calls.cancel_replay(id))
+        if replay is not None:
+            left = replay.matched - replay.replayed - replay.skipped
+            output.console().print(f"{output.clean(id)} stopped with {left:,} left to replay")
+        return
+    _print_state(service.show(calls.cancel(id)))
+
+
+def _print_state(callback: Callback | None) -> None:
+    if callback is not None:
+        line = output.plain(callback.id).append("  ")
+        output.console().print(line.append_text(output.word(callback.status)))

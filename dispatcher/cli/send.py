@@ -1,76 +1,90 @@
 """`dispatcher send`: hand over one callback, or a file of them."""
 
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import IO, Annotated, Any, Final, Literal
 
+import msgspec
 import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dispatcher.cli import output, values
-from dispatcher.cli.options import register
-from dispatcher.cli.send_file import send_file
-from dispatcher.cli.service import SERVICE, Service
-from dispatcher.cli.waiting import await_end
+from dispatcher.cli.options import command
+from dispatcher.cli.service import Service, TheService
+from dispatcher.cli.show import await_end
+from dispatcher.client import Client
 from dispatcher.client.calls import submit
 
-_EXAMPLES: Final = (
+_FAILURES_MAX: Final = 50  # that are shown one by one; more of the same help nobody
+
+JobId = Annotated[str | None, typer.Option(metavar="ID", help="The finished job.")]
+To = Annotated[str | None, typer.Option(metavar="URL", help="Where it goes, …")]
+Destination = Annotated[
+    str | None, typer.Option(metavar="NAME", help="… or a registered destination.")
+]
+Payload = Annotated[
+    str | None, typer.Option(metavar="FILE|-|JSON", help="What is delivered, byte for byte.")
+]
+JobStatus = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="The job's status; otherwise the payload's `status`."),
+]
+Tags = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by (repeatable).")
+]
+Priority = Annotated[Literal["normal", "high"] | None, typer.Option(help="`high` goes first.")]
+Policy = Annotated[str | None, typer.Option(metavar="NAME|JSON", help="How it is retried.")]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option(metavar="'NAME: VALUE'", help="Added to the delivery (repeatable)."),
+]
+IdempotencyKey = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Otherwise job, status and destination.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for its delivery.")]
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
+File = Annotated[
+    Path | None,
+    typer.Option(metavar="NDJSON", help="Many callbacks, one JSON object a line; - for stdin."),
+]
+
+app = typer.Typer()
+
+
+@command(
+    app,
+    "send",
     "dispatcher send --job-id job_1 --to https://example.com/hooks "
     """--payload '{"status": "completed"}'""",
     "dispatcher send --job-id job_1 --destination billing --payload result.json --wait",
     "jq .result job.json | dispatcher send --job-id job_2 --destination billing --payload -",
     "dispatcher send --file many.ndjson   [dim]# a line: what POST /v1/callbacks takes[/dim]",
 )
-
-
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    register(app, "send", send, _EXAMPLES, panel=panel, makers=SERVICE)
-
-
 def send(
-    service: Service,
-    job_id: Annotated[str | None, typer.Option(metavar="ID", help="The finished job.")] = None,
-    to: Annotated[str | None, typer.Option(metavar="URL", help="Where it goes, …")] = None,
-    destination: Annotated[
-        str | None, typer.Option(metavar="NAME", help="… or a registered destination.")
-    ] = None,
-    payload: Annotated[
-        str | None,
-        typer.Option(metavar="FILE|-|JSON", help="What is delivered, byte for byte."),
-    ] = None,
-    status: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="The job's status; otherwise the payload's `status`."),
-    ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by (repeatable).")
-    ] = None,
-    priority: Annotated[
-        Literal["normal", "high"] | None, typer.Option(help="`high` goes first.")
-    ] = None,
-    policy: Annotated[
-        str | None, typer.Option(metavar="NAME|JSON", help="How it is retried.")
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(metavar="'NAME: VALUE'", help="Added to the delivery (repeatable)."),
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Otherwise job, status and destination.")
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its delivery.")] = False,
-    timeout: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")
-    ] = 60.0,
-    file: Annotated[
-        Path | None,
-        typer.Option(metavar="NDJSON", help="Many callbacks, one JSON object a line; - for stdin."),
-    ] = None,
+    service: TheService,
+    job_id: JobId = None,
+    to: To = None,
+    destination: Destination = None,
+    payload: Payload = None,
+    status: JobStatus = None,
+    tag: Tags = None,
+    priority: Priority = None,
+    policy: Policy = None,
+    header: Headers = None,
+    idempotency_key: IdempotencyKey = None,
+    wait: Wait = False,
+    timeout: Timeout = 60.0,
+    file: File = None,
 ) -> None:
     """Hand over a finished job's callback. Once this returns it is safe on the service's disk;
     sending the same again is answered with the first one."""
     if file is not None:
         _only_file(job_id, to, destination, payload, status, tag, priority, policy, header, wait)
-        send_file(service, file)
+        _send_file(service, file)
         return
     if job_id is None or payload is None:
         raise typer.BadParameter("--job-id and --payload are needed (or --file)")
@@ -101,3 +115,91 @@ def send(
 def _only_file(*others: object) -> None:
     if any(others):
         raise typer.BadParameter("--file goes alone: each line says its own job, payload and so on")
+
+
+@dataclass(slots=True)
+class _Tally:
+    accepted: int = 0
+    duplicates: int = 0
+    failed: int = 0
+
+    def count(self, result: dict[str, Any]) -> None:
+        if "error" in result:
+            self.failed += 1
+        elif result.get("duplicate"):
+            self.duplicates += 1
+        else:
+            self.accepted += 1
+
+
+def _send_file(service: Service, file: Path) -> None:
+    """Send every line in batches, with a bar, and a word on each line that failed. Exits with 1 if
+    any failed; run again, and what arrived is a duplicate."""
+    tally = _Tally()
+    with _opened(file) as source, _bar(service) as bar:
+        task = bar.add_task("", total=None if str(file) == "-" else file.stat().st_size)
+        for result, position in _results(service.client, source):
+            bar.update(task, completed=position)
+            tally.count(result)
+            if service.json:
+                output.print_json_lines([msgspec.json.encode(result)])
+            elif "error" in result and tally.failed <= _FAILURES_MAX:
+                where = output.plain(f"line {result['line']}: ", "red")
+                bar.console.print(where.append_text(output.plain(result["message"])))
+    if not service.json:
+        _print(tally)
+    if tally.failed:
+        raise typer.Exit(1)
+
+
+def _results(client: Client, source: IO[bytes]) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield what each line came to, as the batch route says it but with the file's line numbers,
+    and how far the file is read."""
+    numbers = deque[int]()
+    position = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal position
+        for number, line in enumerate(source, 1):
+            position += len(line)
+            if line.strip():
+                numbers.append(number)
+                yield line
+
+    for result in client.submit_many(lines()):
+        fields: dict[str, Any] = msgspec.json.decode(result.raw)
+        yield fields | {"line": numbers.popleft()}, position
+
+
+def _print(tally: _Tally) -> None:
+    if tally.failed > _FAILURES_MAX:
+        hidden = tally.failed - _FAILURES_MAX
+        output.error_console().print(f"… and {hidden:,} more failed (--json shows all)")
+    line = output.plain(f"{tally.accepted:,} accepted", "green")
+    if tally.duplicates:
+        line.append(f", {tally.duplicates:,} were there already", style="dim")
+    if tally.failed:
+        line.append(f", {tally.failed:,} failed", style="bold red")
+        line.append(" (fix them and send the file again: the rest is not sent twice)", style="dim")
+    output.console().print(line)
+
+
+def _opened(file: Path) -> Any:
+    if str(file) == "-":
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise typer.BadParameter(f"cannot read {file}: {error.strerror}") from None
+
+
+def _bar(service: Service) -> Progress:
+    return Progress(
+        TextColumn("sending"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=output.error_console(),
+        transient=True,
+        disable=service.json or not sys.stderr.isatty(),
+    )

@@ -1,25 +1,18 @@
-"""`dispatcher serve`, `migrate`, `backup`: the commands that open the database themselves."""
+"""`dispatcher serve`, `migrate`, `backup`, `demo`: the commands that need no running service."""
 
 import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from dispatcher.cli import output
-from dispatcher.cli.options import Makers, register
-from dispatcher.cli.service import json_wanted
+from dispatcher.cli.failure import Failed
+from dispatcher.cli.options import Depends, command
+from dispatcher.cli.service import JsonWanted
 from dispatcher.settings import Settings, load
-
-_SERVE: Final = (
-    "dispatcher serve",
-    "dispatcher serve --port 0 --database-url sqlite:////var/lib/postback/postback.db",
-    "dispatcher serve --workers 4 --database-url postgresql://postback@db.internal/postback",
-    "DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8 dispatcher serve   [dim]# deliver to this machine[/dim]",
-)
-_BACKUP: Final = ("dispatcher backup /backups/postback-$(date +%F).db",)
 
 DatabaseUrl = Annotated[
     str | None,
@@ -29,20 +22,24 @@ DatabaseUrl = Annotated[
 ]
 
 
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the commands."""
-    makers: Makers = {"settings": stored, "as_json": json_wanted}
-    register(app, "serve", serve, _SERVE, panel=panel, makers={})
-    register(app, "migrate", migrate, ("dispatcher migrate",), panel=panel, makers=makers)
-    register(app, "backup", backup, _BACKUP, panel=panel, makers=makers)
-
-
-def stored(database_url: DatabaseUrl = None) -> Settings:
+def load_settings(database_url: DatabaseUrl = None) -> Settings:
     """Return the settings, with the database that the option names."""
     settings = load()
     return settings if database_url is None else replace(settings, database_url=database_url)
 
 
+TheSettings = Annotated[Settings, Depends(load_settings)]
+app = typer.Typer()
+
+
+@command(
+    app,
+    "serve",
+    "dispatcher serve",
+    "dispatcher serve --port 0 --database-url sqlite:////var/lib/postback/postback.db",
+    "dispatcher serve --workers 4 --database-url postgresql://postback@db.internal/postback",
+    "DISPATCHER_ALLOW_NETWORKS=127.0.0.0/8 dispatcher serve   [dim]# deliver to this machine[/dim]",
+)
 def serve(
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Where to listen.")] = None,
     port: Annotated[
@@ -58,7 +55,7 @@ def serve(
     from dispatcher import server  # the other commands start faster without it
     from dispatcher.supervisor import serve_many
 
-    settings = stored(database_url)
+    settings = load_settings(database_url)
     if host is not None:
         settings = replace(settings, host=host)
     if port is not None:
@@ -73,12 +70,13 @@ def _announce(url: str, new_key: str | None) -> None:
     out = output.console()
     out.print(f"listening on {url}", soft_wrap=True)
     if new_key is not None:
-        out.print("\nA platform key was made for this first start; it is shown this once:")
+        out.print("\nA platform key was made, since the database had none. It is shown only now:")
         out.print(f"  export DISPATCHER_API_KEY={new_key}\n", soft_wrap=True)
     sys.stdout.flush()
 
 
-def migrate(settings: Settings, as_json: bool) -> None:
+@command(app, "migrate", "dispatcher migrate")
+def migrate(settings: TheSettings, as_json: JsonWanted) -> None:
     """Bring the database up to date. `serve` does so by itself; this is for doing it apart, while
     no service runs."""
     asyncio.run(_migrate(settings))
@@ -98,9 +96,10 @@ async def _migrate(settings: Settings) -> None:
     await store.close()
 
 
+@command(app, "backup", "dispatcher backup /backups/postback-$(date +%F).db")
 def backup(
-    settings: Settings,
-    as_json: bool,
+    settings: TheSettings,
+    as_json: JsonWanted,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A file that is not there yet.")],
 ) -> None:
     """Copy the database to a new file, consistent and complete, also while the service runs."""
@@ -112,3 +111,14 @@ def backup(
         output.print_json(b'{"bytes":%d}' % written)
     else:
         output.console().print(f"{output.clean(str(target))}: {output.size(written)}")
+
+
+@command(app, "demo", "dispatcher demo")
+def demo() -> None:
+    """See it work, in less than a minute: real processes on free ports of this machine live
+    through an outage, a slow customer, a kill -9, duplicates and a dead letter. Leaves nothing
+    behind."""
+    from dispatcher.demo.run import run  # the other commands start faster without it
+
+    if run() != 0:
+        raise Failed("the demo's numbers are wrong")

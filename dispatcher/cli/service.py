@@ -1,14 +1,18 @@
 """The running service as a command sees it: a client, and whether to print for programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
+import msgspec
 import typer
+from rich.table import Table
 
-from dispatcher.cli.output import print_json
-from dispatcher.client import Client
+from dispatcher.cli import output
+from dispatcher.cli.failure import report
+from dispatcher.cli.options import Depends
+from dispatcher.client import Client, PostbackError, Unauthorized, Unreachable
 from dispatcher.client.transport import Call
 from dispatcher.settings import load_client
 
@@ -35,7 +39,7 @@ Tenant = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Whose callbacks, where a platform key asks; otherwise `default`.",
+        help="The tenant to act for, with a platform key; otherwise `default`.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -62,7 +66,7 @@ class Service:
         self.client = client
         self.json = json
 
-    def __enter__(self) -> "Service":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -75,11 +79,11 @@ class Service:
 
     def show(self, call: Call[T]) -> T | None:
         """Make the call. For programs its JSON is printed as it came, and None returned."""
-        answer = self.client.raw(call)
+        response = self.client.raw(call)
         if self.json:
-            print_json(answer.body)
+            output.print_json(response.body)
             return None
-        return call.read(answer)
+        return call.read(response)
 
 
 def connect(
@@ -105,11 +109,69 @@ def connect(
     return Service(client, json=as_json or before.json)
 
 
-SERVICE: Final[dict[str, Callable[..., object]]] = {"service": connect}
-"""What most commands need beside their own options."""
-
-
 def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
     """Whether to print for programs, for commands that need no running service."""
     before: Globals = context.obj or Globals()
     return as_json or before.json
+
+
+TheService = Annotated[Service, Depends(connect)]
+JsonWanted = Annotated[bool, Depends(json_wanted)]
+
+
+def for_each(service: Service, ids: Sequence[str], act: Callable[[Service, str], None]) -> None:
+    """Call `act` for each id: one that fails does not stop the rest. Exits with 1 at the end if
+    any failed."""
+    failed = False
+    for id in dict.fromkeys(ids):
+        try:
+            act(service, id)
+        except (Unreachable, Unauthorized):
+            raise  # the next one would meet the same
+        except PostbackError as error:
+            report(error, about=id)
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+class RawPage(msgspec.Struct, rename="camel"):
+    """A page whose items stay the JSON that they came as."""
+
+    data: list[msgspec.Raw]
+    next_cursor: str | None
+
+
+def pages(service: Service, build: Callable[[str | None], Call[Any]]) -> Iterator[RawPage]:
+    """Yield all pages; `build` makes the call for the one at a cursor."""
+    cursor = None
+    while True:
+        page = msgspec.json.decode(service.client.raw(build(cursor)).body, type=RawPage)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def print_list(
+    service: Service,
+    build: Callable[..., Call[Any]],
+    type: type[T],
+    table: Table,
+    row: Callable[[T], None],
+    nothing: str,
+) -> None:
+    """Print all pages of `build`: for programs an object a line as it came, for people as a table
+    to which `row` adds one item, or else the word `nothing`."""
+    for page in pages(service, lambda cursor: build(cursor=cursor)):
+        if service.json:
+            output.print_json_lines(bytes(item) for item in page.data)
+        else:
+            for item in page.data:
+                row(msgspec.json.decode(item, type=type))
+    if service.json:
+        return
+    if table.row_count:
+        output.console().print(table)
+    else:
+        output.error_console().print(nothing, style="dim")

@@ -9,27 +9,27 @@ from rich.console import Console
 from rich.text import Text
 
 from dispatcher.cli import output
-from dispatcher.cli.options import register
-from dispatcher.cli.service import SERVICE, Service
+from dispatcher.cli.options import command
+from dispatcher.cli.service import Service, TheService
 from dispatcher.client import Attempt, Callback
 from dispatcher.client.calls import as_json, as_list, attempts, get
 
-_EXAMPLES: Final = (
-    "dispatcher show cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",
-    "dispatcher show cb_0192… --payload | jq .",
-    "dispatcher show cb_0192… --json",
-)
 _EXCERPT_CHARS: Final = 160
 _LABEL: Final = 12
 
 
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    register(app, "show", tell, _EXAMPLES, panel=panel, makers=SERVICE)
+app = typer.Typer()
 
 
-def tell(
-    service: Service,
+@command(
+    app,
+    "show",
+    "dispatcher show cb_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a",
+    "dispatcher show cb_0192… --payload | jq .",
+    "dispatcher show cb_0192… --json",
+)
+def show_callback(
+    service: TheService,
     id: Annotated[str, typer.Argument(metavar="ID", help="The callback's id.")],
     only_payload: Annotated[
         bool, typer.Option("--payload", help="Print the payload's bytes and nothing else.")
@@ -50,8 +50,20 @@ def tell(
     print_story(output.console(), as_json(Callback)(callback), as_list(Attempt)(history))
 
 
+def await_end(service: Service, id: str, timeout_s: float) -> None:
+    """Wait until a callback's delivery ends, then show it. Exits with 1 unless it was delivered."""
+    with output.error_console().status("waiting for its delivery …"):
+        callback = service.client.wait(id, timeout_s)
+    if service.json:
+        service.show(get(id))
+    else:
+        print_story(output.console(), service.client.get(id), service.client.attempts(id))
+    if callback.status != "delivered":
+        raise typer.Exit(1)
+
+
 def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) -> None:
-    """Return the whole story."""
+    """Print the whole story."""
     title = output.plain(callback.id, "bold").append("  ").append_text(output.word(callback.status))
     out.print(title)
     out.print()
@@ -142,9 +154,10 @@ def _ending(callback: Callback) -> Iterator[Text]:
         yield _hint("◐ an attempt is running now", "cyan")
     elif callback.status == "pending":
         due = callback.next_attempt_at
-        when = "as soon as there is a slot" if due is None else output.ago(due)
-        at = "" if due is None else f"  {output.stamp(due)}"
-        yield _hint(f"○ next attempt {when}{at}", "yellow")
+        if due is None:
+            yield _hint("○ next attempt as soon as there is a slot", "yellow")
+        else:
+            yield _hint(f"○ {output.due(due)}  {output.stamp(due)}", "yellow")
     elif callback.status == "delivered" and callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
         yield _hint(f"● delivered, {output.span(took)} after it was accepted", "green")

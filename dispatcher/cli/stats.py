@@ -9,21 +9,21 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import output
-from dispatcher.cli.options import register
-from dispatcher.cli.service import SERVICE, Service
+from dispatcher.cli.options import command
+from dispatcher.cli.service import Service, TheService
 from dispatcher.client import Stats, calls
 
 _EVERY_S: Final = 1.0
 
 
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    shown = ("dispatcher stats", "dispatcher stats --watch", "dispatcher stats --all --json")
-    register(app, "stats", stats, shown, panel=panel, makers=SERVICE)
+app = typer.Typer()
 
 
+@command(
+    app, "stats", "dispatcher stats", "dispatcher stats --watch", "dispatcher stats --all --json"
+)
 def stats(
-    service: Service,
+    service: TheService,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
     ] = False,
@@ -31,7 +31,7 @@ def stats(
         bool, typer.Option("--all", help="Of all tenants together (platform keys).")
     ] = False,
 ) -> None:
-    """Show a tenant's figures: callbacks by state, the oldest waiting one, rates."""
+    """Show a tenant's counts and rates: callbacks by state, the oldest waiting one."""
     if watch:
         _watch(service, all_tenants)
         return

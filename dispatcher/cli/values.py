@@ -29,7 +29,7 @@ def moment(text: str) -> str:
         return iso(parse_iso(text.strip()))
     except (ValueError, OverflowError):
         raise typer.BadParameter(
-            f"{text!r} is no time: write 30m, 2h or 7d (ago), or 2026-01-31T12:00:00Z"
+            f"{text!r} is not a time: write 30m, 2h or 7d (ago), or 2026-01-31T12:00:00Z"
         ) from None
 
 
@@ -37,7 +37,7 @@ def duration_s(text: str) -> float:
     """`90`, `30s`, `2h` or `1d` as seconds."""
     found = _AGO.fullmatch(text.strip() if text.strip()[-1:] in _UNITS else f"{text.strip()}s")
     if found is None:
-        raise typer.BadParameter(f"{text!r} is no length of time: write 90, 30m, 2h or 1d")
+        raise typer.BadParameter(f"{text!r} is not a length of time: write 90, 30m, 2h or 1d")
     return float(found[1]) * _UNITS[found[2]]
 
 

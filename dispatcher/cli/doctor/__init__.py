@@ -4,7 +4,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -15,20 +15,16 @@ from dispatcher.cli import output
 from dispatcher.cli.doctor import checks
 from dispatcher.cli.doctor.checks import Check
 from dispatcher.cli.doctor.database import check_database
-from dispatcher.cli.options import Makers, register
-from dispatcher.cli.serve import stored
-from dispatcher.cli.service import Url, json_wanted
+from dispatcher.cli.options import Depends, command
+from dispatcher.cli.serve import TheSettings
+from dispatcher.cli.service import JsonWanted, Url
 from dispatcher.settings import ClientSettings, Settings, load_client
 from dispatcher.store import is_postgres
 
 _MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
 
 
-def add(app: typer.Typer, panel: str) -> None:
-    """Register the command."""
-    shown = ("dispatcher doctor", "dispatcher doctor --json | jq 'select(.state != \"ok\")'")
-    makers: Makers = {"settings": stored, "service": _where, "as_json": json_wanted}
-    register(app, "doctor", doctor, shown, panel=panel, makers=makers)
+app = typer.Typer()
 
 
 def _where(url: Url = None) -> ClientSettings:
@@ -36,7 +32,17 @@ def _where(url: Url = None) -> ClientSettings:
     return found if url is None else replace(found, url=url)
 
 
-def doctor(settings: Settings, service: ClientSettings, as_json: bool) -> None:
+@command(
+    app,
+    "doctor",
+    "dispatcher doctor",
+    "dispatcher doctor --json | jq 'select(.state != \"ok\")'",
+)
+def doctor(
+    settings: TheSettings,
+    service: Annotated[ClientSettings, Depends(_where)],
+    as_json: JsonWanted,
+) -> None:
     """Check the database, secrets, egress rules, clock, limits and the running service, and say
     what to do. Exits with 1 if anything is wrong; it changes nothing."""
     found = run_all(settings, service)
