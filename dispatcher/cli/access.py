@@ -44,6 +44,7 @@ def list_keys(service: TheService) -> None:
     made = output.table("KEY", "FOR", "SCOPES", "LABEL", "MADE")
 
     def row(key: Key) -> None:
+        made.columns[0].min_width = len(key.id)  # `revoke` takes nothing less
         owner = output.plain(key.tenant) if key.tenant else Text("platform", style="bold")
         made.add_row(
             output.plain(key.id),
@@ -81,8 +82,8 @@ def create_key(
     if key is None:
         return
     output.console().print(output.plain(key.key, "bold"))
-    whose = f"for {key.tenant}" if key.tenant else "for every tenant"
-    note = f"{key.id}, {whose}: {' '.join(key.scopes)}. Keep it now: it is not shown again."
+    tenants = f"for {key.tenant}" if key.tenant else "for every tenant"
+    note = f"{key.id}, {tenants}: {' '.join(key.scopes)}. Keep it now: it is not shown again."
     output.error_console().print(output.plain(note, "dim"))
 
 
@@ -128,6 +129,7 @@ def list_secrets(service: TheService) -> None:
 
     def row(secret: Secret) -> None:
         seen = secret.revealed_at
+        made.columns[0].min_width = len(secret.id)  # `--id` takes nothing less
         made.add_row(
             output.plain(secret.id),
             output.plain(secret.destination or "the tenant"),

@@ -109,14 +109,14 @@ def set_destination(
     ] = None,
 ) -> None:
     """Change its URL, limits, policy or headers; its backlog follows them."""
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "url": to,
         "policy": values.policy(policy),
         "headers": values.headers(header),
         "concurrency": concurrency,
         "ratePerSecond": rate,
     }
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes = {key: value for key, value in fields.items() if value is not None}
     for what in reset or ():
         if what not in _RESETS:
             raise typer.BadParameter(f"--reset {what!r} must be one of {', '.join(_RESETS)}")

@@ -30,7 +30,7 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
         "set DISPATCHER_API_KEY to a key of the service; its first start printed one",
     ),
     (Forbidden, "use a key with that scope: dispatcher keys create --help"),
-    (NotFound, "if it is another tenant's, name that one: --tenant NAME"),
+    (NotFound, "check the name or id; for another tenant's: --tenant NAME"),
     (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
     (QueueFull, "see what is waiting: dispatcher stats"),
     (StorageFull, "give it room, or raise DISPATCHER_STORAGE_BYTES_MAX; see: dispatcher doctor"),
@@ -40,7 +40,7 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
 
 
 class Failed(Exception):
-    """The command did not do what it was asked. `hint` says what to do; `code` is its exit code."""
+    """The command did not do its work. `hint` says what to do; `code` is its exit code."""
 
     def __init__(self, message: str, hint: str | None = None, *, code: int = FAILED) -> None:
         super().__init__(message)
@@ -49,7 +49,7 @@ class Failed(Exception):
 
 
 def report(error: PostbackError, *, about: str | None = None) -> None:
-    """Print what the service, or the way to it, said."""
+    """Print an error of the service, or of the way to it."""
     head = f"{about}: " if about and about not in error.message else ""
     say(
         f"{head}{error.message}",

@@ -82,7 +82,7 @@ def chosen_filters(
     until: Until = None,
 ) -> Filters:
     """Return the filter that the options describe."""
-    given = {
+    fields = {
         "status": status,
         "job_status": job_status,
         "job_id": job_id,
@@ -94,7 +94,7 @@ def chosen_filters(
         "tags": values.pairs(tag, "--tag") or None,
     }
     found: Filters = {}
-    found.update({name: value for name, value in given.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
+    found.update({name: value for name, value in fields.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
     return found
 
 

@@ -51,14 +51,18 @@ def with_dependencies(run: Callable[..., None]) -> Callable[..., None]:
     makers = {name: it.maker for name, parameter in own.items() if (it := _dependency(parameter))}
     needed = {name: _parameters(maker) for name, maker in makers.items()}
     visible = {name: parameter for name, parameter in own.items() if name not in makers}
-    for parameters in needed.values():
-        visible |= parameters
+    for maker_name, parameters in needed.items():
+        clash = [
+            it for it in parameters if visible.setdefault(it, parameters[it]) != parameters[it]
+        ]
+        if clash:
+            raise TypeError(f"{run.__name__} and what makes {maker_name} both declare {clash}")
 
-    def typer_command(**given: Any) -> None:
-        values = {name: value for name, value in given.items() if name in own}
+    def typer_command(**options: Any) -> None:
+        values = {name: value for name, value in options.items() if name in own}
         with ExitStack() as stack:
             for name, maker in makers.items():
-                made = maker(**{needs: given[needs] for needs in needed[name]})
+                made = maker(**{needs: options[needs] for needs in needed[name]})
                 if isinstance(made, AbstractContextManager):
                     stack.enter_context(made)
                 values[name] = made

@@ -148,7 +148,7 @@ class AsyncClient:
         while not (callback := await self.get(id)).final:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise WaitTimeout.of(callback.id, callback.status, timeout)
+                raise WaitTimeout.of(id, callback.status, timeout, callback.last_error)
             await asyncio.sleep(min(poll_s(polls), left_s))
             polls += 1
         return callback

@@ -41,8 +41,10 @@ def _retried(result: LineResult) -> bool:
 
 
 def _wait_s(result: LineResult, tries: int) -> float:
-    asked = None if result.error is None else result.error.details.get(_RETRY_AFTER)
-    return float(asked) if isinstance(asked, int | float) and asked >= 0 else backoff_s(tries)
+    retry_after_s = None if result.error is None else result.error.details.get(_RETRY_AFTER)
+    if isinstance(retry_after_s, int | float) and retry_after_s >= 0:
+        return float(retry_after_s)
+    return backoff_s(tries)
 
 
 class BatchBuilder:

@@ -4,7 +4,7 @@ None of them ever holds the API key.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -55,9 +55,10 @@ class WaitTimeout(PostbackError):
     """The callback was not in a final state in time. It is still on its way."""
 
     @classmethod
-    def of(cls, id: str, status: str, timeout_s: float) -> "WaitTimeout":
+    def of(cls, id: str, status: str, timeout_s: float, last_error: str | None) -> Self:
         """Return the error of a wait for `id` that was too short."""
-        return cls("WAIT_TIMEOUT", f"{id} is still {status} after {timeout_s:g} s")
+        why = "" if last_error is None else f" (last error: {last_error})"
+        return cls("WAIT_TIMEOUT", f"{id} is still {status} after {timeout_s:g} s{why}")
 
 
 class BadRequest(PostbackError):

@@ -149,7 +149,7 @@ class Client:
         while not (callback := self.get(id)).final:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise WaitTimeout.of(callback.id, callback.status, timeout)
+                raise WaitTimeout.of(id, callback.status, timeout, callback.last_error)
             time.sleep(min(poll_s(polls), left_s))
             polls += 1
         return callback
