@@ -1,4 +1,4 @@
-"""The receiver as an ASGI application: what the customer makes, and what it is composed of."""
+"""The receiver as an ASGI application: what the customer makes, and what it consists of."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -19,7 +19,7 @@ from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.inbox.opening import open_inbox
 from receiver.metrics import Metrics
-from receiver.reconcile.credentials import Credentials, Tokens
+from receiver.reconcile.ask import Credentials, Tokens
 from receiver.reconcile.reconciler import Reconciler
 from receiver.settings import Settings, load
 from receiver.source import Source
@@ -122,7 +122,7 @@ class Receiver:
         )
 
     async def replay(self, id: int) -> bool:
-        """Make a dead, ignored or skipped message due again; whether that could be."""
+        """Make a dead, ignored or skipped message due again; False where that must not be."""
         return await self.inbox.replay(id, self.now_ms())
 
     async def prune(self, older_than_s: float | None = None) -> tuple[int, int]:
@@ -148,7 +148,7 @@ class Receiver:
 
     @property
     def inbox(self) -> Inbox:
-        """RuntimeError while it is not open."""
+        """The open inbox. Raises RuntimeError while it is not open."""
         return self._opened.inbox
 
     async def __aenter__(self) -> Self:

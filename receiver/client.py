@@ -1,4 +1,4 @@
-"""Asks a running receiver's admin routes; the standard library is enough for that."""
+"""A client of a running receiver's admin routes. It needs the standard library alone."""
 
 import json
 import urllib.error
@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from receiver.settings import ClientSettings
 
 TIMEOUT_S: Final = 10.0
-ANSWER_BYTES_MAX: Final = 256 * 1024 * 1024  # a body of the largest size, in JSON
+RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # a body of the largest size, in JSON
 
 
 class ClientError(Exception):
@@ -39,15 +39,15 @@ def ask(
                 "Content-Type": "application/json",
             },
         )
-        with _opener().open(request, timeout=TIMEOUT_S) as answer:
-            found: dict[str, Any] = json.loads(answer.read(ANSWER_BYTES_MAX))
+        with _opener().open(request, timeout=TIMEOUT_S) as response:
+            reply: dict[str, Any] = json.loads(response.read(RESPONSE_BYTES_MAX))
     except urllib.error.HTTPError as error:
         with error:
-            raise ClientError(_told(error)) from None
+            raise ClientError(_message_of(error)) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ClientError(f"cannot ask {settings.url}: {reason}") from None
-    return found
+    return reply
 
 
 def _body(document: dict[str, Any] | None) -> bytes:
@@ -55,11 +55,11 @@ def _body(document: dict[str, Any] | None) -> bytes:
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Without proxies: an admin key goes nowhere but to the service."""
+    """Use no proxies: an admin key goes nowhere but to the service."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def _told(error: urllib.error.HTTPError) -> str:
+def _message_of(error: urllib.error.HTTPError) -> str:
     if error.code == 404 and error.url.rstrip("/").split("?")[0].endswith("/inbox"):
         return "the service has no admin routes: start it with RECEIVER_ADMIN_KEY set"
     if error.code == 401:

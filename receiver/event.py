@@ -44,8 +44,8 @@ class Event:
 
     @property
     def key(self) -> str:
-        """Names this message for ever: the hash of its bytes, behind its signed id where it has
-        one. The id alone would not do: some senders sign all messages of a job with the same."""
+        """The name of this message for ever: the hash of its bytes, after its signed id where there
+        is one. The id alone would not do: some senders sign all messages of a job with the same."""
         signed = f"{self.message_id}." if self.message_id else ""
         return f"{signed}sha256:{sha256(self.raw).hexdigest()}"
 
@@ -59,8 +59,8 @@ def read_event(
     content_type: str | None = None,
     attempt: int = 1,
 ) -> Event:
-    """Return the event that a verified and identified message is. Raises nothing: what has not its
-    field's form is None."""
+    """Return the event in a verified and identified message. Raises nothing: a value that does not
+    have its field's form is None."""
     fields = identity.document if isinstance(identity.document, dict) else {}
     job_id = identity.job_id or message_id or f"sha256:{sha256(body).hexdigest()}"
     common: dict[str, Any] = {
@@ -90,7 +90,7 @@ def read_event(
 
 
 def _cerebrium(document: Any) -> dict[str, Any]:
-    """Its envelope `{"run_id", "result", "run_time_ms"}`, or a bare result."""
+    """Read its envelope `{"run_id", "result", "run_time_ms"}`, or a bare result."""
     if isinstance(document, dict) and "run_id" in document and "result" in document:
         taken = _duration(document.get("run_time_ms"), _MILLISECONDS)
         return {"output": document["result"], "execution_time": taken}
@@ -98,8 +98,8 @@ def _cerebrium(document: Any) -> dict[str, Any]:
 
 
 def _error(value: Any) -> Any:
-    """RunPod puts a JSON document into a string; other text stays as it is. As strict as with the
-    body: what is refused there (NUL, half a character) must not come in by this way."""
+    """Read the JSON document that RunPod puts into a string; other text stays as it is. It is as
+    strict as with the body: what is refused there (NUL, half a character) is not let in here."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             document = parse(value.encode())

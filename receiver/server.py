@@ -1,4 +1,4 @@
-"""Runs the receiver as a process: listen, say where, serve, finish what is in flight, leave."""
+"""The receiver as a process: listen, say where, serve, finish what is in flight, leave."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -112,12 +112,12 @@ def v1_key(secret: str) -> bytes:
 
 
 def sign_sha256(secret: str, body: bytes) -> str:
-    """`sha256=<hex>` over the body. An empty secret raises ValueError."""
+    """Return `sha256=<hex>` over the body. An empty secret raises ValueError."""
     return "sha256=" + hmac.digest(text_key(secret), body, hashlib.sha256).hex()
 
 
 def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
-    """`v1,<base64>` over `msg_id.timestamp_s.body`.
+    """Return `v1,<base64>` over `msg_id.timestamp_s.body`.
 
     ValueError: the secret is not base64; the id is not 1-256 visible ASCII characters without a
     full stop; or the timestamp (Unix seconds) is not 0 to 999999999999.
@@ -138,7 +138,7 @@ def signed_headers(
     timestamp_s: int,
     sha256_header: str = SHA256_HEADER,
 ) -> dict[str, str]:
-    """All headers of both schemes. The first secret is current; a second one is the previous.
+    """Return the headers of both schemes. The first secret is current, a second one the previous.
 
     While two secrets are valid, `webhook-signature` lists both, and the previous secret's
     `sha256=` goes into `X-Webhook-Signature-Previous`. No secret raises ValueError.
@@ -157,7 +157,7 @@ def signed_headers(
 
 
 class Keys:
-    """Secrets made ready. Who verifies often makes them once and gives them to `verify` in place
+    """Prepared secrets. Who verifies often makes them once and gives them to `verify` in place
     of the secrets: checking, decoding and starting an HMAC with each takes longer than the HMAC
     of a small body. Raises SignatureError, reason `no_secret`, when one is unusable."""
 
@@ -177,15 +177,15 @@ class Fields:
     there twice cannot be read.
     """
 
-    __slots__ = ("_found", "_repeated")
+    __slots__ = ("_fields", "_repeated")
 
     def __init__(self, headers: Headers) -> None:
-        self._found: dict[bytes, object] = {}
+        self._fields: dict[bytes, object] = {}
         self._repeated: set[bytes] = set()
         try:
             pairs: Any = headers if type(headers) is list else _pairs(headers)
-            self._found = dict(pairs)
-            if len(self._found) < len(pairs) or not _are_plain(self._found):
+            self._fields = dict(pairs)
+            if len(self._fields) < len(pairs) or not _are_plain(self._fields):
                 self._read(pairs)
         except Exception:  # an object of the caller's may raise anything
             message = "headers are a mapping, or pairs of name and value"
@@ -194,30 +194,30 @@ class Fields:
             raise SignatureError("malformed", f"there are more than {HEADERS_MAX} headers")
 
     def _read(self, pairs: list[tuple[object, object]]) -> None:
-        self._found.clear()
+        self._fields.clear()
         for given, value in pairs[: HEADERS_MAX + 1]:
             name = _name(given)
-            if name in self._found:
+            if name in self._fields:
                 self._repeated.add(name)
-            self._found[name] = value
+            self._fields[name] = value
 
     def has(self, name: bytes) -> bool:
-        """Whether it is there, once or more often."""
-        return name in self._found
+        """Whether the header is there, once or more often."""
+        return name in self._fields
 
     def get(self, name: bytes) -> str | None:
-        """Its value, as ASCII text of bounded length; None where it is not there. Raises
-        SignatureError."""
-        if name not in self._found:
+        """Return the header's value, as ASCII text of bounded length; None where it is not there.
+        Raises SignatureError."""
+        if name not in self._fields:
             return None
         if name in self._repeated:
-            raise SignatureError("ambiguous", f"the header {_told(name)} is there more than once")
-        value = self._found[name]
+            raise SignatureError("ambiguous", f"the header {_text(name)} is there more than once")
+        value = self._fields[name]
         text = value.decode("latin-1") if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.isascii():
-            raise SignatureError("malformed", f"the header {_told(name)} is not ASCII text")
+            raise SignatureError("malformed", f"the header {_text(name)} is not ASCII text")
         if len(text) > HEADER_CHARS_MAX:
-            message = f"the header {_told(name)} is over {HEADER_CHARS_MAX} long"
+            message = f"the header {_text(name)} is over {HEADER_CHARS_MAX} long"
             raise SignatureError("malformed", message)
         return text.strip(" \t")
 
@@ -263,7 +263,7 @@ def check(
     require: Require,
     sha256_header: str,
 ) -> Verified:
-    """`verify`, for who has seen to the arguments."""
+    """Verify as `verify` does, with arguments that are prepared already."""
     name, previous = _sha256_names(sha256_header)
     values = [value for value in (fields.get(name), fields.get(previous)) if value is not None]
     message_id, timestamp, signatures = map(fields.get, _STANDARD_NAMES)
@@ -301,7 +301,7 @@ def _raw_body(body: object) -> bytes:
 
 
 def active_secrets(secrets: Any) -> list[str]:
-    """All secrets, or SignatureError: one unusable secret hides a broken configuration."""
+    """Return all secrets, or SignatureError: one unusable secret hides a broken configuration."""
     try:
         given = [secrets] if isinstance(secrets, str) else secrets
         active: list[str] = list(islice(given, SECRETS_MAX + 1))
@@ -325,14 +325,14 @@ def text_key(secret: object) -> bytes:
 
 
 def _pairs(headers: Any) -> list[tuple[object, object]]:
-    """Those of a mapping, or of any iterable, as far as we count."""
+    """Return the pairs of a mapping, or of any iterable, as far as we count."""
     items = getattr(headers, "items", None)
     return list(islice(items() if callable(items) else headers, HEADERS_MAX + 1))
 
 
 def _are_plain(names: Iterable[Any]) -> bool:
-    """Whether all are bytes in lower case, as in ASGI. Asked of all at once: a step of Python's for
-    each header takes longer than an HMAC."""
+    """Whether all are bytes in lower case, as in ASGI. Tested together: a step of Python's for each
+    header takes longer than an HMAC."""
     try:
         return b"".join(names).islower()
     except TypeError:
@@ -340,14 +340,14 @@ def _are_plain(names: Iterable[Any]) -> bool:
 
 
 def _name(name: object) -> bytes:
-    """In lower case, but only that of ASCII: a letter of another script may have an ASCII one as
-    its lower case."""
+    """Return it in lower case, but only that of ASCII: a letter of another script may have an ASCII
+    one as its lower case."""
     if isinstance(name, str):
         name = name.encode("ascii", "backslashreplace")
     return name.lower() if isinstance(name, bytes) else b""
 
 
-def _told(name: bytes) -> str:
+def _text(name: bytes) -> str:
     return name.decode("ascii", "backslashreplace")
 
 
@@ -414,7 +414,7 @@ def check_window(timestamp: int, now_s: float, tolerance_s: float) -> None:
 
 
 def any_equal(expected: list[str], given: list[str]) -> bool:
-    """Whether one of the given is expected; looks at every pair whatever it has found."""
+    """Whether one of the given is expected; compares every pair in any case."""
     equal = False
     for one in expected:
         for other in given:

@@ -1,27 +1,10 @@
-"""A way in: a path, what must vouch for its messages, and how they are read. No IO.
+"""An inbound source: a path, how its messages are authenticated, and how they are read."""
 
-Order of checks: token in the URL, where the path has one → signature over the raw bytes →
-timestamp → strict parse → identity.
-"""
-
-import hmac
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
-from receiver.signature import (
-    SHA256_HEADER,
-    TOLERANCE_S,
-    Fields,
-    Headers,
-    Keys,
-    Require,
-    SignatureError,
-    Verified,
-    check,
-)
-from receiver.verification import cerebrium
-from receiver.verification.identity import Dialect, Identity, identify
+from receiver.signature import SHA256_HEADER, TOLERANCE_S, Keys, Require, SignatureError
+from receiver.verification.identity import Dialect
 from receiver.verification.parse import DEPTH_MAX
 
 Reruns: TypeAlias = Literal["first", "latest"]
@@ -67,49 +50,3 @@ class Source:
     def takes_cerebrium(self) -> bool:
         """Whether Cerebrium's own signature will do."""
         return self.dialect in ("auto", "cerebrium") and self.require == "any"
-
-
-def authenticate(
-    source: Source, body: bytes, headers: Headers, *, tokens: Iterable[str] = (), now_s: float
-) -> Verified:
-    """Return what vouches for a message, or SignatureError. `tokens` are the URL's `token`
-    values."""
-    if source.url_token is not None:
-        _check_token(source.url_token, list(tokens))
-    if source.keys is None:
-        return Verified(schemes=("token",))
-    fields = Fields(headers)
-    if source.takes_cerebrium and cerebrium.is_signed(fields):
-        return cerebrium.verify(
-            body, fields, source.keys, now_s=now_s, tolerance_s=source.tolerance_s
-        )
-    return check(
-        body,
-        fields,
-        source.keys,
-        now_s=now_s,
-        tolerance_s=source.tolerance_s,
-        require=source.require,
-        sha256_header=source.signature_header,
-    )
-
-
-def identity_of(source: Source, body: bytes, verified: Verified) -> Identity:
-    """Whom an authenticated message speaks of, or ParseError."""
-    is_cerebrium = "cerebrium" in verified.schemes
-    return identify(
-        body,
-        verified.message_id,
-        request_id=verified.message_id if is_cerebrium else None,
-        dialect=source.dialect,
-        depth_max=source.depth_max,
-    )
-
-
-def _check_token(expected: str, given: list[str]) -> None:
-    if not given:
-        raise SignatureError("missing", "the URL carries no token")
-    if len(given) > 1:
-        raise SignatureError("ambiguous", "the URL carries more than one token")
-    if not hmac.compare_digest(given[0].encode("utf-8", "replace"), expected.encode()):
-        raise SignatureError("mismatch", "the URL's token is not this path's")

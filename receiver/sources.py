@@ -1,4 +1,4 @@
-"""The ways in that a file describes: one `[[source]]` table each, in TOML."""
+"""All sources: the one of the settings, and those of a TOML file, one `[[source]]` table each."""
 
 import tomllib
 from dataclasses import replace
@@ -29,19 +29,19 @@ _CHOICES: Final = {
 
 
 def all_sources(settings: Settings) -> dict[str, Source]:
-    """Every way in by its path: the one of the settings, and those of RECEIVER_SOURCES_FILE.
+    """Return all sources by path: the one of the settings and those of RECEIVER_SOURCES_FILE.
     Raises SettingError, also when there is none."""
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     if settings.secrets or settings.url_token is not None:
-        found[settings.path] = settings.main_source()
+        sources[settings.path] = settings.main_source()
     if settings.sources_file is not None:
         for source in _read(Path(settings.sources_file), settings):
-            if source.path in found:
+            if source.path in sources:
                 raise SettingError(f"RECEIVER_SOURCES_FILE: {source.path} is there twice")
-            found[source.path] = source
-    if not found:
+            sources[source.path] = source
+    if not sources:
         raise SettingError("RECEIVER_SECRETS is not set: give at least one signing secret")
-    return found
+    return sources
 
 
 def _read(file: Path, settings: Settings) -> list[Source]:

@@ -89,7 +89,7 @@ class Client:
         path: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`path` is a source's, the first one's where not given; `clock` the receiver's own."""
+        """Post to the source at `path`, by default the first; `clock` is the receiver's own."""
         self.receiver = receiver
         self._secret = secret
         self._path = path or next(iter(receiver.sources))
@@ -109,21 +109,21 @@ class Client:
     async def post(
         self, body: bytes, *, headers: dict[str, str] | None = None, message_id: str | None = None
     ) -> httpx.Response:
-        """Return the answer to these bytes, signed unless `headers` are given."""
+        """Post these bytes, signed unless `headers` are given."""
         if headers is None:
             at_s = self.receiver.now_ms() // 1000
             headers = signed_request(body, self._secret, message_id=message_id, timestamp_s=at_s)
         return await self._http.post(self._path, content=body, headers=headers)
 
     async def send(self, payload: Any, *, message_id: str | None = None) -> str:
-        """Return the verdict on a payload: accepted, duplicate, conflict or late. AssertionError
-        when it is refused, with what the receiver said."""
-        answer = await self.post(json.dumps(payload).encode(), message_id=message_id)
-        assert answer.status_code == 200, f"{answer.status_code}: {answer.text}"  # noqa: S101 - for tests
-        return str(answer.json()["status"])
+        """Post a payload; return the verdict: accepted, duplicate, conflict or late. AssertionError
+        when it is refused, with the receiver's message."""
+        response = await self.post(json.dumps(payload).encode(), message_id=message_id)
+        assert response.status_code == 200, f"{response.status_code}: {response.text}"  # noqa: S101 - for tests
+        return str(response.json()["status"])
 
     async def advance(self, by: timedelta) -> None:
-        """End what is due, moves the clock, and wait until what came due by then is done."""
+        """Finish what is due, move the clock, and wait until what came due by then is done."""
         if self._clock is None:
             raise ValueError("give the client the receiver's clock")
         await self.idle()
@@ -132,7 +132,7 @@ class Client:
         await self.idle()
 
     async def idle(self, timeout_s: float = IDLE_TIMEOUT_S) -> None:
-        """Until no handler is at work and none is due. TimeoutError when that takes too long."""
+        """Wait until no handler is at work and none is due, or raise TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not await self._is_idle():  # noqa: ASYNC110 - what is due is in the file alone
                 await asyncio.sleep(_IDLE_NAP_S)

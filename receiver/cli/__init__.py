@@ -10,8 +10,8 @@ _EXTRA = ("typer", "rich", "starlette", "uvicorn", "uvloop", "httptools", "aiosq
 
 
 def main() -> int:
-    """Return the entry point of the command. Verifying needs no other package, and so they may be
-    missing: then it says which one, and how to get it."""
+    """Run the command. Its packages may be missing, since verifying does without them: then it says
+    which one, and how to get it."""
     try:
         from receiver.cli.root import run
 

@@ -1,4 +1,4 @@
-"""`receiver check`: is a receiver, in whatever language, one that loses and doubles nothing?"""
+"""`receiver check`: whether a receiver, in whatever language, loses or doubles anything."""
 
 import asyncio
 import json
@@ -109,12 +109,12 @@ def _print(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None
 
 
 def _reasons(findings: "list[Finding]", grade: str) -> dict[str, list[str]]:
-    """Return what to do, and the cases that it is about."""
-    found: dict[str, list[str]] = {}
+    """Return the names of the cases by what to do about them."""
+    names_by_reason: dict[str, list[str]] = {}
     for finding in findings:
         if finding.grade == grade:
-            found.setdefault(finding.why, []).append(finding.name)
-    return found
+            names_by_reason.setdefault(finding.why, []).append(finding.name)
+    return names_by_reason
 
 
 def _is_base64(secret: str) -> bool:

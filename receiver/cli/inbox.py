@@ -42,14 +42,14 @@ def list_command(
 
         receiver inbox list --job-id job_1234567890abcdef --json
     """
-    asked = {
+    query = {
         "status": status,
         "state": state,
         "jobId": job_id,
         "limit": str(limit),
         "cursor": cursor,
     }
-    page = ask("/inbox", {name: value for name, value in asked.items() if value is not None})
+    page = ask("/inbox", {name: value for name, value in query.items() if value is not None})
     if as_json:
         print(json.dumps(page))
         return
@@ -76,11 +76,11 @@ def show_command(
         print(json.dumps(message))
         return
     out = console()
-    shown = {k: v for k, v in message.items() if v is not None and k not in ("body", "lastError")}
-    width = max(len(name) for name in shown)
-    for name, value in shown.items():
-        told = word(value) if name in ("status", "state") else printable(value)
-        out.print(f"[dim]{name:{width}}[/dim]  {told}", soft_wrap=True)
+    fields = {k: v for k, v in message.items() if v is not None and k not in ("body", "lastError")}
+    width = max(len(name) for name in fields)
+    for name, value in fields.items():
+        text = word(value) if name in ("status", "state") else printable(value)
+        out.print(f"[dim]{name:{width}}[/dim]  {text}", soft_wrap=True)
     if message["lastError"]:
         out.print(f"\n[red]{printable(message['lastError'].rstrip())}[/red]", soft_wrap=True)
     if "body" in message:
@@ -119,12 +119,12 @@ def replay_command(
     if (id is None) is not all_dead:
         end("give one message's id, or --dead", USAGE)
     if id is not None:
-        answer = ask(f"/inbox/{id}/replay", post=True)
-        told = f"message {id} is pending"
+        response = ask(f"/inbox/{id}/replay", post=True)
+        text = f"message {id} is pending"
     else:
-        answer = ask("/inbox/replay", {"state": "dead"}, post=True)
-        told = f"replayed: {answer['replayed']}"
-    print(json.dumps(answer) if as_json else told)
+        response = ask("/inbox/replay", {"state": "dead"}, post=True)
+        text = f"replayed: {response['replayed']}"
+    print(json.dumps(response) if as_json else text)
 
 
 @app.command("prune", epilog=EPILOG)
@@ -147,9 +147,9 @@ def prune_command(
     query = None
     if older_than_days is not None:
         query = {"olderThan": str(round(older_than_days * 86_400))}
-    answer = ask("/inbox/prune", query, post=True)
-    told = f"pruned: {answer['bodies']} bodies, {answer['messages']} messages"
-    print(json.dumps(answer) if as_json else told)
+    response = ask("/inbox/prune", query, post=True)
+    text = f"pruned: {response['bodies']} bodies, {response['messages']} messages"
+    print(json.dumps(response) if as_json else text)
 
 
 @expect_app.command("expect", epilog=EPILOG)
@@ -183,8 +183,8 @@ def expect_command(
         "source": source,
     }
     given = {name: value for name, value in document.items() if value is not None}
-    answer = ask("/expected", post=True, document=given)
-    print(json.dumps(answer) if as_json else f"{answer['jobId']} is {answer['state']}")
+    response = ask("/expected", post=True, document=given)
+    print(json.dumps(response) if as_json else f"{response['jobId']} is {response['state']}")
 
 
 @expect_app.command("expected", epilog=EPILOG)
@@ -199,17 +199,17 @@ def expected_command(
         receiver expected --state lost
     """
     query = {"limit": str(limit), **({"state": state} if state else {})}
-    answer = ask("/expected", query)
+    response = ask("/expected", query)
     if as_json:
-        print(json.dumps(answer))
-    elif answer["data"]:
-        console().print(_jobs(answer["data"]))
+        print(json.dumps(response))
+    elif response["data"]:
+        console().print(_jobs(response["data"]))
     else:
         print("no jobs")
 
 
 def _by(text: str) -> float | str:
-    """Seconds, or a time with its offset; ends the command for anything else."""
+    """Return seconds, or a time with its offset; end the command for anything else."""
     with suppress(ValueError):
         seconds = float(text)
         if math.isfinite(seconds) and seconds >= 0:

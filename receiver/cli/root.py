@@ -54,7 +54,7 @@ app.add_typer(inbox.app, name="inbox")
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
+    """Run one command; return its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
     try:
         code = app(
             list(sys.argv[1:] if argv is None else argv),

@@ -69,21 +69,21 @@ def serve_command(
 
 
 def _receiver(handler: str | None, on: list[str]) -> "Receiver":
-    """Return the customer's own, or one with the customer's function, or one that has none."""
+    """Return the customer's own receiver, or one with the customer's function, or one with none."""
     from receiver.app import Receiver
 
     if handler is None:
         return Receiver(load())
-    found = _load(handler)
-    if not isinstance(found, Receiver):
+    target = _load(handler)
+    if not isinstance(target, Receiver):
         made = Receiver(load())
-        made.on(*(on or ["*"]))(found)
+        made.on(*(on or ["*"]))(target)
         return made
     if on:
         end(f"--on is for functions; {handler} is a Receiver, whose handlers say it", USAGE)
-    if not found.handlers:
+    if not target.handlers:
         end(f"{handler} handles nothing", USAGE, 'give it a handler: @receiver.on("completed")')
-    return found
+    return target
 
 
 def _load(name: str) -> Any:
@@ -94,20 +94,20 @@ def _load(name: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found: Any = importlib.import_module(module)
+        target: Any = importlib.import_module(module)
         for part in path.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError) as error:
         end(f"cannot load {name}: {error}", USAGE)
     except SettingError:
         raise
     except Exception as error:  # the customer's code may raise anything
-        end(f"cannot load {name}: {_told(error)}", CANNOT_START)
-    return found
+        end(f"cannot load {name}: {_summary(error)}", CANNOT_START)
+    return target
 
 
-def _told(error: Exception) -> str:
-    """Return what it was and where, in one line: the rest of a traceback is ours and Python's."""
+def _summary(error: Exception) -> str:
+    """Return the error and where it arose, in one line: the rest of the traceback is not theirs."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -40,7 +40,7 @@ app = typer.Typer()
 
 
 class CaptureError(Exception):
-    """The text is no list of headers."""
+    """The text is not a list of headers."""
 
 
 @app.command("sign", epilog=EPILOG)
@@ -132,17 +132,17 @@ def verify_command(
             raise typer.Exit(FAILED) from None
         hint = " (--now verifies as of another time)" if error.reason == "stale" else ""
         end(f"not verified: {error.reason}: {error.message}{hint}", FAILED)
-    found = {
+    document = {
         "verified": True,
         "schemes": list(verified.schemes),
         "messageId": verified.message_id,
         "timestamp": verified.timestamp,
     }
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(document))
     else:
-        told = f", message {verified.message_id}" if verified.message_id else ""
-        print(f"verified: {' and '.join(verified.schemes)}{told}")
+        suffix = f", message {verified.message_id}" if verified.message_id else ""
+        print(f"verified: {' and '.join(verified.schemes)}{suffix}")
 
 
 def _formatted(
@@ -173,7 +173,7 @@ def _captured(file: Path | None, lines: list[str]) -> list[tuple[str, str]]:
 
 
 def _read_headers(text: str) -> list[tuple[str, str]]:
-    """Headers from `Name: value` lines (a request line before them is skipped), or from JSON."""
+    """Return headers from `Name: value` lines (a request line before them is skipped) or JSON."""
     if text.lstrip().startswith("{"):
         return _from_json(text)
     pairs = []

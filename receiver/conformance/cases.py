@@ -49,7 +49,7 @@ def good(signer: Signer) -> list[Case]:
     )
     founding = make(signer.payload("sha256"), "sha256", standard=False)
     streamed = chunked(make(signer.payload("streamed"), "streamed"))
-    found = [
+    result = [
         accept(
             signer,
             "a valid completion",
@@ -74,7 +74,7 @@ def good(signer: Signer) -> list[Case]:
         ),
     ]
     if signer.sha256 and signer.standard:
-        found.append(
+        result.append(
             accept(
                 signer,
                 "the founding scheme alone",
@@ -84,21 +84,22 @@ def good(signer: Signer) -> list[Case]:
                 "to (--schemes standard checks a receiver that did)",
             )
         )
-    return [*found, *_rotated(signer)]
+    return [*result, *_rotated(signer)]
 
 
 def _rotated(signer: Signer) -> list[Case]:
-    """Both secrets sign while one replaces the other; a receiver knows the one or the other."""
+    """Return deliveries signed by both secrets, as while one replaces the other; a receiver knows
+    either."""
     new = signer.rotated(signer.payload("rotated"), "rotated", known="current")
     old = signer.rotated(signer.payload("outgoing"), "outgoing", known="previous")
     why = "during a rotation webhook-signature lists several; any one of them will do"
-    found = [accept(signer, "a rotation, the new secret known", "rotated", new, why)]
+    result = [accept(signer, "a rotation, the new secret known", "rotated", new, why)]
     why = "during a rotation X-Webhook-Signature-Previous holds the old secret's signature"
     if not signer.sha256:
         why = "during a rotation the second of webhook-signature may be yours"
     # Who only changes the secret quickly loses nothing by it.
     name = "a rotation, the old secret known"
-    return [*found, accept(signer, name, "outgoing", old, why, advice=True)]
+    return [*result, accept(signer, name, "outgoing", old, why, advice=True)]
 
 
 def repeated(signer: Signer) -> list[Case]:
@@ -109,7 +110,7 @@ def repeated(signer: Signer) -> list[Case]:
 def _copies(signer: Signer) -> list[Case]:
     twice = _one(signer, "twice", "twice")
     later = [_one(signer, "retried", "retried", shift_s=shift_s) for shift_s in (-60, -30, 0)]
-    found = [
+    result = [
         _case(signer, "the same delivery again", ["twice"], [twice, twice, twice], _KEY),
         _case(
             signer,
@@ -122,8 +123,8 @@ def _copies(signer: Signer) -> list[Case]:
     if signer.standard:
         again = [_one(signer, "again", "again1"), _one(signer, "again", "again2")]
         why = "one job may come in two messages: dedupe by jobId, not by webhook-id alone"
-        found.append(_case(signer, "the same end in another message", ["again"], again, why))
-    return found
+        result.append(_case(signer, "the same end in another message", ["again"], again, why))
+    return result
 
 
 def _races(signer: Signer) -> list[Case]:
@@ -151,7 +152,7 @@ def _races(signer: Signer) -> list[Case]:
 def _orders(signer: Signer) -> list[Case]:
     either = (("completed",), ("running", "completed"))
     one_id = [_one(signer, "one_id", "one_id", status) for status in ("running", "completed")]
-    found = [
+    result = [
         _case(
             signer,
             "progress after the end",
@@ -178,8 +179,8 @@ def _orders(signer: Signer) -> list[Case]:
     if signer.standard:
         name = "progress and end under one webhook-id"
         why = "some senders give all messages of a job one id: dedupe by jobId and final status"
-        found.append(_case(signer, name, ["one_id"], one_id, why, either, advice=True))
-    return found
+        result.append(_case(signer, name, ["one_id"], one_id, why, either, advice=True))
+    return result
 
 
 def _one(

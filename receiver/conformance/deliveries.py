@@ -80,8 +80,8 @@ class Signer:
         self, body: bytes, message: str, *, known: Literal["current", "previous"]
     ) -> Delivery:
         """Return one signed with two secrets, as in a rotation; the receiver knows one of them."""
-        strange = generate_secret()
-        pair = (self.secret, strange) if known == "current" else (strange, self.secret)
+        unknown = generate_secret()
+        pair = (self.secret, unknown) if known == "current" else (unknown, self.secret)
         current, previous = (self.deliver(body, message, secret=one) for one in pair)
         headers = dict(current.headers)
         if SHA256_HEADER in headers:

@@ -49,15 +49,15 @@ def forged(signer: Signer) -> list[Case]:
         *(_STANDARD if signer.standard else []),
         *(_MIXED if signer.standard and signer.sha256 else []),
     ]
-    found = []
+    result = []
     for n, (name, change, why) in enumerate(changes):
         job = f"forged{n}"
         good = signer.deliver(signer.payload(job), job)
-        strange = signer.deliver(good.body, job, secret=generate_secret())
+        other = signer.deliver(good.body, job, secret=generate_secret())
         long = "endless" in name  # servers may cut off a header of that length themselves
-        delivery = change(good, strange)
-        found.append(refuse(name, delivery, why, job=signer.job(job), may_close=long))
-    return found
+        delivery = change(good, other)
+        result.append(refuse(name, delivery, why, job=signer.job(job), may_close=long))
+    return result
 
 
 def stale(signer: Signer) -> list[Case]:
@@ -103,8 +103,8 @@ def _v1(good: Delivery, change: Callable[[str], str]) -> Delivery:
     return with_header(without(good, SHA256_HEADER), SIGNATURE_HEADER, value)
 
 
-def _one_wrong(good: Delivery, strange: Delivery) -> Delivery:
-    return with_header(good, SIGNATURE_HEADER, strange.headers[SIGNATURE_HEADER])
+def _one_wrong(good: Delivery, other: Delivery) -> Delivery:
+    return with_header(good, SIGNATURE_HEADER, other.headers[SIGNATURE_HEADER])
 
 
 _WHOLE = "compare the whole value, in constant time, with what you computed"
@@ -118,7 +118,7 @@ _BOTH: list[tuple[str, Change, str]] = [
         "refuse what is not signed",
     ),
     ("a body that was changed", lambda good, _: tampered(good), "verify the body that you use"),
-    ("a strange secret", lambda _, strange: strange, "compare with what your secret gives"),
+    ("a strange secret", lambda _, other: other, "compare with what your secret gives"),
 ]
 _FOUNDING: list[tuple[str, Change, str]] = [
     ("sha1= for sha256=", lambda good, _: _sha256(good, lambda v: "sha1=" + v[7:47]), _WHOLE),

@@ -33,10 +33,10 @@ def judge(case: Case, sent: list[Responses], effects: Mapping[str, Effects] | No
     should: str = case.response
     did = _sent_text(sent)
     if effects is not None and case.effects is not None:
-        found = [effects.get(job, ()) for job in case.jobs]
-        right = right and all(one in case.effects for one in found)
-        should += f", handled: {_allowed(case.effects, len(found))}"
-        did += f", handled: {_handled(found)}"
+        handled = [effects.get(job, ()) for job in case.jobs]
+        right = right and all(one in case.effects for one in handled)
+        should += f", handled: {_allowed(case.effects, len(handled))}"
+        did += f", handled: {_handled(handled)}"
     grade: Grade = "ok" if right else "advice" if _is_advice(case, last) else "wrong"
     if right and any(_is_rude(one) for responses in sent for one in responses[:-1]):
         grade = "advice"  # nothing is lost, but it looks like an outage to who sends
@@ -83,8 +83,8 @@ def _allowed(effects: tuple[Effects, ...], jobs: int) -> str:
     return " or ".join(_handled([one] * jobs) for one in effects)
 
 
-def _handled(found: list[Effects]) -> str:
-    return _counted(["+".join(one) or "nothing" for one in found])
+def _handled(handled: list[Effects]) -> str:
+    return _counted(["+".join(one) or "nothing" for one in handled])
 
 
 def _counted(words: list[str]) -> str:

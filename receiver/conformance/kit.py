@@ -1,4 +1,4 @@
-"""Sends the cases to a receiver and judges what it made of them."""
+"""Send the cases to a receiver and judge what it made of them."""
 
 import asyncio
 import secrets
@@ -134,8 +134,8 @@ async def _effects(
     later, since an effect too many comes late."""
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
-        found = await endpoint.effects(url)
-        if all(found.get(job, ()) in c.effects for c in sent if c.effects for job in c.jobs):
+        handled = await endpoint.effects(url)
+        if all(handled.get(job, ()) in c.effects for c in sent if c.effects for job in c.jobs):
             break
         await asyncio.sleep(_POLL_S)
     await asyncio.sleep(min(SETTLE_S, wait_s))

@@ -1,1 +1,1 @@
-"""Handling: whose turn it is, running the customer's code, and what came of it."""
+"""Handling: claim what is due, run the customer's code, settle what came of it."""

@@ -20,7 +20,7 @@ class ForwardError(Exception):
 
 
 class Forwarder:
-    """A handler that posts. Open it with `async with`."""
+    """A handler that posts each event to a URL. Close it when it is done with."""
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         """Raise ValueError for what is no http or https URL."""
@@ -43,10 +43,10 @@ class Forwarder:
         request = self._client.build_request(
             "POST", self._url, content=event.raw, headers=_headers(event)
         )
-        answer = await self._client.send(request, stream=True)
-        await answer.aclose()  # what it says beside its status is not ours to read
-        if not answer.is_success:
-            raise ForwardError(f"{self._url} answered {answer.status_code}")
+        response = await self._client.send(request, stream=True)
+        await response.aclose()  # nothing but its status matters
+        if not response.is_success:
+            raise ForwardError(f"{self._url} answered {response.status_code}")
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -58,8 +58,8 @@ def _content_type(event: Event) -> str:
 
 
 def _headers(event: Event) -> dict[str, str]:
-    """Percent-encoded, since ids may hold any printable character. The key names the message for
-    ever, whichever attempt it is: the service drops what it has seen by it."""
+    """Return what we know of the event, percent-encoded: ids may hold any printable character. The
+    key names the message in every attempt: by it the service drops what it has seen."""
     return {
         "Content-Type": _content_type(event),
         "Postback-Job-Id": quote(event.job_id),

@@ -56,7 +56,7 @@ class Handlers:
 
     @property
     def take_tx(self) -> list[str]:
-        """The names of those that take a transaction."""
+        """The names of the handlers that take a transaction."""
         return sorted({h.name for h in self._by_status.values() if h.takes_tx})
 
 

@@ -1,11 +1,11 @@
 """Leases: what runs here stays ours for as long as the inbox hears from us.
 
-Every third of a lease all of them are renewed. Where no renewal has succeeded for two thirds of
+All leases are renewed every third of their time. Where no renewal has succeeded for two thirds of
 it, or the inbox says that a message is another replica's by now, its run is cut short: a third of
 the lease is left until somebody else may begin. This holds as far as leases can: a thread cannot
 be ended from outside, and a process that was frozen for longer than its lease finds out only when
-it goes on. What such a one still does to a customer's database is kept out by the mark there; what
-it does elsewhere may happen twice.
+it goes on. What it then still does to a customer's database is kept out by the mark there; what it
+does elsewhere may happen twice.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _LOG: Final = log.get("receiver")
 
 
 class Lease:
-    """This replica's claim on a message. `lost` once another one may have it."""
+    """This replica's claim on a message; `lost` once another replica may have it."""
 
     def __init__(self, claimed: Claimed) -> None:
         self.claimed = claimed
@@ -55,7 +55,7 @@ class Lease:
 
 
 class Leases:
-    """Keeps what is held, until `close`. An inbox without leases costs nothing here."""
+    """Renews the leases that are held, until `close`. Does nothing where an inbox has none."""
 
     def __init__(
         self, inbox: Inbox, *, attempts_max: int, now_ms: NowMs, on_due: Callable[[], None]

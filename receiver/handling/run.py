@@ -20,7 +20,7 @@ class HandlerTimeout(Exception):
 
 
 class Run:
-    """An attempt at work. `work` ends when the handler has truly ended, and not before."""
+    """A running attempt. `work` ends when the handler has truly ended, and not before."""
 
     def __init__(
         self, handler: Handler, event: Event, effects: Effects | None, now_ms: Callable[[], int]

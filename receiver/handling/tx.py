@@ -1,5 +1,5 @@
-"""The customer's database: as a handler sees it, one transaction that ends with the handler; and
-what such a database does for us, whichever one it is."""
+"""The customer's database, whichever one it is: the transaction that a handler sees, how it begins
+and ends, and our marks in it."""
 
 import asyncio
 import threading
@@ -19,7 +19,7 @@ class TransactionClosed(Exception):
 
 
 class Tx(ABC):
-    """Statements of the handler's. They commit when it returns and vanish when it raises.
+    """The handler's statements. They commit when it returns and are rolled back when it raises.
 
     `execute` and `executemany` are those of the driver, and return its cursor;
     `connection` is the driver's own, for libraries that want one, until the handler returns.
@@ -36,21 +36,21 @@ class Tx(ABC):
 
     @abstractmethod
     def mark(self, event: Event, now_ms: int) -> bool:
-        """Ours to call, before the handler: whether the message was not handled before. From here
-        on it is, if this commits."""
+        """Mark the message as handled, if this commits; False where it was handled before. We call
+        it, before the handler."""
 
     @abstractmethod
     def commit(self) -> None:
-        """Ours to call, after the handler: effect and mark, or an error and neither of them. Who
+        """Commit effect and mark, or raise and commit neither. We call it, after the handler. Who
         lost the connection meanwhile learns from the mark what came of it."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Roll back, from whichever thread, and lets nothing more through."""
+        """Roll back, from whichever thread, and let nothing more through."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up the connection of an abandoned one, once the handler has truly ended."""
+        """Close the connection of an abandoned one, once the handler has truly ended."""
 
 
 class AsyncTx:
@@ -82,7 +82,7 @@ class Transaction:
         return self.tx.mark(event, now_ms)
 
     def commit(self) -> None:
-        """Effect and mark, or neither. Raises TransactionClosed or the driver's error."""
+        """Commit effect and mark, or neither. Raises TransactionClosed or the driver's error."""
         self.tx.commit()
         with self._ending:
             if not self._ended:
@@ -90,7 +90,7 @@ class Transaction:
                 self._end(True)
 
     def abandon(self) -> None:
-        """Roll back what is not committed and lets the next one in; at once, even while the
+        """Roll back what is not committed and let the next one in; at once, even while the
         handler's thread still runs: nothing that it does afterwards reaches the database."""
         with self._ending:  # to the end, or close() would close what is being rolled back
             if self._ended:
@@ -102,7 +102,7 @@ class Transaction:
                 self._end(False)
 
     def close(self) -> None:
-        """Once the handler has truly ended."""
+        """Give up the connection, once the handler has truly ended."""
         self.abandon()
         if not self._handed_on:
             self.tx.close()
@@ -115,11 +115,11 @@ class Effects(Protocol):
         """Make our table where it is missing. Raises EffectsError."""
 
     def begin(self) -> Transaction:
-        """Once it is this one's turn. Raises EffectsError."""
+        """Begin a transaction, once it is this one's turn. Raises EffectsError."""
 
     def forget(self, before_ms: int) -> None:
         """Delete marks that are older than any message in the inbox can be. Raises
         EffectsError."""
 
     def close(self) -> None:
-        """Once no transaction runs any more; one that hangs keeps its own connection."""
+        """Close all connections, once no transaction runs; one that hangs keeps its own."""

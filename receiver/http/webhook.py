@@ -12,10 +12,11 @@ from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.message import Message
 from receiver.settings import Settings
 from receiver.signature import SignatureError, Verified
-from receiver.source import Source, authenticate, identity_of
+from receiver.source import Source
 from receiver.verification.identity import Identity
 from receiver.verification.parse import ParseError
 from receiver.verification.status import canonical
+from receiver.verification.verify import authenticate, identity_of
 
 CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
 

@@ -1,22 +1,28 @@
-"""One question to a status URL: what may be asked, and what the reply says of the job."""
+"""One question to a status URL: whether it may be asked, with which credentials (by name, and never
+kept in the inbox), and what the reply says of the job."""
 
 import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.guard import kind_of
 from receiver.inbox.expectations import Expectation
-from receiver.reconcile.credentials import Credentials
 from receiver.verification.identity import JOB_ID_CHARS_MAX, Dialect, Identity, identify, is_name
 from receiver.verification.parse import ParseError
+
+# Given a name and the URL that will be asked: the headers that show who asks. KeyError: no such
+# name; ValueError: the name is not for this URL.
+Credentials: TypeAlias = Callable[[str, str], Mapping[str, str]]
 
 REPLY_BYTES_MAX: Final = 1024 * 1024  # what a callback may carry, a status URL's reply may
 REASON_CHARS_MAX: Final = 300
 STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 class AskError(Exception):
@@ -35,6 +41,34 @@ class StatusReply:
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return kind_of(self.identity.job_id, self.identity.status) == "terminal"
+
+
+class Tokens:
+    """Bearer tokens by name, each for one host and nothing else: a status URL is data, and data
+    must not decide who gets to see a token."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        """Each entry is `name@host=token`. Raises ValueError, without showing a token."""
+        self._tokens: dict[str, tuple[str, str]] = {}
+        for n, entry in enumerate(entries, start=1):
+            what, equals, token = entry.partition("=")
+            name, at, host = what.partition("@")
+            if not (name and at and host and equals and token):
+                raise ValueError(f"entry {n} is not name@host=token")
+            if not token.isascii() or not token.isprintable() or name in self._tokens:
+                raise ValueError(f"entry {n} repeats a name, or its token is not printable ASCII")
+            self._tokens[name] = (host.lower(), token)
+
+    def __call__(self, name: str, url: str) -> Mapping[str, str]:
+        if name not in self._tokens:
+            raise KeyError(name)
+        host, token = self._tokens[name]
+        parts = urlsplit(url)
+        if (parts.hostname or "").lower() != host:
+            raise ValueError(f"the credentials {name} are for {host} alone")
+        if parts.scheme != "https" and host not in _LOOPBACK:
+            raise ValueError(f"the credentials {name} are shown over https alone")
+        return {"authorization": f"Bearer {token}"}
 
 
 def check_job_id(job_id: str) -> None:

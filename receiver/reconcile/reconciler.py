@@ -1,4 +1,4 @@
-"""Asks for the jobs that stayed silent, and lets their replies in like any other message."""
+"""Ask for the jobs that stayed silent, and let their ends in like any other message."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ from receiver.message import Message
 from receiver.metrics import Metrics
 from receiver.reconcile.ask import (
     AskError,
+    Credentials,
     StatusReply,
     ask,
     ask_ms,
     check_job_id,
     check_status_url,
 )
-from receiver.reconcile.credentials import Credentials
 from receiver.settings import Settings
 from receiver.source import Source
 from receiver.verification.identity import Dialect

@@ -1,1 +1,1 @@
-"""What a request must pass before it is believed, and which job it speaks of."""
+"""What a request must pass before it is believed, and which job it names."""

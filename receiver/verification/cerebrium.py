@@ -31,7 +31,7 @@ _VALUE: Final = re.compile(r"v1,[0-9a-f]{64}")
 
 
 def sign(secret: str, request_id: str, timestamp_s: int, body: bytes) -> str:
-    """`v1,<hex>` over `request_id.timestamp_s.body`. An empty secret raises ValueError."""
+    """Return `v1,<hex>` over `request_id.timestamp_s.body`. An empty secret raises ValueError."""
     signed = f"{request_id}.{timestamp_s}.".encode() + body
     return _value(hmac.digest(text_key(secret), signed, hashlib.sha256))
 

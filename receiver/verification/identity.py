@@ -1,4 +1,4 @@
-"""Who a verified body speaks of, in the three founding dialects. Pure.
+"""Which job a verified body names, and in which state, in the three founding dialects. Pure.
 
     platform    job             status                      without a job
     tensorone   `jobId`       `status`, lower case      opaque: known by its signed id
@@ -92,7 +92,7 @@ def read_document(
 
 
 def _named(fields: dict[str, Any], dialect: Dialect) -> tuple[Platform, str]:
-    """Return the platform that speaks, and its field for the job's id."""
+    """Return the platform that sent it, and that platform's field for the job's id."""
     if dialect == "runpod":
         return "runpod", "id"
     if dialect == "auto" and "jobId" not in fields and isinstance(fields.get("id"), str):

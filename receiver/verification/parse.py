@@ -1,7 +1,7 @@
-"""Reading a verified body: strict JSON. Pure.
+"""Strict JSON, for a verified body. Pure.
 
 Strict means that every reader would understand the same: whatever two JSON parsers may read
-differently is refused rather than guessed.
+differently is refused.
 """
 
 import json
@@ -52,8 +52,8 @@ def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
     """Return the document in `body`, or ParseError.
 
     1 MiB takes some 10 ms, and at worst (nothing but tiny objects) some 100: time in which a
-    service answers nobody else. So what can be told from the bytes is never looked for in the
-    document, where each value would cost a step of Python's.
+    service answers nobody else. So what the bytes can tell is never looked for in the document,
+    where each value would cost a step of Python's.
     """
     try:
         text = body.decode("utf-8").strip(" \t\n\r")
@@ -75,10 +75,10 @@ def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    document = dict(pairs)
+    if len(document) != len(pairs):
         raise ParseError("duplicate_key", "the body has an object with a duplicate key")
-    return found
+    return document
 
 
 def _constant(name: str) -> NoReturn:
@@ -99,19 +99,19 @@ def _float(text: str) -> float:
 
 
 def _depth(body: bytes) -> int:
-    """How deep valid JSON is nested."""
+    """Return how deep valid JSON is nested."""
     brackets = _STRING.sub(b"", body).translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(brackets).cast("b")), default=0)
 
 
 def _check_escapes(body: bytes) -> None:
-    """Refuses what an escape in valid JSON must not stand for."""
-    found = _UNFIT.search(body)
-    if found is not None:  # or it is one of a pair, or the text behind an escaped backslash
-        found = _UNFIT.search(_FIT.sub(b"", body))
-    if found is None:
+    """Refuse what an escape in valid JSON must not stand for."""
+    unfit = _UNFIT.search(body)
+    if unfit is not None:  # or it is one of a pair, or the text behind an escaped backslash
+        unfit = _UNFIT.search(_FIT.sub(b"", body))
+    if unfit is None:
         return
-    if found[1]:
+    if unfit[1]:
         raise ParseError("nul", "a string contains a NUL character")
     raise ParseError("surrogate", "a string contains half a surrogate pair")
 

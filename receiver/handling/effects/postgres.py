@@ -65,7 +65,7 @@ class TransactionBroken(Exception):
 
 
 class PostgresEffects:
-    """Transactions side by side, each on a connection of its own; idle ones are kept."""
+    """Concurrent transactions, each on a connection of its own; idle connections are kept."""
 
     def __init__(self, url: str, *, idle_max: int, handler_s: float) -> None:
         """`handler_s` is the longest that a handler may take: the server ends a transaction in
@@ -83,8 +83,8 @@ class PostgresEffects:
         try:
             with self._connect() as connection, connection.transaction():
                 connection.execute(f"SELECT pg_advisory_xact_lock({_TABLE_LOCK})")
-                found = connection.execute("SELECT to_regclass('postback_handled')").fetchone()
-                if found is None or found[0] is None:
+                row = connection.execute("SELECT to_regclass('postback_handled')").fetchone()
+                if row is None or row[0] is None:
                     connection.execute(_TABLE)
                     connection.execute(_INDEX)
         except psycopg.Error as error:
@@ -128,8 +128,7 @@ class PostgresEffects:
         return Transaction(tx, end)
 
     def _clean(self, connection: psycopg.Connection) -> None:
-        """Return what the handler left in the session (settings, temporary tables, locks) is nobody
-        else's business."""
+        """Discard what the handler left in the session: settings, temporary tables, locks."""
         try:
             connection.execute("DISCARD ALL")
         except psycopg.Error:
@@ -170,7 +169,7 @@ class PostgresEffects:
 
 
 class WatchedCursor(psycopg.Cursor[Any]):
-    """Sends no statement that begins or ends a transaction, wherever the cursor is used."""
+    """Refuses any statement that begins or ends a transaction, wherever the cursor is used."""
 
     def execute(
         self,
@@ -195,7 +194,7 @@ class PostgresTx(Tx):
     by the driver; `connection.transaction()` makes a savepoint."""
 
     def __init__(self, connection: psycopg.Connection, *, idle_ms: int) -> None:
-        """Begins it. Raises psycopg.Error."""
+        """Begin it. Raises psycopg.Error."""
         self.connection: psycopg.Connection[Any] = connection
         self._idle_ms = idle_ms
         self._turn = threading.Lock()
@@ -218,9 +217,9 @@ class PostgresTx(Tx):
 
     def mark(self, event: Event, now_ms: int) -> bool:
         values = (event.source, event.key, event.job_id, now_ms, str(self._idle_ms))
-        found = self.execute(_MARK, values).fetchone()
-        self._xid = None if found is None else found[0]
-        return found is not None
+        row = self.execute(_MARK, values).fetchone()
+        self._xid = None if row is None else row[0]
+        return row is not None
 
     def commit(self) -> None:
         with self._turn:
@@ -233,8 +232,8 @@ class PostgresTx(Tx):
                 raise TransactionBroken("the connection was lost before the commit")
 
     def abandon(self) -> None:
-        """Cuts the line instead of closing the connection: whichever thread is inside the driver
-        just now meets the end of its input there, and nothing under it is freed."""
+        """Shut the socket down instead of closing the connection: whichever thread is inside the
+        driver just now meets the end of its input there, and nothing under it is freed."""
         self._closed = True
         pgconn = self.connection.pgconn
         with suppress(psycopg.Error, OSError):
@@ -252,8 +251,8 @@ class PostgresTx(Tx):
             self.connection.close()
 
     def _verify(self) -> None:
-        """Whether it is still the transaction of the mark, and can commit: to a failed one the
-        server answers COMMIT with a rollback, which the driver takes for a success."""
+        """Raise TransactionBroken unless it is still the transaction of the mark, and can commit: a
+        failed one the server rolls back on COMMIT, which the driver takes for a success."""
         pgconn = self.connection.pgconn
         if pgconn.pipeline_status != PipelineStatus.OFF:
             raise TransactionBroken("the handler left a pipeline open")
@@ -277,10 +276,11 @@ class PostgresTx(Tx):
 
 
 def _refuse_control(query: Any) -> None:
-    found = transaction_control(_text(query))
-    if found is not None:
+    statement = transaction_control(_text(query))
+    if statement is not None:
         raise psycopg.ProgrammingError(
-            f"{found} is refused: the transaction ends with the handler, effect and mark together"
+            f"{statement} is refused: the transaction ends with the handler, "
+            "effect and mark together"
         )
 
 
@@ -300,10 +300,10 @@ def transaction_control(sql: str) -> str | None:
     found before the commit, when the transaction is another one.
     """
     for statement in _ASIDE.sub(_blank, sql).split(";"):
-        found = _WORDS.match(statement)
-        if found is None:
+        words = _WORDS.match(statement)
+        if words is None:
             continue
-        first, *rest = [word.upper() for word in found.groups() if word]
+        first, *rest = [word.upper() for word in words.groups() if word]
         if first in _WITH_TRANSACTION and rest[:1] == ["TRANSACTION"]:
             return f"{first} TRANSACTION"
         if first in _ENDING and not (first == "ROLLBACK" and "TO" in rest):
@@ -312,5 +312,5 @@ def transaction_control(sql: str) -> str | None:
 
 
 def _blank(aside: re.Match[str]) -> str:
-    """Return a comment separates words; all else stands for a value or a name."""
+    """Replace a comment by a space, which separates words, and all else by a value."""
     return " " if aside[0].startswith(("--", "/*")) else "?"

@@ -24,7 +24,7 @@ _FORGET: Final = "DELETE FROM postback_handled WHERE handled_ms < ?"
 
 class SqliteEffects:
     """Transactions on the customer's SQLite file, one at a time: SQLite has one writer anyway, and
-    who waits here need not poll for its lock."""
+    waiting here spares polling for its lock."""
 
     def __init__(self, path: str) -> None:
         self._path = path
