@@ -8,7 +8,7 @@ from rich.text import Text
 
 from dispatcher.cli import output, values
 from dispatcher.cli.options import command, examples, with_dependencies
-from dispatcher.cli.service import Service, TheService, for_each, print_list
+from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
 from dispatcher.client import Key, RevealedSecret, Secret, Tenant, calls
 
 
@@ -39,7 +39,7 @@ app.add_typer(secrets, name="secrets")
 
 
 @command(keys, "list", "dispatcher keys list")
-def list_keys(service: TheService) -> None:
+def list_keys(service: ServiceDep) -> None:
     """List the API keys, without the keys themselves."""
     made = output.table("KEY", "FOR", "SCOPES", "LABEL", "MADE")
 
@@ -66,7 +66,7 @@ def list_keys(service: TheService) -> None:
     "[dim]# a platform key[/dim]",
 )
 def create_key(
-    service: TheService,
+    service: ServiceDep,
     scope: Annotated[
         list[Scope], typer.Option(help="What it may do (repeatable).", show_default=False)
     ],
@@ -89,7 +89,7 @@ def create_key(
 
 @command(keys, "revoke", "dispatcher keys revoke key_0192…")
 def revoke_keys(
-    service: TheService,
+    service: ServiceDep,
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, as `keys list` shows.")],
 ) -> None:
     """Make keys worthless, at once."""
@@ -106,7 +106,7 @@ def _revoke(service: Service, id: str) -> None:
 
 @secrets.callback()
 @with_dependencies
-def overview(context: typer.Context, service: TheService) -> None:
+def overview(context: typer.Context, service: ServiceDep) -> None:
     """Signing secrets: list, reveal, rotate
 
     Alone it lists them; the tenant's secret that nobody has seen yet is shown, this once.
@@ -123,7 +123,7 @@ def overview(context: typer.Context, service: TheService) -> None:
 
 
 @command(secrets, "list", "dispatcher secrets list")
-def list_secrets(service: TheService) -> None:
+def list_secrets(service: ServiceDep) -> None:
     """List the signing secrets, without their values."""
     made = output.table("SECRET", "SIGNS FOR", "STATE", "MADE", "REVEALED")
 
@@ -144,7 +144,7 @@ def list_secrets(service: TheService) -> None:
 
 @command(secrets, "reveal", _SECRETS[1])
 def reveal_secret(
-    service: TheService,
+    service: ServiceDep,
     destination: Destination = None,
     id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="This one, as `secrets list` shows.")
@@ -158,7 +158,7 @@ def reveal_secret(
 
 @command(secrets, "rotate", _SECRETS[2])
 def rotate_secret(
-    service: TheService,
+    service: ServiceDep,
     destination: Destination = None,
     overlap: Annotated[
         str | None,
@@ -204,7 +204,7 @@ def _state(secret: Secret) -> Text:
 
 
 @command(app, "tenants", "dispatcher tenants", "dispatcher tenants --json")
-def list_tenants(service: TheService) -> None:
+def list_tenants(service: ServiceDep) -> None:
     """List the tenants. One comes into being when a platform key first uses it."""
     made = output.table("TENANT", "SINCE", "AGE")
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from dispatcher.cli import output, values
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, TheService, print_list
+from dispatcher.cli.service import Service, ServiceDep, print_list
 from dispatcher.cli.show import met
 from dispatcher.client import Destination, calls
 
@@ -39,7 +39,7 @@ app.add_typer(group, name="destinations", help="Where deliveries go: limits, hea
 
 
 @command(group, "list", "dispatcher destinations list")
-def list_destinations(service: TheService) -> None:
+def list_destinations(service: ServiceDep) -> None:
     """List them, with what waits for each and what holds it."""
     made = output.table("HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",))
 
@@ -58,7 +58,7 @@ def list_destinations(service: TheService) -> None:
 
 
 @command(group, "show", "dispatcher destinations show billing")
-def show_destination(service: TheService, name: Name) -> None:
+def show_destination(service: ServiceDep, name: Name) -> None:
     """Show one: its limits, its health, its backlog."""
     _print(service.show(calls.get_destination(name)))
 
@@ -67,7 +67,7 @@ def show_destination(service: TheService, name: Name) -> None:
     group, "add", "dispatcher destinations add billing https://example.com/hooks --concurrency 8"
 )
 def add_destination(
-    service: TheService,
+    service: ServiceDep,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     to: Annotated[str, typer.Argument(metavar="URL")],
     policy: PolicyText = None,
@@ -96,7 +96,7 @@ def add_destination(
 
 @command(group, "set", "dispatcher destinations set billing --rate 50 --reset policy")
 def set_destination(
-    service: TheService,
+    service: ServiceDep,
     name: Name,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Its new URL.")] = None,
     policy: PolicyText = None,
@@ -129,20 +129,20 @@ def set_destination(
 
 
 @command(group, "pause", "dispatcher destinations pause billing")
-def pause(service: TheService, name: Name) -> None:
+def pause(service: ServiceDep, name: Name) -> None:
     """Send nothing for now. Its backlog is kept."""
     _change(service, name, {"paused": True})
 
 
 @command(group, "resume", "dispatcher destinations resume billing")
-def resume(service: TheService, name: Name) -> None:
+def resume(service: ServiceDep, name: Name) -> None:
     """Send again; resuming also closes its circuit. What waits for its next try keeps its time."""
     _change(service, name, {"paused": False})
 
 
 @command(group, "disable", "dispatcher destinations disable billing --yes")
 def disable(
-    service: TheService,
+    service: ServiceDep,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -152,14 +152,14 @@ def disable(
 
 
 @command(group, "enable", "dispatcher destinations enable billing")
-def enable(service: TheService, name: Name) -> None:
+def enable(service: ServiceDep, name: Name) -> None:
     """Take callbacks for it again. What died meanwhile waits for a replay."""
     _change(service, name, {"disabled": False})
 
 
 @command(group, "remove", "dispatcher destinations remove billing --yes")
 def remove(
-    service: TheService,
+    service: ServiceDep,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -173,13 +173,14 @@ def remove(
 
 
 @command(group, "test", "dispatcher destinations test billing")
-def test(service: TheService, name: Name) -> None:
+def test(service: ServiceDep, name: Name) -> None:
     """Send a signed test callback now and show what it met. Exits with 1 unless it was
     acknowledged."""
-    answer = service.client.raw(calls.test_destination(name))
-    attempt = calls.test_destination(name).read(answer)
+    call = calls.test_destination(name)
+    response = service.client.raw(call)
+    attempt = call.read(response)
     if service.json:
-        output.print_json(answer.body)
+        output.print_json(response.body)
     else:
         line = Text(
             "● " if attempt.acknowledged else "✗ ", "green" if attempt.acknowledged else "red"

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from dispatcher.cli import output, values
 from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import RawPage, Service, TheService
+from dispatcher.cli.service import RawPage, Service, ServiceDep
 from dispatcher.client import Callback, Filters
 from dispatcher.client.calls import page
 from dispatcher.states import State
@@ -98,7 +98,7 @@ def chosen_filters(
     return found
 
 
-TheFilters = Annotated[Filters, Depends(chosen_filters)]
+FiltersDep = Annotated[Filters, Depends(chosen_filters)]
 app = typer.Typer()
 
 
@@ -111,8 +111,8 @@ app = typer.Typer()
     "dispatcher list --status dead --all --json | jq -r .id",
 )
 def list_callbacks(
-    service: TheService,
-    filters: TheFilters,
+    service: ServiceDep,
+    filters: FiltersDep,
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help=f"How many. (default: {_LIMIT})")
     ] = None,

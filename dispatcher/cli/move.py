@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dispatcher.cli import output
 from dispatcher.cli.failure import Failed
 from dispatcher.cli.options import command
-from dispatcher.cli.service import JsonWanted
+from dispatcher.cli.service import JsonDep
 from dispatcher.store import is_postgres
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
@@ -22,7 +22,7 @@ app = typer.Typer()
     app, "move", "dispatcher move sqlite:///postback.db postgresql://postback@db.internal/postback"
 )
 def move(
-    as_json: JsonWanted,
+    as_json: JsonDep,
     source: Annotated[str, typer.Argument(metavar="SQLITE-URL", help="The file to move.")],
     target: Annotated[
         str, typer.Argument(metavar="POSTGRES-URL", help="An empty database to move it to.")

@@ -8,9 +8,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dispatcher.cli import output
 from dispatcher.cli.failure import Failed
-from dispatcher.cli.listing import TheFilters, callback_table
+from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, TheService, for_each
+from dispatcher.cli.service import Service, ServiceDep, for_each
 from dispatcher.cli.show import await_end
 from dispatcher.client import Callback, Filters, Preview, calls
 
@@ -29,8 +29,8 @@ app = typer.Typer()
     "dispatcher replay rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# watch one again[/dim]",
 )
 def replay(
-    service: TheService,
-    filters: TheFilters,
+    service: ServiceDep,
+    filters: FiltersDep,
     ids: Annotated[
         list[str] | None,
         typer.Argument(metavar="ID", help="Callbacks, or a filtered replay to watch."),
@@ -162,7 +162,7 @@ def _watch(service: Service, id: str) -> None:
     "dispatcher cancel rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# a running replay[/dim]",
 )
 def cancel(
-    service: TheService,
+    service: ServiceDep,
     ids: Annotated[
         list[str], typer.Argument(metavar="ID…", help="Callbacks, or a filtered replay.")
     ],

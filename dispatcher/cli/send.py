@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dispatcher.cli import output, values
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, TheService
+from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.cli.show import await_end
 from dispatcher.client import Client
 from dispatcher.client.calls import submit
@@ -65,7 +65,7 @@ app = typer.Typer()
     "dispatcher send --file many.ndjson   [dim]# a line: what POST /v1/callbacks takes[/dim]",
 )
 def send(
-    service: TheService,
+    service: ServiceDep,
     job_id: JobId = None,
     to: To = None,
     destination: Destination = None,

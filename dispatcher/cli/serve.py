@@ -11,7 +11,7 @@ import typer
 from dispatcher.cli import output
 from dispatcher.cli.failure import Failed
 from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import JsonWanted
+from dispatcher.cli.service import JsonDep
 from dispatcher.settings import Settings, load
 
 DatabaseUrl = Annotated[
@@ -28,7 +28,7 @@ def load_settings(database_url: DatabaseUrl = None) -> Settings:
     return settings if database_url is None else replace(settings, database_url=database_url)
 
 
-TheSettings = Annotated[Settings, Depends(load_settings)]
+SettingsDep = Annotated[Settings, Depends(load_settings)]
 app = typer.Typer()
 
 
@@ -76,7 +76,7 @@ def _announce(url: str, new_key: str | None) -> None:
 
 
 @command(app, "migrate", "dispatcher migrate")
-def migrate(settings: TheSettings, as_json: JsonWanted) -> None:
+def migrate(settings: SettingsDep, as_json: JsonDep) -> None:
     """Bring the database up to date. `serve` does so by itself; this is for doing it apart, while
     no service runs."""
     asyncio.run(_migrate(settings))
@@ -98,8 +98,8 @@ async def _migrate(settings: Settings) -> None:
 
 @command(app, "backup", "dispatcher backup /backups/postback-$(date +%F).db")
 def backup(
-    settings: TheSettings,
-    as_json: JsonWanted,
+    settings: SettingsDep,
+    as_json: JsonDep,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A file that is not there yet.")],
 ) -> None:
     """Copy the database to a new file, consistent and complete, also while the service runs."""

@@ -115,8 +115,8 @@ def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
     return as_json or before.json
 
 
-TheService = Annotated[Service, Depends(connect)]
-JsonWanted = Annotated[bool, Depends(json_wanted)]
+ServiceDep = Annotated[Service, Depends(connect)]
+JsonDep = Annotated[bool, Depends(json_wanted)]
 
 
 def for_each(service: Service, ids: Sequence[str], act: Callable[[Service, str], None]) -> None:

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from dispatcher.cli import output
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, TheService
+from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Attempt, Callback
-from dispatcher.client.calls import as_json, as_list, attempts, get
+from dispatcher.client.calls import attempts, get
 
 _EXCERPT_CHARS: Final = 160
 _LABEL: Final = 12
@@ -29,7 +29,7 @@ app = typer.Typer()
     "dispatcher show cb_0192… --json",
 )
 def show_callback(
-    service: TheService,
+    service: ServiceDep,
     id: Annotated[str, typer.Argument(metavar="ID", help="The callback's id.")],
     only_payload: Annotated[
         bool, typer.Option("--payload", help="Print the payload's bytes and nothing else.")
@@ -39,15 +39,12 @@ def show_callback(
     if only_payload:
         output.write_bytes(service.client.payload(id).body)
         return
-    callback = service.client.raw(get(id))
-    history = service.client.raw(attempts(id))
-    if service.json:
-        # Both as they came, side by side.
-        output.print_json(
-            b'{"callback":' + callback.body + b',"history":' + history.body.strip() + b"}"
-        )
+    if not service.json:
+        print_story(output.console(), service.client.get(id), service.client.attempts(id))
         return
-    print_story(output.console(), as_json(Callback)(callback), as_list(Attempt)(history))
+    callback, history = (service.client.raw(call).body for call in (get(id), attempts(id)))
+    # Both as they came, side by side.
+    output.print_json(b'{"callback":' + callback + b',"history":' + history.strip() + b"}")
 
 
 def await_end(service: Service, id: str, timeout_s: float) -> None:

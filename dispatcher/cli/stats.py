@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dispatcher.cli import output
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, TheService
+from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Stats, calls
 
 _EVERY_S: Final = 1.0
@@ -23,7 +23,7 @@ app = typer.Typer()
     app, "stats", "dispatcher stats", "dispatcher stats --watch", "dispatcher stats --all --json"
 )
 def stats(
-    service: TheService,
+    service: ServiceDep,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
     ] = False,

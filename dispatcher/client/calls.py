@@ -160,7 +160,7 @@ def submit_encoded(body: bytes, *, idempotency_key: str | None = None) -> Call[S
     return Call(
         method="POST",
         path=_path("callbacks"),
-        read=as_json(Submitted),
+        read=_json(Submitted),
         repeatable=True,
         headers=_key(idempotency_key),
         body=body,
@@ -190,7 +190,7 @@ def submit_raw(
     return Call(
         method="POST",
         path=_path("callbacks", "raw"),
-        read=as_json(Submitted),
+        read=_json(Submitted),
         repeatable=True,
         params=tuple(_given(params).items()),
         headers=_key(idempotency_key),
@@ -217,7 +217,7 @@ def submit_batch(lines: Sequence[bytes]) -> Call[list[LineResult]]:
 
 def get(id: str) -> Call[Callback]:
     """One callback with its state. Raises NotFound."""
-    return _get(as_json(Callback), "callbacks", id)
+    return _get(_json(Callback), "callbacks", id)
 
 
 def page(
@@ -225,12 +225,12 @@ def page(
 ) -> Call[Page[Callback]]:
     """Up to `limit` (1 to 500) callbacks that match, newest first, from `cursor` on."""
     params = (*_filter_params(filters or {}).items(), *_paging(cursor, limit))
-    return _get(as_page(Callback), "callbacks", params=params)
+    return _get(_page(Callback), "callbacks", params=params)
 
 
 def attempts(id: str) -> Call[list[Attempt]]:
     """Every attempt of one callback, oldest first. Raises NotFound."""
-    return _get(as_list(Attempt), "callbacks", id, "attempts")
+    return _get(_list(Attempt), "callbacks", id, "attempts")
 
 
 def payload(id: str) -> Call[Payload]:
@@ -241,13 +241,13 @@ def payload(id: str) -> Call[Payload]:
 def replay(id: str) -> Call[Callback]:
     """Deliver once more: same id, same bytes, a fresh budget of tries, history kept. Raises
     NotFound, Conflict (it is pending or sending), Gone (the payload is pruned)."""
-    return _post(as_json(Callback), "callbacks", id, "replay")
+    return _post(_json(Callback), "callbacks", id, "replay")
 
 
 def cancel(id: str) -> Call[Callback]:
     """Deliver no more; a running attempt ends and nothing follows it. Raises NotFound, and
     Conflict from a final state."""
-    return _post(as_json(Callback), "callbacks", id, "cancel")
+    return _post(_json(Callback), "callbacks", id, "cancel")
 
 
 # --- filtered replays ---
@@ -256,25 +256,25 @@ def cancel(id: str) -> Call[Callback]:
 def preview_replay(filters: Filters) -> Call[Preview]:
     """Return what a replay of everything that matches would be about. Changes nothing."""
     fields = {"filter": _filter_params(filters), "dryRun": True}
-    return _post(as_json(Preview), "replays", fields=fields, repeatable=True)
+    return _post(_json(Preview), "replays", fields=fields, repeatable=True)
 
 
 def start_replay(filters: Filters, *, rate_per_second: float | None = None) -> Call[Replay]:
     """Replay everything that matches and is in a final state now, in the background, at most
     `rate_per_second`. Raises ValidationFailed without a filter."""
     fields = _given({"filter": _filter_params(filters), "ratePerSecond": rate_per_second})
-    return _post(as_json(Replay), "replays", fields=fields)
+    return _post(_json(Replay), "replays", fields=fields)
 
 
 def get_replay(id: str) -> Call[Replay]:
     """How far a filtered replay is. Raises NotFound."""
-    return _get(as_json(Replay), "replays", id)
+    return _get(_json(Replay), "replays", id)
 
 
 def cancel_replay(id: str) -> Call[Replay]:
     """Replay no more of it; what was replayed stays. Raises NotFound, and Conflict once it is
     done."""
-    return _post(as_json(Replay), "replays", id, "cancel")
+    return _post(_json(Replay), "replays", id, "cancel")
 
 
 # --- destinations ---
@@ -282,12 +282,12 @@ def cancel_replay(id: str) -> Call[Replay]:
 
 def destinations(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Destination]]:
     """Every destination, in the order of their ids."""
-    return _get(as_page(Destination), "destinations", params=_paging(cursor, limit))
+    return _get(_page(Destination), "destinations", params=_paging(cursor, limit))
 
 
 def get_destination(id: str) -> Call[Destination]:
     """One destination, by id or registered name. Raises NotFound."""
-    return _get(as_json(Destination), "destinations", id)
+    return _get(_json(Destination), "destinations", id)
 
 
 def register_destination(
@@ -311,7 +311,7 @@ def register_destination(
         "concurrency": concurrency,
         "ratePerSecond": rate_per_second,
     }
-    return _post(as_json(Registered), "destinations", fields=_given(fields))
+    return _post(_json(Registered), "destinations", fields=_given(fields))
 
 
 def change_destination(id: str, changes: Mapping[str, Any]) -> Call[Destination]:
@@ -321,7 +321,7 @@ def change_destination(id: str, changes: Mapping[str, Any]) -> Call[Destination]
     return Call(
         method="PATCH",
         path=_path("destinations", id),
-        read=as_json(Destination),
+        read=_json(Destination),
         repeatable=True,
         body=json.dumps(changes).encode(),
         content_type=JSON,
@@ -335,7 +335,7 @@ def remove_destination(id: str) -> Call[None]:
 
 def test_destination(id: str) -> Call[Attempt]:
     """Send a signed test callback now; its attempt. Raises NotFound."""
-    return _post(as_json(Attempt), "destinations", id, "test")
+    return _post(_json(Attempt), "destinations", id, "test")
 
 
 # --- keys, signing secrets, tenants, figures ---
@@ -343,7 +343,7 @@ def test_destination(id: str) -> Call[Attempt]:
 
 def keys(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Key]]:
     """Every API key, without the keys themselves."""
-    return _get(as_page(Key), "keys", params=_paging(cursor, limit))
+    return _get(_page(Key), "keys", params=_paging(cursor, limit))
 
 
 def create_key(
@@ -353,7 +353,7 @@ def create_key(
     None another of the kind that asks (a platform's key makes a platform key). The answer is the
     only time the key is shown."""
     fields = _given({"scopes": list(scopes), "label": label, "tenant": tenant})
-    return _post(as_json(NewKey), "keys", fields=fields)
+    return _post(_json(NewKey), "keys", fields=fields)
 
 
 def revoke_key(id: str) -> Call[None]:
@@ -363,7 +363,7 @@ def revoke_key(id: str) -> Call[None]:
 
 def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Secret]]:
     """Return the signing secrets that sign or signed, oldest first, without their values."""
-    return _get(as_page(Secret), "secrets", params=_paging(cursor, limit))
+    return _get(_page(Secret), "secrets", params=_paging(cursor, limit))
 
 
 def rotate_secret(
@@ -372,24 +372,24 @@ def rotate_secret(
     """Make a new signing secret; the one before signs beside it for `overlap_s` (default a day).
     Raises Conflict while an earlier overlap lasts, unless `force`, which ends that one."""
     fields = {"destination": destination, "overlap": overlap_s, "force": force or None}
-    return _post(as_json(RevealedSecret), "secrets", "rotate", fields=_given(fields))
+    return _post(_json(RevealedSecret), "secrets", "rotate", fields=_given(fields))
 
 
 def reveal_secret(*, id: str | None = None, destination: str | None = None) -> Call[RevealedSecret]:
     """Return a signing secret with its value: one by id, or the current one of a destination or of
     the tenant. That you looked is recorded."""
     fields = _given({"id": id, "destination": destination})
-    return _post(as_json(RevealedSecret), "secrets", "reveal", fields=fields)
+    return _post(_json(RevealedSecret), "secrets", "reveal", fields=fields)
 
 
 def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:
     """Every tenant there is."""
-    return _get(as_page(Tenant), "tenants", params=_paging(cursor, limit))
+    return _get(_page(Tenant), "tenants", params=_paging(cursor, limit))
 
 
 def stats(*, all_tenants: bool = False) -> Call[Stats]:
     """Count by state, oldest pending, rates: of the tenant, or with a platform key of all."""
-    return _get(as_json(Stats), "stats", params=(("all", "true"),) if all_tenants else ())
+    return _get(_json(Stats), "stats", params=(("all", "true"),) if all_tenants else ())
 
 
 # --- what they send ---
@@ -481,7 +481,7 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-def as_json(type: type[T]) -> _Read[T]:
+def _json(type: type[T]) -> _Read[T]:
     """Return what reads one JSON value of this type."""
 
     def read(response: Response) -> T:
@@ -490,16 +490,16 @@ def as_json(type: type[T]) -> _Read[T]:
     return read
 
 
-def as_page(type: type[T]) -> _Read[Page[T]]:
+def _page(type: type[T]) -> _Read[Page[T]]:
     """Return what reads `{"data": […], "nextCursor": …}`."""
-    return as_json(Page[type])  # type: ignore[valid-type]  # a type at run time
+    return _json(Page[type])  # type: ignore[valid-type]  # a type at run time
 
 
-def as_list(type: type[T]) -> _Read[list[T]]:
+def _list(type: type[T]) -> _Read[list[T]]:
     """Return what reads the data of a list that is always one page."""
 
     def read(response: Response) -> list[T]:
-        return as_page(type)(response).data
+        return _page(type)(response).data
 
     return read
 

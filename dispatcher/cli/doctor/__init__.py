@@ -16,8 +16,8 @@ from dispatcher.cli.doctor import checks
 from dispatcher.cli.doctor.checks import Check
 from dispatcher.cli.doctor.database import check_database
 from dispatcher.cli.options import Depends, command
-from dispatcher.cli.serve import TheSettings
-from dispatcher.cli.service import JsonWanted, Url
+from dispatcher.cli.serve import SettingsDep
+from dispatcher.cli.service import JsonDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client
 from dispatcher.store import is_postgres
 
@@ -39,9 +39,9 @@ def _where(url: Url = None) -> ClientSettings:
     "dispatcher doctor --json | jq 'select(.state != \"ok\")'",
 )
 def doctor(
-    settings: TheSettings,
+    settings: SettingsDep,
     service: Annotated[ClientSettings, Depends(_where)],
-    as_json: JsonWanted,
+    as_json: JsonDep,
 ) -> None:
     """Check the database, secrets, egress rules, clock, limits and the running service, and say
     what to do. Exits with 1 if anything is wrong; it changes nothing."""
