@@ -49,7 +49,7 @@ class Settings:
     )
     batch_bytes_max: int = setting(
         16 * MIB,
-        "largest batch request: it is read line by line but answered as one",
+        "largest batch request: it is held in memory while it is processed",
         unit="bytes",
         min=1,
         max=1 * GIB,
@@ -66,7 +66,7 @@ class Settings:
     )
     request_timeout: float = setting(
         30.0,
-        "longest a request's body may take to arrive: no connection is held by dripping",
+        "longest a request's body may take to arrive: a slow client cannot hold a connection",
         unit="s",
         min=0.1,
         max=3_600,
@@ -81,7 +81,7 @@ class Settings:
     )
     tenant_queue_max: int = setting(
         2_000_000,
-        "most deliveries waiting for one tenant, so that one flood leaves room for all",
+        "most deliveries waiting for one tenant, so that its flood leaves room for the others",
         min=1,
     )
     storage_bytes_max: int = setting(
@@ -92,7 +92,7 @@ class Settings:
     )
     storage_reserve_bytes: int = setting(
         256 * MIB,
-        "disk space left alone, so that settling and pruning go on when submits stop",
+        "disk space kept free, so that settling and pruning continue when submits stop",
         unit="bytes",
     )
 
@@ -129,38 +129,38 @@ class Settings:
     )
     sweep_interval: float = setting(
         5.0,
-        "how often ended leases, maximum ages and lanes are looked after",
+        "how often expired leases, maximum ages and lanes are checked",
         unit="s",
         min=0.05,
         max=3_600,
     )
     retry_after_max: float = setting(
         86_400.0,
-        "longest wait that a destination's `Retry-After` can ask for",
+        "longest wait that a destination's `Retry-After` can cause",
         unit="s",
         max=604_800,
     )
 
     response_bytes_max: int = setting(
         64 * KIB,
-        "most bytes read of an answer; its code is what counts",
+        "most bytes read of a response; its status is what counts",
         unit="bytes",
         min=1,
         max=16 * MIB,
     )
     response_header_bytes_max: int = setting(
         16 * KIB,
-        "longest header line and field of an answer (as nginx and Apache allow)",
+        "longest header line and field of a response (as nginx and Apache allow)",
         unit="bytes",
         min=1 * KIB,
         max=1 * MIB,
     )
     excerpt_bytes_max: int = setting(
-        1 * KIB, "most of an answer kept with its attempt", unit="bytes", max=64 * KIB
+        1 * KIB, "most of a response kept with its attempt", unit="bytes", max=64 * KIB
     )
-    dns_timeout: float = setting(5.0, "longest name look-up", unit="s", min=0.1, max=60)
+    dns_timeout: float = setting(5.0, "longest DNS look-up", unit="s", min=0.1, max=60)
     dns_lookups_max: int = setting(
-        32, "name look-ups at once; hung ones hold no other back", min=1, max=1_024
+        32, "DNS look-ups at once; one that hangs does not block the others", min=1, max=1_024
     )
     dns_cache: float = setting(30.0, "how long a looked-up address is used", unit="s", max=3_600)
 
@@ -194,7 +194,10 @@ class Settings:
         unit="s",
     )
     secret_overlap: float = setting(
-        DAY_S, "how long a rotated-out secret signs beside the new one", unit="s", max=30 * DAY_S
+        DAY_S,
+        "how long the previous secret signs beside the new one after a rotation",
+        unit="s",
+        max=30 * DAY_S,
     )
 
     def __post_init__(self) -> None:

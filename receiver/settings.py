@@ -28,7 +28,7 @@ class Settings:
 
     secrets: tuple[str, ...] = setting(
         (),
-        "comma-separated signing secrets; a message signed with any of them is let in",
+        "comma-separated signing secrets; a message signed with any of them is accepted",
         secret=True,
     )
     database_url: str = setting(
@@ -44,19 +44,20 @@ class Settings:
         "any", "`any` scheme, `sha256`, or `standard` for freshness and a signed id in all messages"
     )
     dialect: Dialect = setting(
-        "auto", "whose messages: `tensorone`, `runpod`, `cerebrium`, or `auto`: told by their form"
+        "auto",
+        "form of messages: `tensorone`, `runpod`, `cerebrium`, or `auto`: told by their fields",
     )
     reruns: Reruns = setting(
-        "first", "which end of a job counts that is run again under its id: `first` or `latest`"
+        "first", "which end counts if a job is run again under its id: the `first` or the `latest`"
     )
     url_token: str | None = setting(
         None,
-        "lets in what carries it as `?token=` in the URL, for platforms that sign nothing; where "
+        "accepts requests with it as `?token=` in the URL, for platforms that sign nothing; if "
         "secrets are set as well, both must hold",
         secret=True,
     )
     sources_file: str | None = setting(
-        None, "TOML file with further ways in, each a `[[source]]` of its own path"
+        None, "TOML file with further sources, each a `[[source]]` with a path of its own"
     )
     effects_url: str | None = setting(
         None,
@@ -66,13 +67,13 @@ class Settings:
     )
     credentials: tuple[str, ...] = setting(
         (),
-        "comma-separated `name@host=token`: what status URLs are asked with, by name, and the one "
-        "host that gets to see it",
+        "comma-separated `name@host=token`: tokens for status URLs, each with a name and the one "
+        "host that it is sent to",
         secret=True,
     )
     admin_key: str | None = setting(
         None,
-        "opens the admin routes to who sends it as a Bearer token; unset: they are off",
+        "key of the admin routes, sent as a Bearer token; unset: they are off",
         secret=True,
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
@@ -88,14 +89,12 @@ class Settings:
     )
     in_flight_bytes_max: int = setting(
         64 * MIB,
-        "most body bytes in memory at once; more are answered 503",
+        "most body bytes in memory at once; further requests are answered 503",
         unit="bytes",
         min=1,
         max=16 * GIB,
     )
-    headers_max: int = setting(
-        100, "most headers of one request, as Apache and Go's peers allow", min=10, max=1_000
-    )
+    headers_max: int = setting(100, "most headers of one request, as in Apache", min=10, max=1_000)
     header_bytes_max: int = setting(
         16 * KIB,
         "most bytes of all headers of one request, twice a common proxy's line limit",
@@ -119,7 +118,7 @@ class Settings:
     )
     request_timeout: float = setting(
         10.0,
-        "longest that headers, and then a body, may take to arrive: no dripping holds a connection",
+        "longest that headers, and then a body, may take: a slow sender cannot hold a connection",
         unit="s",
         min=0.1,
         max=3_600,
@@ -151,7 +150,7 @@ class Settings:
     )
     retry_after: float = setting(
         5.0,
-        "when senders are asked to come back while the inbox is down",
+        "`Retry-After` of the 503 that senders get while the inbox is down",
         unit="s",
         min=1,
         max=3_600,
@@ -183,45 +182,45 @@ class Settings:
     )
     lease: float = setting(
         30.0,
-        "how long a replica's claim on a message holds without word from it; then another one "
-        "takes it over. Only with PostgreSQL",
+        "how long a replica's claim on a message lasts unless it is renewed; then another one "
+        "takes it over. PostgreSQL only",
         unit="s",
         min=1,
         max=3_600,
     )
     poll: float = setting(
         1.0,
-        "how often a replica looks for what others left to do. Only with PostgreSQL",
+        "how often a replica looks for work that others left. PostgreSQL only",
         unit="s",
         min=0.01,
         max=60,
     )
     ask_base: float = setting(
         15.0,
-        "first wait before a job that is not done is asked for again; then twice as long",
+        "first wait before asking again about a job that is not done; doubles each time",
         unit="s",
         min=0.01,
         max=DAY_S,
     )
     ask_cap: float = setting(
-        900.0, "longest wait between two questions", unit="s", min=0.01, max=DAY_S
+        900.0, "longest wait between two requests to a status URL", unit="s", min=0.01, max=DAY_S
     )
     ask_timeout: float = setting(
-        10.0, "longest that a status URL may take to answer", unit="s", min=0.01, max=600
+        10.0, "longest that a status URL may take to respond", unit="s", min=0.01, max=600
     )
     lost_after: float = setting(
         DAY_S,
-        "how long a status URL may fail, without one answer, until its job is given up as lost",
+        "how long a status URL may fail, without one response, until its job is given up as lost",
         unit="s",
         min=0.01,
         max=90 * DAY_S,
     )
     keep_bodies: float = setting(
-        30 * DAY_S, "how long a body is kept that is done with", unit="s", max=3650 * DAY_S
+        30 * DAY_S, "how long the body of a finished message is kept", unit="s", max=3650 * DAY_S
     )
     keep_messages: float = setting(
         90 * DAY_S,
-        "how long a copy is known as one: longer than any sender retries or replays",
+        "how long a message is remembered as seen: longer than any sender retries or replays",
         unit="s",
         max=3650 * DAY_S,
     )

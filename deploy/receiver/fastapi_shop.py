@@ -1,6 +1,6 @@
 """A shop on FastAPI, whole: it orders documents from a platform, and fulfils each order once.
 
-pip install 'postback[receiver]' fastapi
+pip install '.[receiver]' fastapi       # in a checkout of Postback
 export RECEIVER_SECRETS=whsec_…       # the platform gives both to you
 export PLATFORM_KEY=… PLATFORM_URL=https://api.example.com/v2/endpoints/ep_report/runasync
 export SHOP_URL=https://shop.example.com

@@ -40,7 +40,7 @@ def move(
         from dispatcher.store.postgres import move as mover
     except ModuleNotFoundError as error:
         raise CannotStart(
-            f"PostgreSQL needs the package {error.name}: pip install 'postback[postgres]'"
+            f"PostgreSQL needs the package {error.name}: pip install '.[postgres]' in a checkout"
         ) from error
 
     with _bar(as_json) as bar:

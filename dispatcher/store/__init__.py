@@ -35,7 +35,7 @@ def _postgres(settings: Settings) -> Store:
         from dispatcher.store.postgres.store import PostgresStore
     except ModuleNotFoundError as error:
         raise CannotStart(
-            f"PostgreSQL needs the package {error.name}: pip install 'postback[postgres]'"
+            f"PostgreSQL needs the package {error.name}: pip install '.[postgres]' in a checkout"
         ) from error
     return PostgresStore(settings)
 

@@ -20,5 +20,5 @@ def main() -> int:
         if error.name not in _EXTRA:
             raise
         missing = f"error: the package {error.name} is not installed"
-        print(f"{missing}; pip install 'postback[receiver]'", file=sys.stderr)
+        print(f"{missing}; pip install '.[receiver]' in a checkout", file=sys.stderr)
         return _CANNOT_START

@@ -19,7 +19,7 @@ async def open_inbox(settings: Settings) -> Inbox:
         from receiver.inbox.postgres.inbox import PostgresInbox
     except ImportError:  # the driver is an extra of its own
         raise InboxError(
-            'RECEIVER_DATABASE_URL is PostgreSQL: pip install "postback[receiver,postgres]"'
+            'RECEIVER_DATABASE_URL is PostgreSQL: pip install ".[receiver,postgres]" in a checkout'
         ) from None
     return await PostgresInbox.open(
         settings.database_url,

@@ -1,39 +1,33 @@
-"""The parts of the README that the code knows better: `python -m tests.readme.tables` writes them
-anew between their marks, and a test holds them against the code."""
+"""The parts of the documents that the code knows better: `python -m tests.readme.tables` writes
+them again between their marks, and a test holds them against the code."""
 
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 import dispatcher.cli
 import dispatcher.settings
 import receiver.cli.root
+import receiver.metrics
 import receiver.settings
+from dispatcher.api.errors import CODES
 from dispatcher.api.routes import OPERATIONS
+from dispatcher.app import Service
 from dispatcher.states import FINAL, STATES, TRANSITIONS
+from receiver.inbox.listing import Backlog
+from tests.readme.documents import DISPATCHER, RECEIVER, name_of, read
 
-README = Path(__file__).parents[2] / "README.md"
-_UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-_DAY_S = 86_400
-
-
-def generated() -> dict[str, str]:
-    """Each part by the name of its mark."""
-    return {
-        "states": states(),
-        "routes": routes(),
-        "commands": commands(),
-        "dispatcher-settings": settings(dispatcher.settings),
-        "receiver-settings": settings(receiver.settings),
-    }
+_SIZES: Final = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_TIMES: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def states() -> str:
-    """The transitions as a diagram and as a table."""
+    """Return the transitions as a diagram and as a table."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> pending: accepted"]
     lines += ["    [*] --> sending: accepted, and its lane is idle"]
     short = {pair: about.split(":")[0].split(",")[0] for pair, about in TRANSITIONS.items()}
@@ -41,11 +35,11 @@ def states() -> str:
     lines += ["```", "", "| from | to | when |", "|---|---|---|"]
     lines += [f"| {before} | {after} | {why} |" for (before, after), why in TRANSITIONS.items()]
     ends = ", ".join(f"`{state}`" for state in STATES if state in FINAL)
-    return "\n".join([*lines, "", f"Final, until someone replays: {ends}."])
+    return "\n".join([*lines, "", f"Final, until an operator replays: {ends}."])
 
 
 def routes() -> str:
-    """Every route with its scope."""
+    """Return every route with its scope."""
     lines = ["| route | scope | |", "|---|---|---|"]
     lines += [
         f"| `{one.method} {one.path}` | {one.scope or '–'} | {one.summary} |" for one in OPERATIONS
@@ -53,23 +47,29 @@ def routes() -> str:
     return "\n".join(lines)
 
 
-def commands() -> str:
-    """Every command of both programs."""
+def errors() -> str:
+    """Return every code of the API's errors with its status."""
+    lines = ["| code | status | |", "|---|---|---|"]
+    lines += [f"| `{code}` | {status} | {about} |" for code, (status, about) in CODES.items()]
+    return "\n".join(lines)
+
+
+def commands(program: str, app: typer.Typer) -> str:
+    """Return every command of a program."""
     lines = ["| command | |", "|---|---|"]
-    for name, app in (("dispatcher", dispatcher.cli.build()), ("receiver", receiver.cli.root.app)):
-        for command, about in _commands(name, typer.main.get_command(app)):
-            lines.append(f"| `{command}` | {about} |")
+    for command, about in _commands(program, typer.main.get_command(app)):
+        lines.append(f"| `{command}` | {about} |")
     return "\n".join(lines)
 
 
 def _commands(prefix: str, group: Any) -> list[tuple[str, str]]:
-    found = []
+    listed = []
     for name, command in group.commands.items():
         if getattr(command, "commands", None):
-            found += _commands(f"{prefix} {name}", command)
+            listed += _commands(f"{prefix} {name}", command)
         else:
-            found.append((f"{prefix} {name}", _first_sentence(command.help or "")))
-    return found
+            listed.append((f"{prefix} {name}", _first_sentence(command.help or "")))
+    return listed
 
 
 def _first_sentence(text: str) -> str:
@@ -78,35 +78,74 @@ def _first_sentence(text: str) -> str:
 
 
 def settings(module: ModuleType) -> str:
-    """Every variable with its default and its reason."""
+    """Return every variable with its default and its reason."""
     lines = ["| variable | default | what it is, and why |", "|---|---|---|"]
     for field in fields(module.Settings):
-        default = _shown(field.default, field.metadata["unit"])
+        default = _default(field.default, field.metadata["unit"])
         lines.append(f"| `{module.variable(field.name)}` | {default} | {field.metadata['about']} |")
     return "\n".join(lines)
 
 
-def _shown(default: Any, unit: str) -> str:
-    if default is None or default == ():
+def _default(value: Any, unit: str) -> str:
+    if value is None or value == ():
         return "–"
     if unit == "bytes":
-        return next((f"{default // n} {u}" for n, u in _UNITS if default % n == 0), str(default))
+        return next((f"{value // n} {u}" for n, u in _SIZES if value % n == 0), str(value))
     if unit == "s":
-        days = default >= _DAY_S and default % _DAY_S == 0
-        return f"{default:g} s" + (f" ({default / _DAY_S:g} d)" if days else "")
-    return f"`{default}`" if isinstance(default, str) else f"{default}"
+        longer = next((f" ({value / n:g} {u})" for n, u in _TIMES if value >= max(n, 120)), "")
+        return f"{value:.10g} s{longer}"
+    return f"`{value}`" if isinstance(value, str) else f"{value}"
 
 
-def fill(text: str) -> str:
-    """`text` with every part written anew: `<!-- name -->` … `<!-- /name -->`."""
-    for name, part in generated().items():
-        block = f"<!-- {name} -->\n\n{part}\n\n<!-- /{name} -->"
-        pattern = rf"<!-- {name} -->(?:.*?<!-- /{name} -->)?"
-        text, found = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
-        if found != 1:
-            raise ValueError(f"the README has {found} marks named {name}")
+def metrics(exposition: str) -> str:
+    """Return every family of an exposition with its type and its labels."""
+    lines = ["| metric | type | |", "|---|---|---|"]
+    for name, about in re.findall(r"^# HELP (\S+) (.*)$", exposition, re.MULTILINE):
+        kind = re.search(rf"^# TYPE {name} (\w+)$", exposition, re.MULTILINE)
+        lines.append(f"| `{name}` | {kind[1] if kind else ''} | {about.rstrip('.')} |")
+    return "\n".join(line for line in lines if "_created`" not in line)
+
+
+def _dispatcher_metrics() -> str:
+    service = Service(dispatcher.settings.Settings())
+    service._show_gauges()
+    return metrics(service.metrics.render().decode())
+
+
+def _receiver_metrics() -> str:
+    backlog = Backlog(pending=0, running=0, dead=0, oldest_ms=None, expected=0, lost=0)
+    return metrics(receiver.metrics.Metrics().exposition(backlog, 0))
+
+
+PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
+    DISPATCHER: {
+        "states": states,
+        "routes": routes,
+        "errors": errors,
+        "dispatcher-commands": lambda: commands("dispatcher", dispatcher.cli.build()),
+        "dispatcher-settings": lambda: settings(dispatcher.settings),
+        "dispatcher-metrics": _dispatcher_metrics,
+    },
+    RECEIVER: {
+        "receiver-commands": lambda: commands("receiver", receiver.cli.root.app),
+        "receiver-settings": lambda: settings(receiver.settings),
+        "receiver-metrics": _receiver_metrics,
+    },
+}
+
+
+def fill(document: Path) -> str:
+    """Return its text with every part written again: `<!-- name -->` … `<!-- /name -->`."""
+    text = read(document)
+    for name, part in PARTS[document].items():
+        block = f"<!-- {name} -->\n\n{part()}\n\n<!-- /{name} -->"
+        pattern = rf"<!-- {name} -->.*?<!-- /{name} -->"
+        text, marks = re.subn(pattern, lambda _, block=block: block, text, flags=re.DOTALL)  # type: ignore[misc]
+        if marks != 1:
+            raise ValueError(f"{name_of(document)} has {marks} parts named {name}")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text("utf-8")), "utf-8")
+    for one in PARTS:
+        one.write_text(fill(one), "utf-8")

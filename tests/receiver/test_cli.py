@@ -141,7 +141,7 @@ def test_a_missing_extra_is_one_line() -> None:
     )
     assert ran.returncode == 3
     assert ran.stderr == (
-        "error: the package typer is not installed; pip install 'postback[receiver]'\n"
+        "error: the package typer is not installed; pip install '.[receiver]' in a checkout\n"
     )
 
 

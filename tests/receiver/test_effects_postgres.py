@@ -503,5 +503,5 @@ def test_a_missing_driver_is_told_with_what_to_install(settings: Settings) -> No
     words = [sys.executable, "-c", program, shop]
     ran = subprocess.run(words, capture_output=True, text=True, check=False)
     assert ran.stderr.splitlines()[-1].endswith(
-        'EffectsError: PostgreSQL needs its driver: pip install "postback[postgres]"'
+        'EffectsError: PostgreSQL needs its driver: pip install ".[postgres]" in a checkout'
     )

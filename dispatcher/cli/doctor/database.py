@@ -100,7 +100,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
         from dispatcher.store.postgres.probe import inspect
     except ModuleNotFoundError as error:
         message = f"PostgreSQL needs the package {error.name}"
-        yield bad("database", message, "pip install 'postback[postgres]'")
+        yield bad("database", message, "pip install '.[postgres]' in a checkout")
         return
     try:
         found = inspect(settings.database_url)

@@ -11,7 +11,7 @@ from receiver.handling.effects.sqlite import SqliteEffects
 from receiver.handling.tx import Effects, EffectsError
 from receiver.settings import Settings, database_path
 
-DRIVER_MISSING: Final = 'PostgreSQL needs its driver: pip install "postback[postgres]"'
+DRIVER_MISSING: Final = 'PostgreSQL needs its driver: pip install ".[postgres]" in a checkout'
 
 
 def open_effects(settings: Settings) -> Effects | None:

@@ -1,0 +1,122 @@
+"""The documents' examples do what they say."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from dispatcher.wire import PolicyShape
+from receiver import Receiver, Settings
+from receiver.testing import signed_request
+from tests.readme.documents import DISPATCHER, README, RECEIVER, block
+from tests.readme.first_minute import KEY, Started, quick_start
+from tests.receiver.waiting import until
+
+SECRET = "whsec_" + "dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
+BODY = b'{"jobId": "job_1", "status": "completed", "output": {"pages": 50}}'
+
+
+def test_quick_start_delivers_as_pasted(tmp_path: Path) -> None:
+    """From top to bottom in one shell: delivered, handled and printed. What the documents show
+    after it works beside those services."""
+    with quick_start(tmp_path) as started:
+        assert "● delivered" in started.output, started.output
+        assert re.search(r"accepted +handled .* job_1 ", started.output), started.output
+        assert started.output.endswith("job_1 completed {'pages': 50}\n")
+
+        _submit_as_shown(started)
+        _look_as_an_operator(started)
+        asyncio.run(_report(started.here(block(DISPATCHER, "from dispatcher.client"))))
+        _send_yourself_a_completion(started)
+
+
+def _submit_as_shown(started: Started) -> None:
+    submitted = json.loads(started.run(block(README, "curl http")))
+    assert submitted["status"] == "pending"
+    (started.folder / "submit.py").write_text(
+        started.here(block(README, "from dispatcher.client")), "utf-8"
+    )
+    assert started.run("python submit.py") == "delivered\n"
+
+
+def _look_as_an_operator(started: Started) -> None:
+    """All but what needs an id of one's own, a terminal to confirm on, or this machine in order."""
+    lines = block(README, "export DISPATCHER_API_KEY").splitlines()
+    left_out = ("cb_…", "--rate", "doctor")
+    shown = started.run("\n".join(line for line in lines if not any(w in line for w in left_out)))
+    assert "0 match" in shown
+
+
+async def _report(example: str) -> None:
+    printed: list[tuple[Any, ...]] = []
+    shown: dict[str, Any] = {"print": lambda *words: printed.append(words)}
+    exec(example, shown)
+    await shown["report"]({"job_10": {"status": "completed"}, "job_11": {"status": "failed"}})
+    assert [words[0] for words in printed] == [1, 2, "VALIDATION_ERROR"]
+    assert all(str(words[1]).startswith("cb_") for words in printed[:2])
+    assert printed[2][1] == "destination"
+
+
+def _send_yourself_a_completion(started: Started) -> None:
+    """From another terminal with the receiver's secret and admin key."""
+    secret = started.run("dispatcher secrets reveal", DISPATCHER_ADMIN_KEY=KEY).strip()
+    script = block(RECEIVER, 'echo \'{"jobId"').replace("job_1", "job_20")
+    shown = started.run(script, RECEIVER_SECRETS=secret, RECEIVER_ADMIN_KEY="any-long-random-text")
+    assert '{"status":"accepted"}' in shown
+    assert "job_20 " in shown
+
+
+async def test_mounted_in_fastapi_as_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receiver's part of somebody's application takes a completion and hands it on."""
+    monkeypatch.setenv("RECEIVER_SECRETS", SECRET)
+    monkeypatch.setenv("RECEIVER_DATABASE_URL", f"sqlite:///{tmp_path}/receiver.db")
+    printed: list[tuple[Any, ...]] = []
+    shown: dict[str, Any] = {"print": lambda *words: printed.append(words)}
+    exec(block(RECEIVER, "# shop_api.py"), shown)
+    transport = httpx.ASGITransport(app=shown["app"])
+    async with (
+        shown["app"].router.lifespan_context(shown["app"]),
+        httpx.AsyncClient(transport=transport, base_url="http://shop") as http,
+    ):
+        headers = signed_request(BODY, SECRET)
+        answer = await http.post("/hooks/webhooks", content=BODY, headers=headers)
+        assert answer.json() == {"status": "accepted"}
+        await until(lambda: printed == [("job_1", {"pages": 50})])
+
+
+def test_verifying_alone_works_as_shown() -> None:
+    """A valid message is an event; a forged one is refused with its reason."""
+    headers = signed_request(BODY, SECRET)
+    alone: dict[str, Any] = {"body": BODY, "headers": headers}
+    exec(block(README, "from receiver import verify").replace("whsec_…", SECRET), alone)
+    assert alone["event"].job_id == "job_1"
+
+    shown: dict[str, Any] = {}
+    exec(block(RECEIVER, "from receiver import SignatureError"), shown)
+    assert shown["webhook"](BODY, headers) == (200, "job_1")
+    assert shown["webhook"](BODY + b" ", headers)[0] == 401
+
+
+def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
+    """It is what a customer would copy."""
+    shown: dict[str, Any] = {}
+    exec(block(RECEIVER, "# test_shop.py"), shown)
+    shown["test_a_completion_is_handled_once"](tmp_path)
+
+
+def test_sources_are_read_as_shown(tmp_path: Path) -> None:
+    """The TOML file of further sources."""
+    file = tmp_path / "sources.toml"
+    file.write_text(block(RECEIVER, "[[source]]").replace("whsec_…", SECRET), "utf-8")
+    sources = Receiver(Settings(secrets=(SECRET,), sources_file=str(file))).sources
+    assert list(sources) == ["/webhooks", "/webhooks/runpod", "/webhooks/eu"]
+
+
+def test_policies_are_taken_as_shown() -> None:
+    """The object has fields and values that a submit may have."""
+    msgspec.json.decode(block(DISPATCHER, '{"attempts"').encode(), type=PolicyShape)
