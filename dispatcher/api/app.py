@@ -7,13 +7,16 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from dispatcher.api import docs, openapi
-from dispatcher.api.body import BodyReader
 from dispatcher.api.call import JSON, Call, encode
 from dispatcher.api.context import Context
 from dispatcher.api.endpoint import Endpoint, not_found
+from dispatcher.api.errors import unavailable
 from dispatcher.api.operation import Handler, Operation
 from dispatcher.api.routes import OPERATIONS
+from receiver.base.http import Budget
 
+# All bodies that are still arriving, together: eight of the largest batches.
+BUFFERED_BYTES_MAX: Final = 128 * 1024 * 1024
 _HTML: Final = "text/html; charset=utf-8"
 _PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
@@ -26,7 +29,7 @@ _PAGE_HEADERS: Final = {
 def create_api(context: Context) -> Router:
     """Return the whole HTTP interface over `context`. It owns nothing: whoever made the parts of
     the context opens and closes them."""
-    bodies = BodyReader(timeout_s=context.settings.request_timeout)
+    bodies = Budget(BUFFERED_BYTES_MAX, unavailable)
     routes = [
         Route(operations[0].path, Endpoint(context, bodies, *operations))
         for operations in _by_path((*OPERATIONS, *_documentation()))

@@ -9,13 +9,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dispatcher import wire
-from dispatcher.api import body, documents, show
+from dispatcher.api import documents, show
 from dispatcher.api.call import JSON, Call, decoder, encode
 from dispatcher.api.endpoint import to_api_error
-from dispatcher.api.errors import ApiError, invalid
+from dispatcher.api.errors import ApiError
 from dispatcher.api.operation import Operation
 from dispatcher.intake import from_wire
 from dispatcher.wire import BatchLine
+from receiver.base.http import invalid
 
 NDJSON: Final = "application/x-ndjson"
 # Lines submitted at once: enough to share a commit, few enough to let other requests between.
@@ -47,7 +48,7 @@ async def submit_batch(call: Call) -> Response:
     call.query(())
     if call.header(b"idempotency-key") is not None:
         raise invalid("Idempotency-Key", None, "in a batch, each line has its own idempotencyKey")
-    body.check_media_type(call.headers, (NDJSON, JSON))
+    call.request.check_media_type((NDJSON, JSON))
     settings = call.context.settings
     raw = await call.body(settings.batch_bytes_max)
     if raw.count(b"\n") > settings.batch_lines_max:
@@ -71,9 +72,9 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
         given = from_wire(shape, shape.idempotency_key)
         submitted = await call.context.intake.accept(call.tenant, given)
     except Exception as error:  # answered in its line, and logged where it is ours
-        refusal = to_api_error(error, call.request_id)
+        refusal = to_api_error(error, call.request.id)
         call.context.metrics.refused(refusal.code)
-        return encode({"line": n, "status": refusal.status, **refusal.body()}) + b"\n"
+        return encode({"line": n, "status": refusal.status, **refusal.document()}) + b"\n"
     return encode(show.line(n, submitted)) + b"\n"
 
 

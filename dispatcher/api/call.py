@@ -6,12 +6,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.responses import Response
-from starlette.types import Receive
 
 from dispatcher.access import Principal
-from dispatcher.api import documents, query
-from dispatcher.api.body import BodyReader, check_media_type
+from dispatcher.api import documents
 from dispatcher.api.context import Context
+from receiver.base.http import Budget, Request, read_query
 
 T = TypeVar("T")
 
@@ -29,12 +28,9 @@ class Call:
     """One authenticated request. `principal` and `tenant` are unset on public routes only."""
 
     context: Context
-    bodies: BodyReader
-    receive: Receive = field(repr=False)
-    headers: Mapping[bytes, bytes] = field(repr=False)
-    query_string: bytes = field(repr=False)
+    request: Request = field(repr=False)
+    bodies: Budget = field(repr=False)
     path: Mapping[str, str]
-    request_id: str
     principal: Principal = field(init=False)
     tenant: str = field(init=False)
 
@@ -45,26 +41,31 @@ class Call:
 
     def query(self, allowed: Collection[str] | None = None) -> dict[str, str]:
         """Return the query parameters, all of them among `allowed` where that is given."""
-        found = query.parse(self.query_string)
-        if allowed is not None:
-            query.only(found, allowed)
-        return found
+        return read_query(self.request.query, allowed)
 
     async def body(self, bytes_max: int) -> bytes:
-        """Return the request's body. Raises what BodyReader.read raises."""
-        return await self.bodies.read(self.receive, self.headers, bytes_max=bytes_max)
+        """Return the request's body. Raises what `Request.body` raises."""
+        request = self.request
+        request.check_encoding()
+        body = request.whole_body(bytes_max)
+        if body is not None:
+            return body
+        try:
+            timeout_s = self.context.settings.request_timeout
+            return await request.body(bytes_max=bytes_max, timeout_s=timeout_s, budget=self.bodies)
+        finally:
+            self.bodies.give_back(request.taken_bytes)
 
     async def json(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T:
         """Return the request's JSON body in this shape. Raises ApiError."""
-        check_media_type(self.headers, (JSON,))
+        self.request.check_media_type((JSON,))
         raw = await self.body(bytes_max)
         depth_max = self.context.settings.json_depth_max
         return documents.decode(decoder(shape), raw, depth_max=depth_max)
 
     def header(self, name: bytes) -> str | None:
         """Return a request header as text."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
+        return self.request.header(name)
 
 
 def decoder(shape: type[T]) -> msgspec.json.Decoder[T]:

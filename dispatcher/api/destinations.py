@@ -10,7 +10,6 @@ from dispatcher.access import new_secret, secret_fault
 from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
 from dispatcher.api.probes import probe
 from dispatcher.ids import destination_id
@@ -18,6 +17,7 @@ from dispatcher.intake import check_url, custom_headers, read_policy
 from dispatcher.settings import Settings
 from dispatcher.values import Destination
 from dispatcher.wire import DestinationChange, Register
+from receiver.base.http import invalid
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.

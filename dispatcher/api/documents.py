@@ -7,7 +7,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from dispatcher.api.errors import ApiError, invalid
+from dispatcher.api.errors import ApiError
+from receiver.base.http import Refusal, invalid
 
 T = TypeVar("T")
 
@@ -23,7 +24,7 @@ _FIELD: Final = re.compile(
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> T:
     """Return the value of `body`, which must be one JSON object in UTF-8 without duplicate
-    top-level keys, nested at most `depth_max` deep. Raises ApiError: 400 for what is not JSON, 422
+    top-level keys, nested at most `depth_max` deep. Raises Refusal: 400 for what is not JSON, 422
     for what is not the shape."""
     check_text(body)
     try:
@@ -107,7 +108,7 @@ def _parsed(body: bytes) -> Any:
         raise malformed("nested too deep") from None
 
 
-def _shape_error(text: str, value: Any) -> ApiError:
+def _shape_error(text: str, value: Any) -> Refusal:
     """Return what msgspec says about a value of the wrong shape, as field, value and reason."""
     reason, _, at = text.rpartition(" - at ")
     where = _WHERE.fullmatch(at)

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dispatcher.access import Forbidden, Unauthorized
-from dispatcher.api import errors, headers
-from dispatcher.api.body import BodyReader, ClientGone, Incoming
+from dispatcher.api import errors
 from dispatcher.api.call import Call, answer
 from dispatcher.api.context import Context
 from dispatcher.api.errors import ApiError
@@ -21,9 +20,22 @@ from dispatcher.api.operation import Operation
 from dispatcher.filters import FilterError
 from dispatcher.intake import IntakeError
 from dispatcher.store.errors import StoreError
-from receiver.base import log
+from receiver.base import http, log
+from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid
 
 _LOG: Final = log.get("dispatcher.api")
+# Read and forgotten before an early answer: a peer that is still sending would not see it.
+DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
+# A second one of these would make the request say two things.
+_SINGLE: Final = (
+    b"authorization",
+    b"content-length",
+    b"content-type",
+    b"content-encoding",
+    b"idempotency-key",
+    b"postback-tenant",
+    b"x-request-id",
+)
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _numbers: Final = itertools.count(1)
@@ -33,10 +45,11 @@ _process: Final = os.urandom(5).hex()
 class Endpoint:
     """The operations of one path, as an ASGI application."""
 
-    def __init__(self, context: Context, bodies: BodyReader, *operations: Operation) -> None:
+    def __init__(self, context: Context, bodies: Budget, *operations: Operation) -> None:
         self._context = context
         self._path = operations[0].path
         self._bodies = bodies
+        self._timeout_s = context.settings.request_timeout
         self._operations: dict[str, Operation] = {
             operation.method: operation for operation in operations
         }
@@ -45,52 +58,40 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun_s = time.perf_counter()
-        request_id = _request_id(scope)
-        incoming = Incoming(receive, scope["headers"])
+        request = Request(scope, receive, _request_id(scope))
         try:
-            response = await self._answer(scope, incoming, request_id)
-        except ClientGone:
+            response = await self._answer(scope, request)
+            close = await request.finish(
+                response.status_code, timeout_s=self._timeout_s, bytes_max=DISCARDED_BYTES_MAX
+            )
+        except Disconnected:
             return
-        if not incoming.complete:
-            await self._finish_early(scope, incoming, response)
         method = scope["method"] if scope["method"] in self._operations else "other"
         self._context.metrics.requested(
             method, self._path, response.status_code, time.perf_counter() - begun_s
         )
-        response.raw_headers.append((b"x-request-id", request_id.encode()))
-        await response(scope, receive, send)
+        await _send(scope, receive, send, response, request.id, close=close)
 
-    async def _finish_early(self, scope: Scope, incoming: Incoming, response: Response) -> None:
-        """Before an answer to a request that has not all been read: read on, or else close. Nobody
-        would look at the time that the rest takes."""
-        expects = any(name == b"expect" for name, _ in scope["headers"])
-        if response.status_code != 408 and not expects:
-            await self._bodies.discard(incoming)
-        if not incoming.complete:
-            response.headers["Connection"] = "close"
-
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Response:
+    async def _answer(self, scope: Scope, request: Request) -> Response:
         try:
-            operation = self._operation(scope["method"])
+            operation = self._operation(request.method)
+            request.check_single(_SINGLE)
             call = Call(
                 context=self._context,
+                request=request,
                 bodies=self._bodies,
-                receive=receive,
-                headers=headers.single(scope["headers"]),
-                query_string=scope["query_string"],
                 path=_path(scope.get("path_params", {})),
-                request_id=request_id,
             )
             if operation.scope is not None:
                 await _admit(call, operation.scope)
             return await operation.handler(call)
-        except ClientGone:
+        except Disconnected:
             raise
         except Exception as error:  # the last resort: no fault of ours may leak or hang
-            refusal = to_api_error(error, request_id)
+            refusal = to_api_error(error, request.id)
             if self._submits:
                 self._context.metrics.refused(refusal.code)
-            return refuse(refusal, request_id)
+            return refuse(refusal, request.id)
 
     def _operation(self, method: str) -> Operation:
         operation = self._operations.get("GET" if method == "HEAD" else method)
@@ -108,11 +109,28 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
-    request_id = _request_id(scope)
-    response = refuse(ApiError("NOT_FOUND", "there is no such route; see /docs"), request_id)
-    response.headers["X-Request-Id"] = request_id
-    if not Incoming(receive, scope["headers"]).complete:
-        response.headers["Connection"] = "close"
+    request = Request(scope, receive, _request_id(scope))
+    response = refuse(ApiError("NOT_FOUND", "there is no such route; see /docs"), request.id)
+    await _send(scope, receive, send, response, request.id, close=not request.has_arrived)
+
+
+async def _send(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    response: Response,
+    request_id: str,
+    *,
+    close: bool,
+) -> None:
+    response.raw_headers.append((b"x-request-id", request_id.encode()))
+    if type(response) is Response:
+        head = b"".join([b"%b: %b\r\n" % pair for pair in response.raw_headers])
+        body = bytes(response.body)
+        await http.send_bytes(scope, send, response.status_code, head, body, close=close)
+        return
+    if close:
+        response.headers["connection"] = "close"
     await response(scope, receive, send)
 
 
@@ -123,11 +141,11 @@ async def _admit(call: Call, scope: str) -> None:
     try:
         call.tenant = principal.act_for(named)
     except ValueError as error:
-        raise errors.invalid("Postback-Tenant", named, str(error)) from None
+        raise invalid("Postback-Tenant", named, str(error)) from None
     call.principal = principal
 
 
-def to_api_error(error: Exception, request_id: str) -> ApiError:
+def to_api_error(error: Exception, request_id: str) -> Refusal:
     """Return what the caller is told about `error`; a fault of ours is logged with the request's
     id."""
     if isinstance(error, StoreError):
@@ -135,7 +153,7 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
             error = errors.from_store(error)
         except StoreError as unknown:
             error = unknown
-    if isinstance(error, ApiError):
+    if isinstance(error, Refusal):
         return error
     if isinstance(error, IntakeError):
         return errors.from_intake(error)
@@ -149,9 +167,9 @@ def to_api_error(error: Exception, request_id: str) -> ApiError:
     return ApiError("INTERNAL", "a fault of ours; its requestId finds it in the log")
 
 
-def refuse(error: ApiError, request_id: str) -> Response:
+def refuse(error: Refusal, request_id: str) -> Response:
     """Return the answer that `error` is."""
-    return answer(error.body(request_id), error.status, error.headers)
+    return answer(error.document(request_id), error.status, error.headers)
 
 
 def _request_id(scope: Scope) -> str:

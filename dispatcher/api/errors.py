@@ -1,15 +1,13 @@
 """Every error answer of the API: one shape, one table of codes, and what the store's errors
 become."""
 
-import math
 from collections.abc import Mapping
 from typing import Any, Final
-
-import msgspec
 
 from dispatcher import intake
 from dispatcher.filters import FilterError
 from dispatcher.store import errors
+from receiver.base.http import Refusal, invalid
 
 # code: (status, when it is answered). The OpenAPI document lists the same table.
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -33,12 +31,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
 }
 RETRY_SOON_S: Final = 1  # how long a client waits out a stopped process or a busy database
-_REASON_CHARS_MAX: Final = 300
-_VALUE_CHARS_MAX: Final = 100
 
 
-class ApiError(Exception):
-    """An answer other than 2xx: `code` is one of CODES, `details` are fit to show."""
+class ApiError(Refusal):
+    """A refusal by its code, which is one of CODES."""
 
     def __init__(
         self,
@@ -48,53 +44,7 @@ class ApiError(Exception):
         details: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status = CODES[code][0]
-        self.code = code
-        self.message = _short(message, _REASON_CHARS_MAX)
-        self.details = dict(details or {})
-        self.headers = dict(headers or {})
-
-    def body(self, request_id: str | None = None) -> dict[str, Any]:
-        """Return the error's one shape (D13)."""
-        shown = {"error": self.code, "message": self.message, "details": self.details}
-        return shown if request_id is None else {**shown, "requestId": request_id}
-
-
-def invalid(field: str, value: object, reason: str) -> ApiError:
-    """422: `field` as a dotted path, the value as far as it is short and no secret, the reason."""
-    field, reason = _short(field, _VALUE_CHARS_MAX), _short(reason, _REASON_CHARS_MAX)
-    details = {"field": field, "value": shown_value(field, value), "reason": reason}
-    return ApiError("VALIDATION_ERROR", f"{field}: {reason}", details=details)
-
-
-def shown_value(field: str, value: object) -> object:
-    """`value` as an error may show it: bounded, and nothing of a secret or a header."""
-    if "secret" in field.lower() or field.startswith("headers"):
-        return None
-    if value is None or isinstance(value, bool | int | float):
-        finite = not isinstance(value, float) or math.isfinite(value)
-        return value if finite and not _huge(value) else None
-    if isinstance(value, str):
-        return _short(_without_tokens(value), _VALUE_CHARS_MAX)
-    return _short(msgspec.json.encode(value, enc_hook=str).decode(), _VALUE_CHARS_MAX)
-
-
-def _without_tokens(text: str) -> str:
-    """Return a URL without what may hold a password or a token; any other text as it is."""
-    scheme, separator, rest = text.partition("://")
-    if not separator:
-        return text
-    return f"{scheme}://…" if "@" in rest else text.partition("?")[0]
-
-
-def _huge(value: object) -> bool:
-    return isinstance(value, int) and abs(value) > 2**53
-
-
-def _short(text: str, chars_max: int) -> str:
-    clean = text.encode("utf-8", "replace").decode()
-    return clean if len(clean) <= chars_max else clean[: chars_max - 1] + "…"
+        super().__init__(CODES[code][0], code, message, details=details, headers=headers)
 
 
 def unavailable(message: str) -> ApiError:
@@ -110,7 +60,7 @@ _STORE_CODES: Final[tuple[tuple[type[errors.StoreError], str], ...]] = (
 )
 
 
-def from_store(error: errors.StoreError) -> ApiError:
+def from_store(error: errors.StoreError) -> Refusal:
     """Return what the caller is told about an error of the store; unknown kinds are raised
     again."""
     if isinstance(error, errors.KeyReused):
@@ -125,7 +75,7 @@ def from_store(error: errors.StoreError) -> ApiError:
     raise error
 
 
-def from_intake(error: intake.IntakeError) -> ApiError:
+def from_intake(error: intake.IntakeError) -> Refusal:
     """Return what the caller is told about a callback that was not taken."""
     message = str(error)
     match error:
@@ -152,6 +102,6 @@ def from_intake(error: intake.IntakeError) -> ApiError:
             return unavailable(message)
 
 
-def from_filter(error: FilterError, prefix: str = "") -> ApiError:
+def from_filter(error: FilterError, prefix: str = "") -> Refusal:
     """422 for a filter that cannot be understood; `prefix` is where the filter stood."""
     return invalid(prefix + error.field, error.value, error.reason)

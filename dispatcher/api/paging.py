@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Final
 
-from dispatcher.api.errors import invalid
 from dispatcher.wire import Page
+from receiver.base.http import invalid
 
 LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500

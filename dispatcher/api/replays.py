@@ -12,6 +12,7 @@ from dispatcher.api.operation import Operation
 from dispatcher.filters import Filter, FilterError
 from dispatcher.states import FINAL
 from dispatcher.wire import ReplayRequest
+from receiver.base.http import invalid
 
 SAMPLE: Final = 10
 
@@ -54,7 +55,7 @@ def wanted_by(given: dict[str, str]) -> Filter:
         return replace(wanted, status="dead")
     if wanted.status not in FINAL:
         reason = f"must be one of {', '.join(sorted(FINAL))}: others are on their way already"
-        raise errors.invalid("filter.status", wanted.status, reason)
+        raise invalid("filter.status", wanted.status, reason)
     return wanted
 
 

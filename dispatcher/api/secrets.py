@@ -10,12 +10,12 @@ from dispatcher.api import paging, show
 from dispatcher.api.call import NO_STORE, Call, answer
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
-from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation
 from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
 from dispatcher.wire import Reveal, Rotate
 from receiver.base import log
+from receiver.base.http import invalid
 
 _LOG: Final = log.get("dispatcher.api")
 
@@ -92,7 +92,7 @@ def _about(call: Call, secret: SigningSecret) -> dict[str, object]:
         "secretId": secret.id,
         "destination": secret.destination,
         "by": call.principal.key_id,
-        "requestId": call.request_id,
+        "requestId": call.request.id,
     }
 
 

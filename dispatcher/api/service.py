@@ -7,10 +7,11 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.api import show
 from dispatcher.api.call import Call, answer
-from dispatcher.api.errors import RETRY_SOON_S, invalid
+from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.operation import Operation, Parameter
 from dispatcher.metrics import CONTENT_TYPE
 from dispatcher.store.errors import StoreError
+from receiver.base.http import invalid
 
 
 async def stats(call: Call) -> Response:

@@ -8,12 +8,12 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.api import show
 from dispatcher.api.call import JSON_BYTES_MAX, Call, answer
-from dispatcher.api.errors import invalid
 from dispatcher.api.operation import Operation, Parameter
 from dispatcher.intake import Submission, check_length, from_wire
 from dispatcher.policy import PresetName
 from dispatcher.values import Priority
 from dispatcher.wire import Submit
+from receiver.base.http import invalid
 
 _RAW_NAMES: Final = (
     "jobId", "callbackUrl", "destination", "jobStatus", "priority", "policy", "tag.KEY",

@@ -1,10 +1,13 @@
-"""The thin HTTP edge: requests in, answers out, every limit on a body, one shape of error."""
+"""The thin HTTP edge: requests in, responses out, every limit on a body, strict query strings, one
+shape of error."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import math
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import parse_qsl
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
@@ -14,15 +17,21 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 EXCHANGE: Final = "postback.exchange"  # its name in a scope
 
-# Read and thrown away before a refusal, so that a client still sending gets to read the answer.
+# Read and thrown away before a refusal, so that a client still sending gets to read the response.
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
+PARAMETERS_MAX: Final = 64  # of a query string
+DIGITS_MAX: Final = 18  # an id fits 63 bits
+_REASON_CHARS_MAX: Final = 300
+_VALUE_CHARS_MAX: Final = 100
+_NUMBER_MAX: Final = 2**53  # what every reader of JSON holds exactly
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes one each time
+_TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     """A status, a JSON document (or text in its place), and further headers."""
 
     status: int = 200
@@ -33,7 +42,8 @@ class Answer:
 
 
 class Refusal(Exception):
-    """What the caller did wrong, or why the service cannot: becomes the answer."""
+    """What the caller did wrong, or why the service cannot: becomes the response. `details` are fit
+    to show."""
 
     def __init__(
         self,
@@ -41,42 +51,49 @@ class Refusal(Exception):
         code: str,
         message: str,
         *,
-        details: dict[str, Any] | None = None,
-        headers: dict[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(status, code, message)
         self.status = status
         self.code = code
-        self.message = message
-        self.details = details or {}
-        self.headers = headers or {}
+        self.message = short_text(message, _REASON_CHARS_MAX)
+        self.details = dict(details or {})
+        self.headers = dict(headers or {})
 
-    def answer(self, request_id: str) -> Answer:
-        document = {
-            "error": self.code,
-            "message": self.message,
-            "details": self.details,
-            "requestId": request_id,
-        }
-        return Answer(status=self.status, document=document, headers=self.headers)
+    def document(self, request_id: str | None = None) -> dict[str, Any]:
+        """Return the one shape of all errors (D13)."""
+        shape = {"error": self.code, "message": self.message, "details": self.details}
+        return shape if request_id is None else {**shape, "requestId": request_id}
+
+    def response(self, request_id: str) -> Response:
+        """Return the response that it becomes."""
+        document = self.document(request_id)
+        return Response(status=self.status, document=document, headers=self.headers)
 
 
 class Disconnected(Exception):
-    """The client has gone before its request was whole. There is nobody to answer."""
+    """The client has gone before its request was whole. There is nobody to respond to."""
+
+
+def busy(message: str) -> Refusal:
+    """Return the 503 of a limit that other clients have used up; it passes quickly."""
+    return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
 
 
 class Budget:
-    """The body bytes that all requests together may hold in memory."""
+    """The body bytes that all requests together may hold in memory; `refusal` makes what is raised
+    where there are not enough left."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, refusal: Callable[[str], Refusal] = busy) -> None:
         self._bytes_left = bytes_max
+        self._refusal = refusal
 
-    def take(self, size: int) -> bool:
-        """Whether there are so many left; then they are taken until they are given back."""
+    def take(self, size: int) -> None:
+        """Take so many until they are given back. Raises the refusal."""
         if size > self._bytes_left:
-            return False
+            raise self._refusal("too many bodies are being received at once")
         self._bytes_left -= size
-        return True
 
     def give_back(self, size: int) -> None:
         self._bytes_left += size
@@ -89,7 +106,7 @@ class Exchange(Protocol):
     def whole_body(self, scope: Scope) -> bytes | None:
         """Return the whole body where all of it has arrived, else None; once."""
 
-    def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
+    def respond(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
         """Whether it sent it all, in one write; where not, `send` has to. `head` is the lines
         of the headers; `close` ends the connection."""
 
@@ -113,9 +130,42 @@ class Request:
     def header(self, name: bytes) -> str | None:
         """Return the first value of a header."""
         value = self._first.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        return None if value is None else value.decode("latin-1").strip(" \t")
 
-    def whole_body(self, bytes_max: int, budget: Budget) -> bytes | None:
+    def check_single(self, names: Iterable[bytes]) -> None:
+        """Raise Refusal (400) where one of these headers is there twice: the request would say two
+        things."""
+        if len(self._first) == len(self.headers):
+            return
+        for name in names:
+            if sum(other == name for other, _ in self.headers) > 1:
+                raise Refusal(400, "BAD_REQUEST", f"the header {name.decode()} is there twice")
+
+    def check_encoding(self) -> None:
+        """Raise Refusal (415) for a compressed body: signatures cover the bytes as sent, and bombs
+        stay packed."""
+        if b"content-encoding" not in self._first:
+            return
+        for name, value in self.headers:
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                raise Refusal(
+                    415,
+                    "UNSUPPORTED_MEDIA_TYPE",
+                    "send the body uncompressed",
+                    headers={"accept-encoding": "identity"},
+                )
+
+    def check_media_type(self, allowed: Collection[str]) -> None:
+        """Raise Refusal (415) unless the body is declared as one of these types, in UTF-8."""
+        media_type, _, parameters = (self.header(b"content-type") or "").lower().partition(";")
+        if media_type.strip() not in allowed:
+            message = f"Content-Type must be {' or '.join(allowed)}"
+            raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", message)
+        charset = parameters.partition("charset=")[2].split(";")[0].strip(' "')
+        if charset not in ("", "utf-8", "utf8", "us-ascii"):
+            raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "the charset must be utf-8")
+
+    def whole_body(self, bytes_max: int, budget: Budget | None = None) -> bytes | None:
         """Return the body where it needs no waiting for, else None: then `body` has it. Mostly our
         server has all of it by now, and waiting costs a timer."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
@@ -129,10 +179,13 @@ class Request:
         """Return the whole body, never more than `bytes_max` of it in memory. What it takes from
         `budget` is counted in `taken_bytes`; the caller gives it back.
 
-        Refusal: 413 too large, 408 too slow, 503 when the budget has no bytes left.
+        Raises Disconnected, and Refusal: 413 too large, 408 too slow, 400 for a length that is no
+        number, and the budget's.
         """
         length = self.header(b"content-length")
-        if length is not None and length.isdecimal() and _exceeds(length, bytes_max):
+        if length is not None and not (length.isascii() and length.isdecimal()):
+            raise Refusal(400, "BAD_REQUEST", "Content-Length must be a number")
+        if length is not None and _exceeds(length, bytes_max):
             raise _too_large(bytes_max)
         chunks: list[bytes] = []
         try:
@@ -146,31 +199,38 @@ class Request:
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
         return b"".join(chunks)
 
-    def _take(self, size: int, bytes_max: int, budget: Budget) -> None:
+    def _take(self, size: int, bytes_max: int, budget: Budget | None) -> None:
         if self.taken_bytes + size > bytes_max:
             raise _too_large(bytes_max)
-        if not budget.take(size):
-            raise busy("too many bodies are being received at once")
-        self.taken_bytes += size
+        if budget is not None:
+            budget.take(size)
+            self.taken_bytes += size
 
     @property
     def has_arrived(self) -> bool:
         """Whether nothing of it is left to be read."""
-        exchange: Exchange | None = self._scope.get(EXCHANGE)
-        if exchange is not None and not self._whole:
-            self._whole = exchange.whole_body(self._scope) is not None
+        if not self._whole:
+            exchange: Exchange | None = self._scope.get(EXCHANGE)
+            if exchange is not None:
+                self._whole = exchange.whole_body(self._scope) is not None
         return self._whole
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Read on and throws away, within limits; whether that was the whole body."""
-        left = DRAIN_BYTES_MAX
+    async def finish(self, status: int, *, timeout_s: float, bytes_max: int) -> bool:
+        """Return whether the connection must be closed after a response of this status. What has
+        not arrived is read and thrown away first, within limits: closing on unread bytes resets a
+        connection, and the response on it would be lost. Raises Disconnected."""
+        if self.has_arrived:
+            return False
+        if status == 408 or b"expect" in self._first:
+            return True  # waiting for more would be waiting twice, or would ask for what is refused
+        left = bytes_max
         try:
             async with asyncio.timeout(timeout_s):
                 while left > 0 and not self._whole:
                     left -= len(await self._chunk())
         except TimeoutError:
-            return False
-        return self._whole
+            return True
+        return not self._whole
 
     async def _chunk(self) -> bytes:
         event = await self._receive()
@@ -180,31 +240,130 @@ class Request:
         return bytes(event.get("body", b""))
 
 
-def busy(message: str) -> Refusal:
-    """Return the 503 of a limit that other clients have used up; it passes quickly."""
-    return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
-
-
-async def send_answer(
-    scope: Scope, send: Send, answer: Answer, request_id: str, *, close: bool
+async def send_response(
+    scope: Scope, send: Send, response: Response, request_id: str, *, close: bool
 ) -> None:
-    """Send the whole answer; `close` ends the connection after it."""
-    text = _encode(answer.document) if answer.text is None else answer.text
+    """Send the whole response; `close` ends the connection after it."""
+    text = _encode(response.document) if response.text is None else response.text
     body = text.encode()
     head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
-        answer.content_type,
+        response.content_type,
         len(body),
         request_id.encode("ascii"),
     )
-    for name, value in answer.headers.items():
+    for name, value in response.headers.items():
         head += f"{name}: {value}\r\n".encode("latin-1")
+    await send_bytes(scope, send, response.status, head, body, close=close)
+
+
+async def send_bytes(
+    scope: Scope, send: Send, status: int, head: bytes, body: bytes, *, close: bool
+) -> None:
+    """Send a whole response, in one write where our own server serves. `head` is the lines of its
+    headers."""
     exchange: Exchange | None = scope.get(EXCHANGE)
-    if exchange is not None and exchange.answer(scope, answer.status, head, body, close=close):
+    if exchange is not None and exchange.respond(scope, status, head, body, close=close):
         return
     lines = head.split(b"\r\n")[:-1] + [b"connection: close"] * close
     pairs = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-    await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
+
+
+def read_query(raw: bytes, allowed: Collection[str] | None = None) -> dict[str, str]:
+    """Return the parameters of a query string. Raises Refusal (422) for one that is there twice or
+    that is not among `allowed`, for text that is not UTF-8, and for more than 64."""
+    if not raw:
+        return {}
+    try:
+        pairs = parse_qsl(
+            raw.decode("ascii"),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=PARAMETERS_MAX,
+        )
+    except UnicodeError:
+        raise invalid("query", None, "must be percent-encoded UTF-8") from None
+    except ValueError:
+        raise invalid("query", None, f"at most {PARAMETERS_MAX} parameters") from None
+    query: dict[str, str] = {}
+    for name, value in pairs:
+        if name in query:
+            raise invalid(name, value, "the parameter is there twice")
+        if allowed is not None and name not in allowed:
+            there_are = f"there are {', '.join(allowed)}" if allowed else "there are none"
+            raise invalid(name, value, f"unknown parameter; {there_are}")
+        query[name] = value
+    return query
+
+
+def query_values(raw: bytes, name: str) -> list[str]:
+    """Return all values of one parameter, of a query string that may hold anything else."""
+    try:
+        pairs = parse_qsl(
+            raw.decode("latin-1"), keep_blank_values=True, max_num_fields=PARAMETERS_MAX
+        )
+    except ValueError:
+        raise invalid("query", None, f"at most {PARAMETERS_MAX} parameters") from None
+    return [value for key, value in pairs if key == name]
+
+
+def number(
+    query: Mapping[str, str], name: str, *, min: int = 1, max: int, reason: str | None = None
+) -> int | None:
+    """Return a parameter that is a whole number within its bounds, or None where it is not there.
+    Raises Refusal (422), with `reason` in place of the bounds."""
+    text = query.get(name)
+    if text is None:
+        return None
+    is_number = text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX
+    if not is_number or not min <= int(text) <= max:
+        raise invalid(name, text, reason or f"must be a whole number from {min} to {max}")
+    return int(text)
+
+
+def choice(query: Mapping[str, str], name: str, allowed: Collection[str]) -> str | None:
+    """Return a parameter that is one of some words, or None where it is not there. Raises Refusal
+    (422)."""
+    value = query.get(name)
+    if value is not None and value not in allowed:
+        raise invalid(name, value, f"must be one of: {', '.join(allowed)}")
+    return value
+
+
+def invalid(field: str, value: object, reason: str) -> Refusal:
+    """Return the 422 of a field (a dotted path), with its value as far as it may be shown."""
+    field, reason = short_text(field, _VALUE_CHARS_MAX), short_text(reason, _REASON_CHARS_MAX)
+    details = {"field": field, "value": shown_value(field, value), "reason": reason}
+    return Refusal(422, "VALIDATION_ERROR", f"{field}: {reason}", details=details)
+
+
+def shown_value(field: str, value: object) -> object:
+    """Return `value` as an error may show it: bounded, and nothing of a secret or a header."""
+    if "secret" in field.lower() or field.startswith("headers"):
+        return None
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) <= _NUMBER_MAX else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    text = _without_tokens(value) if isinstance(value, str) else _TEXT.encode(value)
+    return short_text(text, _VALUE_CHARS_MAX)
+
+
+def short_text(text: str, chars_max: int) -> str:
+    """Return `text` in UTF-8, and no more than so much of it."""
+    clean = text.encode("utf-8", "replace").decode()
+    return clean if len(clean) <= chars_max else clean[: chars_max - 1] + "…"
+
+
+def _without_tokens(text: str) -> str:
+    """Return a URL without what may hold a password or a token; any other text as it is."""
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    return f"{scheme}://…" if "@" in rest else text.partition("?")[0]
 
 
 def _path(scope: Scope) -> str:
@@ -212,9 +371,9 @@ def _path(scope: Scope) -> str:
     return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
-def _exceeds(digits: str, most: int) -> bool:
-    """Whether a number is larger, without converting thousands of digits."""
-    return len(digits.lstrip("0")) > len(str(most)) or int(digits[-20:]) > most
+def _exceeds(digits: str, number: int) -> bool:
+    """Return whether a number is larger, without converting thousands of digits."""
+    return len(digits.lstrip("0")) > len(str(number)) or int(digits[-20:]) > number
 
 
 def _too_large(bytes_max: int) -> Refusal:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
     HttpToolsProtocol,
 )
 
-from receiver.base.http import EXCHANGE, Receive, Scope, Send, busy, send_answer
+from receiver.base.http import EXCHANGE, Receive, Refusal, Scope, Send, busy, send_response
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX = 8
@@ -118,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.body = bytearray()
         return body
 
-    def answer(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
+    def respond(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
         """For an `Exchange`: as `RequestResponseCycle.send` does it with two events."""
         cycle = self.cycle
         if cycle.scope is not scope or cycle.response_started or scope["method"] == "HEAD":
@@ -151,8 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, code: str, message: str) -> None:
         if self.transport.is_closing():
             return
-        document: dict[str, Any] = {"error": code, "message": message, "details": {}}
-        body = json.dumps(document).encode()
+        body = json.dumps(Refusal(status, code, message).document()).encode()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
@@ -163,8 +162,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
 async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> None:
     request_id = f"req_{uuid.uuid4().hex}"
-    answer = busy("there are too many connections").answer(request_id)
-    await send_answer(scope, send, answer, request_id, close=True)
+    response = busy("there are too many connections").response(request_id)
+    await send_response(scope, send, response, request_id, close=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

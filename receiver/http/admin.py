@@ -7,8 +7,17 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from receiver.base.clock import NowMs, iso
-from receiver.base.http import Answer, Budget, Refusal, Request
-from receiver.base.query import DIGITS_MAX, choice, invalid, number, read_query
+from receiver.base.http import (
+    DIGITS_MAX,
+    Budget,
+    Refusal,
+    Request,
+    Response,
+    choice,
+    invalid,
+    number,
+    read_query,
+)
 from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox
 from receiver.message import REPLAYABLE, STATES, State, StoredMessage
@@ -44,7 +53,7 @@ class Admin:
         self._sweeper = sweeper
         self._now_ms = now_ms
 
-    async def route(self, request: Request) -> Answer:
+    async def route(self, request: Request) -> Response:
         """Return the answer to a request with the admin key. Raises Refusal; 404 for everything
         where no key is set."""
         if self._settings.admin_key is None:
@@ -73,31 +82,31 @@ class Admin:
             case _:
                 raise not_found()
 
-    async def _list(self, request: Request) -> Answer:
+    async def _list(self, request: Request) -> Response:
         """`GET /inbox?status=&state=&jobId=&cursor=&limit=`: newest first."""
         query = read_query(request.query, ("status", "state", "jobId", "cursor", "limit"))
         page = await self._inbox.page(
-            below=number(query, "cursor", 10**DIGITS_MAX),
-            limit=number(query, "limit", LIMIT_MAX) or _LIMIT_DEFAULT,
+            below=number(query, "cursor", max=10**DIGITS_MAX, reason="is not one of ours"),
+            limit=number(query, "limit", max=LIMIT_MAX) or _LIMIT_DEFAULT,
             job_id=query.get("jobId"),
             verdict=choice(query, "status", _STATUSES),
             state=choice(query, "state", STATES),
         )
         cursor = None if page.next_below is None else str(page.next_below)
         data = [_public(message) for message in page.messages]
-        return Answer(document={"data": data, "nextCursor": cursor})
+        return Response(document={"data": data, "nextCursor": cursor})
 
-    async def _show(self, id: str) -> Answer:
+    async def _show(self, id: str) -> Response:
         """`GET /inbox/{id}`: one message with its body, and why its last attempt failed."""
         message = await self._find(id)
         document = {**_public(message), "lastError": message.error}
-        return Answer(document={**document, **_public_body(message.body)})
+        return Response(document={**document, **_public_body(message.body)})
 
-    async def _replay(self, id: str) -> Answer:
+    async def _replay(self, id: str) -> Response:
         """`POST /inbox/{id}/replay`: due again at once. 409 where that must not be."""
         message = await self._find(id)
         if await self._inbox.replay(message.id, self._now_ms()):
-            return Answer(status=202, document={"id": message.id, "state": "pending"})
+            return Response(status=202, document={"id": message.id, "state": "pending"})
         if message.state in ("pending", "running", "handled"):
             reason = f"it is {message.state}"
         elif message.verdict != "accepted":
@@ -108,32 +117,32 @@ class Admin:
             reason = "its job's end was handled already, in another message"
         raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
 
-    async def _replay_all(self, request: Request) -> Answer:
+    async def _replay_all(self, request: Request) -> Response:
         """`POST /inbox/replay?state=dead`: all of a state that can be."""
         query = read_query(request.query, ("state",))
         state = choice(query, "state", REPLAYABLE)
         if state is None:
             raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
         replayed = await self._inbox.replay_all(cast("State", state), self._now_ms())
-        return Answer(document={"replayed": replayed})
+        return Response(document={"replayed": replayed})
 
-    async def _prune(self, request: Request) -> Answer:
+    async def _prune(self, request: Request) -> Response:
         """`POST /inbox/prune?olderThan=SECONDS`: by default older than the configured periods."""
         query = read_query(request.query, ("olderThan",))
-        older_s = number(query, "olderThan", _SECONDS_MAX, least=0)
+        older_s = number(query, "olderThan", max=_SECONDS_MAX, min=0)
         bodies, messages = await self._sweeper.prune(older_s)
-        return Answer(document={"bodies": bodies, "messages": messages})
+        return Response(document={"bodies": bodies, "messages": messages})
 
-    async def _list_expected(self, request: Request) -> Answer:
+    async def _list_expected(self, request: Request) -> Response:
         """`GET /expected?state=&limit=`: newest first."""
         query = read_query(request.query, ("state", "limit"))
         expectations = await self._inbox.expectations(
             state=choice(query, "state", EXPECTED),
-            limit=number(query, "limit", LIMIT_MAX) or _LIMIT_DEFAULT,
+            limit=number(query, "limit", max=LIMIT_MAX) or _LIMIT_DEFAULT,
         )
-        return Answer(document={"data": [_public_expectation(one) for one in expectations]})
+        return Response(document={"data": [_public_expectation(one) for one in expectations]})
 
-    async def _expect(self, request: Request) -> Answer:
+    async def _expect(self, request: Request) -> Response:
         """`POST /expected`: `{"jobId", "statusUrl", "by", "credentials"?, "platform"?, "source"?}`;
         `by` is a time (ISO-8601), or a number of seconds from now."""
         body = await request.body(
@@ -160,7 +169,7 @@ class Admin:
             )
         except ValueError as error:
             raise Refusal(422, "VALIDATION_ERROR", str(error)) from None
-        return Answer(document=_public_expectation(expectation))
+        return Response(document=_public_expectation(expectation))
 
     async def _find(self, id: str) -> StoredMessage:
         is_id = id.isascii() and id.isdecimal() and len(id) <= DIGITS_MAX

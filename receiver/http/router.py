@@ -11,14 +11,15 @@ from typing import Final, get_args
 from receiver.base import log
 from receiver.base.clock import NowMs
 from receiver.base.http import (
-    Answer,
+    DRAIN_BYTES_MAX,
     Disconnected,
     Receive,
     Refusal,
     Request,
+    Response,
     Scope,
     Send,
-    send_answer,
+    send_response,
 )
 from receiver.guard import Verdict
 from receiver.handling.handlers import Handlers
@@ -34,8 +35,8 @@ from receiver.sweeper import Sweeper
 _LOG: Final = log.get("receiver")
 
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
-_ANSWERS: Final = {
-    verdict: Answer(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
+_RESPONSES: Final = {
+    verdict: Response(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
 }
 
 
@@ -79,17 +80,19 @@ class Router:
                 answer = await self._answer(request)
             except Refusal as refusal:
                 answer = self._refused(request, refusal)
-                if not request.has_arrived:
-                    too_slow = refusal.status == 408  # waiting for more would be waiting twice
-                    close = too_slow or not await request.drain(self._settings.request_timeout)
-            await send_answer(scope, send, answer, request.id, close=close)
+                close = await request.finish(
+                    refusal.status,
+                    timeout_s=self._settings.request_timeout,
+                    bytes_max=DRAIN_BYTES_MAX,
+                )
+            await send_response(scope, send, answer, request.id, close=close)
             status: int | None = answer.status
         except Disconnected:
             request.notes.setdefault("outcome", "disconnected")
             status = None
         self._log(request, status, time.perf_counter() - started)
 
-    async def _answer(self, request: Request) -> Answer:
+    async def _answer(self, request: Request) -> Response:
         try:
             self._check_head(request)
             source = self._sources.get(request.path)
@@ -98,7 +101,7 @@ class Router:
             allow(request, "POST")
             verdict = await self._webhook.receive(request, source)
             self._metrics.count_received(verdict)
-            return _ANSWERS[verdict]
+            return _RESPONSES[verdict]
         except InboxUnavailable as error:
             raise unavailable(error, self._settings) from error
         except (Refusal, Disconnected):
@@ -115,7 +118,7 @@ class Router:
         ):
             raise Refusal(431, "HEADERS_TOO_LARGE", "the request has too many or too long headers")
 
-    async def _route(self, request: Request) -> Answer:
+    async def _route(self, request: Request) -> Response:
         if request.path in _PROBES:
             allow(request, "GET", "HEAD")
             return await self._probe(request)
@@ -123,25 +126,25 @@ class Router:
             return await self._admin.route(request)
         raise not_found()
 
-    async def _probe(self, request: Request) -> Answer:
+    async def _probe(self, request: Request) -> Response:
         if request.path == "/healthz":
-            return Answer(document={"status": "ok"})
+            return Response(document={"status": "ok"})
         if request.path == "/readyz":
             await self._inbox.check()
             # Still ready: what comes in is kept until handling goes on.
             stuck = {"handling": "stuck"} if self._is_stuck() else {}
-            return Answer(document={"status": "ready", **stuck})
+            return Response(document={"status": "ready", **stuck})
         text = self._metrics.exposition(await self._inbox.backlog(), self._now_ms())
-        return Answer(text=text, content_type=CONTENT_TYPE.encode("ascii"))
+        return Response(text=text, content_type=CONTENT_TYPE.encode("ascii"))
 
-    def _refused(self, request: Request, refusal: Refusal) -> Answer:
+    def _refused(self, request: Request, refusal: Refusal) -> Response:
         reason = refusal.details.get("reason")
         request.notes.update(outcome=refusal.code, reason=reason)
         if isinstance(refusal.__cause__, InboxUnavailable):
             request.notes["reason"] = str(refusal.__cause__)
         elif request.path in self._sources:
             self._metrics.count_refused(str(reason or refusal.code).lower())
-        return refusal.answer(request.id)
+        return refusal.response(request.id)
 
     def _log(self, request: Request, status: int | None, duration_s: float) -> None:
         _LOG.log(

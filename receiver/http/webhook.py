@@ -4,8 +4,7 @@ that nothing is believed before its signature and nothing is answered before it 
 from typing import Any, Final
 
 from receiver.base.clock import NowMs
-from receiver.base.http import Budget, Refusal, Request
-from receiver.base.query import query_values
+from receiver.base.http import Budget, Refusal, Request, query_values
 from receiver.guard import Verdict, kind_of
 from receiver.handling.handlers import Handlers
 from receiver.inbox.inbox import Inbox, InboxUnavailable
@@ -41,7 +40,7 @@ class Webhook:
         """Return the verdict, once the message is on disk: a 200. Raises Refusal, or
         InboxUnavailable."""
         now_ms = self._now_ms()
-        _check_encoding(request)
+        request.check_encoding()
         try:
             body = request.whole_body(self._body_bytes_max, self._budget)
             if body is None:
@@ -91,20 +90,6 @@ def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
         details={"retryAfter": retry_after},
         headers={"retry-after": str(retry_after)},
     )
-
-
-def _check_encoding(request: Request) -> None:
-    """Refuse compressed bodies: signatures cover the bytes as sent, and bombs stay packed."""
-    if request.header(b"content-encoding") is None:
-        return
-    for name, value in request.headers:
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise Refusal(
-                415,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "send the body uncompressed",
-                headers={"accept-encoding": "identity"},
-            )
 
 
 def _verify(request: Request, body: bytes, source: Source, now_ms: int) -> Verified:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.api.documents import check_depth, check_keys, decode
-from dispatcher.api.errors import ApiError
 from dispatcher.wire import ReplayRequest, Rotate, Submit
+from receiver.base.http import Refusal
 
 SUBMIT = msgspec.json.Decoder(Submit)
 VALUES = st.recursive(
@@ -23,8 +23,8 @@ VALUES = st.recursive(
 )
 
 
-def refused(body: bytes, depth_max: int = 64) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def refused(body: bytes, depth_max: int = 64) -> Refusal:
+    with pytest.raises(Refusal) as caught:
         decode(SUBMIT, body, depth_max=depth_max)
     return caught.value
 
@@ -93,17 +93,17 @@ def test_what_has_another_shape_names_field_value_and_reason(
 def test_an_error_shows_a_bounded_value_and_never_a_secret() -> None:
     """However long the wrong value, the answer stays short; a secret is not repeated at all."""
     long = decode_error(Submit, json.dumps({"jobId": "x" * 50_000, "payload": 1}).encode())
-    assert len(json.dumps(long.body())) < 1_000
+    assert len(json.dumps(long.document())) < 1_000
     enum = json.dumps({"jobId": "x", "payload": 1, "policy": "y" * 50_000}).encode()
-    assert len(json.dumps(decode_error(Submit, enum).body())) < 1_000
+    assert len(json.dumps(decode_error(Submit, enum).document())) < 1_000
     url = json.dumps({"jobId": "x", "payload": 1, "callbackUrl": "http://u:pw@h/?" + "t" * 3_000})
-    assert "pw" not in json.dumps(decode_error(Submit, url.encode()).body())
+    assert "pw" not in json.dumps(decode_error(Submit, url.encode()).document())
     secret = decode_error(Rotate, json.dumps({"secret": "whsec_" + "s3cr3t" * 60}).encode())
-    assert "s3cr3t" not in json.dumps(secret.body())
+    assert "s3cr3t" not in json.dumps(secret.document())
 
 
-def decode_error(shape: Any, body: bytes) -> ApiError:
-    with pytest.raises(ApiError) as caught:
+def decode_error(shape: Any, body: bytes) -> Refusal:
+    with pytest.raises(Refusal) as caught:
         decode(msgspec.json.Decoder(shape), body, depth_max=64)
     return caught.value
 
@@ -135,7 +135,7 @@ def test_i6_a_megabyte_of_malice_costs_milliseconds(key: str, payload: bytes) ->
     """I6: no document makes the parser's work grow faster than its length; one that did took
     minutes for this size, and everybody else waited."""
     body = b'{"%s":"a","payload":%s}' % (key.encode(), payload)
-    with contextlib.suppress(ApiError):
+    with contextlib.suppress(Refusal):
         decode(SUBMIT, body, depth_max=64)
 
 
@@ -158,7 +158,7 @@ def test_the_depth_is_the_depth_of_the_value(value: Any, depth_max: int) -> None
     if depth(value) <= depth_max:
         check_depth(body, depth_max)
     else:
-        with pytest.raises(ApiError):
+        with pytest.raises(Refusal):
             check_depth(body, depth_max)
 
 
@@ -182,13 +182,13 @@ def test_a_duplicate_key_is_found_whatever_surrounds_it(
     if len(set(keys)) == len(keys):
         check_keys(body)
     else:
-        with pytest.raises(ApiError):
+        with pytest.raises(Refusal):
             check_keys(body)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_at_all_are_more_than_a_refusal(body: bytes) -> None:
-    """Whatever comes is a value or an ApiError, nothing else."""
+    """Whatever comes is a value or an Refusal, nothing else."""
     for shape in (Submit, ReplayRequest):
-        with contextlib.suppress(ApiError):
+        with contextlib.suppress(Refusal):
             decode(msgspec.json.Decoder(shape), body, depth_max=64)
