@@ -1,0 +1,262 @@
+"""Makes the database files in `data/`, with the version that is to be upgraded from: in a checkout
+of its commit, with this folder copied into its `tests/`,
+
+    make install && .venv/bin/python -m tests.upgrade.make NAME
+
+writes `tests/upgrade/data/NAME-*`: what `dispatcher serve` and `receiver serve` left behind when
+they were killed at work, and what they said of it (`*.json`). SQLite's files as they are, but for
+the log written back into them and keys and secrets that are plainly fake; PostgreSQL's as SQL.
+"""
+
+import gzip
+import json
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psycopg
+
+from tests.dispatcher.postgres.server import database
+from tests.upgrade import programs
+from tests.upgrade.programs import SINK, fake_secret, ok, until
+
+DATA: Final = Path(__file__).parent / "data"
+ACME: Final = {"Postback-Tenant": "acme"}
+ONCE: Final = {"attempts": 1, "delays": [1]}
+TWICE: Final = {"attempts": 2, "delays": [0.05], "jitter": 0}
+LATER: Final = {"attempts": 3, "delays": [86_400], "jitter": 0}
+SHORT: Final = {"attempts": 5, "delays": [0.05], "timeout": 5, "jitter": 0}
+FED: Final = 16  # callbacks in the filtered replay
+
+Say = Callable[[str], Any]  # one statement, with its parameters written in
+
+HANDLER: Final = '''
+"""Does as the message says."""
+
+import time
+
+
+def handle(event):
+    if event.output == "raise":
+        raise RuntimeError("as the message says")
+    if event.output == "hang":
+        time.sleep(3600)
+'''
+
+
+# --- the dispatcher ---
+
+
+def dispatcher_story(url: str) -> dict[str, Any]:
+    """Fill a database until it is killed, and return what it said of it just before."""
+    with programs.sink() as sink, programs.dispatcher(url) as client:
+
+        def post(path: str, document: Any, **more: str) -> Any:
+            return ok(client.post(f"/v1/{path}", json=document, headers=more))
+
+        def state(id: str) -> str:
+            return str(ok(client.get(f"/v1/callbacks/{id}"))["status"])
+
+        def submit(job: str, path: str, **more: Any) -> str:
+            document = {
+                "jobId": job,
+                "callbackUrl": SINK + path,
+                "payload": {"status": "completed"},
+            }
+            if "destination" in more:
+                del document["callbackUrl"]
+            return str(post("callbacks", {**document, **more})["id"])
+
+        _access(post)
+        _destinations(client, post)
+        final = [
+            submit("delivered", "/200/a", payload={"status": "completed", "über": [1.0, None]}),
+            submit("high", "/200/a", priority="high", tags={"team": "a", "color": "blue"}),
+            submit("named", "", destination="billing"),
+            submit("dead", "/500/a", policy=TWICE, tags={"team": "b"}),
+            submit("refused", "/410/a", policy=TWICE),
+            *(submit(f"fed-{n:02}", "", destination="fed", policy=ONCE) for n in range(FED)),
+        ]
+        raw = client.post(
+            "/v1/callbacks/raw",
+            params={"jobId": "raw", "callbackUrl": f"{SINK}/200/raw"},
+            content=bytes(range(256)),
+            headers={"Content-Type": "image/png", "Idempotency-Key": "explicit-key", **ACME},
+        )
+        acme_id = ok(raw)["id"]
+        until(lambda: all(state(id) in ("delivered", "dead") for id in final))
+        until(lambda: ok(client.get(f"/v1/callbacks/{acme_id}", headers=ACME))["deliveredAt"])
+        _change(client, "fed", paused=True)
+        replay = post("replays", {"filter": {"status": "dead", "destination": "fed"},
+                                  "ratePerSecond": 10})["id"]  # fmt: skip
+
+        retrying = submit("retrying", "/503/a", policy=LATER)
+        waiting = [submit(f"waiting-{n}", "", destination="paused") for n in range(3)]
+        post(f"callbacks/{submit('cancelled', '', destination='paused')}/cancel", None)
+        [submit(f"limited-{n}", "", destination="limited") for n in range(3)]
+        doomed = submit("doomed", "", destination="disabled")
+        _change(client, "disabled", disabled=True)
+        sending = [submit(f"sending-{n}", "/silent/a", policy=SHORT) for n in range(2)]
+        until(lambda: ok(client.get(f"/v1/callbacks/{retrying}"))["attempts"] == 1)
+        until(lambda: state(doomed) == "dead" and all(map(state, waiting)))
+        until(lambda: all(sink.count(id) for id in sending))
+
+        found = programs.read_dispatcher(client)
+        found["replay"] = ok(client.get(f"/v1/replays/{replay}"))
+        assert 0 < found["replay"]["replayed"] < FED, found["replay"]
+        return {"madeMs": int(time.time() * 1000), **found}
+
+
+def _access(post: Callable[..., Any]) -> None:
+    post("keys", {"scopes": ["submit", "read"], "tenant": "acme", "label": "of a tenant"})
+    post("keys", {"scopes": ["read", "admin"], "tenant": None, "label": "of the platform"})
+    post("secrets/rotate", {"secret": programs.SECRET, "overlap": 2_592_000})
+    post("secrets/rotate", {"secret": programs.ACME_SECRET, "overlap": 0}, **ACME)
+    post("secrets/reveal", {})
+
+
+def _destinations(client: httpx.Client, post: Callable[..., Any]) -> None:
+    def register(name: str, path: str, **more: Any) -> None:
+        post("destinations", {"name": name, "url": SINK + path, **more})
+
+    register("billing", "/200/billing", secret=programs.BILLING_SECRET, headers={"X-Team": "b"},
+             policy=TWICE, concurrency=3)  # fmt: skip
+    register("paused", "/200/paused", secret=fake_secret("paused"))
+    register("limited", "/200/limited", secret=fake_secret("limited"), ratePerSecond=0.01)
+    register("disabled", "/200/disabled", secret=fake_secret("disabled"))
+    register("fed", "/500/fed", secret=fake_secret("fed"))
+    _change(client, "paused", paused=True)
+    _change(client, "disabled", paused=True)
+
+
+def _change(client: httpx.Client, name: str, **changes: Any) -> None:
+    named = ok(client.get("/v1/destinations?limit=500"))["data"]
+    id = next(one["id"] for one in named if one.get("name") == name)
+    ok(client.patch(f"/v1/destinations/{id}", json=changes))
+
+
+def make_plainly_fake(say: Say, binary: Callable[[bytes], str]) -> None:
+    """Keys and secrets that were drawn at random, and might be taken for somebody's."""
+    for tenant, key in (("IS NULL", programs.PLATFORM_KEY), ("= 'acme'", programs.TENANT_KEY)):
+        digest = binary(sha256(key.encode()).digest())
+        say(f"UPDATE keys SET digest = {digest} WHERE tenant {tenant}")
+    say(f"UPDATE secrets SET value = '{fake_secret('drawn')}' WHERE value NOT LIKE 'whsec_ZmFrZS%'")
+
+
+# --- the receiver ---
+
+
+def receiver_story(url: str, folder: Path) -> dict[str, Any]:
+    """Fill an inbox until it is killed, and return what it said of it just before."""
+    handler = folder / "handler_of_make.py"
+    handler.write_text(HANDLER, "utf-8")
+
+    def post(client: httpx.Client, job: str, status: str = "completed", **more: Any) -> str:
+        return send(client, job, status, **more)
+
+    def settled(client: httpx.Client, job: str, state: str) -> None:
+        until(lambda: ok(client.get("/inbox", params={"jobId": job, "state": state}))["data"])
+
+    with programs.receiver(url, handler, HANDLER_ATTEMPTS="1", HANDLER_TIMEOUT="3000") as client:
+        assert post(client, "handled", output="ok") == "accepted"
+        assert post(client, "dead", output="raise") == "accepted"
+        settled(client, "handled", "handled")
+        settled(client, "dead", "dead")
+        assert post(client, "handled", output="ok") == "duplicate"
+        assert post(client, "handled", "failed", number=2) == "conflict"
+        assert post(client, "handled", "running", number=3) == "late"
+        assert post(client, "going-on", "running") == "accepted"
+        assert send(client, "", "", body=b"\xff not JSON", message_id="opaque-1") == "accepted"
+        for job, by in (("handled", 3600), ("awaited", 86_400), ("awaited-too", 90_000)):
+            document = {"jobId": job, "statusUrl": f"{SINK}/status/{job}", "by": by}
+            ok(client.post("/expected", json=document))
+    with programs.receiver(
+        url, handler, HANDLER_RETRY_BASE="3600", HANDLER_TIMEOUT="3000"
+    ) as client:
+        assert post(client, "pending", output="raise") == "accepted"
+        assert post(client, "running", output="hang") == "accepted"
+        settled(client, "running", "running")
+        until(lambda: ok(client.get("/inbox?jobId=pending"))["data"][0]["attempts"] == 1)
+        settled(client, "pending", "pending")
+        return {"madeMs": int(time.time() * 1000), **programs.read_receiver(client)}
+
+
+def send(
+    client: httpx.Client,
+    job: str,
+    status: str,
+    *,
+    output: str = "ok",
+    number: int = 1,
+    body: bytes | None = None,
+    message_id: str | None = None,
+) -> str:
+    """Post a signed message, and return what the receiver made of it."""
+    from receiver.testing import signed_request  # of the version that runs this
+
+    document = {"jobId": job, "status": status, "output": output}
+    body = json.dumps(document).encode() if body is None else body
+    headers = signed_request(body, programs.SECRET, message_id=message_id or f"msg-{job}-{number}")
+    return str(ok(client.post("/webhooks", content=body, headers=headers))["status"])
+
+
+# --- files ---
+
+
+def main(name: str) -> None:
+    DATA.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for program, story in (
+            ("dispatcher", dispatcher_story),
+            ("receiver", lambda url: receiver_story(url, folder)),
+        ):
+            file = folder / f"{program}.db"
+            keep(f"{name}-{program}-sqlite", story(f"sqlite:///{file}"))
+            _keep_file(f"{name}-{program}.db.gz", file, program)
+            with database() as url:
+                keep(f"{name}-{program}-postgres", story(url))
+                _keep_dump(f"{name}-{program}.sql.gz", url, program)
+
+
+def keep(name: str, said: dict[str, Any]) -> None:
+    text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+    (DATA / f"{name}.json").write_text(text, "utf-8")
+
+
+def _keep_file(name: str, file: Path, program: str) -> None:
+    connection = sqlite3.connect(file, isolation_level=None)
+    if program == "dispatcher":
+        make_plainly_fake(connection.execute, lambda value: f"x'{value.hex()}'")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    (DATA / name).write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+
+
+def _keep_dump(name: str, url: str, program: str) -> None:
+    """Statements that any version and any program can read: no settings, no COPY, no owners."""
+    if program == "dispatcher":
+        with psycopg.connect(url, autocommit=True) as connection:
+            make_plainly_fake(
+                lambda sql: connection.execute(sql.encode()), lambda value: f"'\\x{value.hex()}'"
+            )
+    dumped = subprocess.run(
+        ["pg_dump", "--inserts", "--no-owner", "--no-privileges", "--no-comments", url],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    kept = re.sub(r"(?m)^(--.*|SET .*|\\.*|SELECT pg_catalog\.set_config.*)?\n", "", dumped)
+    (DATA / name).write_bytes(gzip.compress(kept.encode(), mtime=0))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
