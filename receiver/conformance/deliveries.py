@@ -76,13 +76,18 @@ class Signer:
             headers[SIGNATURE_HEADER] = sign_v1(secret, id, at_s, body)
         return Delivery(body=body, headers=headers)
 
-    def rotated(
-        self, body: bytes, message: str, *, known: Literal["current", "previous"]
+    def completion(
+        self, job: str, message: str | None = None, status: str = "completed", *, shift_s: int = 0
     ) -> Delivery:
-        """Return one signed with two secrets, as in a rotation; the receiver knows one of them."""
+        """Sign a job's status, under the job's name where `message` is not given."""
+        return self.deliver(self.payload(job, status), message or job, shift_s=shift_s)
+
+    def rotated(self, job: str, *, known: Literal["current", "previous"]) -> Delivery:
+        """Sign with two secrets, as in a rotation; the receiver knows one of them."""
+        body = self.payload(job)
         unknown = generate_secret()
         pair = (self.secret, unknown) if known == "current" else (unknown, self.secret)
-        current, previous = (self.deliver(body, message, secret=one) for one in pair)
+        current, previous = (self.deliver(body, job, secret=one) for one in pair)
         headers = dict(current.headers)
         if SHA256_HEADER in headers:
             headers[SHA256_HEADER + PREVIOUS_SUFFIX] = previous.headers[SHA256_HEADER]
@@ -146,16 +151,25 @@ class Case:
 
 
 def accept(
-    signer: Signer, name: str, job: str, delivery: Delivery, why: str, *, advice: bool = False
+    signer: Signer,
+    name: str,
+    jobs: list[str],
+    deliveries: list[Delivery],
+    why: str,
+    *,
+    effects: tuple[Effects, ...] = ONCE,
+    at_once: bool = False,
+    advice: bool = False,
 ) -> Case:
-    """Return a case of one delivery that must be taken, and handled once."""
+    """Return a case of deliveries that must be taken; each of `jobs` is handled once."""
     return Case(
         name=name,
-        deliveries=[delivery],
+        deliveries=deliveries,
         response="2xx",
         why=why,
-        jobs=(signer.job(job),),
-        effects=ONCE,
+        at_once=at_once,
+        jobs=tuple(signer.job(job) for job in jobs),
+        effects=effects,
         advice=advice,
     )
 

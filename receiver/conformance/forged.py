@@ -1,7 +1,7 @@
 """Cases that must be refused: forged and stale deliveries, none of which may be believed; then
 bodies that are validly signed, but that nobody can make anything of, or that are huge. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
 from receiver.conformance.deliveries import (
@@ -41,54 +41,36 @@ _AMBIGUOUS: Final = "two readers may read it differently: refuse it"
 _LIMIT: Final = "set a limit on bodies, counted while they come in: any sender can fill your memory"
 
 
-def forged(signer: Signer) -> list[Case]:
-    """Return good deliveries with one thing changed in each."""
+def forged(signer: Signer) -> Iterator[Case]:
+    """Yield good deliveries with one thing changed in each."""
     changes = [
         *_BOTH,
         *(_FOUNDING if signer.sha256 else []),
         *(_STANDARD if signer.standard else []),
         *(_MIXED if signer.standard and signer.sha256 else []),
     ]
-    result = []
     for n, (name, change, why) in enumerate(changes):
         job = f"forged{n}"
-        good = signer.deliver(signer.payload(job), job)
+        good = signer.completion(job)
         other = signer.deliver(good.body, job, secret=generate_secret())
         long = "endless" in name  # servers may cut off a header of that length themselves
-        delivery = change(good, other)
-        result.append(refuse(name, delivery, why, job=signer.job(job), may_close=long))
-    return result
+        yield refuse(name, change(good, other), why, job=signer.job(job), may_close=long)
 
 
-def stale(signer: Signer) -> list[Case]:
-    """Return deliveries validly signed at another time; only the Standard Webhooks scheme tells."""
+def stale(signer: Signer) -> Iterator[Case]:
+    """Yield deliveries validly signed at another time; only the Standard Webhooks scheme tells."""
     if not signer.standard:
-        return []
-
-    def shifted(job: str, shift_s: int) -> Delivery:
-        return signer.deliver(signer.payload(job), job, shift_s=shift_s)
-
-    number = "refuse a timestamp that is not digits alone: comparing with NaN lets everything in"
-    return [
-        refuse(
-            "an hour old",
-            shifted("stale", -STALE_S),
-            "refuse what is older than five minutes: a recorded request can be sent again",
-            job=signer.job("stale"),
-        ),
-        refuse(
-            "an hour ahead",
-            shifted("ahead", STALE_S),
-            "refuse what is from the future as well, or a recorded one lasts that long",
-            job=signer.job("ahead"),
-        ),
-        refuse(
-            "a timestamp that is no number",
-            timed(signer, signer.payload("nan"), "nan", "NaN"),
-            number,
-            job=signer.job("nan"),
-        ),
-    ]
+        return
+    old = signer.completion("stale", shift_s=-STALE_S)
+    ahead = signer.completion("ahead", shift_s=STALE_S)
+    why = "refuse what is older than five minutes: a recorded request can be sent again"
+    yield refuse("an hour old", old, why, job=signer.job("stale"))
+    why = "refuse what is from the future as well, or a recorded one lasts that long"
+    yield refuse("an hour ahead", ahead, why, job=signer.job("ahead"))
+    name = "a timestamp that is no number"
+    nan = timed(signer, signer.payload("nan"), "nan", "NaN")
+    why = "refuse a timestamp that is not digits alone: comparing with NaN lets everything in"
+    yield refuse(name, nan, why, job=signer.job("nan"))
 
 
 def _sha256(good: Delivery, change: Callable[[str], str]) -> Delivery:
@@ -148,46 +130,33 @@ _STANDARD: list[tuple[str, Change, str]] = [
 _MIXED: list[tuple[str, Change, str]] = [("one scheme right, one wrong", _one_wrong, _EVERY)]
 
 
-def malformed(signer: Signer) -> list[Case]:
-    """Return signed bodies to none of which a 5xx will do, nor a 2xx where they mean nothing."""
+def malformed(signer: Signer) -> Iterator[Case]:
+    """Yield signed bodies to none of which a 5xx will do, nor a 2xx where they mean nothing."""
     job = signer.job("malformed").encode()
     # Signed by the founding scheme alone where that is there: a signed id would name any bytes.
     standard = not signer.sha256
 
     def signed(body: bytes) -> Delivery:
-        return signer.deliver(body, "malformed", standard=standard)
+        return signer.deliver(body.replace(b"JOB", job), "malformed", standard=standard)
 
-    unreadable, doubtful = (
-        (_UNREADABLE, [*_DOUBTFUL, _UTF_16]) if signer.sha256 else ([], _DOUBTFUL)
-    )
+    if signer.sha256:
+        for name, body in _UNREADABLE:
+            yield refuse(f"malformed: {name}", signed(body), _LOST)
+    for name, body, why in [*_DOUBTFUL, _UTF_16] if signer.sha256 else _DOUBTFUL:
+        yield refuse(f"malformed: {name}", signed(body), why, advice=True)
     packed = with_header(signed(b"\x1f\x8b" + bytes(100)), "Content-Encoding", "gzip")
-    stuffed = with_header(signed(b'{"jobId":"' + job + b'"}'), "X-Stuffing", "x" * HEADER_BYTES)
-    return [
-        *(refuse(f"malformed: {name}", signed(body), _LOST) for name, body in unreadable),
-        *(
-            refuse(f"malformed: {name}", signed(body.replace(b"JOB", job)), why, advice=True)
-            for name, body, why in doubtful
-        ),
-        refuse("malformed: compressed", packed, "refuse Content-Encoding: 415", advice=True),
-        refuse(
-            "a megabyte of header",
-            stuffed,
-            "let your server limit headers; most do",
-            advice=True,
-            may_close=True,
-        ),
-    ]
+    yield refuse("malformed: compressed", packed, "refuse Content-Encoding: 415", advice=True)
+    stuffed = with_header(signed(b'{"jobId":"JOB"}'), "X-Stuffing", "x" * HEADER_BYTES)
+    why = "let your server limit headers; most do"
+    yield refuse("a megabyte of header", stuffed, why, advice=True, may_close=True)
 
 
-def huge(signer: Signer, huge_bytes: int) -> list[Case]:
-    """Return a validly signed body larger than any completion, with its length and without."""
+def huge(signer: Signer, huge_bytes: int) -> Iterator[Case]:
+    """Yield a validly signed body larger than any completion, with its length and without."""
     delivery = signer.deliver(signer.payload("huge", filler="x" * huge_bytes), "huge")
-    return [
-        refuse("a huge body", delivery, _LIMIT, advice=True, may_close=True),
-        refuse(
-            "a huge body without its length", chunked(delivery), _LIMIT, advice=True, may_close=True
-        ),
-    ]
+    yield refuse("a huge body", delivery, _LIMIT, advice=True, may_close=True)
+    name = "a huge body without its length"
+    yield refuse(name, chunked(delivery), _LIMIT, advice=True, may_close=True)
 
 
 _UNREADABLE: Final = [
