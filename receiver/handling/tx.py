@@ -26,23 +26,37 @@ class Tx(ABC):
     What would begin or end a transaction is refused: effect and mark end together.
     """
 
-    connection: Any
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+        self._turn = threading.Lock()
+        self._closed = False
 
-    @abstractmethod
-    def execute(self, sql: Any, parameters: Any = None) -> Any: ...
+    def execute(self, sql: Any, parameters: Any = None) -> Any:
+        with self._turn:
+            self._check()
+            if parameters is None:
+                return self.connection.execute(sql)
+            return self.connection.execute(sql, parameters)
 
-    @abstractmethod
-    def executemany(self, sql: Any, parameters: Any) -> Any: ...
+    def executemany(self, sql: Any, parameters: Any) -> Any:
+        with self._turn:
+            self._check()
+            cursor = self.connection.cursor()
+            cursor.executemany(sql, parameters)
+            return cursor
 
     @abstractmethod
     def mark(self, event: Event, now_ms: int) -> bool:
         """Mark the message as handled, if this commits; False where it was handled before. We call
         it, before the handler."""
 
-    @abstractmethod
     def commit(self) -> None:
         """Commit effect and mark, or raise and commit neither. We call it, after the handler. Who
         lost the connection meanwhile learns from the mark what came of it."""
+        with self._turn:
+            self._check()
+            self._closed = True
+            self._commit()
 
     @abstractmethod
     def abandon(self) -> None:
@@ -51,6 +65,13 @@ class Tx(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the connection of an abandoned one, once the handler has truly ended."""
+
+    @abstractmethod
+    def _commit(self) -> None: ...
+
+    def _check(self) -> None:
+        if self._closed:
+            raise TransactionClosed("the transaction is over")
 
 
 class AsyncTx:

@@ -19,7 +19,7 @@ from psycopg.sql import Composable
 from receiver.base.db.postgres import conninfo, line
 from receiver.base.db.url import shown
 from receiver.event import Event
-from receiver.handling.tx import EffectsError, Transaction, TransactionClosed, Tx
+from receiver.handling.tx import EffectsError, Transaction, Tx
 
 # Beyond a handler's own time: by then it was abandoned, unless its whole process is frozen.
 _IDLE_MARGIN_S: Final = 5.0
@@ -195,41 +195,17 @@ class PostgresTx(Tx):
 
     def __init__(self, connection: psycopg.Connection, *, idle_ms: int) -> None:
         """Begin it. Raises psycopg.Error."""
-        self.connection: psycopg.Connection[Any] = connection
+        super().__init__(connection)
         self._idle_ms = idle_ms
-        self._turn = threading.Lock()
-        self._closed = False
         self._xid: int | None = None  # where the mark is ours to make
         self._block = connection.transaction()
         self._transaction = self._block.__enter__()
-
-    def execute(self, sql: Any, parameters: Params | None = None) -> psycopg.Cursor[Any]:
-        with self._turn:
-            self._check()
-            return self.connection.execute(sql, parameters)
-
-    def executemany(self, sql: Any, parameters: Iterable[Params]) -> psycopg.Cursor[Any]:
-        with self._turn:
-            self._check()
-            cursor = self.connection.cursor()
-            cursor.executemany(sql, parameters)
-            return cursor
 
     def mark(self, event: Event, now_ms: int) -> bool:
         values = (event.source, event.key, event.job_id, now_ms, str(self._idle_ms))
         row = self.execute(_MARK, values).fetchone()
         self._xid = None if row is None else row[0]
         return row is not None
-
-    def commit(self) -> None:
-        with self._turn:
-            self._check()
-            self._closed = True
-            self._verify()
-            self._block.__exit__(None, None, None)
-            # On a connection that broke the driver leaves the block without a word.
-            if self._transaction.status is not psycopg.Transaction.Status.COMMITTED:
-                raise TransactionBroken("the connection was lost before the commit")
 
     def abandon(self) -> None:
         """Shut the socket down instead of closing the connection: whichever thread is inside the
@@ -250,6 +226,13 @@ class PostgresTx(Tx):
         with self._turn:  # an async handler's statement may still be on its way out
             self.connection.close()
 
+    def _commit(self) -> None:
+        self._verify()
+        self._block.__exit__(None, None, None)
+        # On a connection that broke the driver leaves the block without a word.
+        if self._transaction.status is not psycopg.Transaction.Status.COMMITTED:
+            raise TransactionBroken("the connection was lost before the commit")
+
     def _verify(self) -> None:
         """Raise TransactionBroken unless it is still the transaction of the mark, and can commit: a
         failed one the server rolls back on COMMIT, which the driver takes for a success."""
@@ -269,10 +252,6 @@ class PostgresTx(Tx):
         cursor = self.connection.cursor(row_factory=tuple_row)  # the handler may have set its own
         if cursor.execute(_SAME).fetchone() != (self._xid,):
             raise TransactionBroken("the handler ended the transaction itself")
-
-    def _check(self) -> None:
-        if self._closed:
-            raise TransactionClosed("the transaction is over")
 
 
 def _refuse_control(query: Any) -> None:

@@ -2,10 +2,10 @@
 
 import sqlite3
 import threading
-from typing import Any, Final
+from typing import Final
 
 from receiver.event import Event
-from receiver.handling.tx import EffectsError, Transaction, TransactionClosed, Tx
+from receiver.handling.tx import EffectsError, Transaction, Tx
 
 BUSY_TIMEOUT_S: Final = 5.0  # SQLite's own customary wait for another program's lock
 
@@ -90,31 +90,12 @@ class SqliteTx(Tx):
     """SQLite itself refuses BEGIN, COMMIT and ROLLBACK in here."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection: sqlite3.Connection = connection
+        super().__init__(connection)
         connection.set_authorizer(_no_transactions)
-        self._turn = threading.Lock()
-        self._closed = False
-
-    def execute(self, sql: str, parameters: Any = None) -> sqlite3.Cursor:
-        with self._turn:
-            self._check()
-            return self.connection.execute(sql, () if parameters is None else parameters)
-
-    def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
-        with self._turn:
-            self._check()
-            return self.connection.executemany(sql, parameters)
 
     def mark(self, event: Event, now_ms: int) -> bool:
         values = (event.source, event.key, event.job_id, now_ms)
-        return self.execute(_MARK, values).rowcount > 0
-
-    def commit(self) -> None:
-        with self._turn:
-            self._check()
-            self._closed = True
-            self.connection.set_authorizer(None)
-            self.connection.execute("COMMIT")
+        return bool(self.execute(_MARK, values).rowcount > 0)
 
     def abandon(self) -> None:
         self.connection.interrupt()
@@ -129,9 +110,9 @@ class SqliteTx(Tx):
     def close(self) -> None:
         self.connection.close()
 
-    def _check(self) -> None:
-        if self._closed:
-            raise TransactionClosed("the transaction is over")
+    def _commit(self) -> None:
+        self.connection.set_authorizer(None)
+        self.connection.execute("COMMIT")
 
 
 def _no_transactions(action: int, *_: object) -> int:
