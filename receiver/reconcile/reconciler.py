@@ -145,7 +145,7 @@ class Reconciler:
         if reply.is_final:
             await self._ended(expectation, reply, asked_ms)
         else:
-            await self._asked(expectation, "waiting")
+            await self._waiting(expectation)
 
     async def _ended(self, expectation: Expectation, reply: StatusReply, asked_ms: int) -> None:
         source = self._sources.get(expectation.source)
@@ -168,38 +168,41 @@ class Reconciler:
         self._metrics.count_asked("ended")
         _LOG.info("asked", outcome="ended", jobId=expectation.job_id, verdict=verdict)
         if verdict != "accepted":  # its end is known, so it is not expected; or it contradicts
-            await self._asked(expectation, "waiting")
+            await self._waiting(expectation)
 
-    async def _asked(self, expectation: Expectation, outcome: str) -> None:
-        self._metrics.count_asked(outcome)
-        now_ms = self._now_ms()
-        await self._inbox.asked(
-            Asked(
-                source=expectation.source,
-                job_id=expectation.job_id,
-                now_ms=now_ms,
-                ask_ms=now_ms + self._delay_ms(expectation),
-            )
-        )
+    async def _waiting(self, expectation: Expectation) -> None:
+        self._metrics.count_asked("waiting")
+        await self._record(expectation, self._now_ms())
 
     async def _failed(self, expectation: Expectation, reason: str) -> None:
         now_ms = self._now_ms()
         since_ms = expectation.failing_since_ms or now_ms
-        give_up = now_ms - since_ms >= self._settings.lost_after * 1000
-        lost = await self._inbox.asked(
-            Asked(
-                source=expectation.source,
-                job_id=expectation.job_id,
-                now_ms=now_ms,
-                ask_ms=None if give_up else now_ms + self._delay_ms(expectation),
-                failing_since_ms=since_ms,
-                error=reason,
-            )
-        )
-        self._metrics.count_asked("lost" if lost else "failed")
-        level = logging.ERROR if lost else logging.WARNING
+        lost = await self._record(expectation, now_ms, failing_since_ms=since_ms, error=reason)
         outcome = "lost" if lost else "failed"
+        self._metrics.count_asked(outcome)
+        level = logging.ERROR if lost else logging.WARNING
         _LOG.log(level, "asked", outcome=outcome, jobId=expectation.job_id, reason=reason)
+
+    async def _record(
+        self,
+        expectation: Expectation,
+        now_ms: int,
+        *,
+        failing_since_ms: int | None = None,
+        error: str | None = None,
+    ) -> bool:
+        """Write what asking led to; whether the job is given up as lost."""
+        lost_after_ms = self._settings.lost_after * 1000
+        give_up = failing_since_ms is not None and now_ms - failing_since_ms >= lost_after_ms
+        asked = Asked(
+            source=expectation.source,
+            job_id=expectation.job_id,
+            now_ms=now_ms,
+            ask_ms=None if give_up else now_ms + self._delay_ms(expectation),
+            failing_since_ms=failing_since_ms,
+            error=error,
+        )
+        return await self._inbox.asked(asked)
 
     def _delay_ms(self, expectation: Expectation) -> int:
         return retry_delay_ms(
