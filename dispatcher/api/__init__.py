@@ -1,6 +1,6 @@
-"""The HTTP interface: authenticates, bounds and validates, then hands values to the other rooms."""
+"""The HTTP interface: authenticates, bounds and validates, then hands values on."""
 
 from dispatcher.api.app import create_api
-from dispatcher.api.context import Context
+from dispatcher.api.call import Context
 
 __all__ = ["Context", "create_api"]

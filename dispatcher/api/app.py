@@ -6,19 +6,36 @@ from typing import Final
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from dispatcher.api import docs, openapi
-from dispatcher.api.call import JSON, Call, encode
-from dispatcher.api.context import Context
-from dispatcher.api.endpoint import Endpoint, not_found
+from dispatcher.api import (
+    access,
+    callbacks,
+    destinations,
+    docs,
+    openapi,
+    replays,
+    service,
+    submits,
+)
+from dispatcher.api.call import Call, Context
+from dispatcher.api.endpoint import Endpoint, Operation, not_found
 from dispatcher.api.errors import unavailable
-from dispatcher.api.operation import Handler, Operation
-from dispatcher.api.routes import OPERATIONS
+from dispatcher.api.json import JSON, encode
 from receiver.base.http import Budget
 
 # All bodies that are still arriving, together: eight of the largest batches.
 BUFFERED_BYTES_MAX: Final = 128 * 1024 * 1024
-_HTML: Final = "text/html; charset=utf-8"
+
+# In the order of how often they are used, since they are looked for from the top.
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *submits.OPERATIONS,
+    *callbacks.OPERATIONS,
+    *replays.OPERATIONS,
+    *destinations.OPERATIONS,
+    *access.OPERATIONS,
+    *service.OPERATIONS,
+)
 _PAGE_HEADERS: Final = {
+    "Content-Type": "text/html; charset=utf-8",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -39,21 +56,19 @@ def create_api(context: Context) -> Router:
 
 def _documentation() -> tuple[Operation, ...]:
     document = openapi.document(OPERATIONS)
-    page, text = docs.page(document).encode(), encode(document)
+    html, text = docs.page(document).encode(), encode(document)
 
-    async def show(_: Call) -> Response:
-        return Response(page, headers={"Content-Type": _HTML, **_PAGE_HEADERS})
-
+    @Operation("GET", "/openapi.json", tag="service")
     async def download(_: Call) -> Response:
+        """This interface as OpenAPI 3.1."""  # noqa: D401
         return Response(text, media_type=JSON)
 
-    def public(path: str, handler: Handler, summary: str) -> Operation:
-        return Operation(method="GET", path=path, handler=handler, tag="service", summary=summary)
+    @Operation("GET", "/docs", tag="service")
+    async def show(_: Call) -> Response:
+        """This interface as a page."""  # noqa: D401
+        return Response(html, headers=_PAGE_HEADERS)
 
-    return (
-        public("/openapi.json", download, "This interface as OpenAPI 3.1"),
-        public("/docs", show, "This interface as a page"),
-    )
+    return download, show
 
 
 def _by_path(operations: Iterable[Operation]) -> Iterable[list[Operation]]:

@@ -1,31 +1,58 @@
-"""One request on its way through the API: who asks, about what, and how its body is read."""
+"""One request on its way through the API: who asks, about what, and how its body is read; and the
+pages of what is listed."""
 
-from collections.abc import Collection, Mapping
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from hashlib import sha256
+from typing import Final, TypeVar
 
-import msgspec
-from starlette.responses import Response
-
-from dispatcher.access import Principal
-from dispatcher.api import documents
-from dispatcher.api.context import Context
-from receiver.base.http import Budget, Request, read_query
+from dispatcher import wire
+from dispatcher.access import Access, Principal
+from dispatcher.api import json
+from dispatcher.engine.engine import Engine
+from dispatcher.intake import Intake
+from dispatcher.metrics import Metrics
+from dispatcher.settings import Settings
+from dispatcher.signing import SecretCache
+from dispatcher.store.store import Store
+from receiver.base.clock import now_ms
+from receiver.base.http import Budget, Request, invalid
 
 T = TypeVar("T")
 
-JSON: Final = "application/json"
-# With answers that hold a key or a secret.
-NO_STORE: Final = {"Cache-Control": "no-store"}
+PROBES_MAX: Final = 16
 # Beside a payload: the rest of a submit, or a whole request about something else.
 JSON_BYTES_MAX: Final = 64 * 1024
-_ENCODER: Final = msgspec.json.Encoder()
-_decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
+LIMIT_DEFAULT: Final = 50
+LIMIT_MAX: Final = 500
+_MARK_BYTES: Final = 6
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # an id of ours, or a tenant's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """Everything the routes use. `clock` gives milliseconds; `probes` bounds the test callbacks
+    that run at once, since they take no slots."""
+
+    settings: Settings
+    store: Store
+    access: Access
+    intake: Intake
+    engine: Engine
+    secrets: SecretCache
+    wake_replayer: Callable[[], None]
+    metrics: Metrics
+    clock: Callable[[], int] = now_ms
+    probes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PROBES_MAX))
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One authenticated request. `principal` and `tenant` are unset on public routes only."""
+    """One authenticated request. `principal`, `tenant` and `query` are unset on public routes."""
 
     context: Context
     request: Request = field(repr=False)
@@ -33,15 +60,12 @@ class Call:
     path: Mapping[str, str]
     principal: Principal = field(init=False)
     tenant: str = field(init=False)
+    query: dict[str, str] = field(init=False)
 
     @property
     def now_ms(self) -> int:
         """The time by the service's clock."""
         return self.context.clock()
-
-    def query(self, allowed: Collection[str] | None = None) -> dict[str, str]:
-        """Return the query parameters, all of them among `allowed` where that is given."""
-        return read_query(self.request.query, allowed)
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the request's body. Raises what `Request.body` raises."""
@@ -57,31 +81,72 @@ class Call:
             self.bodies.give_back(request.taken_bytes)
 
     async def json(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T:
-        """Return the request's JSON body in this shape. Raises ApiError."""
-        self.request.check_media_type((JSON,))
+        """Return the request's JSON body in this shape. Raises Refusal."""
+        self.request.check_media_type((json.JSON,))
         raw = await self.body(bytes_max)
         depth_max = self.context.settings.json_depth_max
-        return documents.decode(decoder(shape), raw, depth_max=depth_max)
+        return json.decode(json.decoder(shape), raw, depth_max=depth_max)
 
     def header(self, name: bytes) -> str | None:
         """Return a request header as text."""
         return self.request.header(name)
 
-
-def decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
-    """Return the decoder of a request's shape: made once, since making one costs more than using
-    it."""
-    made: msgspec.json.Decoder[T] | None = _decoders.get(shape)
-    if made is None:
-        made = _decoders[shape] = msgspec.json.Decoder(shape)
-    return made
+    def listing(self, about: str) -> "Listing":
+        """Return what the request's `limit` and `cursor` say. Raises Refusal (422)."""
+        limit = limit_of(self.query.get("limit"))
+        return Listing(about, limit, after(self.query.get("cursor"), about))
 
 
-def encode(value: Any) -> bytes:
-    """`value` as JSON."""
-    return _ENCODER.encode(value)
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which part of a listing is requested. `about` names the tenant, the listing and its filter:
+    a cursor is good for that one only. `after` is the id that the page follows, if any."""
+
+    about: str
+    limit: int
+    after: str | None
+
+    def page(self, data: Sequence[T], next_id: str | None) -> wire.Page[T]:
+        """Return a page that the store cut; `next_id` is its last one, where more follow."""
+        return wire.Page(data=list(data), next_cursor=cursor_after(next_id, self.about))
+
+    def page_of(self, entries: Mapping[str, T]) -> wire.Page[T]:
+        """Return a page of entries that are all at hand, in the order of their names."""
+        names = sorted(name for name in entries if self.after is None or name > self.after)
+        next_id = names[self.limit - 1] if len(names) > self.limit else None
+        return self.page([entries[name] for name in names[: self.limit]], next_id)
 
 
-def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Return a JSON answer."""
-    return Response(encode(value), status, headers, JSON)
+def limit_of(text: str | None) -> int:
+    """How many to list. Raises Refusal (422) unless it is a number from 1 to 500."""
+    if text is None:
+        return LIMIT_DEFAULT
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= LIMIT_MAX:
+        raise invalid("limit", text, f"must be a whole number from 1 to {LIMIT_MAX}")
+    return int(text)
+
+
+def cursor_after(next_id: str | None, about: str) -> str | None:
+    """Return the opaque cursor for what follows `next_id` in a listing."""
+    if next_id is None:
+        return None
+    return base64.urlsafe_b64encode(_mark(next_id, about) + next_id.encode()).decode().rstrip("=")
+
+
+def after(text: str | None, about: str) -> str | None:
+    """Return the id that a cursor holds. Raises Refusal (422) for one that we did not make, or
+    made for another listing."""
+    if text is None:
+        return None
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        next_id = raw[_MARK_BYTES:].decode("ascii")
+    except (binascii.Error, ValueError):
+        raw, next_id = b"", ""
+    if not _ID.fullmatch(next_id) or raw[:_MARK_BYTES] != _mark(next_id, about):
+        raise invalid("cursor", text, "not a cursor of this listing; start again without it")
+    return next_id
+
+
+def _mark(next_id: str, about: str) -> bytes:
+    return sha256(f"{about}\0{next_id}".encode()).digest()[:_MARK_BYTES]

@@ -1,76 +1,17 @@
 """Finding callbacks, looking at them, replaying and cancelling one."""
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
 from dispatcher import filters, wire
-from dispatcher.api import paging, show
-from dispatcher.api.call import Call, answer, encode
-from dispatcher.api.operation import Operation, Parameter
-from dispatcher.states import State
-from dispatcher.values import Priority
-
-
-async def search(call: Call) -> Response:
-    """`GET /v1/callbacks`, newest first."""
-    found = call.query()
-    limit = paging.limit_of(found.pop("limit", None))
-    cursor = found.pop("cursor", None)
-    wanted = filters.parse(found)
-    about = f"callbacks\0{call.tenant}\0{encode(filters.show(wanted)).decode()}"
-    after = paging.after(cursor, about)
-    page = await call.context.store.search(call.tenant, wanted, after=after, limit=limit)
-    return answer(
-        wire.Page(
-            data=[show.callback(callback) for callback in page.callbacks],
-            next_cursor=paging.cursor_after(page.next_id, about),
-        )
-    )
-
-
-async def get(call: Call) -> Response:
-    """`GET /v1/callbacks/{id}`."""
-    call.query(())
-    found = await call.context.store.get(call.tenant, call.path["id"])
-    return answer(show.callback_detail(found))
-
-
-async def attempts(call: Call) -> Response:
-    """`GET /v1/callbacks/{id}/attempts`, oldest first."""
-    call.query(())
-    found = await call.context.store.attempts(call.tenant, call.path["id"])
-    return answer(wire.Page(data=[show.attempt(one) for one in found], next_cursor=None))
-
-
-async def payload(call: Call) -> Response:
-    """`GET /v1/callbacks/{id}/payload`: the bytes, made harmless to whoever opens them in a
-    browser."""
-    call.query(())
-    found = await call.context.store.payload(call.tenant, call.path["id"])
-    headers = {
-        "Content-Type": found.content_type,
-        "Content-Disposition": "attachment",
-        "X-Content-Type-Options": "nosniff",
-        "X-Payload-Sha256": found.sha256.hex(),
-    }
-    return Response(found.body, headers=headers)
-
-
-async def replay(call: Call) -> Response:
-    """`POST /v1/callbacks/{id}/replay`."""
-    call.query(())
-    changed = await call.context.store.replay(call.tenant, call.path["id"], now_ms=call.now_ms)
-    call.context.engine.wake()
-    return answer(show.callback_detail(changed))
-
-
-async def cancel(call: Call) -> Response:
-    """`POST /v1/callbacks/{id}/cancel`."""
-    call.query(())
-    changed = await call.context.store.cancel(call.tenant, call.path["id"], now_ms=call.now_ms)
-    return answer(show.callback_detail(changed))
-
+from dispatcher.api.call import Call
+from dispatcher.api.endpoint import Operation, Parameter
+from dispatcher.api.json import encode, respond
+from dispatcher.policy import load
+from dispatcher.states import FINAL, State
+from dispatcher.values import Attempt, Callback, Priority
+from receiver.base.clock import iso
 
 _TIME: Final = "an ISO-8601 time; without an offset it is UTC"
 FILTERS: Final = (
@@ -89,72 +30,170 @@ PAGE: Final = (
     Parameter(name="limit", about="How many: 1 to 500, 50 by default.", type=int),
 )
 _ID: Final = "/v1/callbacks/{id}"
-OPERATIONS: Final = (
-    Operation(
-        method="GET",
-        path="/v1/callbacks",
-        handler=search,
-        scope="read",
-        tag="callbacks",
-        summary="Find callbacks",
-        about="Newest first. Every filter that is given must match.",
-        parameters=(*FILTERS, *PAGE),
-        answers={200: list[wire.CallbackView[str]]},
-        errors=("UNAVAILABLE",),
-    ),
-    Operation(
-        method="GET",
-        path=_ID,
-        handler=get,
-        scope="read",
-        tag="callbacks",
-        summary="Show a callback",
-        answers={200: wire.CallbackDetailView[str]},
-        errors=("NOT_FOUND",),
-    ),
-    Operation(
-        method="GET",
-        path=f"{_ID}/attempts",
-        handler=attempts,
-        scope="read",
-        tag="callbacks",
-        summary="List its attempts",
-        about="All of them, oldest first, replays included.",
-        answers={200: list[wire.AttemptView[str]]},
-        errors=("NOT_FOUND",),
-    ),
-    Operation(
-        method="GET",
-        path=f"{_ID}/payload",
-        handler=payload,
-        scope="read",
-        tag="callbacks",
-        summary="Fetch its payload",
-        about="The bytes that are delivered, with the content type they came with.",
-        answers={200: "*/*"},
-        errors=("NOT_FOUND", "PAYLOAD_GONE"),
-    ),
-    Operation(
-        method="POST",
-        path=f"{_ID}/replay",
-        handler=replay,
-        scope="operate",
-        tag="callbacks",
-        summary="Replay it",
-        about="From dead, delivered or cancelled: the same id and bytes, a fresh budget of tries, "
-        "the history kept.",
-        answers={200: wire.CallbackDetailView[str]},
-        errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_GONE"),
-    ),
-    Operation(
-        method="POST",
-        path=f"{_ID}/cancel",
-        handler=cancel,
-        scope="operate",
-        tag="callbacks",
-        summary="Cancel it",
-        about="While it is sending, the attempt ends and nothing follows.",
-        answers={200: wire.CallbackDetailView[str]},
-        errors=("NOT_FOUND", "CONFLICT"),
-    ),
+
+
+@Operation(
+    "GET",
+    "/v1/callbacks",
+    tag="callbacks",
+    scope="read",
+    parameters=(*FILTERS, *PAGE),
+    responses={200: list[wire.CallbackView[str]]},
+    errors=("UNAVAILABLE",),
 )
+async def search(call: Call) -> Response:
+    """Find callbacks.
+
+    Newest first. Every filter that is given must match.
+    """
+    paged = {one.name for one in PAGE}
+    chosen = filters.parse({name: call.query[name] for name in call.query if name not in paged})
+    about = f"callbacks\0{call.tenant}\0{encode(filters.show(chosen)).decode()}"
+    listing = call.listing(about)
+    page = await call.context.store.search(
+        call.tenant, chosen, after=listing.after, limit=listing.limit
+    )
+    return respond(listing.page([view(one) for one in page.callbacks], page.next_id))
+
+
+@Operation(
+    "GET",
+    _ID,
+    tag="callbacks",
+    scope="read",
+    responses={200: wire.CallbackDetailView[str]},
+    errors=("NOT_FOUND",),
+)
+async def get(call: Call) -> Response:
+    """Show a callback."""
+    return respond(detail(await call.context.store.get(call.tenant, call.path["id"])))
+
+
+@Operation(
+    "GET",
+    f"{_ID}/attempts",
+    tag="callbacks",
+    scope="read",
+    responses={200: list[wire.AttemptView[str]]},
+    errors=("NOT_FOUND",),
+)
+async def attempts(call: Call) -> Response:
+    """List its attempts.
+
+    All of them, oldest first, replays included.
+    """
+    history = await call.context.store.attempts(call.tenant, call.path["id"])
+    return respond(wire.Page(data=[attempt(one) for one in history], next_cursor=None))
+
+
+@Operation(
+    "GET",
+    f"{_ID}/payload",
+    tag="callbacks",
+    scope="read",
+    responses={200: "*/*"},
+    errors=("NOT_FOUND", "PAYLOAD_GONE"),
+)
+async def payload(call: Call) -> Response:
+    """Fetch its payload.
+
+    The bytes that are delivered, with the content type they came with.
+    """
+    stored = await call.context.store.payload(call.tenant, call.path["id"])
+    headers = {
+        "Content-Type": stored.content_type,
+        # Harmless to whoever opens them in a browser.
+        "Content-Disposition": "attachment",
+        "X-Content-Type-Options": "nosniff",
+        "X-Payload-Sha256": stored.sha256.hex(),
+    }
+    return Response(stored.body, headers=headers)
+
+
+@Operation(
+    "POST",
+    f"{_ID}/replay",
+    tag="callbacks",
+    scope="operate",
+    responses={200: wire.CallbackDetailView[str]},
+    errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_GONE"),
+)
+async def replay(call: Call) -> Response:
+    """Replay it.
+
+    From dead, delivered or cancelled: the same id and bytes, a fresh budget of tries, the history
+    kept.
+    """
+    changed = await call.context.store.replay(call.tenant, call.path["id"], now_ms=call.now_ms)
+    call.context.engine.wake()
+    return respond(detail(changed))
+
+
+@Operation(
+    "POST",
+    f"{_ID}/cancel",
+    tag="callbacks",
+    scope="operate",
+    responses={200: wire.CallbackDetailView[str]},
+    errors=("NOT_FOUND", "CONFLICT"),
+)
+async def cancel(call: Call) -> Response:
+    """Cancel it.
+
+    While it is sending, the attempt ends and nothing follows.
+    """
+    changed = await call.context.store.cancel(call.tenant, call.path["id"], now_ms=call.now_ms)
+    return respond(detail(changed))
+
+
+def view(value: Callback) -> wire.CallbackView[str]:
+    """Return a callback as it is listed."""
+    return wire.CallbackView(**_fields(value))
+
+
+def detail(value: Callback) -> wire.CallbackDetailView[str]:
+    """Return a callback shown alone."""
+    return wire.CallbackDetailView(
+        **_fields(value),
+        policy=wire.policy_shape(load(value.policy)),
+        payload_size=value.payload_size,
+        payload_sha256=value.payload_sha256.hex(),
+        payload_pruned=value.payload_pruned,
+    )
+
+
+def _fields(value: Callback) -> dict[str, Any]:
+    finished_at = iso(value.finished_ms) if value.state in FINAL else None
+    return {
+        "id": value.id,
+        "job_id": value.job_id,
+        "job_status": value.job_status,
+        "status": value.state,
+        "priority": value.priority,
+        "tags": value.tags,
+        "destination": value.destination,
+        "destination_name": value.destination_name,
+        "callback_url": value.url,
+        "created_at": iso(value.created_ms),
+        "attempts": value.attempts,
+        "next_attempt_at": iso(value.due_ms) if value.state == "pending" else None,
+        "delivered_at": finished_at if value.state == "delivered" else None,
+        "finished_at": finished_at,
+        "last_error": value.last_error,
+    }
+
+
+def attempt(value: Attempt) -> wire.AttemptView[str]:
+    """Return an attempt of the history."""
+    return wire.AttemptView(
+        n=value.n,
+        started_at=iso(value.started_ms),
+        duration_ms=value.duration_ms,
+        outcome=value.outcome,
+        status_code=value.status_code,
+        error=value.error,
+        response_excerpt=value.excerpt,
+    )
+
+
+OPERATIONS: Final = (search, get, attempts, payload, replay, cancel)

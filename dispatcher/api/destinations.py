@@ -1,4 +1,4 @@
-"""Destinations: list and show, register, change, remove."""
+"""Destinations: list and show, register, change, remove, and try with a test callback."""
 
 from typing import Any, Final
 
@@ -7,93 +7,136 @@ from starlette.responses import Response
 
 from dispatcher import wire
 from dispatcher.access import new_secret, secret_fault
-from dispatcher.api import paging, show
-from dispatcher.api.call import NO_STORE, Call, answer
+from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.operation import Operation
-from dispatcher.api.probes import probe
-from dispatcher.ids import destination_id
+from dispatcher.api.endpoint import Operation
+from dispatcher.api.errors import unavailable
+from dispatcher.api.json import JSON, NO_STORE, encode, respond
+from dispatcher.ids import destination_id, lane_url, new_id
 from dispatcher.intake import check_url, custom_headers, read_policy
+from dispatcher.outcome import Outcome
+from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.settings import Settings
-from dispatcher.values import Destination
-from dispatcher.wire import DestinationChange, Register
+from dispatcher.values import Delivery, Destination
+from dispatcher.wire import PolicyShape
+from receiver.base.clock import iso
 from receiver.base.http import invalid
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.
 OF_REGISTERED: Final = frozenset({"url", "policy", "headers"})
+TEST_STATUS: Final = "test"
+_PATH: Final = "/v1/destinations"
+_ID: Final = f"{_PATH}/{{id}}"
 
 
+@Operation(
+    "GET",
+    _PATH,
+    tag="destinations",
+    scope="read",
+    parameters=PAGE,
+    responses={200: list[wire.DestinationView[str, PolicyShape]]},
+)
 async def search(call: Call) -> Response:
-    """`GET /v1/destinations`, in the order of their ids."""
-    found = call.query(("cursor", "limit"))
-    about = f"destinations\0{call.tenant}"
+    """List destinations."""
+    listing = call.listing(f"destinations\0{call.tenant}")
     values, next_id = await call.context.store.destinations(
-        call.tenant,
-        after=paging.after(found.get("cursor"), about),
-        limit=paging.limit_of(found.get("limit")),
+        call.tenant, after=listing.after, limit=listing.limit
     )
-    return answer(
-        wire.Page(
-            data=[show.destination(value) for value in values],
-            next_cursor=paging.cursor_after(next_id, about),
-        )
-    )
+    return respond(listing.page([view(value) for value in values], next_id))
 
 
-async def get(call: Call) -> Response:
-    """`GET /v1/destinations/{id}`, by id or by name."""
-    call.query(())
-    found = await call.context.store.get_destination(call.tenant, call.path["id"])
-    return answer(show.destination(found))
-
-
+@Operation(
+    "POST",
+    _PATH,
+    tag="destinations",
+    scope="operate",
+    body=wire.Register,
+    example={"name": "billing", "url": "https://example.com/webhooks", "concurrency": 8},
+    responses={201: wire.RegisteredView[str, PolicyShape]},
+    errors=("CONFLICT",),
+)
 async def register(call: Call) -> Response:
-    """`POST /v1/destinations`."""
-    call.query(())
-    asked = await call.json(Register)
-    new = registered(asked, call.tenant, call.context.settings, call.now_ms)
-    check_secret(asked.secret)
-    secret = new_secret(call.tenant, call.now_ms, destination=new.id, value=asked.secret)
+    """Register a destination.
+
+    It gets a signing secret of its own: the one given, or one that is made and shown in this
+    answer only.
+    """
+    request = await call.json(wire.Register)
+    new = new_destination(request, call.tenant, call.context.settings, call.now_ms)
+    check_secret(request.secret)
+    secret = new_secret(call.tenant, call.now_ms, destination=new.id, value=request.secret)
     await call.context.access.ensure_tenant(call.tenant)
     made = await call.context.store.register(new, secret)
     call.context.secrets.forget(call.tenant)
-    shown = secret.value if asked.secret is None else None
-    location = {"Location": f"/v1/destinations/{made.id}", **NO_STORE}
-    return answer(show.registered(made, shown), 201, location)
+    shown = secret.value if request.secret is None else None
+    location = {"Location": f"{_PATH}/{made.id}", **NO_STORE}
+    return respond(wire.RegisteredView(**_fields(made), secret=shown), 201, location)
 
 
-def registered(asked: Register, tenant: str, settings: Settings, now_ms: int) -> Destination:
-    """Return the destination that a registration makes. Raises ApiError (422) and Invalid."""
-    if asked.name.startswith("ds_"):
-        raise invalid("name", asked.name, "must not begin like an id")
-    check_url("url", asked.url, settings.allow_networks)
+def new_destination(
+    request: wire.Register, tenant: str, settings: Settings, now_ms: int
+) -> Destination:
+    """Return the destination that a registration makes. Raises Refusal (422) and Invalid."""
+    if request.name.startswith("ds_"):
+        raise invalid("name", request.name, "must not begin like an id")
+    check_url("url", request.url, settings.allow_networks)
     return Destination(
-        id=destination_id(tenant, name=asked.name),
+        id=destination_id(tenant, name=request.name),
         tenant=tenant,
-        name=asked.name,
-        url=asked.url,
-        policy=read_policy(asked.policy)[0],
-        headers=custom_headers(asked.headers, settings.signature_header),
+        name=request.name,
+        url=request.url,
+        policy=read_policy(request.policy)[0],
+        headers=custom_headers(request.headers, settings.signature_header),
         paused=False,
         disabled_reason=None,
-        concurrency=asked.concurrency,
-        rate_per_second=asked.rate_per_second,
+        concurrency=request.concurrency,
+        rate_per_second=request.rate_per_second,
         created_ms=now_ms,
     )
 
 
 def check_secret(value: str | None) -> None:
-    """Raise ApiError (422) for a text that cannot be a signing secret."""
+    """Raise Refusal (422) for a text that cannot be a signing secret."""
     fault = None if value is None else secret_fault(value)
     if fault is not None:
         raise invalid("secret", None, fault)
 
 
+@Operation(
+    "GET",
+    _ID,
+    tag="destinations",
+    scope="read",
+    responses={200: wire.DestinationView[str, PolicyShape]},
+    errors=("NOT_FOUND",),
+)
+async def get(call: Call) -> Response:
+    """Show a destination.
+
+    By id or by registered name.
+    """
+    return respond(view(await call.context.store.get_destination(call.tenant, call.path["id"])))
+
+
+@Operation(
+    "PATCH",
+    _ID,
+    tag="destinations",
+    scope="operate",
+    body=wire.DestinationChange,
+    example={"paused": True},
+    responses={200: wire.DestinationView[str, PolicyShape]},
+    errors=("NOT_FOUND",),
+)
 async def change(call: Call) -> Response:
-    """`PATCH /v1/destinations/{id}`."""
-    call.query(())
-    changes = changes_of(await call.json(DestinationChange), call.context.settings)
+    """Change a destination.
+
+    Pausing keeps its backlog, resuming closes its circuit, disabling makes its backlog dead. Null
+    puts a limit, the policy or the headers back to the default.
+    """
+    changes = changes_of(await call.json(wire.DestinationChange), call.context.settings)
     store = call.context.store
     if OF_REGISTERED & changes.keys():
         _check_registered(await store.get_destination(call.tenant, call.path["id"]))
@@ -101,115 +144,149 @@ async def change(call: Call) -> Response:
         call.tenant, call.path["id"], changes, now_ms=call.now_ms
     )
     call.context.engine.wake()
-    return answer(show.destination(changed))
+    return respond(view(changed))
 
 
-def _check_registered(found: Destination) -> None:
-    if found.name is None:
-        raise invalid("id", found.id, "only a registered one has its own url, policy or headers")
+def _check_registered(destination: Destination) -> None:
+    if destination.name is None:
+        reason = "only a registered one has its own url, policy or headers"
+        raise invalid("id", destination.id, reason)
 
 
-def changes_of(asked: DestinationChange, settings: Settings) -> dict[str, object]:
-    """Return the store's fields that a PATCH sets. Raises Invalid, and ApiError (422) where it
+def changes_of(request: wire.DestinationChange, settings: Settings) -> dict[str, object]:
+    """Return the store's fields that a PATCH sets. Raises Invalid, and Refusal (422) where it
     sets none."""
     changes: dict[str, Any] = {}
     for name in ("url", "paused", "concurrency", "rate_per_second"):
-        value = getattr(asked, name)
+        value = getattr(request, name)
         if value is not UNSET:
             changes[name] = value
     if "url" in changes:
         check_url("url", changes["url"], settings.allow_networks)
-    if asked.policy is not UNSET:
-        changes["policy"] = read_policy(asked.policy)[0]
-    if asked.headers is not UNSET:
-        changes["headers"] = custom_headers(asked.headers, settings.signature_header)
-    if asked.disabled is not UNSET:
-        changes["disabled_reason"] = DISABLED_BY_HAND if asked.disabled else None
+    if request.policy is not UNSET:
+        changes["policy"] = read_policy(request.policy)[0]
+    if request.headers is not UNSET:
+        changes["headers"] = custom_headers(request.headers, settings.signature_header)
+    if request.disabled is not UNSET:
+        changes["disabled_reason"] = DISABLED_BY_HAND if request.disabled else None
     if not changes:
         raise invalid("body", None, "names nothing to change")
     return changes
 
 
+@Operation(
+    "DELETE",
+    _ID,
+    tag="destinations",
+    scope="operate",
+    responses={204: None},
+    errors=("NOT_FOUND",),
+)
 async def remove(call: Call) -> Response:
-    """`DELETE /v1/destinations/{id}`."""
-    call.query(())
+    """Remove a destination.
+
+    With its secrets; its backlog is made dead.
+    """
     await call.context.store.remove_destination(call.tenant, call.path["id"], now_ms=call.now_ms)
     call.context.secrets.forget(call.tenant)
     return Response(status_code=204)
 
 
-_PATH: Final = "/v1/destinations"
-_ID: Final = f"{_PATH}/{{id}}"
-OPERATIONS: Final = (
-    Operation(
-        method="GET",
-        path=_PATH,
-        handler=search,
-        scope="read",
-        tag="destinations",
-        summary="List destinations",
-        parameters=PAGE,
-        answers={200: list[wire.DestinationView[str, wire.PolicyShape]]},
-    ),
-    Operation(
-        method="POST",
-        path=_PATH,
-        handler=register,
-        scope="operate",
-        tag="destinations",
-        summary="Register a destination",
-        about="It gets a signing secret of its own: the one given, or one that is made and shown "
-        "in this answer only.",
-        body=Register,
-        example={"name": "billing", "url": "https://example.com/webhooks", "concurrency": 8},
-        answers={201: wire.RegisteredView[str, wire.PolicyShape]},
-        errors=("CONFLICT",),
-    ),
-    Operation(
-        method="GET",
-        path=_ID,
-        handler=get,
-        scope="read",
-        tag="destinations",
-        summary="Show a destination",
-        about="By id or by registered name.",
-        answers={200: wire.DestinationView[str, wire.PolicyShape]},
-        errors=("NOT_FOUND",),
-    ),
-    Operation(
-        method="PATCH",
-        path=_ID,
-        handler=change,
-        scope="operate",
-        tag="destinations",
-        summary="Change a destination",
-        about="Pausing keeps its backlog, resuming closes its circuit, disabling makes its "
-        "backlog dead. Null puts a limit, the policy or the headers back to the default.",
-        body=DestinationChange,
-        example={"paused": True},
-        answers={200: wire.DestinationView[str, wire.PolicyShape]},
-        errors=("NOT_FOUND",),
-    ),
-    Operation(
-        method="DELETE",
-        path=_ID,
-        handler=remove,
-        scope="operate",
-        tag="destinations",
-        summary="Remove a destination",
-        about="With its secrets; its backlog is made dead.",
-        answers={204: None},
-        errors=("NOT_FOUND",),
-    ),
-    Operation(
-        method="POST",
-        path=f"{_ID}/test",
-        handler=probe,
-        scope="operate",
-        tag="destinations",
-        summary="Send a test callback",
-        about="Signed like any other, sent once, and not stored.",
-        answers={200: wire.AttemptView[str]},
-        errors=("NOT_FOUND",),
-    ),
+@Operation(
+    "POST",
+    f"{_ID}/test",
+    tag="destinations",
+    scope="operate",
+    responses={200: wire.AttemptView[str]},
+    errors=("NOT_FOUND",),
 )
+async def probe(call: Call) -> Response:
+    """Send a test callback.
+
+    Signed like any other, sent once, and not stored.
+    """
+    call.context.intake.check_ready()
+    destination = await call.context.store.get_destination(call.tenant, call.path["id"])
+    if call.context.probes.locked():
+        raise unavailable("too many tests run at once")
+    async with call.context.probes:
+        delivery = delivery_to(destination, call.now_ms)
+        outcome = await call.context.engine.probe(delivery)
+    return respond(_attempt(outcome, delivery.policy))
+
+
+def delivery_to(destination: Destination, now_ms: int) -> Delivery:
+    """Return a test delivery that no claim holds."""
+    test_id = new_id("test", now_ms)
+    policy = load(destination.policy)
+    body = {"jobId": test_id, "status": TEST_STATUS, "createdAt": iso(now_ms)}
+    return Delivery(
+        id=test_id,
+        tenant=destination.tenant,
+        job_id=test_id,
+        destination=destination.id,
+        registered=destination.name is not None,
+        url=destination.url,
+        body=encode(body),
+        content_type=JSON,
+        headers=destination.headers,
+        policy=policy,
+        fence=0,
+        attempt=1,
+        tries=0,
+        created_ms=now_ms,
+        expires_ms=now_ms + round(policy.timeout * 1000),
+        high=True,
+    )
+
+
+def _attempt(outcome: Outcome, policy: Policy) -> wire.AttemptView[str]:
+    """Return a test's outcome, as the attempt that it is."""
+    return wire.AttemptView(
+        n=1,
+        started_at=iso(outcome.started_ms),
+        duration_ms=outcome.duration_ms,
+        outcome=attempt_outcome(outcome, policy),
+        status_code=outcome.status_code,
+        error=outcome.error,
+        response_excerpt=outcome.excerpt,
+    )
+
+
+def view(value: Destination) -> wire.DestinationView[str, PolicyShape]:
+    """Return a destination as it is shown."""
+    return wire.DestinationView(**_fields(value))
+
+
+def _fields(value: Destination) -> dict[str, Any]:
+    return {
+        "id": value.id,
+        "name": value.name,
+        "url": value.url if value.name is not None else lane_url(value.url),
+        "health": health(value),
+        "backlog": value.backlog,
+        "sending": value.sending,
+        "paused": value.paused,
+        "disabled": value.disabled_reason is not None,
+        "disabled_reason": value.disabled_reason,
+        "held_until": iso(value.held_until_ms),
+        "held_reason": "paused" if value.paused else value.held_reason,
+        "failures": value.failures,
+        "concurrency": value.concurrency,
+        "rate_per_second": value.rate_per_second,
+        "policy": None if value.policy is None else wire.policy_shape(load(value.policy)),
+        "header_names": [name for name, _ in value.headers],
+        "created_at": iso(value.created_ms),
+    }
+
+
+def health(value: Destination) -> str:
+    """One word on a destination, the gravest that holds."""
+    if value.disabled_reason is not None:
+        return "disabled"
+    if value.circuit_open:
+        return "circuit-open"
+    return "failing" if value.failures else "healthy"
+
+
+OPERATIONS: Final = (search, register, get, change, remove, probe)

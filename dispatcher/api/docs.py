@@ -4,10 +4,10 @@ import json
 import re
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any, Final
 
-from dispatcher.api.style import CSS
-
+_CSS: Final = Path(__file__).with_name("docs.css").read_text("utf-8")
 _EXAMPLE_HOST: Final = "$DISPATCHER_URL"
 _CODE: Final = re.compile(r"`([^`]+)`")
 
@@ -29,7 +29,7 @@ def page(document: Mapping[str, Any]) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(info['title'])}</title><style>{CSS}</style></head><body>"
+        f"<title>{escape(info['title'])}</title><style>\n{_CSS}</style></head><body>"
         f'<nav><a class="home" href="#top">Postback <small>{escape(info["version"])}</small></a>'
         f'{links}<p class="group"><a href="#schemas">schemas</a></p>'
         '<p class="group"><a href="/openapi.json">openapi.json</a></p></nav>'

@@ -1,30 +1,30 @@
-"""What every request passes, in order: its id, its route, its key, its tenant, its handler; and
-where every error becomes an answer."""
+"""An operation of the interface, and what every request to it passes, in order: its id, its route,
+its key, its tenant, its query, its handler; and where every error becomes a response."""
 
+import inspect
 import itertools
 import os
 import re
 import time
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Final, Literal
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
+from starlette.types import Scope as Asgi
 
-from dispatcher.access import Forbidden, Unauthorized
-from dispatcher.api import errors
-from dispatcher.api.call import Call, answer
-from dispatcher.api.context import Context
-from dispatcher.api.errors import ApiError
-from dispatcher.api.operation import Operation
-from dispatcher.filters import FilterError
-from dispatcher.intake import IntakeError
-from dispatcher.store.errors import StoreError
-from receiver.base import http, log
-from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid
+from dispatcher.api.call import Call, Context
+from dispatcher.api.errors import ApiError, to_refusal
+from dispatcher.api.json import respond
+from dispatcher.values import Scope
+from receiver.base import http
+from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid, read_query
 
-_LOG: Final = log.get("dispatcher.api")
-# Read and forgotten before an early answer: a peer that is still sending would not see it.
+Handler = Callable[[Call], Awaitable[Response]]
+Method = Literal["GET", "POST", "PATCH", "DELETE"]
+
+# Read and forgotten before an early response: a peer that is still sending would not see it.
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
 # A second one of these would make the request say two things.
 _SINGLE: Final = (
@@ -42,6 +42,56 @@ _numbers: Final = itertools.count(1)
 _process: Final = os.urandom(5).hex()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """A query parameter or header, as it is documented."""
+
+    name: str
+    about: str
+    where: Literal["query", "header"] = "query"
+    required: bool = False
+    type: Any = str
+
+
+@dataclass(slots=True)
+class Operation:
+    """One method on one path: who may call it, what it takes and what it responds with. It
+    decorates its handler, whose docstring documents it: a summary, and what else there is to say.
+
+    `scope` None is public. `body` is the type of its JSON body, or None where `media` is taken as
+    it is. `responses` names what each success status carries: a type, a media type, or nothing.
+    `errors` are the codes that this operation adds to those which every one may answer. The query
+    may hold its `parameters` alone, unless one is named like `tag.KEY`: then its handler checks.
+    """
+
+    method: Method
+    path: str
+    _: KW_ONLY
+    tag: str
+    scope: Scope | None = None
+    body: Any = None
+    media: tuple[str, ...] = ()
+    example: Any = None
+    parameters: tuple[Parameter, ...] = ()
+    responses: Mapping[int, Any] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+    handler: Handler = field(init=False)
+    summary: str = field(init=False)
+    about: str = field(init=False)
+
+    def __call__(self, handler: Handler) -> "Operation":
+        summary, _, about = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
+        self.handler = handler
+        self.summary, self.about = summary.removesuffix("."), " ".join(about.split())
+        return self
+
+    @property
+    def query_names(self) -> tuple[str, ...] | None:
+        """The only parameters that its query may hold, or None where its handler checks."""
+        names = tuple(one.name for one in self.parameters if one.where == "query")
+        return None if any(name.endswith(".KEY") for name in names) else names
+
+
 class Endpoint:
     """The operations of one path, as an ASGI application."""
 
@@ -50,17 +100,16 @@ class Endpoint:
         self._path = operations[0].path
         self._bodies = bodies
         self._timeout_s = context.settings.request_timeout
-        self._operations: dict[str, Operation] = {
-            operation.method: operation for operation in operations
-        }
-        self._submits = any(operation.scope == "submit" for operation in operations)
+        self._operations: dict[str, Operation] = {one.method: one for one in operations}
+        self._query_names = {one.method: one.query_names for one in operations}
+        self._submits = any(one.scope == "submit" for one in operations)
         self._allow = ", ".join(sorted(self._operations))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
         begun_s = time.perf_counter()
         request = Request(scope, receive, _request_id(scope))
         try:
-            response = await self._answer(scope, request)
+            response = await self._respond(scope, request)
             close = await request.finish(
                 response.status_code, timeout_s=self._timeout_s, bytes_max=DISCARDED_BYTES_MAX
             )
@@ -72,7 +121,7 @@ class Endpoint:
         )
         await _send(scope, receive, send, response, request.id, close=close)
 
-    async def _answer(self, scope: Scope, request: Request) -> Response:
+    async def _respond(self, scope: Asgi, request: Request) -> Response:
         try:
             operation = self._operation(request.method)
             request.check_single(_SINGLE)
@@ -84,14 +133,15 @@ class Endpoint:
             )
             if operation.scope is not None:
                 await _admit(call, operation.scope)
+                call.query = read_query(request.query, self._query_names[operation.method])
             return await operation.handler(call)
         except Disconnected:
             raise
         except Exception as error:  # the last resort: no fault of ours may leak or hang
-            refusal = to_api_error(error, request.id)
+            refusal = to_refusal(error, request.id)
             if self._submits:
                 self._context.metrics.refused(refusal.code)
-            return refuse(refusal, request.id)
+            return error_response(refusal, request.id)
 
     def _operation(self, method: str) -> Operation:
         operation = self._operations.get("GET" if method == "HEAD" else method)
@@ -104,18 +154,19 @@ class Endpoint:
         return operation
 
 
-async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    """Return the answer to a path that there is not."""
+async def not_found(scope: Asgi, receive: Receive, send: Send) -> None:
+    """Respond to a path that there is not."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1000, "reason": ""})
         return
     request = Request(scope, receive, _request_id(scope))
-    response = refuse(ApiError("NOT_FOUND", "there is no such route; see /docs"), request.id)
+    unknown = ApiError("NOT_FOUND", "there is no such route; see /docs")
+    response = error_response(unknown, request.id)
     await _send(scope, receive, send, response, request.id, close=not request.has_arrived)
 
 
 async def _send(
-    scope: Scope,
+    scope: Asgi,
     receive: Receive,
     send: Send,
     response: Response,
@@ -134,7 +185,7 @@ async def _send(
     await response(scope, receive, send)
 
 
-async def _admit(call: Call, scope: str) -> None:
+async def _admit(call: Call, scope: Scope) -> None:
     principal = await call.context.access.principal(call.header(b"authorization"))
     principal.require(scope)
     named = call.header(b"postback-tenant")
@@ -145,34 +196,12 @@ async def _admit(call: Call, scope: str) -> None:
     call.principal = principal
 
 
-def to_api_error(error: Exception, request_id: str) -> Refusal:
-    """Return what the caller is told about `error`; a fault of ours is logged with the request's
-    id."""
-    if isinstance(error, StoreError):
-        try:
-            error = errors.from_store(error)
-        except StoreError as unknown:
-            error = unknown
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, IntakeError):
-        return errors.from_intake(error)
-    if isinstance(error, FilterError):
-        return errors.from_filter(error)
-    if isinstance(error, Unauthorized):
-        return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
-    if isinstance(error, Forbidden):
-        return ApiError("FORBIDDEN", str(error))
-    _LOG.exception("request failed", requestId=request_id)
-    return ApiError("INTERNAL", "a fault of ours; its requestId finds it in the log")
+def error_response(error: Refusal, request_id: str) -> Response:
+    """Return the response that `error` is."""
+    return respond(error.document(request_id), error.status, error.headers)
 
 
-def refuse(error: Refusal, request_id: str) -> Response:
-    """Return the answer that `error` is."""
-    return answer(error.document(request_id), error.status, error.headers)
-
-
-def _request_id(scope: Scope) -> str:
+def _request_id(scope: Asgi) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             given: str = value.decode("ascii")

@@ -1,13 +1,27 @@
-"""Every error answer of the API: one shape, one table of codes, and what the store's errors
+"""Every error response of the API: one shape, one table of codes, and what errors from elsewhere
 become."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher import intake
+from dispatcher.access import Forbidden, Unauthorized
 from dispatcher.filters import FilterError
-from dispatcher.store import errors
+from dispatcher.intake import IntakeError
+from dispatcher.store.errors import (
+    Conflict,
+    DestinationDisabled,
+    KeyReused,
+    NotFound,
+    PayloadGone,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
+from receiver.base import log
 from receiver.base.http import Refusal, invalid
+
+_LOG: Final = log.get("dispatcher.api")
 
 # code: (status, when it is answered). The OpenAPI document lists the same table.
 CODES: Final[dict[str, tuple[int, str]]] = {
@@ -52,30 +66,43 @@ def unavailable(message: str) -> ApiError:
     return ApiError("UNAVAILABLE", message, headers={"Retry-After": str(RETRY_SOON_S)})
 
 
-_STORE_CODES: Final[tuple[tuple[type[errors.StoreError], str], ...]] = (
-    (errors.NotFound, "NOT_FOUND"),
-    (errors.DestinationDisabled, "DESTINATION_DISABLED"),
-    (errors.PayloadGone, "PAYLOAD_GONE"),
-    (errors.Conflict, "CONFLICT"),
-)
-
-
-def from_store(error: errors.StoreError) -> Refusal:
-    """Return what the caller is told about an error of the store; unknown kinds are raised
-    again."""
-    if isinstance(error, errors.KeyReused):
-        return ApiError("IDEMPOTENCY_CONFLICT", str(error), details={"firstId": error.first_id})
-    if isinstance(error, errors.StoreUnavailable):
-        return unavailable(str(error))
-    if isinstance(error, errors.StoreFull):
-        return ApiError("STORAGE_LIMIT_EXCEEDED", str(error))
-    for kind, code in _STORE_CODES:
+def to_refusal(error: Exception, request_id: str) -> Refusal:
+    """Return what the caller is told about `error`; a fault of ours is logged with the request's
+    id."""
+    match error:
+        case Refusal():
+            return error
+        case IntakeError():
+            return _from_intake(error)
+        case FilterError():
+            return from_filter(error)
+        case Unauthorized():
+            return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
+        case Forbidden():
+            return ApiError("FORBIDDEN", str(error))
+        case KeyReused():
+            details = {"firstId": error.first_id}
+            return ApiError("IDEMPOTENCY_CONFLICT", str(error), details=details)
+        case StoreUnavailable():
+            return unavailable(str(error))
+    for kind, code in _STORE_CODES.items():
         if isinstance(error, kind):
             return ApiError(code, str(error))
-    raise error
+    _LOG.exception("request failed", requestId=request_id)
+    return ApiError("INTERNAL", "a fault of ours; its requestId finds it in the log")
 
 
-def from_intake(error: intake.IntakeError) -> Refusal:
+# A kind before those that it is one of.
+_STORE_CODES: Final[dict[type[StoreError], str]] = {
+    NotFound: "NOT_FOUND",
+    DestinationDisabled: "DESTINATION_DISABLED",
+    PayloadGone: "PAYLOAD_GONE",
+    Conflict: "CONFLICT",
+    StoreFull: "STORAGE_LIMIT_EXCEEDED",
+}
+
+
+def _from_intake(error: IntakeError) -> Refusal:
     """Return what the caller is told about a callback that was not taken."""
     message = str(error)
     match error:

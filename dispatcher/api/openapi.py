@@ -7,11 +7,11 @@ from typing import Any, Final, get_origin
 import msgspec
 
 from dispatcher import VERSION
+from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import CODES
-from dispatcher.api.operation import Operation, Parameter
+from dispatcher.api.json import JSON
 from dispatcher.wire import ErrorView
 
-JSON: Final = "application/json"
 TAGS: Final = {
     "callbacks": "Hand over finished jobs, and see what became of them.",
     "replays": "Deliver again what failed, all at once.",
@@ -91,7 +91,7 @@ class _Schemas:
     def __init__(self, operations: Iterable[Operation]) -> None:
         types: list[Any] = [ErrorView]
         for operation in operations:
-            types += [operation.body, *operation.answers.values()]
+            types += [operation.body, *operation.responses.values()]
             types += [parameter.type for parameter in operation.parameters]
         wanted = [one for one in types if one is not None and not isinstance(one, str)]
         unique = list({repr(one): one for one in wanted}.values())
@@ -155,7 +155,7 @@ def _parameters(operation: Operation, schemas: _Schemas) -> list[dict[str, Any]]
 
 def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): _answer(carried, schemas) for status, carried in operation.answers.items()
+        str(status): _answer(carried, schemas) for status, carried in operation.responses.items()
     }
     by_status: dict[int, list[str]] = {}
     for code in error_codes(operation):

@@ -1,37 +1,100 @@
-"""Taking callbacks in: as JSON and raw."""
+"""Taking callbacks in: as JSON, as any bytes, and many at once."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, get_args
 
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from dispatcher import wire
-from dispatcher.api import show
-from dispatcher.api.call import JSON_BYTES_MAX, Call, answer
-from dispatcher.api.operation import Operation, Parameter
-from dispatcher.intake import Submission, check_length, from_wire
+from dispatcher import intake, wire
+from dispatcher.api.call import JSON_BYTES_MAX, Call
+from dispatcher.api.endpoint import Operation, Parameter
+from dispatcher.api.errors import ApiError, to_refusal
+from dispatcher.api.json import JSON, decode, decoder, encode, respond
+from dispatcher.intake import Submission
 from dispatcher.policy import PresetName
-from dispatcher.values import Priority
-from dispatcher.wire import Submit
+from dispatcher.values import Priority, Submitted
+from receiver.base.clock import iso
 from receiver.base.http import invalid
 
+NDJSON: Final = "application/x-ndjson"
+# Lines submitted at once: enough to share a commit, few enough to let other requests between.
+LINES_AT_ONCE: Final = 64
 _RAW_NAMES: Final = (
     "jobId", "callbackUrl", "destination", "jobStatus", "priority", "policy", "tag.KEY",
 )  # fmt: skip
+_IDEMPOTENCY_KEY: Final = Parameter(
+    name="Idempotency-Key",
+    where="header",
+    about="1 to 255 visible ASCII characters. The same key with the same content answers 200 with "
+    "the first callback; with other content 409. Without it, jobId, jobStatus and destination "
+    "are the key.",
+)
+_TAKEN: Final = {202: wire.AcceptedView[str], 200: wire.AcceptedView[str]}
+_ERRORS: Final = (
+    "IDEMPOTENCY_CONFLICT",
+    "DESTINATION_DISABLED",
+    "PAYLOAD_TOO_LARGE",
+    "QUEUE_FULL",
+    "STORAGE_LIMIT_EXCEEDED",
+)
 
 
+@Operation(
+    "POST",
+    "/v1/callbacks",
+    tag="callbacks",
+    scope="submit",
+    body=wire.Submit,
+    example={
+        "jobId": "job_1234567890abcdef",
+        "callbackUrl": "https://example.com/webhooks/job-complete",
+        "payload": {"jobId": "job_1234567890abcdef", "status": "completed", "output": {}},
+        "tags": {"userId": "user_123"},
+    },
+    parameters=(_IDEMPOTENCY_KEY,),
+    responses=_TAKEN,
+    errors=_ERRORS,
+)
 async def submit(call: Call) -> Response:
-    """`POST /v1/callbacks`."""
-    call.query(())
+    """Submit a callback.
+
+    A 2xx means that it is on disk. The bytes of `payload`, as they stand in the request, are what
+    is delivered.
+    """
     bytes_max = call.context.settings.payload_bytes_max + JSON_BYTES_MAX
-    shape = await call.json(Submit, bytes_max)
-    return await _take(call, from_wire(shape, call.header(b"idempotency-key")))
+    shape = await call.json(wire.Submit, bytes_max)
+    return await _take(call, intake.from_wire(shape, call.header(b"idempotency-key")))
 
 
+@Operation(
+    "POST",
+    "/v1/callbacks/raw",
+    tag="callbacks",
+    scope="submit",
+    media=("*/*",),
+    parameters=(
+        Parameter(name="jobId", about="The job's id.", required=True),
+        Parameter(name="callbackUrl", about="Where to; or name a destination."),
+        Parameter(name="destination", about="A registered destination's name."),
+        Parameter(name="jobStatus", about="The job's status."),
+        Parameter(name="priority", about="Which class it waits in.", type=Priority),
+        Parameter(name="policy", about="A preset.", type=PresetName),
+        Parameter(name="tag.KEY", about="The tag KEY; up to 16 of them."),
+        _IDEMPOTENCY_KEY,
+    ),
+    responses=_TAKEN,
+    errors=_ERRORS,
+)
 async def submit_raw(call: Call) -> Response:
-    """`POST /v1/callbacks/raw`: everything but the body stands in the query."""
+    """Submit any bytes.
+
+    The body goes out byte for byte, with the content type it came with.
+    """
     given = raw_submission(
-        call.query(),
+        call.query,
         content_type=call.header(b"content-type") or "application/octet-stream",
         body=await call.body(call.context.settings.payload_bytes_max),
         key=call.header(b"idempotency-key"),
@@ -42,30 +105,42 @@ async def submit_raw(call: Call) -> Response:
 async def _take(call: Call, given: Submission) -> Response:
     submitted = await call.context.intake.accept(call.tenant, given)
     status = 200 if submitted.duplicate else 202
-    return answer(show.accepted(submitted), status, {"Location": f"/v1/callbacks/{submitted.id}"})
+    location = {"Location": f"/v1/callbacks/{submitted.id}"}
+    return respond(wire.AcceptedView(**_accepted(submitted)), status, location)
+
+
+def _accepted(submitted: Submitted) -> dict[str, Any]:
+    # Whether a fresh one was dispatched at once is a matter of microseconds, not of its story.
+    return {
+        "id": submitted.id,
+        "job_id": submitted.job_id,
+        "status": submitted.state if submitted.duplicate else "pending",
+        "created_at": iso(submitted.created_ms),
+        "duplicate": submitted.duplicate,
+    }
 
 
 def raw_submission(
-    found: Mapping[str, str], *, content_type: str, body: bytes, key: str | None
+    query: Mapping[str, str], *, content_type: str, body: bytes, key: str | None
 ) -> Submission:
-    """Return the submission that a raw request's query makes. Raises ApiError (422)."""
-    tags = {name[4:]: value for name, value in found.items() if name.startswith("tag.")}
-    for name, value in found.items():
+    """Return the submission that a raw request's query makes. Raises Refusal (422) and Invalid."""
+    tags = {name[4:]: value for name, value in query.items() if name.startswith("tag.")}
+    for name, value in query.items():
         if name not in _RAW_NAMES[:-1] and not name.startswith("tag."):
             raise invalid(name, value, f"unknown parameter; there are {', '.join(_RAW_NAMES)}")
     for tag, value in tags.items():  # known here by the names of their parameters
-        check_length("tag", tag, 1, wire.TAG_CHARS_MAX)
-        check_length(f"tag.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
+        intake.check_length("tag", tag, 1, wire.TAG_CHARS_MAX)
+        intake.check_length(f"tag.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
     return Submission(
-        job_id=found.get("jobId", ""),
+        job_id=query.get("jobId", ""),
         body=body,
         content_type=content_type,
-        callback_url=found.get("callbackUrl"),
-        destination=found.get("destination"),
-        job_status=found.get("jobStatus"),
-        priority=_one_of("priority", found.get("priority", "normal"), Priority),
+        callback_url=query.get("callbackUrl"),
+        destination=query.get("destination"),
+        job_status=query.get("jobStatus"),
+        priority=_one_of("priority", query.get("priority", "normal"), Priority),
         tags=tags,
-        policy=_one_of("policy", found["policy"], PresetName) if "policy" in found else None,
+        policy=_one_of("policy", query["policy"], PresetName) if "policy" in query else None,
         idempotency_key=key,
     )
 
@@ -76,61 +151,76 @@ def _one_of(name: str, text: str, allowed: Any) -> Any:
     return text
 
 
-IDEMPOTENCY_KEY: Final = Parameter(
-    name="Idempotency-Key",
-    where="header",
-    about="1 to 255 visible ASCII characters. The same key with the same content answers 200 with "
-    "the first callback; with other content 409. Without it, jobId, jobStatus and destination "
-    "are the key.",
+@Operation(
+    "POST",
+    "/v1/callbacks/batch",
+    tag="callbacks",
+    scope="submit",
+    body=wire.BatchLine,
+    media=(NDJSON, JSON),
+    example={
+        "jobId": "job_1",
+        "callbackUrl": "https://example.com/webhooks",
+        "payload": {"status": "completed"},
+    },
+    responses={200: wire.LineView[str]},
+    errors=("PAYLOAD_TOO_LARGE",),
 )
-_ERRORS: Final = (
-    "IDEMPOTENCY_CONFLICT",
-    "DESTINATION_DISABLED",
-    "PAYLOAD_TOO_LARGE",
-    "QUEUE_FULL",
-    "STORAGE_LIMIT_EXCEEDED",
-)
-OPERATIONS: Final = (
-    Operation(
-        method="POST",
-        path="/v1/callbacks",
-        handler=submit,
-        scope="submit",
-        tag="callbacks",
-        summary="Submit a callback",
-        about="A 2xx means that it is on disk. The bytes of `payload`, as they stand in the "
-        "request, are what is delivered.",
-        body=Submit,
-        example={
-            "jobId": "job_1234567890abcdef",
-            "callbackUrl": "https://example.com/webhooks/job-complete",
-            "payload": {"jobId": "job_1234567890abcdef", "status": "completed", "output": {}},
-            "tags": {"userId": "user_123"},
-        },
-        parameters=(IDEMPOTENCY_KEY,),
-        answers={202: wire.AcceptedView[str], 200: wire.AcceptedView[str]},
-        errors=_ERRORS,
-    ),
-    Operation(
-        method="POST",
-        path="/v1/callbacks/raw",
-        handler=submit_raw,
-        scope="submit",
-        tag="callbacks",
-        summary="Submit any bytes",
-        about="The body goes out byte for byte, with the content type it came with.",
-        media=("*/*",),
-        parameters=(
-            Parameter(name="jobId", about="The job's id.", required=True),
-            Parameter(name="callbackUrl", about="Where to; or name a destination."),
-            Parameter(name="destination", about="A registered destination's name."),
-            Parameter(name="jobStatus", about="The job's status."),
-            Parameter(name="priority", about="Which class it waits in.", type=Priority),
-            Parameter(name="policy", about="A preset.", type=PresetName),
-            Parameter(name="tag.KEY", about="The tag KEY; up to 16 of them."),
-            IDEMPOTENCY_KEY,
-        ),
-        answers={202: wire.AcceptedView[str], 200: wire.AcceptedView[str]},
-        errors=_ERRORS,
-    ),
-)
+async def submit_batch(call: Call) -> Response:
+    """Submit many callbacks.
+
+    A submit in each line, and in the same order a result in each line of the answer: a submit's
+    answer or an error, with its `line` number. A bad line fails alone. A line may hold its own
+    `idempotencyKey`. Blank lines are skipped.
+    """
+    # All of it is read before the response begins, so that a client may do it the other way round.
+    if call.header(b"idempotency-key") is not None:
+        raise invalid("Idempotency-Key", None, "in a batch, each line has its own idempotencyKey")
+    call.request.check_media_type((NDJSON, JSON))
+    settings = call.context.settings
+    raw = await call.body(settings.batch_bytes_max)
+    if raw.count(b"\n") > settings.batch_lines_max:
+        raise ApiError("PAYLOAD_TOO_LARGE", f"more than {settings.batch_lines_max} lines")
+    call.context.intake.check_ready()
+    lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+    return Lines(_results(call, lines))
+
+
+class Lines(Response):
+    """A response that is sent piece by piece. It goes on when the client hangs up: what was begun
+    is not left half done."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        super().__init__(media_type=NDJSON)
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _results(call: Call, lines: Sequence[tuple[int, bytes]]) -> AsyncIterator[bytes]:
+    waiting = iter(lines)
+    while some := tuple(islice(waiting, LINES_AT_ONCE)):
+        yield b"".join(await asyncio.gather(*(_result(call, n, line) for n, line in some)))
+
+
+async def _result(call: Call, n: int, line: bytes) -> bytes:
+    """One line's result. Whatever is wrong with it stays with it."""
+    try:
+        depth_max = call.context.settings.json_depth_max
+        shape = decode(decoder(wire.BatchLine), line, depth_max=depth_max)
+        given = intake.from_wire(shape, shape.idempotency_key)
+        submitted = await call.context.intake.accept(call.tenant, given)
+    except Exception as error:  # told in its line, and logged where it is ours
+        refusal = to_refusal(error, call.request.id)
+        call.context.metrics.refused(refusal.code)
+        return encode({"line": n, "status": refusal.status, **refusal.document()}) + b"\n"
+    return encode(wire.LineView(**_accepted(submitted), line=n)) + b"\n"
+
+
+OPERATIONS: Final = (submit, submit_raw, submit_batch)

@@ -15,8 +15,8 @@ import dispatcher.settings
 import receiver.cli.root
 import receiver.metrics
 import receiver.settings
+from dispatcher.api.app import OPERATIONS
 from dispatcher.api.errors import CODES
-from dispatcher.api.routes import OPERATIONS
 from dispatcher.app import Service
 from dispatcher.states import FINAL, STATES, TRANSITIONS
 from receiver.inbox.listing import Backlog

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dispatcher.api import show
-from dispatcher.api.context import PROBES_MAX
+from dispatcher.api import destinations
+from dispatcher.api.call import PROBES_MAX
 from dispatcher.app import Service
 from dispatcher.values import Destination
 from receiver.signature import generate_secret
@@ -241,8 +241,8 @@ def test_health_is_the_gravest_word_that_holds() -> None:
     failing = replace(HEALTHY, failures=2)
     open_circuit = replace(failing, circuit_open=True, held_until_ms=1_000, held_reason="circuit")
     disabled = replace(open_circuit, disabled_reason="410")
-    words = [show.health(one) for one in (HEALTHY, failing, open_circuit, disabled)]
+    words = [destinations.health(one) for one in (HEALTHY, failing, open_circuit, disabled)]
     assert words == ["healthy", "failing", "circuit-open", "disabled"]
-    shown = show.destination(open_circuit)
+    shown = destinations.view(open_circuit)
     assert (shown.held_until, shown.held_reason) == ("1970-01-01T00:00:01.000Z", "circuit")
-    assert show.destination(replace(open_circuit, paused=True)).held_reason == "paused"
+    assert destinations.view(replace(open_circuit, paused=True)).held_reason == "paused"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.api.documents import check_depth, check_keys, decode
+from dispatcher.api.json import check_depth, check_keys, decode
 from dispatcher.wire import ReplayRequest, Rotate, Submit
 from receiver.base.http import Refusal
 

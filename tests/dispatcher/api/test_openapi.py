@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from dispatcher.api import docs, openapi
+from dispatcher.api.app import OPERATIONS
+from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import CODES
-from dispatcher.api.operation import Operation
-from dispatcher.api.routes import OPERATIONS
 from tests.dispatcher.api.test_access import ROUTES
 
 DOCUMENT = openapi.document(OPERATIONS)
@@ -97,7 +97,7 @@ def test_every_operation_documents_its_errors(operation: Operation) -> None:
         response = responses[str(CODES[code][0])]
         if "$ref" in response:
             assert resolve(response["$ref"])["description"].startswith(f"`{code}`")
-        elif "content" in response and CODES[code][0] not in operation.answers:
+        elif "content" in response and CODES[code][0] not in operation.responses:
             assert f"`{code}`" in response["description"]
     if operation.scope is not None:
         assert "401" in responses

@@ -1,17 +1,24 @@
-"""JSON from strangers: strict where parsers are lenient, and cheap where documents are ordinary."""
+"""JSON in and out. Untrusted input is read strictly where parsers are lenient, and cheaply where
+documents are ordinary."""
 
 import json
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 import msgspec
+from starlette.responses import Response
 
 from dispatcher.api.errors import ApiError
 from receiver.base.http import Refusal, invalid
 
 T = TypeVar("T")
 
+JSON: Final = "application/json"
+NO_STORE: Final = {"Cache-Control": "no-store"}  # with a response that holds a key or a secret
+_ENCODER: Final = msgspec.json.Encoder()
+_decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
 _WHITESPACE: Final = b" \t\r\n"
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
 _UNMARKED: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
@@ -20,6 +27,25 @@ _WHERE: Final = re.compile(r"(?P<key>`key` in )?`\$(?P<path>[\w.\[\]]*)`")
 _FIELD: Final = re.compile(
     r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL
 )
+
+
+def respond(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response."""
+    return Response(encode(value), status, headers, JSON)
+
+
+def encode(value: Any) -> bytes:
+    """`value` as JSON."""
+    return _ENCODER.encode(value)
+
+
+def decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
+    """Return the decoder of a request's shape: made once, since making one costs more than using
+    it."""
+    made: msgspec.json.Decoder[T] | None = _decoders.get(shape)
+    if made is None:
+        made = _decoders[shape] = msgspec.json.Decoder(shape)
+    return made
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> T:
