@@ -63,7 +63,7 @@ def _message_of(error: urllib.error.HTTPError) -> str:
     if error.code == 404 and error.url.rstrip("/").split("?")[0].endswith("/inbox"):
         return "the service has no admin routes: start it with RECEIVER_ADMIN_KEY set"
     if error.code == 401:
-        return "it has another admin key: RECEIVER_ADMIN_KEY must be the one that it runs with"
+        return "the admin key is wrong: RECEIVER_ADMIN_KEY must be the receiver's own"
     try:
         return str(json.loads(error.read(64 * 1024))["message"])
     except (ValueError, KeyError, TypeError):

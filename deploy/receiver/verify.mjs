@@ -16,13 +16,13 @@ export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
   if (!Buffer.isBuffer(rawBody)) throw new Error("the body must be the raw bytes");
   if (!secret?.replace(PREFIX, "")) throw new Error("there is no secret");
   // While the platform replaces a secret, the one that you have may be the previous one.
-  const founding = ["x-webhook-signature", "x-webhook-signature-previous"]
+  const sha256Headers = ["x-webhook-signature", "x-webhook-signature-previous"]
     .map((name) => headers[name])
     .filter((value) => value !== undefined);
   const standard = ["webhook-id", "webhook-timestamp", "webhook-signature"];
   const hasStandard = standard.some((name) => headers[name] !== undefined);
-  if (founding.length === 0 && !hasStandard) throw new Error("there is no signature");
-  if (founding.length > 0) verifySha256(rawBody, founding, secret);
+  if (sha256Headers.length === 0 && !hasStandard) throw new Error("there is no signature");
+  if (sha256Headers.length > 0) verifySha256(rawBody, sha256Headers, secret);
   if (hasStandard) verifyStandard(rawBody, headers, secret, nowS);
   const { jobId, status } = parse(rawBody);
   return { jobId, status, messageId: headers["webhook-id"] };

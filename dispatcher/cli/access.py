@@ -92,7 +92,7 @@ def revoke_keys(
     service: ServiceDep,
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, as `keys list` shows.")],
 ) -> None:
-    """Make keys worthless, at once."""
+    """Revoke API keys, at once."""
     for_each(service, ids, _revoke)
 
 

@@ -174,7 +174,7 @@ def remove(
 
 @command(group, "test", "dispatcher destinations test billing")
 def test(service: ServiceDep, name: Name) -> None:
-    """Send a signed test callback now and show what it met. Exits with 1 unless it was
+    """Send a signed test callback now and show its outcome. Exits with 1 unless it was
     acknowledged."""
     call = calls.test_destination(name)
     response = service.client.raw(call)

@@ -167,7 +167,7 @@ def cancel(
         list[str], typer.Argument(metavar="ID…", help="Callbacks, or a filtered replay.")
     ],
 ) -> None:
-    """Deliver these callbacks no more. A running attempt ends and nothing follows it; a cancelled
+    """Cancel deliveries. A running attempt ends and nothing follows it; a cancelled
     callback can still be replayed."""
     for_each(service, ids, _cancel_one)
 

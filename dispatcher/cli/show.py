@@ -35,7 +35,7 @@ def show_callback(
         bool, typer.Option("--payload", help="Print the payload's bytes and nothing else.")
     ] = False,
 ) -> None:
-    """Tell the story of one callback: what came in, every attempt, and what comes next."""
+    """Show one callback: what came in, every attempt, and what comes next."""
     if only_payload:
         output.write_bytes(service.client.payload(id).body)
         return

@@ -27,7 +27,7 @@ def list_command(
     status: Annotated[
         Literal["accepted", "conflict", "late"] | None, typer.Option(help="What was answered.")
     ] = None,
-    state: Annotated[State | None, typer.Option(help="How far its handling is.")] = None,
+    state: Annotated[State | None, typer.Option(help="State of its handling.")] = None,
     job_id: Annotated[str | None, typer.Option(help="Only this job's messages.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     cursor: Annotated[str | None, typer.Option(help="Go on from a page's nextCursor.")] = None,
@@ -135,7 +135,7 @@ def prune_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what is done with and old. What waits or is dead stays, whatever its age.
+    """Delete old messages that are handled. What waits or is dead stays, whatever its age.
 
     Pruned messages are forgotten: a copy that comes in later is new.
 
