@@ -17,8 +17,9 @@ from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
+from dispatcher.store.database import StoreEvents
 from dispatcher.store.errors import StoreError
-from dispatcher.store.store import SharedStore, Store
+from dispatcher.store.store import Store
 from receiver.base import log
 from receiver.base.clock import now_ms
 
@@ -60,8 +61,14 @@ class Service:
 
     async def start(self) -> None:
         """Open everything and begin to deliver. Raises CannotStart and SettingError."""
-        self.store.on_commit = self.metrics.committed
-        await self.store.open()
+        await self.store.open(
+            StoreEvents(
+                on_ready=self.engine.on_ready,
+                on_commit=self.metrics.committed,
+                on_access=self._access_changed,
+                on_replays=self.replayer.wake,
+            )
+        )
         try:
             self.new_key = await self.access.bootstrap()
             await self.sender.open()
@@ -70,7 +77,6 @@ class Service:
             await self.sender.close()
             await self.store.close()
             raise
-        self._hear_others()
         self._show_gauges()
         self.engine.start()
         self.replayer.start()
@@ -98,13 +104,8 @@ class Service:
     ) -> None:
         await self.stop()
 
-    def _hear_others(self) -> None:
-        """Learn what other processes on the same database change, beside the work itself."""
-        if isinstance(self.store, SharedStore):
-            self.store.on_access = self._access_changed
-            self.store.on_replays = self.replayer.wake
-
     def _access_changed(self) -> None:
+        """Forget what another process on the same database changed: keys, tenants or secrets."""
         self.secrets.forget_all()
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload_access(), name="reload-access")

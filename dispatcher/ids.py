@@ -34,6 +34,7 @@ _TERMINAL: Final = frozenset(
 )
 _SEPARATORS: Final = str.maketrans("", "", " -_")
 CALLBACK_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
+_DESTINATION_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 _RANDOM_BYTES: Final = 10  # 80 random bits beside 48 bits of milliseconds, as in a ULID
 
 
@@ -75,6 +76,15 @@ def destination_id(tenant: str, *, name: str | None = None, url: str | None = No
     URL without its query, so that a token in the query does not make a lane of its own."""
     what = f"name\0{name}" if name is not None else f"url\0{lane_url(url or '')}"
     return "ds_" + sha256(f"{tenant}\0{what}".encode()).hexdigest()[:32]
+
+
+def resolve_destination(tenant: str, destination: str) -> str:
+    """Return the destination's id, given its id, its registered name or a URL."""
+    if _DESTINATION_ID.fullmatch(destination):
+        return destination
+    if "://" in destination:
+        return destination_id(tenant, url=destination)
+    return destination_id(tenant, name=destination)
 
 
 def lane_url(url: str) -> str:

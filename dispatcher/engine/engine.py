@@ -71,7 +71,6 @@ class Engine:
 
     def start(self) -> None:
         """Begin to claim and to take submits."""
-        self._store.on_ready = self._on_ready
         self._claiming = asyncio.create_task(self._claim_when_due(), name="claimer")
         self.ready = True
         self.wake()
@@ -157,7 +156,8 @@ class Engine:
 
     # --- claiming ---
 
-    def _on_ready(self, next_ready_ms: int | None) -> None:
+    def on_ready(self, next_ready_ms: int | None) -> None:
+        """Take over when the store's next work is due."""
         self._next_ready_ms = next_ready_ms
         self._arm()
 

@@ -4,16 +4,19 @@ import asyncio
 from pathlib import Path
 
 from dispatcher.settings import Settings
+from dispatcher.store.database import Database
 from dispatcher.store.errors import CannotStart, Conflict
 from dispatcher.store.sqlite import file
-from dispatcher.store.sqlite.store import SqliteStore
+from dispatcher.store.sqlite.database import SqliteDatabase
 from dispatcher.store.store import Store
 
 
 def open_store(settings: Settings) -> Store:
     """Return the store for `settings.database_url`, not yet opened. Raises CannotStart for a URL
     that names no database we know."""
-    return _postgres(settings) if is_postgres(settings.database_url) else SqliteStore(settings)
+    if is_postgres(settings.database_url):
+        return Store(_postgres(settings), settings)
+    return Store(SqliteDatabase(settings), settings)
 
 
 def is_postgres(url: str) -> bool:
@@ -30,14 +33,14 @@ def shown(url: str) -> str:
     return shown_postgres(url)
 
 
-def _postgres(settings: Settings) -> Store:
+def _postgres(settings: Settings) -> Database:
     try:
-        from dispatcher.store.postgres.store import PostgresStore
+        from dispatcher.store.postgres.database import PostgresDatabase
     except ModuleNotFoundError as error:
         raise CannotStart(
             f"PostgreSQL needs the package {error.name}: pip install '.[postgres]' in a checkout"
         ) from error
-    return PostgresStore(settings)
+    return PostgresDatabase(settings)
 
 
 async def backup(settings: Settings, target: Path) -> None:

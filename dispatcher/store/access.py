@@ -27,12 +27,7 @@ def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:
 
 def keys(tx: Tx) -> list[Key]:
     """Oldest first."""
-    return [
-        rows.key(row)
-        for row in tx.all(
-            "SELECT id, digest, tenant, scopes, label, created_ms FROM keys ORDER BY id"
-        )
-    ]
+    return [rows.key(row) for row in tx.all(f"{rows.KEY} ORDER BY id")]
 
 
 def add_key(tx: Tx, key: Key) -> None:
@@ -51,7 +46,7 @@ def add_key(tx: Tx, key: Key) -> None:
 
 def remove_key(tx: Tx, key: str) -> Key:
     """Raise NotFound."""
-    row = tx.one("SELECT id, digest, tenant, scopes, label, created_ms FROM keys WHERE id = ?", key)
+    row = tx.one(f"{rows.KEY} WHERE id = ?", key)
     if row is None:
         raise NotFound(f"there is no key {key}")
     tx.run("DELETE FROM keys WHERE id = ?", key)
@@ -60,7 +55,7 @@ def remove_key(tx: Tx, key: str) -> Key:
 
 def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:
     """Return the tenant's and its destinations', newest first."""
-    found = tx.all(f"{rows.SIGNING} WHERE tenant = ? ORDER BY id DESC", tenant)
+    found = tx.all(f"{rows.SECRET} WHERE tenant = ? ORDER BY id DESC", tenant)
     return [rows.secret(row) for row in found]
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dispatcher.store import access, rows, search
+from dispatcher.ids import resolve_destination
+from dispatcher.store import access, rows
 from dispatcher.store.errors import Conflict, NotFound
-from dispatcher.store.operators import CLEAR_CIRCUIT
+from dispatcher.store.lanes import clear_circuit
+from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
 
@@ -40,7 +42,7 @@ def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     """By id, by registered name or by URL. Raises NotFound."""
     row = tx.one(
         f"{rows.DESTINATION} WHERE d.id = ? AND d.tenant = ? AND d.removed_ms IS NULL",
-        search.resolve(tenant, destination),
+        resolve_destination(tenant, destination),
         tenant,
     )
     if row is None:
@@ -52,7 +54,7 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
     """Its id and whether it is paused, without counting its backlog. Raises NotFound."""
     row = tx.one(
         "SELECT id, paused FROM destinations WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
-        search.resolve(tenant, destination),
+        resolve_destination(tenant, destination),
         tenant,
     )
     if row is None:
@@ -61,7 +63,7 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
 
 
 def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
-    """Raise Conflict if the name is taken. One that was removed may be registered anew."""
+    """Raise Conflict if the name is taken. One that was removed may be registered again."""
     found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
     if found is not None and found[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
@@ -87,9 +89,9 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
 
 
 def change(
-    tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], *, concurrency: int
+    tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], rules: Rules
 ) -> str:
-    """Change the named fields of a destination and of its lane; `concurrency` is the default.
+    """Change the named fields of a destination and of its lane.
     Returns the id only, so that what it costs does not grow with the backlog."""
     changed, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
@@ -101,14 +103,14 @@ def change(
         "SELECT d.paused, d.disabled_reason, d.rate, coalesce(d.concurrency, ?), "
         "CASE WHEN lanes.window > coalesce(d.concurrency, ?) THEN coalesce(d.concurrency, ?) "
         "ELSE lanes.window END FROM destinations d WHERE d.id = lanes.id) WHERE id = ?",
-        concurrency,
-        concurrency,
-        concurrency,
+        rules.concurrency,
+        rules.concurrency,
+        rules.concurrency,
         changed,
     )
     if was_paused and changes.get("paused") is False:
-        tx.run(CLEAR_CIRCUIT, changed)
-    tx.notes.lanes.add(changed)
+        clear_circuit(tx, changed)
+    tx.changes.lanes.add(changed)
     return changed
 
 
@@ -130,11 +132,11 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     )
     tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, found)
     tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, found)
-    tx.notes.lanes.add(found)
+    tx.changes.lanes.add(found)
 
 
 def forget(tx: Tx, destination: str) -> bool:
-    """Delete a removed destination so that it can come into being anew; False, and nothing is
+    """Delete a removed destination so that it can come into being again; False, and nothing is
     changed, while its old backlog has not ended."""
     for left in ("class IN (0, 1, 2) AND state = 'pending'", "state = 'sending'"):
         if tx.one(f"SELECT 1 FROM callbacks WHERE destination = ? AND {left} LIMIT 1", destination):

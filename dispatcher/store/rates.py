@@ -1,4 +1,4 @@
-"""How much happened a second, over the last minute: in memory, so a restart begins anew."""
+"""How much happened a second, over the last minute: in memory, so a restart begins again."""
 
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ class Rates:
         total = sum(
             count
             for _, bucket in self._buckets
-            for (whose, what), count in bucket.items()
-            if what == event and tenant in (None, whose)
+            for (owner, what), count in bucket.items()
+            if what == event and tenant in (None, owner)
         )
         return total / max(1, min(WINDOW_S, second - self._first_s + 1))
 

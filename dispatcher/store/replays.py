@@ -5,30 +5,49 @@ from collections.abc import Sequence
 
 from dispatcher import filters
 from dispatcher.filters import Filter
-from dispatcher.store import operators, rows, search
+from dispatcher.ids import new_id
+from dispatcher.store import callbacks, rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx
 from dispatcher.values import Callback, Replay
 
 
-def matching(tenant: str, wanted: Filter, *, made_ms: int) -> tuple[str, list[object]]:
-    """Return the set is what matched and was final when the replay was made: whatever ends later,
-    or is replayed meanwhile and ends again, has a later end and is not in it."""
-    source, values = search.where(tenant, wanted)
+def matching(tenant: str, filter: Filter, *, made_ms: int) -> tuple[str, list[object]]:
+    """Return the set, as `callbacks.where` does: what matched and was final when the replay was
+    made. Whatever ends later, or is replayed meanwhile and ends again, is not in it."""
+    source, values = callbacks.where(tenant, filter)
     return f"{source} AND c.finished_ms <= ?", [*values, made_ms]
 
 
-def count(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int) -> int:
+def count(tx: Tx, tenant: str, filter: Filter, *, made_ms: int) -> int:
     """How many callbacks a replay made now would match."""
-    source, values = matching(tenant, wanted, made_ms=made_ms)
+    source, values = matching(tenant, filter, made_ms=made_ms)
     row = tx.one(f"SELECT count(*) {source}", *values)
     return 0 if row is None else int(row[0])
 
 
-def sample(tx: Tx, tenant: str, wanted: Filter, *, made_ms: int, limit: int) -> Sequence[Callback]:
+def sample(tx: Tx, tenant: str, filter: Filter, *, made_ms: int, limit: int) -> Sequence[Callback]:
     """Return some of what a replay made now would match, newest first."""
-    source, values = matching(tenant, wanted, made_ms=made_ms)
-    return search.newest(tx, source, values, search.order(wanted), limit=limit)
+    source, values = matching(tenant, filter, made_ms=made_ms)
+    return callbacks.newest(tx, source, values, callbacks.order(filter), limit=limit)
+
+
+def new(
+    tenant: str, filter: Filter, matched: int, rate_per_second: float | None, now_ms: int
+) -> Replay:
+    """Return a replay of what matches now, not yet stored."""
+    return Replay(
+        id=new_id("rp", now_ms),
+        tenant=tenant,
+        filter=json.dumps(filters.show(filter)),
+        rate_per_second=rate_per_second,
+        state="running" if matched else "done",
+        matched=matched,
+        replayed=0,
+        skipped=0,
+        created_ms=now_ms,
+        finished_ms=None if matched else now_ms,
+    )
 
 
 def make(tx: Tx, replay: Replay) -> Replay:
@@ -68,36 +87,46 @@ def upcoming(tx: Tx, replay: str, *, limit: int) -> tuple[str, list[str]]:
     if row is None:
         raise NotFound(f"there is no replay {replay}")
     tenant, text, made_ms, cursor = row
-    wanted = filters.parse(json.loads(text))
-    source, values = matching(tenant, wanted, made_ms=made_ms)
-    column = search.order(wanted)
+    filter = filters.parse(json.loads(text))
+    source, values = matching(tenant, filter, made_ms=made_ms)
+    column = callbacks.order(filter)
     found = tx.all(
         f"SELECT c.id {source} AND {column} > ? ORDER BY {column} LIMIT ?", *values, cursor, limit
     )
     return cursor, [row[0] for row in found]
 
 
-def feed(tx: Tx, replay: str, cursor: str, found: list[str], *, now_ms: int) -> Replay:
-    """Replay `found` and move the cursor behind them, in this one commit. An empty `found` ends
-    the replay. Nothing happens if the cursor has moved since the look, or the replay has ended."""
+def feed(
+    tx: Tx, replay: str, cursor: str, ids: Sequence[str], *, now_ms: int
+) -> tuple[bool, Replay]:
+    """Replay `ids` and move the cursor behind them, in this one commit. No `ids` end the replay.
+
+    Nothing happens if the cursor has moved since the look, if the replay has ended, or if another
+    process feeds it, the first that asked: so it keeps its rate over all processes. Returns whether
+    this is the one that feeds.
+    """
     row = tx.one("SELECT tenant, state, cursor, created_ms FROM replays WHERE id = ?", replay)
     if row is None:
         raise NotFound(f"there is no replay {replay}")
     tenant, state, current, made_ms = row
-    if state == "running" and current == cursor:
+    ours = tx.acquire(replay)
+    if ours and state == "running" and current == cursor:
         fed = sum(
-            _feed_one(tx, tenant, callback, made_ms=made_ms, now_ms=now_ms) for callback in found
+            _feed_one(tx, tenant, callback, made_ms=made_ms, now_ms=now_ms) for callback in ids
         )
-        _advance(tx, replay, found, fed, now_ms=now_ms)
-    return get(tx, tenant, replay)
+        _advance(tx, replay, ids, fed, now_ms=now_ms)
+    after = get(tx, tenant, replay)
+    if after.state != "running":
+        tx.let_go(replay)
+    return ours, after
 
 
 def _feed_one(tx: Tx, tenant: str, callback: str, *, made_ms: int, now_ms: int) -> bool:
     try:
-        shown = search.get(tx, tenant, callback)
+        shown = callbacks.get(tx, tenant, callback)
     except NotFound:  # pruned between the look and this commit
         return False
-    return _still_in(shown, made_ms) and operators.replay_in_background(
+    return _still_in(shown, made_ms) and callbacks.replay_in_background(
         tx, shown, made_ms=made_ms, now_ms=now_ms
     )
 
@@ -106,14 +135,14 @@ def _still_in(shown: Callback, made_ms: int) -> bool:
     return shown.finished_ms is not None and shown.finished_ms <= made_ms
 
 
-def _advance(tx: Tx, replay: str, found: list[str], fed: int, *, now_ms: int) -> None:
-    if found:
+def _advance(tx: Tx, replay: str, ids: Sequence[str], fed: int, *, now_ms: int) -> None:
+    if ids:
         tx.run(
             "UPDATE replays SET cursor = ?, replayed = replayed + ?, skipped = skipped + ? "
             "WHERE id = ?",
-            found[-1],
+            ids[-1],
             fed,
-            len(found) - fed,
+            len(ids) - fed,
             replay,
         )
     else:

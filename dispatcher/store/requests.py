@@ -5,12 +5,20 @@ from dataclasses import dataclass, field
 
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
-from dispatcher.values import Callback, Delivery
+from dispatcher.values import Callback, Delivery, NewCallback
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitRequest:
+    """A submit on its way to the commit. With `handover` it may be leased in it."""
+
+    new: NewCallback
+    handover: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """The end of one attempt. Fenced: recorded only while `delivery.fence` is the current claim."""
+    """The end of one attempt. Fenced: recorded only while `delivery.fence` is the current one."""
 
     delivery: Delivery
     outcome: Outcome

@@ -1,169 +1,247 @@
-"""Rows as values: the columns that reading verbs select, and what becomes of them."""
+"""Rows as values: the columns that verbs read and write, by name, once for every database."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from dispatcher import policy as policies
+from dispatcher.policy import Policy
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
+    HIGH,
+    NORMAL,
     Attempt,
     Callback,
+    Delivery,
     Destination,
     Headers,
     Key,
-    Priority,
+    NewCallback,
     Replay,
     SigningSecret,
 )
 
-CALLBACK: Final = """
-SELECT c.id, c.tenant, c.job_id, c.job_status, c.state, c.priority, c.destination, d.name,
-       coalesce(c.url, d.url), c.created_ms, c.attempts, c.tries, c.due_ms, c.finished_ms,
-       c.last_error, coalesce(c.policy, d.policy), c.payload_size, c.payload_sha256, c.pruned
-"""
-REPLAY: Final = """
-SELECT id, tenant, filter, rate, state, matched, replayed, skipped, created_ms, finished_ms
-FROM replays
-"""
-SIGNING: Final = """
-SELECT id, tenant, destination, value, created_ms, expires_ms, revealed_ms FROM secrets
-"""
-ATTEMPT: Final = """
-SELECT n, started_ms, duration_ms, outcome, status_code, error, excerpt FROM attempts
-"""
+
+def _select(columns: Mapping[str, str], source: str = "") -> str:
+    return f"SELECT {', '.join(columns.values())} {source}"
+
+
+def _same(names: str) -> dict[str, str]:
+    """Columns that are called what the value's fields are."""
+    return {name: name for name in names.split()}
+
+
+# --- callbacks ---
+
+_CALLBACK: Final = {
+    "id": "c.id",
+    "tenant": "c.tenant",
+    "job_id": "c.job_id",
+    "job_status": "c.job_status",
+    "state": "c.state",
+    "priority": "c.priority",
+    "destination": "c.destination",
+    "destination_name": "d.name",
+    "url": "coalesce(c.url, d.url)",
+    "created_ms": "c.created_ms",
+    "attempts": "c.attempts",
+    "tries": "c.tries",
+    "due_ms": "c.due_ms",
+    "finished_ms": "c.finished_ms",
+    "last_error": "c.last_error",
+    "policy": "coalesce(c.policy, d.policy)",
+    "payload_size": "c.payload_size",
+    "payload_sha256": "c.payload_sha256",
+    "payload_pruned": "c.pruned",
+}
+CALLBACK: Final = _select(_CALLBACK)
 
 
 def callbacks(tx: Tx, rows: Sequence[Row]) -> list[Callback]:
-    """Rows of CALLBACK as values, with their tags."""
+    """Return rows of CALLBACK as values, with their tags."""
     tags: dict[str, dict[str, str]] = {}
     if rows:
-        wanted = [row[0] for row in rows]
+        ids = [row[0] for row in rows]
         for callback, key, value in tx.all(
-            f"SELECT callback, key, value FROM tags WHERE callback IN ({marks(wanted)}) "
-            "ORDER BY key",
-            *wanted,
+            f"SELECT callback, key, value FROM tags WHERE callback IN ({marks(ids)}) ORDER BY key",
+            *ids,
         ):
             tags.setdefault(callback, {})[key] = value
     return [_callback(row, tags.get(row[0], {})) for row in rows]
 
 
 def _callback(row: Row, tags: dict[str, str]) -> Callback:
-    priority: Priority = "high" if row[5] == 0 else "normal"
-    return Callback(
-        id=row[0],
-        tenant=row[1],
-        job_id=row[2],
-        job_status=row[3],
-        state=row[4],
-        priority=priority,
-        destination=row[6],
-        destination_name=row[7],
-        url=row[8] or "",
-        tags=tags,
-        created_ms=row[9],
-        attempts=row[10],
-        tries=row[11],
-        due_ms=row[12],
-        finished_ms=row[13],
-        last_error=row[14],
-        policy=row[15],
-        payload_size=row[16],
-        payload_sha256=row[17],
-        payload_pruned=bool(row[18]),
+    named = dict(zip(_CALLBACK, row, strict=True))
+    named["priority"] = "high" if named["priority"] == HIGH else "normal"
+    named["url"] = named["url"] or ""
+    named["payload_pruned"] = bool(named["payload_pruned"])
+    return Callback(**named, tags=tags)
+
+
+# The columns of a new callback that the submit says, with their types on PostgreSQL; the rest
+# (state, class, fence) follows from them.
+NEW_CALLBACK: Final = {
+    "id": "text",
+    "tenant": "text",
+    "job_id": "text",
+    "job_status": "text",
+    "priority": "bigint",
+    "destination": "text",
+    "url": "text",
+    "policy": "text",
+    "payload_size": "bigint",
+    "payload_sha256": "bytea",
+    "key": "bytea",
+    "explicit_key": "bigint",
+    "content": "bytea",
+    "created_ms": "bigint",
+    "expires_ms": "bigint",
+    "due_ms": "bigint",
+    "lease_ms": "bigint",
+}
+
+
+def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, now_ms: int) -> Row:
+    """Return the values of NEW_CALLBACK. `lease_margin_ms` is set for a delivery that is stored
+    already leased; `now_ms` is when it was made, by the database's clock."""
+    leased = lease_margin_ms is not None
+    return (
+        new.id,
+        new.tenant,
+        new.job_id,
+        new.job_status,
+        HIGH if new.priority == "high" else NORMAL,
+        new.destination,
+        new.url,
+        new.policy_text,
+        len(new.body),
+        new.body_sha256,
+        new.key,
+        int(new.explicit_key),
+        new.content,
+        new.created_ms,
+        now_ms + round(rule.max_age * 1000),
+        None if leased else now_ms,
+        now_ms + round(rule.timeout * 1000) + (lease_margin_ms or 0) if leased else None,
     )
 
 
-def attempt(row: Row) -> Attempt:
-    """Return a row of ATTEMPT."""
-    return Attempt(
-        n=row[0],
-        started_ms=row[1],
-        duration_ms=row[2],
-        outcome=row[3],
-        status_code=row[4],
-        error=row[5],
-        excerpt=row[6],
-    )
+# --- deliveries ---
 
-
-def replay(row: Row) -> Replay:
-    """Return a row of REPLAY."""
-    return Replay(
-        id=row[0],
-        tenant=row[1],
-        filter=row[2],
-        rate_per_second=row[3],
-        state=row[4],
-        matched=row[5],
-        replayed=row[6],
-        skipped=row[7],
-        created_ms=row[8],
-        finished_ms=row[9],
-    )
-
-
-def secret(row: Row) -> SigningSecret:
-    """Return a row of SIGNING."""
-    return SigningSecret(
-        id=row[0],
-        tenant=row[1],
-        destination=row[2],
-        value=row[3],
-        created_ms=row[4],
-        expires_ms=row[5],
-        revealed_ms=row[6],
-    )
-
-
-def key(row: Row) -> Key:
-    """Return a row of `id, digest, tenant, scopes, label, created_ms`."""
-    return Key(
-        id=row[0],
-        digest=row[1],
-        tenant=row[2],
-        scopes=frozenset(row[3].split()),
-        label=row[4],
-        created_ms=row[5],
-    )
-
-
-DESTINATION: Final = """
-SELECT d.id, d.tenant, d.name, d.url, d.policy, d.headers, d.paused, d.disabled_reason,
-       d.concurrency, d.rate, d.created_ms, l.failures, l.openings, l.held_until_ms,
-       l.held_reason,
-       (SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'pending'),
-       (SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'sending')
-FROM destinations d LEFT JOIN lanes l ON l.id = d.id
+LEASED: Final = """
+c.id, c.tenant, c.job_id, c.destination, c.url, d.url, p.body, p.content_type, d.headers, p.headers,
+coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class
 """
 
 
-def destination(row: Row, *, now_ms: int) -> Destination:
-    """Return a row of DESTINATION; holds that are over are not shown."""
-    held_ms = row[13] or 0
-    held = held_ms > now_ms
-    return Destination(
-        id=row[0],
-        tenant=row[1],
-        name=row[2],
-        url=row[3],
-        policy=row[4],
-        headers=read_headers(row[5]),
-        paused=bool(row[6]),
-        disabled_reason=row[7],
-        concurrency=row[8],
-        rate_per_second=row[9],
-        created_ms=row[10],
-        failures=row[11] or 0,
-        circuit_open=bool(row[12]),
-        held_until_ms=held_ms if held else None,
-        held_reason=_held_reason(bool(row[6]), row[14] if held else None),
-        backlog=row[15],
-        sending=row[16],
+def leased(tx: Tx, row: Row) -> Delivery:
+    """Return a row of LEASED as a value."""
+    (
+        callback,
+        tenant,
+        job_id,
+        destination,
+        own_url,
+        registered_url,
+        body,
+        content_type,
+        destination_headers,
+        own_headers,
+        policy,
+        fence,
+        attempts,
+        tries,
+        created_ms,
+        expires_ms,
+        class_number,
+    ) = row
+    return Delivery(
+        id=callback,
+        tenant=tenant,
+        job_id=job_id,
+        destination=destination,
+        registered=own_url is None,
+        url=own_url or registered_url,
+        body=body,
+        content_type=content_type,
+        headers=read_headers(destination_headers) + read_headers(own_headers),
+        policy=policies.load(policy),
+        fence=fence,
+        attempt=attempts + 1,
+        tries=tries,
+        created_ms=created_ms,
+        expires_ms=tx.here(expires_ms),
+        high=class_number == HIGH,
     )
 
 
-def _held_reason(paused: bool, reason: str | None) -> str | None:
-    return "paused" if paused else reason
+# --- the rest ---
+
+_ATTEMPT: Final = _same("n started_ms duration_ms outcome status_code error excerpt")
+ATTEMPT: Final = _select(_ATTEMPT, "FROM attempts")
+_REPLAY: Final = _same("id tenant filter state matched replayed skipped created_ms finished_ms") | {
+    "rate_per_second": "rate"
+}
+REPLAY: Final = _select(_REPLAY, "FROM replays")
+_SECRET: Final = _same("id tenant destination value created_ms expires_ms revealed_ms")
+SECRET: Final = _select(_SECRET, "FROM secrets")
+_KEY: Final = _same("id digest tenant label created_ms scopes")
+KEY: Final = _select(_KEY, "FROM keys")
+_DESTINATION: Final = {
+    "id": "d.id",
+    "tenant": "d.tenant",
+    "name": "d.name",
+    "url": "d.url",
+    "policy": "d.policy",
+    "headers": "d.headers",
+    "paused": "d.paused",
+    "disabled_reason": "d.disabled_reason",
+    "concurrency": "d.concurrency",
+    "rate_per_second": "d.rate",
+    "created_ms": "d.created_ms",
+    "failures": "coalesce(l.failures, 0)",
+    "circuit_open": "coalesce(l.openings, 0)",
+    "held_until_ms": "coalesce(l.held_until_ms, 0)",
+    "held_reason": "l.held_reason",
+    "backlog": "(SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'pending')",
+    "sending": "(SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'sending')",
+}
+DESTINATION: Final = _select(_DESTINATION, "FROM destinations d LEFT JOIN lanes l ON l.id = d.id")
+
+
+def attempt(row: Row) -> Attempt:
+    """Return a row of ATTEMPT as a value."""
+    return Attempt(**dict(zip(_ATTEMPT, row, strict=True)))
+
+
+def replay(row: Row) -> Replay:
+    """Return a row of REPLAY as a value."""
+    return Replay(**dict(zip(_REPLAY, row, strict=True)))
+
+
+def secret(row: Row) -> SigningSecret:
+    """Return a row of SECRET as a value."""
+    return SigningSecret(**dict(zip(_SECRET, row, strict=True)))
+
+
+def key(row: Row) -> Key:
+    """Return a row of KEY as a value."""
+    named = dict(zip(_KEY, row, strict=True))
+    named["scopes"] = frozenset(named["scopes"].split())
+    return Key(**named)
+
+
+def destination(row: Row, *, now_ms: int) -> Destination:
+    """Return a row of DESTINATION as a value; holds that are over are not shown."""
+    named = dict(zip(_DESTINATION, row, strict=True))
+    if named["held_until_ms"] <= now_ms:
+        named["held_until_ms"] = named["held_reason"] = None
+    if named["paused"]:
+        named["held_reason"] = "paused"
+    named["headers"] = read_headers(named["headers"])
+    named["paused"] = bool(named["paused"])
+    named["circuit_open"] = bool(named["circuit_open"])
+    return Destination(**named)
 
 
 def write_headers(headers: Headers) -> str:

@@ -1,15 +1,37 @@
-"""What a store promises: verbs that are atomic and durable.
+"""The store: verbs that are atomic and durable, on whichever database.
 
-Times are integer milliseconds and always arguments; no transaction leaks out. Every verb that
-writes returns only after its commit is on disk (I1).
+Times are integer milliseconds by this process's clock, and always arguments; no transaction leaks
+out. Every verb that writes returns only after its commit is on disk (I1). Reads may lag a moment
+behind; writes are settled in the order they commit.
 """
 
+import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Final, TypeVar
 
 from dispatcher.filters import Filter
-from dispatcher.store.requests import ClaimRequest, Page, Retention, Settlement, Usage
+from dispatcher.settings import Settings
+from dispatcher.states import QUEUED, STATES, State
+from dispatcher.store import access, callbacks, destinations, lanes, leases, replays, retention
+from dispatcher.store.batch import Operation
+from dispatcher.store.commit import GroupCommit
+from dispatcher.store.database import Counts, Database, StoreEvents
+from dispatcher.store.errors import StoreFull
+from dispatcher.store.lanes import Lanes
+from dispatcher.store.rates import Rates
+from dispatcher.store.requests import (
+    ClaimRequest,
+    Page,
+    Retention,
+    Rules,
+    Settlement,
+    SubmitRequest,
+    Usage,
+)
+from dispatcher.store.tx import Topic, Tx
 from dispatcher.values import (
     Attempt,
     Callback,
@@ -24,125 +46,258 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
+from receiver.base.clock import now_ms as wall_ms
+
+T = TypeVar("T")
+# How long a process that does not feed a replay waits before it looks again whether it must.
+_FEED_AGAIN_S: Final = 1.0
 
 
-class Store(Protocol):
-    """The verbs. Reads may lag a moment behind; writes are settled in the order they commit."""
+class Store:
+    """The verbs. Of those that write, `lanes` are what the operation touches, and `notify` what
+    the processes on a shared database are told of it."""
 
-    on_ready: Callable[[int | None], None]
-    """Called on the event loop after a commit with the time of the next due work, or None."""
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._commits = GroupCommit(self._commit, operations_max=settings.commit_rows_max)
+        self._rules = Rules(
+            concurrency=settings.destination_concurrency,
+            lease_margin_ms=round(settings.lease_margin * 1000),
+            key_ms=round(settings.keep_keys * 1000),
+        )
+        self._events = StoreEvents()
+        self._counts: Counter[tuple[str, State]] = Counter()
+        self._queued = 0
+        self._rates = Rates()
 
-    on_commit: Callable[[int, float], None]
-    """Called after a commit with how many operations it held and how many seconds it took."""
+    # --- the life of the store ---
 
-    # The life of the store
-    async def open(self) -> None:
-        """Open, lock and migrate. Raises CannotStart."""
+    async def open(self, events: StoreEvents | None = None) -> None:
+        """Open, lock and migrate; from now on `events` are called. Raises CannotStart."""
+        self._events = events or StoreEvents()
+        await self._database.open(self._events, self._recount)
+        try:
+            self._recount(await self._read(callbacks.counts))
+        except BaseException:
+            await self._database.close()
+            raise
+        self._commits.start()
 
     async def close(self) -> None:
         """Commit what is queued and let go."""
+        await self._commits.close()
+        await self._database.close()
 
     async def check(self) -> None:
-        """Raise StoreUnavailable unless a write would be taken now."""
+        """Raise StoreUnavailable or StoreFull unless a write would be taken now."""
+        await self._write(lambda tx: tx.touch())
+        if self._database.usage.free_bytes <= 0:
+            raise StoreFull("there is no room left for callbacks")
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target`, while work goes on. Raises Conflict if it exists."""
+        await self._database.backup(target)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may use the database at the same time."""
+        return self._database.shared
 
     def usage(self) -> Usage:
         """Return the last measured usage (at most about a second old)."""
+        return self._database.usage
 
     def queued(self, tenant: str | None = None) -> int:
-        """Deliveries pending or sending, of one tenant or of all; exact after each commit."""
+        """Return the deliveries pending or sending, of one tenant or of all; exact after each
+        commit of this process."""
+        if tenant is None:
+            return self._queued
+        return sum(self._counts[tenant, state] for state in QUEUED)
 
-    # The path of a delivery
+    # --- the path of a delivery ---
+
     async def submit(self, new: NewCallback, *, handover: bool) -> Submitted:
         """Store durably. With `handover`, leased at once if its lane is idle, within its limits
         and not held. Raises KeyReused, NotFound (destination), DestinationDisabled, StoreFull,
         StoreUnavailable."""
+        submitted: Submitted = await self._commits.do(SubmitRequest(new, handover))
+        return submitted
 
-    async def claim(self, claim: ClaimRequest) -> list[Delivery]:
-        """Lease due work, fair across lanes and tenants; at most `claim.slots`."""
+    async def claim(self, request: ClaimRequest) -> list[Delivery]:
+        """Lease due work, fair across lanes and tenants; at most `request.slots`."""
+        deliveries: list[Delivery] = await self._commits.do(request)
+        return deliveries
 
     async def settle(self, settlement: Settlement) -> bool:
-        """Record an attempt and its verdict; False if the claim is no longer current (nothing is
+        """Record an attempt and its verdict; False if the fence is no longer current (nothing is
         changed then). Raises StoreUnavailable or StoreFull: try again until it is recorded."""
+        recorded: bool = await self._commits.do(settlement)
+        return recorded
 
     async def release(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
         """Hand leased work back unspent, due at once."""
+        await self._write(
+            lambda tx: leases.release(tx, deliveries, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_deliveries(deliveries),
+        )
 
     async def take_over(self, *, now_ms: int) -> int:
         """At start-up: what a crashed predecessor left leased, as far as it can be known before
         the leases end (a sole owner knows all of it), is due at once; returns how much."""
+        return await self._write(
+            lambda tx: leases.take_over(tx, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_ended_leases(now_ms),
+        )
 
     async def reclaim(self, *, now_ms: int) -> int:
         """Make work whose lease has ended due at once; returns how much."""
+        return await self._write(
+            lambda tx: leases.reclaim(tx, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_ended_leases(now_ms),
+        )
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""
+        return await self._write(
+            lambda tx: leases.expire(tx, now_ms=tx.at(now_ms), limit=limit),
+            lanes=lanes.of_expiring(now_ms, limit),
+        )
 
     async def repair_lanes(self, *, now_ms: int, after: str, limit: int) -> tuple[int, str | None]:
         """Compare `limit` lanes after id `after` with their deliveries and repair them; delete
         idle ones. Returns how many disagreed, and the id to go on after (None at the end)."""
+        return await self._write(
+            lambda tx: lanes.repair(tx, after, limit=limit, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_slice(after, limit),
+        )
 
-    # Operators
+    # --- callbacks ---
+
+    async def get(self, tenant: str, callback: str) -> Callback:
+        """Raise NotFound."""
+        return await self._read(lambda tx: callbacks.get(tx, tenant, callback))
+
+    async def search(self, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
+        """Newest first, at most `limit`, after id `after`. Raises StoreUnavailable when it takes
+        longer than the read deadline."""
+        return await self._read(
+            lambda tx: callbacks.page(tx, tenant, filter, after=after, limit=limit)
+        )
+
+    async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
+        """Oldest first. Raises NotFound."""
+        return await self._read(lambda tx: callbacks.attempts(tx, tenant, callback))
+
+    async def payload(self, tenant: str, callback: str) -> Payload:
+        """Raise NotFound, PayloadGone."""
+        return await self._read(lambda tx: callbacks.payload(tx, tenant, callback))
+
     async def replay(self, tenant: str, callback: str, *, now_ms: int) -> Callback:
         """Make a final delivery due again: same id, same bytes, a fresh budget, history kept.
         Raises NotFound, Conflict (pending or sending), PayloadGone."""
+        return await self._write(
+            lambda tx: callbacks.replay(tx, tenant, callback, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_callbacks([callback]),
+        )
 
     async def cancel(self, tenant: str, callback: str, *, now_ms: int) -> Callback:
         """Cancel a pending delivery; a running attempt ends and nothing follows it. Raises
         NotFound, Conflict (final)."""
+        return await self._write(
+            lambda tx: callbacks.cancel(tx, tenant, callback, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_callbacks([callback]),
+        )
+
+    async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
+        """Of one tenant or of all. On a shared database the counts are everybody's, the rates this
+        process's."""
+        counts, oldest_ms = await self._read(
+            lambda tx: (callbacks.counts(tx), callbacks.oldest_pending_ms(tx, tenant))
+        )
+        totals: dict[State, int] = dict.fromkeys(STATES, 0)
+        for (owner, state), n in counts.items():
+            if tenant in (None, owner):
+                totals[state] += n
+        return Stats(
+            counts=totals,
+            oldest_pending_ms=oldest_ms,
+            accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=now_ms),
+            delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=now_ms),
+            failed_attempts_per_second=self._rates.per_second("failed", tenant, now_ms=now_ms),
+        )
+
+    # --- replays ---
 
     async def make_replay(
-        self, tenant: str, wanted: Filter, *, rate_per_second: float | None, now_ms: int
+        self, tenant: str, filter: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
-        """Fix the set: what matches `wanted` and is final now. Feeds nothing yet."""
+        """Fix the set: what matches `filter` and is final now. Feeds nothing yet."""
+        matched = await self._read(lambda tx: replays.count(tx, tenant, filter, made_ms=now_ms))
+        replay = replays.new(tenant, filter, matched, rate_per_second, now_ms)
+        return await self._write(lambda tx: replays.make(tx, replay), notify="replays")
 
     async def preview_replay(
-        self, tenant: str, wanted: Filter, *, sample: int
+        self, tenant: str, filter: Filter, *, sample: int
     ) -> tuple[int, Sequence[Callback]]:
-        """How many a replay would match, and some of them."""
+        """Return how many a replay would match, and some of them."""
+        made_ms = wall_ms()
+        return await self._read(
+            lambda tx: (
+                replays.count(tx, tenant, filter, made_ms=made_ms),
+                replays.sample(tx, tenant, filter, made_ms=made_ms, limit=sample),
+            )
+        )
 
     async def feed_replay(self, replay: str, *, limit: int, now_ms: int) -> Replay:
-        """Walk `limit` more callbacks of the set; cursor and rows move in one commit."""
+        """Walk `limit` more callbacks of the set; cursor and rows move in one commit. Of several
+        processes one feeds; the others wait a second, in case it ends."""
+        cursor, ids = await self._read(lambda tx: replays.upcoming(tx, replay, limit=limit))
+        ours, fed = await self._write(
+            lambda tx: replays.feed(tx, replay, cursor, ids, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_replay(replay, ids),
+        )
+        if not ours and fed.state == "running":
+            await asyncio.sleep(_FEED_AGAIN_S)
+        return fed
 
     async def cancel_replay(self, tenant: str, replay: str, *, now_ms: int) -> Replay:
         """Stop feeding; what was fed stays. Raises NotFound, Conflict (done)."""
+        return await self._write(
+            lambda tx: replays.cancel(tx, tenant, replay, now_ms=now_ms),
+            lanes=lanes.of_replay(replay, ()),
+        )
 
     async def get_replay(self, tenant: str, replay: str) -> Replay:
         """Raise NotFound."""
+        return await self._read(lambda tx: replays.get(tx, tenant, replay))
 
     async def running_replays(self) -> Sequence[Replay]:
         """Every tenant's, to go on with."""
+        return await self._read(replays.running)
 
-    # Reading
-    async def get(self, tenant: str, callback: str) -> Callback:
-        """Raise NotFound."""
+    # --- destinations ---
 
-    async def search(self, tenant: str, wanted: Filter, *, after: str | None, limit: int) -> Page:
-        """Newest first, at most `limit`, after id `after`. Raises StoreUnavailable when it takes
-        longer than the read deadline."""
-
-    async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
-        """Oldest first. Raises NotFound."""
-
-    async def payload(self, tenant: str, callback: str) -> Payload:
-        """Raise NotFound, PayloadGone."""
-
-    async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
-        """Of one tenant or of all."""
-
-    # Destinations
     async def destinations(
         self, tenant: str, *, after: str | None, limit: int
     ) -> tuple[Sequence[Destination], str | None]:
         """In the order of their ids, and the id to go on after."""
+        return await self._read(
+            lambda tx: destinations.page(tx, tenant, after=after, limit=limit, now_ms=wall_ms())
+        )
 
     async def get_destination(self, tenant: str, destination: str) -> Destination:
         """By id or by registered name. Raises NotFound."""
+        return await self._read(
+            lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms())
+        )
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
         """Raise Conflict if the name is taken."""
+        return await self._write(
+            lambda tx: destinations.register(tx, new, secret),
+            lanes=lanes.of_destination(new.tenant, new.id),
+            notify="access",
+        )
 
     async def change_destination(
         self, tenant: str, destination: str, changes: Mapping[str, object], *, now_ms: int
@@ -150,25 +305,46 @@ class Store(Protocol):
         """Change the named fields (`url policy headers paused disabled_reason concurrency
         rate_per_second`). Resuming clears the circuit; disabling makes the backlog dead.
         Raises NotFound."""
+        changed = await self._write(
+            lambda tx: destinations.change(tx, tenant, destination, changes, self._rules),
+            lanes=lanes.of_destination(tenant, destination),
+        )
+        # Counting a backlog takes a second for a million: not while the writer keeps all waiting.
+        return await self._read(lambda tx: destinations.get(tx, tenant, changed, now_ms=now_ms))
 
     async def remove_destination(self, tenant: str, destination: str, *, now_ms: int) -> None:
         """Forget it and its secrets; its backlog is made dead. Raises NotFound."""
+        await self._write(
+            lambda tx: destinations.remove(tx, tenant, destination, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_destination(tenant, destination),
+            notify="access",
+        )
 
-    # Access
-    async def tenants(self) -> Sequence[Tenant]: ...
+    # --- access ---
+
+    async def tenants(self) -> Sequence[Tenant]:
+        """In the order of their names."""
+        return await self._read(access.tenants)
 
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         """Make the tenant with this secret, unless it exists."""
+        await self._write(lambda tx: access.ensure_tenant(tx, tenant, secret), notify="access")
 
-    async def keys(self) -> Sequence[Key]: ...
+    async def keys(self) -> Sequence[Key]:
+        """Oldest first."""
+        return await self._read(access.keys)
 
-    async def add_key(self, key: Key) -> None: ...
+    async def add_key(self, key: Key) -> None:
+        """Store a key's digest; nothing happens if it is there."""
+        await self._write(lambda tx: access.add_key(tx, key), notify="access")
 
     async def remove_key(self, key: str) -> Key:
         """Raise NotFound."""
+        return await self._write(lambda tx: access.remove_key(tx, key), notify="access")
 
     async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
         """All that sign or signed and have not been forgotten, newest first."""
+        return await self._read(lambda tx: access.secrets(tx, tenant))
 
     async def rotate_secret(
         self, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
@@ -176,25 +352,65 @@ class Store(Protocol):
         """Make `new` the signing secret of its tenant or destination; the one before signs
         beside it until the overlap ends. Raises NotFound, and Conflict while an earlier overlap
         lasts unless `force`, which ends that one at once."""
+        return await self._write(
+            lambda tx: access.rotate_secret(
+                tx, new, overlap_ms=overlap_ms, force=force, now_ms=now_ms
+            ),
+            lanes=lanes.of_tenant(new.tenant),
+            notify="access",
+        )
 
     async def mark_revealed(self, tenant: str, secret: str, *, by: str, now_ms: int) -> None:
         """Record that an admin key has seen a secret. Raises NotFound."""
+        await self._write(lambda tx: access.mark_revealed(tx, tenant, secret, by=by, now_ms=now_ms))
 
-    # Housekeeping
-    async def prune(self, retention: Retention, *, now_ms: int, limit: int) -> int:
+    # --- retention ---
+
+    async def prune(self, periods: Retention, *, now_ms: int, limit: int) -> int:
         """Remove up to `limit` payloads and rows past their retention; returns how many, so that
         0 means done. Pending and sending callbacks are never touched."""
+        return await self._write(
+            lambda tx: retention.prune(tx, periods, now_ms=tx.at(now_ms), limit=limit)
+        )
 
     async def shrink(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system; returns how many."""
+        return await self._database.shrink(pages=pages)
 
+    # --- how the verbs get to the database ---
 
-@runtime_checkable
-class SharedStore(Protocol):
-    """What a store tells beside the verbs when other processes use the same database."""
+    async def _read(self, query: Callable[[Tx], T]) -> T:
+        return await self._database.read(query)
 
-    on_access: Callable[[], None]
-    """Called on the event loop when another process has changed keys, tenants or secrets."""
+    async def _write(
+        self,
+        act: Callable[[Tx], T],
+        *,
+        lanes: Lanes = lanes.none,
+        notify: Topic | None = None,
+    ) -> T:
+        def act_and_notify(tx: Tx) -> T:
+            result = act(tx)
+            if notify is not None:
+                tx.notify(notify)
+            return result
 
-    on_replays: Callable[[], None]
-    """Called on the event loop when another process has made a filtered replay."""
+        result: T = await self._commits.do(Operation(act_and_notify, lanes))
+        return result
+
+    async def _commit(self, operations: Sequence[object]) -> Sequence[object]:
+        started = time.perf_counter()
+        committed = await self._database.write(operations, self._rules)
+        self._events.on_commit(len(operations), time.perf_counter() - started)
+        changes = committed.changes
+        self._counts.update(changes.counts)
+        self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)
+        if changes.events:
+            self._rates.add(changes.events, now_ms=wall_ms())
+        self._events.on_ready(committed.next_ready_ms)
+        return committed.results
+
+    def _recount(self, counts: Counts) -> None:
+        """Begin again with what the database says."""
+        self._counts = Counter(counts)
+        self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)

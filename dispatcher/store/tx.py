@@ -1,7 +1,7 @@
-"""What the verbs see of the running transaction, whichever database it runs on."""
+"""What the verbs see of the running transaction, and of the statements that differ by database."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -10,56 +10,172 @@ from dispatcher.states import State
 
 Row = tuple[Any, ...]
 Event = Literal["accepted", "delivered", "failed"]
+Topic = Literal["ready", "access", "replays"]
+"""What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
+a filtered replay was made."""
 
 
 @dataclass(slots=True)
-class Notes:
-    """What a commit changed: lanes to refresh, those among them that may have been forgotten, and
-    how far the counts and the meters moved."""
+class ChangeSet:
+    """What a commit changed: lanes to refresh, those among them that may have been forgotten,
+    tenants that a claim served (and when), and how far the counts and the rates moved."""
 
     lanes: set[str] = field(default_factory=set)
     revived_lanes: set[str] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
+    served_ms: int = 0
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
 
-    def absorb(self, other: "Notes") -> None:
-        """Take over what a savepoint noted. (`Counter.update` adds, negative numbers too.)"""
+    def absorb(self, other: "ChangeSet") -> None:
+        """Take over what a savepoint changed. (`Counter.update` adds, negative numbers too.)"""
         self.lanes |= other.lanes
         self.revived_lanes |= other.revived_lanes
         self.served_tenants |= other.served_tenants
+        self.served_ms = max(self.served_ms, other.served_ms)
         self.counts.update(other.counts)
         self.events.update(other.events)
 
     def moved(self, tenant: str, before: State | None, after: State | None) -> None:
-        """Return a callback of `tenant` came (from None), went (to None) or changed its state."""
+        """Count that a callback of `tenant` came (from None), went (to None) or changed state."""
         if before is not None:
             self.counts[tenant, before] -= 1
         if after is not None:
             self.counts[tenant, after] += 1
 
+    def moves(self) -> list[tuple[str, State, int]]:
+        """Return the counts that changed, as (tenant, state, by how much)."""
+        return [(tenant, state, n) for (tenant, state), n in self.counts.items() if n]
+
 
 class Tx(Protocol):
-    """Plain SQL in, tuples out. Parameters are `?`; `notes` is for the end of the commit."""
+    """Plain SQL in, tuples out. Parameters are `?`."""
 
-    notes: Notes
-    skip_locked: str = ""
+    changes: ChangeSet
+    statements: "Statements"
+    sole_owner: bool
+    """Whether no other process uses the database."""
+    skew_ms: int
+    """How far the database's clock, which all its users share, is ahead of this process's."""
+    skip_locked: str
     """What ends a SELECT of rows to be deleted, where other processes delete too."""
+    for_update: str
+    """What ends a SELECT of rows that nobody else may change until the transaction ends."""
+    held: frozenset[str]
+    """The lanes that are locked until the end of the transaction."""
+
+    def at(self, process_ms: int) -> int:
+        """Return a time of this process's clock by the database's clock."""
+        return process_ms + self.skew_ms
+
+    def here(self, database_ms: int) -> int:
+        """Return a time of the database's clock by this process's clock."""
+        return database_ms - self.skew_ms
 
     def all(self, sql: str, *params: object) -> list[Row]:
-        """Every row."""
+        """Return every row."""
 
     def one(self, sql: str, *params: object) -> Row | None:
         """Return the first row, if any."""
 
     def run(self, sql: str, *params: object) -> int:
-        """How many rows were changed."""
+        """Return how many rows were changed."""
+
+    def write(self, sql: str, *params: object) -> list[Row]:
+        """Return what a statement that writes returns."""
 
     def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        """How many rows were changed by all."""
+        """Run a portable statement for each row; return how many rows were changed by all."""
+
+    def bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        """Run a bulk statement of `statements` for all rows; return how many were changed."""
+
+    def ids(self, values: Iterable[str]) -> object:
+        """Return a list of ids as the one parameter that `statements` take it by."""
+
+    def touch(self) -> None:
+        """Have the commit write something, whatever else it does: proof that the disk takes it."""
+
+    def notify(self, topic: Topic) -> None:
+        """Tell the other processes, in the commit itself."""
 
     def savepoint(self) -> AbstractContextManager[None]:
-        """Undo everything inside, notes too, if it raises."""
+        """Undo everything inside, changes too, if it raises."""
+
+    def spoiled(self, error: BaseException) -> bool:
+        """Whether an error concerns the whole transaction, not only the operation that met it."""
+
+    def translated(self, error: Exception) -> Exception:
+        """Return what the caller gets for an error of the database."""
+
+    def acquire(self, name: str) -> bool:
+        """Whether this process is the one that has `name`: the first that asks, while it lives."""
+
+    def let_go(self, name: str) -> None:
+        """Let another process acquire `name`."""
+
+
+class Statements(Protocol):
+    """What differs by database, under the same names in `sqlite/statements.py` and
+    `postgres/statements.py`: SQL, and functions where not only the SQL does.
+
+    `ids` is a parameter that `Tx.ids` made; `bulk` is run by `Tx.bulk`, with rows of these values.
+    """
+
+    # Lanes
+    def hold(self, tx: Tx, lanes: Iterable[str]) -> None:
+        """Lock those of these lanes that there are until the end of the transaction."""
+
+    def unheld(self, tx: Tx, lanes: set[str]) -> set[str]:
+        """Return the lanes that must be made and held before what they hold is read."""
+
+    MAKE_LANES: str  # concurrency, window, now_ms, ids
+    MAKE_SCHEDULES: str  # ids
+    REFRESH_LANES: str  # ids; returns the tenant of each that changed
+
+    def refresh_schedules(
+        self, tx: Tx, tenants: Set[str], served: Set[str], served_ms: int
+    ) -> None:
+        """Recompute when these tenants are next ready; those that were served go behind others."""
+
+    NEXT_READY: str
+    FORGET_LANES: str  # ids, idle since; returns their ids
+    FORGET_DESTINATIONS: str  # ids
+
+    # Submit
+    TARGETS: str  # now_ms, concurrency, window, ids
+    INSERT_DESTINATIONS: str  # bulk: id, tenant, url, created_ms
+
+    def insert_callbacks(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
+        """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
+
+    INSERT_PAYLOADS: str  # bulk: callback, content_type, headers, body
+    INSERT_TAGS: str  # bulk: tenant, key, value, callback
+
+    # Claim
+    WAITING_TENANTS: str  # now_ms, three times
+
+    def ready_lanes(
+        self, tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int
+    ) -> list[Row]:
+        """Return at most `limit` ready lanes of each tenant, in the order in which they are to be
+        served and held from now on: id, tenant, free slots, rate, paced_ms."""
+
+    DUE: str  # ids, class, now_ms, limit
+    SERVE_LANES: str  # bulk: served_ms, paced_ms, id
+
+    def lease(self, tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
+        """Lease deliveries (lease's end, id); return rows of `rows.LEASED` in their order."""
+
+    # Settle
+    HELD: str  # ids
+    RECORDED: str  # ids
+
+    def record(self, tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
+        """Store the deliveries' new states, and their attempts."""
+
+    HEALTH: str  # ids
+    SET_HEALTH: str  # bulk: the fields of Health, id
 
 
 def marks(values: Sequence[object]) -> str:

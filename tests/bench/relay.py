@@ -2,10 +2,11 @@
 durability costs, and promises nothing: no idempotency, no history, nothing after a restart."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, cast
 
 from dispatcher import policy as policies
+from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest, Settlement, Usage
 from dispatcher.store.store import Store
 from dispatcher.values import Delivery, Key, NewCallback, Replay, SigningSecret, Submitted, Tenant
@@ -17,14 +18,14 @@ class Relay:
     """The verbs that a submit, a delivery and the sweeps use; there are no others."""
 
     def __init__(self) -> None:
-        self.on_ready: Callable[[int | None], None] = lambda _next_ready_ms: None
-        self.on_commit: Callable[[int, float], None] = lambda _operations, _seconds: None
+        self._events = StoreEvents()
         self._queue: deque[Delivery] = deque()
         self._queued = 0
         self._tenants: dict[str, SigningSecret] = {}
 
-    async def open(self) -> None:
+    async def open(self, events: StoreEvents | None = None) -> None:
         """Nothing to open."""
+        self._events = events or StoreEvents()
 
     async def close(self) -> None:
         """What is queued is lost."""
@@ -43,7 +44,7 @@ class Relay:
         self._queued += 1
         if not handover:
             self._queue.append(delivery)
-            self.on_ready(new.created_ms)
+            self._events.on_ready(new.created_ms)
         return Submitted(
             id=new.id,
             job_id=new.job_id,
@@ -56,7 +57,7 @@ class Relay:
     async def claim(self, claim: ClaimRequest) -> list[Delivery]:
         """The oldest ones."""
         claimed = [self._queue.popleft() for _ in range(min(claim.slots, len(self._queue)))]
-        self.on_ready(claim.now_ms if self._queue else None)
+        self._events.on_ready(claim.now_ms if self._queue else None)
         return claimed
 
     async def settle(self, settlement: Settlement) -> bool:

@@ -42,7 +42,7 @@ def of_the_batch(error: BaseException) -> bool:
     return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
 
 
-def translated(error: BaseException) -> BaseException:
+def translated(error: Exception) -> Exception:
     """Return what the caller gets; an error that is our fault stays what it is."""
     if not isinstance(error, psycopg.Error):
         return error
@@ -55,9 +55,9 @@ def translated(error: BaseException) -> BaseException:
 
 def line(error: BaseException) -> str:
     """Return the first line of what the server or the driver said, without what it prefixes."""
-    said = str(error).strip().split("\n")[0]
+    message = str(error).strip().split("\n")[0]
     for prefix in ("connection failed: ", "FATAL:  "):
-        said = said.removeprefix(prefix)
-    if "failed: " in said:
-        said = said.rpartition("failed: ")[2].removeprefix("FATAL:  ")
-    return said[:_LINE_CHARS_MAX] or type(error).__name__
+        message = message.removeprefix(prefix)
+    if "failed: " in message:
+        message = message.rpartition("failed: ")[2].removeprefix("FATAL:  ")
+    return message[:_LINE_CHARS_MAX] or type(error).__name__

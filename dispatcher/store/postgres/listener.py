@@ -1,32 +1,30 @@
-"""What other processes say: work was left ready, keys or secrets changed, a replay was made."""
+"""What other processes notify: work was left ready, keys or secrets changed, a replay was made."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
+from typing import Final, get_args
 
 import psycopg
 
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.server import Server
+from dispatcher.store.postgres.tx import CHANNEL
+from dispatcher.store.tx import Topic
 from receiver.base import log
 
 _LOG: Final = log.get("dispatcher.store")
-CHANNEL: Final = "postback"
-ACCESS: Final = "access"
-REPLAYS: Final = "replays"
-READY: Final = "ready"
 _RETRY_S: Final = 1.0
 
-Hear = Callable[[str, str], None]
-"""Told a topic and who said it; on a new connection every topic, for what was missed."""
+OnNotification = Callable[[str, str], None]
+"""Told a topic and which session notified; on a new connection every topic, for what was missed."""
 
 
 class Listener:
     """One connection that waits for notifications, made again whenever it is lost."""
 
-    def __init__(self, server: Server, hear: Hear) -> None:
+    def __init__(self, server: Server, on_notification: OnNotification) -> None:
         self._server = server
-        self._hear = hear
+        self._on_notification = on_notification
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -56,8 +54,8 @@ class Listener:
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             if missed:
-                for topic in (ACCESS, REPLAYS, READY):
-                    self._hear(topic, "")
+                for topic in get_args(Topic):
+                    self._on_notification(topic, "")
             async for notice in connection.notifies():
-                topic, _, who = notice.payload.partition(" ")
-                self._hear(topic, who)
+                topic, _, session = notice.payload.partition(" ")
+                self._on_notification(topic, session)

@@ -14,7 +14,7 @@ from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.migrate import migrate_postgres, migrate_sqlite
 from dispatcher.store.postgres.errors import line
 from dispatcher.store.postgres.server import QUIET, Server, check_database, make_durable
-from dispatcher.store.postgres.tx import text
+from dispatcher.store.postgres.statements import text
 from dispatcher.store.sqlite import file
 from receiver.base.clock import now_ms
 

@@ -8,29 +8,29 @@ from typing import Final
 import psycopg
 
 from dispatcher.store.errors import CannotStart, StoreUnavailable
-from dispatcher.store.postgres import lanes
+from dispatcher.store.lanes import next_ready_ms
+from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.errors import line, lost, translated
-from dispatcher.store.postgres.listener import CHANNEL, READY
 from dispatcher.store.postgres.server import WRITER, Server, make_durable
-from dispatcher.store.postgres.tx import PostgresTx
+from dispatcher.store.postgres.tx import CHANNEL, PostgresTx
 from receiver.base import log
 
 _LOG: Final = log.get("dispatcher.store")
-# Hosts kept by NTP differ by milliseconds. Below this nothing is corrected: the least lease margin
-# is a second, and what is not corrected cannot be corrected wrongly.
-SKEW_MS_LEAST: Final = 100
+# Hosts kept by NTP differ by milliseconds. Below this nothing is corrected: the smallest lease
+# margin is a second, and what is not corrected cannot be corrected wrongly.
+SKEW_MS_MIN: Final = 100
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.05
-_TELL_EVERY_S: Final = 0.025
-_SEATS_MAX: Final = 4_096
-_SEAT_LOCKS: Final = 0x706F7374  # the class of our advisory locks: "post"
+_NOTIFY_EVERY_S: Final = 0.025
+_SHARDS_MAX: Final = 4_096
+_SHARD_LOCKS: Final = 0x706F7374  # the class of our advisory locks: "post"
 _FORGET_WRITERS_MS: Final = 86_400_000
 
 # The database's clock comes with the transaction's beginning, in one round trip.
 _BEGIN: Final = "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
-_TAKE_SEAT: Final = (
-    f"SELECT n FROM generate_series(0, {_SEATS_MAX}) n "
-    f"WHERE pg_try_advisory_lock({_SEAT_LOCKS}, n) LIMIT 1"
+_TAKE_SHARD: Final = (
+    f"SELECT n FROM generate_series(0, {_SHARDS_MAX}) n "
+    f"WHERE pg_try_advisory_lock({_SHARD_LOCKS}, n) LIMIT 1"
 )
 _NOW_MS: Final = "(extract(epoch FROM now()) * 1000)::bigint"
 _END_EARLIER: Final = """
@@ -48,7 +48,7 @@ WITH marked AS (
         u(tenant, state, n)
     ON CONFLICT (tenant, state, seat) DO UPDATE SET n = counts.n + excluded.n
 )
-{lanes.NEXT}
+{statements.NEXT_READY}
 """
 
 
@@ -62,12 +62,11 @@ class Session:
         self._connection: psycopg.Connection | None = None
         self.id = os.urandom(12).hex()
         self._name = f"postback {self.id[:8]}"
-        self._told_s = 0.0
+        self._notified_s = 0.0
         self._batch = 0
-        self._seat = 0
+        self._shard = 0
         self._skew_ms = 0
-        self.replays: set[str] = set()
-        """The filtered replays that this session alone may feed."""
+        self._acquired: set[str] = set()
 
     # --- life ---
 
@@ -92,26 +91,26 @@ class Session:
     def _connected(self) -> psycopg.Connection:
         if self._connection is None or self._connection.closed:
             self._connection = None
-            self.replays.clear()
+            self._acquired.clear()
             connection = self._server.connect(self._name, WRITER)
             try:
-                self._take_seat(connection)
+                self._take_shard(connection)
             except psycopg.Error as error:
                 connection.close()
                 raise StoreUnavailable(f"cannot use {self._server.shown}: {line(error)}") from None
             self._connection = connection
         return self._connection
 
-    def _take_seat(self, connection: psycopg.Connection) -> None:
+    def _take_shard(self, connection: psycopg.Connection) -> None:
         """Return a number that no other living session has: its rows of counts are ours alone. An
         earlier session of ours that does not know yet that it is alone is ended, with what it
         holds."""
         make_durable(connection)
         connection.execute(_END_EARLIER, (self._name,))
-        row = connection.execute(_TAKE_SEAT).fetchone()
+        row = connection.execute(_TAKE_SHARD).fetchone()
         if row is None:
-            raise StoreUnavailable(f"more than {_SEATS_MAX} processes use this database")
-        self._seat = row[0]
+            raise StoreUnavailable(f"more than {_SHARDS_MAX} processes use this database")
+        self._shard = row[0]
         connection.execute(f"DELETE FROM writers WHERE seen_ms < {_NOW_MS} - {_FORGET_WRITERS_MS}")
 
     # --- one commit ---
@@ -133,20 +132,21 @@ class Session:
                 continue
             if row is not None:
                 self._skew_ms = skew_ms(began_ms, row[0], self._clock())
-            return PostgresTx(connection, skew_ms=self._skew_ms)
+            return PostgresTx(
+                connection, skew_ms=self._skew_ms, session=self.id, acquired=self._acquired
+            )
         why = "it does not answer" if failure is None else line(failure)
         raise StoreUnavailable(f"cannot reach {self._server.shown}: {why}")
 
     def mark(self, tx: PostgresTx) -> int | None:
         """Write the counts, and into the commit itself that it is this one; returns when the next
         work is ready. A transaction that wrote nothing stays so, and costs no fsync."""
-        moves = [(tenant, state, n) for (tenant, state), n in tx.notes.counts.items() if n]
-        if tx.wrote:
-            self._batch += 1
-            columns = ([move[place] for move in moves] for place in range(3))
-            row = tx.one(_MARK, self.id, self._batch, self._seat, *columns)
-        else:
-            row = tx.one(lanes.NEXT)
+        if not tx.wrote:
+            return next_ready_ms(tx)
+        self._batch += 1
+        moves = tx.changes.moves()
+        columns = ([move[place] for move in moves] for place in range(3))
+        row = tx.one(_MARK, self.id, self._batch, self._shard, *columns)
         ready_ms = None if row is None else row[0]
         return None if ready_ms is None else tx.here(ready_ms)
 
@@ -172,17 +172,17 @@ class Session:
         """Whether this time has come."""
         return ready_ms is not None and ready_ms <= self._clock()
 
-    def tell_ready(self) -> None:
+    def notify_ready(self) -> None:
         """Wake the others: there is work that this commit did not take. Apart from the commit,
         since commits that notify wait for each other, and no oftener than others can react; a
         word that is lost is made up for by what everyone observes once a second."""
-        if time.monotonic() - self._told_s < _TELL_EVERY_S or self._connection is None:
+        if time.monotonic() - self._notified_s < _NOTIFY_EVERY_S or self._connection is None:
             return
-        self._told_s = time.monotonic()
+        self._notified_s = time.monotonic()
         try:
             self._connection.execute(
                 f"BEGIN; SET LOCAL synchronous_commit = off; "
-                f"NOTIFY {CHANNEL}, '{READY} {self.id}'; COMMIT"
+                f"NOTIFY {CHANNEL}, 'ready {self.id}'; COMMIT"
             )
         except psycopg.Error as error:
             _LOG.info("could not wake the others", reason=line(error))
@@ -228,28 +228,10 @@ class Session:
                 _LOG.warning("asked after the commit", happened=happened)
                 return happened
 
-    # --- replays ---
-
-    def may_feed(self, tx: PostgresTx, replay: str) -> bool:
-        """Whether this process is the one that feeds this replay: the first that asks, for as long
-        as its session lives, so that a replay keeps its rate over all processes."""
-        if replay not in self.replays:
-            row = tx.one("SELECT pg_try_advisory_lock(hashtextextended(?, 0))", replay)
-            if row is None or not row[0]:
-                return False
-            self.replays.add(replay)
-        return True
-
-    def let_go(self, tx: PostgresTx, replay: str) -> None:
-        """Return the replay has ended."""
-        if replay in self.replays:
-            tx.one("SELECT pg_advisory_unlock(hashtextextended(?, 0))", replay)
-            self.replays.discard(replay)
-
 
 def skew_ms(began_ms: int, database_ms: int, ended_ms: int) -> int:
     """How far the database's clock is ahead, as asked between two readings of ours; 0 while the
     answer is one that equal clocks could have given."""
-    if began_ms - SKEW_MS_LEAST <= database_ms <= ended_ms + SKEW_MS_LEAST:
+    if began_ms - SKEW_MS_MIN <= database_ms <= ended_ms + SKEW_MS_MIN:
         return 0
     return database_ms - (began_ms + ended_ms) // 2

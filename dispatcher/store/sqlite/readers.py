@@ -10,8 +10,7 @@ import aiosqlite
 
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.sqlite import file
-from dispatcher.store.sqlite.tx import SqliteTx
-from dispatcher.store.sqlite.writer import translated
+from dispatcher.store.sqlite.tx import SqliteTx, translated
 from dispatcher.store.tx import Tx
 
 T = TypeVar("T")

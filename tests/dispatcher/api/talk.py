@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import httpx
 
@@ -40,13 +41,13 @@ async def submit(api: httpx.AsyncClient, job_id: str, destination: str, **fields
 async def until_state(service: Service, callback_id: str, state: State) -> None:
     """Wait, commit by commit, until the callback is in this state."""
     committed = asyncio.Event()
-    before = service.store.on_commit
+    events = service.store._events
 
     def on_commit(operations: int, seconds: float) -> None:
-        before(operations, seconds)
+        events.on_commit(operations, seconds)
         committed.set()
 
-    service.store.on_commit = on_commit
+    service.store._events = replace(events, on_commit=on_commit)
     async with asyncio.timeout(10):
         while (await service.store.get("default", callback_id)).state != state:
             committed.clear()

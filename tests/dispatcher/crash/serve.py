@@ -17,10 +17,9 @@ from dispatcher.sending.sender import Sender
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
-from dispatcher.store.requests import Rules, Settlement
-from dispatcher.store.sqlite import writer
-from dispatcher.store.sqlite.submit import Submit
-from dispatcher.store.sqlite.writer import Committed
+from dispatcher.store.batch import Committed
+from dispatcher.store.requests import Rules, Settlement, SubmitRequest
+from dispatcher.store.sqlite import database as databases
 from dispatcher.store.tx import Tx
 from dispatcher.values import Delivery
 
@@ -50,18 +49,18 @@ class Fuse:
 
 def arm(fuse: Fuse) -> None:
     """Put the fuse into the path of a delivery."""
-    commit, count, send = writer.commit, writer._count, Sender.send
+    commit, count, send = databases.commit, databases._count, Sender.send
 
     def counting(tx: Tx) -> None:
         count(tx)
-        if "accepted" in {event for _, event in tx.notes.events}:
+        if "accepted" in {event for _, event in tx.changes.events}:
             fuse.touch("before-commit")
 
     def committing(
         connection: sqlite3.Connection, operations: Sequence[object], rules: Rules
     ) -> Committed:
         committed = commit(connection, operations, rules)
-        if any(isinstance(one, Submit) for one in operations):
+        if any(isinstance(one, SubmitRequest) for one in operations):
             fuse.touch("after-commit")
         if any(isinstance(one, Settlement) for one in operations):
             fuse.touch("after-settle")
@@ -74,8 +73,8 @@ def arm(fuse: Fuse) -> None:
         return outcome
 
     replacements: tuple[tuple[object, str, Callable[..., object]], ...] = (
-        (writer, "_count", counting),
-        (writer, "commit", committing),
+        (databases, "_count", counting),
+        (databases, "commit", committing),
         (Sender, "send", sending),
     )
     for where, name, replacement in replacements:

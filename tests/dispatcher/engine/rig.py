@@ -14,6 +14,7 @@ from dispatcher.policy import Policy, dump
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store import open_store
+from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest
 from dispatcher.store.store import Store
 from dispatcher.values import Callback, Delivery, Submitted
@@ -131,11 +132,11 @@ async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> Async
         database_url=f"sqlite:///{folder}/engine.db", **{"drain_grace": 0.1, **changes}
     )
     store = open_store(settings)
-    await store.open()
-    for tenant in (TENANT, *(f"t{n}" for n in range(8))):
-        await store.ensure_tenant(tenant, secret(tenant))
     script, metrics = Script(), Metrics()
     engine = Engine(settings, store, script.send, SecretCache(store.secrets), metrics)
+    await store.open(StoreEvents(on_ready=engine.on_ready))
+    for tenant in (TENANT, *(f"t{n}" for n in range(8))):
+        await store.ensure_tenant(tenant, secret(tenant))
     rig = Rig(settings=settings, store=store, engine=engine, script=script, metrics=metrics)
     claim = store.claim
 

@@ -192,7 +192,7 @@ async def test_a_lane_that_another_program_locks_delays_and_then_refuses(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No commit waits for ever, and the batch leaves nothing behind."""
-    monkeypatch.setattr("dispatcher.store.postgres.writer._TRIES_MAX", 1)
+    monkeypatch.setattr("dispatcher.store.postgres.database._TRIES_MAX", 1)
     monkeypatch.setitem(WRITER, "lock_timeout", "200ms")
     await world.reopen()
     await world.submit("a")

@@ -9,8 +9,10 @@ from typing import Final
 import psycopg
 import pytest
 
-from dispatcher.store.postgres import claim, lanes, locks, settle, submit
+from dispatcher.store import claim, lanes
+from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.server import WRITER, Server
+from dispatcher.values import NORMAL
 from tests.dispatcher.postgres import folders
 
 _PRUNE: Final = """
@@ -18,32 +20,35 @@ SELECT id, tenant FROM callbacks WHERE state = '{}' AND pruned = ? AND finished_
 AND finished_ms < ? ORDER BY finished_ms LIMIT ? FOR UPDATE SKIP LOCKED
 """
 CASES: Final[dict[str, tuple[str, set[str]]]] = {
-    "lock lanes": (lanes.LOCK, {"lanes_pkey"}),
-    "refresh lanes": (lanes.REFRESH, {"lanes_pkey", "callbacks_sending", "callbacks_pending"}),
-    "refresh turns": (
-        lanes.TURNS,
+    "lock lanes": (statements._LOCK_LANES, {"lanes_pkey"}),
+    "refresh lanes": (
+        statements.REFRESH_LANES,
+        {"lanes_pkey", "callbacks_sending", "callbacks_pending"},
+    ),
+    "refresh schedules": (
+        statements._REFRESH_SCHEDULES,
         {"turns_pkey", "lanes_high", "lanes_normal", "lanes_replay"},
     ),
-    "next work": (lanes.NEXT, {"turns_high", "turns_normal", "turns_replay"}),
-    "contention": (claim.WAITING_TENANTS, {"turns_high", "turns_normal", "turns_replay"}),
-    "tenants in turn": (claim.TENANTS.format(ready="ready_normal"), {"turns_normal"}),
-    "claim lanes": (claim.LOCK_LANES.format(ready="ready_high"), {"lanes_high"}),
+    "next work": (statements.NEXT_READY, {"turns_high", "turns_normal", "turns_replay"}),
+    "contention": (statements.WAITING_TENANTS, {"turns_high", "turns_normal", "turns_replay"}),
+    "tenants in turn": (claim.TENANTS[NORMAL], {"turns_normal"}),
+    "claim lanes": (statements._LOCK_READY.format(ready="ready_high"), {"lanes_high"}),
     "claimed lanes": (
-        claim.LANES,
+        statements._LANES,
         {"lanes_pkey", "callbacks_sending"},
     ),
-    "due deliveries": (claim.DUE, {"callbacks_pending", "destinations_pkey"}),
-    "lease": (claim.LEASE, {"callbacks_pkey", "destinations_pkey", "payloads_pkey"}),
+    "due deliveries": (statements.DUE, {"callbacks_pending", "destinations_pkey"}),
+    "lease": (statements._LEASE, {"callbacks_pkey", "destinations_pkey", "payloads_pkey"}),
     "targets of submits": (
-        submit.TARGETS,
+        statements.TARGETS,
         {"destinations_pkey", "lanes_pkey", "callbacks_pending", "callbacks_sending"},
     ),
-    "settle": (settle.SETTLE, {"callbacks_pkey"}),
-    "held claims": (settle.HELD, {"callbacks_pkey"}),
-    "health": (settle.HEED, {"lanes_pkey"}),
-    "ended leases": (locks.ENDED, {"callbacks_sending"}),
-    "maximum ages": (locks.EXPIRED, {"callbacks_expiring"}),
-    "doomed lanes": (locks.DOOMED, {"lanes_doomed"}),
+    "settle": (statements._SETTLE, {"callbacks_pkey"}),
+    "held claims": (statements.HELD, {"callbacks_pkey"}),
+    "health": (statements.SET_HEALTH, {"lanes_pkey"}),
+    "ended leases": (lanes.LEASE_ENDED, {"callbacks_sending"}),
+    "maximum ages": (lanes.EXPIRED, {"callbacks_expiring"}),
+    "draining lanes": (lanes.DRAINING, {"lanes_doomed"}),
     **{
         f"retention of {state}": (_PRUNE.format(state), {"callbacks_finished"})
         for state in ("delivered", "cancelled", "dead")

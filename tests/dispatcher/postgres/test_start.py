@@ -134,7 +134,7 @@ async def test_a_running_process_outlives_a_newer_schema(
 ) -> None:
     """It goes on, and says so."""
     caplog.set_level(logging.WARNING, "dispatcher")
-    monkeypatch.setattr("dispatcher.store.postgres.store._OBSERVE_EVERY_S", 0.02)
+    monkeypatch.setattr("dispatcher.store.postgres.database._OBSERVE_EVERY_S", 0.02)
     store = open_store(Settings(database_url=url))
     await store.open()
     try:

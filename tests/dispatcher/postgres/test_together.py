@@ -13,8 +13,9 @@ from dispatcher.access import Access
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreError
+from dispatcher.store.postgres.database import PostgresDatabase
 from dispatcher.store.postgres.session import skew_ms
-from dispatcher.store.postgres.store import PostgresStore
+from dispatcher.store.store import Store
 from dispatcher.values import Delivery
 from receiver.base.clock import now_ms
 from tests.dispatcher.postgres import folders
@@ -30,14 +31,22 @@ class Together:
         self.url = url
         self.worlds: list[World] = []
 
-    async def join(self, *, ahead_ms: int = 0, **changes: Any) -> World:
+    async def join(
+        self, *, ahead_ms: int = 0, on_access: Callable[[], None] = lambda: None, **changes: Any
+    ) -> World:
         """One more process, whose clock is ahead of the others'."""
 
         def make() -> Any:
             settings = Settings(database_url=self.url, **changes)
-            return PostgresStore(settings, clock=lambda: now_ms() + ahead_ms)
+            database = PostgresDatabase(settings, clock=lambda: now_ms() + ahead_ms)
+            return Store(database, settings)
 
-        world = World(make=make, store=make(), now_ms=now_ms() + ahead_ms)
+        world = World(
+            make=make,
+            store=make(),
+            now_ms=now_ms() + ahead_ms,
+            on_access=on_access,
+        )
         await world.open()
         self.worlds.append(world)
         return world
@@ -190,13 +199,13 @@ async def test_work_that_one_cannot_take_wakes_the_others(together: Together) ->
 
 
 async def test_a_key_revoked_in_one_process_is_refused_in_all(together: Together) -> None:
-    one, other = await together.join(), await together.join()
+    heard = asyncio.Event()
+    one, other = await together.join(), await together.join(on_access=heard.set)
     settings = Settings(database_url=together.url)
     here, there = Access(one.store, settings), Access(other.store, settings)
     await here.bootstrap()
     await there.bootstrap()
-    heard = asyncio.Event()
-    other.store.on_access = heard.set  # type: ignore[attr-defined]  # a shared store has it
+    heard.clear()
     key, text = await here.make_key(tenant="acme", scopes=["read"], label="test")
     async with asyncio.timeout(5):
         await heard.wait()

@@ -1,6 +1,6 @@
 """What the store's tests are made of: callbacks, settlements, and a store with a clock of its own.
 
-`FACTORIES` lists the stores that must keep the Protocol's promises; a second one only adds itself.
+`FACTORIES` lists the databases on which the store must keep its promises; one more adds itself.
 """
 
 import sqlite3
@@ -18,8 +18,9 @@ from dispatcher.outcome import Kind, Outcome
 from dispatcher.policy import Verdict, load
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
+from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest, Settlement
-from dispatcher.store.store import SharedStore, Store
+from dispatcher.store.store import Store
 from dispatcher.values import (
     Callback,
     Delivery,
@@ -72,7 +73,7 @@ LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {
     "postgres": postgres_look,
 }
 # Where those stores look at the wall clock: only to show which holds are over.
-CLOCKS: Final = ("dispatcher.store.common.wall_ms", "dispatcher.store.postgres.store.wall_ms")
+CLOCKS: Final = ("dispatcher.store.store.wall_ms",)
 
 
 def secret(
@@ -159,10 +160,17 @@ class World:
     store: Store
     now_ms: int = T0
     ready: list[int | None] = field(default_factory=list)
+    commits: list[int] = field(default_factory=list)  # how many operations each held
+    on_access: Callable[[], None] = lambda: None
 
     async def open(self) -> None:
-        self.store.on_ready = self.ready.append
-        await self.store.open()
+        await self.store.open(
+            StoreEvents(
+                on_ready=self.ready.append,
+                on_commit=lambda operations, _seconds: self.commits.append(operations),
+                on_access=self.on_access,
+            )
+        )
 
     async def reopen(self) -> None:
         """As after a restart of the process."""
@@ -177,7 +185,7 @@ class World:
     def let_leases_go(self) -> int:
         """After a crash, the time when a successor may have what was leased: a sole owner at once,
         one of several when the leases have ended."""
-        return self.tick(LEASE_MS if isinstance(self.store, SharedStore) else 1)
+        return self.tick(LEASE_MS if self.store.shared else 1)
 
     def next_ready_ms(self) -> int | None:
         """What the last commit said of the next due work."""

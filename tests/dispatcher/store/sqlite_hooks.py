@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dispatcher.settings import Settings
+from dispatcher.store import open_store
+from dispatcher.store.sqlite.database import SqliteDatabase
 from dispatcher.store.sqlite.readers import run
-from dispatcher.store.sqlite.store import SqliteStore
+from dispatcher.store.store import Store
 from tests.dispatcher.store.builders import World
 
 T = TypeVar("T")
@@ -19,8 +21,8 @@ T = TypeVar("T")
 async def sqlite_world(folder: Path, **changes: Any) -> AsyncIterator[World]:
     """An open SQLite store on `folder`/postback.db."""
 
-    def make() -> SqliteStore:
-        return SqliteStore(Settings(database_url=f"sqlite:///{folder}/postback.db", **changes))
+    def make() -> Store:
+        return open_store(Settings(database_url=f"sqlite:///{folder}/postback.db", **changes))
 
     world = World(make=make, store=make())
     await world.open()
@@ -30,19 +32,20 @@ async def sqlite_world(folder: Path, **changes: Any) -> AsyncIterator[World]:
         await world.store.close()
 
 
-def store_of(world: World) -> SqliteStore:
-    assert isinstance(world.store, SqliteStore)
-    return world.store
+def database_of(world: World) -> SqliteDatabase:
+    database = world.store._database
+    assert isinstance(database, SqliteDatabase)
+    return database
 
 
 async def on_writer(world: World, act: Callable[[sqlite3.Connection], T]) -> T:
     """`act` on the writer's connection and thread."""
-    return await store_of(world)._on_writer(act)
+    return await database_of(world)._on_writer(act)
 
 
 async def on_readers(world: World, act: Callable[[sqlite3.Connection], T]) -> list[T]:
     """`act` on each reader's connection and thread."""
-    return [await run(one, act) for one in store_of(world)._readers._all]
+    return [await run(one, act) for one in database_of(world)._readers._all]
 
 
 async def pragma(world: World, name: str, value: object = None) -> Any:

@@ -151,17 +151,16 @@ async def test_a_bad_operation_fails_alone(world: World) -> None:
 
 
 async def test_submits_settlements_and_claims_share_commits(world: World) -> None:
-    commits: list[int] = []
     await world.many(8)
     claimed = await world.claim()
-    world.store.on_commit = lambda operations, _seconds: commits.append(operations)
+    world.commits.clear()
     await asyncio.gather(
         *(world.settle(one) for one in claimed),
         *(world.submit(f"new-{n}") for n in range(50)),
         world.claim(),
     )
-    assert sum(commits) == 59
-    assert len(commits) <= 3
+    assert sum(world.commits) == 59
+    assert len(world.commits) <= 3
 
 
 async def test_a_caller_that_gives_up_finds_its_callback_stored(world: World) -> None:
@@ -184,6 +183,6 @@ async def test_what_follows_a_commit_cannot_take_it_back(
         raise OSError("test")
 
     monkeypatch.setattr("os.statvfs", broken)
-    monkeypatch.setattr("dispatcher.store.sqlite.store._MEASURE_EVERY_S", 0.0)
+    monkeypatch.setattr("dispatcher.store.sqlite.database._MEASURE_EVERY_S", 0.0)
     assert (await world.submit("a")).state == "pending"
     assert world.store.queued() == 1

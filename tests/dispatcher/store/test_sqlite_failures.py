@@ -14,9 +14,9 @@ from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
 from dispatcher.store.tx import Tx
 from tests.dispatcher.store.builders import World, raises
 from tests.dispatcher.store.sqlite_hooks import (
+    database_of,
     pragma,
     sqlite_world,
-    store_of,
     submit_many,
 )
 
@@ -111,7 +111,7 @@ def endless(tx: Tx) -> Any:
 async def test_a_read_past_its_deadline_is_ended_and_its_connection_goes_on(world: World) -> None:
     kept = (await world.submit()).id
     for _ in range(2):
-        error = await raises(StoreUnavailable, store_of(world)._look(endless))
+        error = await raises(StoreUnavailable, database_of(world).read(endless))
         assert "longer than 0.15 s" in str(error)
         assert await world.search() == [kept]
 
@@ -122,7 +122,7 @@ async def test_a_reader_whose_caller_went_away_is_free_at_once(world: World) -> 
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _loop, context: surprises.append(context))
     kept = (await world.submit()).id
-    reading = asyncio.create_task(store_of(world)._look(endless))
+    reading = asyncio.create_task(database_of(world).read(endless))
     await asyncio.sleep(0.02)
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -136,8 +136,8 @@ async def test_a_reader_whose_caller_went_away_is_free_at_once(world: World) -> 
 async def test_a_busy_reader_makes_others_wait_no_longer_than_the_deadline(world: World) -> None:
     """And writes go on meanwhile."""
     answers = await asyncio.gather(
-        store_of(world)._look(endless),
-        store_of(world)._look(endless),
+        database_of(world).read(endless),
+        database_of(world).read(endless),
         world.submit("a"),
         return_exceptions=True,
     )
@@ -157,7 +157,7 @@ async def test_a_long_read_does_not_see_what_comes_after_it_began(world: World) 
         asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(5)
         return first, len(tx.all("SELECT id FROM callbacks"))
 
-    reading = asyncio.create_task(store_of(world)._look(slow))
+    reading = asyncio.create_task(database_of(world).read(slow))
     await began.wait()
     await world.submit("b")
     go_on.set()

@@ -1,0 +1,234 @@
+"""Callbacks: found by a filter, in the order that an index gives; and what operators do to single
+ones: replay, cancel."""
+
+from collections.abc import Sequence
+
+from dispatcher import policy as policies
+from dispatcher.filters import Filter
+from dispatcher.ids import id_floor, lane_url, resolve_destination
+from dispatcher.states import FINAL, State
+from dispatcher.store import rows
+from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
+from dispatcher.store.lanes import clear_circuit
+from dispatcher.store.requests import Page
+from dispatcher.store.tx import Row, Tx
+from dispatcher.values import REPLAY, Attempt, Callback, Payload
+
+
+def where(tenant: str, filter: Filter) -> tuple[str, list[object]]:
+    """`FROM … WHERE …` for what `filter` matches, and its parameters.
+
+    The state stands in the text, not in a parameter: only so can a partial index serve. With a
+    tag the search starts from the tag's own index, which is in the order of the ids too.
+    """
+    source, clauses = "FROM callbacks c", ["c.tenant = ?"]
+    values: list[object] = [tenant]
+    if filter.tags:
+        source, clauses, values = "FROM tags t JOIN callbacks c ON c.id = t.callback", [], []
+        for number, (key, value) in enumerate(filter.tags):
+            if number == 0:
+                clauses.append("t.tenant = ? AND t.key = ? AND t.value = ?")
+            else:
+                clauses.append(
+                    "EXISTS (SELECT 1 FROM tags o WHERE o.tenant = ? AND o.key = ? "
+                    "AND o.value = ? AND o.callback = c.id)"
+                )
+            values += [tenant, key, value]
+    if filter.status is not None:
+        clauses.append(f"c.state = '{filter.status}'")
+    for column, value_of in (
+        ("c.job_id", filter.job_id),
+        ("c.job_status", filter.job_status),
+        ("c.last_error", filter.error),
+    ):
+        if value_of is not None:
+            clauses.append(f"{column} = ?")
+            values.append(value_of)
+    if filter.destination is not None:
+        clauses.append("c.destination = ?")
+        values.append(resolve_destination(tenant, filter.destination))
+    if filter.priority is not None:
+        clauses.append(f"c.priority = {0 if filter.priority == 'high' else 1}")
+    for bound_ms, sign in ((filter.since_ms, ">="), (filter.until_ms, "<")):
+        if bound_ms is not None:
+            clauses.append(f"{order(filter)} {sign} ?")
+            values.append(id_floor("cb", bound_ms))
+    return f"{source} WHERE {' AND '.join(clauses)}", values
+
+
+def order(filter: Filter) -> str:
+    """Return the column to sort and to page by: the id, as the driving index holds it. The empty
+    text keeps the database from walking all ids where the few callbacks of one job can be
+    sorted."""
+    if filter.tags:
+        return "t.callback"
+    return "c.id" if filter.job_id is None else "c.id || ''"
+
+
+def page(tx: Tx, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
+    """`limit` callbacks, newest first, after id `after`."""
+    source, values = where(tenant, filter)
+    column = order(filter)
+    if after is not None:
+        source += f" AND {column} < ?"
+        values.append(after)
+    shown = newest(tx, source, values, column, limit=limit + 1)
+    more = len(shown) > limit
+    return Page(callbacks=shown[:limit], next_id=shown[limit - 1].id if more else None)
+
+
+def newest(
+    tx: Tx, source: str, values: Sequence[object], column: str, *, limit: int
+) -> list[Callback]:
+    """Return the first `limit` callbacks of `source` (as `where` makes it), newest first."""
+    joined = source.replace(
+        " WHERE ", " LEFT JOIN destinations d ON d.id = c.destination WHERE ", 1
+    )
+    found = tx.all(f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?", *values, limit)
+    return rows.callbacks(tx, found)
+
+
+def get(tx: Tx, tenant: str, callback: str) -> Callback:
+    """Raise NotFound, for another tenant's just the same."""
+    row = tx.one(
+        f"{rows.CALLBACK} FROM callbacks c LEFT JOIN destinations d ON d.id = c.destination "
+        "WHERE c.id = ? AND c.tenant = ?",
+        callback,
+        tenant,
+    )
+    if row is None:
+        raise NotFound(f"there is no callback {callback}")
+    return rows.callbacks(tx, [row])[0]
+
+
+def attempts(tx: Tx, tenant: str, callback: str) -> list[Attempt]:
+    """Oldest first. Raises NotFound."""
+    get(tx, tenant, callback)
+    found = tx.all(f"{rows.ATTEMPT} WHERE callback = ? ORDER BY n", callback)
+    return [rows.attempt(row) for row in found]
+
+
+def payload(tx: Tx, tenant: str, callback: str) -> Payload:
+    """Raise NotFound, PayloadGone."""
+    shown = get(tx, tenant, callback)
+    row = tx.one("SELECT body, content_type FROM payloads WHERE callback = ?", callback)
+    if row is None:
+        raise PayloadGone(f"the payload of {callback} is past its retention")
+    return Payload(body=row[0], content_type=row[1], sha256=shown.payload_sha256)
+
+
+def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:
+    """When the oldest delivery that waits was accepted, of one tenant or of all."""
+    names = [tenant] if tenant else [row[0] for row in tx.all("SELECT tenant FROM turns")]
+    found = [
+        tx.one(
+            "SELECT created_ms FROM callbacks WHERE tenant = ? AND state = 'pending' "
+            "ORDER BY id LIMIT 1",
+            name,
+        )
+        for name in names
+    ]
+    return min((row[0] for row in found if row is not None), default=None)
+
+
+def counts(tx: Tx) -> dict[tuple[str, State], int]:
+    """Return how many callbacks of each tenant are in each state."""
+    found = tx.all(
+        "SELECT tenant, state, CAST(sum(n) AS bigint) FROM counts GROUP BY tenant, state"
+    )
+    return {(tenant, state): n for tenant, state, n in found}
+
+
+# --- what operators do ---
+
+
+def replay(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
+    """Make one final delivery due now, in its own class, and clear its lane's circuit."""
+    shown = get(tx, tenant, callback)
+    if shown.state not in FINAL:
+        raise Conflict(f"{callback} is {shown.state}: only a final delivery can be replayed")
+    refuse_disabled(tx, shown.destination)
+    make_pending(tx, shown, class_number=None, now_ms=now_ms)
+    clear_circuit(tx, shown.destination)
+    return get(tx, tenant, callback)
+
+
+def refuse_disabled(tx: Tx, destination: str) -> None:
+    """Raise DestinationDisabled."""
+    row = tx.one("SELECT disabled_reason FROM destinations WHERE id = ?", destination)
+    if row is not None and row[0] is not None:
+        raise DestinationDisabled(f"the destination is disabled: {row[0]}")
+
+
+def make_pending(tx: Tx, shown: Callback, *, class_number: int | None, now_ms: int) -> None:
+    """Make a final delivery pending with a fresh budget; same id, same bytes, history kept.
+
+    Raises PayloadGone.
+    """
+    if shown.payload_pruned:
+        raise PayloadGone(f"the payload of {shown.id} is past its retention")
+    max_age_ms = round(policies.load(shown.policy).max_age * 1000)
+    tx.run(
+        "UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = ?, "
+        "expires_ms = ?, tries = 0, cancelling = 0, finished_ms = NULL WHERE id = ?",
+        class_number,
+        now_ms,
+        now_ms + max_age_ms,
+        shown.id,
+    )
+    tx.changes.moved(shown.tenant, shown.state, "pending")
+    _revive(tx, shown)
+
+
+def _revive(tx: Tx, shown: Callback) -> None:
+    """Bring back a lane that was idle and so forgotten, and an unregistered destination with it."""
+    tx.run(
+        "INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
+        shown.destination,
+        shown.tenant,
+        lane_url(shown.url),
+        shown.created_ms,
+    )
+    tx.changes.lanes.add(shown.destination)
+    tx.changes.revived_lanes.add(shown.destination)
+
+
+def replay_in_background(tx: Tx, shown: Callback, *, made_ms: int, now_ms: int) -> bool:
+    """Replay one delivery of a filtered replay, in the lowest class; False if it cannot be.
+
+    A circuit that opened before the replay was made is cleared, once: the operator believes the
+    destination to be repaired, and if it is not, the circuit opens again.
+    """
+    try:
+        refuse_disabled(tx, shown.destination)
+        make_pending(tx, shown, class_number=REPLAY, now_ms=now_ms)
+    except (DestinationDisabled, PayloadGone):
+        return False
+    clear_circuit(tx, shown.destination, opened_before_ms=made_ms)
+    return True
+
+
+def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
+    """Cancel a pending delivery; let the running attempt of a sending one be its last."""
+    shown = get(tx, tenant, callback)
+    if shown.state in FINAL:
+        raise Conflict(f"{callback} is {shown.state} already")
+    if shown.state == "pending":
+        row = (shown.id, shown.tenant, shown.destination)
+        finish(tx, [row], "cancelled", error=None, now_ms=now_ms)
+    else:
+        tx.run("UPDATE callbacks SET cancelling = 1 WHERE id = ?", callback)
+    return get(tx, tenant, callback)
+
+
+def finish(tx: Tx, found: Sequence[Row], state: State, *, error: str | None, now_ms: int) -> None:
+    """End pending deliveries (`id, tenant, destination`); `error` None keeps the last one."""
+    tx.many(
+        "UPDATE callbacks SET state = ?, due_ms = NULL, finished_ms = ?, "
+        "last_error = coalesce(?, last_error) WHERE id = ?",
+        [(state, now_ms, error, row[0]) for row in found],
+    )
+    for _, tenant, destination in found:
+        tx.changes.moved(tenant, "pending", state)
+        tx.changes.lanes.add(destination)

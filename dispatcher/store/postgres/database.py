@@ -1,0 +1,259 @@
+"""The PostgreSQL database: one writer a process that commits for everyone in it, a few readers, and
+one session that listens to the other processes (D3, D16)."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import psycopg
+
+from dispatcher.settings import Settings
+from dispatcher.states import State
+from dispatcher.store import batch, callbacks, lanes
+from dispatcher.store.batch import Committed, PoisonOperation
+from dispatcher.store.database import Counts, StoreEvents
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.migrate import migrate_postgres, scripts
+from dispatcher.store.postgres.errors import collided, line, translated
+from dispatcher.store.postgres.listener import Listener
+from dispatcher.store.postgres.readers import Readers
+from dispatcher.store.postgres.server import QUIET, Server, check_database
+from dispatcher.store.postgres.session import Session
+from dispatcher.store.requests import Rules, Usage
+from dispatcher.store.tx import Tx
+from receiver.base import log
+from receiver.base.clock import now_ms as wall_ms
+
+T = TypeVar("T")
+
+_LOG: Final = log.get("dispatcher.store")
+_OBSERVE_EVERY_S: Final = 1.0
+# Collisions with other processes' commits are rare and short; these many in a row are neither.
+_TRIES_MAX: Final = 6
+_OTHERS: Final = """
+SELECT (SELECT n FROM revisions WHERE what = 'access'), (SELECT max(version) FROM postback_schema)
+"""
+_SIZE: Final = "SELECT pg_database_size(current_database())"
+
+
+class PostgresDatabase:
+    """One PostgreSQL database that any number of processes share.
+
+    `clock` is this process's; what is compared with what others stored is turned into the
+    database's, whose distance each commit measures.
+    """
+
+    shared = True
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], int] = wall_ms) -> None:
+        self._bytes_max = settings.storage_bytes_max
+        self._clock = clock
+        self._server = Server(settings.database_url)
+        self._session = Session(self._server, clock=clock)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres-writer")
+        self._listener = Listener(self._server, self._on_notification)
+        self._readers = Readers(
+            self._server, connections=settings.readers, timeout_s=settings.read_timeout
+        )
+        self._events = StoreEvents()
+        self._recount: Callable[[Counts], None] = lambda _counts: None
+        self._watching: asyncio.Task[None] | None = None
+        self._revision: int | None = None
+        self._schema = scripts("postgres")[-1][0]
+        self.usage = Usage(used_bytes=0, free_bytes=0)
+
+    async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
+        self._events, self._recount = events, recount
+        try:
+            await self._in_thread(self._prepare)
+            await self._observe()
+            await self._measure()
+        except BaseException as error:
+            await self._disconnect()
+            if isinstance(error, StoreUnavailable | psycopg.Error):
+                raise CannotStart(str(error)) from None
+            raise
+        self._listener.start()
+        self._watching = asyncio.create_task(self._watch(), name="watch")
+
+    def _prepare(self) -> None:
+        """Differs: the schema is brought up to date by a session of its own, without deadlines."""
+        connection = self._server.connect("postback migration", QUIET)
+        try:
+            check_database(connection, self._server.shown)
+            migrate_postgres(connection)
+            _refuse_half_moved(connection)
+        except psycopg.Error as error:
+            raise CannotStart(f"cannot use {self._server.shown}: {line(error)}") from None
+        finally:
+            connection.close()
+        self._session.open()
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait({self._watching})
+        await self._listener.stop()
+        await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        await self._readers.close()
+        with suppress(RuntimeError):  # closed before
+            await self._in_thread(self._session.close)
+        self._thread.shutdown()
+
+    async def backup(self, target: Path) -> None:
+        raise Conflict(
+            "a PostgreSQL database is backed up by its own tools: "
+            f"pg_dump --format=custom --file={target} DATABASE_URL"
+        )
+
+    async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
+        return await self._in_thread(commit, self._session, operations, rules)
+
+    async def read(self, query: Callable[[Tx], T]) -> T:
+        return await self._readers.look(query)
+
+    async def shrink(self, *, pages: int) -> int:
+        """Differs: autovacuum makes the room of what is gone usable again."""
+        return 0
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    # --- the other processes ---
+
+    def _on_notification(self, topic: str, session: str) -> None:
+        if session == self._session.id:
+            return
+        if topic == "ready":
+            self._events.on_ready(self._clock())
+        elif topic == "access":
+            self._events.on_access()
+        elif topic == "replays":
+            self._events.on_replays()
+
+    async def _watch(self) -> None:
+        """Look for what nobody could notify: a process that died between its commit and that."""
+        while True:
+            await asyncio.sleep(_OBSERVE_EVERY_S)
+            try:
+                await self._observe()
+                await self._measure()
+            except (StoreUnavailable, psycopg.Error) as error:
+                _LOG.debug("cannot look at the database", reason=line(error))
+            except Exception:
+                _LOG.exception("watching the database failed")
+
+    async def _observe(self) -> None:
+        """Take over what the others changed."""
+        try:
+            counts, next_ready_ms, revision, schema = await self._in_thread(observe, self._session)
+        except psycopg.Error as error:
+            raise translated(error) from error
+        self._recount(counts)
+        if self._revision not in (None, revision):
+            self._events.on_access()
+        self._revision = revision
+        if schema > self._schema:
+            self._schema = schema
+            _LOG.warning(
+                "a newer version brought the database to a schema that this one does not know; "
+                "it goes on as it is: restart it with the newer version",
+                schema=schema,
+            )
+        self._events.on_ready(next_ready_ms)
+
+    async def _measure(self) -> None:
+        row = await self.read(lambda tx: tx.one(_SIZE))
+        used = 0 if row is None else int(row[0])
+        self.usage = Usage(used_bytes=used, free_bytes=max(0, self._bytes_max - used))
+
+
+def observe(session: Session) -> tuple[Mapping[tuple[str, State], int], int | None, int, int]:
+    """Return what all processes together have, on the writer's thread between two commits: counts,
+    when the next work is ready, how often keys, tenants or secrets changed, and the schema.
+
+    Raises StoreUnavailable.
+    """
+    tx = session.begin()
+    try:
+        counts = callbacks.counts(tx)
+        next_ready_ms = lanes.next_ready_ms(tx)
+        revision, schema = tx.one(_OTHERS) or (0, 0)
+    finally:
+        session.roll_back()
+    return counts, next_ready_ms, revision or 0, schema or 0
+
+
+def _refuse_half_moved(connection: psycopg.Connection) -> None:
+    row = connection.execute("SELECT source FROM moves WHERE done_ms IS NULL").fetchone()
+    if row is not None:
+        raise CannotStart(
+            f"the move of {row[0]} into this database is not finished: run the same "
+            "`dispatcher move` again, it goes on where it stopped"
+        )
+
+
+# --- one commit ---
+
+
+class _RetryBatch(Exception):
+    """Nothing was committed, and the same batch once more may well be."""
+
+
+def commit(session: Session, operations: Sequence[object], rules: Rules) -> Committed:
+    """Do what `Database.write` does, on the writer's thread.
+
+    Differs: a batch that met another process's lock, or lost its connection before it was
+    committed, is applied again; StoreUnavailable may mean that the connection broke while
+    committing and could not be repaired in time to learn what became of it. And at first without
+    savepoints, each of which is two round trips: only a batch with a bad operation in it, which is
+    rare, is applied again with them.
+    """
+    reason: BaseException | None = None
+    isolate = False
+    for tried in range(_TRIES_MAX):
+        try:
+            committed = _commit_once(session, operations, rules, isolate=isolate)
+        except PoisonOperation:
+            isolate = True
+        except _RetryBatch as retry:
+            reason = retry.__cause__ or retry
+            if tried:
+                time.sleep(0.01 * tried)
+        else:
+            if session.is_past(committed.next_ready_ms):
+                session.notify_ready()
+            return committed
+    raise translated(reason) if isinstance(reason, psycopg.Error) else StoreUnavailable(str(reason))
+
+
+def _commit_once(
+    session: Session, operations: Sequence[object], rules: Rules, *, isolate: bool
+) -> Committed:
+    tx = session.begin()
+    try:
+        tx.statements.hold(tx, batch.lanes_of(tx, operations))
+        results = batch.apply(tx, operations, rules, isolate=isolate)
+        next_ready_ms = session.mark(tx)
+    except psycopg.Error as error:
+        retry = collided(error) or tx.lost(error)
+        if tx.lost(error):
+            session.drop()
+        else:
+            session.roll_back()
+        if retry:
+            raise _RetryBatch from error
+        raise translated(error) from error
+    except BaseException:
+        session.roll_back()
+        raise
+    committed = Committed(results, tx.changes, next_ready_ms)
+    if not session.commit(tx):
+        raise _RetryBatch("the connection was lost while committing, and nothing was committed")
+    return committed

@@ -1,0 +1,305 @@
+"""What is PostgreSQL's own of the verbs: `Statements` of `store/tx.py` tells what each is for.
+Lists come as arrays, and rows that are written as one array a column, in one statement."""
+
+from collections.abc import Iterable, Sequence, Set
+from typing import Any, Final
+
+from dispatcher.store.claim import READY
+from dispatcher.store.rows import LEASED, NEW_CALLBACK
+from dispatcher.store.tx import Row, Tx
+
+# --- lanes ---
+
+_LOCK_LANES: Final = """
+SELECT id FROM lanes WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
+"""
+
+
+def hold(tx: Tx, lanes: Iterable[str]) -> None:
+    """Lock those of these lanes that there are until the end of the transaction."""
+    if lanes:
+        tx.held |= {row[0] for row in tx.all(_LOCK_LANES, tx.ids(lanes))}
+
+
+def unheld(tx: Tx, lanes: set[str]) -> set[str]:
+    """Differs: lanes are made before anything is read, and for refused submits too: without a lane
+    to hold, two processes could each hand over as much as the destination takes in all."""
+    return lanes - tx.held
+
+
+MAKE_LANES: Final = """
+INSERT INTO lanes (id, tenant, paused, doomed, concurrency, rate, "window", served_ms)
+SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, v.most), rate,
+       least(coalesce(concurrency, v.most), v.first), v.now_ms
+FROM (SELECT ?::integer, ?::integer, ?::bigint) v(most, first, now_ms), destinations
+WHERE id = ANY(?::text[])
+ORDER BY id
+ON CONFLICT (id) DO NOTHING
+"""
+
+MAKE_SCHEDULES: Final = """
+INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
+WHERE id = ANY(?::text[]) ORDER BY tenant ON CONFLICT DO NOTHING
+"""
+
+# Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
+REFRESH_LANES: Final = """
+WITH due AS MATERIALIZED (
+    SELECT l.id,
+           l.paused = 0 AND l.doomed IS NULL AND l."window" > (SELECT count(*) FROM callbacks
+               WHERE destination = l.id AND state = 'sending') AS free,
+           greatest(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
+               ELSE floor(l.paced_ms + 1000 / l.rate)::bigint + 1 END) AS earliest,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
+    FROM lanes l WHERE l.id = ANY(?::text[])
+), ready AS MATERIALIZED (
+    SELECT id, CASE WHEN free AND high IS NOT NULL THEN greatest(high, earliest) END AS high,
+               CASE WHEN free AND normal IS NOT NULL THEN greatest(normal, earliest) END AS normal,
+               CASE WHEN free AND replay IS NOT NULL THEN greatest(replay, earliest) END AS replay
+    FROM due
+)
+UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay
+FROM ready r
+WHERE lanes.id = r.id AND (lanes.ready_high IS DISTINCT FROM r.high
+    OR lanes.ready_normal IS DISTINCT FROM r.normal OR lanes.ready_replay IS DISTINCT FROM r.replay)
+RETURNING lanes.tenant
+"""
+
+_LOCK_SCHEDULES: Final = """
+SELECT tenant FROM turns WHERE tenant = ANY(?::text[]) ORDER BY tenant FOR UPDATE
+"""
+
+_NEXT_TURN: Final = """
+(SELECT greatest(n.served_ms, min({ready})) FROM lanes
+ WHERE tenant = n.tenant AND {ready} IS NOT NULL HAVING min({ready}) IS NOT NULL)
+"""
+
+_REFRESH_SCHEDULES: Final = f"""
+WITH now AS MATERIALIZED (
+    SELECT tenant, CASE WHEN tenant = ANY(?::text[]) THEN ?::bigint ELSE served_ms END AS served_ms
+    FROM turns WHERE tenant = ANY(?::text[])
+), next AS MATERIALIZED (
+    SELECT n.tenant, n.served_ms, {_NEXT_TURN.format(ready="ready_high")} AS high,
+           {_NEXT_TURN.format(ready="ready_normal")} AS normal,
+           {_NEXT_TURN.format(ready="ready_replay")} AS replay
+    FROM now n
+)
+UPDATE turns t SET served_ms = n.served_ms, ready_high = n.high, ready_normal = n.normal,
+                   ready_replay = n.replay
+FROM next n
+WHERE t.tenant = n.tenant AND (t.served_ms <> n.served_ms OR t.ready_high IS DISTINCT FROM n.high
+    OR t.ready_normal IS DISTINCT FROM n.normal OR t.ready_replay IS DISTINCT FROM n.replay)
+"""
+
+
+def refresh_schedules(tx: Tx, tenants: Set[str], served: Set[str], served_ms: int) -> None:
+    """Differs: first the locks, then a statement that sees what their last holders left."""
+    wanted = tx.ids(tenants)
+    tx.all(_LOCK_SCHEDULES, wanted)
+    tx.run(_REFRESH_SCHEDULES, tx.ids(served), served_ms, wanted)
+
+
+NEXT_READY: Final = """
+SELECT least(
+    (SELECT min(ready_high) FROM turns WHERE ready_high IS NOT NULL),
+    (SELECT min(ready_normal) FROM turns WHERE ready_normal IS NOT NULL),
+    (SELECT min(ready_replay) FROM turns WHERE ready_replay IS NOT NULL))
+"""
+
+FORGET_LANES: Final = """
+DELETE FROM lanes WHERE id = ANY(?::text[]) AND served_ms < ?
+    AND ready_high IS NULL AND ready_normal IS NULL AND ready_replay IS NULL
+    AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = lanes.id
+                    AND class IN (0, 1, 2) AND state = 'pending')
+    AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = lanes.id AND state = 'sending')
+RETURNING id
+"""
+
+# One that nobody registered or configured is known by its callbacks alone. Its lane's lock keeps
+# every submit to it waiting until both are gone.
+FORGET_DESTINATIONS: Final = """
+DELETE FROM destinations WHERE id = ANY(?::text[])
+    AND name IS NULL AND paused = 0 AND disabled_reason IS NULL AND concurrency IS NULL
+    AND rate IS NULL AND policy IS NULL AND headers = '[]'
+"""
+
+# --- submit ---
+
+TARGETS: Final = """
+SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy, d.headers,
+       l.id IS NOT NULL,
+       coalesce(l.paused, d.paused, 0) = 0 AND coalesce(l.held_until_ms, 0) <= n.ms
+       AND coalesce(l.rate, d.rate) IS NULL
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
+                     AND class = 0 AND state = 'pending'), n.ms + 1) > n.ms
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
+                     AND class = 1 AND state = 'pending'), n.ms + 1) > n.ms,
+       coalesce(l."window", least(coalesce(d.concurrency, n.concurrency), n.first))
+       - (SELECT count(*) FROM callbacks WHERE destination = j.id AND state = 'sending')
+FROM (SELECT ?::bigint, ?::integer, ?::integer) n(ms, concurrency, first), unnest(?::text[]) j(id)
+LEFT JOIN destinations d ON d.id = j.id
+LEFT JOIN lanes l ON l.id = j.id
+"""
+
+INSERT_DESTINATIONS: Final = """
+INSERT INTO destinations (id, tenant, url, created_ms)
+SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bigint[])
+ON CONFLICT DO NOTHING
+"""
+
+_INSERT_CALLBACKS: Final = f"""
+INSERT INTO callbacks ({", ".join(NEW_CALLBACK)}, state, class, claim)
+SELECT {", ".join(NEW_CALLBACK)}, CASE WHEN lease_ms IS NULL THEN 'pending' ELSE 'sending' END,
+    priority, CASE WHEN lease_ms IS NULL THEN 0 ELSE 1 END
+FROM unnest({", ".join(f"?::{kind}[]" for kind in NEW_CALLBACK.values())})
+    u({", ".join(NEW_CALLBACK)})
+ON CONFLICT DO NOTHING
+RETURNING id
+"""
+_KEY: Final = list(NEW_CALLBACK).index("key")
+
+
+def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
+    """Differs: in the order of their keys, so that processes with the same keys wait for each
+    other in one direction."""
+    ordered = sorted(rows, key=lambda row: row[_KEY])
+    return {row[0] for row in tx.write(_INSERT_CALLBACKS, *columns(ordered))}
+
+
+INSERT_PAYLOADS: Final = """
+INSERT INTO payloads (callback, content_type, headers, body)
+SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bytea[])
+"""
+
+INSERT_TAGS: Final = """
+INSERT INTO tags (tenant, key, value, callback)
+SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::text[])
+"""
+
+# --- claim ---
+
+# Two tenants of each class are enough to know, however many there are.
+WAITING_TENANTS: Final = "SELECT count(*) FROM ({}) waiting".format(
+    " UNION ".join(
+        f"(SELECT tenant FROM turns WHERE {ready} <= ? ORDER BY {ready} LIMIT 2)"
+        for ready in READY.values()
+    )
+)
+
+# Differs: lanes that another process holds are left to it. They are locked by one statement and
+# read by the next: what is in flight is counted as the last holder left it.
+_LOCK_READY: Final = """
+SELECT l.id
+FROM unnest(?::text[]) WITH ORDINALITY t(tenant, place)
+CROSS JOIN LATERAL (SELECT id, {ready} AS ready FROM lanes
+                    WHERE tenant = t.tenant AND {ready} <= ? ORDER BY {ready} LIMIT ?
+                    FOR UPDATE SKIP LOCKED) l
+ORDER BY t.place, l.ready
+"""
+
+_LANES: Final = """
+SELECT l.id, l.tenant, l."window" - (SELECT count(*) FROM callbacks
+           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms
+FROM unnest(?::text[]) WITH ORDINALITY u(id, place) JOIN lanes l ON l.id = u.id
+ORDER BY u.place
+"""
+
+
+def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
+    """Return at most `limit` ready lanes of each tenant, in the order of their turns, and hold
+    them from now on."""
+    found = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
+    locked = [row[0] for row in found]
+    tx.held |= set(locked)
+    return tx.all(_LANES, locked) if locked else []
+
+
+DUE: Final = """
+SELECT c.id, c.destination, c.payload_size, coalesce(c.policy, d.policy)
+FROM unnest(?::text[]) u(destination)
+CROSS JOIN LATERAL (SELECT * FROM callbacks WHERE destination = u.destination AND class = ?
+                    AND state = 'pending' AND due_ms <= ? ORDER BY due_ms LIMIT ?) c
+JOIN destinations d ON d.id = c.destination
+ORDER BY c.destination, c.due_ms
+"""
+
+SERVE_LANES: Final = """
+UPDATE lanes l SET served_ms = u.served_ms, paced_ms = u.paced_ms
+FROM unnest(?::bigint[], ?::float8[], ?::text[]) u(served_ms, paced_ms, id) WHERE l.id = u.id
+"""
+
+# Differs: one statement leases and reads. No lock of its own: the lane's covers its deliveries.
+# Nor does it ask for their state again: made on an empty table, the plan would go by that.
+_LEASE: Final = f"""
+UPDATE callbacks c SET state = 'sending', due_ms = NULL, claim = c.claim + 1, lease_ms = u.lease_ms
+FROM unnest(?::bigint[], ?::text[]) u(lease_ms, id), destinations d, payloads p
+WHERE c.id = u.id AND d.id = c.destination AND p.callback = u.id
+RETURNING {LEASED}
+"""
+
+
+def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
+    """Lease deliveries (lease's end, id); return rows of `rows.LEASED` in their order."""
+    leased = {row[0]: row for row in tx.write(_LEASE, *columns(leases))}
+    return [leased[callback] for _, callback in leases if callback in leased]
+
+
+# --- settle ---
+
+# Differs: the state is looked at by the reader, so that no plan can go by a partial index.
+HELD: Final = "SELECT id, claim, cancelling, state FROM callbacks WHERE id = ANY(?::text[])"
+
+RECORDED: Final = """
+SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts
+WHERE callback = ANY(?::text[])
+"""
+
+# Differs: both tables in one round trip.
+_SETTLE: Final = """
+WITH settled AS (
+UPDATE callbacks c SET state = u.state, due_ms = u.due_ms, lease_ms = NULL, tries = u.tries,
+    attempts = u.attempts, finished_ms = u.finished_ms, last_error = u.last_error, cancelling = 0
+FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
+    u(state, due_ms, tries, attempts, finished_ms, last_error, id)
+WHERE c.id = u.id
+)
+INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)
+SELECT * FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::float8[], ?::text[], ?::bigint[],
+                     ?::text[], ?::text[])
+"""
+
+
+def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
+    """Store the deliveries' new states, and their attempts."""
+    *met, errors, excerpts = columns(attempts)
+    tx.run(_SETTLE, *columns(settled), *met, [*map(text, errors)], [*map(text, excerpts)])
+
+
+HEALTH: Final = """
+SELECT id, concurrency, "window", failures, failing_since_ms, openings, held_until_ms, held_reason
+FROM lanes WHERE id = ANY(?::text[])
+"""
+
+SET_HEALTH: Final = """
+UPDATE lanes l SET "window" = u.size, failures = u.failures,
+    failing_since_ms = u.failing_since_ms, openings = u.openings, held_until_ms = u.held_until_ms,
+    held_reason = u.held_reason
+FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
+    u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, id)
+WHERE l.id = u.id
+"""
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """Return rows as the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def text(value: str | None) -> str | None:
+    """Return what a peer said, without the one character that PostgreSQL's text cannot hold."""
+    return value if value is None or "\0" not in value else value.replace("\0", "\ufffd")

@@ -1,0 +1,249 @@
+"""What is SQLite's own of the verbs: `Statements` of `store/tx.py` tells what each is for. Lists
+come as JSON; rows that are written go one by one (`executemany`: measured at a third of the CPU of
+`json_each` or many-row VALUES)."""
+
+from collections.abc import Iterable, Sequence, Set
+from typing import Final
+
+from dispatcher.store.claim import READY
+from dispatcher.store.rows import LEASED, NEW_CALLBACK
+from dispatcher.store.tx import Row, Tx
+
+# --- lanes ---
+
+
+def hold(tx: Tx, lanes: Iterable[str]) -> None:
+    """Differs: nobody else writes."""
+
+
+def unheld(tx: Tx, lanes: set[str]) -> set[str]:
+    """Differs: nobody else writes, so lanes are made only for what is stored."""
+    return set()
+
+
+MAKE_LANES: Final = """
+INSERT INTO lanes (id, tenant, paused, doomed, concurrency, rate, window, served_ms)
+SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, ?1), rate,
+       min(coalesce(concurrency, ?1), ?2), ?3
+FROM destinations WHERE id IN (SELECT value FROM json_each(?4))
+ON CONFLICT (id) DO NOTHING
+"""
+
+MAKE_SCHEDULES: Final = """
+INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
+WHERE id IN (SELECT value FROM json_each(?)) ON CONFLICT DO NOTHING
+"""
+
+# "Materialized": else SQLite flattens the look-ups into the WHERE and does each of them twice.
+REFRESH_LANES: Final = """
+WITH due AS MATERIALIZED (
+    SELECT l.id,
+           NOT l.paused AND l.doomed IS NULL AND l.window > (SELECT count(*) FROM callbacks
+               WHERE destination = l.id AND state = 'sending') AS free,
+           max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
+               ELSE CAST(l.paced_ms + 1000 / l.rate AS INTEGER) + 1 END) AS earliest,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
+           (SELECT min(due_ms) FROM callbacks
+               WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
+    FROM lanes l WHERE l.id IN (SELECT value FROM json_each(?))
+), ready AS MATERIALIZED (
+    SELECT id, CASE WHEN free THEN max(high, earliest) END AS high,
+               CASE WHEN free THEN max(normal, earliest) END AS normal,
+               CASE WHEN free THEN max(replay, earliest) END AS replay
+    FROM due
+)
+UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay
+FROM ready r
+WHERE lanes.id = r.id AND (lanes.ready_high IS NOT r.high
+    OR lanes.ready_normal IS NOT r.normal OR lanes.ready_replay IS NOT r.replay)
+RETURNING tenant
+"""
+
+_NEXT_TURN: Final = """
+max(served_ms, (SELECT min({ready}) FROM lanes
+                WHERE tenant = turns.tenant AND {ready} IS NOT NULL))
+"""
+
+_REFRESH_SCHEDULES: Final = f"""
+UPDATE turns SET ready_high = {_NEXT_TURN.format(ready="ready_high")},
+                 ready_normal = {_NEXT_TURN.format(ready="ready_normal")},
+                 ready_replay = {_NEXT_TURN.format(ready="ready_replay")}
+WHERE tenant IN (SELECT value FROM json_each(?))
+"""
+
+
+def refresh_schedules(tx: Tx, tenants: Set[str], served: Set[str], served_ms: int) -> None:
+    """Recompute when these tenants are next ready; those that were served go behind others."""
+    tx.many("UPDATE turns SET served_ms = ? WHERE tenant = ?", [(served_ms, t) for t in served])
+    tx.run(_REFRESH_SCHEDULES, tx.ids(tenants))
+
+
+NEXT_READY: Final = """
+SELECT min(ready) FROM (
+    SELECT min(ready_high) AS ready FROM turns WHERE ready_high IS NOT NULL
+    UNION ALL SELECT min(ready_normal) FROM turns WHERE ready_normal IS NOT NULL
+    UNION ALL SELECT min(ready_replay) FROM turns WHERE ready_replay IS NOT NULL)
+"""
+
+FORGET_LANES: Final = """
+DELETE FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND served_ms < ?
+    AND ready_high IS NULL AND ready_normal IS NULL AND ready_replay IS NULL
+    AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = lanes.id
+                    AND class IN (0, 1, 2) AND state = 'pending')
+    AND NOT EXISTS (SELECT 1 FROM callbacks WHERE destination = lanes.id AND state = 'sending')
+RETURNING id
+"""
+
+# One that nobody registered or configured is known by its callbacks alone.
+FORGET_DESTINATIONS: Final = """
+DELETE FROM destinations WHERE id IN (SELECT value FROM json_each(?))
+    AND name IS NULL AND paused = 0 AND disabled_reason IS NULL AND concurrency IS NULL
+    AND rate IS NULL AND policy IS NULL AND headers = '[]'
+"""
+
+# --- submit ---
+
+TARGETS: Final = """
+SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy, d.headers,
+       l.id IS NOT NULL,
+       NOT coalesce(l.paused, d.paused, 0) AND coalesce(l.held_until_ms, 0) <= ?1
+       AND coalesce(l.rate, d.rate) IS NULL
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
+                     AND class = 0 AND state = 'pending'), ?1 + 1) > ?1
+       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
+                     AND class = 1 AND state = 'pending'), ?1 + 1) > ?1,
+       coalesce(l.window, min(coalesce(d.concurrency, ?2), ?3))
+       - (SELECT count(*) FROM callbacks WHERE destination = j.value AND state = 'sending')
+FROM json_each(?4) j
+LEFT JOIN destinations d ON d.id = j.value
+LEFT JOIN lanes l ON l.id = j.value
+"""
+
+INSERT_DESTINATIONS: Final = """
+INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
+
+_PLACE: Final = {name: f"?{n}" for n, name in enumerate(NEW_CALLBACK, 1)}
+_INSERT_CALLBACK: Final = f"""
+INSERT INTO callbacks ({", ".join(NEW_CALLBACK)}, state, class, claim)
+VALUES ({", ".join(_PLACE.values())},
+        CASE WHEN {_PLACE["lease_ms"]} IS NULL THEN 'pending' ELSE 'sending' END,
+        {_PLACE["priority"]}, {_PLACE["lease_ms"]} IS NOT NULL)
+ON CONFLICT DO NOTHING
+"""
+
+
+def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
+    """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
+    ids = {row[0] for row in rows}
+    if tx.many(_INSERT_CALLBACK, rows) == len(rows):
+        return ids
+    found = "SELECT id FROM callbacks WHERE id IN (SELECT value FROM json_each(?))"
+    return {row[0] for row in tx.all(found, tx.ids(ids))}
+
+
+INSERT_PAYLOADS: Final = """
+INSERT INTO payloads (callback, content_type, headers, body) VALUES (?, ?, ?, ?)
+"""
+
+INSERT_TAGS: Final = "INSERT INTO tags (tenant, key, value, callback) VALUES (?, ?, ?, ?)"
+
+# --- claim ---
+
+# Two tenants of each class are enough to know, however many there are.
+WAITING_TENANTS: Final = "SELECT count(*) FROM ({})".format(
+    " UNION ".join(
+        f"SELECT * FROM (SELECT tenant FROM turns WHERE {ready} <= ? LIMIT 2)"
+        for ready in READY.values()
+    )
+)
+
+_LANES: Final = """
+SELECT l.id, l.tenant, l.window - (SELECT count(*) FROM callbacks
+           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms
+FROM json_each(?1) t
+JOIN lanes l ON l.id IN (SELECT id FROM lanes WHERE tenant = t.value AND {ready} <= ?2
+                         ORDER BY {ready} LIMIT ?3)
+ORDER BY t.key, l.{ready}
+"""
+
+
+def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
+    """Return at most `limit` ready lanes of each tenant, in the order of their turns."""
+    return tx.all(_LANES.format(ready=ready), tx.ids(tenants), now_ms, limit)
+
+
+DUE: Final = """
+SELECT c.id, c.destination, c.payload_size, coalesce(c.policy, d.policy)
+FROM json_each(?1) j
+JOIN callbacks c ON c.id IN (
+    SELECT id FROM callbacks WHERE destination = j.value AND class = ?2 AND state = 'pending'
+    AND due_ms <= ?3 ORDER BY due_ms LIMIT ?4)
+JOIN destinations d ON d.id = c.destination
+ORDER BY c.destination, c.due_ms
+"""
+
+SERVE_LANES: Final = "UPDATE lanes SET served_ms = ?, paced_ms = ? WHERE id = ?"
+
+_LEASE: Final = """
+UPDATE callbacks SET state = 'sending', due_ms = NULL, claim = claim + 1, lease_ms = ?
+WHERE id = ?
+"""
+
+_LEASED: Final = f"""
+SELECT {LEASED}
+FROM json_each(?) j
+JOIN callbacks c ON c.id = j.value
+JOIN destinations d ON d.id = c.destination
+JOIN payloads p ON p.callback = c.id
+"""
+
+
+def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
+    """Lease deliveries (lease's end, id); return rows of `rows.LEASED` in their order."""
+    tx.many(_LEASE, leases)
+    return tx.all(_LEASED, tx.ids(callback for _, callback in leases))
+
+
+# --- settle ---
+
+HELD: Final = """
+SELECT c.id, c.claim, c.cancelling, c.state FROM json_each(?) j JOIN callbacks c ON c.id = j.value
+"""
+
+RECORDED: Final = """
+SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts
+WHERE callback IN (SELECT value FROM json_each(?))
+"""
+
+_SETTLE: Final = """
+UPDATE callbacks SET state = ?, due_ms = ?, lease_ms = NULL, tries = ?, attempts = ?,
+    finished_ms = ?, last_error = ?, cancelling = 0
+WHERE id = ?
+"""
+
+_ATTEMPT: Final = """
+INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
+    """Store the deliveries' new states, and their attempts."""
+    tx.many(_SETTLE, settled)
+    tx.many(_ATTEMPT, attempts)
+
+
+HEALTH: Final = """
+SELECT id, concurrency, window, failures, failing_since_ms, openings, held_until_ms, held_reason
+FROM lanes WHERE id IN (SELECT value FROM json_each(?))
+"""
+
+SET_HEALTH: Final = """
+UPDATE lanes SET window = ?, failures = ?, failing_since_ms = ?, openings = ?, held_until_ms = ?,
+    held_reason = ?
+WHERE id = ?
+"""
