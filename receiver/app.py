@@ -16,8 +16,7 @@ from receiver.handling.tx import Effects
 from receiver.handling.worker import Worker
 from receiver.http.router import Router
 from receiver.inbox.expectations import Expectation
-from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
-from receiver.inbox.opening import open_inbox
+from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
 from receiver.metrics import Metrics
 from receiver.reconcile.ask import Credentials, Tokens
 from receiver.reconcile.reconciler import Reconciler
@@ -158,8 +157,7 @@ class Receiver:
             effects = await asyncio.to_thread(self._open_effects)
             if effects is not None:
                 opening.push_async_callback(asyncio.to_thread, effects.close)
-            inbox = await open_inbox(self.settings)
-            inbox.on_due = self._wake_worker
+            inbox = await open_inbox(self.settings, on_due=self._wake_worker)
             opening.push_async_callback(inbox.close)
             await self._recover(inbox)
             if self.handlers:

@@ -13,7 +13,7 @@ from rich.table import Table
 from receiver.base.cli import ago, console, new_table, printable, word
 from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
 from receiver.inbox.expectations import Expected
-from receiver.message import State
+from receiver.inbox.message import State
 from receiver.verification.identity import Dialect
 
 app = typer.Typer(

@@ -15,7 +15,7 @@ from typing import Final
 from receiver.base import log
 from receiver.base.clock import NowMs
 from receiver.inbox.inbox import Inbox, InboxUnavailable
-from receiver.message import Claimed
+from receiver.inbox.message import Claimed
 
 _LOG: Final = log.get("receiver")
 

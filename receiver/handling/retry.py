@@ -3,8 +3,8 @@
 import traceback
 from typing import Final
 
-from receiver.inbox.handling import Settlement
-from receiver.message import Claimed
+from receiver.inbox.attempts import Settlement
+from receiver.inbox.message import Claimed
 from receiver.settings import Settings
 
 FACTOR: Final = 3.0

@@ -9,7 +9,7 @@ from typing import Any, Final
 from receiver.event import Event, read_event
 from receiver.handling.handlers import Handler
 from receiver.handling.tx import AsyncTx, Effects, Transaction
-from receiver.message import Claimed
+from receiver.inbox.message import Claimed
 from receiver.verification.identity import Identity, read_document
 
 _DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this

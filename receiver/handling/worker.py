@@ -16,9 +16,9 @@ from receiver.handling.retry import settlement_of
 from receiver.handling.run import HandlerTimeout, Run, event_of
 from receiver.handling.slots import Slots
 from receiver.handling.tx import Effects
-from receiver.inbox.handling import Settlement
+from receiver.inbox.attempts import Settlement
 from receiver.inbox.inbox import Inbox, InboxUnavailable
-from receiver.message import Claimed
+from receiver.inbox.message import Claimed
 from receiver.metrics import Metrics
 from receiver.settings import Settings
 

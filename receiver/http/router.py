@@ -21,10 +21,10 @@ from receiver.base.http import (
     Send,
     send_response,
 )
-from receiver.guard import Verdict
 from receiver.handling.handlers import Handlers
 from receiver.http.admin import Admin, allow, not_found
 from receiver.http.webhook import Webhook, unavailable
+from receiver.inbox.dedupe import Verdict
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.metrics import CONTENT_TYPE, Metrics
 from receiver.reconcile.reconciler import Reconciler

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from receiver.base.clock import NowMs
 from receiver.base.http import Budget, Refusal, Request, query_values
-from receiver.guard import Verdict, kind_of
 from receiver.handling.handlers import Handlers
+from receiver.inbox.dedupe import Verdict, kind_of
 from receiver.inbox.inbox import Inbox, InboxUnavailable
-from receiver.message import Message
+from receiver.inbox.message import Message
 from receiver.settings import Settings
 from receiver.signature import SignatureError, Verified
 from receiver.source import Source

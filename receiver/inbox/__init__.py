@@ -1,1 +1,1 @@
-"""The durable inbox: SQLite, one process, one writer."""
+"""The durable inbox, on SQLite (one process) or PostgreSQL (several replicas)."""

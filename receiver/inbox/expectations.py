@@ -3,59 +3,13 @@
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from receiver.inbox.tx import Tx, Value, storable
+from receiver.base.db import Tx
+from receiver.inbox.message import from_row, names, storable
 from receiver.verification.identity import Dialect
 
 Expected: TypeAlias = Literal["expected", "known", "lost"]
 
 EXPECTED: Final = ("expected", "known", "lost")
-
-# A job whose end came before it was expected is known at once. One that is expected again keeps
-# what is known of it; a lost one is waited for afresh.
-_EXPECT: Final = """
-    INSERT INTO expectations (source, job_id, status_url, credentials, platform, state, created_ms,
-        ask_ms, asked, settled_ms)
-    SELECT :source, :job_id, :status_url, :credentials, :platform,
-           CASE WHEN ended THEN 'known' ELSE 'expected' END, CAST(:now_ms AS bigint),
-           CASE WHEN ended THEN NULL ELSE CAST(:ask_ms AS bigint) END, 0,
-           CASE WHEN ended THEN CAST(:now_ms AS bigint) END
-      FROM (SELECT EXISTS (SELECT 1 FROM messages
-              WHERE source = :source AND job_id = :job_id AND is_end = 1) AS ended) AS it
-     WHERE true
-    ON CONFLICT (source, job_id) DO UPDATE SET state = excluded.state,
-        status_url = excluded.status_url, credentials = excluded.credentials,
-        platform = excluded.platform, ask_ms = excluded.ask_ms, settled_ms = excluded.settled_ms,
-        failing_since_ms = NULL, last_error = NULL
-      WHERE expectations.state <> 'known'
-"""
-_COLUMNS: Final = """
-    source, job_id, status_url, credentials, platform, state, created_ms, ask_ms, asked,
-    failing_since_ms, last_error, settled_ms
-"""
-# Whoever takes one puts it off for as long as asking may take, so that no other replica asks as
-# well; and if nothing comes of it, because the process ends, it is asked for then.
-_TAKE: Final = f"""
-    WITH due AS MATERIALIZED (
-        SELECT source, job_id FROM expectations
-         WHERE state = 'expected' AND ask_ms <= :now_ms ORDER BY ask_ms LIMIT :limit{{skip_locked}})
-    UPDATE expectations SET ask_ms = :until_ms
-     WHERE (source, job_id) IN (SELECT source, job_id FROM due)
-    RETURNING {_COLUMNS}
-"""  # noqa: S608 - constants of ours
-_NEXT_DUE: Final = """
-    SELECT min(ask_ms) AS ask_ms FROM expectations WHERE state = 'expected'
-"""
-_ASKED: Final = """
-    UPDATE expectations SET asked = asked + 1, ask_ms = CAST(:ask_ms AS bigint),
-        failing_since_ms = :failing_since_ms, last_error = :error,
-        state = CASE WHEN CAST(:ask_ms AS bigint) IS NULL THEN 'lost' ELSE 'expected' END,
-        settled_ms = CASE WHEN CAST(:ask_ms AS bigint) IS NULL THEN CAST(:now_ms AS bigint) END
-     WHERE source = :source AND job_id = :job_id AND state = 'expected'
-"""
-_LIST: Final = f"""
-    SELECT {_COLUMNS} FROM expectations{{where}}
-     ORDER BY created_ms DESC, source, job_id LIMIT :limit
-"""  # noqa: S608 - constants of ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +43,52 @@ class Asked:
     error: str | None = None
 
 
+_COLUMNS: Final = ", ".join(names(Expectation))
+# A job whose end came before it was expected is known at once. One that is expected again keeps
+# what is known of it; a lost one is waited for afresh.
+_EXPECT: Final = """
+    INSERT INTO expectations (source, job_id, status_url, credentials, platform, state, created_ms,
+        ask_ms, asked, settled_ms)
+    SELECT source, job_id, status_url, credentials, platform,
+           CASE WHEN ended THEN 'known' ELSE 'expected' END, now_ms,
+           CASE WHEN ended THEN NULL ELSE ask_ms END, 0,
+           CASE WHEN ended THEN now_ms END
+      FROM (SELECT given.*, EXISTS (SELECT 1 FROM messages
+              WHERE messages.source = given.source AND messages.job_id = given.job_id
+                AND is_end = 1) AS ended
+              FROM (SELECT CAST(? AS text) AS source, CAST(? AS text) AS job_id,
+                           CAST(? AS text) AS status_url, CAST(? AS text) AS credentials,
+                           CAST(? AS text) AS platform, CAST(? AS bigint) AS now_ms,
+                           CAST(? AS bigint) AS ask_ms) AS given) AS it
+     WHERE true
+    ON CONFLICT (source, job_id) DO UPDATE SET state = excluded.state,
+        status_url = excluded.status_url, credentials = excluded.credentials,
+        platform = excluded.platform, ask_ms = excluded.ask_ms, settled_ms = excluded.settled_ms,
+        failing_since_ms = NULL, last_error = NULL
+      WHERE expectations.state <> 'known'
+"""
+_FIND: Final = f"SELECT {_COLUMNS} FROM expectations WHERE source = ? AND job_id = ?"  # noqa: S608 - constants of ours
+# Whoever takes one puts it off for as long as asking may take, so that no other replica asks as
+# well; and if nothing comes of it, because the process ends, it is asked for then.
+_TAKE: Final = f"""
+    WITH due AS MATERIALIZED (
+        SELECT source, job_id FROM expectations
+         WHERE state = 'expected' AND ask_ms <= ? ORDER BY ask_ms LIMIT ?{{skip_locked}})
+    UPDATE expectations SET ask_ms = ?
+     WHERE (source, job_id) IN (SELECT source, job_id FROM due)
+    RETURNING {_COLUMNS}
+"""  # noqa: S608 - constants of ours
+_NEXT_DUE: Final = "SELECT min(ask_ms) FROM expectations WHERE state = 'expected'"
+_ASKED: Final = """
+    UPDATE expectations SET asked = asked + 1, ask_ms = CAST(? AS bigint), failing_since_ms = ?,
+        last_error = ?, state = ?, settled_ms = ?
+     WHERE source = ? AND job_id = ? AND state = 'expected'
+"""
+_LIST: Final = f"""
+    SELECT {_COLUMNS} FROM expectations{{where}} ORDER BY created_ms DESC, source, job_id LIMIT ?
+"""  # noqa: S608 - constants of ours
+
+
 def expect(
     tx: Tx,
     *,
@@ -100,52 +100,36 @@ def expect(
     now_ms: int,
     ask_ms: int,
 ) -> Expectation:
-    """Wait for a job, or says that its end is known already."""
-    key = {"source": source, "job_id": job_id}
-    tx.run(
-        _EXPECT,
-        {
-            **key,
-            "status_url": status_url,
-            "credentials": credentials,
-            "platform": platform,
-            "now_ms": now_ms,
-            "ask_ms": ask_ms,
-        },
-    )
-    sql = f"SELECT {_COLUMNS} FROM expectations WHERE source = :source AND job_id = :job_id"  # noqa: S608 - constants of ours
-    (row,) = tx.all(sql, key)
-    return Expectation(**row)
+    """Wait for a job, or say that its end is known already."""
+    tx.run(_EXPECT, source, job_id, status_url, credentials, platform, now_ms, ask_ms)
+    (row,) = tx.all(_FIND, source, job_id)
+    return from_row(Expectation, row)
 
 
 def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expectation], int | None]:
     """Return the jobs to ask for now, taken until `until_ms`; and when the next one will be due."""
-    sql = _TAKE.format(skip_locked=tx.skip_locked)
-    taken = tx.all(sql, {"now_ms": now_ms, "until_ms": until_ms, "limit": limit})
-    (following,) = tx.all(_NEXT_DUE, {})
-    return [Expectation(**row) for row in taken], following["ask_ms"]
+    taken = tx.all(_TAKE.format(skip_locked=tx.skip_locked), now_ms, limit, until_ms)
+    ((next_ms,),) = tx.all(_NEXT_DUE)
+    return [from_row(Expectation, row) for row in taken], next_ms
 
 
 def asked(tx: Tx, result: Asked) -> bool:
     """Write what asking led to, unless the job became known meanwhile. Whether it is lost."""
+    lost = result.ask_ms is None
     changed = tx.run(
         _ASKED,
-        {
-            "source": result.source,
-            "job_id": result.job_id,
-            "now_ms": result.now_ms,
-            "ask_ms": result.ask_ms,
-            "failing_since_ms": result.failing_since_ms,
-            "error": None if result.error is None else storable(result.error),
-        },
+        result.ask_ms,
+        result.failing_since_ms,
+        None if result.error is None else storable(result.error),
+        "lost" if lost else "expected",
+        result.now_ms if lost else None,
+        result.source,
+        result.job_id,
     )
-    return changed > 0 and result.ask_ms is None
+    return changed > 0 and lost
 
 
 def listed(tx: Tx, *, state: str | None, limit: int) -> list[Expectation]:
     """Those that are waited for, newest first."""
-    sql = _LIST.format(where="" if state is None else " WHERE state = :state")
-    wanted: dict[str, Value] = {"limit": limit}
-    if state is not None:
-        wanted["state"] = state
-    return [Expectation(**row) for row in tx.all(sql, wanted)]
+    where, values = ("", ()) if state is None else (" WHERE state = ?", (state,))
+    return [from_row(Expectation, row) for row in tx.all(_LIST.format(where=where), *values, limit)]

@@ -1,19 +1,29 @@
 """The durable inbox: every message that was let in, once; what became of it; and the jobs that
 are waited for. The same promises on SQLite and on PostgreSQL."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from receiver.guard import Verdict
-from receiver.inbox import expectations, handling, listing, retention
-from receiver.inbox.commit import GroupCommit, Op
+from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Tx
+from receiver.base.db.group_commit import (
+    GroupCommit,
+    Operation,
+    Write,
+    apply_kinds,
+    at_once,
+    isolated,
+    write_all,
+)
+from receiver.base.db.url import is_postgres, sqlite_path
+from receiver.inbox import attempts, batch, expectations, listing, retention
+from receiver.inbox.attempts import ClaimedBatch, Settlement
+from receiver.inbox.dedupe import Verdict
 from receiver.inbox.expectations import Asked, Expectation
-from receiver.inbox.handling import Settlement, Turn
 from receiver.inbox.listing import Backlog
-from receiver.inbox.tx import Tx
-from receiver.message import Message, Page, State, StoredMessage
+from receiver.inbox.message import Message, Page, State, StoredMessage
+from receiver.inbox.sqlite.database import SqliteDatabase
+from receiver.settings import Settings
 from receiver.verification.identity import Dialect
 
 T = TypeVar("T")
@@ -27,19 +37,81 @@ class InboxUnavailable(Exception):
     """The inbox cannot write or read just now (disk full, locked, away, too slow)."""
 
 
-class Inbox(ABC):
-    """All that a receiver knows. Made by `open_inbox`."""
+class Statements(batch.Stored, attempts.Claims, Protocol):
+    """What differs between the dialects within a transaction: a module of each."""
 
-    lease_s: float | None = None
-    """How long a claim holds without `renew`; None: as long as this process lives."""
+    def touch(self, tx: Any) -> None:
+        """Write in earnest."""
 
-    def __init__(self, *, commit_rows_max: int) -> None:
-        self.on_due: Callable[[], None] = _nobody  # called when something is there to handle
+
+class Database(Protocol):
+    """Where an inbox lies, and how its transactions get there."""
+
+    @property
+    def statements(self) -> Statements:
+        """Those of its dialect."""
+
+    @property
+    def lease_s(self) -> float | None:
+        """How long a claim holds without `renew`; None: as long as this process lives."""
+
+    @property
+    def rows_max(self) -> int | None:
+        """How many operations one commit can hold; None: any number."""
+
+    async def open(self) -> None:
+        """Connect and migrate. Raises CannotOpen."""
+
+    async def close(self) -> None:
+        """Disconnect."""
+
+    async def commit(self, apply: Callable[[Any, bool], T]) -> T:
+        """Return what `apply(tx, careful)` did in one transaction, once it is on disk. It may be
+        done again: `careful`, where it raised PoisonedBatch."""
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Return what one query finds, cut off at its deadline."""
+
+    async def shrink(self) -> None:
+        """Return to the file system what retention freed, where that does not happen by itself."""
+
+
+class Inbox:
+    """All that a receiver knows. Opened by `open_inbox`."""
+
+    def __init__(
+        self, database: Database, *, on_due: Callable[[], None], commit_rows_max: int
+    ) -> None:
+        self.lease_s = database.lease_s
         self.failing = False  # whether the last commit failed
-        self._commits = GroupCommit(self._commit_batch, rows_max=commit_rows_max)
+        self._database = database
+        self._statements = database.statements
+        self._lease_ms = round((database.lease_s or 0) * 1000)
+        self._on_due = on_due
+        self._commits = GroupCommit(
+            self._apply, operations_max=min(commit_rows_max, database.rows_max or commit_rows_max)
+        )
+
+    @classmethod
+    async def open(
+        cls,
+        database: Database,
+        *,
+        on_due: Callable[[], None] | None = None,
+        commit_rows_max: int = 256,
+    ) -> Self:
+        """Return the inbox there. `on_due` is called after a commit that left something to handle
+        now. Raises InboxError."""
+        try:
+            await database.open()
+        except CannotOpen as error:
+            raise InboxError(str(error)) from None
+        inbox = cls(database, on_due=on_due or _nobody, commit_rows_max=commit_rows_max)
+        inbox._commits.start()
+        return inbox
 
     async def receive(self, message: Message) -> Verdict:
-        """Store a message that is new, and says what it is. On return it is on disk.
+        """Store a message that is new, and say what it is. On return it is on disk.
 
         Of any number of copies, at the same time or later, at this replica or at others, one is
         stored. Raises InboxUnavailable.
@@ -47,41 +119,48 @@ class Inbox(ABC):
         verdict: Verdict = await self._commit(message)
         return verdict
 
-    @abstractmethod
-    async def claim(self, *, now_ms: int, limit: int) -> Turn:
+    async def claim(self, *, now_ms: int, limit: int) -> ClaimedBatch:
         """Return the messages whose turn it is, at most `limit`, marked as running here: never two
         of one job at once, wherever they run. Raises InboxUnavailable."""
+        work = partial(
+            attempts.claim, self._statements, now_ms=now_ms, limit=limit, lease_ms=self._lease_ms
+        )
+        return await self._write(work)
 
-    @abstractmethod
     async def renew(self, running: Sequence[tuple[int, int]]) -> set[int]:
         """Hold these (id, fence) for another lease; the ids that are still ours."""
+        if self.lease_s is None:
+            return {id for id, _ in running}
+        work = partial(attempts.renew, self._statements, running=running, lease_ms=self._lease_ms)
+        return await self._write(work)
 
-    @abstractmethod
     async def recover(self, *, now_ms: int, attempts_max: int) -> int:
         """Take back what ended processes left running; how many that were. Those whose attempts
         are used up are dead."""
+        work = partial(attempts.recover, self._statements, now_ms=now_ms, attempts_max=attempts_max)
+        return await self._write(work)
 
     async def settle(self, settlement: Settlement) -> bool:
         """Write what came of an attempt; False when it was not ours any more."""
-        return await self._write(partial(handling.settle, settlement=settlement))
+        return await self._write(partial(attempts.settle, settlement=settlement))
 
     async def hand_back(self, id: int, fence: int, now_ms: int) -> None:
         """Make a running message due again, its attempt unspent."""
-        await self._write(partial(handling.hand_back, id=id, fence=fence, now_ms=now_ms))
+        await self._write(partial(attempts.hand_back, id=id, fence=fence, now_ms=now_ms))
 
     async def replay(self, id: int, now_ms: int) -> bool:
         """Whether a message could be made due again."""
-        replayed = await self._write(partial(handling.replay, id=id, now_ms=now_ms))
+        replayed = await self._write(partial(attempts.replay, id=id, now_ms=now_ms))
         if replayed:
-            self.on_due()
+            self._on_due()
         return replayed
 
     async def replay_all(self, state: State, now_ms: int) -> int:
-        """Replays all messages of a state that can be, in slices; how many."""
+        """Replay all messages of a state that can be, in slices; how many."""
         count, above = 0, 0
         while True:
             work = partial(
-                handling.replay_all,
+                attempts.replay_all,
                 state=state,
                 now_ms=now_ms,
                 limit=retention.SLICE_ROWS,
@@ -91,7 +170,7 @@ class Inbox(ABC):
             if last is None:
                 return count
             count, above = count + replayed, last
-            self.on_due()
+            self._on_due()
 
     async def expect(
         self,
@@ -134,12 +213,12 @@ class Inbox(ABC):
         return await self._read(partial(expectations.listed, state=state, limit=limit))
 
     async def prune(self, *, bodies_before_ms: int, messages_before_ms: int) -> tuple[int, int]:
-        """Lets go of what was done with before these times: (bodies, messages) deleted. In
+        """Delete what was done with before these times: (bodies, messages) deleted. In
         slices, so that messages that come in meanwhile do not wait."""
         bodies = await self._prune(retention.prune_bodies, bodies_before_ms)
         messages = await self._prune(retention.prune_messages, messages_before_ms)
         if bodies or messages:
-            await self._give_back()
+            await self._database.shrink()
         return bodies, messages
 
     async def page(
@@ -171,54 +250,97 @@ class Inbox(ABC):
 
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
-        await self._read(lambda tx: tx.all("SELECT 1 AS one", {}))
+        await self._read(lambda tx: tx.one("SELECT 1"))
         if self.failing:
-            await self._check_write()
-            self.failing = False
+            await self._write(self._statements.touch)
 
-    @abstractmethod
     async def close(self) -> None:
-        """Commit what waits, then lets go of the database."""
-
-    @abstractmethod
-    async def _commit_batch(self, ops: Sequence[Op]) -> Sequence[Any]:
-        """Return what came of each operation, once all are on disk. Raises InboxUnavailable."""
-
-    @abstractmethod
-    async def _check_write(self) -> None:
-        """Write something. Raises InboxUnavailable."""
-
-    @abstractmethod
-    async def _read(self, query: Callable[[Tx], T]) -> T:
-        """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""
-
-    @abstractmethod
-    async def _give_back(self) -> None:
-        """Return to the file system what retention freed, where that does not happen by itself."""
+        """Commit what waits, then let go of the database."""
+        await self._commits.close()
+        await self._database.close()
 
     async def _write(self, work: Callable[[Any], T]) -> T:
-        result: T = await self._commit(work)
-        return result
+        return await self._commit(Write(work))
 
-    async def _commit(self, op: Op) -> Any:
+    async def _commit(self, operation: Operation[T]) -> T:
         """Return the result of an operation once it is on disk. Raises InboxUnavailable."""
         if self._commits.is_closing:
             raise InboxUnavailable("the inbox is closing")
         try:
-            result = await self._commits.submit(op)
-        except InboxUnavailable as error:
+            result = await self._commits.do(operation)
+        except (DatabaseUnavailable, DatabaseFull) as error:
             self.failing = True
             # The others in the batch have the same one: each raises its own.
             raise InboxUnavailable(str(error)) from error
         self.failing = False
         return result
 
+    async def _apply(self, operations: Sequence[object]) -> Sequence[object]:
+        """Return what came of each operation, once all are on disk."""
+        results, has_due = await self._database.commit(partial(self._apply_within, operations))
+        if has_due:
+            self._on_due()
+        return results
+
+    def _apply_within(
+        self, operations: Sequence[object], tx: Any, careful: bool
+    ) -> tuple[list[object], bool]:
+        """Apply the messages together, then the rest one after another; whether there is something
+        to handle now."""
+        has_due = False
+
+        def receive(tx: Any, messages: Sequence[Message]) -> Sequence[Verdict]:
+            nonlocal has_due
+            verdicts, is_due = batch.receive(self._statements, tx, messages)
+            has_due |= is_due
+            return verdicts
+
+        kinds = ((Message, receive), (Write, write_all))
+        return apply_kinds(
+            kinds, operations, partial(isolated if careful else at_once, tx)
+        ), has_due
+
+    async def _read(self, query: Callable[[Tx], T]) -> T:
+        """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""
+        try:
+            return await self._database.read(query)
+        except (DatabaseUnavailable, DatabaseFull) as error:
+            raise InboxUnavailable(str(error)) from error
+
     async def _prune(self, slice: Callable[[Tx, int], int], before_ms: int) -> int:
         count = 0
-        while found := await self._write(lambda tx: slice(tx, before_ms)):
-            count += found
+        while deleted := await self._write(lambda tx: slice(tx, before_ms)):
+            count += deleted
         return count
 
 
 def _nobody() -> None:
     """Without handlers there is nobody to tell."""
+
+
+async def open_inbox(settings: Settings, *, on_due: Callable[[], None] | None = None) -> Inbox:
+    """Return the inbox that the settings name, of our schema. `on_due` is called after a commit
+    that left something to handle now. Raises InboxError."""
+    try:
+        database = _database(settings)
+    except CannotOpen as error:
+        raise InboxError(str(error)) from None
+    return await Inbox.open(database, on_due=on_due, commit_rows_max=settings.commit_rows_max)
+
+
+def _database(settings: Settings) -> Database:
+    if not is_postgres(settings.database_url):
+        return SqliteDatabase(
+            sqlite_path(settings.database_url),
+            lock_timeout_s=settings.lock_timeout,
+            read_timeout_s=settings.read_timeout,
+        )
+    try:
+        from receiver.inbox.postgres.database import PostgresDatabase
+    except ImportError:  # the driver is an extra of its own
+        raise InboxError(
+            'RECEIVER_DATABASE_URL is PostgreSQL: pip install ".[receiver,postgres]" in a checkout'
+        ) from None
+    return PostgresDatabase(
+        settings.database_url, lease_s=settings.lease, read_timeout_s=settings.read_timeout
+    )

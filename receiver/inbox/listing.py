@@ -3,42 +3,38 @@
 from dataclasses import dataclass
 from typing import Final
 
-from receiver.inbox.tx import Tx, Value, storable
-from receiver.message import Page, StoredMessage
+from receiver.base.db import Tx
+from receiver.inbox.message import Page, StoredMessage, from_row, names, storable
 
 ID_MAX: Final = 2**63 - 1
 
-_COLUMNS: Final = """
-    id, source, message_id, body_sha256, body_bytes, content_type, kind, job_id, job_status,
-    verdict, sent_ms, received_ms, duplicates, last_seen_ms, platform, via, state, attempts,
-    due_ms, handled_ms
-"""
+_COLUMNS: Final = ", ".join(names(StoredMessage)[:-2])  # its body and error lie apart
 _PAGE: Final = f"""
-    SELECT {_COLUMNS} FROM messages WHERE id < :below{{filters}} ORDER BY id DESC LIMIT :limit
+    SELECT {_COLUMNS} FROM messages WHERE id < ?{{filters}} ORDER BY id DESC LIMIT ?
 """  # noqa: S608 - constants of ours
 # As the indexes have them; a rare verdict is found through a small index of the rare ones.
 _FILTERS: Final = {
-    "job_id": " AND coalesce(job_id, '') = :job_id",
-    "verdict": " AND verdict = :verdict",
-    "state": " AND state = :state",
+    "job_id": " AND coalesce(job_id, '') = ?",
+    "verdict": " AND verdict = ?",
+    "state": " AND state = ?",
 }
 _RARE: Final = " AND verdict <> 'accepted'"
 _SHOW: Final = f"""
     SELECT {_COLUMNS}, body, error
-      FROM messages LEFT JOIN bodies USING (id) LEFT JOIN failures USING (id) WHERE id = :id
+      FROM messages LEFT JOIN bodies USING (id) LEFT JOIN failures USING (id) WHERE id = ?
 """  # noqa: S608 - constants of ours
 _DUE: Final = """
     SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE state = 'running') THEN 0
-           ELSE (SELECT min(due_ms) FROM messages WHERE state = 'pending') END AS due_ms
+           ELSE (SELECT min(due_ms) FROM messages WHERE state = 'pending') END
 """
 _BACKLOG: Final = """
-    SELECT (SELECT count(*) FROM messages WHERE state = 'pending') AS pending,
-           (SELECT count(*) FROM messages WHERE state = 'running') AS running,
-           (SELECT count(*) FROM messages WHERE state = 'dead') AS dead,
+    SELECT (SELECT count(*) FROM messages WHERE state = 'pending'),
+           (SELECT count(*) FROM messages WHERE state = 'running'),
+           (SELECT count(*) FROM messages WHERE state = 'dead'),
            (SELECT min(received_ms) FROM messages
-             WHERE state IN ('pending', 'running')) AS oldest_ms,
-           (SELECT count(*) FROM expectations WHERE state = 'expected') AS expected,
-           (SELECT count(*) FROM expectations WHERE state = 'lost') AS lost
+             WHERE state IN ('pending', 'running')),
+           (SELECT count(*) FROM expectations WHERE state = 'expected'),
+           (SELECT count(*) FROM expectations WHERE state = 'lost')
 """
 
 
@@ -69,28 +65,27 @@ def page(
     filters = "".join(_FILTERS[name] for name in wanted)
     if verdict not in (None, "accepted"):
         filters += _RARE
-    values: dict[str, Value] = {"below": min(below or ID_MAX, ID_MAX), "limit": limit + 1}
-    found = tx.all(_PAGE.format(filters=filters), {**values, **wanted})
-    messages = [StoredMessage(**row) for row in found[:limit]]
-    return Page(messages=messages, next_below=messages[-1].id if len(found) > limit else None)
+    sql = _PAGE.format(filters=filters)
+    rows = tx.all(sql, min(below or ID_MAX, ID_MAX), *wanted.values(), limit + 1)
+    messages = [from_row(StoredMessage, row) for row in rows[:limit]]
+    return Page(messages=messages, next_below=messages[-1].id if len(rows) > limit else None)
 
 
 def show(tx: Tx, id: int) -> StoredMessage | None:
     """One message with its body, and why its last attempt failed."""
     if not 0 < id <= ID_MAX:
         return None
-    found = tx.all(_SHOW, {"id": id})
-    return StoredMessage(**found[0]) if found else None
+    row = tx.one(_SHOW, id)
+    return None if row is None else from_row(StoredMessage, row)
 
 
 def due_ms(tx: Tx) -> int | None:
     """When the first that waits is due; 0 while one is being handled, None when none waits."""
-    (row,) = tx.all(_DUE, {})
-    due: int | None = row["due_ms"]
-    return due
+    ((due,),) = tx.all(_DUE)
+    return None if due is None else int(due)
 
 
 def backlog(tx: Tx) -> Backlog:
     """Count through indexes that hold no more than what is counted."""
-    (row,) = tx.all(_BACKLOG, {})
-    return Backlog(**row)
+    (row,) = tx.all(_BACKLOG)
+    return from_row(Backlog, row)

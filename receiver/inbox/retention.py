@@ -1,9 +1,9 @@
-"""Letting go of what is done with, in slices of a few milliseconds. What waits to be handled, or
+"""Deleting what is done with, in slices of a few milliseconds. What waits to be handled, or
 is dead, is never touched, however old it is."""
 
 from typing import Final
 
-from receiver.inbox.tx import Tx, Value
+from receiver.base.db import Tx
 
 SLICE_ROWS: Final = 200  # some 2 ms of the writer: nobody waits noticeably behind it
 
@@ -11,42 +11,37 @@ SLICE_ROWS: Final = 200  # some 2 ms of the writer: nobody waits noticeably behi
 _DONE: Final = """
     SELECT id FROM messages
      WHERE (state = 'handled' OR state = 'ignored' OR state = 'skipped')
-       AND body_kept = :body_kept AND received_ms < :before_ms
-     LIMIT :limit{skip_locked}
+       AND body_kept = ? AND received_ms < ?
+     LIMIT ?{skip_locked}
 """
 _FORGET_EXPECTATIONS: Final = """
     WITH old AS MATERIALIZED (
         SELECT source, job_id FROM expectations
-         WHERE state IN ('known', 'lost') AND settled_ms < :before_ms
-         LIMIT :limit{skip_locked})
+         WHERE state IN ('known', 'lost') AND settled_ms < ?
+         LIMIT ?{skip_locked})
     DELETE FROM expectations WHERE (source, job_id) IN (SELECT source, job_id FROM old)
 """
 
 
 def prune_bodies(tx: Tx, before_ms: int) -> int:
     """Delete a slice of the bodies of what was done with and came before; how many."""
-    found = _slice(tx, before_ms, body_kept=1)
-    for id in found:
-        tx.run("DELETE FROM bodies WHERE id = :id", {"id": id})
-        tx.run("UPDATE messages SET body_kept = 0 WHERE id = :id", {"id": id})
-    return len(found)
+    ids = _slice(tx, before_ms, body_kept=1)
+    for id in ids:
+        tx.run("DELETE FROM bodies WHERE id = ?", id)
+        tx.run("UPDATE messages SET body_kept = 0 WHERE id = ?", id)
+    return len(ids)
 
 
 def prune_messages(tx: Tx, before_ms: int) -> int:
     """Delete a slice of the messages whose bodies are gone already; how many. From then on a
     copy of one would be new."""
-    found = _slice(tx, before_ms, body_kept=0)
-    for id in found:
-        tx.run("DELETE FROM messages WHERE id = :id", {"id": id})
-    forget = _FORGET_EXPECTATIONS.format(skip_locked=tx.skip_locked)
-    tx.run(forget, {"before_ms": before_ms, "limit": SLICE_ROWS})
-    return len(found)
+    ids = _slice(tx, before_ms, body_kept=0)
+    for id in ids:
+        tx.run("DELETE FROM messages WHERE id = ?", id)
+    tx.run(_FORGET_EXPECTATIONS.format(skip_locked=tx.skip_locked), before_ms, SLICE_ROWS)
+    return len(ids)
 
 
 def _slice(tx: Tx, before_ms: int, *, body_kept: int) -> list[int]:
-    wanted: dict[str, Value] = {
-        "before_ms": before_ms,
-        "body_kept": body_kept,
-        "limit": SLICE_ROWS,
-    }
-    return [row["id"] for row in tx.all(_DONE.format(skip_locked=tx.skip_locked), wanted)]
+    sql = _DONE.format(skip_locked=tx.skip_locked)
+    return [id for (id,) in tx.all(sql, body_kept, before_ms, SLICE_ROWS)]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.guard import kind_of
+from receiver.inbox.dedupe import kind_of
 from receiver.inbox.expectations import Expectation
 from receiver.verification.identity import JOB_ID_CHARS_MAX, Dialect, Identity, identify, is_name
 from receiver.verification.parse import ParseError

@@ -15,7 +15,7 @@ from receiver.handling.handlers import Handlers
 from receiver.handling.retry import retry_delay_ms
 from receiver.inbox.expectations import Asked, Expectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
-from receiver.message import Message
+from receiver.inbox.message import Message
 from receiver.metrics import Metrics
 from receiver.reconcile.ask import (
     AskError,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from receiver.inbox.postgres.migrate import SCHEMA
+from receiver.inbox.postgres.database import SCHEMA
 from tests.dispatcher.postgres.server import database
 
 

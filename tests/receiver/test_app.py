@@ -20,8 +20,7 @@ from starlette.routing import Mount
 from receiver.app import Receiver, create_app
 from receiver.base.log import JsonFormatter
 from receiver.base.settings import SettingError
-from receiver.inbox.sqlite.inbox import SqliteInbox
-from receiver.inbox.sqlite.writer import on_thread
+from receiver.inbox.sqlite.database import SqliteDatabase
 from receiver.server import LOG_STYLE
 from receiver.settings import Settings
 from receiver.signature import sign_sha256, signed_headers
@@ -142,8 +141,9 @@ async def test_a_flood_of_bad_signatures_costs_no_disk_write(
 ) -> None:
     """Not one statement reaches the writing connection."""
     statements: list[str] = []
-    assert isinstance(app.inbox, SqliteInbox)
-    await on_thread(app.inbox._writer, lambda db: db.set_trace_callback(statements.append))
+    database = app.inbox._database
+    assert isinstance(database, SqliteDatabase)
+    await database._file.write(lambda db: db.set_trace_callback(statements.append))
     forged = {**signed(), "webhook-id": "cb_2"}
     answers = await asyncio.gather(
         *(http.post("/webhooks", content=BODY, headers=forged) for _ in range(200))

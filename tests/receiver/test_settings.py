@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import pytest
 
-from receiver.base.db.url import is_postgres, shown
+from receiver.base.db.url import is_postgres, redacted
 from receiver.base.settings import SettingError, split_list
 from receiver.settings import Settings, load, load_client, variable
 
@@ -99,7 +99,7 @@ def test_a_postgresql_url_is_shown_without_password_and_parameters(url: str, tol
     """Inbox and effects may share a database; only files must differ."""
     settings = load({"RECEIVER_DATABASE_URL": url, "RECEIVER_EFFECTS_URL": url})
     assert is_postgres(settings.database_url)
-    assert shown(url) == told
+    assert redacted(url) == told
     assert url not in repr(settings)
 
 

@@ -1,16 +1,32 @@
-"""Sessions on a PostgreSQL server, whose password is never shown, and what its errors mean."""
+"""A PostgreSQL server: sessions on it, whose password is never shown, what its errors mean, and
+what differs there within a transaction. The one place that needs psycopg."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
+from queue import LifoQueue
+from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryDumper
 
-from receiver.base.db.url import DatabaseURLError, shown
+from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
+from receiver.base.db.group_commit import PoisonedBatch, RetryBatch
+from receiver.base.db.migrate import Migration, missing
+from receiver.base.db.url import DatabaseURLError, redacted
 
-VERSION_LEAST: Final = 13  # the oldest that is tested
-LINE_CHARS_MAX: Final = 200
+T = TypeVar("T")
+Connection: TypeAlias = psycopg.Connection[Any]
+
+VERSION_MIN: Final = 13  # the oldest that we test; older ones get no fixes any more
+# Collisions with other processes' commits are rare and short; these many in a row are neither.
+TRIES_MAX: Final = 6
+_WAIT_S: Final = 0.01
+_LINE_CHARS_MAX: Final = 200
 # A server that vanished without a word is noticed within about ten seconds.
 _KEEPALIVE: Final[Mapping[str, Any]] = {
     "connect_timeout": 3,
@@ -21,66 +37,55 @@ _KEEPALIVE: Final[Mapping[str, Any]] = {
     "target_session_attrs": "read-write",
     "client_encoding": "UTF8",
 }
-# Connections (08), resources (53), operators (57), damage (58, XX001, XX002); locks, time-outs, a
-# standby that took our session (25006), a session ended for idling (25P03), no rights (42501).
+# Plans as SQLite's: by index, row by row, made once. Else a plan made while a table was empty would
+# read all of it when it is full. The deadlines are for everyone else's sake: a process that was
+# frozen while it held locks must let go of them.
+WRITER: Final[Mapping[str, str]] = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "lock_timeout": "3s",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "5s",
+}
+QUIET: Final[Mapping[str, str]] = {"jit": "off"}
+# Commits that may be lost would make every acknowledgement a lie.
+_DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+# --- errors ---
+
+_FULL: Final = frozenset({"53100"})  # disk_full
+# Connections (08), resources (53), operators (57), locks and timeouts, a standby that took our
+# session (25006), a session ended for idling (25P03), no rights (42501), damage (58, XX001, XX002).
 _TRANSIENT_CLASSES: Final = frozenset({"08", "53", "57", "58"})
 _TRANSIENT: Final = frozenset(
     {"40001", "40P01", "55P03", "25006", "25P03", "42501", "XX001", "XX002"}
 )
+# Another process's commit was in the way: the same batch once more will pass.
 _COLLISION: Final = frozenset({"40001", "40P01", "55P03"})
+# A server that is going away, a session ended for idling, a standby.
+_LOST: Final = frozenset({"25006", "25P03", "57P01", "57P02", "57P03"})
+_CANCELLED: Final = "57014"
 
 
-class CannotConnect(Exception):
-    """No session can be had; the message says why, in one line and without a password."""
-
-
-def connect(url: str, name: str, settings: Mapping[str, str]) -> psycopg.Connection[Any]:
-    """Return a session called `name`, in autocommit mode, with these settings. Raises
-    CannotConnect."""
-    where = shown_url(url)
-    try:
-        connection = psycopg.connect(conninfo(url, name), autocommit=True, prepare_threshold=2)
-    except psycopg.Error as error:
-        raise CannotConnect(f"cannot reach {where}: {line(error)}") from None
-    # By default an integer's size decides its type, and each mix would be another statement.
-    connection.adapters.register_dumper(int, Int8BinaryDumper)
-    try:
-        _check_server(connection, where)
-        for key, value in settings.items():
-            connection.execute(f"SET {key} = '{value}'".encode())
-    except psycopg.Error as error:
-        connection.close()
-        raise CannotConnect(f"cannot use {where}: {line(error)}") from None
-    except CannotConnect:
-        connection.close()
-        raise
-    return connection
-
-
-def conninfo(url: str, name: str) -> str:
-    """Return what libpq connects with: what the URL says, and else what every session of ours
-    needs. Raises psycopg.ProgrammingError, which may quote the URL."""
-    return make_conninfo(**{**_KEEPALIVE, "application_name": name, **conninfo_to_dict(url)})
-
-
-def shown_url(url: str) -> str:
-    """`url` without its password and its parameters. Raises CannotConnect."""
-    try:
-        conninfo_to_dict(url)
-        return shown(url)
-    except DatabaseURLError as error:
-        raise CannotConnect(f"the database URL {error}") from None
-    except psycopg.Error:  # what it says may quote a piece of the password
-        raise CannotConnect("the database URL has a parameter that is none") from None
+def is_lost(error: psycopg.Error, connection: Connection) -> bool:
+    """Whether the connection is gone, or not worth keeping."""
+    return connection.closed or error.sqlstate in _LOST
 
 
 def is_collision(error: BaseException) -> bool:
-    """Whether it only met another session's transaction: the same once more will pass."""
+    """Whether the batch only met another process's, and is to be done again."""
     return isinstance(error, psycopg.Error) and error.sqlstate in _COLLISION
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether it is the database's trouble, and not that of the statement that met it."""
+    """Whether it is the database's trouble, and so the whole transaction's, and not that of the
+    operation that met it."""
     if not isinstance(error, psycopg.Error):
         return False
     state = error.sqlstate
@@ -89,23 +94,403 @@ def is_transient(error: BaseException) -> bool:
     return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT
 
 
+def translated(error: Exception) -> Exception:
+    """Return what the caller gets; an error that is our fault stays what it is."""
+    if not isinstance(error, psycopg.Error):
+        return error
+    if error.sqlstate in _FULL:
+        return DatabaseFull("the database's disk has no room for this")
+    if is_transient(error):
+        return DatabaseUnavailable(f"the database cannot be used right now: {line(error)}")
+    return error
+
+
 def line(error: BaseException) -> str:
     """Return the first line of what the server or the driver said, without what it prefixes."""
-    said = str(error).strip().split("\n")[0].removeprefix("connection failed: ")
-    if "failed: " in said:
-        said = said.rpartition("failed: ")[2]
-    return said.removeprefix("FATAL:  ")[:LINE_CHARS_MAX] or type(error).__name__
+    message = str(error).strip().split("\n")[0]
+    for prefix in ("connection failed: ", "FATAL:  "):
+        message = message.removeprefix(prefix)
+    if "failed: " in message:
+        message = message.rpartition("failed: ")[2].removeprefix("FATAL:  ")
+    return message[:_LINE_CHARS_MAX] or type(error).__name__
 
 
-def _check_server(connection: psycopg.Connection[Any], where: str) -> None:
-    found = connection.info.server_version // 10_000
-    if found < VERSION_LEAST:
-        raise CannotConnect(
-            f"{where} runs PostgreSQL {found}, and this needs {VERSION_LEAST} or newer"
-        )
-    row = connection.execute("SHOW server_encoding").fetchone()
-    if row is not None and row[0] != "UTF8":
-        raise CannotConnect(f"{where} stores text as {row[0]}: make one with ENCODING 'UTF8'")
-    row = connection.execute("SHOW synchronous_commit").fetchone()
-    if row is not None and row[0] == "off":  # what may be lost must not be acknowledged
-        connection.execute("SET synchronous_commit = on")
+# --- sessions ---
+
+
+class Server:
+    """Where sessions are made. `name` is its URL without secrets."""
+
+    def __init__(self, url: str) -> None:
+        """Raise CannotOpen for what is no URL of a PostgreSQL database."""
+        try:
+            self.name = redacted(url)
+            conninfo_to_dict(url)
+        except DatabaseURLError as error:
+            raise CannotOpen(f"the database URL {error}") from None
+        except psycopg.Error:  # what it says may quote a piece of the password
+            raise CannotOpen("the database URL has a parameter that is none") from None
+        self._url = url
+
+    def connect(self, name: str, settings: Mapping[str, str]) -> Connection:
+        """Return a session of this name with these settings, outside any transaction. Raises
+        DatabaseUnavailable."""
+        try:
+            connection = psycopg.connect(self.conninfo(name), autocommit=True, prepare_threshold=2)
+        except psycopg.Error as error:
+            raise DatabaseUnavailable(f"cannot reach {self.name}: {line(error)}") from None
+        # Every integer goes as a bigint: by default its size decides its type, and each mix of
+        # types would be another prepared statement.
+        connection.adapters.register_dumper(int, Int8BinaryDumper)
+        setting = [f"SET {key} = '{value}'" for key, value in settings.items()]
+        try:
+            connection.execute("; ".join([*setting, _DURABLE]).encode())
+        except psycopg.Error as error:
+            connection.close()
+            raise DatabaseUnavailable(f"cannot use {self.name}: {line(error)}") from None
+        return connection
+
+    def conninfo(self, name: str) -> str:
+        """Return the connection string of a session of this name: what the URL says, and else
+        ours."""
+        return conninfo(self._url, name)
+
+    def check(self, connection: Connection) -> None:
+        """Raise CannotOpen for a server that is too old, or text that is not UTF-8."""
+        found = connection.info.server_version // 10_000
+        if found < VERSION_MIN:
+            raise CannotOpen(
+                f"{self.name} runs PostgreSQL {found}, and this needs {VERSION_MIN} or newer"
+            )
+        row = connection.execute("SHOW server_encoding").fetchone()
+        if row is not None and row[0] != "UTF8":
+            raise CannotOpen(f"{self.name} stores text as {row[0]}: make one with ENCODING 'UTF8'")
+
+    @contextmanager
+    def opening(self, name: str, settings: Mapping[str, str]) -> Iterator[Connection]:
+        """Yield a session for bringing the database up to date. Raises CannotOpen for whatever
+        the server says."""
+        try:
+            connection = self.connect(name, settings)
+        except DatabaseUnavailable as error:
+            raise CannotOpen(str(error)) from None
+        try:
+            self.check(connection)
+            yield connection
+        except psycopg.Error as error:
+            raise CannotOpen(f"cannot use {self.name}: {line(error)}") from None
+        finally:
+            connection.close()
+
+
+def conninfo(url: str, name: str) -> str:
+    """Return what libpq connects with: what the URL says, and else what every session of ours
+    needs. Raises psycopg.ProgrammingError, which may quote the URL."""
+    return make_conninfo(**{**_KEEPALIVE, "application_name": name, **conninfo_to_dict(url)})
+
+
+def migrate(
+    connection: Connection,
+    known: list[Migration],
+    *,
+    table: str,
+    lock: int,
+    schema: str | None = None,
+) -> None:
+    """Bring the database to the newest schema; processes that start at once do so one after the
+    other, under the advisory lock `lock`. `table` holds the versions; `schema` is made where it is
+    missing. Raises NewerSchema, and what the server raises."""
+    connection.execute(f"SELECT pg_advisory_lock({lock})".encode())
+    try:
+        if schema is not None:
+            _make_schema(connection, schema)
+        record = f"CREATE TABLE IF NOT EXISTS {table} (version integer PRIMARY KEY)"
+        for number, script in missing(version(connection, table), known):
+            written = f"INSERT INTO {table} (version) VALUES ({number})"  # noqa: S608 - ours
+            connection.execute(f"BEGIN;\n{script};\n{record};\n{written};\nCOMMIT".encode())
+    finally:
+        if not connection.closed:
+            connection.execute("ROLLBACK")
+            connection.execute(f"SELECT pg_advisory_unlock({lock})".encode())
+
+
+def _make_schema(connection: Connection, schema: str) -> None:
+    there = connection.execute("SELECT to_regnamespace(%s) IS NOT NULL", (schema,)).fetchone()
+    if there is None or not there[0]:  # whoever made it for us need not let us make any
+        connection.execute(f"CREATE SCHEMA {schema}".encode())
+
+
+def version(connection: Connection, table: str) -> int:
+    """Return the number of the database's schema; 0 where there is none yet."""
+    there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
+    if there is None or not there[0]:
+        return 0
+    row = connection.execute(f"SELECT max(version) FROM {table}".encode()).fetchone()  # noqa: S608 - a constant of ours
+    return 0 if row is None or row[0] is None else int(row[0])
+
+
+# --- transactions ---
+
+
+class PostgresTx(Tx):
+    """One transaction, or a reader's one query."""
+
+    # Differs: several processes change rows; each takes what no other one holds.
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor(binary=True)
+
+    def all(self, sql: str, *params: object) -> list[Row]:
+        return self._cursor.execute(translated_sql(sql), params).fetchall()
+
+    def one(self, sql: str, *params: object) -> Row | None:
+        row: Row | None = self._cursor.execute(translated_sql(sql), params).fetchone()
+        return row
+
+    def run(self, sql: str, *params: object) -> int:
+        return self._cursor.execute(translated_sql(sql), params).rowcount
+
+    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Differs: for the portable verbs only; the hot ones send arrays."""
+        given = list(rows)
+        if not given:
+            return 0
+        self._cursor.executemany(translated_sql(sql), given)
+        return self._cursor.rowcount
+
+    def send(self, sql: str, *params: object) -> psycopg.Cursor[Any]:
+        """Return a cursor of its own, whose rows a pipeline brings later."""
+        return self._connection.cursor(binary=True).execute(translated_sql(sql), params)
+
+    def pipeline(self) -> AbstractContextManager[object]:
+        """One round trip for all that is sent inside."""
+        return self._connection.pipeline()
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        self._connection.execute("SAVEPOINT inside")
+        try:
+            yield
+        except BaseException:
+            if not self._connection.closed:
+                self._connection.execute("ROLLBACK TO inside; RELEASE inside")
+            raise
+        self._connection.execute("RELEASE inside")
+
+    def is_fatal(self, error: Exception) -> bool:
+        return self._connection.closed or is_transient(error)
+
+    def translated(self, error: Exception) -> Exception:
+        return translated(error)
+
+
+@lru_cache(maxsize=2_048)
+def translated_sql(sql: str) -> bytes:
+    """Return SQL with `?` as the driver's placeholder, in binary: arrays then cost a third of the
+    CPU."""
+    return sql.replace("%", "%%").replace("?", "%b").encode()
+
+
+class Session:
+    """The one connection that writes; a lost one is replaced when it is next needed. Used on the
+    writer's thread only."""
+
+    def __init__(self, server: Server, name: str, settings: Mapping[str, str]) -> None:
+        self._server = server
+        self._name = name
+        self._settings = settings
+        self._connection: Connection | None = None
+
+    def connected(self) -> Connection:
+        """Return the connection. Raises DatabaseUnavailable."""
+        if self._connection is None or self._connection.closed:
+            self._connection = None
+            connection = self._server.connect(self._name, self._settings)
+            try:
+                self._made(connection)
+            except psycopg.Error as error:
+                connection.close()
+                message = f"cannot use {self._server.name}: {line(error)}"
+                raise DatabaseUnavailable(message) from None
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _made(self, connection: Connection) -> None:
+        """Prepare a new connection."""
+
+    def started(self, begin: bytes) -> psycopg.Cursor[Any]:
+        """Return what `begin`, which begins a transaction, gave. A connection that was lost while
+        it was idle is replaced: nothing is at stake. Raises DatabaseUnavailable."""
+        failure: psycopg.Error | None = None
+        for _ in range(2):
+            connection = self.connected()
+            try:
+                return connection.execute(begin)
+            except psycopg.Error as error:
+                failure = error
+                self.drop()
+        reason = "it does not answer" if failure is None else line(failure)
+        raise DatabaseUnavailable(f"cannot reach {self._server.name}: {reason}")
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo the transaction if what is inside raises, before its commit. Raises RetryBatch
+        where the same once more may pass, and else what the caller gets."""
+        try:
+            yield
+        except psycopg.Error as error:
+            connection = self._connection
+            lost = connection is None or is_lost(error, connection)
+            if lost:
+                self.drop()
+            else:
+                self.roll_back()
+            if lost or is_collision(error):
+                raise RetryBatch from error
+            raise translated(error) from error
+        except BaseException:
+            self.roll_back()
+            raise
+
+    def commit(self) -> None:
+        """Commit. Raises RetryBatch where it only met another process; DatabaseUnavailable where
+        the connection broke meanwhile: then it may have been committed all the same."""
+        connection = self.connected()
+        try:
+            status = connection.execute("COMMIT", prepare=False).statusmessage
+        except psycopg.Error as error:
+            if is_lost(error, connection):
+                self.drop()
+            else:
+                self.roll_back()
+            if is_collision(error):
+                raise RetryBatch from error
+            raise translated(error) from error
+        if status != "COMMIT":
+            raise RetryBatch("the server rolled it back")
+
+    def roll_back(self) -> None:
+        """End the transaction without a trace."""
+        connection = self._connection
+        try:
+            if connection is not None and not connection.closed:
+                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self.drop()
+
+    def drop(self) -> None:
+        """Let go of a connection that is of no more use."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def until_committed(commit_once: Callable[[bool], T]) -> T:
+    """Return what `commit_once(careful)` does, as often as it takes: it raises PoisonedBatch where
+    it is to be careful (each operation in a savepoint), and RetryBatch where it only met another
+    process, or lost its connection before the commit. Without savepoints at first, each of which
+    is two round trips: only a batch with a bad operation, which is rare, is applied with them."""
+    reason: BaseException | None = None
+    careful = False
+    for tried in range(TRIES_MAX):
+        try:
+            return commit_once(careful)
+        except PoisonedBatch:
+            careful = True
+        except RetryBatch as again:
+            reason = again.__cause__ or again
+            time.sleep(_WAIT_S * tried)
+    raise (
+        translated(reason)
+        if isinstance(reason, psycopg.Error)
+        else DatabaseUnavailable(str(reason))
+    )
+
+
+class Readers:
+    """A small pool of read-only sessions, one thread each, each query under a deadline: a long one
+    would keep vacuum from its work. Queries queue for a session. Sessions are made when they are
+    first needed, and again when they were lost."""
+
+    def __init__(
+        self,
+        server: Server,
+        name: str,
+        settings: Mapping[str, str],
+        *,
+        connections: int,
+        timeout_s: float,
+    ) -> None:
+        self._server = server
+        self._name = name
+        self._timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgres-reader")
+        self._idle: LifoQueue[Connection] = LifoQueue()
+        # Differs: the server keeps the deadline, so that nothing runs on for nobody.
+        self._settings = {
+            **QUIET,
+            **settings,
+            "statement_timeout": f"{round(timeout_s * 1000)}ms",
+            "plan_cache_mode": "force_custom_plan",
+            "default_transaction_read_only": "on",
+            "idle_in_transaction_session_timeout": "30s",
+        }
+
+    async def close(self) -> None:
+        """Wait for what is being read, at most until its deadline, and disconnect."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        while not self._idle.empty():
+            self._idle.get_nowait().close()
+
+    async def read(self, query: Callable[[Connection], T]) -> T:
+        """Return what `query` finds in one consistent view. Raises DatabaseUnavailable past the
+        deadline."""
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                return await asyncio.shield(work)
+        except TimeoutError as error:
+            work.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise DatabaseUnavailable("all readers are busy; try again in a moment") from error
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        connection = self._begun()
+        try:
+            return self._consistently(connection, query)
+        except psycopg.Error as error:
+            if is_lost(error, connection):
+                connection.close()
+            if error.sqlstate == _CANCELLED:
+                raise DatabaseUnavailable(
+                    f"reading took longer than {self._timeout_s:g} s; narrow the filter"
+                ) from None
+            raise translated(error) from error
+        finally:
+            if not connection.closed:
+                self._idle.put(connection)
+
+    def _begun(self) -> Connection:
+        begin = b"BEGIN ISOLATION LEVEL REPEATABLE READ"
+        while not self._idle.empty():
+            connection = self._idle.get_nowait()
+            try:
+                connection.execute(begin)
+            except psycopg.Error:
+                connection.close()  # lost while it was idle
+                continue
+            return connection
+        connection = self._server.connect(self._name, self._settings)
+        connection.execute(begin)
+        return connection
+
+    def _consistently(self, connection: Connection, query: Callable[[Connection], T]) -> T:
+        try:
+            return query(connection)
+        finally:
+            if not connection.closed:
+                connection.execute("ROLLBACK")

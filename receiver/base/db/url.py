@@ -23,7 +23,7 @@ def is_postgres(url: str) -> bool:
 def check_url(url: str) -> None:
     """Raise DatabaseURLError for what is no URL of either kind."""
     if is_postgres(url):
-        shown(url)
+        redacted(url)
     else:
         sqlite_path(url)
 
@@ -40,7 +40,7 @@ def sqlite_path(url: str) -> str:
     return path
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """Return a PostgreSQL URL without its password and its parameters. Raises DatabaseURLError."""
     try:
         parts = urlsplit(url)

@@ -17,7 +17,7 @@ from psycopg.rows import tuple_row
 from psycopg.sql import Composable
 
 from receiver.base.db.postgres import conninfo, line
-from receiver.base.db.url import shown
+from receiver.base.db.url import redacted
 from receiver.event import Event
 from receiver.handling.tx import EffectsError, Transaction, Tx
 
@@ -72,7 +72,7 @@ class PostgresEffects:
         which nothing happens for longer than that, or a frozen process would hold its locks, and
         its mark, for ever."""
         self._url = url
-        self._shown = shown(url)
+        self._shown = redacted(url)
         self._idle_max = idle_max
         self._idle_ms = round((handler_s + _IDLE_MARGIN_S) * 1000)
         self._lock = threading.Lock()

@@ -1,1 +1,1 @@
-"""The inbox on PostgreSQL: several replicas share one."""
+"""The inbox on PostgreSQL: what differs from SQLite."""

@@ -1,1 +1,1 @@
-"""The inbox in a SQLite file of this process alone."""
+"""The inbox on SQLite: what differs from PostgreSQL."""

@@ -17,8 +17,7 @@ from receiver import Event, Receiver, Settings
 from receiver.base.db.url import is_postgres, sqlite_path
 from receiver.handling.run import Run
 from receiver.handling.tx import Transaction
-from receiver.inbox.postgres.inbox import PostgresInbox
-from receiver.inbox.sqlite.inbox import SqliteInbox
+from receiver.inbox.inbox import Inbox
 from receiver.testing import Client
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -57,8 +56,7 @@ def main(case: Case) -> None:
     target = POINTS[case.point]
     if target is not None and not (case.kind == "plain" and target[0] is Transaction):
         owner, step, when = target
-        inbox = PostgresInbox if is_postgres(case.inbox_url) else SqliteInbox
-        kill_at(case.armed, inbox if owner == "inbox" else owner, step, when)
+        kill_at(case.armed, Inbox if owner == "inbox" else owner, step, when)
     settings = Settings(
         secrets=(SECRET,),
         database_url=case.inbox_url,

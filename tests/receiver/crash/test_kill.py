@@ -12,7 +12,7 @@ from threading import Lock
 
 import pytest
 
-from receiver.inbox.postgres.migrate import SCHEMA
+from receiver.inbox.postgres.database import SCHEMA
 from tests.dispatcher.postgres.server import database
 from tests.receiver.crash import customer
 from tests.receiver.crash.customer import ENDS_WITHIN_S, POINTS, Case, Kind, connect

@@ -1,7 +1,7 @@
 """Messages as they are when they have been verified and identified."""
 
-from receiver.guard import kind_of
-from receiver.message import Message
+from receiver.inbox.dedupe import kind_of
+from receiver.inbox.message import Message
 
 NOW_MS = 1_700_000_000_000
 

@@ -1,9 +1,9 @@
 """Where an inbox may lie: each test of its promises runs in every such place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from receiver.inbox.inbox import Inbox
-from receiver.inbox.opening import open_inbox
+from receiver.inbox.inbox import Inbox, open_inbox
 from receiver.settings import Settings
 
 
@@ -13,6 +13,8 @@ class Place:
 
     url: str
 
-    async def open(self, *, lease_s: float = 30.0) -> Inbox:
+    async def open(
+        self, *, lease_s: float = 30.0, on_due: Callable[[], None] | None = None
+    ) -> Inbox:
         """The inbox there, as a process opens it."""
-        return await open_inbox(Settings(database_url=self.url, lease=lease_s))
+        return await open_inbox(Settings(database_url=self.url, lease=lease_s), on_due=on_due)

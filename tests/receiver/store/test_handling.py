@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from receiver.inbox.handling import CRASHED, Settlement
+from receiver.inbox.attempts import CRASHED, Settlement
 from receiver.inbox.inbox import Inbox
-from receiver.message import Claimed, StoredMessage
+from receiver.inbox.message import Claimed, StoredMessage
 from tests.receiver.store.messages import NOW_MS, message
 from tests.receiver.store.places import Place
 
@@ -27,10 +27,10 @@ async def stored(inbox: Inbox, id: int) -> StoredMessage:
     return found
 
 
-async def test_a_wanted_message_is_due_at_once_and_says_so(inbox: Inbox) -> None:
+async def test_a_wanted_message_is_due_at_once_and_says_so(place: Place) -> None:
     """One that nobody wants is not, nor is a duplicate, a conflict or a late one."""
     told: list[str] = []
-    inbox.on_due = lambda: told.append("due")
+    inbox = await place.open(on_due=lambda: told.append("due"))
     await inbox.receive(message("a"))
     assert await claim(inbox) == []
     assert told == []
@@ -42,6 +42,7 @@ async def test_a_wanted_message_is_due_at_once_and_says_so(inbox: Inbox) -> None
     assert (claimed.job_id, claimed.message_id, claimed.attempt) == ("b", "m1", 1)
     assert claimed.body == message("b").body
     assert told == ["due"]
+    await inbox.close()
 
 
 async def test_messages_of_one_job_take_turns(inbox: Inbox) -> None:
@@ -110,11 +111,11 @@ async def test_the_handled_end_of_a_job_skips_what_waits_of_it(inbox: Inbox) -> 
     assert not await inbox.replay(running.id, NOW_MS)
 
 
-async def test_a_dead_message_comes_back_by_replay_or_by_its_duplicate(inbox: Inbox) -> None:
+async def test_a_dead_message_comes_back_by_replay_or_by_its_duplicate(place: Place) -> None:
     """And tells whoever handles."""
-    await inbox.receive(message(wanted=True))
     told: list[str] = []
-    inbox.on_due = lambda: told.append("due")
+    inbox = await place.open(on_due=lambda: told.append("due"))
+    await inbox.receive(message(wanted=True))
     for back in (
         lambda id: inbox.replay(id, NOW_MS),
         lambda id: inbox.replay_all("dead", NOW_MS),
@@ -127,6 +128,7 @@ async def test_a_dead_message_comes_back_by_replay_or_by_its_duplicate(inbox: In
         assert await back(claimed.id)
     assert len(told) >= 3
     assert len(await claim(inbox)) == 1
+    await inbox.close()
 
 
 async def test_replaying_all_goes_through_every_slice(inbox: Inbox) -> None:

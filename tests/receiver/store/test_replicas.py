@@ -9,11 +9,11 @@ from random import Random
 import psycopg
 import pytest
 
-from receiver.inbox.handling import Settlement
+from receiver.base.db import CannotOpen
+from receiver.inbox.attempts import Settlement
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
-from receiver.inbox.postgres.inbox import PostgresInbox
-from receiver.inbox.postgres.migrate import SCHEMA, migrations
-from receiver.message import Claimed
+from receiver.inbox.message import Claimed
+from receiver.inbox.postgres.database import MIGRATIONS, SCHEMA, PostgresDatabase
 from tests.dispatcher.postgres.server import Server, private_server
 from tests.receiver.store.messages import NOW_MS, message
 from tests.receiver.store.places import Place
@@ -156,7 +156,7 @@ async def test_a_server_that_is_away_is_unavailable_and_comes_back_by_itself(
     server: Server,
 ) -> None:
     """What was answered before it crashed is there afterwards."""
-    inbox = await PostgresInbox.open(server.url)
+    inbox = await Place(server.url).open()
     answers = await asyncio.gather(*(inbox.receive(message(f"job_{n}")) for n in range(50)))
     assert set(answers) == {"accepted"}
     server.stop()
@@ -184,8 +184,8 @@ async def test_a_database_that_cannot_be_opened_is_one_line_without_the_password
     url: str, told: str
 ) -> None:
     """For the operator to mend."""
-    with pytest.raises(InboxError, match=told) as caught:
-        await PostgresInbox.open(url)
+    with pytest.raises((InboxError, CannotOpen), match=told) as caught:
+        await Inbox.open(PostgresDatabase(url))
     assert "hun" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -195,5 +195,5 @@ async def test_a_newer_schema_is_refused_and_left_alone(place: Place, empty_post
     await (await place.open()).close()
     with psycopg.connect(empty_postgres, autocommit=True) as connection:
         connection.execute(f"INSERT INTO {SCHEMA}.schema_version VALUES (999)")
-    with pytest.raises(InboxError, match=f"schema 999.*knows {len(migrations())}"):
+    with pytest.raises(InboxError, match=f"schema 999.*knows {len(MIGRATIONS)}"):
         await place.open()

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from receiver.inbox.inbox import InboxError, InboxUnavailable
-from receiver.inbox.sqlite.inbox import SqliteInbox
-from receiver.inbox.sqlite.migrate import APPLICATION_ID, migrations
-from receiver.inbox.sqlite.writer import on_thread
+from receiver.base.db import DatabaseUnavailable
+from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
+from receiver.inbox.sqlite.database import APPLICATION_ID, MIGRATIONS, SqliteDatabase
 from tests.receiver.store.messages import message
 
 
@@ -26,33 +25,44 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def inbox(path: str) -> AsyncIterator[SqliteInbox]:
-    opened = await SqliteInbox.open(path, lock_timeout_s=0.05, read_timeout_s=0.5)
+def database(path: str) -> SqliteDatabase:
+    return SqliteDatabase(path, lock_timeout_s=0.05, read_timeout_s=0.5)
+
+
+@pytest.fixture
+async def inbox(database: SqliteDatabase) -> AsyncIterator[Inbox]:
+    opened = await Inbox.open(database)
     yield opened
     await opened.close()
 
 
-async def test_a_second_process_is_told_who_holds_the_file(inbox: SqliteInbox, path: str) -> None:
+async def on_reader(database: SqliteDatabase, act: Callable[[sqlite3.Connection], Any]) -> Any:
+    return await database._file.readers.read(act)
+
+
+async def test_a_second_process_is_told_who_holds_the_file(inbox: Inbox, path: str) -> None:
     """By any name of the file; and the first goes on undisturbed."""
     link = path + ".link"
     os.symlink(path, link)
     for name in (path, link):
         with pytest.raises(InboxError, match=f"in use by process {os.getpid()}"):
-            await SqliteInbox.open(name)
+            await Inbox.open(SqliteDatabase(name))
     assert await inbox.receive(message()) == "accepted"
 
 
-async def test_the_pragmas_that_make_it_durable_are_in_force(inbox: SqliteInbox) -> None:
+async def test_the_pragmas_that_make_it_durable_are_in_force(
+    inbox: Inbox, database: SqliteDatabase
+) -> None:
     """WAL with FULL synchronous, incremental vacuum, and a reader that cannot write."""
 
     def read(db: sqlite3.Connection) -> list[Any]:
         names = ("journal_mode", "synchronous", "auto_vacuum", "application_id", "user_version")
         return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
-    found = await on_thread(inbox._writer, read)
-    assert found == ["wal", 2, 2, APPLICATION_ID, len(migrations())]
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        await on_thread(inbox._reader, lambda db: db.execute("DELETE FROM messages"))
+    found = await database._file.write(read)
+    assert found == ["wal", 2, 2, APPLICATION_ID, len(MIGRATIONS)]
+    with pytest.raises(DatabaseUnavailable, match="readonly"):
+        await on_reader(database, lambda db: db.execute("DELETE FROM messages"))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +83,7 @@ def test_a_foreign_or_newer_file_is_refused_and_left_alone(
         db.executescript(prepare)
     before = Path(path).read_bytes()
     with pytest.raises(InboxError, match=told):
-        asyncio.run(SqliteInbox.open(path))
+        asyncio.run(Inbox.open(SqliteDatabase(path)))
     assert Path(path).read_bytes() == before
 
 
@@ -83,15 +93,15 @@ async def test_a_file_that_cannot_be_a_database_is_one_line(tmp_path: Path) -> N
     garbage.write_bytes(b"not a database, but long enough to look like one" * 100)
     for bad in (garbage, tmp_path, tmp_path / "missing" / "x.db"):
         with pytest.raises(InboxError) as caught:
-            await SqliteInbox.open(str(bad))
+            await Inbox.open(SqliteDatabase(str(bad)))
         assert "\n" not in str(caught.value)
     garbage.unlink()
-    opened = await SqliteInbox.open(str(garbage))  # the lock was given back
+    opened = await Inbox.open(SqliteDatabase(str(garbage)))  # the lock was given back
     await opened.close()
 
 
 async def test_a_locked_file_is_unavailable_and_comes_back_by_itself(
-    inbox: SqliteInbox, path: str
+    inbox: Inbox, path: str
 ) -> None:
     """Nothing is stored meanwhile; the next message after the lock is."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -108,24 +118,26 @@ async def test_a_locked_file_is_unavailable_and_comes_back_by_itself(
     assert await inbox.receive(message(id="m1")) == "accepted"
 
 
-async def test_a_full_disk_is_unavailable_and_comes_back_by_itself(inbox: SqliteInbox) -> None:
+async def test_a_full_disk_is_unavailable_and_comes_back_by_itself(
+    inbox: Inbox, database: SqliteDatabase
+) -> None:
     """A message that does not fit is not there afterwards, in part or whole."""
 
     def pages(most: int) -> Any:
         return lambda db: db.execute(f"PRAGMA max_page_count = {most}").fetchone()
 
     await inbox.receive(message("small"))
-    (used,) = await on_thread(inbox._writer, lambda db: db.execute("PRAGMA page_count").fetchone())
-    await on_thread(inbox._writer, pages(used))
+    (used,) = await database._file.write(lambda db: db.execute("PRAGMA page_count").fetchone())
+    await database._file.write(pages(used))
     big = replace(message("big"), body=b"x" * 100_000)
-    with pytest.raises(InboxUnavailable, match="full"):
+    with pytest.raises(InboxUnavailable, match="no room"):
         await inbox.receive(big)
     assert [m.job_id for m in (await inbox.page()).messages] == ["small"]
-    await on_thread(inbox._writer, pages(1_000_000))
+    await database._file.write(pages(1_000_000))
     assert await inbox.receive(big) == "accepted"
 
 
-async def test_waiting_messages_share_a_commit(inbox: SqliteInbox) -> None:
+async def test_waiting_messages_share_a_commit(inbox: Inbox, database: SqliteDatabase) -> None:
     """What queues while one commit runs goes into the next: far fewer commits than messages."""
     commits = 0
 
@@ -133,23 +145,23 @@ async def test_waiting_messages_share_a_commit(inbox: SqliteInbox) -> None:
         nonlocal commits
         commits += statement == "COMMIT"
 
-    await on_thread(inbox._writer, lambda db: db.set_trace_callback(count))
+    await database._file.write(lambda db: db.set_trace_callback(count))
     await asyncio.gather(*(inbox.receive(message(f"job_{n}")) for n in range(200)))
     assert 1 <= commits <= 5
 
 
-async def test_a_read_ends_at_its_deadline(inbox: SqliteInbox) -> None:
+async def test_a_read_ends_at_its_deadline(inbox: Inbox) -> None:
     """And the next read is served: the statement was interrupted, not left behind."""
     endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT max(x) FROM c"
-    with pytest.raises(InboxUnavailable, match="too long"):
-        await inbox._read(lambda tx: tx.all(endless, {}))
+    with pytest.raises(InboxUnavailable, match=r"longer than 0\.5 s"):
+        await inbox._read(lambda tx: tx.all(endless))
     assert (await inbox.page()).messages == []
 
 
 async def test_a_file_of_an_earlier_schema_is_brought_up_with_all_that_it_knows(path: str) -> None:
     """Ends, copies and what waited are the same to the new schema."""
     with closing(sqlite3.connect(path)) as db:
-        for n, script in enumerate(migrations()[:2], start=1):
+        for n, script in MIGRATIONS[:2]:
             db.executescript(f"{script}; PRAGMA user_version = {n}")
         for id, job in enumerate(("ended", "other", "running"), start=1):
             sent = message(job, "running" if job == "running" else "completed", id=f"m{id}")
@@ -164,7 +176,7 @@ async def test_a_file_of_an_earlier_schema_is_brought_up_with_all_that_it_knows(
             db.execute("INSERT INTO bodies VALUES (?, ?)", (id, sent.body))
         db.execute("INSERT INTO jobs VALUES ('/webhooks', 'ended', 1, 'completed', NULL, 'x')")
         db.commit()
-    inbox = await SqliteInbox.open(path)
+    inbox = await Inbox.open(SqliteDatabase(path))
     story = [message("ended", id="m1"), message("ended", "failed"), message("running", "running")]
     assert [await inbox.receive(one) for one in story] == ["duplicate", "conflict", "duplicate"]
     assert await inbox.receive(message("running")) == "accepted"
@@ -172,7 +184,7 @@ async def test_a_file_of_an_earlier_schema_is_brought_up_with_all_that_it_knows(
     await inbox.close()
 
 
-async def test_retention_goes_by_its_index(inbox: SqliteInbox) -> None:
+async def test_retention_goes_by_its_index(inbox: Inbox, database: SqliteDatabase) -> None:
     """A file of millions is not read through every hour."""
     slices: list[str] = []
 
@@ -183,11 +195,11 @@ async def test_retention_goes_by_its_index(inbox: SqliteInbox) -> None:
 
         db.set_trace_callback(note)
 
-    await on_thread(inbox._writer, trace)
+    await database._file.write(trace)
     await inbox.prune(bodies_before_ms=1, messages_before_ms=1)
     assert slices
     for sql in slices:
-        (row,) = await on_thread(inbox._reader, partial(explained, sql=sql))
+        (row,) = await on_reader(database, partial(explained, sql=sql))
         assert "messages_done (body_kept=? AND received_ms<?)" in row[3]
 
 

@@ -1,11 +1,14 @@
 """The values that go into the inbox and come out of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from receiver.guard import End, Kind, Verdict, Via, order_of
+from receiver.inbox.dedupe import End, Kind, Verdict, Via, order_of
 from receiver.verification.identity import Platform
 from receiver.verification.status import canonical
+
+T = TypeVar("T")
 
 # What is to be done about a message.
 #
@@ -100,3 +103,21 @@ class Claimed:
     fence: int
     received_ms: int
     body: bytes
+
+
+def names(kind: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's fields, which are those of its columns, in order."""
+    return tuple(kind.__dataclass_fields__)
+
+
+def from_row(kind: type[T], row: Sequence[Any]) -> T:
+    """Return a row as a value; its columns are the first of `names(kind)`."""
+    return kind(**dict(zip(names(kind), row, strict=False)))
+
+
+def storable(text: str) -> str:
+    """Return what a peer or a customer's code said, without what not every database takes as text:
+    NUL, and halves of characters."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

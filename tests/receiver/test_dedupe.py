@@ -1,4 +1,4 @@
-"""guard.py: the table that decides, and what it promises in any order of arrival."""
+"""dedupe.py: the table that decides, and what it promises in any order of arrival."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.guard import End, Kind, Known, Verdict, judge, kind_of
+from receiver.inbox.dedupe import End, Kind, Known, Verdict, judge, kind_of
 from receiver.verification.status import canonical
 
 NEW = Known()
@@ -63,7 +63,7 @@ def test_the_status_says_whether_a_message_ends_its_job(
     ],
 )
 def test_the_table_of_verdicts(kind: Kind, known: Known, verdict: Verdict) -> None:
-    """Each line of the table in guard.py."""
+    """Each line of the table in dedupe.py."""
     assert judge(kind, known, End(status="failed")) == verdict
 
 

@@ -8,11 +8,10 @@ fifty copies in one batch are one message and forty-nine duplicates.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
-from receiver.guard import End, Known, Verdict, judge
-from receiver.inbox.tx import storable
-from receiver.message import Message, State
+from receiver.inbox.dedupe import End, Known, Verdict, judge
+from receiver.inbox.message import Message, State, storable
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
 Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
@@ -130,6 +129,25 @@ class Plan:
     def has_due(self) -> bool:
         """Whether a new message is to be handled."""
         return any(new.state == "pending" for new in self.new)
+
+
+class Stored(Protocol):
+    """What a batch needs of the database, in its dialect."""
+
+    def load(self, tx: Any, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]:
+        """Return what bears on a batch, and the ids that its new messages may take. Nobody else
+        stores a message of these jobs until the transaction ends."""
+
+    def write(self, tx: Any, plan: Plan) -> bool:
+        """Write a plan; whether there is something to handle now."""
+
+
+def receive(stored: Stored, tx: Any, messages: Sequence[Message]) -> tuple[list[Verdict], bool]:
+    """Store what is new; the verdicts, and whether there is something to handle now."""
+    batch = [incoming(message) for message in messages]
+    facts, ids = stored.load(tx, batch)
+    plan = decide(batch, facts, ids)
+    return plan.verdicts, stored.write(tx, plan)
 
 
 def incoming(message: Message) -> Incoming:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.inbox.ledger import Facts, Plan, decide, incoming, lookups
-from receiver.message import Message
+from receiver.inbox.batch import Facts, Plan, decide, incoming, lookups
+from receiver.inbox.message import Message
 from tests.receiver.store.messages import message
 
 messages = st.lists(

@@ -1,4 +1,4 @@
-"""The once-guard: what a message is to what is already known. Pure; the one place that decides.
+"""Deduplication: what a message is to what is already known. Pure; the one place that decides.
 
 A **terminal** message ends its job: its status is one of TERMINAL, or it has none at all (a
 completion without a status is still the job's completion). Any other status is **progress**. A

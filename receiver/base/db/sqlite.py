@@ -1,0 +1,325 @@
+"""A SQLite file: one owner, one connection that writes and checkpoints, a few that read."""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import aiosqlite
+
+from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
+from receiver.base.db.migrate import Migration, missing
+
+T = TypeVar("T")
+
+# Hashes and ids fall all over their indexes: what does not fit here is read again for each row.
+CACHE_KIB: Final = 32 * 1024
+READER_CACHE_KIB: Final = 8 * 1024
+_OWNER_BYTES_MAX: Final = 64  # what is read of a lock file: a process id
+_RESULTS: Final = 64  # how many results aiosqlite reads at a time; we do not read through it
+
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG})
+_TRANSIENT: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+def translated(error: Exception) -> Exception:
+    """Return what an error of SQLite means for the caller; one that is our fault stays what it
+    is."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code in _FULL:
+        return DatabaseFull("the disk has no room for this")
+    if code in _TRANSIENT:
+        return DatabaseUnavailable(f"the database cannot be used right now: {error}")
+    return error
+
+
+class SqliteTx(Tx):
+    """One transaction, or a reader's one query."""
+
+    skip_locked = ""  # nobody else writes here
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def all(self, sql: str, *params: object) -> list[Row]:
+        return self._connection.execute(sql, params).fetchall()
+
+    def one(self, sql: str, *params: object) -> Row | None:
+        row: Row | None = self._connection.execute(sql, params).fetchone()
+        return row
+
+    def run(self, sql: str, *params: object) -> int:
+        return self._connection.execute(sql, params).rowcount
+
+    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        return self._connection.executemany(sql, rows).rowcount
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        self._connection.execute("SAVEPOINT inside")
+        try:
+            yield
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK TO inside")
+                self._connection.execute("RELEASE inside")
+            raise
+        self._connection.execute("RELEASE inside")
+
+    def is_fatal(self, error: Exception) -> bool:
+        """Whether SQLite has rolled everything back by itself, as on a full disk."""
+        return not self._connection.in_transaction
+
+    def translated(self, error: Exception) -> Exception:
+        return translated(error)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit what is done inside, durably, or nothing of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:  # a full disk may have ended it already
+            connection.execute("ROLLBACK")
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """Return the number of the file's schema; 0 where there is none yet."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: sqlite3.Connection, known: list[Migration]) -> None:
+    """Bring the file to the newest schema. Raises NewerSchema and sqlite3.Error."""
+    for number, script in missing(version(connection), known):
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\n;PRAGMA user_version = {number};\nCOMMIT;"
+            )
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+def connect_writer(path: Path, *, busy_ms: int) -> sqlite3.Connection:
+    """Return a connection that writes, not yet durable. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+    return connection
+
+
+def make_durable(connection: sqlite3.Connection) -> None:
+    """Set what durability needs, and read it back. Raises CannotOpen where SQLite refused."""
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect on a new file only
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    for pragma, value in (("journal_mode", "wal"), ("synchronous", "2")):  # 2 is FULL
+        (found,) = connection.execute(f"PRAGMA {pragma}").fetchone()
+        if str(found) != value:
+            raise CannotOpen(
+                f"SQLite refused {pragma} = {value} (it is {found}): the file system may not "
+                "support it; use a local disk"
+            )
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Return a connection that can neither write nor checkpoint. Raises sqlite3.Error."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only = 1")
+    connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
+    return connection
+
+
+async def run(
+    connection: aiosqlite.Connection, function: Callable[..., T], *arguments: object
+) -> T:
+    """Run `function(sqlite3 connection, *arguments)` on the connection's own thread.
+
+    aiosqlite offers one statement a hop only; several at once need its internal `_execute`
+    (16 lanes claimed statement by statement took five times as long as in one call).
+    """
+    execute: Callable[..., Awaitable[T]] = connection._execute
+    return await execute(function, connection._conn, *arguments)
+
+
+class FileInUse(CannotOpen):
+    """Another process owns the file: `owner` is its id, or an empty text."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        by = f"process {owner}" if owner else "another process"
+        super().__init__(f"{path} is in use by {by}")
+        self.owner = owner
+
+
+class FileLock:
+    """The lock `<path>.lock` that makes one process the file's owner until it lets go, or ends in
+    whatever way: a file left behind locks nobody out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def take(self) -> None:
+        """Raise FileInUse, or CannotOpen where there can be no lock."""
+        # Through symbolic links: two names of one file are one file.
+        name = os.path.realpath(self._path) + ".lock"
+        try:
+            file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise CannotOpen(f"cannot create {self._path}.lock: {error.strerror}") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(file, 0)
+            os.write(file, f"{os.getpid()}\n".encode())
+        except BlockingIOError:
+            owner = os.read(file, _OWNER_BYTES_MAX).decode("ascii", "replace").strip()
+            os.close(file)
+            raise FileInUse(self._path, owner if owner.isdigit() else "") from None
+        except OSError as error:
+            os.close(file)
+            raise CannotOpen(f"cannot lock {self._path}.lock: {error.strerror}") from None
+        self._file = file
+
+    def release(self) -> None:
+        """Let another process have the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class SqliteFile:
+    """A database file that this process owns while it is open."""
+
+    def __init__(self, path: Path, *, readers: int, read_timeout_s: float, busy_ms: int) -> None:
+        """`busy_ms` is how long a write waits for another program's lock."""
+        self.path = path
+        self._busy_ms = busy_ms
+        self._lock = FileLock(path)
+        self._writer: aiosqlite.Connection | None = None
+        self.readers = Readers(path, connections=readers, timeout_s=read_timeout_s)
+
+    async def open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
+        """Take the file for this process; returns what `prepare` does on the writing connection
+        before anything else. Raises CannotOpen, and what `prepare` raises."""
+        self._lock.take()
+        try:
+            self._writer = await aiosqlite.Connection(
+                lambda: connect_writer(self.path, busy_ms=self._busy_ms), _RESULTS
+            )
+            prepared = await run(self._writer, prepare)
+            await self.readers.open()
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise CannotOpen(f"cannot open {self.path}: {error}") from error
+            raise
+        return prepared
+
+    async def close(self) -> None:
+        """Disconnect and let another process have the file."""
+        await self.readers.close()
+        if self._writer is not None:
+            await self._writer.close()
+            self._writer = None
+        self._lock.release()
+
+    async def write(self, function: Callable[..., T], *arguments: object) -> T:
+        """Return what `function(connection, *arguments)` does on the writer's thread. Raises
+        DatabaseUnavailable and DatabaseFull."""
+        if self._writer is None:
+            raise DatabaseUnavailable("the database is closed")
+        try:
+            return await run(self._writer, function, *arguments)
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+class Readers:
+    """A small pool of read-only connections, each query under a deadline: a long one would pin
+    the log file. Queries queue for a connection."""
+
+    def __init__(self, path: Path, *, connections: int, timeout_s: float) -> None:
+        self._path = path
+        self._connections = connections
+        self._timeout_s = timeout_s
+        self._all: list[aiosqlite.Connection] = []
+        self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+
+    async def open(self) -> None:
+        """Connect. Raises sqlite3.Error."""
+        for _ in range(self._connections):
+            connection = await aiosqlite.Connection(lambda: connect_reader(self._path), _RESULTS)
+            self._all.append(connection)
+            self._free.put_nowait(connection)
+
+    async def close(self) -> None:
+        """Interrupt what is being read and disconnect."""
+        for connection in self._all:
+            await connection.interrupt()
+            await connection.close()
+        self._all.clear()
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what `query` finds in one consistent view. Raises DatabaseUnavailable past the
+        deadline."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                connection = await self._free.get()
+        except TimeoutError as error:
+            raise DatabaseUnavailable("all readers are busy; try again in a moment") from error
+        work = asyncio.ensure_future(run(connection, _consistently, query))
+        work.add_done_callback(lambda ended: self._give_back(connection, ended))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await _interrupt(connection, work)
+            raise
+        except TimeoutError as error:
+            await _interrupt(connection, work)
+            raise DatabaseUnavailable(
+                f"reading took longer than {self._timeout_s:g} s; narrow the filter"
+            ) from error
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+    def _give_back(self, connection: aiosqlite.Connection, ended: asyncio.Future[Any]) -> None:
+        self._free.put_nowait(connection)
+        if not ended.cancelled():
+            ended.exception()  # seen: nobody else looks when the caller has gone
+
+
+async def _interrupt(connection: aiosqlite.Connection, work: asyncio.Future[Any]) -> None:
+    if not work.done():  # else the connection is somebody else's by now
+        await connection.interrupt()
+
+
+def _consistently(connection: sqlite3.Connection, query: Callable[[sqlite3.Connection], T]) -> T:
+    connection.execute("BEGIN")
+    try:
+        return query(connection)
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

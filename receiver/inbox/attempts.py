@@ -1,0 +1,170 @@
+"""The attempts to handle a message: claimed, held, settled, taken back, replayed. Each step is
+atomic; what differs between the dialects is in their `statements`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from receiver.base.db import Row, Tx
+from receiver.inbox.message import REPLAYABLE, Claimed, State, from_row, names, storable
+
+CRASHED: Final = "the process ended while the handler ran"
+
+# The end of its job was handled already, in another message: this one would undo it.
+SUPERSEDED: Final = """
+    EXISTS (SELECT 1 FROM messages AS ends
+      WHERE ends.job_id = messages.job_id AND ends.source = messages.source AND ends.is_end = 1
+        AND ends.id <> messages.id AND ends.state = 'handled')
+"""
+OTHER_RUNS: Final = """
+    EXISTS (SELECT 1 FROM messages AS others
+      WHERE others.state = 'running' AND others.job_id = messages.job_id
+        AND others.source = messages.source)
+"""
+# What a handler needs of a message, as a claim selects it.
+CLAIMED: Final = ", ".join(names(Claimed)).replace("attempt,", "attempts,")
+_DUE: Final = f"""
+    SELECT id, source, job_id FROM messages
+     WHERE state = 'pending' AND due_ms <= ? AND NOT {OTHER_RUNS}
+     ORDER BY due_ms, id LIMIT ?{{skip_locked}}
+"""  # noqa: S608 - constants of ours
+_NEXT_DUE: Final = "SELECT min(due_ms) FROM messages WHERE state = 'pending' AND due_ms > ?"
+_SETTLE: Final = """
+    UPDATE messages SET state = ?, due_ms = ?, handled_ms = ?
+     WHERE id = ? AND state = 'running' AND fence = ?
+"""
+_FAILED: Final = """
+    INSERT INTO failures VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET error = excluded.error
+"""
+_SKIP_OTHERS: Final = f"""
+    UPDATE messages SET state = 'skipped', due_ms = NULL
+     WHERE (coalesce(job_id, ''), source)
+         = (SELECT coalesce(job_id, ''), source FROM messages AS it WHERE it.id = ?)
+       AND state = 'pending' AND {SUPERSEDED}
+"""  # noqa: S608 - constants of ours
+_HAND_BACK: Final = """
+    UPDATE messages SET state = 'pending', attempts = attempts - 1, due_ms = ?
+     WHERE id = ? AND state = 'running' AND fence = ?
+"""
+_REPLAY: Final = f"""
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?
+     WHERE id = ? AND state IN ('dead', 'ignored', 'skipped') AND verdict = 'accepted'
+       AND body_kept = 1 AND NOT {SUPERSEDED}
+"""  # noqa: S608 - constants of ours
+_REPLAYABLE: Final = """
+    SELECT id FROM messages WHERE state = ? AND id > ? AND verdict = 'accepted'
+     ORDER BY id LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedBatch:
+    """The messages whose turn it is, and when the next one's may come (None: nothing waits)."""
+
+    claimed: list[Claimed]
+    next_due_ms: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What one attempt ended as: handled, dead, or pending again from `due_ms` on. Where its
+    `fence` is no longer the message's, the attempt was taken away, and it changes nothing."""
+
+    id: int
+    fence: int
+    state: State
+    now_ms: int
+    due_ms: int | None = None
+    error: str | None = None
+
+
+class Claims(Protocol):
+    """What the attempts need of the database, in its dialect."""
+
+    def hold(self, tx: Any, job: tuple[str, str]) -> bool:
+        """Whether nobody else receives or claims a message of this (source, job id) just now."""
+
+    def start(self, tx: Any, id: int, lease_ms: int) -> Row | None:
+        """Mark a message as running; its CLAIMED, or None where it could not be started."""
+
+    def renew(self, tx: Any, id: int, fence: int, lease_ms: int) -> bool:
+        """Hold a message for another lease, if it is still held under this fence."""
+
+    def abandoned(self, tx: Any) -> Sequence[Row]:
+        """Return (id, fence, attempts) of what runs and is nobody's any more."""
+
+
+def claim(claims: Claims, tx: Tx, *, now_ms: int, limit: int, lease_ms: int) -> ClaimedBatch:
+    """Take up to `limit` due messages, in order of time, never two of one job at once."""
+    jobs: set[tuple[str, str]] = set()
+    claimed = []
+    for id, source, job_id in tx.all(_DUE.format(skip_locked=tx.skip_locked), now_ms, limit):
+        if job_id is not None:
+            job = (source, job_id)
+            if job in jobs or not claims.hold(tx, job):
+                continue
+            jobs.add(job)
+        row = claims.start(tx, id, lease_ms)
+        if row is not None:
+            claimed.append(from_row(Claimed, row))
+    ((next_ms,),) = tx.all(_NEXT_DUE, now_ms)
+    return ClaimedBatch(claimed=claimed, next_due_ms=next_ms)
+
+
+def renew(claims: Claims, tx: Tx, running: Sequence[tuple[int, int]], *, lease_ms: int) -> set[int]:
+    """Hold these (id, fence) for another lease; the ids whose fence that still is."""
+    return {id for id, fence in running if claims.renew(tx, id, fence, lease_ms)}
+
+
+def recover(claims: Claims, tx: Tx, *, now_ms: int, attempts_max: int) -> int:
+    """Make due again, or dead where its attempts are used up, what ended processes left running;
+    how many that were."""
+    rows = claims.abandoned(tx)
+    for id, fence, attempts in rows:
+        dead = attempts >= attempts_max
+        settlement = Settlement(
+            id=id,
+            fence=fence,
+            state="dead" if dead else "pending",
+            now_ms=now_ms,
+            due_ms=None if dead else now_ms,
+            error=CRASHED,
+        )
+        settle(tx, settlement)
+    return len(rows)
+
+
+def settle(tx: Tx, settlement: Settlement) -> bool:
+    """Write what came of an attempt; False where it was taken away meanwhile. The job's other
+    messages that wait are skipped once its end is handled: progress, and an older run's end."""
+    id, handled = settlement.id, settlement.state == "handled"
+    handled_ms = settlement.now_ms if handled else None
+    if not tx.run(_SETTLE, settlement.state, settlement.due_ms, handled_ms, id, settlement.fence):
+        return False
+    if settlement.error is not None:
+        tx.run(_FAILED, id, storable(settlement.error))
+    if handled:
+        tx.run("DELETE FROM failures WHERE id = ?", id)
+        tx.run(_SKIP_OTHERS, id)
+    return True
+
+
+def hand_back(tx: Tx, id: int, fence: int, now_ms: int) -> None:
+    """Make a message due again whose attempt was cut short by a stop: it is not spent."""
+    tx.run(_HAND_BACK, now_ms, id, fence)
+
+
+def replay(tx: Tx, id: int, now_ms: int) -> bool:
+    """Whether a message could be made due again: dead, ignored or skipped, let in, its body still
+    there, and nothing later of its job handled."""
+    return tx.run(_REPLAY, now_ms, id) > 0
+
+
+def replay_all(
+    tx: Tx, state: State, now_ms: int, *, limit: int, above: int
+) -> tuple[int, int | None]:
+    """Replay up to `limit` messages of a state with larger ids: (replayed, last id or None)."""
+    if state not in REPLAYABLE:
+        raise ValueError(f"nothing that is {state} can be replayed")
+    ids = [id for (id,) in tx.all(_REPLAYABLE, state, above, limit)]
+    return sum(replay(tx, id, now_ms) for id in ids), ids[-1] if ids else None

@@ -1,0 +1,94 @@
+"""The inbox's PostgreSQL database, shared by all replicas that name it: sessions and threads."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from receiver.base.db.migrate import migrations
+from receiver.base.db.postgres import (
+    QUIET,
+    WRITER,
+    PostgresTx,
+    Readers,
+    Server,
+    Session,
+    migrate,
+    until_committed,
+)
+from receiver.inbox.postgres import statements
+
+T = TypeVar("T")
+
+SCHEMA: Final = "postback_receiver"
+MIGRATIONS: Final = migrations("receiver.inbox.postgres")
+# Any number will do, as long as nobody else takes it for a lock of their own in this database.
+_MIGRATING: Final = 0x7265636569766572
+_IN_SCHEMA: Final = {"search_path": SCHEMA}
+
+
+class PostgresDatabase:
+    """One session that writes, on a thread of its own, and one that reads."""
+
+    statements = statements
+    rows_max: int | None = 128
+    """Each row may hold two locks until the commit, and a server has room for 6,400 by default."""
+
+    def __init__(self, url: str, *, lease_s: float = 30.0, read_timeout_s: float = 5.0) -> None:
+        """Raise CannotOpen for what is no URL of a PostgreSQL database."""
+        self.lease_s: float | None = lease_s
+        self._server = Server(url)
+        self._session = Session(self._server, "postback receiver", {**_IN_SCHEMA, **WRITER})
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inbox-writer")
+        self._readers = Readers(
+            self._server,
+            "postback receiver, reading",
+            _IN_SCHEMA,
+            connections=1,
+            timeout_s=read_timeout_s,
+        )
+
+    async def open(self) -> None:
+        """Bring the database to our schema. Raises CannotOpen."""
+        try:
+            await asyncio.to_thread(self._prepare)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._readers.close()
+        await self._in_thread(self._session.drop)
+        self._thread.shutdown()
+
+    async def commit(self, apply: Callable[[Any, bool], T]) -> T:
+        """Return what `apply(tx, careful)` did, once it is on disk.
+
+        A batch that met another replica's, or lost its connection before the commit, is done
+        again. Raises DatabaseUnavailable and DatabaseFull; then it may have been committed all the
+        same if the connection broke meanwhile, which is why every operation can be done twice.
+        """
+        return await self._in_thread(until_committed, partial(self._commit_once, apply))
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Return what a query finds. Raises DatabaseUnavailable."""
+        return await self._readers.read(lambda connection: query(PostgresTx(connection)))
+
+    async def shrink(self) -> None:
+        """Differs: vacuum is the server's own affair."""
+
+    def _prepare(self) -> None:
+        with self._server.opening("postback receiver", {**_IN_SCHEMA, **QUIET}) as connection:
+            migrate(connection, MIGRATIONS, table="schema_version", lock=_MIGRATING, schema=SCHEMA)
+
+    def _commit_once(self, apply: Callable[[Any, bool], T], careful: bool) -> T:
+        connection = self._session.started(b"BEGIN").connection
+        with self._session.undone():
+            result = apply(PostgresTx(connection), careful)
+        self._session.commit()
+        return result
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,0 +1,189 @@
+"""What differs on PostgreSQL, where several replicas share one inbox: whoever receives or claims a
+message holds its job until the end of the transaction; a claim holds for a lease, measured by the
+database's clock; and all of a batch goes in arrays: two round trips between the transaction's
+beginning and its end."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from receiver.base.db import Row
+from receiver.base.db.postgres import PostgresTx
+from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
+from receiver.inbox.batch import COLUMNS, Facts, Incoming, New, Plan, StoredEnd, lookups, row
+from receiver.inbox.dedupe import End
+from receiver.verification.status import canonical
+
+# Whoever receives or claims a message of a job holds it until the end of the transaction. In the
+# order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.
+_HOLD: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest(?::bigint[]) AS key"
+_COPIES: Final = """
+    SELECT it.source, it.job_id, it.sha256, m.id, coalesce(m.message_id, ''), m.state
+      FROM unnest(?::text[], ?::text[], ?::bytea[]) AS it (source, job_id, sha256)
+      JOIN messages AS m ON coalesce(m.job_id, '') = it.job_id AND m.source = it.source
+       AND m.body_sha256 = it.sha256
+     ORDER BY m.id
+"""
+_ENDS: Final = """
+    SELECT m.source, m.job_id, m.id, m.job_status, m.end_order, m.via, m.body_sha256
+      FROM unnest(?::text[], ?::text[]) AS it (source, job_id)
+      JOIN messages AS m ON m.job_id = it.job_id AND m.source = it.source AND m.is_end = 1
+"""
+_UNDER: Final = """
+    SELECT m.source, m.message_id, m.body_sha256
+      FROM unnest(?::text[], ?::text[]) AS it (source, message_id)
+      JOIN messages AS m ON m.message_id = it.message_id AND m.source = it.source
+       AND m.kind <> 'terminal'
+"""
+_IDS: Final = "SELECT nextval('messages_id_seq') FROM generate_series(1, ?)"
+
+_REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ANY(?::bigint[])"
+_INSERT: Final = f"""
+    INSERT INTO messages ({", ".join(COLUMNS)}, last_seen_ms)
+    SELECT it.*, it.received_ms
+      FROM unnest(?::bigint[], ?::text[], ?::text[], ?::bytea[], ?::bigint[], ?::text[],
+                  ?::text[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[],
+                  ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[])
+        AS it ({", ".join(COLUMNS)})
+"""  # noqa: S608 - constants of ours
+_INSERT_BODIES: Final = "INSERT INTO bodies SELECT * FROM unnest(?::bigint[], ?::bytea[])"
+_NOW_KNOWN: Final = """
+    UPDATE expectations SET state = 'known', settled_ms = it.now_ms, ask_ms = NULL
+      FROM unnest(?::text[], ?::text[], ?::bigint[]) AS it (source, job_id, now_ms)
+     WHERE expectations.source = it.source AND expectations.job_id = it.job_id
+       AND state <> 'known'
+"""
+_SEEN_AGAIN: Final = """
+    UPDATE messages SET duplicates = duplicates + it.times,
+           last_seen_ms = greatest(last_seen_ms, it.now_ms)
+      FROM unnest(?::bigint[], ?::bigint[], ?::bigint[]) AS it (id, times, now_ms)
+     WHERE messages.id = it.id
+"""
+_ORDERS: Final = """
+    UPDATE messages SET end_order = it.end_order
+      FROM unnest(?::bigint[], ?::text[]) AS it (id, end_order) WHERE messages.id = it.id
+"""
+_REARM: Final = f"""
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = it.now_ms
+      FROM unnest(?::bigint[], ?::bigint[]) AS it (id, now_ms)
+     WHERE messages.id = it.id AND state = 'dead' AND NOT {SUPERSEDED}
+"""  # noqa: S608 - constants of ours
+
+_TOUCH: Final = "UPDATE schema_version SET version = version"
+
+_CLOCK_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+_TRY_HOLD: Final = "SELECT pg_try_advisory_xact_lock(?)"
+# By a statement of its own after the jobs are held: only this one sees what others have done.
+_START: Final = f"""
+    WITH started AS (
+        UPDATE messages SET due_ms = NULL, lease_ms = {_CLOCK_MS} + ?,
+               attempts = attempts + 1, fence = fence + 1,
+               state = CASE WHEN {SUPERSEDED} THEN 'skipped' ELSE 'running' END
+         WHERE id = ? AND state = 'pending' AND NOT {OTHER_RUNS}
+        RETURNING *)
+    SELECT {CLAIMED} FROM started JOIN bodies USING (id) WHERE state = 'running'
+"""  # noqa: S608 - constants of ours
+_RENEW: Final = f"""
+    UPDATE messages SET lease_ms = {_CLOCK_MS} + ?
+     WHERE id = ? AND fence = ? AND state = 'running'
+"""  # noqa: S608 - constants of ours
+_ENDED: Final = f"""
+    SELECT id, fence, attempts FROM messages
+     WHERE state = 'running' AND lease_ms <= {_CLOCK_MS} FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - constants of ours
+
+
+def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]:
+    """Hold a batch's jobs, and return what bears on it, and the ids that its new messages may take.
+
+    In one round trip: each statement sees what was committed before it, so what those had done
+    who held these jobs before.
+    """
+    contents, jobs, names = lookups(batch)
+    keys = sorted({lock_key(*key) for key in (*jobs, *names)})
+    with tx.pipeline():
+        tx.send(_HOLD, keys)
+        copies = tx.send(_COPIES, *_columns(sorted(contents), 3))
+        ends = tx.send(_ENDS, *_columns(sorted(jobs), 2))
+        under = tx.send(_UNDER, *_columns(sorted(names), 2)) if names else None
+        ids = tx.send(_IDS, len(batch))
+    facts = Facts()
+    for source, job_id, hashed, id, message_id, state in copies:
+        facts.copies.setdefault((source, job_id, hashed), {}).setdefault(message_id, id)
+        if state == "dead":
+            facts.dead.add(id)
+    for source, job_id, id, job_status, order, via, hashed in ends:
+        end = End(status=canonical(job_status), order=order, via=via)
+        facts.ends[source, job_id] = StoredEnd(id=id, end=end, sha256=hashed)
+    for source, message_id, hashed in under or ():
+        facts.bodies_under.setdefault((source, message_id), set()).add(hashed)
+    return facts, iter([id for (id,) in ids])
+
+
+def write(tx: PostgresTx, plan: Plan) -> bool:
+    """Write a plan; whether there is something to handle now."""
+    rearmed = None
+    with tx.pipeline():
+        if plan.replaced:
+            tx.send(_REPLACED, plan.replaced)
+        if plan.new:
+            _insert(tx, plan.new)
+        if plan.seen_again:
+            again = sorted((id, *seen) for id, seen in plan.seen_again.items())
+            tx.send(_SEEN_AGAIN, *_columns(again, 3))
+        if plan.orders:
+            tx.send(_ORDERS, *_columns(sorted(plan.orders.items()), 2))
+        if plan.rearm:
+            rearmed = tx.send(_REARM, *_columns(sorted(plan.rearm.items()), 2))
+    return plan.has_due or (rearmed is not None and rearmed.rowcount > 0)
+
+
+def touch(tx: PostgresTx) -> None:
+    """Write in earnest: a full disk or a standby would not show in less."""
+    tx.run(_TOUCH)
+
+
+def hold(tx: PostgresTx, job: tuple[str, str]) -> bool:
+    """Whether nobody else is receiving or claiming a message of this job just now."""
+    ((held,),) = tx.all(_TRY_HOLD, lock_key(*job))
+    return bool(held)
+
+
+def start(tx: PostgresTx, id: int, lease_ms: int) -> Row | None:
+    """Mark a message as running; its CLAIMED, or None where it could not be started."""
+    return tx.one(_START, lease_ms, id)
+
+
+def renew(tx: PostgresTx, id: int, fence: int, lease_ms: int) -> bool:
+    """Hold a message for another lease, if it is still held under this fence."""
+    return tx.run(_RENEW, lease_ms, id, fence) > 0
+
+
+def abandoned(tx: PostgresTx) -> Sequence[Row]:
+    """Return what runs under a lease that has ended."""
+    return tx.all(_ENDED)
+
+
+def lock_key(source: str, name: str) -> int:
+    """Return the number under which everybody holds a job, or a signed id: two that share one by
+    chance wait for each other, and no harm is done."""
+    hashed = blake2b(f"{source}\0{name}".encode(), digest_size=8, person=b"receiver")
+    return int.from_bytes(hashed.digest(), "big", signed=True)
+
+
+def _insert(tx: PostgresTx, new: Sequence[New]) -> None:
+    tx.send(_INSERT, *_columns(map(row, new), len(COLUMNS)))
+    tx.send(_INSERT_BODIES, *_columns(((one.id, one.message.body) for one in new), 2))
+    ended = [
+        (one.message.source, one.message.job_id, one.message.received_ms)
+        for one in new
+        if one.is_end
+    ]
+    if ended:
+        tx.send(_NOW_KNOWN, *_columns(ended, 3))
+
+
+def _columns(rows: Iterable[Sequence[object]], count: int) -> list[list[object]]:
+    """Return rows as the arrays that `unnest` takes."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    return columns or [[] for _ in range(count)]

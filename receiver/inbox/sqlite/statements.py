@@ -1,0 +1,134 @@
+"""What differs on SQLite: loading and writing a batch in the transaction of the only writing
+connection, and claims that hold as long as this process lives.
+
+Measured for completions of 350 bytes in batches of 64: 25 µs each, half of it the six B-trees and
+their share of the commit.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from receiver.base.db import Row
+from receiver.base.db.sqlite import SqliteTx
+from receiver.inbox.attempts import CLAIMED, SUPERSEDED
+from receiver.inbox.batch import COLUMNS, Facts, Incoming, Plan, StoredEnd, row
+from receiver.inbox.dedupe import End
+from receiver.verification.status import canonical
+
+_NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
+# The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
+_KNOWN: Final = """
+    SELECT 0 AS is_end, id, coalesce(message_id, '') AS name, state, NULL AS via, NULL AS sha256
+      FROM messages WHERE coalesce(job_id, '') = ?1 AND source = ?2 AND body_sha256 = ?3
+     UNION ALL
+    SELECT 1, id, job_status, end_order, via, body_sha256
+      FROM messages WHERE job_id = ?1 AND source = ?2 AND is_end = 1
+"""
+_UNDER: Final = """
+    SELECT body_sha256 FROM messages WHERE message_id = ? AND source = ? AND kind <> 'terminal'
+"""
+_REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ?"
+_INSERT: Final = f"""
+    INSERT INTO messages ({", ".join(COLUMNS)}, last_seen_ms)
+    VALUES ({", ".join("?" * len(COLUMNS))}, ?{COLUMNS.index("received_ms") + 1})
+"""  # noqa: S608 - constants of ours
+_INSERT_BODY: Final = "INSERT INTO bodies VALUES (?, ?)"
+_SEEN_AGAIN: Final = """
+    UPDATE messages SET duplicates = duplicates + ?, last_seen_ms = max(last_seen_ms, ?)
+     WHERE id = ?
+"""
+_ORDER: Final = "UPDATE messages SET end_order = ? WHERE id = ?"
+_REARM: Final = f"""
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?
+     WHERE id = ? AND state = 'dead' AND NOT {SUPERSEDED}
+"""  # noqa: S608 - constants of ours
+_START: Final = """
+    UPDATE messages SET state = 'running', attempts = attempts + 1, fence = fence + 1,
+           due_ms = NULL
+     WHERE id = ?
+"""
+_CLAIMED: Final = f"SELECT {CLAIMED} FROM messages JOIN bodies USING (id) WHERE id = ?"  # noqa: S608 - constants of ours
+_NOW_KNOWN: Final = """
+    UPDATE expectations SET state = 'known', settled_ms = ?, ask_ms = NULL
+     WHERE source = ? AND job_id = ? AND state <> 'known'
+"""
+
+
+def load(tx: SqliteTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]:
+    """Return what bears on a batch, and the ids that its new messages may take."""
+    ((first,),) = tx.all(_NEXT_ID)
+    facts = Facts()
+    for one in batch:
+        if one.content not in facts.copies:
+            _load_known(tx, one, facts)
+        if one.name is not None and one.name not in facts.bodies_under:
+            source, message_id = one.name
+            rows = tx.all(_UNDER, message_id, source)
+            facts.bodies_under[one.name] = {hashed for (hashed,) in rows}
+    return facts, itertools.count(first)
+
+
+def _load_known(tx: SqliteTx, one: Incoming, facts: Facts) -> None:
+    source, job_id, hashed = one.content
+    copies: dict[str, int] = {}
+    facts.copies[one.content] = copies
+    for is_end, id, name, state_or_order, via, end_hashed in tx.all(_KNOWN, job_id, source, hashed):
+        if is_end:
+            end = End(status=canonical(name), order=state_or_order, via=via)
+            facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=end_hashed)
+            continue
+        copies[name] = id
+        if state_or_order == "dead":
+            facts.dead.add(id)
+
+
+def write(tx: SqliteTx, plan: Plan) -> bool:
+    """Write a plan; whether there is something to handle now."""
+    if plan.replaced:
+        tx.many(_REPLACED, [(id,) for id in plan.replaced])
+    if plan.new:
+        tx.many(_INSERT, map(row, plan.new))
+        tx.many(_INSERT_BODY, [(new.id, new.message.body) for new in plan.new])
+        tx.many(
+            _NOW_KNOWN,
+            [
+                (new.message.received_ms, new.message.source, new.message.job_id)
+                for new in plan.new
+                if new.is_end
+            ],
+        )
+    if plan.seen_again:
+        again = [(count, last_ms, id) for id, (count, last_ms) in plan.seen_again.items()]
+        tx.many(_SEEN_AGAIN, again)
+    if plan.orders:
+        tx.many(_ORDER, [(order, id) for id, order in plan.orders.items()])
+    rearmed = [tx.run(_REARM, due_ms, id) for id, due_ms in plan.rearm.items()]
+    return plan.has_due or any(rearmed)
+
+
+def touch(tx: SqliteTx) -> None:
+    """Write in earnest: a full disk or a lock would not show in less."""
+    ((version,),) = tx.all("PRAGMA user_version")
+    tx.run(f"PRAGMA user_version = {version:d}")
+
+
+def hold(tx: SqliteTx, job: tuple[str, str]) -> bool:
+    """Differs: nobody else is there."""
+    return True
+
+
+def start(tx: SqliteTx, id: int, lease_ms: int) -> Row | None:
+    """Mark a message as running; its CLAIMED."""
+    tx.run(_START, id)
+    return tx.one(_CLAIMED, id)
+
+
+def renew(tx: SqliteTx, id: int, fence: int, lease_ms: int) -> bool:
+    """Differs: what this process holds is its own until it ends."""
+    return True
+
+
+def abandoned(tx: SqliteTx) -> Sequence[Row]:
+    """Return what this file's last process left running."""
+    return tx.all("SELECT id, fence, attempts FROM messages WHERE state = 'running'")
