@@ -77,22 +77,22 @@ class Router:
         close = False
         try:
             try:
-                answer = await self._answer(request)
+                response = await self._respond(request)
             except Refusal as refusal:
-                answer = self._refused(request, refusal)
+                response = self._refused(request, refusal)
                 close = await request.finish(
                     refusal.status,
                     timeout_s=self._settings.request_timeout,
                     bytes_max=DRAIN_BYTES_MAX,
                 )
-            await send_response(scope, send, answer, request.id, close=close)
-            status: int | None = answer.status
+            await send_response(scope, send, response, request.id, close=close)
+            status: int | None = response.status
         except Disconnected:
             request.notes.setdefault("outcome", "disconnected")
             status = None
         self._log(request, status, time.perf_counter() - started)
 
-    async def _answer(self, request: Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         try:
             self._check_head(request)
             source = self._sources.get(request.path)
