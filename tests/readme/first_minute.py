@@ -1,6 +1,7 @@
 """The quick start's two services, on free ports and in a folder of their own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,7 +39,7 @@ class Started:
             capture_output=True,
             check=False,
             text=True,
-            timeout=60,
+            timeout=100,
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -61,16 +62,20 @@ def quick_start(folder: Path) -> Iterator[Started]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
-    assert shell.stdin is not None
     assert shell.stdout is not None
-    with shell:
-        try:
-            output = "".join(iter(shell.stdout.readline, "PASTED\n"))
-            yield Started(folder / "build" / "try", dispatcher_port, receiver_port, output)
-        finally:
-            shell.stdin.write("\n")
-            shell.stdin.close()
+    try:
+        output = ""
+        while (line := shell.stdout.readline()) != "PASTED\n":
+            assert line, f"the shell ended early:\n{output}"
+            output += line
+        yield Started(folder / "build" / "try", dispatcher_port, receiver_port, output)
+        shell.communicate("\n", timeout=60)
+    finally:
+        if shell.poll() is None:  # it hangs, and with it what it started
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.communicate()
 
 
 def _pretend_checkout(folder: Path) -> None:
