@@ -1,8 +1,7 @@
 """The command line: what there is, and how a command ends."""
 
-import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -11,7 +10,6 @@ from dispatcher.cli import (
     access,
     destinations,
     doctor,
-    failure,
     listing,
     move,
     replay,
@@ -20,15 +18,13 @@ from dispatcher.cli import (
     show,
     stats,
 )
-from dispatcher.cli.options import examples
-from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url
+from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
 from dispatcher.client import PostbackError
 from dispatcher.store.errors import CannotStart, StoreError
+from receiver.base import cli
+from receiver.base.cli import Failed, examples
 from receiver.base.settings import SettingError
 
-# Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
-# root of all that it raises about what was typed.
-_UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 _START: Final = examples(
     "dispatcher serve                        [dim]# run it[/dim]",
     "dispatcher list --status dead           [dim]# find what failed[/dim]",
@@ -62,12 +58,7 @@ def _root(
 
 def build() -> typer.Typer:
     """Every command, in its panel."""
-    app = typer.Typer(
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    app = cli.new_app()
     app.callback(invoke_without_command=True, epilog=_START)(_root)
     for panel, modules in _PANELS.items():
         for module in modules:
@@ -79,30 +70,12 @@ def build() -> typer.Typer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
-    try:
-        code = build()(
-            list(sys.argv[1:] if argv is None else argv),
-            prog_name="dispatcher",
-            standalone_mode=False,
-        )
-    except _UsageError as error:
-        where = error.ctx.command_path if error.ctx is not None else "dispatcher"
-        if message := error.format_message():  # a group without a command shows its help instead
-            failure.say(message, f"{where} --help")
-        return failure.USAGE
-    except failure.Failed as error:
-        failure.say(str(error), error.hint)
-        return error.code
-    except (CannotStart, SettingError) as error:
-        failure.say(str(error))
-        return failure.CANNOT_START
-    except StoreError as error:
-        failure.say(str(error))
-        return failure.FAILED
-    except PostbackError as error:
-        failure.report(error)
-        return failure.FAILED
-    except typer.Abort:
-        failure.say("stopped")
-        return failure.FAILED
-    return code if isinstance(code, int) else 0
+    return cli.run_app(build(), "dispatcher", argv, explain=_explain)
+
+
+def _explain(error: Exception) -> Failed | None:
+    if isinstance(error, CannotStart | SettingError):
+        return Failed(str(error), code=cli.CANNOT_START)
+    if isinstance(error, StoreError):
+        return Failed(str(error))
+    return explain(error) if isinstance(error, PostbackError) else None

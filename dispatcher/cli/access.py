@@ -6,10 +6,12 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli import output, values
-from dispatcher.cli.options import command, examples, with_dependencies
+from dispatcher.cli import values
+from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
 from dispatcher.client import Key, RevealedSecret, Secret, Tenant, calls
+from receiver.base import cli
+from receiver.base.cli import examples
 
 
 class Scope(StrEnum):
@@ -41,17 +43,17 @@ app.add_typer(secrets, name="secrets")
 @command(keys, "list", "dispatcher keys list")
 def list_keys(service: ServiceDep) -> None:
     """List the API keys, without the keys themselves."""
-    made = output.table("KEY", "FOR", "SCOPES", "LABEL", "MADE")
+    made = cli.table("KEY", "FOR", "SCOPES", "LABEL", "MADE")
 
     def row(key: Key) -> None:
         made.columns[0].min_width = len(key.id)  # `revoke` takes nothing less
-        owner = output.plain(key.tenant) if key.tenant else Text("platform", style="bold")
+        owner = cli.plain(key.tenant) if key.tenant else Text("platform", style="bold")
         made.add_row(
-            output.plain(key.id),
+            cli.plain(key.id),
             owner,
-            output.plain(" ".join(key.scopes)),
-            output.plain(key.label),
-            output.ago(key.created_at),
+            cli.plain(" ".join(key.scopes)),
+            cli.plain(key.label),
+            cli.ago(key.created_at),
         )
 
     nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
@@ -81,10 +83,10 @@ def create_key(
     key = service.show(call)
     if key is None:
         return
-    output.console().print(output.plain(key.key, "bold"))
+    cli.console().print(cli.plain(key.key, "bold"))
     tenants = f"for {key.tenant}" if key.tenant else "for every tenant"
     note = f"{key.id}, {tenants}: {' '.join(key.scopes)}. Keep it now: it is not shown again."
-    output.error_console().print(output.plain(note, "dim"))
+    cli.error_console().print(cli.plain(note, "dim"))
 
 
 @command(keys, "revoke", "dispatcher keys revoke key_0192…")
@@ -99,9 +101,9 @@ def revoke_keys(
 def _revoke(service: Service, id: str) -> None:
     service.client.revoke_key(id)
     if service.json:
-        output.print_json(b"{}")
+        cli.print_json(b"{}")
     else:
-        output.console().print(f"{output.clean(id)} is revoked")
+        cli.console().print(f"{cli.clean(id)} is revoked")
 
 
 @secrets.callback()
@@ -125,17 +127,17 @@ def overview(context: typer.Context, service: ServiceDep) -> None:
 @command(secrets, "list", "dispatcher secrets list")
 def list_secrets(service: ServiceDep) -> None:
     """List the signing secrets, without their values."""
-    made = output.table("SECRET", "SIGNS FOR", "STATE", "MADE", "REVEALED")
+    made = cli.table("SECRET", "SIGNS FOR", "STATE", "MADE", "REVEALED")
 
     def row(secret: Secret) -> None:
         seen = secret.revealed_at
         made.columns[0].min_width = len(secret.id)  # `--id` takes nothing less
         made.add_row(
-            output.plain(secret.id),
-            output.plain(secret.destination or "the tenant"),
+            cli.plain(secret.id),
+            cli.plain(secret.destination or "the tenant"),
             _state(secret),
-            output.ago(secret.created_at),
-            "never" if seen is None else output.ago(seen),
+            cli.ago(secret.created_at),
+            "never" if seen is None else cli.ago(seen),
         )
 
     nothing = "no secrets yet: they come with a tenant"
@@ -187,29 +189,29 @@ def _unseen(service: Service) -> Secret | None:
 
 def _note(service: Service, text: str) -> None:
     if not service.json:
-        output.error_console().print(text, style="dim")
+        cli.error_console().print(text, style="dim")
 
 
 def _print(secret: RevealedSecret | None) -> None:
     if secret is not None:
-        output.console().print(output.plain(secret.secret, "bold"), soft_wrap=True)
+        cli.console().print(cli.plain(secret.secret, "bold"), soft_wrap=True)
 
 
 def _state(secret: Secret) -> Text:
     if not secret.active:
         return Text("ended", style="dim")
     if secret.expires_at is not None:
-        return Text(f"signs too, ends {output.ago(secret.expires_at)}", style="yellow")
+        return Text(f"signs too, ends {cli.ago(secret.expires_at)}", style="yellow")
     return Text("signs", style="green")
 
 
 @command(app, "tenants", "dispatcher tenants", "dispatcher tenants --json")
 def list_tenants(service: ServiceDep) -> None:
     """List the tenants. One comes into being when a platform key first uses it."""
-    made = output.table("TENANT", "SINCE", "AGE")
+    made = cli.table("TENANT", "SINCE", "AGE")
 
     def row(tenant: Tenant) -> None:
-        age = output.ago(tenant.created_at)
-        made.add_row(output.plain(tenant.name), output.stamp(tenant.created_at), age)
+        age = cli.ago(tenant.created_at)
+        made.add_row(cli.plain(tenant.name), cli.stamp(tenant.created_at), age)
 
     print_list(service, calls.tenants, Tenant, made, row, "no tenants yet")

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli import output, values
+from dispatcher.cli import values
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, print_list
 from dispatcher.cli.show import met
 from dispatcher.client import Destination, calls
+from receiver.base import cli
 
 Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]
 PolicyText = Annotated[
@@ -41,16 +42,18 @@ app.add_typer(group, name="destinations", help="Where deliveries go: limits, hea
 @command(group, "list", "dispatcher destinations list")
 def list_destinations(service: ServiceDep) -> None:
     """List them, with what waits for each and what holds it."""
-    made = output.table("HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",))
+    made = cli.table(
+        "HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",), widths=values.STATE_WIDTHS
+    )
 
     def row(destination: Destination) -> None:
         who = destination.name or destination.id
         made.add_row(
-            output.word(_health(destination)),
+            values.word(_health(destination)),
             f"{destination.backlog:,}",
-            output.lines(
-                output.plain(who, "bold").append("  ").append_text(_held(destination)),
-                output.plain(destination.url, "dim"),
+            cli.lines(
+                cli.plain(who, "bold").append("  ").append_text(_held(destination)),
+                cli.plain(destination.url, "dim"),
             ),
         )
 
@@ -88,8 +91,8 @@ def add_destination(
     )
     _print(made)
     if made is not None and made.secret is not None:
-        output.console().print()
-        output.console().print(
+        cli.console().print()
+        cli.console().print(
             Text("signing secret, for the receiver  ", style="dim").append(made.secret, "bold")
         )
 
@@ -147,7 +150,7 @@ def disable(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Take no more callbacks for it, and make its backlog dead (it can be replayed)."""
-    output.confirm(f"Disable {name} and make its backlog dead?", yes=yes)
+    cli.confirm(f"Disable {name} and make its backlog dead?", yes=yes)
     _change(service, name, {"disabled": True})
 
 
@@ -164,12 +167,12 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget it and its secret; its backlog is made dead."""
-    output.confirm(f"Remove {name}, its secret and its backlog?", yes=yes)
+    cli.confirm(f"Remove {name}, its secret and its backlog?", yes=yes)
     service.client.remove_destination(name)
     if service.json:
-        output.print_json(b"{}")
+        cli.print_json(b"{}")
     else:
-        output.console().print(f"{output.clean(name)} is removed")
+        cli.console().print(f"{cli.clean(name)} is removed")
 
 
 @command(group, "test", "dispatcher destinations test billing")
@@ -180,17 +183,17 @@ def test(service: ServiceDep, name: Name) -> None:
     response = service.client.raw(call)
     attempt = call.read(response)
     if service.json:
-        output.print_json(response.body)
+        cli.print_json(response.body)
     else:
         line = Text(
             "● " if attempt.acknowledged else "✗ ", "green" if attempt.acknowledged else "red"
         )
-        took = output.span(attempt.duration_ms / 1000)
-        line.append_text(output.plain(f"{met(attempt)} in {took}"))
-        output.console().print(line)
+        took = cli.span(attempt.duration_ms / 1000)
+        line.append_text(cli.plain(f"{met(attempt)} in {took}"))
+        cli.console().print(line)
         for text in (attempt.error, attempt.response_excerpt):
             if text:
-                output.console().print(output.plain(f"  {text}", "dim"))
+                cli.console().print(cli.plain(f"  {text}", "dim"))
     if not attempt.acknowledged:
         raise typer.Exit(1)
 
@@ -202,12 +205,12 @@ def _change(service: Service, name: str, changes: dict[str, Any]) -> None:
 def _print(destination: Destination | None) -> None:
     if destination is None:
         return
-    out = output.console()
-    title = output.plain(destination.name or destination.id, "bold").append("  ")
-    out.print(title.append_text(output.word(_health(destination))))
+    out = cli.console()
+    title = cli.plain(destination.name or destination.id, "bold").append("  ")
+    out.print(title.append_text(values.word(_health(destination))))
     for label, text in _facts(destination).items():
         if text:
-            out.print(Text(f"  {label:<13}", style="dim").append_text(output.plain(text)))
+            out.print(Text(f"  {label:<13}", style="dim").append_text(cli.plain(text)))
 
 
 def _facts(destination: Destination) -> dict[str, str]:
@@ -234,5 +237,5 @@ def _held(destination: Destination) -> Text:
     if destination.held_reason is None:
         return Text()
     until = destination.held_until
-    when = "" if until is None else f", again {output.ago(until)}"
-    return output.plain(f"{destination.held_reason}{when}", "yellow")
+    when = "" if until is None else f", again {cli.ago(until)}"
+    return cli.plain(f"{destination.held_reason}{when}", "yellow")

@@ -10,13 +10,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import output, values
+from dispatcher.cli import values
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.service import RawPage, Service, ServiceDep
 from dispatcher.client import Callback, Filters
 from dispatcher.client.calls import page
 from dispatcher.states import State
+from receiver.base import cli
 
+_WIDE: Final = 132  # from here on a callback fits in one line with its full id
 _PAGE_MAX: Final = 500  # what one request may ask for
 _LIMIT: Final = 20
 _PANEL: Final = "Which callbacks"
@@ -124,7 +126,7 @@ def list_callbacks(
     rows_max = None if all else limit or _LIMIT
     rows = islice(_rows(service, filters, rows_max), rows_max)
     if service.json:
-        output.print_json_lines(bytes(row) for row in rows)
+        cli.print_json_lines(bytes(row) for row in rows)
     else:
         _print(rows, rows_max)
 
@@ -148,56 +150,58 @@ def _print(rows: Iterator[msgspec.Raw], rows_max: int | None) -> None:
     shown = 0
     while found := list(islice(rows, _PAGE_MAX)):
         callbacks = [msgspec.json.decode(row, type=Callback) for row in found]
-        output.console().print(callback_table(callbacks))
+        cli.console().print(callback_table(callbacks))
         shown += len(found)
     if not shown:
-        output.error_console().print("no callbacks match", style="dim")
+        cli.error_console().print("no callbacks match", style="dim")
     elif shown == rows_max:
         note = f"the newest {rows_max}; --limit N or --all shows more"
-        output.error_console().print(note, style="dim")
+        cli.error_console().print(note, style="dim")
 
 
 def callback_table(callbacks: Sequence[Callback]) -> Table:
     """Callbacks for people: one line each where there is room, else two."""
-    wide = output.console().width >= output.WIDE
+    wide = cli.console().width >= _WIDE
     return _wide(callbacks) if wide else _narrow(callbacks)
 
 
 def _wide(callbacks: Sequence[Callback]) -> Table:
-    made = output.table("STATUS", "ID", "JOB", "DESTINATION", "TRIES", "AGE", "NOTE")
+    made = cli.table(
+        "STATUS", "ID", "JOB", "DESTINATION", "TRIES", "AGE", "NOTE", widths=values.STATE_WIDTHS
+    )
     made.columns[1].min_width = len(callbacks[0].id) if callbacks else None
     for callback in callbacks:
         made.add_row(
-            output.word(callback.status),
-            output.plain(callback.id),
+            values.word(callback.status),
+            cli.plain(callback.id),
             _job(callback),
-            output.plain(_where(callback)),
-            output.plain(callback.attempts),
-            output.plain(output.ago(callback.created_at)),
+            cli.plain(_where(callback)),
+            cli.plain(callback.attempts),
+            cli.plain(cli.ago(callback.created_at)),
             _note(callback),
         )
     return made
 
 
 def _narrow(callbacks: Sequence[Callback]) -> Table:
-    made = output.table("STATUS", "CALLBACK", "DESTINATION")
+    made = cli.table("STATUS", "CALLBACK", "DESTINATION", widths=values.STATE_WIDTHS)
     made.columns[1].min_width = len(callbacks[0].id) if callbacks else None
     for callback in callbacks:
         made.add_row(
-            output.lines(
-                output.word(callback.status),
-                output.plain(f"  {output.ago(callback.created_at)}", "dim"),
+            cli.lines(
+                values.word(callback.status),
+                cli.plain(f"  {cli.ago(callback.created_at)}", "dim"),
             ),
-            output.lines(output.plain(callback.id), _job(callback)),
-            output.lines(output.plain(_where(callback)), _note(callback)),
+            cli.lines(cli.plain(callback.id), _job(callback)),
+            cli.lines(cli.plain(_where(callback)), _note(callback)),
         )
     return made
 
 
 def _job(callback: Callback) -> Text:
-    job = output.plain(callback.job_id, "bold")
+    job = cli.plain(callback.job_id, "bold")
     if callback.job_status is not None:
-        job.append_text(output.plain(f" {callback.job_status}", "dim"))
+        job.append_text(cli.plain(f" {callback.job_status}", "dim"))
     return job
 
 
@@ -212,14 +216,14 @@ def _where(callback: Callback) -> str:
 def _note(callback: Callback) -> Text:
     """Return what an operator wants to know next."""
     if callback.status == "pending" and callback.next_attempt_at is not None:
-        due = output.plain(output.due(callback.next_attempt_at), "dim")
+        due = cli.plain(cli.due(callback.next_attempt_at), "dim")
         if callback.last_error is None:
             return due
-        return output.plain(callback.last_error, "yellow").append(" · ").append_text(due)
+        return cli.plain(callback.last_error, "yellow").append(" · ").append_text(due)
     if callback.last_error is not None and callback.status != "delivered":
         tries = f" · {callback.attempts} attempt{'s' if callback.attempts != 1 else ''}"
-        return output.plain(callback.last_error, "red").append(tries, style="dim")
+        return cli.plain(callback.last_error, "red").append(tries, style="dim")
     if callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
-        return output.plain(f"after {output.span(took)}", "dim")
+        return cli.plain(f"after {cli.span(took)}", "dim")
     return Text()

@@ -7,13 +7,13 @@ import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import output
-from dispatcher.cli.failure import Failed
 from dispatcher.cli.options import command
 from dispatcher.cli.service import JsonDep
 from dispatcher.store import is_postgres
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
+from receiver.base import cli
+from receiver.base.cli import Failed
 
 app = typer.Typer()
 
@@ -56,9 +56,9 @@ def move(
             "keep using the file; move it to a new, empty database",
         )
     if as_json:
-        output.print_json(msgspec.json.encode({"rows": moved.rows, "brought": moved.brought}))
+        cli.print_json(msgspec.json.encode({"rows": moved.rows, "brought": moved.brought}))
         return
-    console = output.console()
+    console = cli.console()
     console.print(f"moved and compared: {moved.rows['callbacks']:,} callbacks, {_rest(moved.rows)}")
     console.print(
         "now set DISPATCHER_DATABASE_URL to it and start; keep the file until you are sure"
@@ -77,7 +77,7 @@ def _bar(as_json: bool) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=output.error_console(),
+        console=cli.error_console(),
         transient=True,
         disable=as_json or not sys.stderr.isatty(),
     )

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from receiver.base.cli import examples
+
 Run = TypeVar("Run", bound=Callable[..., None])
 _Parameters = Mapping[str, inspect.Parameter]
 
@@ -84,8 +86,3 @@ def _parameters(run: Callable[..., Any]) -> _Parameters:
 def _dependency(parameter: inspect.Parameter) -> Depends | None:
     marks = getattr(parameter.annotation, "__metadata__", ())
     return next((mark for mark in marks if isinstance(mark, Depends)), None)
-
-
-def examples(*lines: str) -> str:
-    """Return the end of a command's help: one example a line, as it is typed."""
-    return "\n".join(["[bold]Examples[/bold]", *(f"  [dim]$[/dim] {line}" for line in lines)])

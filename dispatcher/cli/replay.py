@@ -6,13 +6,14 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import output
-from dispatcher.cli.failure import Failed
+from dispatcher.cli import values
 from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, for_each
 from dispatcher.cli.show import await_end
 from dispatcher.client import Callback, Filters, Preview, calls
+from receiver.base import cli
+from receiver.base.cli import Failed
 
 _SAMPLE: Final = 10
 _WAIT_S: Final = 60.0
@@ -90,9 +91,9 @@ def _preview(service: Service, filters: Filters) -> int:
 
 
 def _print_preview(found: Preview) -> None:
-    out = output.console()
+    out = cli.console()
     shown = " ".join(f"{name}={value}" for name, value in found.filter.items())
-    out.print(output.plain(f"{found.matched:,} match {shown}", "bold"))
+    out.print(cli.plain(f"{found.matched:,} match {shown}", "bold"))
     if found.sample:
         out.print()
         out.print(callback_table(found.sample[:_SAMPLE]))
@@ -120,7 +121,7 @@ def _start(service: Service, filters: Filters, rate: float | None, *, wait: bool
         return
     started = service.show(call)
     if started is not None:
-        output.console().print(f"{output.clean(started.id)}  replaying {started.matched:,}")
+        cli.console().print(f"{cli.clean(started.id)}  replaying {started.matched:,}")
 
 
 def _watch(service: Service, id: str) -> None:
@@ -135,7 +136,7 @@ def _watch(service: Service, id: str) -> None:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        console=output.error_console(),
+        console=cli.error_console(),
         transient=True,
     )
     try:
@@ -148,9 +149,7 @@ def _watch(service: Service, id: str) -> None:
         raise Failed(f"{id} goes on without you", f"dispatcher replay {id}") from None
     if last is not None:
         gone = f", {last.skipped:,} skipped: their payload is gone" if last.skipped else ""
-        output.console().print(
-            f"{last.state}: {last.replayed:,} of {last.matched:,} replayed{gone}"
-        )
+        cli.console().print(f"{last.state}: {last.replayed:,} of {last.matched:,} replayed{gone}")
 
 
 @command(
@@ -177,12 +176,12 @@ def _cancel_one(service: Service, id: str) -> None:
         replay = service.show(calls.cancel_replay(id))
         if replay is not None:
             left = replay.matched - replay.replayed - replay.skipped
-            output.console().print(f"{output.clean(id)} stopped with {left:,} left to replay")
+            cli.console().print(f"{cli.clean(id)} stopped with {left:,} left to replay")
         return
     _print_state(service.show(calls.cancel(id)))
 
 
 def _print_state(callback: Callback | None) -> None:
     if callback is not None:
-        line = output.plain(callback.id).append("  ")
-        output.console().print(line.append_text(output.word(callback.status)))
+        line = cli.plain(callback.id).append("  ")
+        cli.console().print(line.append_text(values.word(callback.status)))

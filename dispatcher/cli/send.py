@@ -12,12 +12,13 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import output, values
+from dispatcher.cli import values
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.cli.show import await_end
 from dispatcher.client import Client
 from dispatcher.client.calls import submit
+from receiver.base import cli
 
 _FAILURES_MAX: Final = 50  # that are shown one by one; more of the same help nobody
 
@@ -107,9 +108,9 @@ def send(
         return
     done = service.show(call)
     if done is not None:
-        line = output.plain(done.id).append("  ").append_text(output.word(done.status))
+        line = cli.plain(done.id).append("  ").append_text(values.word(done.status))
         again = "  (it was there already: nothing new is sent)" if done.duplicate else ""
-        output.console().print(line.append(again, style="dim"))
+        cli.console().print(line.append(again, style="dim"))
 
 
 def _only_file(*others: object) -> None:
@@ -142,10 +143,10 @@ def _send_file(service: Service, file: Path) -> None:
             bar.update(task, completed=position)
             tally.count(result)
             if service.json:
-                output.print_json_lines([msgspec.json.encode(result)])
+                cli.print_json_lines([msgspec.json.encode(result)])
             elif "error" in result and tally.failed <= _FAILURES_MAX:
-                where = output.plain(f"line {result['line']}: ", "red")
-                bar.console.print(where.append_text(output.plain(result["message"])))
+                where = cli.plain(f"line {result['line']}: ", "red")
+                bar.console.print(where.append_text(cli.plain(result["message"])))
     if not service.json:
         _print(tally)
     if tally.failed:
@@ -174,14 +175,14 @@ def _results(client: Client, source: IO[bytes]) -> Iterator[tuple[dict[str, Any]
 def _print(tally: _Tally) -> None:
     if tally.failed > _FAILURES_MAX:
         hidden = tally.failed - _FAILURES_MAX
-        output.error_console().print(f"… and {hidden:,} more failed (--json shows all)")
-    line = output.plain(f"{tally.accepted:,} accepted", "green")
+        cli.error_console().print(f"… and {hidden:,} more failed (--json shows all)")
+    line = cli.plain(f"{tally.accepted:,} accepted", "green")
     if tally.duplicates:
         line.append(f", {tally.duplicates:,} were there already", style="dim")
     if tally.failed:
         line.append(f", {tally.failed:,} failed", style="bold red")
         line.append(" (fix them and send the file again: the rest is not sent twice)", style="dim")
-    output.console().print(line)
+    cli.console().print(line)
 
 
 def _opened(file: Path) -> Any:
@@ -199,7 +200,7 @@ def _bar(service: Service) -> Progress:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        console=output.error_console(),
+        console=cli.error_console(),
         transient=True,
         disable=service.json or not sys.stderr.isatty(),
     )

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from dispatcher.cli import output
-from dispatcher.cli.failure import Failed
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.service import JsonDep
 from dispatcher.settings import Settings, load
+from receiver.base import cli
+from receiver.base.cli import Failed
 
 DatabaseUrl = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def serve(
 
 
 def _announce(url: str, new_key: str | None) -> None:
-    out = output.console()
+    out = cli.console()
     out.print(f"listening on {url}", soft_wrap=True)
     if new_key is not None:
         out.print("\nA platform key was made, since the database had none. It is shown only now:")
@@ -81,11 +81,11 @@ def migrate(settings: SettingsDep, as_json: JsonDep) -> None:
     no service runs."""
     asyncio.run(_migrate(settings))
     if as_json:
-        output.print_json(b'{"migrated":true}')
+        cli.print_json(b'{"migrated":true}')
     else:
         from dispatcher.store import shown
 
-        output.console().print(f"{shown(settings.database_url)} is up to date", soft_wrap=True)
+        cli.console().print(f"{shown(settings.database_url)} is up to date", soft_wrap=True)
 
 
 async def _migrate(settings: Settings) -> None:
@@ -108,9 +108,9 @@ def backup(
     asyncio.run(store.backup(settings, target))
     written = target.stat().st_size
     if as_json:
-        output.print_json(b'{"bytes":%d}' % written)
+        cli.print_json(b'{"bytes":%d}' % written)
     else:
-        output.console().print(f"{output.clean(str(target))}: {output.size(written)}")
+        cli.console().print(f"{cli.clean(str(target))}: {cli.size(written)}")
 
 
 @command(app, "demo", "dispatcher demo")

@@ -9,15 +9,41 @@ import msgspec
 import typer
 from rich.table import Table
 
-from dispatcher.cli import output
-from dispatcher.cli.failure import report
 from dispatcher.cli.options import Depends
-from dispatcher.client import Client, PostbackError, Unauthorized, Unreachable
+from dispatcher.client import (
+    BadAnswer,
+    Client,
+    Forbidden,
+    NotFound,
+    PostbackError,
+    QueueFull,
+    StorageFull,
+    Unauthorized,
+    Unavailable,
+    Unreachable,
+    WaitTimeout,
+)
 from dispatcher.client.transport import Call
 from dispatcher.settings import load_client
+from receiver.base import cli
+from receiver.base.cli import Failed
 
 T = TypeVar("T")
 _PANEL: Final = "The service"
+_HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
+    (Unreachable, "is it running? start it with: dispatcher serve (another place: --url)"),
+    (
+        Unauthorized,
+        "set DISPATCHER_API_KEY to a key of the service; its first start printed one",
+    ),
+    (Forbidden, "use a key with that scope: dispatcher keys create --help"),
+    (NotFound, "check the name or id; for another tenant's: --tenant NAME"),
+    (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
+    (QueueFull, "see what is waiting: dispatcher stats"),
+    (StorageFull, "give it room, or raise DISPATCHER_STORAGE_BYTES_MAX; see: dispatcher doctor"),
+    (Unavailable, "try again in a moment; see: dispatcher doctor"),
+    (WaitTimeout, "it is still on its way; look again with: dispatcher show ID"),
+)
 
 Url = Annotated[
     str | None,
@@ -81,7 +107,7 @@ class Service:
         """Make the call. For programs its JSON is printed as it came, and None returned."""
         response = self.client.raw(call)
         if self.json:
-            output.print_json(response.body)
+            cli.print_json(response.body)
             return None
         return call.read(response)
 
@@ -129,10 +155,18 @@ def for_each(service: Service, ids: Sequence[str], act: Callable[[Service, str],
         except (Unreachable, Unauthorized):
             raise  # the next one would meet the same
         except PostbackError as error:
-            report(error, about=id)
+            failure = explain(error, about=id)
+            cli.say(str(failure), failure.hint)
             failed = True
     if failed:
         raise typer.Exit(1)
+
+
+def explain(error: PostbackError, *, about: str | None = None) -> Failed:
+    """Return what is printed of an error of the service, or of the way to it."""
+    head = f"{about}: " if about and about not in error.message else ""
+    hint = next((hint for kind, hint in _HINTS if isinstance(error, kind)), None)
+    return Failed(f"{head}{error.message}", hint)
 
 
 class RawPage(msgspec.Struct, rename="camel"):
@@ -165,13 +199,13 @@ def print_list(
     to which `row` adds one item, or else the word `nothing`."""
     for page in pages(service, lambda cursor: build(cursor=cursor)):
         if service.json:
-            output.print_json_lines(bytes(item) for item in page.data)
+            cli.print_json_lines(bytes(item) for item in page.data)
         else:
             for item in page.data:
                 row(msgspec.json.decode(item, type=type))
     if service.json:
         return
     if table.row_count:
-        output.console().print(table)
+        cli.console().print(table)
     else:
-        output.error_console().print(nothing, style="dim")
+        cli.error_console().print(nothing, style="dim")

@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from dispatcher.cli import output
+from dispatcher.cli import values
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Attempt, Callback
 from dispatcher.client.calls import attempts, get
+from receiver.base import cli
 
 _EXCERPT_CHARS: Final = 160
 _LABEL: Final = 12
@@ -37,31 +38,31 @@ def show_callback(
 ) -> None:
     """Show one callback: what came in, every attempt, and what comes next."""
     if only_payload:
-        output.write_bytes(service.client.payload(id).body)
+        cli.write_bytes(service.client.payload(id).body)
         return
     if not service.json:
-        print_story(output.console(), service.client.get(id), service.client.attempts(id))
+        print_story(cli.console(), service.client.get(id), service.client.attempts(id))
         return
     callback, history = (service.client.raw(call).body for call in (get(id), attempts(id)))
     # Both as they came, side by side.
-    output.print_json(b'{"callback":' + callback + b',"history":' + history.strip() + b"}")
+    cli.print_json(b'{"callback":' + callback + b',"history":' + history.strip() + b"}")
 
 
 def await_end(service: Service, id: str, timeout_s: float) -> None:
     """Wait until a callback's delivery ends, then show it. Exits with 1 unless it was delivered."""
-    with output.error_console().status("waiting for its delivery …"):
+    with cli.error_console().status("waiting for its delivery …"):
         callback = service.client.wait(id, timeout_s)
     if service.json:
         service.show(get(id))
     else:
-        print_story(output.console(), service.client.get(id), service.client.attempts(id))
+        print_story(cli.console(), service.client.get(id), service.client.attempts(id))
     if callback.status != "delivered":
         raise typer.Exit(1)
 
 
 def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) -> None:
     """Print the whole story."""
-    title = output.plain(callback.id, "bold").append("  ").append_text(output.word(callback.status))
+    title = cli.plain(callback.id, "bold").append("  ").append_text(values.word(callback.status))
     out.print(title)
     out.print()
     for label, text in _facts(callback):
@@ -74,51 +75,51 @@ def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) ->
 
 
 def _facts(callback: Callback) -> Iterator[tuple[str, Text]]:
-    job = output.plain(callback.job_id)
+    job = cli.plain(callback.job_id)
     if callback.job_status is not None:
-        job.append_text(output.plain(f" ({callback.job_status})", "dim"))
+        job.append_text(cli.plain(f" ({callback.job_status})", "dim"))
     yield "job", job
-    yield "to", output.plain(callback.callback_url)
+    yield "to", cli.plain(callback.callback_url)
     named = callback.destination_name
-    yield "destination", output.plain(callback.destination if named is None else named)
+    yield "destination", cli.plain(callback.destination if named is None else named)
     if callback.tags:
-        yield "tags", output.plain(" ".join(f"{k}={v}" for k, v in callback.tags.items()))
+        yield "tags", cli.plain(" ".join(f"{k}={v}" for k, v in callback.tags.items()))
     if callback.priority != "normal":
-        yield "priority", output.plain(callback.priority)
+        yield "priority", cli.plain(callback.priority)
     if callback.payload_size is not None:
         gone = "  (pruned: its retention has ended)" if callback.payload_pruned else ""
         digest = f"  sha256 {(callback.payload_sha256 or '')[:16]}…"
         yield (
             "payload",
-            output.plain(output.size(callback.payload_size)).append(digest + gone, style="dim"),
+            cli.plain(cli.size(callback.payload_size)).append(digest + gone, style="dim"),
         )
     if callback.policy is not None:
-        yield "policy", output.plain(_policy(callback.policy))
+        yield "policy", cli.plain(_policy(callback.policy))
 
 
 def _policy(policy: dict[str, Any]) -> str:
     delays, grown = policy.get("delays"), policy.get("exponential")
     waits = ""
     if delays:
-        shown = ", ".join(output.span(wait) for wait in delays[:4])
+        shown = ", ".join(cli.span(wait) for wait in delays[:4])
         waits = f" after {shown}{', …' if len(delays) > 4 else ''}"
     elif grown:
         waits = (
-            f" after {output.span(grown['base'])} growing ×{grown['factor']:g} "
-            f"up to {output.span(grown['cap'])}"
+            f" after {cli.span(grown['base'])} growing ×{grown['factor']:g} "
+            f"up to {cli.span(grown['cap'])}"
         )
-    until = f", timeout {output.span(policy['timeout'])}" if "timeout" in policy else ""
+    until = f", timeout {cli.span(policy['timeout'])}" if "timeout" in policy else ""
     return f"{policy.get('attempts', '?')} tries{waits}{until}"
 
 
 def _timeline(callback: Callback, history: Sequence[Attempt]) -> Iterator[Text]:
-    made = output.ago(callback.created_at)
+    made = cli.ago(callback.created_at)
     yield _moment(callback.created_at, "○", "accepted", "", made)
     before = callback.created_at
     for attempt in history:
         gap = (attempt.started_at - before).total_seconds()
         if gap >= 1:
-            yield _aside(f"waited {output.span(gap)}")
+            yield _aside(f"waited {cli.span(gap)}")
         yield from _attempt(attempt)
         before = attempt.started_at + timedelta(milliseconds=attempt.duration_ms)
     yield from _ending(callback)
@@ -127,7 +128,7 @@ def _timeline(callback: Callback, history: Sequence[Attempt]) -> Iterator[Text]:
 def _attempt(attempt: Attempt) -> Iterator[Text]:
     good = attempt.acknowledged
     what = f"attempt {attempt.n}"
-    took = f"in {output.span(attempt.duration_ms / 1000)}"
+    took = f"in {cli.span(attempt.duration_ms / 1000)}"
     yield _moment(
         attempt.started_at,
         "●" if good else "✗",
@@ -137,7 +138,7 @@ def _attempt(attempt: Attempt) -> Iterator[Text]:
     )
     for text in (attempt.error, attempt.response_excerpt):
         if text and text != attempt.outcome:
-            yield _aside(output.short(text, _EXCERPT_CHARS))
+            yield _aside(cli.short(text, _EXCERPT_CHARS))
 
 
 def met(attempt: Attempt) -> str:
@@ -154,10 +155,10 @@ def _ending(callback: Callback) -> Iterator[Text]:
         if due is None:
             yield _hint("○ next attempt as soon as there is a slot", "yellow")
         else:
-            yield _hint(f"○ {output.due(due)}  {output.stamp(due)}", "yellow")
+            yield _hint(f"○ {cli.due(due)}  {cli.stamp(due)}", "yellow")
     elif callback.status == "delivered" and callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
-        yield _hint(f"● delivered, {output.span(took)} after it was accepted", "green")
+        yield _hint(f"● delivered, {cli.span(took)} after it was accepted", "green")
     elif callback.status == "dead":
         why = f": {callback.last_error}" if callback.last_error else ""
         yield _hint(f"✗ dead{why}", "bold red")
@@ -166,17 +167,17 @@ def _ending(callback: Callback) -> Iterator[Text]:
 
 
 def _moment(when: Any, mark: str, what: str, style: str, more: str) -> Text:
-    line = Text().append(f"  {output.stamp(when)}  ", "dim")
+    line = Text().append(f"  {cli.stamp(when)}  ", "dim")
     line.append(f"{mark} {what:<{_LABEL}}", style=style)
-    return line.append_text(output.plain(f"  {more}", "dim" if not style else ""))
+    return line.append_text(cli.plain(f"  {more}", "dim" if not style else ""))
 
 
 def _aside(text: str) -> Text:
-    return Text(" " * 25).append("│ ", style="dim").append_text(output.plain(text, "dim"))
+    return Text(" " * 25).append("│ ", style="dim").append_text(cli.plain(text, "dim"))
 
 
 def _hint(text: str, style: str) -> Text:
-    return Text(" " * 24).append_text(output.plain(text, style))
+    return Text(" " * 24).append_text(cli.plain(text, style))
 
 
 def _next(callback: Callback) -> Iterator[Text]:
@@ -189,4 +190,4 @@ def _next(callback: Callback) -> Iterator[Text]:
         return
     when = "Once that is fixed" if callback.status == "dead" else "To send it after all"
     line = Text().append(f"  {when}: ", "dim")
-    yield line.append_text(output.plain(f"dispatcher replay {callback.id}"))
+    yield line.append_text(cli.plain(f"dispatcher replay {callback.id}"))

@@ -8,10 +8,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import output
+from dispatcher.cli import values
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Stats, calls
+from receiver.base import cli
 
 _EVERY_S: Final = 1.0
 
@@ -37,7 +38,7 @@ def stats(
         return
     found = service.show(calls.stats(all_tenants=all_tenants))
     if found is not None:
-        output.console().print(_table(found))
+        cli.console().print(_table(found))
 
 
 def _watch(service: Service, all_tenants: bool) -> None:
@@ -45,7 +46,7 @@ def _watch(service: Service, all_tenants: bool) -> None:
         if service.json:
             while service.show(calls.stats(all_tenants=all_tenants)) is None:
                 time.sleep(_EVERY_S)
-        with Live(console=output.console(), auto_refresh=False) as live:
+        with Live(console=cli.console(), auto_refresh=False) as live:
             while True:
                 live.update(_table(service.client.stats(all_tenants=all_tenants)), refresh=True)
                 time.sleep(_EVERY_S)
@@ -54,16 +55,16 @@ def _watch(service: Service, all_tenants: bool) -> None:
 
 
 def _table(found: Stats) -> Table:
-    made = output.table("CALLBACKS", "", "PER SECOND, LAST MINUTE", "", right=("",))
+    made = cli.table("CALLBACKS", "", "PER SECOND, LAST MINUTE", "", right=("",))
     rates = (
         ("accepted", found.accepted_per_second),
         ("delivered", found.delivered_per_second),
         ("failed attempts", found.failed_attempts_per_second),
     )
     oldest = found.oldest_pending_at
-    waiting = (("oldest waiting", "none" if oldest is None else output.ago(oldest)),)
+    waiting = (("oldest waiting", "none" if oldest is None else cli.ago(oldest)),)
     right = [(name, f"{rate:,.1f}") for name, rate in rates] + [("", ""), *waiting]
-    left = [(output.word(state), f"{count:,}") for state, count in found.counts.items()]
+    left = [(values.word(state), f"{count:,}") for state, count in found.counts.items()]
     for at in range(max(len(left), len(right))):
         state, count = left[at] if at < len(left) else (Text(), "")
         name, figure = right[at] if at < len(right) else ("", "")

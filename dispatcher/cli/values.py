@@ -1,5 +1,5 @@
-"""Reading what people type: times, tags, headers, JSON. Raises typer.BadParameter, which says how
-it should look."""
+"""What people read and type: states in their colours; times, tags, headers, JSON. Raises
+typer.BadParameter, which says how it should look."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer
+from rich.text import Text
 
 from dispatcher.policy import PRESETS
 from receiver.base.clock import iso, parse_iso
@@ -17,6 +18,28 @@ _AGO: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h|d|w)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _HEADER: Final = re.compile(r"([^:\s]+):\s*(.*)", re.DOTALL)
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+# How a state or a health is shown: its mark and its colour.
+_LOOKS: Final = {
+    "pending": ("○", "yellow"),
+    "sending": ("◐", "cyan"),
+    "delivered": ("●", "green"),
+    "dead": ("✗", "bold red"),
+    "cancelled": ("–", "dim"),
+    "running": ("", "cyan"),
+    "done": ("", "green"),
+    "healthy": ("●", "green"),
+    "failing": ("◐", "yellow"),
+    "circuit-open": ("✗", "bold red"),
+    "disabled": ("–", "dim"),
+    "paused": ("‖", "yellow"),
+}
+STATE_WIDTHS: Final = {"STATUS": len("● delivered"), "HEALTH": len("✗ circuit-open")}
+
+
+def word(state: str) -> Text:
+    """Return a state or a health as a mark and a word in its colour."""
+    mark, style = _LOOKS.get(state, ("", ""))
+    return Text(f"{mark} {state}".lstrip(), style=style)
 
 
 def moment(text: str) -> str:

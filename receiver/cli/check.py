@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from rich.table import Table
 
-from receiver.base.cli import console, new_table, printable
+from receiver.base.cli import FAILED, USAGE, console, plain, table
 from receiver.cli.common import (
     EPILOG,
-    FAILED,
-    USAGE,
     AsJson,
     SecretFile,
     end,
@@ -99,8 +97,8 @@ def _print(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None
     for grade in ("wrong", "advice"):
         for why, names in _reasons(findings, grade).items():
             row = Table.grid(padding=(0, 2, 0, 0))
-            row.add_row(_MARKS[grade], printable(why))
-            row.add_row("", f"[dim]{printable(', '.join(names))}[/dim]")
+            row.add_row(_MARKS[grade], plain(why))
+            row.add_row("", plain(", ".join(names), "dim"))
             out.print(row)
     advice = sum(finding.grade == "advice" for finding in findings)
     print(f"{len(findings)} cases, {wrong} wrong, {advice} with advice")
@@ -126,12 +124,12 @@ def _is_base64(secret: str) -> bool:
 
 
 def _table(findings: "list[Finding]") -> Table:
-    table = new_table("", "delivery", "should be", "was", fold="was")
+    made = table("", "delivery", "should be", "was", fold="was")
     for finding in findings:
-        table.add_row(
+        made.add_row(
             _MARKS[finding.grade],
-            printable(finding.name),
-            printable(finding.should),
-            printable(finding.did),
+            plain(finding.name),
+            plain(finding.should),
+            plain(finding.did),
         )
-    return table
+    return made

@@ -2,16 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+from rich.text import Text
 
 from receiver import client
-from receiver.base.cli import say
+from receiver.base.cli import FAILED, USAGE, plain, say
 from receiver.base.settings import SettingError, split_list
 from receiver.settings import load_client, load_secrets
 
-FAILED, USAGE, CANNOT_START = 1, 2, 3
 SECRET_FILE_BYTES_MAX = 64 * 1024
 BODY_FILE_BYTES_MAX = 64 * 1024 * 1024  # the largest body that a receiver can be set to accept
 
@@ -27,8 +27,28 @@ HeaderName = Annotated[
 ]
 
 
+_STYLES: Final = {
+    "accepted": "green",
+    "conflict": "red",
+    "late": "yellow",
+    "pending": "yellow",
+    "running": "cyan",
+    "handled": "green",
+    "dead": "bold red",
+    "ignored": "dim",
+    "skipped": "dim",
+    "expected": "yellow",
+    "known": "green",
+    "lost": "bold red",
+}
+
 _START = "is it running? start it with `receiver serve`, or say where it is in RECEIVER_URL"
 WHERE_FROM = "the platform gives it to you; to try things: whsec_$(openssl rand -base64 24)"
+
+
+def word(state: str) -> Text:
+    """Return a verdict or a state in its colour."""
+    return plain(state, _STYLES.get(state, ""))
 
 
 def ask(
@@ -88,5 +108,5 @@ def read(file: Path, bytes_max: int) -> bytes:
 
 def end(message: str, code: int, hint: str | None = None) -> NoReturn:
     """One line on standard error, with what to do about it, and the exit code."""
-    say(message, hint)
+    say(message, hint, one_line=True)
     raise typer.Exit(code)

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from receiver.base.cli import ago, console, new_table, printable, word
-from receiver.cli.common import EPILOG, USAGE, AsJson, ask, end
+from receiver.base.cli import USAGE, ago, console, plain, table
+from receiver.cli.common import EPILOG, AsJson, ask, end, word
 from receiver.inbox.expectations import Expected
 from receiver.inbox.message import State
 from receiver.verification.identity import Dialect
@@ -79,28 +80,30 @@ def show_command(
     fields = {k: v for k, v in message.items() if v is not None and k not in ("body", "lastError")}
     width = max(len(name) for name in fields)
     for name, value in fields.items():
-        text = word(value) if name in ("status", "state") else printable(value)
-        out.print(f"[dim]{name:{width}}[/dim]  {text}", soft_wrap=True)
+        text = word(value) if name in ("status", "state") else plain(value)
+        out.print(Text(f"{name:{width}}  ", "dim").append_text(text), soft_wrap=True)
     if message["lastError"]:
-        out.print(f"\n[red]{printable(message['lastError'].rstrip())}[/red]", soft_wrap=True)
+        out.print(
+            "", plain(message["lastError"].rstrip(), "red", keep="\n"), sep="\n", soft_wrap=True
+        )
     if "body" in message:
-        out.print(f"\n{printable(message['body'].rstrip())}", soft_wrap=True)
+        out.print("", plain(message["body"].rstrip(), keep="\n"), sep="\n", soft_wrap=True)
 
 
 def _messages(messages: list[dict[str, Any]]) -> Table:
     columns = ("id", "status", "state", "tries", "job", "job status", "received", "copies")
-    table = new_table(*columns, fold="job")
+    made = table(*columns, fold="job")
     for message in messages:
-        table.add_row(
+        made.add_row(
             str(message["id"]),
             word(message["status"]),
             word(message["state"]),
             str(message["attempts"]),
-            *(printable(message[name] or "-") for name in ("jobId", "jobStatus")),
+            *(plain(message[name] or "-") for name in ("jobId", "jobStatus")),
             ago(message["receivedAt"]),
             str(1 + message["duplicates"]),
         )
-    return table
+    return made
 
 
 @app.command("replay", epilog=EPILOG)
@@ -221,13 +224,13 @@ def _by(text: str) -> float | str:
 
 
 def _jobs(jobs: list[dict[str, Any]]) -> Table:
-    table = new_table("job", "state", "asked", "next question", "last error", fold="last error")
+    made = table("job", "state", "asked", "next question", "last error", fold="last error")
     for job in jobs:
-        table.add_row(
-            printable(job["jobId"]),
+        made.add_row(
+            plain(job["jobId"]),
             word(job["state"]),
             str(job["asked"]),
             ago(job["nextAskAt"]),
-            printable(job["lastError"] or "-"),
+            plain(job["lastError"] or "-"),
         )
-    return table
+    return made

@@ -1,19 +1,14 @@
 """All commands, and how one ends."""
 
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 import typer
 
-from receiver.base.cli import say
+from receiver.base.cli import new_app, run_app
 from receiver.cli import check, inbox, serve, sign
-from receiver.cli.common import EPILOG, FAILED, USAGE
-
-# Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
-# root of all that it raises about what was typed.
-_UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+from receiver.cli.common import EPILOG
 
 _START: Final = f"""Start:
 
@@ -27,12 +22,7 @@ receiver check URL --secret whsec_…      [dim]# try any receiver, in any langu
 
 {EPILOG}"""
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = new_app()
 
 
 @app.callback(invoke_without_command=True, epilog=_START)
@@ -55,17 +45,4 @@ app.add_typer(inbox.app, name="inbox")
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
-    try:
-        code = app(
-            list(sys.argv[1:] if argv is None else argv),
-            prog_name="receiver",
-            standalone_mode=False,
-        )
-    except _UsageError as error:
-        where = error.ctx.command_path if error.ctx is not None else "receiver"
-        say(error.format_message(), f"see: {where} --help")
-        return USAGE
-    except typer.Abort:
-        say("stopped")
-        return FAILED
-    return code if isinstance(code, int) else 0
+    return run_app(app, "receiver", argv, one_line=True)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from receiver.base.cli import CANNOT_START, USAGE
 from receiver.base.settings import SettingError
-from receiver.cli.common import CANNOT_START, EPILOG, USAGE, WHERE_FROM, end
+from receiver.cli.common import EPILOG, WHERE_FROM, end
 from receiver.settings import load
 
 if TYPE_CHECKING:

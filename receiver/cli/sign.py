@@ -9,12 +9,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
+from receiver.base.cli import FAILED, USAGE
 from receiver.base.settings import SettingError
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
     EPILOG,
-    FAILED,
-    USAGE,
     AsJson,
     HeaderName,
     SecretFile,

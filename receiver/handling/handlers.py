@@ -1,5 +1,6 @@
 """The customer's code: which function handles which status."""
 
+import reprlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class Handlers:
 def describe(function: Callable[..., Any]) -> Handler:
     """Return what a function takes and how it runs. Raises TypeError."""
     if not callable(function):
-        raise TypeError(f"{function!r} is not a function")
+        raise TypeError(f"{reprlib.repr(function)} is not a function")
     positional = (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,

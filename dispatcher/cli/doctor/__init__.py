@@ -11,7 +11,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import output
 from dispatcher.cli.doctor import checks
 from dispatcher.cli.doctor.checks import Check
 from dispatcher.cli.doctor.database import check_database
@@ -20,6 +19,7 @@ from dispatcher.cli.serve import SettingsDep
 from dispatcher.cli.service import JsonDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client
 from dispatcher.store import is_postgres
+from receiver.base import cli
 
 _MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
 
@@ -47,7 +47,7 @@ def doctor(
     what to do. Exits with 1 if anything is wrong; it changes nothing."""
     found = run_all(settings, service)
     if as_json:
-        output.print_json_lines(msgspec.json.encode(check) for check in found)
+        cli.print_json_lines(msgspec.json.encode(check) for check in found)
     else:
         _print(found)
     if any(check.state == "bad" for check in found):
@@ -72,7 +72,7 @@ def _print(found: Sequence[Check]) -> None:
     grid = Table.grid(padding=(0, 1))
     for check in found:
         mark, style = _MARKS[check.state]
-        grid.add_row(Text(mark, style=style), Text(check.name), output.plain(check.message))
+        grid.add_row(Text(mark, style=style), Text(check.name), cli.plain(check.message))
         if check.advice:
-            grid.add_row("", "", output.plain(f"→ {check.advice}", "dim"))
-    output.console().print(grid)
+            grid.add_row("", "", cli.plain(f"→ {check.advice}", "dim"))
+    cli.console().print(grid)

@@ -11,10 +11,10 @@ import httpx
 import msgspec
 
 from dispatcher.access import secret_fault
-from dispatcher.cli.output import size
 from dispatcher.settings import ClientSettings, Settings
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
+from receiver.base.cli import size
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less
 _SKEW_S_MAX: Final = 30.0  # receivers refuse five minutes; half a minute is worth a word

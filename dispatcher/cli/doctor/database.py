@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
-from dispatcher.cli.output import size
 from dispatcher.settings import Settings
 from dispatcher.store import is_postgres
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.migrate import scripts
 from dispatcher.store.sqlite import file, probe
+from receiver.base.cli import size
 
 if TYPE_CHECKING:
     from dispatcher.store.postgres.probe import ServerState  # needs psycopg
