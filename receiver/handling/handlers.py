@@ -1,7 +1,7 @@
 """The customer's code: which function handles which status."""
 
-import reprlib
 import inspect
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
