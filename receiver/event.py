@@ -7,9 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from receiver.verification.identity import Identity, Platform
+from receiver.verification.identity import TERMINAL, Identity, Platform, canonical
 from receiver.verification.parse import ParseError, parse
-from receiver.verification.status import TERMINAL, canonical
 
 _MILLISECONDS: Final = 1e-3
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from receiver.verification.status import STATUSES
+from receiver.verification.identity import STATUSES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

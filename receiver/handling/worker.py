@@ -125,7 +125,7 @@ class Worker:
             _LOG.exception("bug")
             await self._record(self._settlement(claimed, bug))
         else:
-            if handler is None:  # it was wanted when it came; the handlers are others now
+            if handler is None:  # it had one when it came; the handlers are others now
                 await self._record(self._ignored(claimed))
             else:
                 await self._handle(claimed, lease, event, handler)

@@ -12,9 +12,8 @@ from receiver.inbox.message import Message
 from receiver.settings import Settings
 from receiver.signature import SignatureError, Verified
 from receiver.source import Source
-from receiver.verification.identity import Identity
+from receiver.verification.identity import Identity, canonical
 from receiver.verification.parse import ParseError
-from receiver.verification.status import canonical
 from receiver.verification.verify import authenticate, identity_of
 
 CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
@@ -76,7 +75,7 @@ class Webhook:
             received_ms=now_ms,
             platform=identity.platform,
             latest=source.reruns == "latest",
-            wanted=self._handlers.find(canonical(identity.status)) is not None,
+            has_handler=self._handlers.find(canonical(identity.status)) is not None,
         )
 
 

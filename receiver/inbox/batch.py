@@ -222,7 +222,7 @@ def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None) -> New
         message=one.message,
         sha256=one.sha256,
         verdict=verdict,
-        state="pending" if verdict == "accepted" and one.message.wanted else "ignored",
+        state="pending" if verdict == "accepted" and one.message.has_handler else "ignored",
         is_end=is_end,
         order=candidate.order if candidate is not None and is_end else None,
     )

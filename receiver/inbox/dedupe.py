@@ -30,7 +30,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-from receiver.verification.status import TERMINAL, canonical
+from receiver.verification.identity import TERMINAL, canonical
 
 Verdict: TypeAlias = Literal["accepted", "duplicate", "conflict", "late"]
 Kind: TypeAlias = Literal["terminal", "progress", "opaque"]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from receiver.inbox.dedupe import End, Kind, Verdict, Via, order_of
-from receiver.verification.identity import Platform
-from receiver.verification.status import canonical
+from receiver.verification.identity import Platform, canonical
 
 T = TypeVar("T")
 
@@ -17,7 +16,7 @@ T = TypeVar("T")
 #      │  └─retry, crash──┤
 #      └──replay── dead ◀─┘   (tries used up; a duplicate of a dead one re-arms it as well)
 #
-# ignored: nothing to do: no handler wanted it, or it is a conflict or late. skipped: its job's end
+# ignored: nothing to do: it has no handler, or it is a conflict or late. skipped: its job's end
 # was handled before it came to its turn. A replay takes both back to pending, where they may be.
 State: TypeAlias = Literal["pending", "running", "handled", "dead", "ignored", "skipped"]
 
@@ -42,7 +41,7 @@ class Message:
     platform: Platform = "tensorone"
     via: Via = "webhook"
     latest: bool = False  # whether a later run's end replaces this one
-    wanted: bool = False  # whether a handler is there for it
+    has_handler: bool = False
 
     @property
     def as_end(self) -> End:

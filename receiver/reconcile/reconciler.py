@@ -28,8 +28,7 @@ from receiver.reconcile.ask import (
 )
 from receiver.settings import Settings
 from receiver.source import Source
-from receiver.verification.identity import Dialect
-from receiver.verification.status import canonical
+from receiver.verification.identity import Dialect, canonical
 
 _LOG: Final = log.get("receiver")
 
@@ -162,7 +161,7 @@ class Reconciler:
             platform=reply.identity.platform,
             via="status",
             latest=source is not None and source.reruns == "latest",
-            wanted=self._handlers.find(canonical(reply.identity.status)) is not None,
+            has_handler=self._handlers.find(canonical(reply.identity.status)) is not None,
         )
         verdict = await self._inbox.receive(message)
         self._metrics.count_asked("ended")

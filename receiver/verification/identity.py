@@ -1,4 +1,4 @@
-"""Which job a verified body names, and in which state, in the three founding dialects. Pure.
+"""Which job a verified body names, and with which status, in the three founding dialects. Pure.
 
     platform    job             status                      without a job
     tensorone   `jobId`       `status`, lower case      opaque: known by its signed id
@@ -20,6 +20,15 @@ Dialect: TypeAlias = Literal["auto", "tensorone", "runpod", "cerebrium"]
 DIALECTS: Final = ("auto", "tensorone", "runpod", "cerebrium")
 JOB_ID_CHARS_MAX: Final = 200  # a UUID has 36, an ARN or a URL-like name some 150
 STATUS_CHARS_MAX: Final = 64
+STATUSES: Final = ("queued", "running", "completed", "failed", "cancelled", "timeout")
+TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "timeout"})
+# Those statuses in all the spellings of the founding documents, in lower case.
+_CANONICAL: Final = {
+    **{status: status for status in STATUSES},
+    "in_queue": "queued",
+    "in_progress": "running",
+    "timed_out": "timeout",
+}
 _RUNPOD_STATUSES: Final = frozenset(
     {"IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 )
@@ -133,3 +142,12 @@ def is_name(value: Any, chars_max: int) -> bool:
     if not isinstance(value, str) or not 1 <= len(value) <= chars_max:
         return False
     return value.isprintable() and not value.isspace()
+
+
+def canonical(status: str | None) -> str:
+    """Return the one spelling of a status as sent. None is `completed`: a completion may come
+    without a status. One that no founding platform has stays as it is, in lower case, and is
+    progress."""
+    if status is None:
+        return "completed"
+    return _CANONICAL.get(status.lower(), status.lower())

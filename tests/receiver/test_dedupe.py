@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.inbox.dedupe import End, Kind, Known, Verdict, judge, kind_of
-from receiver.verification.status import canonical
+from receiver.verification.identity import canonical
 
 NEW = Known()
 DONE = End(status="completed")

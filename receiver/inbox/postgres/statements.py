@@ -12,7 +12,7 @@ from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import COLUMNS, Facts, Incoming, New, Plan, StoredEnd, lookups, row
 from receiver.inbox.dedupe import End
-from receiver.verification.status import canonical
+from receiver.verification.identity import canonical
 
 # Whoever receives or claims a message of a job holds it until the end of the transaction. In the
 # order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.

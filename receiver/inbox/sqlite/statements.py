@@ -14,7 +14,7 @@ from receiver.base.db.sqlite import SqliteTx
 from receiver.inbox.attempts import CLAIMED, SUPERSEDED
 from receiver.inbox.batch import COLUMNS, Facts, Incoming, Plan, StoredEnd, row
 from receiver.inbox.dedupe import End
-from receiver.verification.status import canonical
+from receiver.verification.identity import canonical
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
 # The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.

@@ -13,7 +13,7 @@ def message(
     id: str | None = None,
     text: str = "",
     source: str = "/webhooks",
-    wanted: bool = False,
+    has_handler: bool = False,
     latest: bool = False,
 ) -> Message:
     return Message(
@@ -26,6 +26,6 @@ def message(
         job_status=status,
         sent_ms=None,
         received_ms=NOW_MS,
-        wanted=wanted,
+        has_handler=has_handler,
         latest=latest,
     )

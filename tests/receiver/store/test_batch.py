@@ -17,7 +17,7 @@ messages = st.lists(
         status=st.sampled_from(["completed", "failed", "running"]),
         id=st.sampled_from([f"cb_{n:032x}" for n in range(4)]),
         text=st.sampled_from(["a", "b"]),
-        wanted=st.booleans(),
+        has_handler=st.booleans(),
         latest=st.booleans(),
     ),
     max_size=12,

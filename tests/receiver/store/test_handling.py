@@ -27,16 +27,16 @@ async def stored(inbox: Inbox, id: int) -> StoredMessage:
     return found
 
 
-async def test_a_wanted_message_is_due_at_once_and_says_so(place: Place) -> None:
+async def test_a_message_with_a_handler_is_due_at_once_and_says_so(place: Place) -> None:
     """One that nobody wants is not, nor is a duplicate, a conflict or a late one."""
     told: list[str] = []
     inbox = await place.open(on_due=lambda: told.append("due"))
     await inbox.receive(message("a"))
     assert await claim(inbox) == []
     assert told == []
-    await inbox.receive(message("b", wanted=True, id="m1"))
+    await inbox.receive(message("b", has_handler=True, id="m1"))
     assert told == ["due"]
-    for again in (message("b", wanted=True), message("b", "failed", wanted=True)):
+    for again in (message("b", has_handler=True), message("b", "failed", has_handler=True)):
         await inbox.receive(again)
     (claimed,) = await claim(inbox)
     assert (claimed.job_id, claimed.message_id, claimed.attempt) == ("b", "m1", 1)
@@ -48,8 +48,8 @@ async def test_a_wanted_message_is_due_at_once_and_says_so(place: Place) -> None
 async def test_messages_of_one_job_take_turns(inbox: Inbox) -> None:
     """In the order of their times; other jobs do not wait for them."""
     for n in range(3):
-        await inbox.receive(message("a", "running", text=str(n), wanted=True))
-    await inbox.receive(message("b", wanted=True))
+        await inbox.receive(message("a", "running", text=str(n), has_handler=True))
+    await inbox.receive(message("b", has_handler=True))
     first, other = await claim(inbox)
     assert (first.job_id, first.body, other.job_id) == ("a", b"a running 0", "b")
     assert await claim(inbox) == []
@@ -60,7 +60,7 @@ async def test_messages_of_one_job_take_turns(inbox: Inbox) -> None:
 
 async def test_an_attempt_that_failed_comes_again_at_its_time(inbox: Inbox) -> None:
     """With its number and, to an operator, its traceback; which goes once it is handled."""
-    await inbox.receive(message(wanted=True))
+    await inbox.receive(message(has_handler=True))
     (first,) = await claim(inbox)
     later = NOW_MS + 1000
     await inbox.settle(settlement(first, "pending", due_ms=later, error="Traceback\0…\ud800"))
@@ -76,7 +76,7 @@ async def test_an_attempt_that_failed_comes_again_at_its_time(inbox: Inbox) -> N
 
 async def test_only_the_running_attempt_settles(inbox: Inbox) -> None:
     """One that was handed back, or settled already, changes nothing any more."""
-    await inbox.receive(message(wanted=True))
+    await inbox.receive(message(has_handler=True))
     (first,) = await claim(inbox)
     await inbox.settle(settlement(first, "pending", due_ms=NOW_MS))
     assert not await inbox.settle(settlement(first))
@@ -96,11 +96,11 @@ async def test_only_the_running_attempt_settles(inbox: Inbox) -> None:
 
 async def test_the_handled_end_of_a_job_skips_what_waits_of_it(inbox: Inbox) -> None:
     """It would undo the end. A replay of it is refused for the same reason."""
-    await inbox.receive(message(status="running", wanted=True))
-    await inbox.receive(message(status="queued", wanted=True))
+    await inbox.receive(message(status="running", has_handler=True))
+    await inbox.receive(message(status="queued", has_handler=True))
     (running,) = await claim(inbox)
     await inbox.settle(settlement(running, "dead", error="no"))
-    await inbox.receive(message(wanted=True))
+    await inbox.receive(message(has_handler=True))
     (queued,) = await claim(inbox, limit=1)
     await inbox.settle(settlement(queued, "pending", due_ms=NOW_MS + 5000))
     (end,) = await claim(inbox)
@@ -115,11 +115,11 @@ async def test_a_dead_message_comes_back_by_replay_or_by_its_duplicate(place: Pl
     """And tells whoever handles."""
     told: list[str] = []
     inbox = await place.open(on_due=lambda: told.append("due"))
-    await inbox.receive(message(wanted=True))
+    await inbox.receive(message(has_handler=True))
     for back in (
         lambda id: inbox.replay(id, NOW_MS),
         lambda id: inbox.replay_all("dead", NOW_MS),
-        lambda id: inbox.receive(message(wanted=True)),
+        lambda id: inbox.receive(message(has_handler=True)),
     ):
         (claimed,) = await claim(inbox)
         assert claimed.attempt == 1
@@ -145,7 +145,7 @@ async def test_replaying_all_goes_through_every_slice(inbox: Inbox) -> None:
 async def test_the_later_runs_end_is_the_end(inbox: Inbox) -> None:
     """By the order of the signed ids, in whichever order they come; and in one batch too."""
     ids = [f"cb_{n:032x}" for n in range(4)]
-    runs = [message(text=id, id=id, wanted=True, latest=True) for id in ids]
+    runs = [message(text=id, id=id, has_handler=True, latest=True) for id in ids]
     order = [runs[1], runs[0], runs[3], runs[2], runs[3]]
     verdicts = await asyncio.gather(*(inbox.receive(one) for one in order))
     assert verdicts == ["accepted", "conflict", "accepted", "conflict", "duplicate"]
@@ -158,8 +158,8 @@ async def test_the_later_runs_end_is_the_end(inbox: Inbox) -> None:
 async def test_what_was_running_is_taken_back(place: Place) -> None:
     """When its process has ended; and is dead where that was its last attempt."""
     before = await place.open(lease_s=0)
-    await before.receive(message("a", wanted=True))
-    await before.receive(message("b", wanted=True))
+    await before.receive(message("a", has_handler=True))
+    await before.receive(message("b", has_handler=True))
     (first,) = await claim(before, limit=1)
     await before.settle(settlement(first, "pending", due_ms=NOW_MS))
     assert sorted(one.attempt for one in await claim(before)) == [1, 2]
@@ -175,10 +175,10 @@ async def test_what_was_running_is_taken_back(place: Place) -> None:
 async def test_retention_takes_what_is_done_with(inbox: Inbox) -> None:
     """Bodies first, messages later; what waits or is dead stays, whatever its age."""
     await asyncio.gather(*(inbox.receive(message(f"job_{n}")) for n in range(450)))
-    await inbox.receive(message("dead", wanted=True))
+    await inbox.receive(message("dead", has_handler=True))
     (claimed,) = await claim(inbox)
     await inbox.settle(settlement(claimed, "dead", error="no"))
-    await inbox.receive(message("waits", wanted=True))
+    await inbox.receive(message("waits", has_handler=True))
     later = NOW_MS + 1
     assert await inbox.prune(bodies_before_ms=later, messages_before_ms=0) == (450, 0)
     (newest,) = (await inbox.page(job_id="job_7")).messages

@@ -79,7 +79,9 @@ async def test_a_message_is_claimed_by_one_replica_and_a_job_by_one_at_a_time(
 ) -> None:
     """However many look at once."""
     for n in range(40):
-        await replicas[0].receive(message(f"job_{n % 10}", "running", text=str(n), wanted=True))
+        await replicas[0].receive(
+            message(f"job_{n % 10}", "running", text=str(n), has_handler=True)
+        )
     handled: list[int] = []
     running: Counter[str] = Counter()
 
@@ -103,7 +105,7 @@ def done(claimed: Claimed) -> Settlement:
 async def test_a_lease_that_ends_lets_another_replica_go_on(place: Place) -> None:
     """And nothing that the first one says of it counts any more."""
     slow, other = await place.open(lease_s=0), await place.open()
-    await slow.receive(message(wanted=True))
+    await slow.receive(message(has_handler=True))
     (first,) = (await slow.claim(now_ms=NOW_MS, limit=1)).claimed
     assert await slow.renew([(first.id, first.fence), (99, 1)]) == {first.id}
     assert await other.recover(now_ms=NOW_MS, attempts_max=10) == 1
