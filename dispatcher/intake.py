@@ -30,32 +30,18 @@ ROW_BYTES: Final = 1_024
 WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
 RETRY_S_MAX: Final = 60
 HEADER_CHARS_MAX: Final = 2_048
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are no text alone
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
-_NAME: Final = re.compile(wire.NAME.strip("^$"))
+_NAME: Final = re.compile(wire.NAME.strip("^$"))  # a $ would let a line end through
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 # What frames the message, belongs to the connection, or is made by the sender.
-_REFUSED: Final = frozenset(
-    (
-        "host",
-        "content-length",
-        "content-type",
-        "content-encoding",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "upgrade",
-        "expect",
-        "accept-encoding",
-        "user-agent",
-        "cookie",
-    )
-)
+_REFUSED: Final = frozenset({
+    "host", "content-length", "content-type", "content-encoding", "transfer-encoding",
+    "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "expect",
+    "accept-encoding", "user-agent", "cookie",
+})  # fmt: skip
 _REFUSED_PREFIXES: Final = ("webhook-", "x-postback-", "proxy-")
 
 
@@ -148,7 +134,7 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
 
-    async def accept(self, tenant: str, given: Submission) -> Submitted:
+    async def accept(self, tenant: str, submission: Submission) -> Submitted:
         """Store the callback durably and start to deliver it; one that came before is answered
         with the first.
 
@@ -156,7 +142,7 @@ class Intake:
         StorageFull for what may be taken later; and of the store's errors KeyReused,
         DestinationDisabled and StoreUnavailable.
         """
-        new = new_callback(given, tenant, self._settings, self._clock())
+        new = new_callback(submission, tenant, self._settings, self._clock())
         self.check_ready()
         await self._access.ensure_tenant(tenant)
         self._check_queue(tenant)
@@ -250,69 +236,71 @@ def payload_status(body: bytes) -> str | None:
     return status or None
 
 
-def new_callback(given: Submission, tenant: str, settings: Settings, now_ms: int) -> NewCallback:
+def new_callback(
+    submission: Submission, tenant: str, settings: Settings, now_ms: int
+) -> NewCallback:
     """Return the value to store; pure but for the id that it makes. Raises Invalid and
     PayloadTooLarge."""
-    _check(given, settings)
-    policy_text, policy = read_policy(given.policy)
-    destination = ids.destination_id(tenant, name=given.destination, url=given.callback_url)
-    digest = sha256(given.body).digest()
-    key = given.idempotency_key
+    _check(submission, settings)
+    policy_text, policy = read_policy(submission.policy)
+    name, url, key = submission.destination, submission.callback_url, submission.idempotency_key
+    destination = ids.destination_id(tenant, name=name, url=url)
+    digest = sha256(submission.body).digest()
     return NewCallback(
         id=ids.new_id("cb", now_ms),
         tenant=tenant,
-        job_id=given.job_id,
-        job_status=given.job_status,
-        priority=given.priority,
+        job_id=submission.job_id,
+        job_status=submission.job_status,
+        priority=submission.priority,
         destination=destination,
-        destination_name=given.destination,
-        url=given.callback_url,
-        body=given.body,
+        destination_name=name,
+        url=url,
+        body=submission.body,
         body_sha256=digest,
-        content_type=given.content_type,
-        headers=custom_headers(given.headers, settings.signature_header),
-        tags=tuple(given.tags.items()),
+        content_type=submission.content_type,
+        headers=custom_headers(submission.headers, settings.signature_header),
+        tags=tuple(submission.tags.items()),
         policy_text=policy_text,
         policy=policy,
-        key=ids.natural_key(tenant, given.job_id, given.job_status, destination, digest)
+        key=ids.natural_key(tenant, submission.job_id, submission.job_status, destination, digest)
         if key is None
         else ids.explicit_key(tenant, key),
         explicit_key=key is not None,
         content=ids.content_digest(
-            given.job_id,
-            given.job_status,
+            submission.job_id,
+            submission.job_status,
             destination,
-            given.callback_url,
+            url,
             digest,
-            given.content_type,
+            submission.content_type,
         ),
         created_ms=now_ms,
     )
 
 
-def _check(given: Submission, settings: Settings) -> None:
-    if len(given.body) > settings.payload_bytes_max:
+def _check(submission: Submission, settings: Settings) -> None:
+    if len(submission.body) > settings.payload_bytes_max:
         raise PayloadTooLarge(settings.payload_bytes_max)
-    if (given.callback_url is None) == (given.destination is None):
+    if (submission.callback_url is None) == (submission.destination is None):
         raise Invalid("callbackUrl", None, "give either callbackUrl or destination")
-    if given.callback_url is not None:
-        check_length("callbackUrl", given.callback_url, 1, wire.URL_CHARS_MAX)
-        check_url("callbackUrl", given.callback_url, settings.allow_networks)
-    elif given.destination is not None and not _NAME.fullmatch(given.destination):
-        raise Invalid("destination", given.destination, "not a registered destination's name")
-    _check_text("jobId", given.job_id, 1, wire.JOB_CHARS_MAX)
-    if given.job_status is not None:
-        _check_text("jobStatus", given.job_status, 1, wire.JOB_CHARS_MAX)
-    if len(given.tags) > wire.TAGS_MAX:
-        raise Invalid("tags", len(given.tags), f"at most {wire.TAGS_MAX} tags")
-    for tag, value in given.tags.items():
+    if submission.callback_url is not None:
+        check_length("callbackUrl", submission.callback_url, 1, wire.URL_CHARS_MAX)
+        check_url("callbackUrl", submission.callback_url, settings.allow_networks)
+    elif submission.destination is not None:
+        check_name("destination", submission.destination)
+    _check_text("jobId", submission.job_id, 1, wire.JOB_CHARS_MAX)
+    if submission.job_status is not None:
+        _check_text("jobStatus", submission.job_status, 1, wire.JOB_CHARS_MAX)
+    if len(submission.tags) > wire.TAGS_MAX:
+        raise Invalid("tags", len(submission.tags), f"at most {wire.TAGS_MAX} tags")
+    for tag, value in submission.tags.items():
         _check_text("tags", tag, 1, wire.TAG_CHARS_MAX)
         _check_text(f"tags.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
-    if given.content_type != JSON_TYPE and not _CONTENT_TYPE.fullmatch(given.content_type):
+    content_type, key = submission.content_type, submission.idempotency_key
+    if content_type != JSON_TYPE and not _CONTENT_TYPE.fullmatch(content_type):
         raise Invalid("Content-Type", None, "must be 1 to 255 printable ASCII characters")
-    if given.idempotency_key is not None and not _KEY.fullmatch(given.idempotency_key):
-        reason = "must be 1 to 255 visible ASCII characters"
-        raise Invalid("Idempotency-Key", given.idempotency_key, reason)
+    if key is not None and not _KEY.fullmatch(key):
+        raise Invalid("Idempotency-Key", key, "must be 1 to 255 visible ASCII characters")
 
 
 def _check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
@@ -328,6 +316,12 @@ def check_length(field: str, text: str, chars_min: int, chars_max: int) -> None:
 
 
 # --- fields with rules of their own, of callbacks and of destinations ---
+
+
+def check_name(field: str, name: str) -> None:
+    """Raise Invalid for what is no name of a destination or tenant."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(field, name, "a name is 1 to 64 letters, digits or any of . _ -")
 
 
 def check_url(field: str, url: str, allow_networks: tuple[Network, ...]) -> None:
@@ -367,23 +361,23 @@ def read_policy(choice: wire.PolicyChoice | None) -> tuple[str | None, Policy | 
     return dump(policy), policy
 
 
-def custom_headers(given: Mapping[str, str] | None, signature_header: str) -> Headers:
+def custom_headers(headers: Mapping[str, str] | None, signature_header: str) -> Headers:
     """Return the headers that a callback or destination adds to its deliveries.
 
     Raises Invalid for names that are no tokens, belong to the connection or are ours, and for
     values with anything but visible ASCII, spaces and tabs (others have no agreed encoding).
     """
-    if not given:
+    if not headers:
         return ()
-    if len(given) > wire.HEADERS_MAX:
+    if len(headers) > wire.HEADERS_MAX:
         raise Invalid("headers", None, f"at most {wire.HEADERS_MAX} headers")
     seen: set[str] = set()
-    for name, value in given.items():
+    for name, value in headers.items():
         _check_header(name, value, signature_header.lower())
         if name.lower() in seen:
             raise Invalid(f"headers.{name}", None, "there twice, in different case")
         seen.add(name.lower())
-    return tuple(given.items())
+    return tuple(headers.items())
 
 
 def _check_header(name: str, value: str, signature_header: str) -> None:

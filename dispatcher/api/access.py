@@ -12,6 +12,7 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import NO_STORE, respond
+from dispatcher.intake import check_name
 from dispatcher.store.errors import NotFound
 from dispatcher.values import Key, SigningSecret
 from receiver.base import log
@@ -72,7 +73,9 @@ async def make_key(call: Call) -> Response:
 
 
 def _tenant_of(call: Call, request: wire.NewKey) -> str | None:
-    """Whose the new key is: None for the platform's. Raises Forbidden."""
+    """Whose the new key is: None for the platform's. Raises Forbidden and Invalid."""
+    if isinstance(request.tenant, str):
+        check_name("tenant", request.tenant)
     own = call.principal.tenant
     if own is None:
         return None if request.tenant is UNSET else request.tenant

@@ -13,7 +13,7 @@ from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
 from dispatcher.ids import destination_id, lane_url, new_id
-from dispatcher.intake import check_url, custom_headers, read_policy
+from dispatcher.intake import check_name, check_url, custom_headers, read_policy
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.settings import Settings
@@ -81,6 +81,7 @@ def new_destination(
     """Return the destination that a registration makes. Raises Refusal (422) and Invalid."""
     if request.name.startswith("ds_"):
         raise invalid("name", request.name, "must not begin like an id")
+    check_name("name", request.name)
     check_url("url", request.url, settings.allow_networks)
     return Destination(
         id=destination_id(tenant, name=request.name),

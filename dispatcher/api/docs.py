@@ -38,10 +38,10 @@ def page(document: Mapping[str, Any]) -> str:
     )
 
 
-Found = list[tuple[str, str, Mapping[str, Any]]]
+Operations = list[tuple[str, str, Mapping[str, Any]]]
 
 
-def _of_tag(document: Mapping[str, Any], tag: str) -> Found:
+def _of_tag(document: Mapping[str, Any], tag: str) -> Operations:
     return [
         (method.upper(), path, operation)
         for path, methods in document["paths"].items()
@@ -50,7 +50,7 @@ def _of_tag(document: Mapping[str, Any], tag: str) -> Found:
     ]
 
 
-def _links(name: str, operations: Found) -> str:
+def _links(name: str, operations: Operations) -> str:
     items = "".join(
         f'<li><a href="#{one["operationId"]}"><b class="{method.lower()}">{method}</b> '
         f"{escape(path.removeprefix('/v1'))}</a></li>"
@@ -93,27 +93,28 @@ def _request(one: Mapping[str, Any]) -> str:
 def _responses(one: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     rows = "".join(
         f'<tr><td><code class="s{status[0]}">{status}</code></td>'
-        f"<td>{_answer(answer, document)}</td></tr>"
-        for status, answer in sorted(one["responses"].items())
+        f"<td>{_response(response, document)}</td></tr>"
+        for status, response in sorted(one["responses"].items())
     )
     return f"<h4>Answers</h4><table>{rows}</table>"
 
 
-def _answer(answer: Mapping[str, Any], document: Mapping[str, Any]) -> str:
-    if "$ref" in answer:
-        return _text(document["components"]["responses"][_name(answer["$ref"])]["description"])
-    schemas = [media["schema"] for media in answer.get("content", {}).values() if "schema" in media]
+def _response(response: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    if "$ref" in response:
+        return _text(document["components"]["responses"][_name(response["$ref"])]["description"])
+    media = response.get("content", {}).values()
+    schemas = [one["schema"] for one in media if "schema" in one]
     kind = f"{_kind(schemas[0])}: " if schemas and "$ref" in schemas[0] else ""
-    return kind + _text(answer["description"])
+    return kind + _text(response["description"])
 
 
 def _schemas(document: Mapping[str, Any]) -> str:
-    shown = "".join(
+    sections = "".join(
         f'<details id="schema-{name}"><summary><code>{name}</code></summary><div>'
         f"{_paragraphs(schema.get('description', ''))}{_fields(schema)}</div></details>"
         for name, schema in sorted(document["components"]["schemas"].items())
     )
-    return f'<section id="schemas"><h2>schemas</h2>{shown}</section>'
+    return f'<section id="schemas"><h2>schemas</h2>{sections}</section>'
 
 
 def _fields(schema: Mapping[str, Any]) -> str:
@@ -142,17 +143,16 @@ def _kind(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    for least, most, unit in (
+    for low, high, unit in (
         ("minLength", "maxLength", " characters"),
         ("minimum", "maximum", ""),
         ("exclusiveMinimum", "maximum", ""),
         ("minProperties", "maxProperties", " entries"),
     ):
-        if most in schema:
-            low = schema.get(least, 0)
-            sign = "over " if least.startswith("exclusive") and least in schema else ""
-            if least in schema or least.startswith(("minLength", "minProperties")):
-                return f", {sign}{low} to {schema[most]}{unit}"
+        if high in schema:
+            sign = "over " if low.startswith("exclusive") and low in schema else ""
+            if low in schema or low.startswith(("minLength", "minProperties")):
+                return f", {sign}{schema.get(low, 0)} to {schema[high]}{unit}"
     return ""
 
 

@@ -204,8 +204,8 @@ def error_response(error: Refusal, request_id: str) -> Response:
 def _request_id(scope: Asgi) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            given: str = value.decode("ascii")
-            return given
+            request_id: str = value.decode("ascii")
+            return request_id
     return f"req_{_process}{next(_numbers):08x}"
 
 

@@ -147,8 +147,8 @@ def _shape_error(text: str, value: Any) -> Refusal:
         path = f"{path}.{field['name']}".lstrip(".")
         reason = "required" if reason.startswith("Object missing") else "unknown field"
     path = path.replace("[...]", "")
-    shown = None if of_key or field is not None else _value_at(value, path)
-    return invalid(path or "body", shown, f"a key: {reason}" if of_key else reason)
+    plain = None if of_key or field is not None else _value_at(value, path)
+    return invalid(path or "body", plain, f"a key: {reason}" if of_key else reason)
 
 
 def _value_at(value: Any, path: str) -> object:

@@ -93,24 +93,25 @@ class _Schemas:
         for operation in operations:
             types += [operation.body, *operation.responses.values()]
             types += [parameter.type for parameter in operation.parameters]
-        wanted = [one for one in types if one is not None and not isinstance(one, str)]
-        unique = list({repr(one): one for one in wanted}.values())
+        named = [one for one in types if one is not None and not isinstance(one, str)]
+        unique = list({repr(one): one for one in named}.values())
         generated = msgspec.json.schema_components(unique, ref_template=_REF)
         # A view is known by its name alone, not by what its times and policies are made of.
         text = _TYPE_ARGUMENTS.sub(rb"\1", msgspec.json.encode(generated))
-        shown, self.components = msgspec.json.decode(text)
-        self._shown = {repr(one): schema for one, schema in zip(unique, shown, strict=True)}
+        references, self.components = msgspec.json.decode(text)
+        pairs = zip(unique, references, strict=True)
+        self._references = {repr(one): reference for one, reference in pairs}
 
     def of(self, one: Any) -> dict[str, Any]:
-        shown: dict[str, Any] = self._shown[repr(one)]
-        return shown
+        reference: dict[str, Any] = self._references[repr(one)]
+        return reference
 
 
 def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     about = operation.about
     if operation.scope is not None:
         about = f"{about}\n\nScope: `{operation.scope}`.".strip()
-    shown: dict[str, Any] = {
+    described: dict[str, Any] = {
         "operationId": operation_id(operation),
         "tags": [operation.tag],
         "summary": operation.summary,
@@ -120,10 +121,10 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
         "security": [] if operation.scope is None else [{"key": []}],
     }
     if operation.scope is not None:
-        shown["x-scope"] = operation.scope
+        described["x-scope"] = operation.scope
     if operation.body is not None or operation.media:
-        shown["requestBody"] = {"required": True, "content": _request(operation, schemas)}
-    return shown
+        described["requestBody"] = {"required": True, "content": _request(operation, schemas)}
+    return described
 
 
 def _request(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def _parameters(operation: Operation, schemas: _Schemas) -> list[dict[str, Any]]
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
-    given = [*operation.parameters, *([] if operation.scope is None else [_TENANT])]
+    named = [*operation.parameters, *([] if operation.scope is None else [_TENANT])]
     return in_path + [
         {
             "name": one.name,
@@ -149,31 +150,31 @@ def _parameters(operation: Operation, schemas: _Schemas) -> list[dict[str, Any]]
             "description": one.about,
             "schema": {"type": "string"} if one.type is str else schemas.of(one.type),
         }
-        for one in given
+        for one in named
     ]
 
 
 def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     responses: dict[str, Any] = {
-        str(status): _answer(carried, schemas) for status, carried in operation.responses.items()
+        str(status): _success(carried, schemas) for status, carried in operation.responses.items()
     }
     by_status: dict[int, list[str]] = {}
     for code in error_codes(operation):
         by_status.setdefault(CODES[code][0], []).append(code)
     for status, codes in by_status.items():
         if str(status) not in responses:
-            responses[str(status)] = _refusal(codes, schemas)
+            responses[str(status)] = _failure(codes, schemas)
     return responses
 
 
-def _refusal(codes: Sequence[str], schemas: _Schemas) -> dict[str, Any]:
+def _failure(codes: Sequence[str], schemas: _Schemas) -> dict[str, Any]:
     if len(codes) == 1:
         return {"$ref": f"#/components/responses/{codes[0]}"}
     about = " ".join(f"`{code}`: {CODES[code][1]}" for code in codes)
     return {"description": about, "content": {JSON: {"schema": schemas.of(ErrorView)}}}
 
 
-def _answer(carried: Any, schemas: _Schemas) -> dict[str, Any]:
+def _success(carried: Any, schemas: _Schemas) -> dict[str, Any]:
     if carried is None:
         return {"description": "Done; there is nothing to say."}
     if isinstance(carried, str):

@@ -50,15 +50,15 @@ async def start(call: Call) -> Response:
 
 async def _preview(call: Call, chosen: Filter) -> Response:
     matched, sample = await call.context.store.preview_replay(call.tenant, chosen, sample=SAMPLE)
-    shown = [callbacks.view(one) for one in sample]
-    return respond(wire.PreviewView(matched=matched, sample=shown, filter=filters.show(chosen)))
+    views = [callbacks.view(one) for one in sample]
+    return respond(wire.PreviewView(matched=matched, sample=views, filter=filters.show(chosen)))
 
 
-def replay_filter(given: dict[str, str]) -> Filter:
+def replay_filter(raw: dict[str, str]) -> Filter:
     """Return the filter of a replay: dead callbacks, where it names no status. Raises ApiError
     (422)."""
     try:
-        chosen = filters.parse(given)
+        chosen = filters.parse(raw)
     except FilterError as error:
         raise errors.from_filter(error, "filter.") from None
     if chosen.status is None:

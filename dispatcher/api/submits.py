@@ -93,17 +93,17 @@ async def submit_raw(call: Call) -> Response:
 
     The body goes out byte for byte, with the content type it came with.
     """
-    given = raw_submission(
+    submission = raw_submission(
         call.query,
         content_type=call.header(b"content-type") or "application/octet-stream",
         body=await call.body(call.context.settings.payload_bytes_max),
         key=call.header(b"idempotency-key"),
     )
-    return await _take(call, given)
+    return await _take(call, submission)
 
 
-async def _take(call: Call, given: Submission) -> Response:
-    submitted = await call.context.intake.accept(call.tenant, given)
+async def _take(call: Call, submission: Submission) -> Response:
+    submitted = await call.context.intake.accept(call.tenant, submission)
     status = 200 if submitted.duplicate else 202
     location = {"Location": f"/v1/callbacks/{submitted.id}"}
     return respond(wire.AcceptedView(**_accepted(submitted)), status, location)
@@ -214,8 +214,8 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
     try:
         depth_max = call.context.settings.json_depth_max
         shape = decode(decoder(wire.BatchLine), line, depth_max=depth_max)
-        given = intake.from_wire(shape, shape.idempotency_key)
-        submitted = await call.context.intake.accept(call.tenant, given)
+        submission = intake.from_wire(shape, shape.idempotency_key)
+        submitted = await call.context.intake.accept(call.tenant, submission)
     except Exception as error:  # told in its line, and logged where it is ours
         refusal = to_refusal(error, call.request.id)
         call.context.metrics.refused(refusal.code)

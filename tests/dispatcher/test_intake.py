@@ -130,6 +130,8 @@ async def test_a_key_with_other_content_is_a_conflict(door: Door) -> None:
         ({"job_id": ""}, "jobId"),
         ({"job_id": "j" * 201}, "jobId"),
         ({"job_id": "j\0"}, "jobId"),
+        ({"job_id": "\ud800"}, "jobId"),
+        ({"callback_url": URL + "\ud800"}, "callbackUrl"),
         ({"job_status": ""}, "jobStatus"),
         ({"job_status": "a\nb"}, "jobStatus"),
         ({"tags": {f"k{n}": "" for n in range(17)}}, "tags"),

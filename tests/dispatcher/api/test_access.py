@@ -122,6 +122,7 @@ async def test_keys_outlive_a_restart(settings: Settings) -> None:
         ({"scopes": ["root"]}, "scopes[0]"),
         ({"scopes": ["read"], "tenant": ""}, "tenant"),
         ({"scopes": ["read"], "tenant": "a b"}, "tenant"),
+        ({"scopes": ["read"], "tenant": "acme\n"}, "tenant"),
         ({"scopes": ["read"], "tenant": "x" * 65}, "tenant"),
         ({"scopes": ["read"], "label": "x" * 101}, "label"),
         ({"scopes": ["read"], "key": "mine"}, "key"),

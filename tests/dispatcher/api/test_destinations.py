@@ -48,6 +48,7 @@ async def test_a_secret_of_ones_own_is_taken_and_not_repeated(api: httpx.AsyncCl
     [
         ({"name": ""}, "name"),
         ({"name": "a b"}, "name"),
+        ({"name": "billing\n"}, "name"),
         ({"name": "x" * 65}, "name"),
         ({"name": "ds_x"}, "name"),
         ({"url": "http://10.0.0.1/"}, "url"),
