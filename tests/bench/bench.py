@@ -65,8 +65,9 @@ class Bench:
         """CPU time that the store's server used so far, where it has one."""
         return self.postgres.cpu_s() if self.postgres and store == "postgres" else None
 
-    async def saturate(self, *dispatchers: Dispatcher) -> Window:
-        """One round at saturation, spread over dispatchers of one store; CPU is that of all."""
+    async def saturate(self, *dispatchers: Dispatcher, others: bool = False) -> Window:
+        """One round at saturation, spread over dispatchers of one store; CPU is that of all. With
+        `others`, they also have deliveries that were not submitted in it."""
         loop = ClosedLoop(
             [self.submits(dispatcher) for dispatcher in dispatchers],
             self.sink,
@@ -78,4 +79,5 @@ class Bench:
             server_cpu_s=lambda: self.server_cpu_s(dispatchers[0].store),
             warm_up_s=self.options.warm_up,
             seconds=self.options.seconds,
+            others=others,
         )

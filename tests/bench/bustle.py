@@ -45,6 +45,8 @@ class Bustle:
         searching = asyncio.create_task(self._search_on())
         try:
             yield
+            while not self.searches and not searching.done():  # noqa: ASYNC110  # one at least
+                await asyncio.sleep(0.01)
         finally:
             searching.cancel()
             await asyncio.wait({searching})

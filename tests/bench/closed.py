@@ -5,6 +5,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.bench.framing import Framed
@@ -82,8 +83,10 @@ class ClosedLoop:
         server_cpu_s: Callable[[], float | None] = lambda: None,
         warm_up_s: float,
         seconds: float,
+        others: bool = False,
     ) -> Window:
-        """Run, warm up, measure, and wait for what is still on its way. Raises RuntimeError where
+        """Run, warm up, measure, and wait for what is still on its way. Measured for longer where
+        no delivery (with `others`, none of theirs) fell into the time. Raises RuntimeError where
         a submit was refused or a delivery is missing."""
         clients = await self._connect()
         async with self._sink.hearing(self.arrived):
@@ -91,7 +94,7 @@ class ClosedLoop:
                 self._running += 1
                 client.go_on()
             await asyncio.sleep(warm_up_s)
-            window = await self._watch(cpu_s, server_cpu_s, seconds)
+            window = await self._watch(cpu_s, server_cpu_s, seconds, others)
             self._stopping = True
             await self._drain()
         for client in clients:
@@ -114,11 +117,16 @@ class ClosedLoop:
         cpu_s: Callable[[], float | None],
         server_cpu_s: Callable[[], float | None],
         seconds: float,
+        others: bool,
     ) -> Window:
         cpu, server_cpu = cpu_s(), server_cpu_s()
         before = (self.accepted, self.delivered, self.others)
         began, load_cpu = time.monotonic(), time.process_time()
         await asyncio.sleep(seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while self.delivered == before[1] or (others and self.others == before[2]):  # noqa: ASYNC110
+                    await asyncio.sleep(seconds / 10)
         ended, load_cpu_after = time.monotonic(), time.process_time()
         return Window(
             seconds=ended - began,

@@ -45,7 +45,8 @@ async def measure(bench: Bench) -> Figures:
             relayed.append(await bench.saturate(relay))
             for side in sides.values():
                 async with side.bustle.going_on():
-                    side.windows["busy"].append(await bench.saturate(side.busy))
+                    window = await bench.saturate(side.busy, others=True)
+                    side.windows["busy"].append(window)
     base = figures.saturation(relayed)
     return {store: _figures(side, base) for store, side in sides.items()}
 

@@ -76,6 +76,7 @@ class Rig:
     script: Script
     metrics: Metrics
     claims: int = 0
+    in_vain: int = -1  # attempts that were under way when the last claim brought nothing
 
     async def submit(self, job: str = "job-1", **more: Any) -> Submitted:
         return await self.engine.submit(callback(job, **{"now_ms": now_ms(), **more}))
@@ -108,6 +109,14 @@ class Rig:
             return self.claims > 0 and not self.engine.in_flight
 
         await self.until(claimed)
+
+    async def claimed_in_vain(self) -> None:
+        """Until the engine has looked for more than what is under way now, and got none."""
+
+        async def in_vain() -> bool:
+            return self.in_vain == self.engine.in_flight
+
+        await self.until(in_vain)
 
     async def idle(self) -> None:
         """Until nothing waits and nothing is under way."""
@@ -142,7 +151,9 @@ async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> Async
 
     async def counted(claim_: ClaimRequest) -> list[Delivery]:
         rig.claims += 1
-        return await claim(claim_)
+        found = await claim(claim_)
+        rig.in_vain = rig.in_vain if found else engine.in_flight
+        return found
 
     setattr(store, "claim", counted)  # noqa: B010  # to see that nothing polls
     if started:
