@@ -11,7 +11,7 @@ from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
-from receiver.base.protocol import Bounds
+from receiver.base.server import Bounds
 
 _LOG: Final = log.get("dispatcher.server")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
@@ -52,7 +52,7 @@ async def _serve(settings: Settings, announce: Announce, given: socket.socket | 
         url = server.url_of(listener)
         service = Service(settings)
         await service.start()
-        server.tame_collector()
+        server.tune_gc()
 
         def listening() -> None:
             announce(url, service.new_key)

@@ -7,7 +7,7 @@ from typing import Final
 from receiver.app import Receiver
 from receiver.base import log, server
 from receiver.base.http import DRAIN_BYTES_MAX
-from receiver.base.protocol import Bounds
+from receiver.base.server import Bounds
 from receiver.handling.tx import EffectsError
 from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings
@@ -53,7 +53,7 @@ async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None
         )
         with http.signals():
             async with app:  # here, not in the lifespan: the inbox's error is told in one line
-                server.tame_collector()
+                server.tune_gc()
                 await http.serve(sockets=[listener])
     if on_stopped is not None:
         await on_stopped()
