@@ -64,12 +64,12 @@ def parse(raw: Mapping[str, object]) -> Filter:
     return Filter(**fields, tags=tuple(tags))
 
 
-def show(wanted: Filter) -> dict[str, str]:
-    """`wanted` under the names that `parse` reads."""
-    shown = {name: getattr(wanted, _snake(name)) for name in _WORDS}
-    shown |= {name: _iso_or_none(getattr(wanted, f"{name}_ms")) for name in _TIMES}
-    shown |= {f"tag.{key}": value for key, value in wanted.tags}
-    return {name: value for name, value in shown.items() if value is not None}
+def dump(chosen: Filter) -> dict[str, str]:
+    """Return the fields of a filter under the names that `parse` reads."""
+    fields = {name: getattr(chosen, _snake(name)) for name in _WORDS}
+    fields |= {name: iso(getattr(chosen, f"{name}_ms")) for name in _TIMES}
+    fields |= {f"tag.{key}": value for key, value in chosen.tags}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _text(name: str, value: object) -> str:
@@ -100,10 +100,6 @@ def _time(name: str, text: str) -> int:
         raise FilterError(
             name, text, "must be an ISO-8601 time such as 2026-01-31T12:00:00Z"
         ) from error
-
-
-def _iso_or_none(ms: int | None) -> str | None:
-    return None if ms is None else iso(ms)
 
 
 def _snake(name: str) -> str:

@@ -48,7 +48,7 @@ async def search(call: Call) -> Response:
     """
     paged = {one.name for one in PAGE}
     chosen = filters.parse({name: call.query[name] for name in call.query if name not in paged})
-    about = f"callbacks\0{call.tenant}\0{encode(filters.show(chosen)).decode()}"
+    about = f"callbacks\0{call.tenant}\0{encode(filters.dump(chosen)).decode()}"
     listing = call.listing(about)
     page = await call.context.store.search(
         call.tenant, chosen, after=listing.after, limit=listing.limit

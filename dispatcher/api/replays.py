@@ -51,7 +51,7 @@ async def start(call: Call) -> Response:
 async def _preview(call: Call, chosen: Filter) -> Response:
     matched, sample = await call.context.store.preview_replay(call.tenant, chosen, sample=SAMPLE)
     views = [callbacks.view(one) for one in sample]
-    return respond(wire.PreviewView(matched=matched, sample=views, filter=filters.show(chosen)))
+    return respond(wire.PreviewView(matched=matched, sample=views, filter=filters.dump(chosen)))
 
 
 def replay_filter(raw: dict[str, str]) -> Filter:

@@ -39,7 +39,7 @@ def new(
     return Replay(
         id=new_id("rp", now_ms),
         tenant=tenant,
-        filter=json.dumps(filters.show(filter)),
+        filter=json.dumps(filters.dump(filter)),
         rate_per_second=rate_per_second,
         state="running" if matched else "done",
         matched=matched,

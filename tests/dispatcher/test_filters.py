@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.filters import Filter, FilterError, parse, show
+from dispatcher.filters import Filter, FilterError, dump, parse
 from dispatcher.states import STATES
 from receiver.base.clock import iso
 
@@ -32,10 +32,10 @@ wanted = st.fixed_dictionaries(
 
 
 @given(wanted)
-def test_what_is_shown_reads_back_as_it_was(raw: dict[str, str]) -> None:
+def test_what_is_dumped_reads_back_as_it_was(raw: dict[str, str]) -> None:
     """A replay keeps its filter as text, and must find the same set after a restart."""
-    assert show(parse(raw)) == raw
-    assert parse(show(parse(raw))) == parse(raw)
+    assert dump(parse(raw)) == raw
+    assert parse(dump(parse(raw))) == parse(raw)
 
 
 def test_every_field_has_its_place() -> None:
@@ -113,7 +113,7 @@ def test_at_most_eight_tags_at_once() -> None:
 )
 def test_anything_at_all_is_a_filter_or_a_filter_error(raw: dict[str, object]) -> None:
     try:
-        shown = show(parse(raw))
+        fields = dump(parse(raw))
     except FilterError:
         return
-    assert parse(shown) == parse(raw)
+    assert parse(fields) == parse(raw)
