@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import astuple, replace
 
 from dispatcher.health import Health, after
-from dispatcher.outcome import Outcome
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.requests import Settlement
@@ -18,7 +17,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
     A commit whose answer was lost may have recorded one already; that is no stale claim.
     """
     found = tx.all(tx.statements.HELD, tx.ids(item.delivery.id for item in settlements))
-    held = {(row[0], row[1]): bool(row[2]) for row in found if row[3] == "sending"}
+    held = {(row[0], row[1]): row[2] for row in found if row[3]}
     current: dict[str, tuple[Settlement, State]] = {}
     results = []
     for item in settlements:
@@ -66,7 +65,7 @@ def _settled_row(tx: Tx, item: Settlement, state: State) -> Row:
     due_ms = verdict.due_ms if state == "pending" else None
     return (
         state,
-        None if due_ms is None else tx.at(due_ms),
+        due_ms if due_ms is None else tx.at(due_ms),
         delivery.tries + 1,
         delivery.attempt,
         tx.at(item.now_ms) if state in FINAL else None,
@@ -98,10 +97,13 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> None:
     for item in settled:
         lane = item.delivery.destination
         if lane in now:
+            outcome = item.outcome
+            if tx.skew_ms:
+                outcome = replace(outcome, started_ms=tx.at(outcome.started_ms))
             now[lane] = after(
                 now[lane],
-                _by_database_clock(tx, item.outcome),
-                now_ms=tx.at(item.now_ms),
+                outcome,
+                now_ms=item.now_ms + tx.skew_ms,
                 random=item.random,
                 concurrency=concurrency[lane],
             )
@@ -110,12 +112,6 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> None:
     changed = [(*astuple(health), lane) for lane, health in now.items() if health != before[lane]]
     if changed:
         tx.bulk(tx.statements.SET_HEALTH, changed)
-
-
-def _by_database_clock(tx: Tx, outcome: Outcome) -> Outcome:
-    if not tx.skew_ms:
-        return outcome
-    return replace(outcome, started_ms=tx.at(outcome.started_ms))
 
 
 def _health(row: Row) -> Health:

@@ -252,7 +252,9 @@ def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
 # --- settle ---
 
 # Differs: the state is looked at by the reader, so that no plan can go by a partial index.
-HELD: Final = "SELECT id, claim, cancelling, state FROM callbacks WHERE id = ANY(?::text[])"
+HELD: Final = """
+SELECT id, claim, cancelling, state = 'sending' FROM callbacks WHERE id = ANY(?::text[])
+"""
 
 RECORDED: Final = """
 SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts

@@ -211,7 +211,8 @@ def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
 # --- settle ---
 
 HELD: Final = """
-SELECT c.id, c.claim, c.cancelling, c.state FROM json_each(?) j JOIN callbacks c ON c.id = j.value
+SELECT c.id, c.claim, c.cancelling, c.state = 'sending'
+FROM json_each(?) j JOIN callbacks c ON c.id = j.value
 """
 
 RECORDED: Final = """
