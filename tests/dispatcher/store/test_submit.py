@@ -176,6 +176,14 @@ async def test_a_url_whose_destination_was_removed_can_be_submitted_to_again(wor
     assert (await world.destination()).disabled_reason is None
 
 
+async def test_a_new_destination_is_its_url_without_query_and_fragment(world: World) -> None:
+    """What comes after the path may be a token, and is in no listing."""
+    await world.submit("a", url=URL + "?token=1#part")
+    assert (await world.destination()).url == URL
+    delivery = await world.one()
+    assert delivery.url == URL + "?token=1#part"
+
+
 async def test_a_url_is_one_destination_whatever_its_query(world: World) -> None:
     await world.submit("a", url=URL + "?token=1")
     await world.submit("b", url=URL + "?token=2")
