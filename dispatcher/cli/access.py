@@ -57,7 +57,7 @@ def list_keys(service: ServiceDep) -> None:
         )
 
     nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
-    print_list(service, calls.keys, Key, made, row, nothing)
+    print_list(service, calls.keys, made, row, nothing)
 
 
 @command(
@@ -141,7 +141,7 @@ def list_secrets(service: ServiceDep) -> None:
         )
 
     nothing = "no secrets yet: they come with a tenant"
-    print_list(service, calls.secrets, Secret, made, row, nothing)
+    print_list(service, calls.secrets, made, row, nothing)
 
 
 @command(secrets, "reveal", _SECRETS[1])
@@ -214,4 +214,4 @@ def list_tenants(service: ServiceDep) -> None:
         age = cli.ago(tenant.created_at)
         made.add_row(cli.plain(tenant.name), cli.stamp(tenant.created_at), age)
 
-    print_list(service, calls.tenants, Tenant, made, row, "no tenants yet")
+    print_list(service, calls.tenants, made, row, "no tenants yet")

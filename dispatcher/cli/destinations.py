@@ -57,7 +57,7 @@ def list_destinations(service: ServiceDep) -> None:
             ),
         )
 
-    print_list(service, calls.destinations, Destination, made, row, "no destinations yet")
+    print_list(service, calls.destinations, made, row, "no destinations yet")
 
 
 @command(group, "show", "dispatcher destinations show billing")

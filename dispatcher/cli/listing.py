@@ -5,16 +5,16 @@ from itertools import islice
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import values
 from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import RawPage, Service, ServiceDep
-from dispatcher.client import Callback, Filters
+from dispatcher.cli.service import Service, ServiceDep, pages
+from dispatcher.client import Callback, Filters, Page
 from dispatcher.client.calls import page
+from dispatcher.client.transport import Call
 from dispatcher.states import State
 from receiver.base import cli
 
@@ -126,31 +126,32 @@ def list_callbacks(
     rows_max = None if all else limit or _LIMIT
     rows = islice(_rows(service, filters, rows_max), rows_max)
     if service.json:
-        cli.print_json_lines(bytes(row) for row in rows)
+        cli.print_json_lines(came for _, came in rows)
     else:
         _print(rows, rows_max)
 
 
-def _rows(service: Service, filters: Filters, rows_max: int | None) -> Iterator[msgspec.Raw]:
-    """Yield each callback's JSON as it came, page after page."""
-    cursor, left = None, rows_max
-    while True:
-        limit = _PAGE_MAX if left is None else min(left, _PAGE_MAX)
-        response = service.client.raw(page(filters, cursor=cursor, limit=limit))
-        found = msgspec.json.decode(response.body, type=RawPage)
-        yield from found.data
-        cursor = found.next_cursor
-        left = None if left is None else left - len(found.data)
-        if cursor is None or left == 0:
-            return
+def _rows(
+    service: Service, filters: Filters, rows_max: int | None
+) -> Iterator[tuple[Callback, bytes]]:
+    """Yield each callback with the JSON that it came as, page after page."""
+    left = rows_max
+
+    def build(cursor: str | None) -> Call[Page[Callback]]:
+        return page(
+            filters, cursor=cursor, limit=_PAGE_MAX if left is None else min(left, _PAGE_MAX)
+        )
+
+    for found in pages(service, build):
+        yield from found
+        left = None if left is None else max(1, left - len(found))
 
 
-def _print(rows: Iterator[msgspec.Raw], rows_max: int | None) -> None:
+def _print(rows: Iterator[tuple[Callback, bytes]], rows_max: int | None) -> None:
     """Tables of a page each, so that a long list shows from its beginning."""
     shown = 0
     while found := list(islice(rows, _PAGE_MAX)):
-        callbacks = [msgspec.json.decode(row, type=Callback) for row in found]
-        cli.console().print(callback_table(callbacks))
+        cli.console().print(callback_table([callback for callback, _ in found]))
         shown += len(found)
     if not shown:
         cli.error_console().print("no callbacks match", style="dim")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, Any, Final, Self, TypeVar
+from typing import Annotated, Final, Self, TypeVar
 
 import msgspec
 import typer
@@ -15,6 +15,7 @@ from dispatcher.client import (
     Client,
     Forbidden,
     NotFound,
+    Page,
     PostbackError,
     QueueFull,
     StorageFull,
@@ -104,12 +105,14 @@ class Service:
         self.client.close()
 
     def show(self, call: Call[T]) -> T | None:
-        """Make the call. For programs its JSON is printed as it came, and None returned."""
+        """Make the call and read its answer. For programs that is printed as it came, and None
+        returned."""
         response = self.client.raw(call)
+        value = call.read(response)
         if self.json:
             cli.print_json(response.body)
             return None
-        return call.read(response)
+        return value
 
 
 def connect(
@@ -176,12 +179,18 @@ class RawPage(msgspec.Struct, rename="camel"):
     next_cursor: str | None
 
 
-def pages(service: Service, build: Callable[[str | None], Call[Any]]) -> Iterator[RawPage]:
-    """Yield all pages; `build` makes the call for the one at a cursor."""
+def pages(
+    service: Service, build: Callable[[str | None], Call[Page[T]]]
+) -> Iterator[list[tuple[T, bytes]]]:
+    """Yield all pages, each item with the JSON that it came as; `build` makes the call for the one
+    at a cursor."""
     cursor = None
     while True:
-        page = msgspec.json.decode(service.client.raw(build(cursor)).body, type=RawPage)
-        yield page
+        call = build(cursor)
+        response = service.client.raw(call)
+        page = call.read(response)
+        came = msgspec.json.decode(response.body, type=RawPage)
+        yield list(zip(page.data, map(bytes, came.data), strict=True))
         cursor = page.next_cursor
         if cursor is None:
             return
@@ -189,8 +198,7 @@ def pages(service: Service, build: Callable[[str | None], Call[Any]]) -> Iterato
 
 def print_list(
     service: Service,
-    build: Callable[..., Call[Any]],
-    type: type[T],
+    build: Callable[..., Call[Page[T]]],
     table: Table,
     row: Callable[[T], None],
     nothing: str,
@@ -199,10 +207,10 @@ def print_list(
     to which `row` adds one item, or else the word `nothing`."""
     for page in pages(service, lambda cursor: build(cursor=cursor)):
         if service.json:
-            cli.print_json_lines(bytes(item) for item in page.data)
+            cli.print_json_lines(came for _, came in page)
         else:
-            for item in page.data:
-                row(msgspec.json.decode(item, type=type))
+            for item, _ in page:
+                row(item)
     if service.json:
         return
     if table.row_count:

@@ -13,6 +13,7 @@ from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Attempt, Callback
 from dispatcher.client.calls import attempts, get
+from dispatcher.client.transport import Call
 from receiver.base import cli
 
 _EXCERPT_CHARS: Final = 160
@@ -43,9 +44,16 @@ def show_callback(
     if not service.json:
         print_story(cli.console(), service.client.get(id), service.client.attempts(id))
         return
-    callback, history = (service.client.raw(call).body for call in (get(id), attempts(id)))
     # Both as they came, side by side.
+    callback, history = _as_came(service, get(id)), _as_came(service, attempts(id))
     cli.print_json(b'{"callback":' + callback + b',"history":' + history.strip() + b"}")
+
+
+def _as_came(service: Service, call: Call[Any]) -> bytes:
+    """Return the JSON of an answer, once it has been read."""
+    response = service.client.raw(call)
+    call.read(response)
+    return response.body
 
 
 def await_end(service: Service, id: str, timeout_s: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
+from dispatcher.client.calls import one_value
 from dispatcher.policy import PRESETS
 from receiver.base.clock import iso, parse_iso
 
@@ -116,10 +117,10 @@ def payload(text: str) -> bytes:
     else:
         body, where = text.encode(errors="surrogateescape"), "--payload"
     try:
-        json.loads(body)
-    except (ValueError, RecursionError) as error:
+        one_value(body)
+    except ValueError as error:
         hint = f", nor is there a file {text[:60]!r}" if where == "--payload" else ""
-        raise typer.BadParameter(f"{where} is not JSON ({error}){hint}") from None
+        raise typer.BadParameter(f"{where} is not JSON: {error}{hint}") from None
     return body.strip()
 
 

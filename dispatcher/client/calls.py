@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Final, TypedDict, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
-from dispatcher.client.errors import BadAnswer, PostbackError, error_from
+from dispatcher.client.errors import BadAnswer, NotFound, PostbackError, error_from
 from dispatcher.client.results import (
     Attempt,
     Callback,
@@ -43,7 +44,19 @@ Policy = str | Mapping[str, Any]
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+NO_CONTENT: Final = 204
+_FILTERS: Final = {
+    "status": "status",
+    "job_status": "jobStatus",
+    "job_id": "jobId",
+    "destination": "destination",
+    "priority": "priority",
+    "error": "error",
+    "since": "since",
+    "until": "until",
+}
 _VISIBLE: Final = re.compile(r"[!-~]{1,255}")
+_CONTENT_TYPE: Final = re.compile(r"[!-~]([ -~]{0,254}[!-~])?")
 
 
 class LineResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +82,8 @@ class Payload(msgspec.Struct, frozen=True, kw_only=True):
 
 class Filters(TypedDict, total=False):
     """What a listing or a replay is about; everything given must match. `since` is inclusive,
-    `until` exclusive, both on creation; a datetime without a zone is taken as UTC."""
+    `until` exclusive, both on creation; a datetime without a zone is taken as UTC. Another key, or
+    a value of another kind (None, too), raises ValueError: without it more would match."""
 
     status: State
     job_status: str
@@ -101,7 +115,8 @@ class Submission:
     def encode(self) -> bytes:
         """Return a batch line's JSON, in one line unless the payload's own bytes hold line breaks.
 
-        Raises TypeError or ValueError for a payload that is not JSON (NaN, an object, …).
+        Raises TypeError or ValueError for a payload that is not JSON (NaN, an object, …), also for
+        bytes that are not exactly one JSON value: fields of the callback could hide in them.
         """
         fields = {
             "jobId": self.job_id,
@@ -115,7 +130,8 @@ class Submission:
             "idempotencyKey": self.idempotency_key,
         }
         head = _dumps(_given(fields), default=dict)
-        body = self.payload if isinstance(self.payload, bytes) else _dumps(self.payload)
+        is_text = isinstance(self.payload, bytes)
+        body = one_value(self.payload) if is_text else _dumps(self.payload)
         return head[:-1] + b',"payload":' + body + b"}"
 
 
@@ -137,9 +153,10 @@ def submit(
 ) -> Call[Submitted]:
     """Hand over one callback; when this returns it is safe on the service's disk.
 
-    `payload` is any JSON value, or `bytes`: JSON text delivered byte for byte. Sending it again
-    is safe: the same idempotency key (by default: jobId, jobStatus and destination) with the same
-    content answers with the first one's id and `duplicate`.
+    `payload` is any JSON value, or `bytes`: the text of exactly one, delivered byte for byte; what
+    is not that raises ValueError. Sending it again is safe: the same idempotency key (by default:
+    jobId, jobStatus and destination) with the same content answers with the first one's id and
+    `duplicate`.
     """
     submission = Submission(
         job_id=job_id,
@@ -180,6 +197,8 @@ def submit_raw(
     idempotency_key: str | None = None,
 ) -> Call[Submitted]:
     """Hand over any bytes of any content type, delivered byte for byte."""
+    if not _CONTENT_TYPE.fullmatch(content_type):
+        raise ValueError("a content type is 1 to 256 visible ASCII characters")
     params = {
         "jobId": job_id,
         "callbackUrl": callback_url,
@@ -200,7 +219,10 @@ def submit_raw(
 
 
 def submit_batch(lines: Sequence[bytes]) -> Call[list[LineResult]]:
-    """Hand over some callbacks in one request, each one line of JSON. A bad line fails alone."""
+    """Hand over some callbacks in one request, each one line of JSON. A bad line fails alone.
+    Raises ValueError for what is no line, or more than one."""
+    if not all(line.strip() and b"\n" not in line for line in lines):
+        raise ValueError("each callback of a batch is JSON in one line, and none is empty")
 
     def read(response: Response) -> list[LineResult]:
         return _read_lines(response, len(lines))
@@ -420,6 +442,10 @@ def _delete(*parts: str) -> Call[None]:
 
 
 def _path(*parts: str) -> str:
+    """Return the path with these parts. Raises NotFound for an id that would make another one."""
+    for part in parts:
+        if part in ("", ".", ".."):
+            raise NotFound("NOT_FOUND", f"nothing has the id {part!r}", status=404)
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -432,24 +458,31 @@ def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filter_params(filters: Filters) -> dict[str, str]:
-    """Return `filters` under the API's names."""
-    named = {
-        "status": filters.get("status"),
-        "jobStatus": filters.get("job_status"),
-        "jobId": filters.get("job_id"),
-        "destination": filters.get("destination"),
-        "priority": filters.get("priority"),
-        "error": filters.get("error"),
-        "since": _time(filters.get("since")),
-        "until": _time(filters.get("until")),
-    }
-    tags = {f"tag.{key}": value for key, value in filters.get("tags", {}).items()}
-    return _given(named) | tags
+    """Return `filters` under the API's names. Raises ValueError for what cannot be one of them."""
+    params: dict[str, str] = {}
+    for name, value in filters.items():
+        if name == "tags":
+            params |= _tag_params(value)
+        elif name not in _FILTERS:
+            raise ValueError(f"there is no filter {name!r}, only: {', '.join(_FILTERS)}, tags")
+        elif isinstance(value, datetime) and name in ("since", "until"):
+            params[_FILTERS[name]] = _time(value)
+        elif isinstance(value, str):
+            params[_FILTERS[name]] = str(value)
+        else:
+            raise ValueError(f"the filter {name} cannot be {value!r}: leave it out, or give a text")
+    return params
 
 
-def _time(moment: datetime | str | None) -> str | None:
-    if not isinstance(moment, datetime):
-        return moment
+def _tag_params(tags: object) -> dict[str, str]:
+    pairs: Mapping[Any, Any] = tags if isinstance(tags, Mapping) else {"": tags}
+    for key, value in pairs.items():
+        if not (isinstance(key, str) and key and isinstance(value, str)):
+            raise ValueError(f"the filter tags maps texts to texts, and cannot be {tags!r}")
+    return {f"tag.{key}": value for key, value in pairs.items()}
+
+
+def _time(moment: datetime) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -461,6 +494,17 @@ def _key(idempotency_key: str | None) -> _Params:
     if not _VISIBLE.fullmatch(idempotency_key):
         raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
     return (("Idempotency-Key", idempotency_key),)
+
+
+def one_value(text: bytes) -> bytes:
+    """Return JSON text as it is. Raises ValueError unless it is exactly one value: behind it, it
+    would be read as fields of ours."""
+    try:
+        text.decode()
+        msgspec.json.decode(text, type=msgspec.Raw)  # looked through, not built
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its bytes are not exactly one JSON value ({error})") from None
+    return text
 
 
 def _dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
@@ -505,12 +549,17 @@ def _list(type: type[T]) -> _Read[list[T]]:
 
 
 def _read_payload(response: Response) -> Payload:
+    """Return the payload, whose digest the service sends with it. Raises BadAnswer."""
+    if response.headers.get("x-payload-sha256") != sha256(response.body).hexdigest():
+        raise BadAnswer.of(response.status, "the digest of a payload is missing, or another one's")
     kind = response.headers.get("content-type", "application/octet-stream")
     return Payload(body=response.body, content_type=kind)
 
 
 def _read_nothing(response: Response) -> None:
-    """There is nothing to read."""
+    """Raise BadAnswer unless the service says that it is done, for which it has no other words."""
+    if response.status != NO_CONTENT or response.body:
+        raise BadAnswer.of(response.status, "it should be 204, without a body")
 
 
 def _read_lines(response: Response, count: int) -> list[LineResult]:
@@ -539,8 +588,4 @@ def _decode(body: bytes, type: type[T], status: int) -> T:
     try:
         return msgspec.json.decode(body, type=type)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadAnswer(
-            "BAD_ANSWER",
-            f"HTTP {status} with an answer that is not this version of Postback's: {error}",
-            status=status,
-        ) from None
+        raise BadAnswer.of(status, error) from None

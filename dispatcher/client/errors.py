@@ -44,11 +44,23 @@ class PostbackError(Exception):
 
 
 class Unreachable(PostbackError):
-    """No answer came: nothing listens there, or the connection broke."""
+    """No answer came: nothing listens there, or the connection broke, or took too long; also where
+    a proxy says so for the service (502, 504)."""
 
 
 class BadAnswer(PostbackError):
     """An answer that is not Postback's: most often the URL names something else."""
+
+    @classmethod
+    def of(cls, status: int, why: object) -> Self:
+        """Return the error of a success that cannot be one."""
+        message = f"HTTP {status} with an answer that is not this version of Postback's: {why}"
+        return cls("BAD_ANSWER", message, status=status)
+
+    @classmethod
+    def too_large(cls, status: int, bytes_max: int) -> Self:
+        """Return the error of an answer that was not read to its end."""
+        return cls.of(status, f"it is larger than {bytes_max} bytes")
 
 
 class WaitTimeout(PostbackError):
@@ -56,9 +68,11 @@ class WaitTimeout(PostbackError):
 
     @classmethod
     def of(cls, id: str, status: str, timeout_s: float, last_error: str | None) -> Self:
-        """Return the error of a wait for `id` that was too short."""
+        """Return the error of a wait for `id` that was too short. An empty status: the service did
+        not say one."""
         why = "" if last_error is None else f" (last error: {last_error})"
-        return cls("WAIT_TIMEOUT", f"{id} is still {status} after {timeout_s:g} s{why}")
+        state = f"is still {status}" if status else "is of unknown state: there was no answer"
+        return cls("WAIT_TIMEOUT", f"{id} {state} after {timeout_s:g} s{why}")
 
 
 class BadRequest(PostbackError):
@@ -118,6 +132,12 @@ _BY_STATUS: Final[dict[int, type[PostbackError]]] = {
     503: Unavailable,
     507: StorageFull,
 }
+_BY_PROXY: Final[dict[int, type[PostbackError]]] = {
+    429: QueueFull,
+    502: Unreachable,
+    503: Unavailable,
+    504: Unreachable,
+}
 
 
 class _Shape(msgspec.Struct, frozen=True, rename="camel"):
@@ -153,9 +173,9 @@ def error_from(
 
 
 def _foreign(response: Response) -> PostbackError:
-    """Return an error page of something between us, or something else altogether. A 503 is a
-    proxy's usual word for a service that restarts."""
+    """Return an error page of something between us, or something else altogether. 502, 503 and 504
+    are a proxy's usual words for a service that restarts."""
     text = " ".join(response.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
     message = f"HTTP {response.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
-    kind = _BY_STATUS[response.status] if response.status in (429, 503) else BadAnswer
+    kind = _BY_PROXY.get(response.status, BadAnswer)
     return kind("BAD_ANSWER", message, status=response.status, retry_after_s=response.retry_after_s)

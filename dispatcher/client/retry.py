@@ -1,22 +1,26 @@
 """When to send again, and when to give up: no IO, so both clients share it.
 
 Sent again are 429, 503, connections that never came to be, and, for repeatable calls, responses
-that were lost. A submit is repeatable because the service knows each callback by its idempotency
-key (the `Idempotency-Key` header, else jobId, jobStatus and destination): the second one is
-answered with the first one's id, and one delivery goes out.
+that were lost: to us, or to a proxy between us, which says so with 502 or 504. A submit is
+repeatable because the service knows each callback by its idempotency key (the `Idempotency-Key`
+header, else jobId, jobStatus and destination): the second one is answered with the first one's id,
+and one delivery goes out.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import random
 from typing import Any, Final
 
 from dispatcher.client.errors import PostbackError, Unreachable, error_of
-from dispatcher.client.transport import Call, Response, TransportError
+from dispatcher.client.transport import TIMEOUT_S, Call, Response, TransportError
 
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 RETRIED: Final = frozenset({429, 503})
+_LOST: Final = frozenset({502, 504})
+_TRY_S_MIN: Final = 0.05
+LAST_LOOK_S: Final = 0.5  # for a wait whose time is over before it has seen anything
 
 Exchange = Generator[float, Response | TransportError, Response]
 """Yields how many seconds to wait before sending, takes what came back, returns the response of a
@@ -25,14 +29,27 @@ success."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """At most `retries` more tries after the first, and none that would end after `total_s`."""
+    """At most `retries` more tries after the first, and none that would end after `total_s`. The
+    first may take `timeout_s`, each further one as long while that fits."""
 
     retries: int = 5
     total_s: float = 60.0
+    timeout_s: float = TIMEOUT_S
+
+    def within(self, left_s: float) -> "RetryPolicy":
+        """Return the policy of a call that must have ended after `left_s`."""
+        return replace(
+            self, total_s=min(self.total_s, left_s), timeout_s=min(self.timeout_s, left_s)
+        )
+
+    def next_try_s(self, spent_s: float) -> float:
+        """Return how long a further try may take when `spent_s` have gone by."""
+        return max(_TRY_S_MIN, min(self.timeout_s, self.total_s - spent_s))
 
 
 def exchange(call: Call[Any], policy: RetryPolicy) -> Exchange:
-    """Send `call` until it succeeds. Raises the PostbackError of the last try."""
+    """Send `call` until it succeeds. Raises the PostbackError of the last try, from a TimeoutError
+    where only time was missing for another one."""
     spent_s = wait_s = 0.0
     tries = 0
     while True:
@@ -42,8 +59,10 @@ def exchange(call: Call[Any], policy: RetryPolicy) -> Exchange:
         tries += 1
         wait_s = _wait_s(reply, tries)
         spent_s += reply.elapsed_s + wait_s
-        if not _retried(call, reply) or tries > policy.retries or spent_s > policy.total_s:
+        if not _retried(call, reply) or tries > policy.retries:
             raise _error(reply)
+        if spent_s > policy.total_s:
+            raise _error(reply) from TimeoutError("there is no time for another try")
 
 
 def poll_s(polls: int) -> float:
@@ -60,7 +79,7 @@ def backoff_s(tries: int) -> float:
 
 def _retried(call: Call[Any], reply: Response | TransportError) -> bool:
     if isinstance(reply, Response):
-        return reply.status in RETRIED
+        return reply.status in RETRIED or (call.repeatable and reply.status in _LOST)
     return call.repeatable or not reply.sent
 
 

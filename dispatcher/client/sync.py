@@ -14,18 +14,21 @@ import httpx
 from dispatcher.client import calls
 from dispatcher.client.batches import Items, batch, batches
 from dispatcher.client.calls import Filters, LineResult
-from dispatcher.client.errors import WaitTimeout
+from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
 from dispatcher.client.results import Callback, Replay
-from dispatcher.client.retry import RetryPolicy, exchange, poll_s
+from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
+    ANSWER_BYTES_MAX,
     DEFAULT_URL,
     TIMEOUT_S,
     Call,
     Endpoint,
     Response,
     TransportError,
+    is_encoded,
     read_response,
     request_arguments,
+    time_limit,
 )
 from dispatcher.wire import Page
 
@@ -59,8 +62,10 @@ class Client:
     """Talks to a running dispatcher. Close it, or use `with`. One client serves many threads.
 
     `tenant` is for platform keys (others have their own). `retries` bounds how often a call is
-    tried again (429, 503, broken connections; `Retry-After` is honoured), `retry_for_s` how long
-    all its tries may take together. Every method raises PostbackError.
+    tried again (429, 503, broken connections; `Retry-After` is honoured), `timeout_s` how long one
+    try may take, from connecting to the last byte of the answer, and `retry_for_s` all tries
+    together. A longer answer than `answer_bytes_max` is not read. Every method raises
+    PostbackError.
     """
 
     def __init__(
@@ -72,12 +77,14 @@ class Client:
         retries: int = 5,
         retry_for_s: float = 60.0,
         timeout_s: float = TIMEOUT_S,
+        answer_bytes_max: int = ANSWER_BYTES_MAX,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
         self._endpoint = Endpoint(url, api_key, tenant)
-        self._policy = RetryPolicy(retries=retries, total_s=retry_for_s)
-        self._http = httpx.Client(transport=transport, **self._endpoint.options(timeout_s))
+        self._policy = RetryPolicy(retries=retries, total_s=retry_for_s, timeout_s=timeout_s)
+        self._answer_bytes_max = answer_bytes_max
+        self._http = self._endpoint.connect(httpx.Client, transport, timeout_s)
 
     def __repr__(self) -> str:
         return f"Client({self._endpoint!r})"
@@ -127,7 +134,9 @@ class Client:
     stats = _method(calls.stats)
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Callback]:
-        """Every callback that matches, newest first, fetched page by page as you iterate."""
+        """Every callback that matches, newest first, fetched page by page as you iterate. Raises
+        ValueError for a filter that there is not."""
+        calls.page(filters)
         return self._pages(partial(calls.page, filters))
 
     def submit_many(self, items: Items) -> Iterator[LineResult]:
@@ -143,16 +152,27 @@ class Client:
 
     def wait(self, id: str, timeout: float = 60.0) -> Callback:
         """Return the callback once it is delivered, dead or cancelled. Raises WaitTimeout after
-        `timeout` seconds, and NotFound."""
+        `timeout` seconds, whatever the service does, and NotFound."""
         deadline = time.monotonic() + timeout
+        look = calls.get(id)
+        status, reason = "", None
         polls = 0
-        while not (callback := self.get(id)).final:
+        while True:
+            left_s = max(deadline - time.monotonic(), LAST_LOOK_S)
+            try:
+                callback = look.read(self.raw(look, within_s=left_s))
+            except PostbackError as error:
+                if left_s > self._policy.total_s or not isinstance(error.__cause__, TimeoutError):
+                    raise
+                raise WaitTimeout.of(id, status, timeout, reason or error.message) from error
+            if callback.final:
+                return callback
+            status, reason = callback.status, callback.last_error
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise WaitTimeout.of(id, callback.status, timeout, callback.last_error)
+                raise WaitTimeout.of(id, status, timeout, reason)
             time.sleep(min(poll_s(polls), left_s))
             polls += 1
-        return callback
 
     def watch_replay(self, id: str) -> Iterator[Replay]:
         """How far a filtered replay is, again and again until it is done or cancelled."""
@@ -167,14 +187,17 @@ class Client:
         """Make any call and read its response."""
         return call.read(self.raw(call))
 
-    def raw(self, call: Call[Any]) -> Response:
-        """Make any call; the response of its success as it came."""
-        steps = exchange(call, self._policy)
-        wait_s = next(steps)
+    def raw(self, call: Call[Any], *, within_s: float | None = None) -> Response:
+        """Make any call, `within_s` if that is given; the response of its success as it came."""
+        policy = self._policy if within_s is None else self._policy.within(within_s)
+        started_s = time.monotonic()
+        steps = exchange(call, policy)
+        wait_s, limit_s = next(steps), policy.timeout_s
         while True:
             time.sleep(wait_s)
             try:
-                wait_s = steps.send(self._send(call))
+                wait_s = steps.send(self._send(call, limit_s))
+                limit_s = policy.next_try_s(time.monotonic() - started_s + wait_s)
             except StopIteration as end:
                 good: Response = end.value
                 return good
@@ -199,10 +222,19 @@ class Client:
             if cursor is None:
                 return
 
-    def _send(self, call: Call[Any]) -> Response | TransportError:
+    def _send(self, call: Call[Any], limit_s: float) -> Response | TransportError:
         started_s = time.monotonic()
+        body = bytearray()
         try:
-            response = self._http.request(**request_arguments(call))
-        except httpx.RequestError as error:
+            with (
+                time_limit(limit_s),
+                self._http.stream(**request_arguments(call, limit_s)) as response,
+            ):
+                if not is_encoded(response):
+                    for chunk in response.iter_bytes():
+                        body += chunk
+                        if len(body) > self._answer_bytes_max:
+                            raise BadAnswer.too_large(response.status_code, self._answer_bytes_max)
+        except (httpx.RequestError, TimeoutError) as error:
             return self._endpoint.failure(error, time.monotonic() - started_s)
-        return read_response(response, time.monotonic() - started_s)
+        return read_response(response, bytes(body), time.monotonic() - started_s)

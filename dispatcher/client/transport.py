@@ -1,7 +1,11 @@
 """Requests and responses as values, and the endpoint that they go to."""
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Generic, TypeVar
@@ -12,11 +16,16 @@ import httpx
 from dispatcher import VERSION
 
 T_co = TypeVar("T_co", covariant=True)
+AnyClient = TypeVar("AnyClient", httpx.Client, httpx.AsyncClient)
 
 DEFAULT_URL: Final = "http://127.0.0.1:8600"
 TIMEOUT_S: Final = 35.0  # a little above the service's own limit on a request
 CONNECT_TIMEOUT_S: Final = 5.0
+# Twice the largest payload that a service can be set to take; a page of callbacks is far below it.
+ANSWER_BYTES_MAX: Final = 128 * 1024 * 1024
+_WRITE_BYTES: Final = 64 * 1024  # a peer that hardly reads ends no write of this size late
 _VISIBLE: Final = re.compile(r"[!-~]{1,512}")
+_DEADLINE: Final[ContextVar[float]] = ContextVar("deadline", default=float("inf"))
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
@@ -104,18 +113,27 @@ class Endpoint:
             "verify": parts.scheme == "https" or not local,
         }
 
-    def failure(self, error: httpx.RequestError, elapsed_s: float) -> TransportError:
-        """Return what a failure of the connection means."""
+    def connect(self, kind: type[AnyClient], transport: Any, timeout_s: float) -> AnyClient:
+        """Return httpx's client of this kind for the endpoint, for use within a time limit."""
+        client = kind(transport=transport, **self.options(timeout_s))
+        if isinstance(client, httpx.Client):
+            _limit(client)
+        return client
+
+    def failure(self, error: Exception, elapsed_s: float) -> TransportError:
+        """Return what a failure of the connection, or one that took too long, means."""
         never = isinstance(error, _NEVER_SENT)
         what = "cannot connect" if never else "the connection broke before the answer"
+        if isinstance(error, TimeoutError | httpx.ReadTimeout | httpx.WriteTimeout):
+            what = f"no whole answer within {elapsed_s:.3g} s"
         why = str(error) or type(error).__name__
         return TransportError(
             sent=not never, reason=f"{self.url}: {what} ({why})", elapsed_s=elapsed_s
         )
 
 
-def request_arguments(call: Call[Any]) -> dict[str, Any]:
-    """Return the arguments of httpx's `request` for `call`."""
+def request_arguments(call: Call[Any], limit_s: float) -> dict[str, Any]:
+    """Return the arguments of httpx's `stream` for `call`, which may take `limit_s`."""
     headers = dict(call.headers)
     if call.content_type is not None:
         headers["Content-Type"] = call.content_type
@@ -125,21 +143,92 @@ def request_arguments(call: Call[Any]) -> dict[str, Any]:
         "params": list(call.params),
         "headers": headers,
         "content": call.body or None,
+        "timeout": httpx.Timeout(limit_s, connect=min(limit_s, CONNECT_TIMEOUT_S)),
     }
 
 
-def read_response(response: httpx.Response, elapsed_s: float) -> Response:
+def is_encoded(response: httpx.Response) -> bool:
+    """Whether its body is compressed, though we asked that it be not: it is not unpacked, since a
+    little of it may be very much."""
+    encoding: str = response.headers.get("content-encoding", "identity")
+    return encoding.strip().lower() != "identity"
+
+
+def read_response(response: httpx.Response, body: bytes, elapsed_s: float) -> Response:
     """Return httpx's response as a value."""
     return Response(
         status=response.status_code,
         headers={name.lower(): value for name, value in response.headers.items()},
-        body=response.content,
+        body=body,
         elapsed_s=elapsed_s,
     )
 
 
+async_time_limit = asyncio.timeout
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let all that the clients of an `Endpoint` read and write within the block, in this thread,
+    end after `seconds`, with TimeoutError or httpx's."""
+    token = _DEADLINE.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
+
+
+def _limit(client: httpx.Client) -> None:
+    """Make `time_limit` hold for `client`, which has no public place for it. Its own time-outs are
+    for each operation on the socket: a service that drips would never meet them."""
+    for transport in (client._transport, *client._mounts.values()):
+        pool: Any = getattr(transport, "_pool", None)
+        if hasattr(pool, "_network_backend"):  # of a caller's own transport it need not be there
+            pool._network_backend = _Limited(pool._network_backend)
+
+
+class _Limited:
+    """A network backend of httpcore, or a stream of one, whose operations end at the deadline."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def connect_tcp(self, host: str, port: int, timeout: float | None, **more: Any) -> "_Limited":
+        """Connect as httpcore does."""
+        return _Limited(self._inner.connect_tcp(host, port, timeout=_left_s(timeout), **more))
+
+    def start_tls(self, ssl_context: Any, server_hostname: Any, timeout: Any = None) -> "_Limited":
+        """Go on in TLS."""
+        return _Limited(self._inner.start_tls(ssl_context, server_hostname, _left_s(timeout)))
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what is there."""
+        received: bytes = self._inner.read(max_bytes, _left_s(timeout))
+        return received
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all of it."""
+        for start in range(0, len(buffer), _WRITE_BYTES):
+            self._inner.write(buffer[start : start + _WRITE_BYTES], _left_s(timeout))
+
+
+def _left_s(timeout_s: float | None) -> float | None:
+    """Return the shorter of the operation's own time and what is left. Raises TimeoutError where
+    nothing is."""
+    left_s = _DEADLINE.get() - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError("the time for this call is over")
+    if left_s == float("inf"):
+        return timeout_s
+    return left_s if timeout_s is None else min(timeout_s, left_s)
+
+
 def _headers(api_key: str | None, tenant: str | None) -> dict[str, str]:
     headers = {"User-Agent": f"postback-python/{VERSION}", "Accept": "*/*"}
+    headers["Accept-Encoding"] = "identity"
     if api_key is not None:
         if not _VISIBLE.fullmatch(api_key):
             raise ValueError("the API key must be visible ASCII characters, without spaces")

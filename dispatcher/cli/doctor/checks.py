@@ -164,8 +164,11 @@ def _readiness(url: str, response: httpx.Response) -> Check:
         message = f"what answers at {url} is not a dispatcher (HTTP {response.status_code})"
         advice = "set DISPATCHER_URL to where the dispatcher is"
         return bad("service", message, advice)
-    if response.status_code == httpx.codes.OK:
+    if response.status_code == httpx.codes.OK and status == "ready":
         return ok("service", f"{status} at {url}")
+    if status != "unready":
+        message = f"what answers at {url} is not a dispatcher: it says {status!r}"
+        return bad("service", message, "set DISPATCHER_URL to where the dispatcher is")
     message = f"{status} at {url}: {reason}"
     advice = "its log says more; it recovers by itself once the cause is gone"
     return bad("service", message, advice)

@@ -32,6 +32,8 @@ _RULES: Final = tuple(
         (r"import asyncio\n", ""),
         (r"\basyncio\.sleep\b", "time.sleep"),
         (r"\basync_batches\b", "batches"),
+        (r"\basync_time_limit\b", "time_limit"),
+        (r"\baiter_bytes\b", "iter_bytes"),
         (r"\b__a(enter|exit)__\b", r"__\1__"),
         (r"\baclose\b", "close"),
         (r"\bAsync([A-Z]\w+)", r"\1"),
