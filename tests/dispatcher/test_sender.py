@@ -294,7 +294,7 @@ async def test_a_hanging_look_up_ends_within_its_own_deadline() -> None:
     assert asked.is_set()
     assert (outcome.kind, outcome.error) == ("unreachable", UNREACHABLE)
     assert "took longer than 0.2 s" in (outcome.detail or "")
-    assert outcome.duration_ms < 2_000
+    assert outcome.duration_ms < 10_000
 
 
 async def test_a_cancelled_attempt_is_cancelled_and_leaves_no_connection() -> None:

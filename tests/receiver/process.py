@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-ENDS_WITHIN_S = 15
+ENDS_WITHIN_S = 60.0
 
 
 class Process:

@@ -23,7 +23,7 @@ from tests.receiver.waiting import until
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 KEY = "test-key-of-the-platform"
 DONE = {"jobId": "job_1", "status": "completed", "output": {"pages": 50}}
-STARTS_WITHIN_S = 20
+STARTS_WITHIN_S = 60
 
 
 def submit_and_switch_off(folder: Path, callback_url: str) -> None:

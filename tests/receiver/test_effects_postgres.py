@@ -165,7 +165,7 @@ def test_of_two_replicas_at_the_same_message_one_waits_for_the_other(
     if first_commits:
         first.commit()
     first.close()
-    thread.join(15)
+    thread.join(60)
     assert found == [not first_commits]
     assert shop() == [("job_1", "completed")]
 
@@ -313,7 +313,7 @@ async def test_a_thread_that_hangs_outside_the_database_gives_its_locks_back_at_
     def hang(event: Event, tx: Any) -> None:
         write(tx, event)
         if event.attempt == 1:
-            release.wait(15)
+            release.wait(60)
             write(tx, event)
 
     async with opened(replace(settings, handler_timeout=0.1), hang) as client:
@@ -467,7 +467,7 @@ def test_two_replicas_that_start_at_once_make_one_table(settings: Settings) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(15)
+        thread.join(60)
     assert errors == []
 
 

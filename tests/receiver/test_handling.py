@@ -320,7 +320,7 @@ async def test_a_sync_handler_that_hangs_is_not_run_again_while_its_thread_lives
     def hang(event: Event) -> None:
         calls.append(event.job_id)
         if event.job_id == "hangs":
-            release.wait(10)
+            release.wait(60)
 
     async with opened(replace(settings, handler_timeout=0.05), {"*": hang}) as client:
         await client.send(job("hangs", "running"))
@@ -356,7 +356,7 @@ async def test_handlers_that_hang_keep_no_others_from_starting_until_there_are_t
     def handler(event: Event) -> None:
         calls.append(event.job_id)
         if event.job_id.startswith("hangs"):
-            release.wait(15)
+            release.wait(60)
 
     few = replace(settings, handler_timeout=0.02, handler_concurrency=2)
     async with opened(few, {"*": handler}) as client:
@@ -404,7 +404,7 @@ async def test_a_hanging_handler_with_tx_gives_the_database_back_at_once(
     def hang(event: Event, tx: Any) -> None:
         write(tx, event)
         if event.job_id == "hangs" and event.attempt == 1:
-            release.wait(10)
+            release.wait(60)
             for late_write in (tx.connection.execute, tx.execute):
                 try:
                     late_write("INSERT INTO effects VALUES ('late', 'late')")

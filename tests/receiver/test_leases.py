@@ -202,7 +202,7 @@ async def test_a_thread_whose_lease_was_lost_is_reported_and_not_overlapped_by_i
         calls[0] += 1
         assert running[0] == 1
         if event.attempt == 1:
-            release.wait(15)
+            release.wait(60)
         running[0] -= 1
 
     async with proxied(url) as proxy, replica(replace(settings, database_url=proxy.url), hang) as a:
@@ -239,7 +239,7 @@ async def test_what_a_lost_lease_left_running_counts_if_nobody_else_took_it(
 
     def hang(event: Event) -> None:
         calls.append(event.attempt)
-        release.wait(15)
+        release.wait(60)
 
     async with proxied(url) as proxy, replica(replace(settings, database_url=proxy.url), hang) as a:
         await a.send(JOB)

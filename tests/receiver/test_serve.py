@@ -22,7 +22,7 @@ from tests.receiver.process import Process
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed","output":[1]}'
-ENDS_WITHIN_S = 15
+ENDS_WITHIN_S = 60.0
 
 SHOP = """
 import os

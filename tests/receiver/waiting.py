@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-ENDS_WITHIN_S = 15.0
+ENDS_WITHIN_S = 60.0
 
 
 async def until(happened: Callable[[], bool | Awaitable[bool]]) -> None:

@@ -48,7 +48,7 @@ async def until_state(service: Service, callback_id: str, state: State) -> None:
         committed.set()
 
     service.store._events = replace(events, on_commit=on_commit)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await service.store.get("default", callback_id)).state != state:
             committed.clear()
             with contextlib.suppress(TimeoutError):

@@ -70,7 +70,7 @@ class Target:
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             async with connect(self._service, ADMIN_KEY) as client:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     return await client.request(method, path, **more)
 
         return self._runner.run(ask())

@@ -20,7 +20,7 @@ async def cancelled(api: httpx.AsyncClient, destination: str, *job_ids: str) -> 
 
 async def finished(api: httpx.AsyncClient, path: str) -> dict[str, Any]:
     """The replay, once it is no longer running."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             replay: dict[str, Any] = (await api.get(path)).json()
             if replay["state"] != "running":

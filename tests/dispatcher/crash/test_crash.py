@@ -84,7 +84,7 @@ async def test_a_crash_at_each_point_of_the_path_loses_nothing(
     platform = Platform(sink)
     sink.life += 1
     await dispatcher.start(point, 20)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await platform.load(dispatcher.url)
     assert await dispatcher.dead() == -9
     assert platform.acknowledged
@@ -116,7 +116,7 @@ async def test_after_the_commit_the_callback_is_delivered_though_nobody_was_told
     assert await dispatcher.dead() == -9
     assert platform.acknowledged == {}
     await dispatcher.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await sink.arrived.wait()
     assert (await settled(dispatcher.url))["delivered"] == 1
     assert [len(received) for received in sink.got.values()] == [1]

@@ -14,8 +14,8 @@ import aiohttp
 KEY: Final = "test-crash-key"
 SCRIPT: Final = Path(__file__).with_name("serve.py")
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-_START_S: Final = 30
-_SETTLED_S: Final = 30
+_START_S: Final = 60.0
+_SETTLED_S: Final = 60.0
 
 
 @dataclass(slots=True)

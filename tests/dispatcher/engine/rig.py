@@ -58,7 +58,7 @@ class Script:
 
     async def reached(self, count: int) -> None:
         """Until so many attempts have begun."""
-        async with asyncio.timeout(10), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(lambda: len(self.sent) >= count)
 
     def hold(self) -> None:
@@ -98,7 +98,7 @@ class Rig:
 
     async def until(self, met: Callable[[], Awaitable[bool]]) -> None:
         """Until `met`, looked at after each commit or so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await met():  # noqa: ASYNC110  # several parts must agree: no one event
                 await asyncio.sleep(0.005)
 

@@ -61,7 +61,7 @@ async def test_the_alarm_rings_at_its_time() -> None:
     alarm, loop = Alarm(), asyncio.get_running_loop()
     began = loop.time()
     alarm.set(0.05)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         await alarm.wait()
     assert loop.time() - began >= 0.049
 
@@ -70,7 +70,7 @@ async def test_the_alarm_rings_at_its_time() -> None:
 async def test_an_alarm_for_the_past_rings_at_once(delay_s: float) -> None:
     alarm = Alarm()
     alarm.set(delay_s)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await alarm.wait()
 
 
@@ -87,7 +87,7 @@ async def test_a_ring_that_nobody_heard_yet_stays() -> None:
     alarm = Alarm()
     alarm.ring()
     alarm.set(None)
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(60):
         await alarm.wait()
 
 

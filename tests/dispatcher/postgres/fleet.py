@@ -21,7 +21,7 @@ from aiohttp import web
 SCALE: Final = float(os.environ.get("POSTBACK_TEST_SCALE", "1"))
 ADMIN_KEY: Final = "test-admin-key-of-the-fleet"
 AUTH: Final = {"Authorization": f"Bearer {ADMIN_KEY}"}
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 _SETTLED_S: Final = 90.0
 # Leases of three seconds: what a killed process held is taken over while the test looks on.
 POLICY: Final = {"attempts": 50, "delays": [0.2], "jitter": 0, "timeout": 2}
@@ -234,7 +234,7 @@ async def call(member: Member, method: str, path: str, **more: Any) -> tuple[int
 
 async def until_status(member: Member, path: str, expected: int, **more: Any) -> None:
     """Until a GET is answered so: another process has no event to wait for."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await call(member, "GET", path, **more))[0] != expected:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

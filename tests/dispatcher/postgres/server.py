@@ -28,7 +28,7 @@ VARIABLE: Final = "DISPATCHER_TEST_POSTGRES_URL"
 ABSENT: Final = (
     f"no PostgreSQL: set {VARIABLE}, or install a server (initdb and postgres were not found)"
 )
-_START_S: Final = 30.0
+_START_S: Final = 60.0
 _STOP_S: Final = 20.0
 _USER: Final = "postback_test"
 # Fine for the conformance suite, which proves meaning; durability is proved on `durable=True`.

@@ -225,7 +225,7 @@ async def test_a_database_that_goes_away_is_503_and_comes_back_by_itself(
             assert (await answer.json())["error"] == "UNAVAILABLE"
         assert (await call(one, "GET", "/readyz"))[0] == 503
         assert (await call(one, "GET", "/healthz"))[0] == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         proxy.refusing = False
         await until_status(one, "/readyz", 200)
         assert (await call(one, "POST", "/v1/callbacks", json=document))[0] == 202

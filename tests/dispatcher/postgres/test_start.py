@@ -140,7 +140,7 @@ async def test_a_running_process_outlives_a_newer_schema(
     try:
         with psycopg.connect(url) as connection:
             connection.execute("INSERT INTO postback_schema VALUES (999)")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while "newer version" not in caplog.text:  # noqa: ASYNC110  # a log has no event
                 await asyncio.sleep(0.02)
         await store.check()

@@ -63,7 +63,7 @@ async def together(tmp_path: Path) -> AsyncIterator[Together]:
 
 async def until(true: Callable[[], bool]) -> None:
     """There is no event for what a background task of another store does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
@@ -123,7 +123,7 @@ async def test_keys_in_opposite_orders_do_not_lock_each_other_out(together: Toge
                 for n in numbers
             ]
             numbers.reverse()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             answers = await asyncio.gather(*submits)
         assert sum(not one.duplicate for one in answers) == 20
 
@@ -149,7 +149,7 @@ async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: P
             ours = [*claimed, *(one.delivery for one in answers if one.delivery)]
             await asyncio.gather(*(world.settle(one) for one in ours))
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(live(world, who) for who, world in enumerate(worlds)))
         for world in worlds:
             for delivery in await world.claim(100):
@@ -207,13 +207,13 @@ async def test_a_key_revoked_in_one_process_is_refused_in_all(together: Together
     await there.bootstrap()
     heard.clear()
     key, text = await here.make_key(tenant="acme", scopes=["read"], label="test")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await heard.wait()
     await there.reload()
     assert (await there.principal(f"Bearer {text}")).key_id == key.id
     heard.clear()
     await here.remove_key(key.id, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await heard.wait()
     await there.reload()
     assert key.id not in {one.id for one in there.keys(None)}
@@ -239,7 +239,7 @@ async def test_a_replay_is_fed_by_one_process_until_it_is_gone(together: Togethe
     assert (await other.store.feed_replay(made.id, limit=2, now_ms=other.now_ms)).replayed == 2
     await one.store.close()
     together.worlds.remove(one)
-    async with asyncio.timeout(5):  # the server may need a moment to see that the session ended
+    async with asyncio.timeout(60):  # the server may need a moment to see that the session ended
         while (await other.store.feed_replay(made.id, limit=2, now_ms=now_ms())).replayed == 2:
             pass
     assert (await other.store.get_replay(TENANT, made.id)).replayed == 4

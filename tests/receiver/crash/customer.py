@@ -23,7 +23,7 @@ from receiver.testing import Client
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = {"jobId": "job_1", "status": "completed"}
 LEASE_S = 0.6
-ENDS_WITHIN_S = 30.0
+ENDS_WITHIN_S = 60.0
 
 Kind = Literal["tx", "plain"]
 
