@@ -10,28 +10,11 @@ from urllib.parse import urlsplit, urlunsplit
 DIGEST_BYTES: Final = 16
 
 # How platforms write the end of a job, without case, spaces, `-` and `_`.
-_TERMINAL: Final = frozenset(
-    {
-        "completed",
-        "complete",
-        "succeeded",
-        "success",
-        "successful",
-        "done",
-        "finished",
-        "failed",
-        "failure",
-        "error",
-        "errored",
-        "crashed",
-        "cancelled",
-        "canceled",
-        "aborted",
-        "timeout",
-        "timedout",
-        "expired",
-    }
-)
+_TERMINAL: Final = frozenset({
+    "completed", "complete", "succeeded", "success", "successful", "done", "finished", "failed",
+    "failure", "error", "errored", "crashed", "cancelled", "canceled", "aborted", "timeout",
+    "timedout", "expired",
+})  # fmt: skip
 _SEPARATORS: Final = str.maketrans("", "", " -_")
 CALLBACK_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
 _DESTINATION_ID: Final = re.compile(r"ds_[0-9a-f]{32}")

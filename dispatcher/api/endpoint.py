@@ -28,14 +28,9 @@ Method = Literal["GET", "POST", "PATCH", "DELETE"]
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
 # A second one of these would make the request say two things.
 _SINGLE: Final = (
-    b"authorization",
-    b"content-length",
-    b"content-type",
-    b"content-encoding",
-    b"idempotency-key",
-    b"postback-tenant",
-    b"x-request-id",
-)
+    b"authorization", b"content-length", b"content-type", b"content-encoding", b"idempotency-key",
+    b"postback-tenant", b"x-request-id",
+)  # fmt: skip
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 _numbers: Final = itertools.count(1)
