@@ -19,9 +19,10 @@ from typing import Final
 from dispatcher.access import Access
 from dispatcher.server import LOG_STYLE, Announce, serve
 from dispatcher.settings import Settings
-from dispatcher.store import is_postgres, open_store
+from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
+from receiver.base.db.url import is_postgres
 from receiver.base.settings import SettingError
 
 WORKERS_MAX: Final = 64

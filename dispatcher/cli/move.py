@@ -9,11 +9,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dispatcher.cli.options import command
 from dispatcher.cli.service import JsonDep
-from dispatcher.store import is_postgres
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
 from receiver.base import cli
 from receiver.base.cli import Failed
+from receiver.base.db.url import is_postgres
 
 app = typer.Typer()
 

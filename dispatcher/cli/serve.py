@@ -83,9 +83,9 @@ def migrate(settings: SettingsDep, as_json: JsonDep) -> None:
     if as_json:
         cli.print_json(b'{"migrated":true}')
     else:
-        from dispatcher.store import shown
+        from dispatcher.store import redacted
 
-        cli.console().print(f"{shown(settings.database_url)} is up to date", soft_wrap=True)
+        cli.console().print(f"{redacted(settings.database_url)} is up to date", soft_wrap=True)
 
 
 async def _migrate(settings: Settings) -> None:

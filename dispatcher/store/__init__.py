@@ -9,6 +9,8 @@ from dispatcher.store.errors import CannotStart, Conflict
 from dispatcher.store.sqlite import file
 from dispatcher.store.sqlite.database import SqliteDatabase
 from dispatcher.store.store import Store
+from receiver.base.db.url import DatabaseURLError, is_postgres
+from receiver.base.db.url import redacted as url_redacted
 
 
 def open_store(settings: Settings) -> Store:
@@ -19,18 +21,14 @@ def open_store(settings: Settings) -> Store:
     return Store(SqliteDatabase(settings), settings)
 
 
-def is_postgres(url: str) -> bool:
-    """Whether this URL names a PostgreSQL database, which any number of processes may share."""
-    return url.partition("://")[0] in ("postgresql", "postgres")
-
-
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """`url` without password and parameters, fit to print. Raises CannotStart."""
     if not is_postgres(url):
         return url.split("@")[-1]
-    from dispatcher.store.postgres.server import shown as shown_postgres
-
-    return shown_postgres(url)
+    try:
+        return url_redacted(url)
+    except DatabaseURLError as error:
+        raise CannotStart(f"cannot use the database URL: it takes {error.takes}") from None
 
 
 def _postgres(settings: Settings) -> Database:

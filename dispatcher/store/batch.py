@@ -3,24 +3,24 @@
 An operation that fails does so alone. What begins and ends the transaction is each database's own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest
 from dispatcher.store.tx import ChangeSet, Tx
+from receiver.base.db.group_commit import Write, apply_kinds, at_once, isolated, write_all
 
 T = TypeVar("T")
-Bulk = Callable[[Tx, Sequence[Any], Rules], Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
-class Operation(Generic[T]):
+class Operation(Write[T]):
     """Something to write that is neither submit, settle nor claim; `lanes` are those it touches."""
 
-    act: Callable[[Tx], T]
     lanes: Lanes = lanes.none
 
 
@@ -34,36 +34,30 @@ class Committed:
     next_ready_ms: int | None
 
 
-class PoisonOperation(Exception):
-    """An operation failed, and with it the batch: apply it again, with each kind isolated."""
-
-
-# Settling first frees slots, claiming last fills them, in the same commit.
-_KINDS: Final[Sequence[tuple[type, Bulk]]] = (
-    (Settlement, lambda tx, items, _rules: settle.settle(tx, items)),
-    (Operation, lambda tx, items, _rules: [item.act(tx) for item in items]),
-    (SubmitRequest, submit.submit),
-    (ClaimRequest, lambda tx, items, rules: [claim.claim(tx, item, rules) for item in items]),
-)
-
-
 def apply(
     tx: Tx, operations: Sequence[object], rules: Rules, *, isolate: bool = True
 ) -> list[object]:
     """Apply all operations, and bring the lanes that they touched up to date.
 
     Without `isolate` only kind `Operation`, whose verbs refuse by raising, is worth a savepoint
-    from the start; raises PoisonOperation when another one fails.
+    from the start; raises PoisonedBatch when another one fails.
     """
-    results: list[object] = [None] * len(operations)
-    for kind, bulk in _KINDS:
-        places = [n for n, operation in enumerate(operations) if isinstance(operation, kind)]
-        if not places:
-            continue
-        items = [operations[place] for place in places]
-        run = _isolated if isolate or kind is Operation else _together
-        for place, result in zip(places, run(tx, bulk, items, rules), strict=True):
-            results[place] = result
+
+    def submitted(tx: Tx, items: Sequence[SubmitRequest]) -> Sequence[object]:
+        return submit.submit(tx, items, rules)
+
+    def claimed(tx: Tx, items: Sequence[ClaimRequest]) -> Sequence[object]:
+        return [claim.claim(tx, item, rules) for item in items]
+
+    run = isolated if isolate else at_once
+    # Settling first frees slots, claiming last fills them, in the same commit.
+    kinds = (
+        (Settlement, partial(run, tx, settle.settle)),
+        (Operation, partial(isolated, tx, write_all)),
+        (SubmitRequest, partial(run, tx, submitted)),
+        (ClaimRequest, partial(run, tx, claimed)),
+    )
+    results = apply_kinds(kinds, operations)
     changes = tx.changes
     if changes.revived_lanes - tx.held:
         lanes.make(tx, changes.revived_lanes, rules, now_ms=0)
@@ -85,38 +79,6 @@ def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
                 with tx.savepoint():
                     touched.update(operation.lanes(tx))
             except Exception as error:
-                if tx.spoiled(error):
+                if tx.is_fatal(error):
                     raise
     return touched
-
-
-def _together(tx: Tx, bulk: Bulk, items: Sequence[object], rules: Rules) -> Sequence[object]:
-    """Apply all items in one go; if that fails, the batch does. Raises PoisonOperation."""
-    try:
-        return bulk(tx, items, rules)
-    except Exception as error:
-        if tx.spoiled(error):
-            raise
-        raise PoisonOperation from error
-
-
-def _isolated(tx: Tx, bulk: Bulk, items: Sequence[object], rules: Rules) -> Sequence[object]:
-    """Apply all items in one go; if that fails, one by one, so that only the bad one does."""
-    if len(items) > 1:
-        try:
-            with tx.savepoint():
-                return bulk(tx, items, rules)
-        except Exception as error:
-            if tx.spoiled(error):
-                raise
-    return [_alone(tx, bulk, item, rules) for item in items]
-
-
-def _alone(tx: Tx, bulk: Bulk, item: object, rules: Rules) -> object:
-    try:
-        with tx.savepoint():
-            return bulk(tx, [item], rules)[0]
-    except Exception as error:  # whatever it is, only its own caller gets it
-        if tx.spoiled(error):
-            raise
-        return tx.translated(error)

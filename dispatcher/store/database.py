@@ -3,15 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from dispatcher.states import State
 from dispatcher.store.batch import Committed
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import Tx
+from receiver.base.db import migrate
+from receiver.base.db.migrate import Migration
 
 T = TypeVar("T")
 Counts = Mapping[tuple[str, State], int]
+Dialect = Literal["sqlite", "postgres"]
+
+
+def migrations(dialect: Dialect) -> list[Migration]:
+    """Return the dialect's migrations, in order."""
+    return migrate.migrations("dispatcher.store", f"migrations/{dialect}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,14 @@
-"""The few errors that the store's verbs raise; their messages are fit to show."""
+"""The few errors that the store's verbs raise; their messages are fit to show. What may be wrong
+with a database itself is told as in the receiver."""
 
+from typing import TypeAlias
 
-class StoreError(Exception):
-    """Something the caller must be told about; the message is fit to show."""
+from receiver.base.db import CannotOpen, DatabaseError, DatabaseFull, DatabaseUnavailable
 
-
-class StoreUnavailable(StoreError):
-    """The database did not take or give the data; nothing was changed. Worth trying again."""
-
-
-class StoreFull(StoreError):
-    """The disk, or the storage limit, has no room for this; nothing was changed."""
-
-
-class CannotStart(StoreError):
-    """The database cannot be used as it is: the message says what to do."""
+StoreError: TypeAlias = DatabaseError
+StoreUnavailable: TypeAlias = DatabaseUnavailable
+StoreFull: TypeAlias = DatabaseFull
+CannotStart: TypeAlias = CannotOpen
 
 
 class NotFound(StoreError):

@@ -17,7 +17,6 @@ from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
 from dispatcher.store import access, callbacks, destinations, lanes, leases, replays, retention
 from dispatcher.store.batch import Operation
-from dispatcher.store.commit import GroupCommit
 from dispatcher.store.database import Counts, Database, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
@@ -47,6 +46,7 @@ from dispatcher.values import (
     Tenant,
 )
 from receiver.base.clock import now_ms as wall_ms
+from receiver.base.db.group_commit import GroupCommit
 
 T = TypeVar("T")
 # How long a process that does not feed a replay waits before it looks again whether it must.

@@ -1,14 +1,15 @@
 """What the verbs see of the running transaction, and of the statements that differ by database."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from dispatcher.states import State
+from receiver.base import db
 
-Row = tuple[Any, ...]
+Row = db.Row
 Event = Literal["accepted", "delivered", "failed"]
 Topic = Literal["ready", "access", "replays"]
 """What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
@@ -48,7 +49,7 @@ class ChangeSet:
         return [(tenant, state, n) for (tenant, state), n in self.counts.items() if n]
 
 
-class Tx(Protocol):
+class Tx(db.Tx, Protocol):
     """Plain SQL in, tuples out. Parameters are `?`."""
 
     changes: ChangeSet
@@ -57,8 +58,6 @@ class Tx(Protocol):
     """Whether no other process uses the database."""
     skew_ms: int
     """How far the database's clock, which all its users share, is ahead of this process's."""
-    skip_locked: str
-    """What ends a SELECT of rows to be deleted, where other processes delete too."""
     for_update: str
     """What ends a SELECT of rows that nobody else may change until the transaction ends."""
     held: frozenset[str]
@@ -72,20 +71,21 @@ class Tx(Protocol):
         """Return a time of the database's clock by this process's clock."""
         return database_ms - self.skew_ms
 
-    def all(self, sql: str, *params: object) -> list[Row]:
-        """Return every row."""
-
-    def one(self, sql: str, *params: object) -> Row | None:
-        """Return the first row, if any."""
-
-    def run(self, sql: str, *params: object) -> int:
-        """Return how many rows were changed."""
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo everything inside, changes too, if it raises."""
+        outer, held, self.changes = self.changes, self.held, ChangeSet()
+        try:
+            with super().savepoint():  # type: ignore[safe-super]  # the dialect's own
+                yield
+        except BaseException:
+            self.changes, self.held = outer, held
+            raise
+        outer.absorb(self.changes)
+        self.changes = outer
 
     def write(self, sql: str, *params: object) -> list[Row]:
         """Return what a statement that writes returns."""
-
-    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        """Run a portable statement for each row; return how many rows were changed by all."""
 
     def bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
         """Run a bulk statement of `statements` for all rows; return how many were changed."""
@@ -98,15 +98,6 @@ class Tx(Protocol):
 
     def notify(self, topic: Topic) -> None:
         """Tell the other processes, in the commit itself."""
-
-    def savepoint(self) -> AbstractContextManager[None]:
-        """Undo everything inside, changes too, if it raises."""
-
-    def spoiled(self, error: BaseException) -> bool:
-        """Whether an error concerns the whole transaction, not only the operation that met it."""
-
-    def translated(self, error: Exception) -> Exception:
-        """Return what the caller gets for an error of the database."""
 
     def acquire(self, name: str) -> bool:
         """Whether this process is the one that has `name`: the first that asks, while it lives."""

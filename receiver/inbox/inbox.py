@@ -295,10 +295,9 @@ class Inbox:
             has_due |= is_due
             return verdicts
 
-        kinds = ((Message, receive), (Write, write_all))
-        return apply_kinds(
-            kinds, operations, partial(isolated if careful else at_once, tx)
-        ), has_due
+        run = isolated if careful else at_once
+        kinds = ((Message, partial(run, tx, receive)), (Write, partial(run, tx, write_all)))
+        return apply_kinds(kinds, operations), has_due
 
     async def _read(self, query: Callable[[Tx], T]) -> T:
         """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""

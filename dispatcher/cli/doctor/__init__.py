@@ -18,8 +18,8 @@ from dispatcher.cli.options import Depends, command
 from dispatcher.cli.serve import SettingsDep
 from dispatcher.cli.service import JsonDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client
-from dispatcher.store import is_postgres
 from receiver.base import cli
+from receiver.base.db.url import is_postgres
 
 _MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
 

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Final
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.settings import Settings
-from dispatcher.store import is_postgres
+from dispatcher.store.database import Dialect, migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
-from dispatcher.store.migrate import scripts
 from dispatcher.store.sqlite import file, probe
 from receiver.base.cli import size
+from receiver.base.db.url import is_postgres
 
 if TYPE_CHECKING:
     from dispatcher.store.postgres.probe import ServerState  # needs psycopg
@@ -33,9 +33,9 @@ def check_database(settings: Settings) -> Iterator[Check]:
         yield sqlite_version()
 
 
-def schema(found: int, dialect: str = "sqlite") -> Check:
+def schema(found: int, dialect: Dialect = "sqlite") -> Check:
     """Whether this version can use a database with this schema."""
-    newest = scripts(dialect)[-1][0]
+    newest = migrations(dialect)[-1][0]
     if found > newest:
         message = f"{found}, but this version knows {newest}"
         return bad("schema", message, "run the version that wrote it, or a newer one")

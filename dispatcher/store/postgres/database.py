@@ -2,10 +2,10 @@
 one session that listens to the other processes (D3, D16)."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -14,26 +14,22 @@ import psycopg
 from dispatcher.settings import Settings
 from dispatcher.states import State
 from dispatcher.store import batch, callbacks, lanes
-from dispatcher.store.batch import Committed, PoisonOperation
-from dispatcher.store.database import Counts, StoreEvents
+from dispatcher.store.batch import Committed
+from dispatcher.store.database import Counts, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.migrate import migrate_postgres, scripts
-from dispatcher.store.postgres.errors import collided, line, translated
 from dispatcher.store.postgres.listener import Listener
-from dispatcher.store.postgres.readers import Readers
-from dispatcher.store.postgres.server import QUIET, Server, check_database
-from dispatcher.store.postgres.session import Session
+from dispatcher.store.postgres.session import PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
+from receiver.base.db.group_commit import RetryBatch
+from receiver.base.db.postgres import QUIET, Readers, Server, line, translated, until_committed
 
 T = TypeVar("T")
 
 _LOG: Final = log.get("dispatcher.store")
 _OBSERVE_EVERY_S: Final = 1.0
-# Collisions with other processes' commits are rare and short; these many in a row are neither.
-_TRIES_MAX: Final = 6
 _OTHERS: Final = """
 SELECT (SELECT n FROM revisions WHERE what = 'access'), (SELECT max(version) FROM postback_schema)
 """
@@ -57,13 +53,16 @@ class PostgresDatabase:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres-writer")
         self._listener = Listener(self._server, self._on_notification)
         self._readers = Readers(
-            self._server, connections=settings.readers, timeout_s=settings.read_timeout
+            self._server,
+            "postback reader",
+            connections=settings.readers,
+            timeout_s=settings.read_timeout,
         )
         self._events = StoreEvents()
         self._recount: Callable[[Counts], None] = lambda _counts: None
         self._watching: asyncio.Task[None] | None = None
         self._revision: int | None = None
-        self._schema = scripts("postgres")[-1][0]
+        self._schema = migrations("postgres")[-1][0]
         self.usage = Usage(used_bytes=0, free_bytes=0)
 
     async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
@@ -82,15 +81,9 @@ class PostgresDatabase:
 
     def _prepare(self) -> None:
         """Differs: the schema is brought up to date by a session of its own, without deadlines."""
-        connection = self._server.connect("postback migration", QUIET)
-        try:
-            check_database(connection, self._server.shown)
-            migrate_postgres(connection)
+        with self._server.opening("postback migration", QUIET) as connection:
+            migrate(connection)
             _refuse_half_moved(connection)
-        except psycopg.Error as error:
-            raise CannotStart(f"cannot use {self._server.shown}: {line(error)}") from None
-        finally:
-            connection.close()
         self._session.open()
 
     async def close(self) -> None:
@@ -116,7 +109,7 @@ class PostgresDatabase:
         return await self._in_thread(commit, self._session, operations, rules)
 
     async def read(self, query: Callable[[Tx], T]) -> T:
-        return await self._readers.look(query)
+        return await self._readers.read(lambda connection: query(PostgresTx(connection)))
 
     async def shrink(self, *, pages: int) -> int:
         """Differs: autovacuum makes the room of what is gone usable again."""
@@ -202,58 +195,28 @@ def _refuse_half_moved(connection: psycopg.Connection) -> None:
 # --- one commit ---
 
 
-class _RetryBatch(Exception):
-    """Nothing was committed, and the same batch once more may well be."""
-
-
 def commit(session: Session, operations: Sequence[object], rules: Rules) -> Committed:
     """Do what `Database.write` does, on the writer's thread.
 
     Differs: a batch that met another process's lock, or lost its connection before it was
     committed, is applied again; StoreUnavailable may mean that the connection broke while
-    committing and could not be repaired in time to learn what became of it. And at first without
-    savepoints, each of which is two round trips: only a batch with a bad operation in it, which is
-    rare, is applied again with them.
+    committing and could not be repaired in time to learn what became of it.
     """
-    reason: BaseException | None = None
-    isolate = False
-    for tried in range(_TRIES_MAX):
-        try:
-            committed = _commit_once(session, operations, rules, isolate=isolate)
-        except PoisonOperation:
-            isolate = True
-        except _RetryBatch as retry:
-            reason = retry.__cause__ or retry
-            if tried:
-                time.sleep(0.01 * tried)
-        else:
-            if session.is_past(committed.next_ready_ms):
-                session.notify_ready()
-            return committed
-    raise translated(reason) if isinstance(reason, psycopg.Error) else StoreUnavailable(str(reason))
+    committed = until_committed(partial(_commit_once, session, operations, rules))
+    if session.is_past(committed.next_ready_ms):
+        session.notify_ready()
+    return committed
 
 
 def _commit_once(
-    session: Session, operations: Sequence[object], rules: Rules, *, isolate: bool
+    session: Session, operations: Sequence[object], rules: Rules, isolate: bool
 ) -> Committed:
     tx = session.begin()
-    try:
+    with session.undone():
         tx.statements.hold(tx, batch.lanes_of(tx, operations))
         results = batch.apply(tx, operations, rules, isolate=isolate)
         next_ready_ms = session.mark(tx)
-    except psycopg.Error as error:
-        retry = collided(error) or tx.lost(error)
-        if tx.lost(error):
-            session.drop()
-        else:
-            session.roll_back()
-        if retry:
-            raise _RetryBatch from error
-        raise translated(error) from error
-    except BaseException:
-        session.roll_back()
-        raise
     committed = Committed(results, tx.changes, next_ready_ms)
-    if not session.commit(tx):
-        raise _RetryBatch("the connection was lost while committing, and nothing was committed")
+    if not session.commit_marked(tx):
+        raise RetryBatch("the connection was lost while committing, and nothing was committed")
     return committed

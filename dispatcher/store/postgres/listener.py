@@ -6,11 +6,10 @@ from typing import Final, get_args
 
 import psycopg
 
-from dispatcher.store.postgres.errors import line
-from dispatcher.store.postgres.server import Server
-from dispatcher.store.postgres.tx import CHANNEL
+from dispatcher.store.postgres.session import CHANNEL
 from dispatcher.store.tx import Topic
 from receiver.base import log
+from receiver.base.db.postgres import Server, line
 
 _LOG: Final = log.get("dispatcher.store")
 _RETRY_S: Final = 1.0

@@ -11,12 +11,13 @@ from typing import Any, Final
 import psycopg
 
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.migrate import migrate_postgres, migrate_sqlite
-from dispatcher.store.postgres.errors import line
-from dispatcher.store.postgres.server import QUIET, Server, check_database, make_durable
+from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import text
 from dispatcher.store.sqlite import file
+from dispatcher.store.sqlite.database import prepare
 from receiver.base.clock import now_ms
+from receiver.base.db.postgres import QUIET, Server, line
+from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
 
 # In this order, each by its primary key. Counts are not moved but counted anew.
 TABLES: Final[dict[str, tuple[str, ...]]] = {
@@ -35,6 +36,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
 # Rows in one commit: what an interruption may cost, and few enough that large payloads do not fill
 # the server's log at once.
 _SLICE: Final = 2_000
+_BUSY_MS: Final = 2_000
 _MOVING: Final = 0x6D6F7665  # the advisory lock of a move: "move"
 
 _COUNT: Final = """
@@ -75,8 +77,11 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
     """
     if not source.exists():
         raise CannotStart(f"there is no database at {source}")
-    owner = file.Ownership(source)
-    owner.take()
+    owner = FileLock(source)
+    try:
+        owner.take()
+    except FileInUse as error:
+        raise CannotStart(f"{error}: {file.IN_USE_ADVICE}") from None
     try:
         with _opened(source) as old, _connected(target_url) as new:
             return _move(old, new, str(source.absolute()), progress)
@@ -90,25 +95,21 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[sqlite3.Connection]:
-    with closing(file.connect_writer(source)) as connection:
-        migrate_sqlite(connection)
+    with closing(connect_writer(source, busy_ms=_BUSY_MS)) as connection:
+        prepare(connection, source)
         yield connection
 
 
 @contextmanager
 def _connected(url: str) -> Iterator[psycopg.Connection]:
     server = Server(url)
+    with server.opening("postback move", QUIET) as connection:
+        migrate(connection)
     try:
         connection = server.connect("postback move", QUIET)
     except StoreUnavailable as error:
         raise CannotStart(str(error)) from None
     with closing(connection):
-        try:
-            check_database(connection, server.shown)
-            migrate_postgres(connection)
-            make_durable(connection)
-        except psycopg.Error as error:
-            raise CannotStart(f"cannot use {server.shown}: {line(error)}") from None
         yield connection
 
 

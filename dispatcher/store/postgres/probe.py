@@ -9,9 +9,8 @@ from typing import Any, Final
 import psycopg
 
 from dispatcher.store.errors import StoreUnavailable
-from dispatcher.store.migrate import postgres_schema
-from dispatcher.store.postgres.errors import line
-from dispatcher.store.postgres.server import QUIET, Server, check_database
+from dispatcher.store.postgres.session import SCHEMA_TABLE
+from receiver.base.db.postgres import QUIET, Server, line, schema_version
 
 _SERVER: Final = """
 SELECT current_setting('server_version'), pg_database_size(current_database()),
@@ -55,17 +54,17 @@ def inspect(url: str) -> ServerState:
     server = Server(url)
     with closing(server.connect("postback doctor", QUIET)) as connection:
         try:
-            check_database(connection, server.shown)
+            server.check(connection)
             version, size, syncs, now_s = _one(connection, _SERVER)
             skew_s = now_s - time.time()
             sessions_max, sessions = _one(connection, _SESSIONS)
-            schema = postgres_schema(connection)
+            schema = schema_version(connection, SCHEMA_TABLE)
             live, dead = _one(connection, _ROWS) if schema else (0, 0)
             (oldest_s,) = _one(connection, _OLDEST)
         except psycopg.Error as error:
             raise StoreUnavailable(line(error)) from None
     return ServerState(
-        name=server.shown,
+        name=server.name,
         version=version.split()[0],
         bytes=size,
         syncs=syncs,

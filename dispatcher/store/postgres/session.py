@@ -2,20 +2,25 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import psycopg
 
+from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.lanes import next_ready_ms
 from dispatcher.store.postgres import statements
-from dispatcher.store.postgres.errors import line, lost, translated
-from dispatcher.store.postgres.server import WRITER, Server, make_durable
-from dispatcher.store.postgres.tx import CHANNEL, PostgresTx
+from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
 from receiver.base import log
+from receiver.base.db import postgres
+from receiver.base.db.postgres import WRITER, Connection, Server, is_lost, line, translated
 
 _LOG: Final = log.get("dispatcher.store")
+CHANNEL: Final = "postback"
+SCHEMA_TABLE: Final = "postback_schema"
+# Any number will do, as long as nobody else takes it for a lock of their own in this database.
+_MIGRATING: Final = 0x706F737462616B
 # Hosts kept by NTP differ by milliseconds. Below this nothing is corrected: the smallest lease
 # margin is a second, and what is not corrected cannot be corrected wrongly.
 SKEW_MS_MIN: Final = 100
@@ -52,16 +57,84 @@ WITH marked AS (
 """
 
 
-class Session:
-    """The one connection that writes; a lost one is replaced at the next batch. Used on the
-    writer's thread only. `clock` is the process's, in milliseconds."""
+def migrate(connection: Connection) -> None:
+    """Bring the database to the newest schema. Raises CannotStart when a newer version of this
+    program was here, and what the server raises."""
+    postgres.migrate(connection, migrations("postgres"), table=SCHEMA_TABLE, lock=_MIGRATING)
+
+
+class PostgresTx(Tx, postgres.PostgresTx):
+    """One transaction, or a reader's one query."""
+
+    statements: Statements = statements
+    sole_owner = False
+    for_update = " FOR UPDATE"
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        skew_ms: int = 0,
+        session: str = "",
+        acquired: set[str] | None = None,
+    ) -> None:
+        """`acquired` are the names that the session has."""
+        super().__init__(connection)
+        self._session = session
+        self._acquired = set() if acquired is None else acquired
+        self.skew_ms = skew_ms
+        self.changes = ChangeSet()
+        self.wrote = False
+        self.held: frozenset[str] = frozenset()
+
+    def run(self, sql: str, *params: object) -> int:
+        self.wrote = True
+        return super().run(sql, *params)
+
+    def write(self, sql: str, *params: object) -> list[Row]:
+        self.wrote = True
+        return self.all(sql, *params)
+
+    def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        self.wrote = True
+        return super().many(sql, rows)
+
+    def bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        return self.run(sql, *statements.columns(rows))
+
+    def ids(self, values: Iterable[str]) -> object:
+        """Differs: sorted, so that every process takes its locks in the same order."""
+        return sorted(set(values))
+
+    def touch(self) -> None:
+        self.wrote = True
+
+    def notify(self, topic: Topic) -> None:
+        self.run("UPDATE revisions SET n = n + 1 WHERE what = ?", topic)
+        self.one("SELECT pg_notify(?, ?)", CHANNEL, f"{topic} {self._session}")
+
+    def acquire(self, name: str) -> bool:
+        if name not in self._acquired:
+            row = self.one("SELECT pg_try_advisory_lock(hashtextextended(?, 0))", name)
+            if row is None or not row[0]:
+                return False
+            self._acquired.add(name)
+        return True
+
+    def let_go(self, name: str) -> None:
+        if name in self._acquired:
+            self.one("SELECT pg_advisory_unlock(hashtextextended(?, 0))", name)
+            self._acquired.discard(name)
+
+
+class Session(postgres.Session):
+    """The one connection that writes, and what it knows of its own commits. Used on the writer's
+    thread only. `clock` is the process's, in milliseconds."""
 
     def __init__(self, server: Server, *, clock: Callable[[], int]) -> None:
-        self._server = server
-        self._clock = clock
-        self._connection: psycopg.Connection | None = None
         self.id = os.urandom(12).hex()
-        self._name = f"postback {self.id[:8]}"
+        super().__init__(server, f"postback {self.id[:8]}", WRITER)
+        self._clock = clock
         self._notified_s = 0.0
         self._batch = 0
         self._shard = 0
@@ -73,7 +146,7 @@ class Session:
     def open(self) -> None:
         """Connect. Raises CannotStart."""
         try:
-            self._connected()
+            self.connected()
         except StoreUnavailable as error:
             raise CannotStart(str(error)) from None
 
@@ -85,27 +158,13 @@ class Session:
                 connection.execute("DELETE FROM writers WHERE id = %s", (self.id,))
             except psycopg.Error as error:
                 _LOG.info("left a mark behind", reason=line(error))
-            connection.close()
-        self._connection = None
+        self.drop()
 
-    def _connected(self) -> psycopg.Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = None
-            self._acquired.clear()
-            connection = self._server.connect(self._name, WRITER)
-            try:
-                self._take_shard(connection)
-            except psycopg.Error as error:
-                connection.close()
-                raise StoreUnavailable(f"cannot use {self._server.shown}: {line(error)}") from None
-            self._connection = connection
-        return self._connection
-
-    def _take_shard(self, connection: psycopg.Connection) -> None:
-        """Return a number that no other living session has: its rows of counts are ours alone. An
+    def _made(self, connection: Connection) -> None:
+        """Take a number that no other living session has: its rows of counts are ours alone. An
         earlier session of ours that does not know yet that it is alone is ended, with what it
         holds."""
-        make_durable(connection)
+        self._acquired.clear()
         connection.execute(_END_EARLIER, (self._name,))
         row = connection.execute(_TAKE_SHARD).fetchone()
         if row is None:
@@ -118,25 +177,18 @@ class Session:
     def begin(self) -> PostgresTx:
         """Return a transaction, with the database's clock read at its beginning. Raises
         StoreUnavailable."""
-        failure: psycopg.Error | None = None
-        for _ in range(2):
-            connection = self._connected()
-            began_ms = self._clock()
-            try:
-                cursor = connection.execute(_BEGIN)
-                cursor.nextset()
-                row = cursor.fetchone()
-            except psycopg.Error as error:  # it was lost while it was idle: nothing is at stake
-                failure = error
-                self.drop()
-                continue
-            if row is not None:
-                self._skew_ms = skew_ms(began_ms, row[0], self._clock())
-            return PostgresTx(
-                connection, skew_ms=self._skew_ms, session=self.id, acquired=self._acquired
-            )
-        why = "it does not answer" if failure is None else line(failure)
-        raise StoreUnavailable(f"cannot reach {self._server.shown}: {why}")
+        return self.started(self._begin)
+
+    def _begin(self, connection: Connection) -> PostgresTx:
+        began_ms = self._clock()
+        cursor = connection.execute(_BEGIN)
+        cursor.nextset()
+        row = cursor.fetchone()
+        if row is not None:
+            self._skew_ms = skew_ms(began_ms, row[0], self._clock())
+        return PostgresTx(
+            connection, skew_ms=self._skew_ms, session=self.id, acquired=self._acquired
+        )
 
     def mark(self, tx: PostgresTx) -> int | None:
         """Write the counts, and into the commit itself that it is this one; returns when the next
@@ -150,7 +202,7 @@ class Session:
         ready_ms = None if row is None else row[0]
         return None if ready_ms is None else tx.here(ready_ms)
 
-    def commit(self, tx: PostgresTx) -> bool:
+    def commit_marked(self, tx: PostgresTx) -> bool:
         """Commit; False if it is certain that nothing was committed.
 
         Raises StoreUnavailable when the connection broke and the server cannot be asked in time.
@@ -161,7 +213,7 @@ class Session:
         try:
             return connection.execute("COMMIT", prepare=False).statusmessage == "COMMIT"
         except psycopg.Error as error:
-            if not lost(error, connection):
+            if not is_lost(error, connection):
                 self.roll_back()
                 raise translated(error) from error
             self.drop()
@@ -188,21 +240,6 @@ class Session:
             _LOG.info("could not wake the others", reason=line(error))
             self.drop()
 
-    def roll_back(self) -> None:
-        """End the transaction without a trace."""
-        connection = self._connection
-        try:
-            if connection is not None and not connection.closed:
-                connection.execute("ROLLBACK")
-        except psycopg.Error:
-            self.drop()
-
-    def drop(self) -> None:
-        """Let go of a connection that is of no more use."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _happened(self, batch: int) -> bool:
         """Whether this batch is in the database: asked of the server, for as long as it is worth.
 
@@ -212,7 +249,7 @@ class Session:
         while True:
             try:
                 row = (
-                    self._connected()
+                    self.connected()
                     .execute("SELECT batch FROM writers WHERE id = %s FOR UPDATE", (self.id,))
                     .fetchone()
                 )

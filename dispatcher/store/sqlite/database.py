@@ -1,30 +1,74 @@
 """The SQLite database: one writer that commits for everyone, a few readers, one file (D3, D4)."""
 
 import asyncio
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
-
-import aiosqlite
 
 from dispatcher.settings import Settings
 from dispatcher.store import batch, lanes
 from dispatcher.store.batch import Committed
-from dispatcher.store.database import Counts, StoreEvents
-from dispatcher.store.errors import CannotStart, StoreError, StoreUnavailable
-from dispatcher.store.migrate import migrate_sqlite
+from dispatcher.store.database import Counts, StoreEvents, migrations
+from dispatcher.store.errors import CannotStart, StoreError
 from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.sqlite import file
-from dispatcher.store.sqlite.readers import Readers, run
-from dispatcher.store.sqlite.tx import SqliteTx, translated
-from dispatcher.store.tx import Tx
+from dispatcher.store.sqlite import file, statements
+from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
+from receiver.base.db import sqlite
+from receiver.base.db.sqlite import FileInUse, SqliteFile, committed, make_durable
 
 T = TypeVar("T")
 
 _MEASURE_EVERY_S: Final = 1.0
+_BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
+# A checkpoint copies this many pages at once (16 MiB): rare enough to be cheap, small enough to
+# keep the log file from growing without bound.
+_CHECKPOINT_PAGES: Final = 4_096
+
+
+class SqliteTx(Tx, sqlite.SqliteTx):
+    """One transaction, or a reader's one query."""
+
+    statements: Statements = statements
+    sole_owner = True
+    skew_ms = 0
+    for_update = ""
+    held = frozenset()
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self.changes = ChangeSet()
+
+    def at(self, process_ms: int) -> int:
+        return process_ms
+
+    def here(self, database_ms: int) -> int:
+        return database_ms
+
+    def write(self, sql: str, *params: object) -> list[Row]:
+        return self._connection.execute(sql, params).fetchall()
+
+    def bulk(self, sql: str, rows: Sequence[Sequence[object]]) -> int:
+        return self._connection.executemany(sql, rows).rowcount
+
+    def ids(self, values: Iterable[str]) -> object:
+        return json.dumps(list(values))
+
+    def touch(self) -> None:
+        """Differs: every transaction that begins to write shows that it may."""
+
+    def notify(self, topic: Topic) -> None:
+        """Differs: there are no others."""
+
+    def acquire(self, name: str) -> bool:
+        return True
+
+    def let_go(self, name: str) -> None:
+        """Differs: nobody else could want it."""
 
 
 class SqliteDatabase:
@@ -35,67 +79,45 @@ class SqliteDatabase:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._path = file.path_of(settings.database_url)
-        self._owner = file.Ownership(self._path)
-        self._readers = Readers(
-            self._path, connections=settings.readers, timeout_s=settings.read_timeout
+        self._file = SqliteFile(
+            self._path,
+            readers=settings.readers,
+            read_timeout_s=settings.read_timeout,
+            busy_ms=_BUSY_MS,
         )
-        self._connection: aiosqlite.Connection | None = None
         self._measured_s = 0.0
         self.usage = Usage(used_bytes=0, free_bytes=0)
 
     async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
-        self._owner.take()
         try:
-            self._connection = await aiosqlite.Connection(
-                lambda: file.connect_writer(self._path), 64
-            )
-            await self._migrate(self._connection)
-            self.usage = await run(self._connection, self._measure)
-            await self._readers.open()
-        except BaseException:
-            await self.close()
-            raise
+            self.usage = await self._file.open(self._prepare)
+        except FileInUse as error:
+            raise CannotStart(f"{error}: {file.IN_USE_ADVICE}") from error
 
-    async def _migrate(self, connection: aiosqlite.Connection) -> None:
-        try:
-            await run(connection, migrate_sqlite)
-        except sqlite3.Error as error:
-            raise CannotStart(
-                f"{self._path} cannot be used: {error}; it may not be a database of this program"
-            ) from error
+    def _prepare(self, connection: sqlite3.Connection) -> Usage:
+        prepare(connection, self._path)
+        return self._measure(connection)
 
     async def close(self) -> None:
-        await self._readers.close()
-        if self._connection is not None:
-            await self._connection.close()
-            self._connection = None
-        self._owner.release()
+        await self._file.close()
 
     async def backup(self, target: Path) -> None:
         await asyncio.to_thread(file.backup, self._path, target)
 
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
-        committed = await self._on_writer(commit, operations, rules)
+        committed = await self._file.write(commit, operations, rules)
         if time.monotonic() - self._measured_s > _MEASURE_EVERY_S:
             self._measured_s = time.monotonic()
             # What is on disk must be answered as such: without a new figure the last one stays.
             with suppress(StoreError, sqlite3.Error, OSError):
-                self.usage = await self._on_writer(self._measure)
+                self.usage = await self._file.write(self._measure)
         return committed
 
     async def read(self, query: Callable[[Tx], T]) -> T:
-        return await self._readers.look(query)
+        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)))
 
     async def shrink(self, *, pages: int) -> int:
-        return await self._on_writer(file.shrink, pages)
-
-    async def _on_writer(self, function: Callable[..., T], *arguments: object) -> T:
-        if self._connection is None:
-            raise StoreUnavailable("the store is closed")
-        try:
-            return await run(self._connection, function, *arguments)
-        except sqlite3.Error as error:
-            raise translated(error) from error
+        return await self._file.write(file.shrink, pages)
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
         return file.measure(
@@ -106,22 +128,29 @@ class SqliteDatabase:
         )
 
 
+def prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the writing connection durable, and bring the file to our schema. Raises CannotStart."""
+    if path.stat().st_size == 0:
+        path.chmod(0o600)  # it will hold signing secrets
+    make_durable(connection)
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    try:
+        sqlite.migrate(connection, migrations("sqlite"))
+    except sqlite3.Error as error:
+        raise CannotStart(
+            f"{path} cannot be used: {error}; it may not be a database of this program"
+        ) from error
+
+
 def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
     """Do what `Database.write` does, on the writer's thread."""
-    tx = SqliteTx(connection)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        results = batch.apply(tx, operations, rules)
-        _count(tx)
-        next_ready_ms = lanes.next_ready_ms(tx)
-        connection.execute("COMMIT")
-    except BaseException as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        if isinstance(error, sqlite3.Error):
-            raise translated(error) from error
-        raise
-    return Committed(results, tx.changes, next_ready_ms)
+    return committed(connection, partial(_apply, SqliteTx(connection), operations, rules))
+
+
+def _apply(tx: SqliteTx, operations: Sequence[object], rules: Rules) -> Committed:
+    results = batch.apply(tx, operations, rules)
+    _count(tx)
+    return Committed(results, tx.changes, lanes.next_ready_ms(tx))
 
 
 def _count(tx: Tx) -> None:

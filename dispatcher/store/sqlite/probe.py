@@ -9,6 +9,7 @@ from typing import Final
 
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite import file
+from receiver.base.db.sqlite import FileInUse, FileLock, connect_reader, schema_version
 
 VERSION: Final = sqlite3.sqlite_version_info
 
@@ -35,9 +36,9 @@ def inspect(url: str) -> FileState | None:
         return None
     owner = _owner(path)
     try:
-        with closing(file.connect_reader(path)) as connection:
+        with closing(connect_reader(path)) as connection:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            (schema,) = connection.execute("PRAGMA user_version").fetchone()
+            schema = schema_version(connection)
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
     log = path.with_name(path.name + "-wal")
@@ -52,10 +53,12 @@ def inspect(url: str) -> FileState | None:
 
 def _owner(path: Path) -> str | None:
     """Return the process that has the file open. Asking takes the lock for an instant."""
-    lock = file.Ownership(path)
+    lock = FileLock(path)
     try:
         lock.take()
+    except FileInUse as error:
+        return error.owner or "unknown"
     except CannotStart:
-        return lock.owner() or "unknown"
+        return "unknown"
     lock.release()
     return None

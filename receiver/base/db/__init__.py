@@ -23,16 +23,6 @@ class CannotOpen(DatabaseError):
     """The database cannot be used as it is: the message says why."""
 
 
-class NewerSchema(CannotOpen):
-    """A newer version of this program was here. The database is left as it was."""
-
-    def __init__(self, found: int, known: int) -> None:
-        super().__init__(
-            f"the database has schema {found}, this version knows {known}: "
-            "run the version that wrote it, or a newer one"
-        )
-
-
 class Tx(Protocol):
     """The running transaction, whichever database it runs on: plain SQL in, tuples out.
     Parameters are `?`. Used on the connection's own thread."""

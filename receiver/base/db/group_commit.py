@@ -99,18 +99,17 @@ class PoisonedBatch(Exception):
 
 
 def apply_kinds(
-    kinds: Sequence[tuple[type, Bulk]],
+    kinds: Sequence[tuple[type, Callable[[Sequence[Any]], Sequence[object]]]],
     operations: Sequence[object],
-    apply: Callable[[Bulk, Sequence[Any]], Sequence[object]],
 ) -> list[object]:
     """Return the operations' results in their order, applied kind by kind in the order of
-    `kinds`."""
+    `kinds`: each a type and what applies all operations of it."""
     results: list[object] = [None] * len(operations)
-    for kind, bulk in kinds:
+    for kind, apply in kinds:
         places = [n for n, operation in enumerate(operations) if isinstance(operation, kind)]
         if places:
-            items = [operations[place] for place in places]
-            for place, result in zip(places, apply(bulk, items), strict=True):
+            applied = apply([operations[place] for place in places])
+            for place, result in zip(places, applied, strict=True):
                 results[place] = result
     return results
 

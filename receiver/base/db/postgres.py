@@ -17,7 +17,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
 from receiver.base.db.group_commit import PoisonedBatch, RetryBatch
 from receiver.base.db.migrate import Migration, missing
-from receiver.base.db.url import DatabaseURLError, redacted
+from receiver.base.db.url import POSTGRES_TAKES, DatabaseURLError, redacted
 
 T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[Any]
@@ -126,10 +126,9 @@ class Server:
         try:
             self.name = redacted(url)
             conninfo_to_dict(url)
-        except DatabaseURLError as error:
-            raise CannotOpen(f"the database URL {error}") from None
-        except psycopg.Error:  # what it says may quote a piece of the password
-            raise CannotOpen("the database URL has a parameter that is none") from None
+        except (DatabaseURLError, psycopg.Error):  # what that says may quote the password
+            message = f"cannot use the database URL: it takes {POSTGRES_TAKES}"
+            raise CannotOpen(message) from None
         self._url = url
 
     def connect(self, name: str, settings: Mapping[str, str]) -> Connection:
@@ -199,13 +198,13 @@ def migrate(
 ) -> None:
     """Bring the database to the newest schema; processes that start at once do so one after the
     other, under the advisory lock `lock`. `table` holds the versions; `schema` is made where it is
-    missing. Raises NewerSchema, and what the server raises."""
+    missing. Raises CannotOpen, and what the server raises."""
     connection.execute(f"SELECT pg_advisory_lock({lock})".encode())
     try:
         if schema is not None:
             _make_schema(connection, schema)
         record = f"CREATE TABLE IF NOT EXISTS {table} (version integer PRIMARY KEY)"
-        for number, script in missing(version(connection, table), known):
+        for number, script in missing(schema_version(connection, table), known):
             written = f"INSERT INTO {table} (version) VALUES ({number})"  # noqa: S608 - ours
             connection.execute(f"BEGIN;\n{script};\n{record};\n{written};\nCOMMIT".encode())
     finally:
@@ -220,7 +219,7 @@ def _make_schema(connection: Connection, schema: str) -> None:
         connection.execute(f"CREATE SCHEMA {schema}".encode())
 
 
-def version(connection: Connection, table: str) -> int:
+def schema_version(connection: Connection, table: str) -> int:
     """Return the number of the database's schema; 0 where there is none yet."""
     there = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,)).fetchone()
     if there is None or not there[0]:
@@ -323,14 +322,14 @@ class Session:
     def _made(self, connection: Connection) -> None:
         """Prepare a new connection."""
 
-    def started(self, begin: bytes) -> psycopg.Cursor[Any]:
-        """Return what `begin`, which begins a transaction, gave. A connection that was lost while
-        it was idle is replaced: nothing is at stake. Raises DatabaseUnavailable."""
+    def started(self, begin: Callable[[Connection], T]) -> T:
+        """Return what `begin(connection)` does, which begins a transaction. A connection that was
+        lost while it was idle is replaced: nothing is at stake. Raises DatabaseUnavailable."""
         failure: psycopg.Error | None = None
         for _ in range(2):
             connection = self.connected()
             try:
-                return connection.execute(begin)
+                return begin(connection)
             except psycopg.Error as error:
                 failure = error
                 self.drop()
@@ -421,8 +420,8 @@ class Readers:
         self,
         server: Server,
         name: str,
-        settings: Mapping[str, str],
         *,
+        settings: Mapping[str, str] | None = None,
         connections: int,
         timeout_s: float,
     ) -> None:
@@ -434,7 +433,7 @@ class Readers:
         # Differs: the server keeps the deadline, so that nothing runs on for nobody.
         self._settings = {
             **QUIET,
-            **settings,
+            **(settings or {}),
             "statement_timeout": f"{round(timeout_s * 1000)}ms",
             "plan_cache_mode": "force_custom_plan",
             "default_transaction_read_only": "on",

@@ -92,26 +92,26 @@ class SqliteTx(Tx):
         return translated(error)
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Commit what is done inside, durably, or nothing of it."""
+def committed(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
+    """Return what `work` did, durably, or do nothing of it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        yield
+        result = work()
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:  # a full disk may have ended it already
             connection.execute("ROLLBACK")
+    return result
 
 
-def version(connection: sqlite3.Connection) -> int:
+def schema_version(connection: sqlite3.Connection) -> int:
     """Return the number of the file's schema; 0 where there is none yet."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def migrate(connection: sqlite3.Connection, known: list[Migration]) -> None:
-    """Bring the file to the newest schema. Raises NewerSchema and sqlite3.Error."""
-    for number, script in missing(version(connection), known):
+    """Bring the file to the newest schema. Raises CannotOpen and sqlite3.Error."""
+    for number, script in missing(schema_version(connection), known):
         try:
             connection.executescript(
                 f"BEGIN IMMEDIATE;\n{script}\n;PRAGMA user_version = {number};\nCOMMIT;"

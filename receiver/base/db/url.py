@@ -5,14 +5,22 @@ from typing import Final
 from urllib.parse import urlsplit
 
 POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
+POSTGRES_TAKES: Final = (
+    "postgresql://USER:PASSWORD@HOST:5432/DATABASE, with reserved characters as %XX (an @ as %40)"
+)
 _SQLITE: Final = "sqlite:///"
 _PORT: Final = re.compile(r"\d{1,5}")
+_PORT_MAX: Final = 65_535
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 
 
 class DatabaseURLError(ValueError):
-    """No URL of a database; the message says what one is, and quotes nothing of it: a piece of it
-    may be a password."""
+    """No URL of a database; the message says what one is (`takes`), and quotes nothing of it: a
+    piece of it may be a password."""
+
+    def __init__(self, takes: str) -> None:
+        super().__init__(f"must be {takes}")
+        self.takes = takes
 
 
 def is_postgres(url: str) -> bool:
@@ -34,7 +42,7 @@ def sqlite_path(url: str) -> str:
     path = url.removeprefix(_SQLITE)
     if path == url or not path or path.startswith(":") or "?" in path or "\0" in path:
         raise DatabaseURLError(
-            "must be sqlite:///FILE (sqlite:////FILE for an absolute path) "
+            "sqlite:///FILE (sqlite:////FILE for an absolute path) "
             "or postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         )
     return path
@@ -45,12 +53,12 @@ def redacted(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:  # what it says quotes the URL
-        raise _no_postgres_url() from None
+        raise DatabaseURLError(POSTGRES_TAKES) from None
     user, at, hosts = parts.netloc.rpartition("@")
     # A reserved character in a password ends it too early: what follows would pass for a host.
     strange = "@" in user or "@" in parts.path or parts.fragment or _ESCAPE.search(url)
     if strange or not url.isprintable() or " " in url or not _are_hosts(hosts):
-        raise _no_postgres_url()
+        raise DatabaseURLError(POSTGRES_TAKES)
     name = f"{user.partition(':')[0]}@" if at else ""
     return f"postgresql://{name}{hosts}{parts.path}"
 
@@ -60,14 +68,8 @@ def _are_hosts(hosts: str) -> bool:
     the parameters or the driver's own variables say where."""
     for host in hosts.split(","):
         name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
-        if colon and not _PORT.fullmatch(port):
+        if colon and not (_PORT.fullmatch(port) and int(port) <= _PORT_MAX):
             return False
         if ":" in name and not (name.startswith("[") and name.endswith("]")):
             return False
     return True
-
-
-def _no_postgres_url() -> DatabaseURLError:
-    return DatabaseURLError(
-        "must be postgresql://USER:PASSWORD@HOST:5432/DATABASE, with reserved characters as %XX"
-    )

@@ -10,6 +10,7 @@ from receiver.base.db.migrate import migrations
 from receiver.base.db.postgres import (
     QUIET,
     WRITER,
+    Connection,
     PostgresTx,
     Readers,
     Server,
@@ -44,7 +45,7 @@ class PostgresDatabase:
         self._readers = Readers(
             self._server,
             "postback receiver, reading",
-            _IN_SCHEMA,
+            settings=_IN_SCHEMA,
             connections=1,
             timeout_s=read_timeout_s,
         )
@@ -84,11 +85,16 @@ class PostgresDatabase:
             migrate(connection, MIGRATIONS, table="schema_version", lock=_MIGRATING, schema=SCHEMA)
 
     def _commit_once(self, apply: Callable[[Any, bool], T], careful: bool) -> T:
-        connection = self._session.started(b"BEGIN").connection
+        tx = self._session.started(_begin)
         with self._session.undone():
-            result = apply(PostgresTx(connection), careful)
+            result = apply(tx, careful)
         self._session.commit()
         return result
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _begin(connection: Connection) -> PostgresTx:
+    connection.execute(b"BEGIN")
+    return PostgresTx(connection)

@@ -12,10 +12,10 @@ from receiver.base.db.sqlite import (
     FileInUse,
     SqliteFile,
     SqliteTx,
+    committed,
     make_durable,
     migrate,
-    transaction,
-    version,
+    schema_version,
 )
 from receiver.inbox.sqlite import statements
 
@@ -82,17 +82,15 @@ def _check(connection: sqlite3.Connection) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables and application_id != APPLICATION_ID:
         raise CannotOpen("the file is a database of another program")
-    missing(version(connection), MIGRATIONS)
+    missing(schema_version(connection), MIGRATIONS)
 
 
 def _commit(connection: sqlite3.Connection, apply: Callable[[Any, bool], T]) -> T:
     """Commit a batch; one with a bad operation is done again, each operation in a savepoint."""
     try:
-        with transaction(connection):
-            return apply(SqliteTx(connection), False)
+        return committed(connection, lambda: apply(SqliteTx(connection), False))
     except PoisonedBatch:
-        with transaction(connection):
-            return apply(SqliteTx(connection), True)
+        return committed(connection, lambda: apply(SqliteTx(connection), True))
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import psycopg
 
-from dispatcher.store.migrate import migrate_postgres
 from dispatcher.store.postgres.move import TABLES
+from dispatcher.store.postgres.session import migrate
 from tests.dispatcher.postgres import server
 
 _URLS: Final[dict[Path, str]] = {}
@@ -69,7 +69,7 @@ def _drop(url: str) -> None:
 @cache
 def _template() -> str:
     with server.database(keep=True) as url, psycopg.connect(url, autocommit=True) as connection:
-        migrate_postgres(connection)
+        migrate(connection)
     return url.rpartition("/")[2].partition("?")[0]
 
 

@@ -13,7 +13,7 @@ import pytest
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import StoreError, StoreUnavailable
-from dispatcher.store.postgres.server import WRITER
+from receiver.base.db.postgres import WRITER
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.proxy import Fault, Proxy, proxied
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
@@ -192,7 +192,7 @@ async def test_a_lane_that_another_program_locks_delays_and_then_refuses(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No commit waits for ever, and the batch leaves nothing behind."""
-    monkeypatch.setattr("dispatcher.store.postgres.database._TRIES_MAX", 1)
+    monkeypatch.setattr("receiver.base.db.postgres.TRIES_MAX", 1)
     monkeypatch.setitem(WRITER, "lock_timeout", "200ms")
     await world.reopen()
     await world.submit("a")

@@ -11,8 +11,8 @@ import pytest
 
 from dispatcher.store import claim, lanes
 from dispatcher.store.postgres import statements
-from dispatcher.store.postgres.server import WRITER, Server
 from dispatcher.values import NORMAL
+from receiver.base.db.postgres import WRITER, Server
 from tests.dispatcher.postgres import folders
 
 _PRUNE: Final = """

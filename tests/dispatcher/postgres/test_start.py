@@ -18,9 +18,9 @@ from dispatcher.cli import main
 from dispatcher.cli.doctor.database import postgres
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
+from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.migrate import scripts
-from dispatcher.store.postgres import server as servers
+from receiver.base.db import postgres as servers
 from tests.dispatcher.postgres import folders, server
 from tests.dispatcher.postgres.fleet import SETTINGS
 from tests.dispatcher.store.builders import raises
@@ -93,7 +93,7 @@ async def test_a_missing_permission_is_named(
 
 
 async def test_a_newer_schema_is_refused(url: str) -> None:
-    newest = scripts("postgres")[-1][0]
+    newest = migrations("postgres")[-1][0]
     with psycopg.connect(url) as connection:
         connection.execute("INSERT INTO postback_schema VALUES (%s)", (newest + 1,))
     said = await refusal(url)
@@ -102,7 +102,7 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
 
 
 async def test_an_older_server_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "VERSION_LEAST", 99)
+    monkeypatch.setattr(servers, "VERSION_MIN", 99)
     assert "needs 99 or newer" in await refusal(url)
 
 
@@ -126,7 +126,7 @@ async def test_many_may_start_at_once_on_an_empty_database(empty: str) -> None:
     await asyncio.gather(*(store.close() for store in stores))
     with psycopg.connect(empty) as connection:
         found = connection.execute("SELECT version FROM postback_schema").fetchall()
-    assert found == [(number,) for number, _ in scripts("postgres")]
+    assert found == [(number,) for number, _ in migrations("postgres")]
 
 
 async def test_a_running_process_outlives_a_newer_schema(

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.sqlite.database import SqliteDatabase
-from dispatcher.store.sqlite.readers import run
 from dispatcher.store.store import Store
+from receiver.base.db.sqlite import run
 from tests.dispatcher.store.builders import World
 
 T = TypeVar("T")
@@ -40,12 +40,12 @@ def database_of(world: World) -> SqliteDatabase:
 
 async def on_writer(world: World, act: Callable[[sqlite3.Connection], T]) -> T:
     """`act` on the writer's connection and thread."""
-    return await database_of(world)._on_writer(act)
+    return await database_of(world)._file.write(act)
 
 
 async def on_readers(world: World, act: Callable[[sqlite3.Connection], T]) -> list[T]:
     """`act` on each reader's connection and thread."""
-    return [await run(one, act) for one in database_of(world)._readers._all]
+    return [await run(one, act) for one in database_of(world)._file.readers._all]
 
 
 async def pragma(world: World, name: str, value: object = None) -> Any:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.store.commit import GroupCommit
 from dispatcher.store.errors import KeyReused, NotFound, StoreUnavailable
 from dispatcher.values import Submitted
+from receiver.base.db.group_commit import GroupCommit
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
 
 
@@ -31,10 +31,8 @@ class Disk:
         return [f"{operation} done" for operation in operations]
 
 
-async def queued(commits: GroupCommit, operation: str) -> asyncio.Task[object]:
-    task: asyncio.Task[object] = asyncio.create_task(commits.do(operation))
-    await asyncio.sleep(0)  # let it queue
-    return task
+async def queued(commits: GroupCommit, operation: str) -> asyncio.Future[object]:
+    return commits.do(operation)
 
 
 async def test_all_that_waits_while_a_commit_runs_shares_the_next() -> None:

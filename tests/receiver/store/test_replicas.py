@@ -179,7 +179,7 @@ async def test_a_server_that_is_away_is_unavailable_and_comes_back_by_itself(
     [
         ("postgresql://u:hunter2@127.0.0.1:1/db", "cannot reach postgresql://u@127.0.0.1:1/db"),
         ("postgresql://u:hun@ter2@127.0.0.1:1/db", "%XX"),
-        ("postgresql://u:hunter2@127.0.0.1:x/db", "must be postgresql://"),
+        ("postgresql://u:hunter2@127.0.0.1:x/db", "it takes postgresql://"),
     ],
 )
 async def test_a_database_that_cannot_be_opened_is_one_line_without_the_password(
