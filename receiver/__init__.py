@@ -1,7 +1,7 @@
 """The receiver: verifies signed completions and handles each one once.
 
 `verify` and its companions need the standard library alone. `Receiver` is the service; its
-packages are loaded when it is first asked for.
+packages are imported when it is first used.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,7 +13,7 @@ RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # a body of the largest size, in 
 
 
 class ClientError(Exception):
-    """The service cannot be asked, or says no; the message is for people, in one line."""
+    """The service cannot be reached, or refuses; the message is for people, in one line."""
 
 
 def ask(

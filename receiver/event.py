@@ -1,4 +1,4 @@
-"""What a completion says, typed, whichever platform said it. Pure."""
+"""What a completion says, typed, whichever platform sent it. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Event:
     message_id: str | None = None  # the signed webhook-id
     content_type: str | None = None  # as sent; not signed, never trusted
     source: str = ""  # the path it came in by; two sources' job ids never meet
-    attempt: int = 1  # of handling it; pass it on with job_id where a key is wanted
+    attempt: int = 1  # of handling it; pass it on with job_id where a key is needed
 
     @property
     def is_final(self) -> bool:

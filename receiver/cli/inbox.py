@@ -185,8 +185,8 @@ def expect_command(
         "platform": platform,
         "source": source,
     }
-    given = {name: value for name, value in document.items() if value is not None}
-    response = ask("/expected", post=True, document=given)
+    document = {name: value for name, value in document.items() if value is not None}
+    response = ask("/expected", post=True, document=document)
     print(json.dumps(response) if as_json else f"{response['jobId']} is {response['state']}")
 
 

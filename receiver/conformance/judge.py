@@ -11,7 +11,7 @@ Grade: TypeAlias = Literal["ok", "wrong", "advice"]
 # All responses to one delivery: after a failure it is sent again, as any sender does.
 Responses: TypeAlias = tuple[Response, ...]
 
-BUSY: Final = (429, 503)  # failures that are said politely
+BUSY: Final = (429, 503)  # failures that ask the sender to come back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,7 +91,7 @@ class Transaction:
     """One handler's transaction, from `Effects.begin` to `commit` or `abandon`."""
 
     def __init__(self, tx: Tx, end: Callable[[bool], None]) -> None:
-        """`end` lets the next one in; it is told whether that may take over the connection."""
+        """`end(fit)` lets the next transaction in; `fit`: whether the connection may be reused."""
         self.tx = tx
         self._end = end
         self._ending = threading.Lock()

@@ -1,4 +1,4 @@
-"""Handling, from claim to settlement: at most so many at once, never two of one job, and no
+"""Handling, from claim to settlement: a limited number at once, never two of one job, and no
 message again before its handler has truly ended."""
 
 import asyncio
@@ -92,11 +92,9 @@ class Worker:
         while not self._stopping:
             try:
                 due_ms = await self._claim()
-            except InboxUnavailable:
-                await asyncio.sleep(STORE_RETRY_S)
-                continue
-            except Exception:  # a bug of ours must not end all handling
-                _LOG.exception("bug")
+            except Exception as error:
+                if not isinstance(error, InboxUnavailable):
+                    _LOG.exception("bug")  # it must not end all handling
                 await asyncio.sleep(STORE_RETRY_S)
                 continue
             now_ms = self._now_ms()

@@ -1,1 +1,1 @@
-"""Nothing missed: a job that stays silent past its time is asked for at its status URL."""
+"""Reconciliation: a job that stays silent past its time is asked for at its status URL."""

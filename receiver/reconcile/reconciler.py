@@ -112,11 +112,9 @@ class Reconciler:
             while True:
                 try:
                     due_ms = await self._ask_due(client)
-                except InboxUnavailable:
-                    await asyncio.sleep(STORE_RETRY_S)
-                    continue
-                except Exception:  # a bug of ours must not end all asking
-                    _LOG.exception("bug")
+                except Exception as error:
+                    if not isinstance(error, InboxUnavailable):
+                        _LOG.exception("bug")  # it must not end all asking
                     await asyncio.sleep(STORE_RETRY_S)
                     continue
                 await wait_until(self._wake, due_ms, self._now_ms())
