@@ -10,8 +10,10 @@ from dispatcher.values import Key, SigningSecret, Tenant
 
 def tenants(tx: Tx) -> list[Tenant]:
     """In the order of their names."""
-    found = tx.all("SELECT name, created_ms FROM tenants ORDER BY name")
-    return [Tenant(name=row[0], created_ms=row[1]) for row in found]
+    return [
+        Tenant(name=name, created_ms=created_ms)
+        for name, created_ms in tx.all("SELECT name, created_ms FROM tenants ORDER BY name")
+    ]
 
 
 def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:
@@ -55,8 +57,8 @@ def remove_key(tx: Tx, key: str) -> Key:
 
 def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:
     """Return the tenant's and its destinations', newest first."""
-    found = tx.all(f"{rows.SECRET} WHERE tenant = ? ORDER BY id DESC", tenant)
-    return [rows.secret(row) for row in found]
+    sql = f"{rows.SECRET} WHERE tenant = ? ORDER BY id DESC"
+    return [rows.secret(row) for row in tx.all(sql, tenant)]
 
 
 def add_secret(tx: Tx, secret: SigningSecret) -> None:
@@ -84,20 +86,20 @@ def rotate_secret(
     """
     if tx.one("SELECT 1 FROM tenants WHERE name = ?", new.tenant) is None:
         raise NotFound(f"there is no tenant {new.tenant}")
-    owner = "tenant = ? AND coalesce(destination, '') = ?"
-    whose = (new.tenant, new.destination or "")
+    of_owner = "tenant = ? AND coalesce(destination, '') = ?"
+    owner = (new.tenant, new.destination or "")
     overlapping = tx.one(
-        f"SELECT expires_ms FROM secrets WHERE {owner} AND expires_ms > ?", *whose, now_ms
+        f"SELECT expires_ms FROM secrets WHERE {of_owner} AND expires_ms > ?", *owner, now_ms
     )
     if overlapping is not None and not force:
         raise Conflict(
             "an earlier rotation's overlap has not ended: wait for it, or force this one"
         )
-    tx.run(f"DELETE FROM secrets WHERE {owner} AND expires_ms IS NOT NULL", *whose)
+    tx.run(f"DELETE FROM secrets WHERE {of_owner} AND expires_ms IS NOT NULL", *owner)
     tx.run(
-        f"UPDATE secrets SET expires_ms = ? WHERE {owner} AND expires_ms IS NULL",
+        f"UPDATE secrets SET expires_ms = ? WHERE {of_owner} AND expires_ms IS NULL",
         now_ms + overlap_ms,
-        *whose,
+        *owner,
     )
     add_secret(tx, new)
     return secrets(tx, new.tenant)

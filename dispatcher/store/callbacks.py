@@ -72,9 +72,9 @@ def page(tx: Tx, tenant: str, filter: Filter, *, after: str | None, limit: int) 
     if after is not None:
         source += f" AND {column} < ?"
         values.append(after)
-    shown = newest(tx, source, values, column, limit=limit + 1)
-    more = len(shown) > limit
-    return Page(callbacks=shown[:limit], next_id=shown[limit - 1].id if more else None)
+    listed = newest(tx, source, values, column, limit=limit + 1)
+    more = len(listed) > limit
+    return Page(callbacks=listed[:limit], next_id=listed[limit - 1].id if more else None)
 
 
 def newest(
@@ -84,8 +84,8 @@ def newest(
     joined = source.replace(
         " WHERE ", " LEFT JOIN destinations d ON d.id = c.destination WHERE ", 1
     )
-    found = tx.all(f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?", *values, limit)
-    return rows.callbacks(tx, found)
+    sql = f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?"
+    return rows.callbacks(tx, tx.all(sql, *values, limit))
 
 
 def get(tx: Tx, tenant: str, callback: str) -> Callback:
@@ -104,23 +104,23 @@ def get(tx: Tx, tenant: str, callback: str) -> Callback:
 def attempts(tx: Tx, tenant: str, callback: str) -> list[Attempt]:
     """Oldest first. Raises NotFound."""
     get(tx, tenant, callback)
-    found = tx.all(f"{rows.ATTEMPT} WHERE callback = ? ORDER BY n", callback)
-    return [rows.attempt(row) for row in found]
+    sql = f"{rows.ATTEMPT} WHERE callback = ? ORDER BY n"
+    return [rows.attempt(row) for row in tx.all(sql, callback)]
 
 
 def payload(tx: Tx, tenant: str, callback: str) -> Payload:
     """Raise NotFound, PayloadGone."""
-    shown = get(tx, tenant, callback)
+    sha256 = get(tx, tenant, callback).payload_sha256
     row = tx.one("SELECT body, content_type FROM payloads WHERE callback = ?", callback)
     if row is None:
         raise PayloadGone(f"the payload of {callback} is past its retention")
-    return Payload(body=row[0], content_type=row[1], sha256=shown.payload_sha256)
+    return Payload(body=row[0], content_type=row[1], sha256=sha256)
 
 
 def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:
-    """When the oldest delivery that waits was accepted, of one tenant or of all."""
+    """Return when the oldest delivery that waits was accepted, of one tenant or of all."""
     names = [tenant] if tenant else [row[0] for row in tx.all("SELECT tenant FROM turns")]
-    found = [
+    oldest = [
         tx.one(
             "SELECT created_ms FROM callbacks WHERE tenant = ? AND state = 'pending' "
             "ORDER BY id LIMIT 1",
@@ -128,15 +128,15 @@ def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:
         )
         for name in names
     ]
-    return min((row[0] for row in found if row is not None), default=None)
+    return min((row[0] for row in oldest if row is not None), default=None)
 
 
 def counts(tx: Tx) -> dict[tuple[str, State], int]:
     """Return how many callbacks of each tenant are in each state."""
-    found = tx.all(
+    counted = tx.all(
         "SELECT tenant, state, CAST(sum(n) AS bigint) FROM counts GROUP BY tenant, state"
     )
-    return {(tenant, state): n for tenant, state, n in found}
+    return {(tenant, state): n for tenant, state, n in counted}
 
 
 # --- what operators do ---
@@ -144,12 +144,12 @@ def counts(tx: Tx) -> dict[tuple[str, State], int]:
 
 def replay(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
     """Make one final delivery due now, in its own class, and clear its lane's circuit."""
-    shown = get(tx, tenant, callback)
-    if shown.state not in FINAL:
-        raise Conflict(f"{callback} is {shown.state}: only a final delivery can be replayed")
-    refuse_disabled(tx, shown.destination)
-    make_pending(tx, shown, class_number=None, now_ms=now_ms)
-    clear_circuit(tx, shown.destination)
+    before = get(tx, tenant, callback)
+    if before.state not in FINAL:
+        raise Conflict(f"{callback} is {before.state}: only a final delivery can be replayed")
+    refuse_disabled(tx, before.destination)
+    make_pending(tx, before, class_number=None, now_ms=now_ms)
+    clear_circuit(tx, before.destination)
     return get(tx, tenant, callback)
 
 
@@ -160,75 +160,75 @@ def refuse_disabled(tx: Tx, destination: str) -> None:
         raise DestinationDisabled(f"the destination is disabled: {row[0]}")
 
 
-def make_pending(tx: Tx, shown: Callback, *, class_number: int | None, now_ms: int) -> None:
+def make_pending(tx: Tx, callback: Callback, *, class_number: int | None, now_ms: int) -> None:
     """Make a final delivery pending with a fresh budget; same id, same bytes, history kept.
 
     Raises PayloadGone.
     """
-    if shown.payload_pruned:
-        raise PayloadGone(f"the payload of {shown.id} is past its retention")
-    max_age_ms = round(policies.load(shown.policy).max_age * 1000)
+    if callback.payload_pruned:
+        raise PayloadGone(f"the payload of {callback.id} is past its retention")
+    max_age_ms = round(policies.load(callback.policy).max_age * 1000)
     tx.run(
         "UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = ?, "
         "expires_ms = ?, tries = 0, cancelling = 0, finished_ms = NULL WHERE id = ?",
         class_number,
         now_ms,
         now_ms + max_age_ms,
-        shown.id,
+        callback.id,
     )
-    tx.changes.moved(shown.tenant, shown.state, "pending")
-    _revive(tx, shown)
+    tx.changes.moved(callback.tenant, callback.state, "pending")
+    _revive(tx, callback)
 
 
-def _revive(tx: Tx, shown: Callback) -> None:
+def _revive(tx: Tx, callback: Callback) -> None:
     """Bring back a lane that was idle and so forgotten, and an unregistered destination with it."""
     tx.run(
         "INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) "
         "ON CONFLICT DO NOTHING",
-        shown.destination,
-        shown.tenant,
-        lane_url(shown.url),
-        shown.created_ms,
+        callback.destination,
+        callback.tenant,
+        lane_url(callback.url),
+        callback.created_ms,
     )
-    tx.changes.lanes.add(shown.destination)
-    tx.changes.revived_lanes.add(shown.destination)
+    tx.changes.lanes.add(callback.destination)
+    tx.changes.revived_lanes.add(callback.destination)
 
 
-def replay_in_background(tx: Tx, shown: Callback, *, made_ms: int, now_ms: int) -> bool:
+def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: int) -> bool:
     """Replay one delivery of a filtered replay, in the lowest class; False if it cannot be.
 
     A circuit that opened before the replay was made is cleared, once: the operator believes the
     destination to be repaired, and if it is not, the circuit opens again.
     """
     try:
-        refuse_disabled(tx, shown.destination)
-        make_pending(tx, shown, class_number=REPLAY, now_ms=now_ms)
+        refuse_disabled(tx, callback.destination)
+        make_pending(tx, callback, class_number=REPLAY, now_ms=now_ms)
     except (DestinationDisabled, PayloadGone):
         return False
-    clear_circuit(tx, shown.destination, opened_before_ms=made_ms)
+    clear_circuit(tx, callback.destination, opened_before_ms=made_ms)
     return True
 
 
 def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
     """Cancel a pending delivery; let the running attempt of a sending one be its last."""
-    shown = get(tx, tenant, callback)
-    if shown.state in FINAL:
-        raise Conflict(f"{callback} is {shown.state} already")
-    if shown.state == "pending":
-        row = (shown.id, shown.tenant, shown.destination)
+    before = get(tx, tenant, callback)
+    if before.state in FINAL:
+        raise Conflict(f"{callback} is {before.state} already")
+    if before.state == "pending":
+        row = (before.id, before.tenant, before.destination)
         finish(tx, [row], "cancelled", error=None, now_ms=now_ms)
     else:
         tx.run("UPDATE callbacks SET cancelling = 1 WHERE id = ?", callback)
     return get(tx, tenant, callback)
 
 
-def finish(tx: Tx, found: Sequence[Row], state: State, *, error: str | None, now_ms: int) -> None:
+def finish(tx: Tx, pending: Sequence[Row], state: State, *, error: str | None, now_ms: int) -> None:
     """End pending deliveries (`id, tenant, destination`); `error` None keeps the last one."""
     tx.many(
         "UPDATE callbacks SET state = ?, due_ms = NULL, finished_ms = ?, "
         "last_error = coalesce(?, last_error) WHERE id = ?",
-        [(state, now_ms, error, row[0]) for row in found],
+        [(state, now_ms, error, row[0]) for row in pending],
     )
-    for _, tenant, destination in found:
+    for _, tenant, destination in pending:
         tx.changes.moved(tenant, "pending", state)
         tx.changes.lanes.add(destination)

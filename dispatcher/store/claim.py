@@ -78,17 +78,17 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
         return []
     each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
     lanes = tx.statements.ready_lanes(tx, READY[number], free, now_ms, each)
-    given = fairness.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
-    if not given:
+    granted = fairness.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
+    if not granted:
         return []
     tenant_of = {row[0]: row[1] for row in lanes}
     picked = []
-    for row in _due(tx, given, list(tenant_of), number, now_ms):
+    for row in _due(tx, granted, list(tenant_of), number, now_ms):
         if room.bytes_free <= 0:
             break
         room.take(row, tenant_of[row[1]])
         picked.append(row)
-    tx.changes.lanes |= given.keys()
+    tx.changes.lanes |= granted.keys()
     _serve(tx, lanes, Counter(row[1] for row in picked), now_ms)
     return picked
 
@@ -103,12 +103,12 @@ def _ready_lane(row: Row, room: _Room, now_ms: int) -> fairness.ReadyLane:
 
 
 def _due(
-    tx: Tx, given: Mapping[str, int], order: Sequence[str], number: int, now_ms: int
+    tx: Tx, granted: Mapping[str, int], order: Sequence[str], number: int, now_ms: int
 ) -> list[Row]:
     """Return what is due in these lanes, in the order in which they are served."""
-    left = dict(given)
+    left = dict(granted)
     due = []
-    for row in tx.all(tx.statements.DUE, tx.ids(given), number, now_ms, max(given.values())):
+    for row in tx.all(tx.statements.DUE, tx.ids(granted), number, now_ms, max(granted.values())):
         if left[row[1]] > 0:
             left[row[1]] -= 1
             due.append(row)

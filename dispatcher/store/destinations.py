@@ -27,15 +27,15 @@ def page(
     tx: Tx, tenant: str, *, after: str | None, limit: int, now_ms: int
 ) -> tuple[Sequence[Destination], str | None]:
     """`limit` destinations after id `after`, and the id to go on after."""
-    found = tx.all(
+    listed = tx.all(
         f"{rows.DESTINATION} WHERE d.tenant = ? AND d.id > ? AND d.removed_ms IS NULL "
         "ORDER BY d.id LIMIT ?",
         tenant,
         after or "",
         limit + 1,
     )
-    shown = [rows.destination(row, now_ms=now_ms) for row in found[:limit]]
-    return shown, shown[-1].id if len(found) > limit else None
+    page = [rows.destination(row, now_ms=now_ms) for row in listed[:limit]]
+    return page, page[-1].id if len(listed) > limit else None
 
 
 def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
@@ -64,10 +64,10 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
 
 def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
     """Raise Conflict if the name is taken. One that was removed may be registered again."""
-    found = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
-    if found is not None and found[0] is None:
+    before = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
+    if before is not None and before[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
-    if found is not None and not forget(tx, new.id):
+    if before is not None and not forget(tx, new.id):
         raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
     tx.run(
         "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
@@ -123,16 +123,16 @@ def _stored(value: object) -> object:
 def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
     it; what waits for it is made dead slice by slice."""
-    found, _ = find(tx, tenant, destination)
+    removed, _ = find(tx, tenant, destination)
     tx.run(
         "UPDATE destinations SET removed_ms = ?, disabled_reason = ? WHERE id = ?",
         now_ms,
         REMOVED,
-        found,
+        removed,
     )
-    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, found)
-    tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, found)
-    tx.changes.lanes.add(found)
+    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, removed)
+    tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, removed)
+    tx.changes.lanes.add(removed)
 
 
 def forget(tx: Tx, destination: str) -> bool:

@@ -36,10 +36,10 @@ SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callback
 
 def make(tx: Tx, lanes: Iterable[str], rules: Rules, *, now_ms: int) -> None:
     """Make lanes for destinations that have none, with the limits their destinations set."""
-    wanted = set(lanes)
-    ids = tx.ids(wanted)
+    lanes = set(lanes)
+    ids = tx.ids(lanes)
     tx.run(tx.statements.MAKE_LANES, rules.concurrency, WINDOW_START, now_ms, ids)
-    tx.statements.hold(tx, wanted)
+    tx.statements.hold(tx, lanes)
     tx.run(tx.statements.MAKE_SCHEDULES, ids)
 
 
@@ -67,14 +67,14 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
 
     Returns how many disagreed, and the id to go on after (None at the end).
     """
-    found = [row[0] for row in tx.all(SLICE, after, limit)]
-    lanes = set(found) - tx.statements.unheld(tx, set(found))
+    ids = _first(tx, SLICE, after, limit)
+    lanes = set(ids) - tx.statements.unheld(tx, set(ids))
     disagreed = refresh(tx, lanes)
     idle_since_ms = now_ms - _IDLE_MS
     forgotten = tx.write(tx.statements.FORGET_LANES, tx.ids(lanes), idle_since_ms)
     if forgotten:
         tx.run(tx.statements.FORGET_DESTINATIONS, tx.ids(row[0] for row in forgotten))
-    return disagreed, found[-1] if len(found) == limit else None
+    return disagreed, ids[-1] if len(ids) == limit else None
 
 
 def clear_circuit(tx: Tx, lane: str, *, opened_before_ms: int | None = None) -> None:

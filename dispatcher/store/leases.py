@@ -13,15 +13,15 @@ _FOREVER_MS: Final = 2**62
 
 
 def release(tx: Tx, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
-    """Hand leased work back, unspent, where the claim is still ours."""
+    """Hand leased work back, unspent, where the fence is still current."""
     for delivery in deliveries:
-        found = tx.all(
+        leased = tx.all(
             "SELECT id, tenant, destination, cancelling FROM callbacks "
             "WHERE id = ? AND claim = ? AND state = 'sending'",
             delivery.id,
             delivery.fence,
         )
-        _unlease(tx, found, now_ms)
+        _end_leases(tx, leased, now_ms)
 
 
 def reclaim(tx: Tx, *, now_ms: int) -> int:
@@ -36,17 +36,17 @@ def take_over(tx: Tx, *, now_ms: int) -> int:
 
 
 def _reclaim(tx: Tx, now_ms: int, until_ms: int) -> int:
-    found = tx.all(
+    leased = tx.all(
         "SELECT id, tenant, destination, cancelling FROM callbacks WHERE state = 'sending' "
         "AND lease_ms <= ?",
         until_ms,
     )
-    _unlease(tx, found, now_ms)
-    return len(found)
+    _end_leases(tx, leased, now_ms)
+    return len(leased)
 
 
-def _unlease(tx: Tx, found: Sequence[Row], now_ms: int) -> None:
-    for callback, tenant, destination, cancelling in found:
+def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> None:
+    for callback, tenant, destination, cancelling in leased:
         state: State = "cancelled" if cancelling else "pending"
         tx.run(
             "UPDATE callbacks SET state = ?, due_ms = ?, lease_ms = NULL, finished_ms = ?, "
@@ -74,14 +74,14 @@ def expire(tx: Tx, *, now_ms: int, limit: int) -> int:
 
 
 def _drain_disabled(tx: Tx, *, now_ms: int, limit: int) -> int:
-    emptied = 0
+    ended = 0
     for (lane,) in tx.all(DRAINING):
-        found = tx.all(
+        backlog = tx.all(
             "SELECT id, tenant, destination FROM callbacks WHERE destination = ? "
             "AND class IN (0, 1, 2) AND state = 'pending' LIMIT ?",
             lane,
-            max(0, limit - emptied),
+            max(0, limit - ended),
         )
-        finish(tx, found, "dead", error="disabled", now_ms=now_ms)
-        emptied += len(found)
-    return emptied
+        finish(tx, backlog, "dead", error="disabled", now_ms=now_ms)
+        ended += len(backlog)
+    return ended

@@ -81,8 +81,7 @@ def running(tx: Tx) -> list[Replay]:
 
 
 def upcoming(tx: Tx, replay: str, *, limit: int) -> tuple[str, list[str]]:
-    """Return the ids that the replay would walk next, and the cursor they come after (a look
-    only)."""
+    """Return the ids that the replay would walk next, and the cursor they come after."""
     row = tx.one("SELECT tenant, filter, created_ms, cursor FROM replays WHERE id = ?", replay)
     if row is None:
         raise NotFound(f"there is no replay {replay}")
@@ -90,10 +89,10 @@ def upcoming(tx: Tx, replay: str, *, limit: int) -> tuple[str, list[str]]:
     filter = filters.parse(json.loads(text))
     source, values = matching(tenant, filter, made_ms=made_ms)
     column = callbacks.order(filter)
-    found = tx.all(
+    upcoming = tx.all(
         f"SELECT c.id {source} AND {column} > ? ORDER BY {column} LIMIT ?", *values, cursor, limit
     )
-    return cursor, [row[0] for row in found]
+    return cursor, [row[0] for row in upcoming]
 
 
 def feed(
@@ -101,9 +100,9 @@ def feed(
 ) -> tuple[bool, Replay]:
     """Replay `ids` and move the cursor behind them, in this one commit. No `ids` end the replay.
 
-    Nothing happens if the cursor has moved since the look, if the replay has ended, or if another
-    process feeds it, the first that asked: so it keeps its rate over all processes. Returns whether
-    this is the one that feeds.
+    Nothing happens if the cursor has moved since they were read, if the replay has ended, or if
+    another process feeds it, the first that asked: so it keeps its rate over all processes. Returns
+    whether this is the one that feeds.
     """
     row = tx.one("SELECT tenant, state, cursor, created_ms FROM replays WHERE id = ?", replay)
     if row is None:
@@ -123,16 +122,11 @@ def feed(
 
 def _feed_one(tx: Tx, tenant: str, callback: str, *, made_ms: int, now_ms: int) -> bool:
     try:
-        shown = callbacks.get(tx, tenant, callback)
-    except NotFound:  # pruned between the look and this commit
+        found = callbacks.get(tx, tenant, callback)
+    except NotFound:  # pruned since it was read
         return False
-    return _still_in(shown, made_ms) and callbacks.replay_in_background(
-        tx, shown, made_ms=made_ms, now_ms=now_ms
-    )
-
-
-def _still_in(shown: Callback, made_ms: int) -> bool:
-    return shown.finished_ms is not None and shown.finished_ms <= made_ms
+    in_the_set = found.finished_ms is not None and found.finished_ms <= made_ms
+    return in_the_set and callbacks.replay_in_background(tx, found, made_ms=made_ms, now_ms=now_ms)
 
 
 def _advance(tx: Tx, replay: str, ids: Sequence[str], fed: int, *, now_ms: int) -> None:
@@ -158,8 +152,7 @@ def _advance(tx: Tx, replay: str, ids: Sequence[str], fed: int, *, now_ms: int) 
 
 def cancel(tx: Tx, tenant: str, replay: str, *, now_ms: int) -> Replay:
     """Stop feeding; what was fed stays. Cancelling twice is fine."""
-    shown = get(tx, tenant, replay)
-    if shown.state == "done":
+    if get(tx, tenant, replay).state == "done":
         raise Conflict(f"{replay} is done already")
     tx.run(
         "UPDATE replays SET state = 'cancelled', finished_ms = ? "

@@ -14,10 +14,12 @@ from dispatcher.store.tx import Row, Tx
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
     """Record attempts and their verdicts, each only under its current fence (I4).
 
-    A commit whose answer was lost may have recorded one already; that is no stale claim.
+    A commit whose reply was lost may have recorded one already; that is no stale claim.
     """
-    found = tx.all(tx.statements.HELD, tx.ids(item.delivery.id for item in settlements))
-    held = {(row[0], row[1]): row[2] for row in found if row[3]}
+    rows = tx.all(tx.statements.HELD, tx.ids(item.delivery.id for item in settlements))
+    held = {
+        (callback, fence): cancelling for callback, fence, cancelling, sending in rows if sending
+    }
     current: dict[str, tuple[Settlement, State]] = {}
     results = []
     for item in settlements:

@@ -90,16 +90,16 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     A URL whose destination was removed comes into being again with its next callback.
     """
     now_ms = tx.at(requests[0].new.created_ms)
-    wanted = {request.new.destination for request in requests}
+    ids = {request.new.destination for request in requests}
     unnamed = {
         request.new.destination: request.new
         for request in requests
         if request.new.destination_name is None
     }
-    missing = tx.statements.unheld(tx, wanted)
+    missing = tx.statements.unheld(tx, ids)
     if missing:
         _make(tx, missing, unnamed, rules, now_ms)
-    targets = _targets(tx, wanted, now_ms, rules)
+    targets = _targets(tx, ids, now_ms, rules)
     again = {one for one in unnamed if targets[one].removed and destinations.forget(tx, one)}
     if again:
         _make(tx, again, unnamed, rules, now_ms)
@@ -107,8 +107,8 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     return targets
 
 
-def _targets(tx: Tx, wanted: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
-    found = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(wanted))
+def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
+    rows_ = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(ids))
     return {
         row[0]: _Target(
             known=bool(row[1]),
@@ -121,7 +121,7 @@ def _targets(tx: Tx, wanted: Iterable[str], now_ms: int, rules: Rules) -> dict[s
             open=bool(row[8]),
             room=row[9],
         )
-        for row in found
+        for row in rows_
     }
 
 
@@ -200,7 +200,7 @@ def _drop_duplicates(
 
 def _duplicate(new: NewCallback, first: Row | None) -> Submitted | StoreError:
     """Return what a submit gets whose key `first` has: it may be this very one, stored by a commit
-    whose answer was lost."""
+    whose reply was lost."""
     if first is None:
         return StoreUnavailable("another process holds the idempotency key; try again")
     first_id, content, created_ms, state, job_id = first

@@ -29,9 +29,9 @@ def unheld(tx: Tx, lanes: set[str]) -> set[str]:
 
 MAKE_LANES: Final = """
 INSERT INTO lanes (id, tenant, paused, doomed, concurrency, rate, "window", served_ms)
-SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, v.most), rate,
-       least(coalesce(concurrency, v.most), v.first), v.now_ms
-FROM (SELECT ?::integer, ?::integer, ?::bigint) v(most, first, now_ms), destinations
+SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, v.preset), rate,
+       least(coalesce(concurrency, v.preset), v.first), v.now_ms
+FROM (SELECT ?::integer, ?::integer, ?::bigint) v(preset, first, now_ms), destinations
 WHERE id = ANY(?::text[])
 ORDER BY id
 ON CONFLICT (id) DO NOTHING
@@ -99,9 +99,9 @@ WHERE t.tenant = n.tenant AND (t.served_ms <> n.served_ms OR t.ready_high IS DIS
 
 def refresh_schedules(tx: Tx, tenants: Set[str], served: Set[str], served_ms: int) -> None:
     """Differs: first the locks, then a statement that sees what their last holders left."""
-    wanted = tx.ids(tenants)
-    tx.all(_LOCK_SCHEDULES, wanted)
-    tx.run(_REFRESH_SCHEDULES, tx.ids(served), served_ms, wanted)
+    ids = tx.ids(tenants)
+    tx.all(_LOCK_SCHEDULES, ids)
+    tx.run(_REFRESH_SCHEDULES, tx.ids(served), served_ms, ids)
 
 
 NEXT_READY: Final = """
@@ -213,8 +213,8 @@ ORDER BY u.place
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
     """Return at most `limit` ready lanes of each tenant, in the order of their turns, and hold
     them from now on."""
-    found = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
-    locked = [row[0] for row in found]
+    rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
+    locked = [row[0] for row in rows]
     tx.held |= set(locked)
     return tx.all(_LANES, locked) if locked else []
 
