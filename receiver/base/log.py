@@ -65,11 +65,11 @@ def configure(
     text = log_format == "text" or (log_format == "auto" and terminal)
     colour = terminal and not os.environ.get("NO_COLOR")
     lines = Lines(out, TextFormatter(style, colour=colour) if text else JsonFormatter(style))
-    for name, least in ((style.root, level), (_UVICORN, style.uvicorn_level or level)):
+    for name, threshold in ((style.root, level), (_UVICORN, style.uvicorn_level or level)):
         logger = logging.getLogger(name)
         logger.handlers[:] = [lines]
         logger.propagate = False
-        logger.setLevel(least.upper())
+        logger.setLevel(threshold.upper())
     for name in ("error", "access", "asgi"):
         logger = logging.getLogger(f"{_UVICORN}.{name}")
         logger.handlers.clear()
@@ -129,7 +129,7 @@ class Log:
         if len(handlers) == 1 and isinstance(handlers[0], Lines) and not self._root.filters:
             # Nobody else listens: a LogRecord and its way through logging cost more than the line.
             trace = None if error is None else _trace(error)
-            handlers[0].add(time.time(), level, self._component, event, fields, trace)
+            handlers[0].add((time.time(), level, self._component, event, fields, trace))
             return
         # Not through the logger's own methods: they walk the stack for the caller's line.
         info = None if error is None else (type(error), error, error.__traceback__)
@@ -161,16 +161,14 @@ class Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.add(*self._lines.entry(record))
+            self.add(self._lines.entry(record))
         except Exception:  # as every handler of logging: no line is worth a request
             self.handleError(record)
 
-    def add(
-        self, at_s: float, level: int, component: str, event: str, fields: Fields, trace: str | None
-    ) -> None:
+    def add(self, entry: Entry) -> None:
         """Write one entry, now or with the others of this turn."""
-        self._waiting.append((at_s, level, component, event, fields, trace))
-        loop = None if level >= logging.WARNING else _running_loop()
+        self._waiting.append(entry)
+        loop = None if entry[1] >= logging.WARNING else _running_loop()
         if loop is None:
             self.flush()
         elif self._loop is not loop:
@@ -186,7 +184,7 @@ class Lines(logging.Handler):
             if waiting:
                 line = self._lines.line
                 text = "".join([line(entry) + "\n" for entry in waiting])
-                with suppress(OSError, ValueError):  # full, or closed: there is nobody to tell
+                with suppress(OSError, ValueError):  # full, or closed: there is nowhere to say so
                     self._out.write(text)
                     self._out.flush()
         finally:
