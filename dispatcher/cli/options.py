@@ -6,17 +6,16 @@ own, and what it returns is handed in. So a command that takes a `Service` has `
 """
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import typer
 
-from receiver.base.cli import examples
+from receiver.base import cli
+from receiver.base.cli import Run
 
-Run = TypeVar("Run", bound=Callable[..., None])
 _Parameters = Mapping[str, inspect.Parameter]
 
 
@@ -29,21 +28,8 @@ class Depends:
 
 
 def command(app: typer.Typer, name: str, *shown: str) -> Callable[[Run], Run]:
-    """Add the function below to `app`: its docstring is its help, the first sentence of it the
-    line in the list of commands, `shown` its examples."""
-
-    def add(run: Run) -> Run:
-        text = inspect.getdoc(run) or ""
-        paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-        app.command(
-            name,
-            help="\n\n".join(paragraphs),
-            short_help=re.split(r"(?<=[.:]) |\.$", paragraphs[0])[0].rstrip(".:"),
-            epilog=examples(*shown),
-        )(with_dependencies(run))
-        return run
-
-    return add
+    """Add the function below to `app`, with `shown` as its examples."""
+    return cli.command(app, name, *shown, prepare=with_dependencies)
 
 
 def with_dependencies(run: Callable[..., None]) -> Callable[..., None]:

@@ -3,10 +3,12 @@
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
 """
 
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import typer
 from rich.console import Console, RenderableType
@@ -25,6 +27,9 @@ _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 # Typer carries a click of its own, and shows of its errors only this leaf; ClickException is the
 # root of all that it raises about what was typed.
 _UsageError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+
+
+Run = TypeVar("Run", bound=Callable[..., None])
 
 
 class Failed(Exception):
@@ -79,8 +84,33 @@ def run_app(
     return code if isinstance(code, int) else 0
 
 
+def command(
+    app: typer.Typer,
+    name: str,
+    *shown: str,
+    note: str = "",
+    prepare: Callable[[Callable[..., None]], Callable[..., None]] | None = None,
+) -> Callable[[Run], Run]:
+    """Add the function below to `app`: its docstring is its help, the first sentence of it the
+    line in the list of commands; below the help stand `shown`, its examples, and `note`. `prepare`
+    makes of the function what typer takes."""
+
+    def add(run: Run) -> Run:
+        text = inspect.getdoc(run) or ""
+        paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+        app.command(
+            name,
+            help="\n\n".join(paragraphs),
+            short_help=re.split(r"(?<=[.:]) |\.$", paragraphs[0])[0].rstrip(".:"),
+            epilog=f"{examples(*shown)}\n\n{note}".rstrip(),
+        )(run if prepare is None else prepare(run))
+        return run
+
+    return add
+
+
 def examples(*lines: str) -> str:
-    """Return the end of a command's help: one example a line, as it is typed."""
+    """Return the end of a help: one example a line, as it is typed."""
     return "\n".join(["[bold]Examples[/bold]", *(f"  [dim]$[/dim] {line}" for line in lines)])
 
 

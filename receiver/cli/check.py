@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from rich.table import Table
 
-from receiver.base.cli import FAILED, USAGE, console, plain, table
+from receiver.base.cli import FAILED, USAGE, command, console, plain, table
 from receiver.cli.common import (
-    EPILOG,
+    EXIT_CODES,
     AsJson,
     SecretFile,
     end,
@@ -32,7 +32,13 @@ _MARKS: Final = {
 }
 
 
-@app.command("check", epilog=EPILOG)
+@command(
+    app,
+    "check",
+    "receiver check http://127.0.0.1:3000/webhooks --secret whsec_…",
+    "receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled",
+    note=EXIT_CODES,
+)
 def check_command(
     url: Annotated[str, typer.Argument(help="Where the receiver takes deliveries.")],
     secret: Annotated[
@@ -59,13 +65,7 @@ def check_command(
 
     It gets valid, repeated, racing, out-of-order, forged, stale, malformed and huge deliveries.
     ✗ is what loses, doubles or believes what it must not (exit 1); ! is advice. It makes some
-    forty jobs named check_…: point it at a receiver under test.
-
-    Examples:
-        receiver check http://127.0.0.1:3000/webhooks --secret whsec_…
-
-        receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled
-    """
+    forty jobs named check_…: point it at a receiver under test."""
     from receiver.conformance.endpoint import KitError, check_url
     from receiver.conformance.kit import check
 

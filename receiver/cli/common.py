@@ -15,7 +15,7 @@ from receiver.settings import load_client, load_secrets
 SECRET_FILE_BYTES_MAX = 64 * 1024
 BODY_FILE_BYTES_MAX = 64 * 1024 * 1024  # the largest body that a receiver can be set to accept
 
-EPILOG = "Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start."
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start."
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 SecretFile = Annotated[

@@ -11,19 +11,26 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from receiver.base.cli import USAGE, ago, console, plain, table
-from receiver.cli.common import EPILOG, AsJson, ask, end, word
+from receiver.base.cli import USAGE, ago, command, console, plain, table
+from receiver.cli.common import EXIT_CODES, AsJson, ask, end, word
 from receiver.inbox.expectations import Expected
 from receiver.inbox.message import State
 from receiver.verification.identity import Dialect
 
 app = typer.Typer(
-    help="What a running receiver has in its inbox.", epilog=EPILOG, no_args_is_help=True
+    help="What a running receiver has in its inbox.", epilog=EXIT_CODES, no_args_is_help=True
 )
 expect_app = typer.Typer()
 
 
-@app.command("list", epilog=EPILOG)
+@command(
+    app,
+    "list",
+    "receiver inbox list --state dead",
+    "receiver inbox list --status conflict",
+    "receiver inbox list --job-id job_1234567890abcdef --json",
+    note=EXIT_CODES,
+)
 def list_command(
     status: Annotated[
         Literal["accepted", "conflict", "late"] | None, typer.Option(help="What was answered.")
@@ -34,15 +41,7 @@ def list_command(
     cursor: Annotated[str | None, typer.Option(help="Go on from a page's nextCursor.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List messages, newest first.
-
-    Examples:
-        receiver inbox list --state dead
-
-        receiver inbox list --status conflict
-
-        receiver inbox list --job-id job_1234567890abcdef --json
-    """
+    """List messages, newest first."""
     query = {
         "status": status,
         "state": state,
@@ -62,16 +61,12 @@ def list_command(
         print(f"more: receiver inbox list --cursor {page['nextCursor']}")
 
 
-@app.command("show", epilog=EPILOG)
+@command(app, "show", "receiver inbox show 42", note=EXIT_CODES)
 def show_command(
     id: Annotated[int, typer.Argument(help="The message's id, as listed.", min=1)],
     as_json: AsJson = False,
 ) -> None:
-    """Show one message with its body.
-
-    Example:
-        receiver inbox show 42
-    """
+    """Show one message with its body."""
     message = ask(f"/inbox/{id}")
     if as_json:
         print(json.dumps(message))
@@ -106,19 +101,13 @@ def _messages(messages: list[dict[str, Any]]) -> Table:
     return made
 
 
-@app.command("replay", epilog=EPILOG)
+@command(app, "replay", "receiver inbox replay 42", "receiver inbox replay --dead", note=EXIT_CODES)
 def replay_command(
     id: Annotated[int | None, typer.Argument(help="The message's id, as listed.", min=1)] = None,
     all_dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Hand a message to its handler again: a dead one, or one that was ignored or skipped.
-
-    Examples:
-        receiver inbox replay 42
-
-        receiver inbox replay --dead
-    """
+    """Hand a message to its handler again: a dead one, or one that was ignored or skipped."""
     if (id is None) is not all_dead:
         end("give one message's id, or --dead", USAGE)
     if id is not None:
@@ -130,7 +119,13 @@ def replay_command(
     print(json.dumps(response) if as_json else text)
 
 
-@app.command("prune", epilog=EPILOG)
+@command(
+    app,
+    "prune",
+    "receiver inbox prune",
+    "receiver inbox prune --older-than-days 120",
+    note=EXIT_CODES,
+)
 def prune_command(
     older_than_days: Annotated[
         float | None,
@@ -140,13 +135,7 @@ def prune_command(
 ) -> None:
     """Delete old messages that are handled. What waits or is dead stays, whatever its age.
 
-    Pruned messages are forgotten: a copy that comes in later is new.
-
-    Examples:
-        receiver inbox prune
-
-        receiver inbox prune --older-than-days 120
-    """
+    Pruned messages are forgotten: a copy that comes in later is new."""
     query = None
     if older_than_days is not None:
         query = {"olderThan": str(round(older_than_days * 86_400))}
@@ -155,7 +144,12 @@ def prune_command(
     print(json.dumps(response) if as_json else text)
 
 
-@expect_app.command("expect", epilog=EPILOG)
+@command(
+    expect_app,
+    "expect",
+    "receiver expect job_1 --by 900 --status-url https://api.example.com/v2/jobs/job_1/status",
+    note=EXIT_CODES,
+)
 def expect_command(
     job_id: Annotated[str, typer.Argument(help="The job's id, as its platform gave it.")],
     status_url: Annotated[str, typer.Option(help="Where its status can be asked for.")],
@@ -171,12 +165,7 @@ def expect_command(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have a running receiver wait for a job, and ask for it if no callback comes.
-
-    Example:
-        receiver expect job_1234567890abcdef --by 900 \\
-            --status-url https://api.example.com/v2/jobs/job_1234567890abcdef/status
-    """
+    """Have a running receiver wait for a job, and ask for it if no callback comes."""
     document = {
         "jobId": job_id,
         "statusUrl": status_url,
@@ -190,17 +179,13 @@ def expect_command(
     print(json.dumps(response) if as_json else f"{response['jobId']} is {response['state']}")
 
 
-@expect_app.command("expected", epilog=EPILOG)
+@command(expect_app, "expected", "receiver expected --state lost", note=EXIT_CODES)
 def expected_command(
     state: Annotated[Expected | None, typer.Option(help="Only these.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """List the jobs that are or were waited for, newest first.
-
-    Example:
-        receiver expected --state lost
-    """
+    """List the jobs that are or were waited for, newest first."""
     query = {"limit": str(limit), **({"state": state} if state else {})}
     response = ask("/expected", query)
     if as_json:

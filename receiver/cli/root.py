@@ -6,26 +6,21 @@ from typing import Annotated, Final
 
 import typer
 
-from receiver.base.cli import new_app, run_app
+from receiver.base.cli import examples, new_app, run_app
 from receiver.cli import check, inbox, serve, sign
-from receiver.cli.common import EPILOG
+from receiver.cli.common import EXIT_CODES
 
-_START: Final = f"""Start:
-
-receiver serve --handler shop:receiver   [dim]# run it with your handler[/dim]
-
-receiver sign body.json --form curl      [dim]# send it a signed message[/dim]
-
-receiver inbox list                      [dim]# see what became of it[/dim]
-
-receiver check URL --secret whsec_…      [dim]# try any receiver, in any language[/dim]
-
-{EPILOG}"""
+_START: Final = examples(
+    "receiver serve --handler shop:receiver   [dim]# run it with your handler[/dim]",
+    "receiver sign body.json --form curl      [dim]# send it a signed message[/dim]",
+    "receiver inbox list                      [dim]# see what became of it[/dim]",
+    "receiver check URL --secret whsec_…      [dim]# try any receiver, in any language[/dim]",
+)
 
 app = new_app()
 
 
-@app.callback(invoke_without_command=True, epilog=_START)
+@app.callback(invoke_without_command=True, epilog=f"{_START}\n\n{EXIT_CODES}")
 def _root(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from receiver.base.cli import CANNOT_START, USAGE
+from receiver.base.cli import CANNOT_START, USAGE, command
 from receiver.base.settings import SettingError
-from receiver.cli.common import EPILOG, WHERE_FROM, end
+from receiver.cli.common import EXIT_CODES, WHERE_FROM, end
 from receiver.settings import load
 
 if TYPE_CHECKING:
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command("serve", epilog=EPILOG)
+@command(
+    app,
+    "serve",
+    "RECEIVER_SECRETS=whsec_… receiver serve --handler shop:receiver",
+    "receiver serve --handler shop.jobs:fulfil --on completed",
+    "receiver serve --forward http://127.0.0.1:3000/completions",
+    note=EXIT_CODES,
+)
 def serve_command(
     handler: Annotated[
         str | None,
@@ -37,15 +44,7 @@ def serve_command(
         typer.Option(help="Only for this status (completed, failed, …); may be repeated."),
     ] = None,
 ) -> None:
-    """Run the receiver; its settings are the RECEIVER_* variables.
-
-    Examples:
-        RECEIVER_SECRETS=whsec_… receiver serve --handler shop:receiver
-
-        receiver serve --handler shop.jobs:fulfil --on completed
-
-        receiver serve --forward http://127.0.0.1:3000/completions
-    """
+    """Run the receiver; its settings are the RECEIVER_* variables."""
     from receiver.handling.forward import Forwarder
     from receiver.server import CannotStart, serve
 

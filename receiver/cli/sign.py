@@ -9,11 +9,11 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
-from receiver.base.cli import FAILED, USAGE
+from receiver.base.cli import FAILED, USAGE, command
 from receiver.base.settings import SettingError
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
-    EPILOG,
+    EXIT_CODES,
     AsJson,
     HeaderName,
     SecretFile,
@@ -42,7 +42,14 @@ class CaptureError(Exception):
     """The text is not a list of headers."""
 
 
-@app.command("sign", epilog=EPILOG)
+@command(
+    app,
+    "sign",
+    "receiver sign body.json",
+    'echo \'{"jobId":"job_1","status":"completed"}\' | receiver sign --form curl | sh',
+    "receiver sign body.json --form curl --url http://127.0.0.1:8000/hooks/webhooks | sh",
+    note=EXIT_CODES,
+)
 def sign_command(
     body_file: Annotated[
         Path, typer.Argument(metavar="[BODY]", help="File with the body; `-` is standard input.")
@@ -58,15 +65,7 @@ def sign_command(
     header: HeaderName = SHA256_HEADER,
     secret_file: SecretFile = None,
 ) -> None:
-    """Sign a body as the dispatcher does, with the first of the secrets.
-
-    Examples:
-        receiver sign body.json
-
-        echo '{"jobId":"job_1","status":"completed"}' | receiver sign --form curl | sh
-
-        receiver sign body.json --form curl --url http://127.0.0.1:8000/hooks/webhooks | sh
-    """
+    """Sign a body as the dispatcher does, with the first of the secrets."""
     secret = secrets(secret_file, body_file)[0]
     body = read(body_file, BODY_FILE_BYTES_MAX)
     try:
@@ -84,7 +83,13 @@ def sign_command(
         end(str(error), USAGE)
 
 
-@app.command("verify", epilog=EPILOG)
+@command(
+    app,
+    "verify",
+    "receiver verify body.json --headers headers.txt",
+    "receiver verify body.json -H 'X-Webhook-Signature: sha256=…' --json",
+    note=EXIT_CODES,
+)
 def verify_command(
     body_file: Annotated[
         Path, typer.Argument(metavar="BODY", help="File with the raw body; `-` is standard input.")
@@ -106,13 +111,7 @@ def verify_command(
     secret_file: SecretFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a captured request, and say why where it does not hold (exit 1).
-
-    Examples:
-        receiver verify body.json --headers headers.txt
-
-        receiver verify body.json -H 'X-Webhook-Signature: sha256=…' --json
-    """
+    """Verify a captured request, and say why where it does not hold (exit 1)."""
     active = secrets(secret_file, body_file)
     pairs = _captured(headers_file, header or [])
     try:
