@@ -1,6 +1,6 @@
 """The jobs that are waited for: expected → known, or lost when their status cannot be had."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final, Literal, TypeAlias
 
 from receiver.base.db import Tx
@@ -31,9 +31,22 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class NewExpectation:
+    """A job to wait for from now on; it is asked for at `ask_ms` if it stays silent."""
+
+    source: str
+    job_id: str
+    status_url: str
+    credentials: str | None
+    platform: Dialect
+    now_ms: int
+    ask_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskResult:
     """What asking for a job led to: when to ask again (None: it is lost), and since when and why
-    it fails (None: it answered)."""
+    it fails (None: it does not)."""
 
     source: str
     job_id: str
@@ -89,20 +102,10 @@ _LIST: Final = f"""
 """  # noqa: S608 - constants of ours
 
 
-def expect(
-    tx: Tx,
-    *,
-    source: str,
-    job_id: str,
-    status_url: str,
-    credentials: str | None,
-    platform: Dialect,
-    now_ms: int,
-    ask_ms: int,
-) -> Expectation:
+def expect(tx: Tx, new: NewExpectation) -> Expectation:
     """Wait for a job, or say that its end is known already."""
-    tx.run(_EXPECT, source, job_id, status_url, credentials, platform, now_ms, ask_ms)
-    (row,) = tx.all(_FIND, source, job_id)
+    tx.run(_EXPECT, *astuple(new))  # in the order of its fields
+    (row,) = tx.all(_FIND, new.source, new.job_id)
     return from_row(Expectation, row)
 
 
@@ -113,7 +116,7 @@ def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expect
     return [from_row(Expectation, row) for row in taken], next_ms
 
 
-def asked(tx: Tx, result: Asked) -> bool:
+def record_ask(tx: Tx, result: AskResult) -> bool:
     """Write what asking led to, unless the job became known meanwhile. Whether it is lost."""
     lost = result.ask_ms is None
     changed = tx.run(

@@ -19,12 +19,11 @@ from receiver.base.db.url import is_postgres, sqlite_path
 from receiver.inbox import attempts, batch, expectations, listing, retention
 from receiver.inbox.attempts import ClaimedBatch, Settlement
 from receiver.inbox.dedupe import Verdict
-from receiver.inbox.expectations import Asked, Expectation
+from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.listing import Backlog
 from receiver.inbox.message import Message, Page, State, StoredMessage
 from receiver.inbox.sqlite.database import SqliteDatabase
 from receiver.settings import Settings
-from receiver.verification.identity import Dialect
 
 T = TypeVar("T")
 
@@ -172,29 +171,9 @@ class Inbox:
             count, above = count + replayed, last
             self._on_due()
 
-    async def expect(
-        self,
-        *,
-        source: str,
-        job_id: str,
-        status_url: str,
-        credentials: str | None,
-        platform: Dialect,
-        now_ms: int,
-        ask_ms: int,
-    ) -> Expectation:
-        """Wait for a job from now on; it is asked for at `ask_ms` if it stays silent."""
-        work = partial(
-            expectations.expect,
-            source=source,
-            job_id=job_id,
-            status_url=status_url,
-            credentials=credentials,
-            platform=platform,
-            now_ms=now_ms,
-            ask_ms=ask_ms,
-        )
-        return await self._write(work)
+    async def expect(self, new: NewExpectation) -> Expectation:
+        """Wait for a job from now on; what is known of it already."""
+        return await self._write(partial(expectations.expect, new=new))
 
     async def take_expected(
         self, *, now_ms: int, until_ms: int, limit: int
@@ -204,9 +183,9 @@ class Inbox:
         work = partial(expectations.take, now_ms=now_ms, until_ms=until_ms, limit=limit)
         return await self._write(work)
 
-    async def asked(self, result: Asked) -> bool:
+    async def record_ask(self, result: AskResult) -> bool:
         """Write what asking for a job led to; whether it is lost now."""
-        return await self._write(partial(expectations.asked, result=result))
+        return await self._write(partial(expectations.record_ask, result=result))
 
     async def expectations(self, *, state: str | None, limit: int) -> list[Expectation]:
         """Return the jobs that are or were waited for, newest first."""

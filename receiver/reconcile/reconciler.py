@@ -13,7 +13,7 @@ from receiver.base.clock import NowMs, wait_until
 from receiver.base.tls import trusted
 from receiver.handling.handlers import Handlers
 from receiver.handling.retry import retry_delay_ms
-from receiver.inbox.expectations import Asked, Expectation
+from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
 from receiver.metrics import Metrics
@@ -84,7 +84,7 @@ class Reconciler:
             except KeyError:
                 raise ValueError(f"there are no credentials named {credentials!r}") from None
         now_ms = self._now_ms()
-        expectation = await self._inbox.expect(
+        new = NewExpectation(
             source=source or next(iter(self._sources)),
             job_id=job_id,
             status_url=status_url,
@@ -93,6 +93,7 @@ class Reconciler:
             now_ms=now_ms,
             ask_ms=ask_ms(by, now_ms),
         )
+        expectation = await self._inbox.expect(new)
         self.wake()
         return expectation
 
@@ -191,7 +192,7 @@ class Reconciler:
         """Write what asking led to; whether the job is given up as lost."""
         lost_after_ms = self._settings.lost_after * 1000
         give_up = failing_since_ms is not None and now_ms - failing_since_ms >= lost_after_ms
-        asked = Asked(
+        result = AskResult(
             source=expectation.source,
             job_id=expectation.job_id,
             now_ms=now_ms,
@@ -199,7 +200,7 @@ class Reconciler:
             failing_since_ms=failing_since_ms,
             error=error,
         )
-        return await self._inbox.asked(asked)
+        return await self._inbox.record_ask(result)
 
     def _delay_ms(self, expectation: Expectation) -> int:
         return retry_delay_ms(

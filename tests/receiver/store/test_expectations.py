@@ -2,7 +2,7 @@
 
 import asyncio
 
-from receiver.inbox.expectations import Asked, Expectation
+from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox
 from tests.receiver.store.messages import NOW_MS, message
 
@@ -10,7 +10,7 @@ UNTIL_MS = NOW_MS + 15_000
 
 
 async def expect(inbox: Inbox, job_id: str = "job_1", ask_ms: int = NOW_MS) -> Expectation:
-    return await inbox.expect(
+    new = NewExpectation(
         source="/webhooks",
         job_id=job_id,
         status_url="https://api.example/status",
@@ -19,6 +19,7 @@ async def expect(inbox: Inbox, job_id: str = "job_1", ask_ms: int = NOW_MS) -> E
         now_ms=NOW_MS,
         ask_ms=ask_ms,
     )
+    return await inbox.expect(new)
 
 
 async def take(inbox: Inbox, now_ms: int = NOW_MS, until_ms: int = UNTIL_MS) -> list[str]:
@@ -26,9 +27,9 @@ async def take(inbox: Inbox, now_ms: int = NOW_MS, until_ms: int = UNTIL_MS) -> 
     return [one.job_id for one in taken]
 
 
-def asked(ask_ms: int | None, **more: str | int) -> Asked:
+def result(ask_ms: int | None, **more: str | int) -> AskResult:
     given: dict[str, object] = {"source": "/webhooks", "job_id": "job_1", "now_ms": NOW_MS}
-    return Asked(**{**given, **more, "ask_ms": ask_ms})  # type: ignore[arg-type]  # as wanted
+    return AskResult(**{**given, **more, "ask_ms": ask_ms})  # type: ignore[arg-type]  # as wanted
 
 
 async def test_a_job_is_taken_by_one_who_asks(inbox: Inbox) -> None:
@@ -46,13 +47,13 @@ async def test_a_job_is_taken_by_one_who_asks(inbox: Inbox) -> None:
 async def test_what_asking_led_to_is_kept(inbox: Inbox) -> None:
     """An answer, failures in a row, and the end of patience."""
     await expect(inbox)
-    assert not await inbox.asked(asked(NOW_MS + 1))
-    failed = asked(NOW_MS + 2, failing_since_ms=NOW_MS, error="no answer\0")
-    assert not await inbox.asked(failed)
+    assert not await inbox.record_ask(result(NOW_MS + 1))
+    failed = result(NOW_MS + 2, failing_since_ms=NOW_MS, error="no answer\0")
+    assert not await inbox.record_ask(failed)
     (found,) = await inbox.expectations(state="expected", limit=10)
     assert (found.asked, found.ask_ms, found.failing_since_ms) == (2, NOW_MS + 2, NOW_MS)
     assert (found.last_error or "").startswith("no answer")
-    assert await inbox.asked(asked(None, failing_since_ms=NOW_MS, error="no answer"))
+    assert await inbox.record_ask(result(None, failing_since_ms=NOW_MS, error="no answer"))
     assert (await inbox.backlog()).lost == 1
     assert await take(inbox, NOW_MS + 10) == []
     assert (await expect(inbox)).state == "expected"
@@ -67,7 +68,7 @@ async def test_the_end_of_a_job_ends_the_waiting(inbox: Inbox) -> None:
     await inbox.receive(message())
     (known,) = await inbox.expectations(state=None, limit=10)
     assert (known.state, known.ask_ms, known.settled_ms) == ("known", None, NOW_MS)
-    assert not await inbox.asked(asked(None, error="too late"))
+    assert not await inbox.record_ask(result(None, error="too late"))
     assert (await expect(inbox)).state == "known"
     await inbox.receive(message("job_2"))
     assert (await expect(inbox, "job_2")).state == "known"
