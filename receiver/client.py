@@ -1,15 +1,27 @@
 """A client of a running receiver's admin routes. It needs the standard library alone."""
 
 import json
-import urllib.error
-import urllib.request
-from typing import Any, Final
-from urllib.parse import urlencode
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from datetime import datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from socket import SHUT_RDWR
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlencode, urlsplit
 
 from receiver.settings import ClientSettings
 
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 10.0  # of one read or write; a prune of much takes some seconds
+DEADLINE_S: Final = 60.0  # of the whole request, whatever the answer does
 RESPONSE_BYTES_MAX: Final = 256 * 1024 * 1024  # a body of the largest size, in JSON
+_ERROR_BYTES_MAX: Final = 64 * 1024
+_VISIBLE: Final = re.compile(r"[!-~]+")
+
+Shape: TypeAlias = Mapping[str, Any]
+"""What an answer must hold at least: names, each with a type or several, a test of a value, a list
+of one shape, or the very value."""
 
 
 class ClientError(Exception):
@@ -23,48 +35,115 @@ def ask(
     *,
     post: bool = False,
     document: dict[str, Any] | None = None,
+    shape: Shape | None = None,
 ) -> dict[str, Any]:
-    """Return what the service answers at `path`, read or posted to. Raises ClientError."""
+    """Return what the service answers at `path`, read or posted to, which must have this `shape`.
+    Raises ClientError, also for a redirect: the key goes nowhere but to the service."""
     if settings.admin_key is None:
         raise ClientError("RECEIVER_ADMIN_KEY is not set: it is the key that the service runs with")
+    if not _VISIBLE.fullmatch(settings.admin_key):
+        raise ClientError("RECEIVER_ADMIN_KEY must be visible ASCII characters, without spaces")
     url = settings.url + path + (f"?{urlencode(query)}" if query else "")
     if not url.startswith(("http://", "https://")):
         raise ClientError(f"RECEIVER_URL must begin with http:// or https://, not {settings.url!r}")
+    headers = {
+        "Authorization": f"Bearer {settings.admin_key}",
+        "Content-Type": "application/json",
+    }
+    body = None if document is None else json.dumps(document).encode()
     try:
-        request = urllib.request.Request(  # noqa: S310 - the scheme is checked above
-            url,
-            data=_body(document) if post else None,
-            headers={
-                "Authorization": f"Bearer {settings.admin_key}",
-                "Content-Type": "application/json",
-            },
-        )
-        with _opener().open(request, timeout=TIMEOUT_S) as response:
-            reply: dict[str, Any] = json.loads(response.read(RESPONSE_BYTES_MAX))
-    except urllib.error.HTTPError as error:
-        with error:
-            raise ClientError(_message_of(error)) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        status, text = _exchange("POST" if post else "GET", url, body, headers)
+    except (OSError, ValueError, HTTPException) as error:
+        reason = str(error) or type(error).__name__
         raise ClientError(f"cannot ask {settings.url}: {reason}") from None
+    if not 200 <= status < 300:
+        raise ClientError(_message_of(status, path, text))
+    return _read(text, shape or {}, settings.url)
+
+
+def is_time(value: object) -> bool:
+    """Whether it is a time as the service writes one."""
+    with suppress(TypeError, ValueError):
+        return datetime.fromisoformat(str(value)).tzinfo is not None
+    return False
+
+
+def _exchange(
+    method: str, url: str, body: bytes | None, headers: dict[str, str]
+) -> tuple[int, bytes]:
+    """Return the status and the body of the answer. No proxy is used and no redirect followed."""
+    parts = urlsplit(url)
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    late = threading.Event()
+    with closing(kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)) as connection:
+        connection.connect()
+        # A byte now and then would meet no time-out of the socket's.
+        timer = threading.Timer(DEADLINE_S, _end, (connection, late))
+        timer.start()
+        try:
+            connection.request(method, target, body, headers)
+            response = connection.getresponse()
+            is_good = 200 <= response.status < 300
+            limit = RESPONSE_BYTES_MAX if is_good else _ERROR_BYTES_MAX
+            text = response.read(limit + 1)
+        except (OSError, HTTPException) as error:
+            raise (_late() if late.is_set() else error) from None
+        finally:
+            timer.cancel()
+        if late.is_set():
+            raise _late()
+        if is_good and len(text) > limit:
+            raise ValueError(f"it answers more than {limit} bytes")
+        return response.status, text
+
+
+def _end(connection: HTTPConnection, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError, AttributeError):
+        connection.sock.shutdown(SHUT_RDWR)
+
+
+def _late() -> TimeoutError:
+    return TimeoutError(f"there is no whole answer within {DEADLINE_S:g} s")
+
+
+def _read(text: bytes, shape: Shape, url: str) -> dict[str, Any]:
+    try:
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict) or not _fits(reply, shape):
+        raise ClientError(
+            f"what answers at {url} is no receiver, or of another version: is RECEIVER_URL right?"
+        )
     return reply
 
 
-def _body(document: dict[str, Any] | None) -> bytes:
-    return b"" if document is None else json.dumps(document).encode()
+def _fits(value: Any, shape: Any) -> bool:
+    if isinstance(shape, Mapping):
+        return isinstance(value, dict) and all(
+            name in value and _fits(value[name], inner) for name, inner in shape.items()
+        )
+    if isinstance(shape, list):
+        return isinstance(value, list) and all(_fits(one, shape[0]) for one in value)
+    if isinstance(shape, tuple):
+        return any(_fits(value, one) for one in shape)
+    if isinstance(shape, type):
+        return isinstance(value, shape) and not (shape is int and isinstance(value, bool))
+    if callable(shape):
+        return bool(shape(value))
+    return bool(value == shape)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    """Use no proxies: an admin key goes nowhere but to the service."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _message_of(error: urllib.error.HTTPError) -> str:
-    if error.code == 404 and error.url.rstrip("/").split("?")[0].endswith("/inbox"):
+def _message_of(status: int, path: str, text: bytes) -> str:
+    if status == 404 and path in ("/inbox", "/expected"):
         return "the service has no admin routes: start it with RECEIVER_ADMIN_KEY set"
-    if error.code == 401:
+    if status == 401:
         return "the admin key is wrong: RECEIVER_ADMIN_KEY must be the receiver's own"
+    if 300 <= status < 400:
+        return f"it answers {status}, a redirect: RECEIVER_URL must name the service itself"
     try:
-        return str(json.loads(error.read(64 * 1024))["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"the service answered {error.code}"
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"the service answered {status}"

@@ -57,8 +57,10 @@ def ask(
     *,
     post: bool = False,
     document: dict[str, Any] | None = None,
+    shape: client.Shape,
 ) -> dict[str, Any]:
-    """Return the running service's answer; ends the command where it has none."""
+    """Return the running service's answer, which must have this `shape`; ends the command where
+    there is none."""
     try:
         settings = load_client()
     except SettingError as error:
@@ -70,7 +72,7 @@ def ask(
             "set it to any long random text, for `receiver serve` and for this command",
         )
     try:
-        return client.ask(settings, path, query, post=post, document=document)
+        return client.ask(settings, path, query, post=post, document=document, shape=shape)
     except client.ClientError as error:
         end(str(error), FAILED, _START if "cannot ask" in str(error) else None)
 

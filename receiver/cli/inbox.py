@@ -5,7 +5,7 @@ import json
 import math
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.table import Table
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from receiver.base.cli import USAGE, ago, command, console, plain, table
 from receiver.cli.common import EXIT_CODES, AsJson, ask, end, word
+from receiver.client import is_time
 from receiver.inbox.expectations import Expected
 from receiver.inbox.message import State
 from receiver.verification.identity import Dialect
@@ -21,6 +22,25 @@ app = typer.Typer(
     help="What a running receiver has in its inbox.", epilog=EXIT_CODES, no_args_is_help=True
 )
 expect_app = typer.Typer()
+
+# What is shown of an answer, and so must be in it.
+_MESSAGE: Final[dict[str, Any]] = {
+    "id": int,
+    "status": str,
+    "state": str,
+    "attempts": int,
+    "jobId": (str, None),
+    "jobStatus": (str, None),
+    "receivedAt": is_time,
+    "duplicates": int,
+}
+_JOB: Final[dict[str, Any]] = {
+    "jobId": str,
+    "state": str,
+    "asked": int,
+    "nextAskAt": (is_time, None),
+    "lastError": (str, None),
+}
 
 
 @command(
@@ -49,7 +69,8 @@ def list_command(
         "limit": str(limit),
         "cursor": cursor,
     }
-    page = ask("/inbox", {name: value for name, value in query.items() if value is not None})
+    given = {name: value for name, value in query.items() if value is not None}
+    page = ask("/inbox", given, shape={"data": [_MESSAGE], "nextCursor": (str, None)})
     if as_json:
         print(json.dumps(page))
         return
@@ -67,7 +88,7 @@ def show_command(
     as_json: AsJson = False,
 ) -> None:
     """Show one message with its body."""
-    message = ask(f"/inbox/{id}")
+    message = ask(f"/inbox/{id}", shape=_MESSAGE | {"id": id, "lastError": (str, None)})
     if as_json:
         print(json.dumps(message))
         return
@@ -111,10 +132,10 @@ def replay_command(
     if (id is None) is not all_dead:
         end("give one message's id, or --dead", USAGE)
     if id is not None:
-        response = ask(f"/inbox/{id}/replay", post=True)
+        response = ask(f"/inbox/{id}/replay", post=True, shape={"id": id, "state": "pending"})
         text = f"message {id} is pending"
     else:
-        response = ask("/inbox/replay", {"state": "dead"}, post=True)
+        response = ask("/inbox/replay", {"state": "dead"}, post=True, shape={"replayed": int})
         text = f"replayed: {response['replayed']}"
     print(json.dumps(response) if as_json else text)
 
@@ -139,7 +160,7 @@ def prune_command(
     query = None
     if older_than_days is not None:
         query = {"olderThan": str(round(older_than_days * 86_400))}
-    response = ask("/inbox/prune", query, post=True)
+    response = ask("/inbox/prune", query, post=True, shape={"bodies": int, "messages": int})
     text = f"pruned: {response['bodies']} bodies, {response['messages']} messages"
     print(json.dumps(response) if as_json else text)
 
@@ -175,7 +196,8 @@ def expect_command(
         "source": source,
     }
     document = {name: value for name, value in document.items() if value is not None}
-    response = ask("/expected", post=True, document=document)
+    shape = _JOB | {"jobId": job_id}
+    response = ask("/expected", post=True, document=document, shape=shape)
     print(json.dumps(response) if as_json else f"{response['jobId']} is {response['state']}")
 
 
@@ -187,7 +209,7 @@ def expected_command(
 ) -> None:
     """List the jobs that are or were waited for, newest first."""
     query = {"limit": str(limit), **({"state": state} if state else {})}
-    response = ask("/expected", query)
+    response = ask("/expected", query, shape={"data": [_JOB]})
     if as_json:
         print(json.dumps(response))
     elif response["data"]:
