@@ -53,7 +53,8 @@ def quick_start(folder: Path) -> Iterator[Started]:
     dispatcher_port, receiver_port = free_ports(2)
     where = Started(folder, dispatcher_port, receiver_port, "")
     # What was pasted leaves the shell open: it waits for the next line, which ends it.
-    script = where.here(block(README, "make install")) + "\necho PASTED; read -r _; kill %1 %2; wait"
+    script = where.here(block(README, "make install"))
+    script += "\necho PASTED; read -r _; kill %1 %2; wait"
     shell = subprocess.Popen(
         ["bash", "-uo", "pipefail", "-c", script],
         cwd=folder,
