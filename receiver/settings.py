@@ -251,7 +251,7 @@ class Settings:
             self.main_source()
 
     def main_source(self) -> Source:
-        """Return the way in that the settings themselves describe. Raises SettingError."""
+        """Return the source that the settings themselves describe. Raises SettingError."""
         try:
             return Source(
                 path=self.path,

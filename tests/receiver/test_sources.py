@@ -1,4 +1,4 @@
-"""The ways in: several at once, each with what vouches for it; unsigned ones only on purpose."""
+"""Sources: several at once, each with its own authentication; unsigned ones only on purpose."""
 
 import logging
 from collections.abc import AsyncIterator
