@@ -12,7 +12,13 @@ from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest
 from dispatcher.store.tx import ChangeSet, Tx
-from receiver.base.db.group_commit import Write, apply_kinds, at_once, isolated, write_all
+from receiver.base.db.group_commit import (
+    Write,
+    apply_isolated,
+    apply_kinds,
+    apply_together,
+    write_all,
+)
 
 T = TypeVar("T")
 
@@ -49,11 +55,11 @@ def apply(
     def claimed(tx: Tx, items: Sequence[ClaimRequest]) -> Sequence[object]:
         return [claim.claim(tx, item, rules) for item in items]
 
-    run = isolated if isolate else at_once
+    run = apply_isolated if isolate else apply_together
     # Settling first frees slots, claiming last fills them, in the same commit.
     kinds = (
         (Settlement, partial(run, tx, settle.settle)),
-        (Operation, partial(isolated, tx, write_all)),
+        (Operation, partial(apply_isolated, tx, write_all)),
         (SubmitRequest, partial(run, tx, submitted)),
         (ClaimRequest, partial(run, tx, claimed)),
     )

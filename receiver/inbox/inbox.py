@@ -10,9 +10,9 @@ from receiver.base.db.group_commit import (
     GroupCommit,
     Operation,
     Write,
+    apply_isolated,
     apply_kinds,
-    at_once,
-    isolated,
+    apply_together,
     write_all,
 )
 from receiver.base.db.url import is_postgres, sqlite_path
@@ -65,8 +65,8 @@ class Database(Protocol):
         """Disconnect."""
 
     async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, careful)` did in one transaction, once it is on disk. It may be
-        done again: `careful`, where it raised PoisonedBatch."""
+        """Return what `apply(tx, isolate)` did in one transaction, once it is on disk. It may be
+        done again: `isolate`, where it raised PoisonedBatch."""
 
     async def read(self, query: Callable[[Any], T]) -> T:
         """Return what one query finds, cut off at its deadline."""
@@ -262,7 +262,7 @@ class Inbox:
         return results
 
     def _apply_within(
-        self, operations: Sequence[object], tx: Any, careful: bool
+        self, operations: Sequence[object], tx: Any, isolate: bool
     ) -> tuple[list[object], bool]:
         """Apply the messages together, then the rest one after another; whether there is something
         to handle now."""
@@ -274,7 +274,7 @@ class Inbox:
             has_due |= is_due
             return verdicts
 
-        run = isolated if careful else at_once
+        run = apply_isolated if isolate else apply_together
         kinds = ((Message, partial(run, tx, receive)), (Write, partial(run, tx, write_all)))
         return apply_kinds(kinds, operations), has_due
 

@@ -24,7 +24,15 @@ from dispatcher.store.tx import Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import RetryBatch
-from receiver.base.db.postgres import QUIET, Readers, Server, line, translated, until_committed
+from receiver.base.db.postgres import (
+    QUIET,
+    Connection,
+    Readers,
+    Server,
+    commit_with_retries,
+    line,
+    translated,
+)
 
 T = TypeVar("T")
 
@@ -81,9 +89,7 @@ class PostgresDatabase:
 
     def _prepare(self) -> None:
         """Differs: the schema is brought up to date by a session of its own, without deadlines."""
-        with self._server.opening("postback migration", QUIET) as connection:
-            migrate(connection)
-            _refuse_half_moved(connection)
+        self._server.opened("postback migration", QUIET, _bring_up_to_date).close()
         self._session.open()
 
     async def close(self) -> None:
@@ -183,7 +189,8 @@ def observe(session: Session) -> tuple[Mapping[tuple[str, State], int], int | No
     return counts, next_ready_ms, revision or 0, schema or 0
 
 
-def _refuse_half_moved(connection: psycopg.Connection) -> None:
+def _bring_up_to_date(connection: Connection) -> None:
+    migrate(connection)
     row = connection.execute("SELECT source FROM moves WHERE done_ms IS NULL").fetchone()
     if row is not None:
         raise CannotStart(
@@ -202,7 +209,7 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     committed, is applied again; StoreUnavailable may mean that the connection broke while
     committing and could not be repaired in time to learn what became of it.
     """
-    committed = until_committed(partial(_commit_once, session, operations, rules))
+    committed = commit_with_retries(partial(_commit_once, session, operations, rules))
     if session.is_past(committed.next_ready_ms):
         session.notify_ready()
     return committed
@@ -212,7 +219,7 @@ def _commit_once(
     session: Session, operations: Sequence[object], rules: Rules, isolate: bool
 ) -> Committed:
     tx = session.begin()
-    with session.undone():
+    with session.rolled_back_on_error():
         tx.statements.hold(tx, batch.lanes_of(tx, operations))
         results = batch.apply(tx, operations, rules, isolate=isolate)
         next_ready_ms = session.mark(tx)

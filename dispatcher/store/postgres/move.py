@@ -83,7 +83,7 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
     except FileInUse as error:
         raise CannotStart(f"{error}: {file.IN_USE_ADVICE}") from None
     try:
-        with _opened(source) as old, _connected(target_url) as new:
+        with _opened(source) as old, closing(_connected(target_url)) as new:
             return _move(old, new, str(source.absolute()), progress)
     except (sqlite3.Error, psycopg.Error) as error:
         raise StoreUnavailable(
@@ -100,17 +100,8 @@ def _opened(source: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-@contextmanager
-def _connected(url: str) -> Iterator[psycopg.Connection]:
-    server = Server(url)
-    with server.opening("postback move", QUIET) as connection:
-        migrate(connection)
-    try:
-        connection = server.connect("postback move", QUIET)
-    except StoreUnavailable as error:
-        raise CannotStart(str(error)) from None
-    with closing(connection):
-        yield connection
+def _connected(url: str) -> psycopg.Connection:
+    return Server(url).opened("postback move", QUIET, migrate)
 
 
 def _move(

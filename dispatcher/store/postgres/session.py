@@ -160,7 +160,7 @@ class Session(postgres.Session):
                 _LOG.info("left a mark behind", reason=line(error))
         self.drop()
 
-    def _made(self, connection: Connection) -> None:
+    def _on_connected(self, connection: Connection) -> None:
         """Take a number that no other living session has: its rows of counts are ours alone. An
         earlier session of ours that does not know yet that it is alone is ended, with what it
         holds."""
@@ -177,7 +177,7 @@ class Session(postgres.Session):
     def begin(self) -> PostgresTx:
         """Return a transaction, with the database's clock read at its beginning. Raises
         StoreUnavailable."""
-        return self.started(self._begin)
+        return self.begin_with(self._begin)
 
     def _begin(self, connection: Connection) -> PostgresTx:
         began_ms = self._clock()

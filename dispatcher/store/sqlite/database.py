@@ -19,7 +19,7 @@ from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import file, statements
 from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
 from receiver.base.db import sqlite
-from receiver.base.db.sqlite import FileInUse, SqliteFile, committed, make_durable
+from receiver.base.db.sqlite import FileInUse, SqliteFile, in_transaction, make_durable
 
 T = TypeVar("T")
 
@@ -144,7 +144,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
     """Do what `Database.write` does, on the writer's thread."""
-    return committed(connection, partial(_apply, SqliteTx(connection), operations, rules))
+    return in_transaction(connection, partial(_apply, SqliteTx(connection), operations, rules))
 
 
 def _apply(tx: SqliteTx, operations: Sequence[object], rules: Rules) -> Committed:

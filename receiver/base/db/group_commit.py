@@ -104,6 +104,10 @@ def apply_kinds(
 ) -> list[object]:
     """Return the operations' results in their order, applied kind by kind in the order of
     `kinds`: each a type and what applies all operations of it."""
+    if len(operations) == 1:  # the rule where little is going on
+        for kind, apply in kinds:
+            if isinstance(operations[0], kind):
+                return list(apply(operations))
     results: list[object] = [None] * len(operations)
     for kind, apply in kinds:
         places = [n for n, operation in enumerate(operations) if isinstance(operation, kind)]
@@ -114,7 +118,7 @@ def apply_kinds(
     return results
 
 
-def at_once(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
+def apply_together(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
     """Apply all items in one go, without a savepoint. Raises PoisonedBatch where one fails: the
     transaction is to be rolled back then."""
     try:
@@ -125,7 +129,7 @@ def at_once(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
         raise PoisonedBatch from error
 
 
-def isolated(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
+def apply_isolated(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
     """Apply all items in one savepoint; if that fails, one by one, so that only the bad one
     does: what it raised is its result."""
     if len(items) > 1:

@@ -165,21 +165,24 @@ class Server:
         if row is not None and row[0] != "UTF8":
             raise CannotOpen(f"{self.name} stores text as {row[0]}: make one with ENCODING 'UTF8'")
 
-    @contextmanager
-    def opening(self, name: str, settings: Mapping[str, str]) -> Iterator[Connection]:
-        """Yield a session for bringing the database up to date. Raises CannotOpen for whatever
-        the server says."""
+    def opened(
+        self, name: str, settings: Mapping[str, str], prepare: Callable[[Connection], None]
+    ) -> Connection:
+        """Return a session on a database that we can use, after `prepare` has brought it up to
+        date. Raises CannotOpen for whatever the server says, and what `prepare` raises."""
         try:
             connection = self.connect(name, settings)
         except DatabaseUnavailable as error:
             raise CannotOpen(str(error)) from None
         try:
             self.check(connection)
-            yield connection
-        except psycopg.Error as error:
-            raise CannotOpen(f"cannot use {self.name}: {line(error)}") from None
-        finally:
+            prepare(connection)
+        except BaseException as error:
             connection.close()
+            if isinstance(error, psycopg.Error):
+                raise CannotOpen(f"cannot use {self.name}: {line(error)}") from None
+            raise
+        return connection
 
 
 def conninfo(url: str, name: str) -> str:
@@ -308,7 +311,7 @@ class Session:
             self._connection = None
             connection = self._server.connect(self._name, self._settings)
             try:
-                self._made(connection)
+                self._on_connected(connection)
             except psycopg.Error as error:
                 connection.close()
                 message = f"cannot use {self._server.name}: {line(error)}"
@@ -319,10 +322,10 @@ class Session:
             self._connection = connection
         return self._connection
 
-    def _made(self, connection: Connection) -> None:
+    def _on_connected(self, connection: Connection) -> None:
         """Prepare a new connection."""
 
-    def started(self, begin: Callable[[Connection], T]) -> T:
+    def begin_with(self, begin: Callable[[Connection], T]) -> T:
         """Return what `begin(connection)` does, which begins a transaction. A connection that was
         lost while it was idle is replaced: nothing is at stake. Raises DatabaseUnavailable."""
         failure: psycopg.Error | None = None
@@ -337,7 +340,7 @@ class Session:
         raise DatabaseUnavailable(f"cannot reach {self._server.name}: {reason}")
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
+    def rolled_back_on_error(self) -> Iterator[None]:
         """Undo the transaction if what is inside raises, before its commit. Raises RetryBatch
         where the same once more may pass, and else what the caller gets."""
         try:
@@ -389,18 +392,18 @@ class Session:
             connection.close()
 
 
-def until_committed(commit_once: Callable[[bool], T]) -> T:
-    """Return what `commit_once(careful)` does, as often as it takes: it raises PoisonedBatch where
-    it is to be careful (each operation in a savepoint), and RetryBatch where it only met another
-    process, or lost its connection before the commit. Without savepoints at first, each of which
-    is two round trips: only a batch with a bad operation, which is rare, is applied with them."""
+def commit_with_retries(commit_once: Callable[[bool], T]) -> T:
+    """Return what `commit_once(isolate)` does, tried again where it raises RetryBatch, since it
+    only met another process or lost its connection before the commit; and with `isolate` where it
+    raises PoisonedBatch. Without savepoints at first, each of which is two round trips: only a
+    batch with a bad operation in it, which is rare, is applied with them."""
     reason: BaseException | None = None
-    careful = False
+    isolate = False
     for tried in range(TRIES_MAX):
         try:
-            return commit_once(careful)
+            return commit_once(isolate)
         except PoisonedBatch:
-            careful = True
+            isolate = True
         except RetryBatch as again:
             reason = again.__cause__ or again
             time.sleep(_WAIT_S * tried)

@@ -92,7 +92,7 @@ class SqliteTx(Tx):
         return translated(error)
 
 
-def committed(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
+def in_transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
     """Return what `work` did, durably, or do nothing of it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -248,10 +248,12 @@ class SqliteFile:
     async def write(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what `function(connection, *arguments)` does on the writer's thread. Raises
         DatabaseUnavailable and DatabaseFull."""
-        if self._writer is None:
+        writer = self._writer
+        if writer is None:
             raise DatabaseUnavailable("the database is closed")
+        execute: Callable[..., Awaitable[T]] = writer._execute  # as in `run`: one frame less
         try:
-            return await run(self._writer, function, *arguments)
+            return await execute(function, writer._conn, *arguments)
         except sqlite3.Error as error:
             raise translated(error) from error
 

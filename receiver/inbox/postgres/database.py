@@ -15,8 +15,8 @@ from receiver.base.db.postgres import (
     Readers,
     Server,
     Session,
+    commit_with_retries,
     migrate,
-    until_committed,
 )
 from receiver.inbox.postgres import statements
 
@@ -65,13 +65,13 @@ class PostgresDatabase:
         self._thread.shutdown()
 
     async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, careful)` did, once it is on disk.
+        """Return what `apply(tx, isolate)` did, once it is on disk.
 
         A batch that met another replica's, or lost its connection before the commit, is done
         again. Raises DatabaseUnavailable and DatabaseFull; then it may have been committed all the
         same if the connection broke meanwhile, which is why every operation can be done twice.
         """
-        return await self._in_thread(until_committed, partial(self._commit_once, apply))
+        return await self._in_thread(commit_with_retries, partial(self._commit_once, apply))
 
     async def read(self, query: Callable[[Any], T]) -> T:
         """Return what a query finds. Raises DatabaseUnavailable."""
@@ -81,18 +81,21 @@ class PostgresDatabase:
         """Differs: vacuum is the server's own affair."""
 
     def _prepare(self) -> None:
-        with self._server.opening("postback receiver", {**_IN_SCHEMA, **QUIET}) as connection:
-            migrate(connection, MIGRATIONS, table="schema_version", lock=_MIGRATING, schema=SCHEMA)
+        self._server.opened("postback receiver", {**_IN_SCHEMA, **QUIET}, _migrate).close()
 
-    def _commit_once(self, apply: Callable[[Any, bool], T], careful: bool) -> T:
-        tx = self._session.started(_begin)
-        with self._session.undone():
-            result = apply(tx, careful)
+    def _commit_once(self, apply: Callable[[Any, bool], T], isolate: bool) -> T:
+        tx = self._session.begin_with(_begin)
+        with self._session.rolled_back_on_error():
+            result = apply(tx, isolate)
         self._session.commit()
         return result
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+
+def _migrate(connection: Connection) -> None:
+    migrate(connection, MIGRATIONS, table="schema_version", lock=_MIGRATING, schema=SCHEMA)
 
 
 def _begin(connection: Connection) -> PostgresTx:

@@ -12,7 +12,7 @@ from receiver.base.db.sqlite import (
     FileInUse,
     SqliteFile,
     SqliteTx,
-    committed,
+    in_transaction,
     make_durable,
     migrate,
     schema_version,
@@ -55,7 +55,7 @@ class SqliteDatabase:
         await self._file.close()
 
     async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, careful)` did, once it is on disk. Raises DatabaseUnavailable and
+        """Return what `apply(tx, isolate)` did, once it is on disk. Raises DatabaseUnavailable and
         DatabaseFull."""
         return await self._file.write(_commit, apply)
 
@@ -88,9 +88,9 @@ def _check(connection: sqlite3.Connection) -> None:
 def _commit(connection: sqlite3.Connection, apply: Callable[[Any, bool], T]) -> T:
     """Commit a batch; one with a bad operation is done again, each operation in a savepoint."""
     try:
-        return committed(connection, lambda: apply(SqliteTx(connection), False))
+        return in_transaction(connection, lambda: apply(SqliteTx(connection), False))
     except PoisonedBatch:
-        return committed(connection, lambda: apply(SqliteTx(connection), True))
+        return in_transaction(connection, lambda: apply(SqliteTx(connection), True))
 
 
 def _vacuum(connection: sqlite3.Connection) -> None:
