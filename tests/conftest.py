@@ -66,6 +66,7 @@ if importlib.util.find_spec("sniffio") is None:
 _MEMORY = Path("/dev/shm")
 _ROOT = "PYTEST_DEBUG_TEMPROOT"  # where pytest makes the folders of tests
 _FREE_BYTES_MIN = 2 * 1024**3  # ten times what a whole run leaves there
+_TESTS = Path(__file__).parent
 _OURS = pytest.StashKey[str]()
 
 
@@ -77,6 +78,44 @@ def pytest_configure(config: pytest.Config) -> None:
     if shutil.disk_usage(_MEMORY).free >= _FREE_BYTES_MIN:
         root = tempfile.mkdtemp(prefix="postback-tests-", dir=_MEMORY)
         config.stash[_OURS] = os.environ[_ROOT] = root
+
+
+# What starts processes or servers, or takes its time: everything else is `quick`.
+_NOT_QUICK = (
+    "bench",
+    "dispatcher/cli/test_usage.py",
+    "dispatcher/crash",
+    "dispatcher/postgres",
+    "dispatcher/store/test_exactness.py",
+    "dispatcher/test_demo.py",
+    "readme",
+    "receiver/crash",
+    "receiver/store/test_replicas.py",
+    "receiver/test_conformance.py",
+    "receiver/test_deploy.py",
+    "receiver/test_dispatcher_gone.py",
+    "receiver/test_effects_postgres.py",
+    "receiver/test_fastapi_shop.py",
+    "receiver/test_leases.py",
+    "receiver/test_node.py",
+    "receiver/test_once.py",
+    "receiver/test_order.py",
+    "receiver/test_serve.py",
+    "receiver/test_server.py",
+    "upgrade",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make quick` runs."""
+    apart = [_TESTS / path for path in _NOT_QUICK]
+    for item in items:
+        postgres = any(
+            "postgres" in name for name in (item.name, *getattr(item, "fixturenames", ()))
+        )
+        slow = postgres or item.get_closest_marker("slow") is not None
+        if not slow and not any(item.path.is_relative_to(path) for path in apart):
+            item.add_marker("quick")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -178,6 +178,12 @@ class Platform:
     refused: Counter[str] = field(default_factory=Counter)
     tried: int = 0
     path: str = "d"
+    waits_s: list[float] = field(default_factory=list)  # for each acknowledgement, so for a commit
+
+    @property
+    def usual_wait_s(self) -> float:
+        """What nine in ten acknowledgements took at most."""
+        return sorted(self.waits_s)[len(self.waits_s) * 9 // 10]
 
     async def submit_all(self, count: int, *, at_once: int = 64, per_second: float = 1e9) -> None:
         """`count` callbacks, spread evenly over the destinations."""
@@ -208,11 +214,13 @@ class Platform:
                 continue
             url = f"{random.choice(living)}/v1/callbacks"
             self.tried += 1
+            began_s = time.monotonic()
             try:
                 async with session.post(url, json=document, timeout=timeout) as answer:
                     said = await answer.json()
                     if answer.status in (200, 202):
                         self.acknowledged[document["jobId"]] = said["id"]  # type: ignore[index]
+                        self.waits_s.append(time.monotonic() - began_s)
                         return
                     self.refused[str(answer.status)] += 1
                     assert answer.status == 503, said

@@ -29,8 +29,6 @@ from tests.dispatcher.postgres.fleet import (
 from tests.dispatcher.postgres.proxy import proxied
 from tests.dispatcher.postgres.server import Server
 
-HEAR_S = 1.0  # how late the sink may hear, under the same load, what lay in its sockets already
-RECORD_S = 1.0  # how long an answer may wait for its commit under this load
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
@@ -54,20 +52,24 @@ class Faults:
     kills: list[Arrival] = field(default_factory=list)
     outages: list[tuple[float, float]] = field(default_factory=list)
     late: set[str] = field(default_factory=set)
+    # How long an answer may wait for its commit, and how late the sink may hear what lay in its
+    # sockets already: so much on this machine, under this load.
+    slack_s: float = 1.0
 
     def explain(self, one: str, before: Arrival) -> bool:
         """Whether a second delivery follows from a fault: the first's sender was killed before it
         can have recorded the answer, or the database was away then, or it says that it brought
         the answer after the lease (on a machine that is too slow for leases of three seconds)."""
         killed = any(
-            kill.sender == before.sender and -HEAR_S <= kill.at_s - before.at_s <= RECORD_S
+            kill.sender == before.sender and abs(kill.at_s - before.at_s) <= self.slack_s
             for kill in self.kills
         )
         return (
             killed
             or one in self.late
             or any(
-                began - RECORD_S <= before.at_s <= ended + HEAR_S for began, ended in self.outages
+                began - self.slack_s <= before.at_s <= ended + self.slack_s
+                for began, ended in self.outages
             )
         )
 
@@ -129,12 +131,13 @@ async def test_processes_killed_and_the_database_restarted_under_load(
         counts = await settled(members[0])
         seconds = time.monotonic() - began
     faults.late = set().union(*(member.late() for member in members))
+    faults.slack_s += 3 * platform.usual_wait_s
     explained = [one for one in sink.duplicates if faults.explain(*one[:2])]
     print(
         f"\n{processes} processes, 50 destinations: accepted={len(platform.acknowledged)} "
         f"delivered={counts['delivered']} duplicates={len(sink.duplicates)} "
         f"explained={len(explained)} kills={len(faults.kills)} outages={len(faults.outages)} "
-        f"late={len(faults.late)} "
+        f"late={len(faults.late)} slack={faults.slack_s:.1f} s "
         f"at once={sink.twice_at_once} "
         f"refused={dict(platform.refused)} in {seconds:.1f} s"
     )
