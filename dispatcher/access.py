@@ -106,7 +106,7 @@ class Access:
         return text
 
     async def reload(self) -> None:
-        """Read keys and tenants anew, for changes made by another process."""
+        """Read keys and tenants again, for changes made by another process."""
         keys = await self._store.keys()
         self._tenants = {tenant.name for tenant in await self._store.tenants()}
         self._keys = {key.id: key for key in keys}

@@ -119,7 +119,7 @@ class Service:
             try:
                 await self.access.reload()
             except StoreError as error:
-                _LOG.warning("cannot read keys anew yet", reason=str(error))
+                _LOG.warning("cannot read keys again yet", reason=str(error))
                 await asyncio.sleep(_RELOAD_RETRY_S)
                 continue
             if not self._reload_again:

@@ -1,5 +1,5 @@
 """The states of a delivery and every legal way from one to the next: the one table that the
-stores, the tests and the README's diagram share."""
+stores, the tests and the guide's diagram share."""
 
 from typing import Final, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""The values that travel between rooms: frozen, and free of IO."""
+"""The values that modules hand to each other: frozen, and free of IO."""
 
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -22,7 +22,7 @@ class NewCallback:
     """A validated submit, ready to be stored.
 
     `destination` is the lane's id; `url` is None for a registered destination, whose own URL,
-    headers and policy apply at send time, so that mending them mends its backlog too.
+    headers and policy apply at send time, so that a correction reaches its backlog too.
     `policy_text` is what is stored and `policy` what it says, both None for the destination's.
     `key` is the idempotency key's digest, `content` what it must come with again.
     """

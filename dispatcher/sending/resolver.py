@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-# A name that failed is asked again soon, since its owner may be mending it.
+# A name that failed is asked again soon, since its owner may be repairing it.
 _NEGATIVE_S: Final = 5.0
 _CACHE_HOSTS_MAX: Final = 4_096
 # Each address costs a connection attempt within the same deadline.

@@ -45,12 +45,12 @@ def _good(signer: Signer) -> Iterator[Case]:
     why = "chunked requests are HTTP; proxies make them"
     yield accept(signer, "a body without its length", ["streamed"], [streamed], why, advice=True)
     if signer.sha256 and signer.standard:
-        founding = signer.deliver(signer.payload("sha256"), "sha256", standard=False)
+        sha256_only = signer.deliver(signer.payload("sha256"), "sha256", standard=False)
         why = (
             "some senders sign with X-Webhook-Signature alone; take it unless you decided not "
             "to (--schemes standard checks a receiver that did)"
         )
-        yield accept(signer, "the founding scheme alone", ["sha256"], [founding], why)
+        yield accept(signer, "the sha256= scheme alone", ["sha256"], [sha256_only], why)
 
 
 def _rotated(signer: Signer) -> Iterator[Case]:
@@ -73,7 +73,7 @@ def _copies(signer: Signer) -> Iterator[Case]:
     yield accept(signer, "the same delivery again", ["twice"], twice, _KEY)
     later = [signer.completion("retried", shift_s=shift_s) for shift_s in (-60, -30, 0)]
     why = "a retry has its own time and signature: dedupe by jobId, never by those"
-    yield accept(signer, "a retry, signed anew", ["retried"], later, why)
+    yield accept(signer, "a retry, signed again", ["retried"], later, why)
     if signer.standard:
         again = [signer.completion("again", message) for message in ("again1", "again2")]
         why = "one job may come in two messages: dedupe by jobId, not by webhook-id alone"

@@ -74,7 +74,7 @@ def stale(signer: Signer) -> Iterator[Case]:
 
 
 def _sha256(good: Delivery, change: Callable[[str], str]) -> Delivery:
-    """Keep the founding scheme alone, its value changed."""
+    """Keep the `sha256=` scheme alone, its value changed."""
     value = change(good.headers[SHA256_HEADER])
     return with_header(without(good, *STANDARD_HEADERS), SHA256_HEADER, value)
 
@@ -91,7 +91,7 @@ def _one_wrong(good: Delivery, other: Delivery) -> Delivery:
 
 _WHOLE = "compare the whole value, in constant time, with what you computed"
 _EVERY = "every signature header that is there must hold, not just one (--schemes sha256 checks a "
-_EVERY += "receiver that knows the founding scheme alone)"
+_EVERY += "receiver that knows the sha256= scheme alone)"
 
 _BOTH: list[tuple[str, Change, str]] = [
     (
@@ -100,7 +100,7 @@ _BOTH: list[tuple[str, Change, str]] = [
         "refuse what is not signed",
     ),
     ("a body that was changed", lambda good, _: tampered(good), "verify the body that you use"),
-    ("a strange secret", lambda _, other: other, "compare with what your secret gives"),
+    ("another secret", lambda _, other: other, "compare with what your secret gives"),
 ]
 _FOUNDING: list[tuple[str, Change, str]] = [
     ("sha1= for sha256=", lambda good, _: _sha256(good, lambda v: "sha1=" + v[7:47]), _WHOLE),
@@ -133,7 +133,7 @@ _MIXED: list[tuple[str, Change, str]] = [("one scheme right, one wrong", _one_wr
 def malformed(signer: Signer) -> Iterator[Case]:
     """Yield signed bodies to none of which a 5xx will do, nor a 2xx where they mean nothing."""
     job = signer.job("malformed").encode()
-    # Signed by the founding scheme alone where that is there: a signed id would name any bytes.
+    # Signed by `sha256=` alone where that is there: a signed id would name any bytes.
     standard = not signer.sha256
 
     def signed(body: bytes) -> Delivery:

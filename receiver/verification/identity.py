@@ -1,4 +1,4 @@
-"""Which job a verified body names, and with which status, in the three founding dialects. Pure.
+"""Which job a verified body names, and with which status, in the three platforms' dialects. Pure.
 
     platform    job             status                      without a job
     tensorone   `jobId`       `status`, lower case      opaque: known by its signed id
@@ -22,7 +22,7 @@ JOB_ID_CHARS_MAX: Final = 200  # a UUID has 36, an ARN or a URL-like name some 1
 STATUS_CHARS_MAX: Final = 64
 STATUSES: Final = ("queued", "running", "completed", "failed", "cancelled", "timeout")
 TERMINAL: Final = frozenset({"completed", "failed", "cancelled", "timeout"})
-# Those statuses in all the spellings of the founding documents, in lower case.
+# Those statuses in all the platforms' spellings, in lower case.
 _CANONICAL: Final = {
     **{status: status for status in STATUSES},
     "in_queue": "queued",
@@ -146,7 +146,7 @@ def is_name(value: Any, chars_max: int) -> bool:
 
 def canonical(status: str | None) -> str:
     """Return the one spelling of a status as sent. None is `completed`: a completion may come
-    without a status. One that no founding platform has stays as it is, in lower case, and is
+    without a status. One that none of the platforms has stays as it is, in lower case, and is
     progress."""
     if status is None:
         return "completed"

@@ -87,7 +87,7 @@ FAULTS: dict[Fault, set[str]] = {
     "last one wins": {"progress after the end", *ENDS},
     "dedupes by message": {"the same end in another message", "progress after the end", *ENDS},
     "dedupes by signature": {
-        "a retry, signed anew",
+        "a retry, signed again",
         "the same end in another message",
         "progress after the end",
         *ENDS,
@@ -206,7 +206,7 @@ async def test_effects_that_are_none_are_one_error() -> None:
 
 
 async def test_the_command_checks_a_receiver(tmp_path: Path) -> None:
-    """All of it, with a huge body that is huge; 0 where all is right, 1 for a strange secret."""
+    """All of it, with a huge body that is huge; 0 where all is right, 1 for another secret."""
     async with our_own(tmp_path, body_bytes_max=1_000_000) as url:
         good, strange = await asyncio.gather(
             run("check", f"{url}/webhooks", "--secret", SECRET, "--effects", f"{url}/effects"),

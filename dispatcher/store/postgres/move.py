@@ -19,7 +19,7 @@ from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
 
-# In this order, each by its primary key. Counts are not moved but counted anew.
+# In this order, each by its primary key. Counts are not moved but counted again.
 TABLES: Final[dict[str, tuple[str, ...]]] = {
     "tenants": ("name",),
     "keys": ("id",),
