@@ -20,7 +20,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
 from dispatcher.store.store import Store
 from receiver.base.clock import now_ms
-from receiver.base.http import Budget, Request, invalid
+from receiver.base.http import Budget, Request, invalid, number
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ class Call:
 
     def listing(self, about: str) -> "Listing":
         """Return what the request's `limit` and `cursor` say. Raises Refusal (422)."""
-        limit = limit_of(self.query.get("limit"))
+        limit = number(self.query, "limit", max=LIMIT_MAX) or LIMIT_DEFAULT
         return Listing(about, limit, after(self.query.get("cursor"), about))
 
 
@@ -115,15 +115,6 @@ class Listing:
         names = sorted(name for name in entries if self.after is None or name > self.after)
         next_id = names[self.limit - 1] if len(names) > self.limit else None
         return self.page([entries[name] for name in names[: self.limit]], next_id)
-
-
-def limit_of(text: str | None) -> int:
-    """How many to list. Raises Refusal (422) unless it is a number from 1 to 500."""
-    if text is None:
-        return LIMIT_DEFAULT
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= LIMIT_MAX:
-        raise invalid("limit", text, f"must be a whole number from 1 to {LIMIT_MAX}")
-    return int(text)
 
 
 def cursor_after(next_id: str | None, about: str) -> str | None:

@@ -1,6 +1,8 @@
 """The parameters with rules of their own: cursors and limits."""
 
 import string
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -42,5 +44,11 @@ def test_a_cursor_with_one_changed_character_is_refused() -> None:
 def test_a_limit_outside_1_to_500_is_refused(text: str) -> None:
     """422 for what is not a whole number within the bounds."""
     with pytest.raises(Refusal):
-        call.limit_of(text)
-    assert [call.limit_of(good) for good in (None, "1", "500")] == [50, 1, 500]
+        limit(text)
+    assert [limit(good) for good in (None, "1", "500")] == [50, 1, 500]
+
+
+def limit(text: str | None) -> int:
+    """Return what a request's `limit` comes to."""
+    request = SimpleNamespace(query={} if text is None else {"limit": text})
+    return call.Call.listing(cast(call.Call, request), "mine").limit
