@@ -19,7 +19,7 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "clock fairness filters health ids outcome policy states values",
+    "fairness filters health ids outcome policy states values",
     "settings",
     "store metrics wire",
     "access signing client",
