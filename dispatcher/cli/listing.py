@@ -217,7 +217,7 @@ def _where(callback: Callback) -> str:
 def _note(callback: Callback) -> Text:
     """Return what an operator wants to know next."""
     if callback.status == "pending" and callback.next_attempt_at is not None:
-        due = cli.plain(cli.due(callback.next_attempt_at), "dim")
+        due = cli.plain(values.due(callback.next_attempt_at), "dim")
         if callback.last_error is None:
             return due
         return cli.plain(callback.last_error, "yellow").append(" · ").append_text(due)

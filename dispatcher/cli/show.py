@@ -163,7 +163,7 @@ def _ending(callback: Callback) -> Iterator[Text]:
         if due is None:
             yield _hint("○ next attempt as soon as there is a slot", "yellow")
         else:
-            yield _hint(f"○ {cli.due(due)}  {cli.stamp(due)}", "yellow")
+            yield _hint(f"○ {values.due(due)}  {cli.stamp(due)}", "yellow")
     elif callback.status == "delivered" and callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
         yield _hint(f"● delivered, {cli.span(took)} after it was accepted", "green")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dispatcher.client.calls import one_value
 from dispatcher.policy import PRESETS
+from receiver.base.cli import ago
 from receiver.base.clock import iso, parse_iso
 
 _AGO: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h|d|w)")
@@ -43,11 +44,17 @@ def word(state: str) -> Text:
     return Text(f"{mark} {state}".lstrip(), style=style)
 
 
+def due(at: datetime) -> str:
+    """Return when the next attempt goes out: `next in 4m`, or where something holds it `due 8s
+    ago`."""
+    return f"{'next' if at > datetime.now(UTC) else 'due'} {ago(at)}"
+
+
 def moment(text: str) -> str:
-    """`2h` ago, or a time, as ISO-8601."""
-    ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        span = timedelta(seconds=float(ago[1]) * _UNITS[ago[2]])
+    """Return `2h` ago, or a time, as ISO-8601."""
+    match = _AGO.fullmatch(text.strip())
+    if match is not None:
+        span = timedelta(seconds=float(match[1]) * _UNITS[match[2]])
         return iso(max(0, int((datetime.now(UTC) - span).timestamp() * 1000)))
     try:
         return iso(parse_iso(text.strip()))

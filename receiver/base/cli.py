@@ -238,12 +238,6 @@ def ago(moment: datetime | str | None, now: datetime | None = None) -> str:
     return f"{whole} ago" if seconds > 0 else f"in {whole}"
 
 
-def due(moment: datetime) -> str:
-    """Return when the next attempt goes out: `next in 4m`, or where something holds it `due 8s
-    ago`."""
-    return f"{'next' if moment > datetime.now(UTC) else 'due'} {ago(moment)}"
-
-
 def stamp(moment: datetime) -> str:
     """Return `moment` in UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

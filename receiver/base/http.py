@@ -17,8 +17,6 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 EXCHANGE: Final = "postback.exchange"  # its name in a scope
 
-# Read and thrown away before a refusal, so that a client still sending gets to read the response.
-DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
 PARAMETERS_MAX: Final = 64  # of a query string
 DIGITS_MAX: Final = 18  # an id fits 63 bits
@@ -57,7 +55,7 @@ class Refusal(Exception):
         super().__init__(status, code, message)
         self.status = status
         self.code = code
-        self.message = short_text(message, _REASON_CHARS_MAX)
+        self.message = _short(message, _REASON_CHARS_MAX)
         self.details = dict(details or {})
         self.headers = dict(headers or {})
 
@@ -333,12 +331,12 @@ def choice(query: Mapping[str, str], name: str, allowed: Collection[str]) -> str
 
 def invalid(field: str, value: object, reason: str) -> Refusal:
     """Return the 422 of a field (a dotted path), with its value as far as it may be shown."""
-    field, reason = short_text(field, _VALUE_CHARS_MAX), short_text(reason, _REASON_CHARS_MAX)
-    details = {"field": field, "value": shown_value(field, value), "reason": reason}
+    field, reason = _short(field, _VALUE_CHARS_MAX), _short(reason, _REASON_CHARS_MAX)
+    details = {"field": field, "value": _redacted(field, value), "reason": reason}
     return Refusal(422, "VALIDATION_ERROR", f"{field}: {reason}", details=details)
 
 
-def shown_value(field: str, value: object) -> object:
+def _redacted(field: str, value: object) -> object:
     """Return `value` as an error may show it: bounded, and nothing of a secret or a header."""
     if "secret" in field.lower() or field.startswith("headers"):
         return None
@@ -349,10 +347,10 @@ def shown_value(field: str, value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     text = _without_tokens(value) if isinstance(value, str) else _TEXT.encode(value)
-    return short_text(text, _VALUE_CHARS_MAX)
+    return _short(text, _VALUE_CHARS_MAX)
 
 
-def short_text(text: str, chars_max: int) -> str:
+def _short(text: str, chars_max: int) -> str:
     """Return `text` in UTF-8, and no more than so much of it."""
     clean = text.encode("utf-8", "replace").decode()
     return clean if len(clean) <= chars_max else clean[: chars_max - 1] + "…"

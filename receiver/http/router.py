@@ -11,7 +11,6 @@ from typing import Final, get_args
 from receiver.base import log
 from receiver.base.clock import NowMs
 from receiver.base.http import (
-    DRAIN_BYTES_MAX,
     Disconnected,
     Receive,
     Refusal,
@@ -34,6 +33,8 @@ from receiver.sweeper import Sweeper
 
 _LOG: Final = log.get("receiver")
 
+# Read and thrown away before a refusal, so that a client still sending gets to read the response.
+DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
 _RESPONSES: Final = {
     verdict: Response(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
