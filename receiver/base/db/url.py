@@ -50,14 +50,15 @@ def sqlite_path(url: str) -> str:
 
 def redacted(url: str) -> str:
     """Return a PostgreSQL URL without its password and its parameters. Raises DatabaseURLError."""
+    head = url.partition("?")[0]  # what the parameters are is the driver's to know
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(head)
     except ValueError:  # what it says quotes the URL
         raise DatabaseURLError(POSTGRES_TAKES) from None
     user, at, hosts = parts.netloc.rpartition("@")
     # A reserved character in a password ends it too early: what follows would pass for a host.
-    strange = "@" in user or "@" in parts.path or parts.fragment or _ESCAPE.search(url)
-    if strange or not url.isprintable() or " " in url or not _are_hosts(hosts):
+    reserved = "@" in user or "@" in parts.path or "#" in head or _ESCAPE.search(url)
+    if reserved or not head.isprintable() or " " in head or not _are_hosts(hosts):
         raise DatabaseURLError(POSTGRES_TAKES)
     name = f"{user.partition(':')[0]}@" if at else ""
     return f"postgresql://{name}{hosts}{parts.path}"
