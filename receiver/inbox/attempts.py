@@ -22,7 +22,7 @@ OTHER_RUNS: Final = """
         AND others.source = messages.source)
 """
 # What a handler needs of a message, as a claim selects it.
-CLAIMED: Final = ", ".join(names(Claimed)).replace("attempt,", "attempts,")
+CLAIMED: Final = ", ".join({"attempt": "attempts"}.get(name, name) for name in names(Claimed))
 _DUE: Final = f"""
     SELECT id, source, job_id FROM messages
      WHERE state = 'pending' AND due_ms <= ? AND NOT {OTHER_RUNS}

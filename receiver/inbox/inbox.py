@@ -40,7 +40,7 @@ class Statements(batch.Stored, attempts.Claims, Protocol):
     """What differs between the dialects within a transaction: a module of each."""
 
     def touch(self, tx: Any) -> None:
-        """Write in earnest."""
+        """Write something that shows whether the disk takes it."""
 
 
 class Database(Protocol):
@@ -293,7 +293,7 @@ class Inbox:
 
 
 def _nobody() -> None:
-    """Without handlers there is nobody to tell."""
+    """Do nothing: without handlers nobody waits for what is due."""
 
 
 async def open_inbox(settings: Settings, *, on_due: Callable[[], None] | None = None) -> Inbox:

@@ -60,13 +60,13 @@ def page(
     state: str | None,
 ) -> Page:
     """Messages, newest first."""
-    given = {"job_id": job_id, "verdict": verdict, "state": state}
-    wanted = {name: storable(value) for name, value in given.items() if value is not None}
-    filters = "".join(_FILTERS[name] for name in wanted)
+    fields = {"job_id": job_id, "verdict": verdict, "state": state}
+    values = {name: storable(value) for name, value in fields.items() if value is not None}
+    filters = "".join(_FILTERS[name] for name in values)
     if verdict not in (None, "accepted"):
         filters += _RARE
     sql = _PAGE.format(filters=filters)
-    rows = tx.all(sql, min(below or ID_MAX, ID_MAX), *wanted.values(), limit + 1)
+    rows = tx.all(sql, min(below or ID_MAX, ID_MAX), *values.values(), limit + 1)
     messages = [from_row(StoredMessage, row) for row in rows[:limit]]
     return Page(messages=messages, next_below=messages[-1].id if len(rows) > limit else None)
 

@@ -115,7 +115,7 @@ def from_row(kind: type[T], row: Sequence[Any]) -> T:
 
 
 def storable(text: str) -> str:
-    """Return what a peer or a customer's code said, without what not every database takes as text:
+    """Return what a peer or a customer's code sent without what not every database takes as text:
     NUL, and halves of characters."""
     if text.isascii() and "\0" not in text:
         return text

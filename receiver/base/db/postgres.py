@@ -106,7 +106,7 @@ def translated(error: Exception) -> Exception:
 
 
 def line(error: BaseException) -> str:
-    """Return the first line of what the server or the driver said, without what it prefixes."""
+    """Return the first line of a message of the server or the driver, without its prefixes."""
     message = str(error).strip().split("\n")[0]
     for prefix in ("connection failed: ", "FATAL:  "):
         message = message.removeprefix(prefix)
@@ -156,10 +156,10 @@ class Server:
 
     def check(self, connection: Connection) -> None:
         """Raise CannotOpen for a server that is too old, or text that is not UTF-8."""
-        found = connection.info.server_version // 10_000
-        if found < VERSION_MIN:
+        version = connection.info.server_version // 10_000
+        if version < VERSION_MIN:
             raise CannotOpen(
-                f"{self.name} runs PostgreSQL {found}, and this needs {VERSION_MIN} or newer"
+                f"{self.name} runs PostgreSQL {version}, and this needs {VERSION_MIN} or newer"
             )
         row = connection.execute("SHOW server_encoding").fetchone()
         if row is not None and row[0] != "UTF8":
@@ -256,10 +256,10 @@ class PostgresTx(Tx):
 
     def many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
         """Differs: for the portable verbs only; the hot ones send arrays."""
-        given = list(rows)
-        if not given:
+        values = list(rows)
+        if not values:
             return 0
-        self._cursor.executemany(translated_sql(sql), given)
+        self._cursor.executemany(translated_sql(sql), values)
         return self._cursor.rowcount
 
     def send(self, sql: str, *params: object) -> psycopg.Cursor[Any]:

@@ -139,7 +139,7 @@ def write(tx: PostgresTx, plan: Plan) -> bool:
 
 
 def touch(tx: PostgresTx) -> None:
-    """Write in earnest: a full disk or a standby would not show in less."""
+    """Write something: a full disk or a standby would not show in less."""
     tx.run(_TOUCH)
 
 

@@ -108,7 +108,7 @@ def write(tx: SqliteTx, plan: Plan) -> bool:
 
 
 def touch(tx: SqliteTx) -> None:
-    """Write in earnest: a full disk or a lock would not show in less."""
+    """Write something: a full disk or a lock would not show in less."""
     ((version,),) = tx.all("PRAGMA user_version")
     tx.run(f"PRAGMA user_version = {version:d}")
 
