@@ -226,7 +226,7 @@ def test_i8_what_looks_like_a_secret_is_not_written(fmt: LogFormat) -> None:
     assert "whsec_***" in written
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.text(),
     st.dictionaries(
