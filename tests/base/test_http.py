@@ -15,6 +15,7 @@ from receiver.base.http import (
     Receive,
     Refusal,
     Request,
+    invalid,
     read_query,
 )
 
@@ -100,6 +101,71 @@ async def test_i7_all_arriving_bodies_share_one_limit_and_give_it_back() -> None
     go_on.set()
     assert await waiting == b"x" * 8
     assert await read(pieces(b"x" * 8, b""), budget) == b"x" * 8
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "left", "closes"),
+    [
+        (413, [], 7, False),
+        (200, [], 7, False),
+        (413, [], 9, True),  # more than is thrown away
+        (408, [], 1, True),  # it was waited for already
+        (413, [(b"expect", b"100-continue")], 1, True),  # reading would ask for it
+    ],
+)
+async def test_an_early_response_leaves_the_connection_usable_or_closes_it(
+    status: int, headers: list[tuple[bytes, bytes]], left: int, closes: bool
+) -> None:
+    """What a client still sends is thrown away within limits, so that it reads the response."""
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
+    request = Request(scope, pieces(*[b"x" * 4] * (left // 4), b"x" * (left % 4)), "req_1")
+    assert await request.finish(status, timeout_s=1, bytes_max=8) is closes
+
+
+async def test_an_early_response_does_not_wait_for_a_silent_client() -> None:
+    """Its connection is closed at the deadline."""
+
+    async def silent() -> Event:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": []}, silent, "r")
+    assert await request.finish(413, timeout_s=0.02, bytes_max=8)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("limit", "x", "x"),
+        ("limit", 2**60, None),
+        ("limit", float("inf"), None),
+        ("name", "y" * 1_000, "y" * 99 + "…"),
+        ("callbackUrl", "https://u:pw@h/", "https://…"),
+        ("callbackUrl", "https://h/?token=t", "https://h/"),
+        ("secret", "whsec_x", None),
+        ("headers.Authorization", "x", None),
+        ("tags", {"a": "é"}, '{"a":"é"}'),
+    ],
+)
+def test_a_wrong_value_is_shown_bounded_and_without_secrets(
+    field: str, value: object, shown: object
+) -> None:
+    """D13: field, value and reason."""
+    refusal = invalid(field, value, "is wrong")
+    assert (refusal.status, refusal.code) == (422, "VALIDATION_ERROR")
+    assert refusal.details == {"field": field, "value": shown, "reason": "is wrong"}
+
+
+def test_a_header_that_decides_is_there_once() -> None:
+    """400 where it is not; others may be there twice."""
+    headers = [(b"a", b"1"), (b"b", b"1"), (b"a", b"2")]
+    request = Request(
+        {"type": "http", "method": "GET", "path": "/", "headers": headers}, pieces(b""), "req_1"
+    )
+    request.check_single((b"b", b"c"))
+    assert request.header(b"a") == "1"
+    with pytest.raises(Refusal, match="a is there twice"):
+        request.check_single((b"a",))
 
 
 @given(st.binary(max_size=60))
