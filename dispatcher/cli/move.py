@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dispatcher.cli.options import command
 from dispatcher.cli.service import JsonDep
 from dispatcher.store.errors import CannotStart
-from dispatcher.store.sqlite import file
+from dispatcher.store.sqlite.database import path_of
 from receiver.base import cli
 from receiver.base.cli import Failed
 from receiver.base.db.url import is_postgres
@@ -33,7 +33,7 @@ def move(
 
     Interrupted, it goes on where it stopped when it is run again. At the end it compares both.
     """
-    path = file.path_of(source)
+    path = path_of(source)
     if not is_postgres(target):
         raise CannotStart("the target must be a URL such as postgresql://USER@HOST/DATABASE")
     try:

@@ -6,8 +6,7 @@ from pathlib import Path
 from dispatcher.settings import Settings
 from dispatcher.store.database import Database
 from dispatcher.store.errors import CannotStart, Conflict
-from dispatcher.store.sqlite import file
-from dispatcher.store.sqlite.database import SqliteDatabase
+from dispatcher.store.sqlite.database import SqliteDatabase, backup_file, path_of
 from dispatcher.store.store import Store
 from receiver.base.db.url import DatabaseURLError, is_postgres
 from receiver.base.db.url import redacted as url_redacted
@@ -49,4 +48,4 @@ async def backup(settings: Settings, target: Path) -> None:
             "a PostgreSQL database is backed up by its own tools: "
             f'pg_dump --format=custom --file={target} "$DISPATCHER_DATABASE_URL"'
         )
-    await asyncio.to_thread(file.backup, file.path_of(settings.database_url), target)
+    await asyncio.to_thread(backup_file, path_of(settings.database_url), target)

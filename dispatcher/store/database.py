@@ -1,15 +1,25 @@
-"""What a database is to the store: a place that commits batches and answers queries."""
+"""What a database is to the store: a place that commits operations, a batch for everyone who waits,
+and answers queries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
 from dispatcher.states import State
-from dispatcher.store.batch import Committed
-from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.tx import Tx
+from dispatcher.store import claim, lanes, settle, submit
+from dispatcher.store.lanes import Lanes
+from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
+from dispatcher.store.tx import ChangeSet, Tx
 from receiver.base.db import migrate
+from receiver.base.db.group_commit import (
+    Write,
+    apply_isolated,
+    apply_kinds,
+    apply_together,
+    write_all,
+)
 from receiver.base.db.migrate import Migration
 
 T = TypeVar("T")
@@ -37,6 +47,42 @@ class StoreEvents:
 
     on_replays: Callable[[], None] = lambda: None
     """When another process has made a filtered replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """What the doctor wants to know of a server and its database. `name` is its URL without
+    secrets; `skew_s` is how far its clock is ahead of ours; `schema` is 0 where there is none yet;
+    rows are those of `callbacks`."""
+
+    name: str
+    version: str
+    bytes: int
+    syncs: bool
+    skew_s: float
+    sessions_max: int
+    sessions: int
+    schema: int
+    live_rows: int
+    dead_rows: int
+    oldest_transaction_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Write[T]):
+    """Something to write that is neither submit, settle nor claim; `lanes` are those it touches."""
+
+    lanes: Lanes = lanes.none
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What is on disk now: each operation's result or the exception it alone met, what the commit
+    changed, and when the next work is ready (by this process's clock)."""
+
+    results: Sequence[object]
+    changes: ChangeSet
+    next_ready_ms: int | None
 
 
 class Database(Protocol):
@@ -70,3 +116,54 @@ class Database(Protocol):
 
     async def shrink(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system; return how many."""
+
+
+def apply(
+    tx: Tx, operations: Sequence[object], rules: Rules, *, isolate: bool = True
+) -> list[object]:
+    """Apply all operations within the running transaction, and bring the lanes that they touched up
+    to date. What begins and ends the transaction is each database's own.
+
+    Without `isolate` only kind `Operation`, whose verbs refuse by raising, is worth a savepoint
+    from the start; raises PoisonedBatch when another one fails.
+    """
+
+    def submitted(tx: Tx, items: Sequence[SubmitRequest]) -> Sequence[object]:
+        return submit.submit(tx, items, rules)
+
+    def claimed(tx: Tx, items: Sequence[ClaimRequest]) -> Sequence[object]:
+        return [claim.claim(tx, item, rules) for item in items]
+
+    run = apply_isolated if isolate else apply_together
+    # Settling first frees slots, claiming last fills them, in the same commit.
+    kinds = (
+        (Settlement, partial(run, tx, settle.settle)),
+        (Operation, partial(apply_isolated, tx, write_all)),
+        (SubmitRequest, partial(run, tx, submitted)),
+        (ClaimRequest, partial(run, tx, claimed)),
+    )
+    results = apply_kinds(kinds, operations)
+    changes = tx.changes
+    if changes.revived_lanes - tx.held:
+        lanes.make(tx, changes.revived_lanes, rules, now_ms=0)
+    lanes.refresh(tx, changes.lanes, changes.served_tenants, changes.served_ms)
+    return results
+
+
+def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
+    """Return every lane that the batch is known to touch. One that cannot be looked up, since its
+    operation is bad, is left to the operation, which fails alone."""
+    touched: set[str] = set()
+    for operation in operations:
+        if isinstance(operation, Settlement):
+            touched.add(operation.delivery.destination)
+        elif isinstance(operation, SubmitRequest):
+            touched.add(operation.new.destination)
+        elif isinstance(operation, Operation) and operation.lanes is not lanes.none:
+            try:
+                with tx.savepoint():
+                    touched.update(operation.lanes(tx))
+            except Exception as error:
+                if tx.is_fatal(error):
+                    raise
+    return touched

@@ -15,9 +15,8 @@ from typing import Final, TypeVar
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
-from dispatcher.store import access, callbacks, destinations, lanes, leases, replays, retention
-from dispatcher.store.batch import Operation
-from dispatcher.store.database import Counts, Database, StoreEvents
+from dispatcher.store import access, callbacks, destinations, expiry, lanes, replays
+from dispatcher.store.database import Counts, Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.rates import Rates
@@ -137,7 +136,7 @@ class Store:
     async def release(self, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
         """Hand leased work back unspent, due at once."""
         await self._write(
-            lambda tx: leases.release(tx, deliveries, now_ms=tx.at(now_ms)),
+            lambda tx: expiry.release(tx, deliveries, now_ms=tx.at(now_ms)),
             lanes=lanes.of_deliveries(deliveries),
         )
 
@@ -145,21 +144,21 @@ class Store:
         """At start-up: what a crashed predecessor left leased, as far as it can be known before
         the leases end (a sole owner knows all of it), is due at once; returns how much."""
         return await self._write(
-            lambda tx: leases.take_over(tx, now_ms=tx.at(now_ms)),
+            lambda tx: expiry.take_over(tx, now_ms=tx.at(now_ms)),
             lanes=lanes.of_ended_leases(now_ms),
         )
 
     async def reclaim(self, *, now_ms: int) -> int:
         """Make work whose lease has ended due at once; returns how much."""
         return await self._write(
-            lambda tx: leases.reclaim(tx, now_ms=tx.at(now_ms)),
+            lambda tx: expiry.reclaim(tx, now_ms=tx.at(now_ms)),
             lanes=lanes.of_ended_leases(now_ms),
         )
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""
         return await self._write(
-            lambda tx: leases.expire(tx, now_ms=tx.at(now_ms), limit=limit),
+            lambda tx: expiry.expire(tx, now_ms=tx.at(now_ms), limit=limit),
             lanes=lanes.of_expiring(now_ms, limit),
         )
 
@@ -370,7 +369,7 @@ class Store:
         """Remove up to `limit` payloads and rows past their retention; returns how many, so that
         0 means done. Pending and sending callbacks are never touched."""
         return await self._write(
-            lambda tx: retention.prune(tx, periods, now_ms=tx.at(now_ms), limit=limit)
+            lambda tx: expiry.prune(tx, periods, now_ms=tx.at(now_ms), limit=limit)
         )
 
     async def shrink(self, *, pages: int) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from dispatcher.access import secret_fault
 from dispatcher.settings import ClientSettings, Settings
 from dispatcher.store.errors import CannotStart
-from dispatcher.store.sqlite import file
+from dispatcher.store.sqlite.database import path_of
 from receiver.base.cli import size
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less
@@ -51,7 +51,7 @@ def bad(name: str, message: str, advice: str | None = None) -> Check:
 def disk(settings: Settings) -> Check:
     """Whether submits have room."""
     try:
-        folder = file.path_of(settings.database_url).absolute().parent
+        folder = path_of(settings.database_url).absolute().parent
         found = os.statvfs(folder)
     except (CannotStart, OSError) as error:
         return bad("disk", f"cannot be measured: {error}")

@@ -1,18 +1,15 @@
 """The doctor's checks of the database: what the store found, and what to say about it."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.settings import Settings
-from dispatcher.store.database import Dialect, migrations
+from dispatcher.store.database import Dialect, ServerState, migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
-from dispatcher.store.sqlite import file, probe
+from dispatcher.store.sqlite.database import VERSION, inspect, path_of
 from receiver.base.cli import size
 from receiver.base.db.url import is_postgres
-
-if TYPE_CHECKING:
-    from dispatcher.store.postgres.probe import ServerState  # needs psycopg
 
 # The WAL-reset bug: two connections that write and checkpoint at once can lose commits.
 _BUG_FROM: Final = (3, 7, 0)
@@ -48,7 +45,7 @@ def schema(found: int, dialect: Dialect = "sqlite") -> Check:
 def sqlite(settings: Settings) -> Iterator[Check]:
     """Yield the file: there, readable, sound, of which schema, and whose."""
     try:
-        found = probe.inspect(settings.database_url)
+        found = inspect(settings.database_url)
     except CannotStart as error:
         yield bad("database", str(error))
         return
@@ -72,7 +69,7 @@ def sqlite(settings: Settings) -> Iterator[Check]:
 
 
 def _absent(url: str) -> Check:
-    path = file.path_of(url)
+    path = path_of(url)
     folder = path.absolute().parent
     if folder.is_dir():
         return ok("database", f"{path} is not there yet: the first start makes it")
@@ -80,7 +77,7 @@ def _absent(url: str) -> Check:
     return bad("database", f"{path}: there is no folder {folder}", advice)
 
 
-def sqlite_version(version: tuple[int, ...] = probe.VERSION) -> Check:
+def sqlite_version(version: tuple[int, ...] = VERSION) -> Check:
     """Which SQLite this Python links, and what follows."""
     shown = ".".join(map(str, version))
     if not _BUG_FROM <= version <= _BUG_TO:
@@ -97,13 +94,13 @@ def postgres(settings: Settings) -> Iterator[Check]:
     """Yield the server: reached, of which version, durable, with room for sessions, and vacuumed
     in time."""
     try:
-        from dispatcher.store.postgres.probe import inspect
+        from dispatcher.store.postgres import database
     except ModuleNotFoundError as error:
         message = f"PostgreSQL needs the package {error.name}"
         yield bad("database", message, "pip install '.[postgres]' in a checkout")
         return
     try:
-        found = inspect(settings.database_url)
+        found = database.inspect(settings.database_url)
     except (CannotStart, StoreUnavailable) as error:
         advice = "check DISPATCHER_DATABASE_URL, and that the server runs and lets you in"
         yield bad("database", str(error), advice)

@@ -2,25 +2,24 @@
 one session that listens to the other processes (D3, D16)."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, get_args
 
 import psycopg
 
 from dispatcher.settings import Settings
 from dispatcher.states import State
-from dispatcher.store import batch, callbacks, lanes
-from dispatcher.store.batch import Committed
-from dispatcher.store.database import Counts, StoreEvents, migrations
+from dispatcher.store import callbacks, database, lanes
+from dispatcher.store.database import Committed, Counts, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.postgres.listener import Listener
-from dispatcher.store.postgres.session import PostgresTx, Session, migrate
+from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.tx import Tx
+from dispatcher.store.tx import Topic, Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import RetryBatch
@@ -31,6 +30,7 @@ from receiver.base.db.postgres import (
     Server,
     commit_with_retries,
     line,
+    schema_version,
     translated,
 )
 
@@ -38,10 +38,16 @@ T = TypeVar("T")
 
 _LOG: Final = log.get("dispatcher.store")
 _OBSERVE_EVERY_S: Final = 1.0
+# How long after a lost connection the listener connects again.
+_LISTEN_AGAIN_S: Final = 1.0
 _OTHERS: Final = """
 SELECT (SELECT n FROM revisions WHERE what = 'access'), (SELECT max(version) FROM postback_schema)
 """
 _SIZE: Final = "SELECT pg_database_size(current_database())"
+
+
+OnNotification = Callable[[str, str], None]
+"""Told a topic and which session notified; on a new connection every topic, for what was missed."""
 
 
 class PostgresDatabase:
@@ -220,10 +226,111 @@ def _commit_once(
 ) -> Committed:
     tx = session.begin()
     with session.rolled_back_on_error():
-        tx.statements.hold(tx, batch.lanes_of(tx, operations))
-        results = batch.apply(tx, operations, rules, isolate=isolate)
+        tx.statements.hold(tx, database.lanes_of(tx, operations))
+        results = database.apply(tx, operations, rules, isolate=isolate)
         next_ready_ms = session.mark(tx)
     committed = Committed(results, tx.changes, next_ready_ms)
     if not session.commit_marked(tx):
         raise RetryBatch("the connection was lost while committing, and nothing was committed")
     return committed
+
+
+# --- the other processes ---
+
+
+class Listener:
+    """One connection that waits for notifications, made again whenever it is lost."""
+
+    def __init__(self, server: Server, on_notification: OnNotification) -> None:
+        self._server = server
+        self._on_notification = on_notification
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.create_task(self._listen_on(), name="listener")
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _listen_on(self) -> None:
+        missed = False
+        while True:
+            try:
+                await self._listen(missed=missed)
+            except psycopg.Error as error:
+                _LOG.info("not listening", reason=line(error))
+            missed = True
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _listen(self, *, missed: bool) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._server.conninfo("postback listener"), autocommit=True
+        )
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            if missed:
+                for topic in get_args(Topic):
+                    self._on_notification(topic, "")
+            async for notice in connection.notifies():
+                topic, _, session = notice.payload.partition(" ")
+                self._on_notification(topic, session)
+
+
+# --- what the doctor looks at ---
+
+_SERVER: Final = """
+SELECT current_setting('server_version'), pg_database_size(current_database()),
+       current_setting('fsync') = 'on', extract(epoch FROM clock_timestamp())::float8
+"""
+_SESSIONS: Final = """
+SELECT current_setting('max_connections')::int
+         - current_setting('superuser_reserved_connections')::int,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')
+"""
+_ROWS: Final = """
+SELECT n_live_tup, n_dead_tup FROM pg_stat_user_tables WHERE relname = 'callbacks'
+"""
+_OLDEST: Final = """
+SELECT coalesce(max(extract(epoch FROM now() - xact_start)), 0)::float8
+FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+"""
+
+
+def inspect(url: str) -> ServerState:
+    """Return the state of the server that `url` names, through a session of its own beside running
+    services. Raises CannotStart for one that cannot be used, StoreUnavailable for one that cannot
+    be reached."""
+    server = Server(url)
+    with closing(server.connect("postback doctor", QUIET)) as connection:
+        try:
+            server.check(connection)
+            version, size, syncs, now_s = _one(connection, _SERVER)
+            skew_s = now_s - time.time()
+            sessions_max, sessions = _one(connection, _SESSIONS)
+            schema = schema_version(connection, SCHEMA_TABLE)
+            live, dead = _one(connection, _ROWS) if schema else (0, 0)
+            (oldest_s,) = _one(connection, _OLDEST)
+        except psycopg.Error as error:
+            raise StoreUnavailable(line(error)) from None
+    return ServerState(
+        name=server.name,
+        version=version.split()[0],
+        bytes=size,
+        syncs=syncs,
+        skew_s=skew_s,
+        sessions_max=sessions_max,
+        sessions=sessions,
+        schema=schema,
+        live_rows=live,
+        dead_rows=dead,
+        oldest_transaction_s=oldest_s,
+    )
+
+
+def _one(connection: psycopg.Connection, sql: str) -> tuple[Any, ...]:
+    row = connection.execute(sql.encode()).fetchone()
+    return () if row is None else tuple(row)

@@ -13,8 +13,7 @@ import psycopg
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import text
-from dispatcher.store.sqlite import file
-from dispatcher.store.sqlite.database import prepare
+from dispatcher.store.sqlite.database import IN_USE_ADVICE, prepare
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
@@ -81,7 +80,7 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
     try:
         owner.take()
     except FileInUse as error:
-        raise CannotStart(f"{error}: {file.IN_USE_ADVICE}") from None
+        raise CannotStart(f"{error}: {IN_USE_ADVICE}") from None
     try:
         with _opened(source) as old, closing(_connected(target_url)) as new:
             return _move(old, new, str(source.absolute()), progress)

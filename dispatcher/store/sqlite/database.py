@@ -2,27 +2,40 @@
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 from dispatcher.settings import Settings
-from dispatcher.store import batch, lanes
-from dispatcher.store.batch import Committed
-from dispatcher.store.database import Counts, StoreEvents, migrations
-from dispatcher.store.errors import CannotStart, StoreError
+from dispatcher.store import database, lanes
+from dispatcher.store.database import Committed, Counts, StoreEvents, migrations
+from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.sqlite import file, statements
+from dispatcher.store.sqlite import statements
 from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
 from receiver.base.db import sqlite
-from receiver.base.db.sqlite import FileInUse, SqliteFile, in_transaction, make_durable
+from receiver.base.db.sqlite import (
+    FileInUse,
+    FileLock,
+    SqliteFile,
+    connect_reader,
+    in_transaction,
+    make_durable,
+    schema_version,
+)
 
 T = TypeVar("T")
 
+URL_PREFIX: Final = "sqlite:///"
+IN_USE_ADVICE: Final = "stop it first, or point DISPATCHER_DATABASE_URL at another file"
+VERSION: Final = sqlite3.sqlite_version_info
 _MEASURE_EVERY_S: Final = 1.0
 _BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
 # A checkpoint copies this many pages at once (16 MiB): rare enough to be cheap, small enough to
@@ -78,7 +91,7 @@ class SqliteDatabase:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._path = file.path_of(settings.database_url)
+        self._path = path_of(settings.database_url)
         self._file = SqliteFile(
             self._path,
             readers=settings.readers,
@@ -92,7 +105,7 @@ class SqliteDatabase:
         try:
             self.usage = await self._file.open(self._prepare)
         except FileInUse as error:
-            raise CannotStart(f"{error}: {file.IN_USE_ADVICE}") from error
+            raise CannotStart(f"{error}: {IN_USE_ADVICE}") from error
 
     def _prepare(self, connection: sqlite3.Connection) -> Usage:
         prepare(connection, self._path)
@@ -102,7 +115,7 @@ class SqliteDatabase:
         await self._file.close()
 
     async def backup(self, target: Path) -> None:
-        await asyncio.to_thread(file.backup, self._path, target)
+        await asyncio.to_thread(backup_file, self._path, target)
 
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
         committed = await self._file.write(commit, operations, rules)
@@ -117,10 +130,10 @@ class SqliteDatabase:
         return await self._file.readers.read(lambda connection: query(SqliteTx(connection)))
 
     async def shrink(self, *, pages: int) -> int:
-        return await self._file.write(file.shrink, pages)
+        return await self._file.write(shrink, pages)
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
-        return file.measure(
+        return measure(
             connection,
             self._path,
             bytes_max=self._settings.storage_bytes_max,
@@ -148,7 +161,7 @@ def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: 
 
 
 def _apply(tx: SqliteTx, operations: Sequence[object], rules: Rules) -> Committed:
-    results = batch.apply(tx, operations, rules)
+    results = database.apply(tx, operations, rules)
     _count(tx)
     return Committed(results, tx.changes, lanes.next_ready_ms(tx))
 
@@ -161,3 +174,132 @@ def _count(tx: Tx) -> None:
             "ON CONFLICT (tenant, state) DO UPDATE SET n = n + excluded.n",
             moves,
         )
+
+
+# --- the file as such ---
+
+
+def path_of(url: str) -> Path:
+    """Return the file that `sqlite:///relative.db` or `sqlite:////absolute.db` names.
+
+    Raises CannotStart for anything else.
+    """
+    name = unquote(url.removeprefix(URL_PREFIX))
+    if not url.startswith(URL_PREFIX) or not name or name == ":memory:":
+        raise CannotStart(
+            f"cannot use the database URL {url.split('@')[-1]!r}: it takes a file, such as "
+            "sqlite:///postback.db or sqlite:////var/lib/postback/postback.db"
+        )
+    return Path(name)
+
+
+def measure(
+    connection: sqlite3.Connection, path: Path, *, bytes_max: int, reserve_bytes: int
+) -> Usage:
+    """Return the bytes in use, and how many more the limit and the disk allow."""
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
+    disk = os.statvfs(path.absolute().parent)
+    used = (pages - unused) * size
+    on_disk = disk.f_bavail * disk.f_frsize - reserve_bytes + unused * size
+    return Usage(used_bytes=used, free_bytes=max(0, min(bytes_max - used, on_disk)))
+
+
+def backup_file(path: Path, target: Path) -> None:
+    """Write a consistent, compact copy of `path` to `target`, whoever is using `path`.
+
+    Raises Conflict when `target` exists, StoreUnavailable when it cannot be read or written; a
+    copy that failed leaves nothing behind.
+    """
+    if target.exists():
+        raise Conflict(f"{target} exists already: name a new file")
+    if not path.exists():
+        raise StoreUnavailable(f"there is no database at {path}")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        connection = connect_reader(path)
+        try:
+            connection.execute("PRAGMA query_only = 0")
+            connection.execute("VACUUM INTO ?", (str(partial),))
+        finally:
+            connection.close()
+        partial.chmod(0o600)
+        _sync(partial)
+        partial.rename(target)
+        _sync(target.absolute().parent)
+    except (sqlite3.Error, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise StoreUnavailable(f"cannot back up to {target}: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def shrink(connection: sqlite3.Connection, pages: int) -> int:
+    """Give up to `pages` unused pages back to the file system; returns how many."""
+    (before,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if before:
+        connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+    (after,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(before - after)
+
+
+# --- what the doctor looks at ---
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileState:
+    """What the doctor wants to know of a database file. `damage` is what is wrong with its content,
+    `unreadable` why that could not be told; `owner` the process id of the service that has it
+    open, "unknown" where its lock does not say."""
+
+    path: Path
+    bytes: int = 0
+    schema: int | None = None
+    damage: str | None = None
+    unreadable: str | None = None
+    owner: str | None = None
+
+
+def inspect(url: str) -> FileState | None:
+    """Return the state of the file that `url` names, None where there is none. Looking changes
+    nothing, and a service may be using the file. Raises CannotStart for a URL that names no
+    file."""
+    path = path_of(url)
+    if not path.exists():
+        return None
+    owner = _owner(path)
+    try:
+        with closing(connect_reader(path)) as connection:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            schema = schema_version(connection)
+    except sqlite3.Error as error:
+        return FileState(path=path, unreadable=str(error), owner=owner)
+    log = path.with_name(path.name + "-wal")
+    return FileState(
+        path=path,
+        bytes=path.stat().st_size + (log.stat().st_size if log.exists() else 0),
+        schema=schema,
+        damage=None if verdict == "ok" else str(verdict),
+        owner=owner,
+    )
+
+
+def _owner(path: Path) -> str | None:
+    """Return the process that has the file open. Asking takes the lock for an instant."""
+    lock = FileLock(path)
+    try:
+        lock.take()
+    except FileInUse as error:
+        return error.owner or "unknown"
+    except CannotStart:
+        return "unknown"
+    lock.release()
+    return None

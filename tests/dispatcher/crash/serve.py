@@ -17,7 +17,7 @@ from dispatcher.sending.sender import Sender
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
-from dispatcher.store.batch import Committed
+from dispatcher.store.database import Committed
 from dispatcher.store.requests import Rules, Settlement, SubmitRequest
 from dispatcher.store.sqlite import database as databases
 from dispatcher.store.tx import Tx
