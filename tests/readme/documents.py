@@ -13,7 +13,13 @@ DESIGN: Final = ROOT / "dispatcher" / "DESIGN.md"
 DOCUMENTS: Final = tuple(
     sorted(
         path
-        for pattern in ("*.md", "dispatcher/*.md", "receiver/*.md", "deploy/**/*.md")
+        for pattern in (
+            "*.md",
+            "dispatcher/*.md",
+            "receiver/*.md",
+            "deploy/**/*.md",
+            "tests/**/*.md",
+        )
         for path in ROOT.glob(pattern)
     )
 )

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from dispatcher.wire import PolicyShape
 from receiver import Receiver, Settings
-from receiver.testing import signed_request
+from receiver.testing import Client, signed_request
 from tests.readme.documents import DISPATCHER, README, RECEIVER, block
 from tests.readme.first_minute import KEY, Started, quick_start
 from tests.receiver.waiting import until
@@ -99,6 +101,30 @@ async def test_mounted_in_fastapi_as_shown(tmp_path: Path, monkeypatch: pytest.M
         answer = await http.post("/hooks/webhooks", content=BODY, headers=headers)
         assert answer.json() == {"status": "accepted"}
         await until(lambda: printed == [("job_1", {"pages": 50})])
+
+
+async def test_handlers_are_called_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plain one prints; what the one with `tx` writes is in the customer's own database."""
+    shop = tmp_path / "shop.db"
+    with closing(sqlite3.connect(shop)) as db, db:
+        db.execute("CREATE TABLE orders (job TEXT, result TEXT)")
+        db.execute("INSERT INTO orders (job) VALUES ('job_1')")
+    monkeypatch.setenv("RECEIVER_SECRETS", SECRET)
+    monkeypatch.setenv("RECEIVER_EFFECTS_URL", f"sqlite:///{shop}")
+    printed: list[tuple[Any, ...]] = []
+    for number, beginning in enumerate(("# shop.py", "from receiver import Receiver\n")):
+        monkeypatch.setenv("RECEIVER_DATABASE_URL", f"sqlite:///{tmp_path}/{number}.db")
+        shown: dict[str, Any] = {"print": lambda *words: printed.append(words)}
+        exec(block(RECEIVER, beginning), shown)
+        async with Client(shown["receiver"], SECRET) as client:
+            payload = {"jobId": "job_1", "status": "completed", "output": "50 pages"}
+            assert await client.send(payload) == "accepted"
+            await client.idle()
+    assert printed == [("job_1", "completed", "50 pages")]
+    with closing(sqlite3.connect(shop)) as db:
+        assert db.execute("SELECT result FROM orders").fetchall() == [("50 pages",)]
 
 
 def test_verifying_alone_works_as_shown() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def test_nothing_pretends_to_be_published() -> None:
         if re.search(rb"pip install [^\n]*[\"' ]postback[\[\"'`\s]", path.read_bytes())
     ]
     assert not pretending
+
+
+@document
+def test_extras_exist(document: Path) -> None:
+    """What it tells to install is an extra of the distribution."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for names in re.findall(r"'\S*\[([\w,]+)\]'", read(document)):
+        assert set(names.split(",")) <= project["optional-dependencies"].keys()
 
 
 @document
