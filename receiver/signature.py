@@ -8,6 +8,13 @@ Two schemes travel side by side:
   space-separated list of `v1,<base64>`: HMAC-SHA256 over `id.timestamp.body`, keyed with the
   base64-decoded secret. It also binds the id and the time of sending.
 
+Which job a message is about, also where its body does not say so, stands in `X-Postback-Job-Id`,
+`X-Postback-Job-Status` and `X-Postback-Job-Run`: UTF-8, percent-encoded except for
+`A-Z a-z 0-9 - _ ~`. They count under a third token, `v1j,<base64>` in `webhook-signature`:
+HMAC-SHA256 over `v1j.id.timestamp.Job-Id.Job-Status.Job-Run`, the values exactly as they stand in
+the headers, an absent one empty, keyed as v1 is. A v1j counts only beside a valid v1 by the same
+secret; verifiers that do not know it skip it.
+
 A secret of ours is `whsec_` and the base64 of 24-64 random bytes; one string serves both schemes.
 Secrets of other platforms work too: without the prefix the whole string is taken as base64 for v1
 (the rule of the public libraries), and a string that is no base64 serves `sha256=` only.
@@ -26,6 +33,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
+from urllib.parse import quote, unquote_to_bytes
 
 Headers: TypeAlias = Mapping[str, str] | Iterable[tuple[object, object]]
 Require: TypeAlias = Literal["any", "sha256", "standard"]
@@ -45,6 +53,10 @@ ID_HEADER: Final = "webhook-id"
 TIMESTAMP_HEADER: Final = "webhook-timestamp"
 SIGNATURE_HEADER: Final = "webhook-signature"
 STANDARD_HEADERS: Final = (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)
+JOB_ID_HEADER: Final = "X-Postback-Job-Id"
+JOB_STATUS_HEADER: Final = "X-Postback-Job-Status"
+JOB_RUN_HEADER: Final = "X-Postback-Job-Run"
+JOB_HEADERS: Final = (JOB_ID_HEADER, JOB_STATUS_HEADER, JOB_RUN_HEADER)
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - the public prefix, not a secret
 SECRET_BYTES: Final = 32  # within the 24-64 that Standard Webhooks asks for
@@ -52,6 +64,7 @@ TOLERANCE_S: Final = 300  # the public libraries' window, to either side of now
 HEADER_CHARS_MAX: Final = 4096  # room for some 80 signatures; servers cap a header line at 8 KiB
 HEADERS_MAX: Final = 1000  # ten times what common servers let through
 SECRETS_MAX: Final = 64  # each costs one HMAC over the whole body
+RUN_MAX: Final = 999_999_999  # how often a job may be run again: fits any database's integer
 
 _NUMBER: Final = (int, float)
 _STANDARD_NAMES: Final = tuple(name.encode() for name in STANDARD_HEADERS)
@@ -60,6 +73,12 @@ _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
 TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
 _V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
+_V1J_VALUE: Final = re.compile(r"v1j,[A-Za-z0-9+/]{43}=")
+_V1J_PREFIX: Final = "v1j,"
+_JOB_NAMES: Final = tuple(name.lower().encode() for name in JOB_HEADERS)
+# As signed: without a full stop, so that three of them in a row can be read in one way only.
+_JOB_VALUE: Final = re.compile(r"(?:[A-Za-z0-9_~-]|%[0-9A-Fa-f]{2})*")
+_RUN: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class SignatureError(Exception):
@@ -78,16 +97,27 @@ class SignatureError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """The job that a message is about: its id, its status as the platform spells it, and which run
+    of it that was (1 to `RUN_MAX`). What is None, or an empty text, is not said."""
+
+    id: str | None = None
+    status: str | None = None
+    run: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
     """What the signatures vouch for, besides the body.
 
     `message_id` and `timestamp` (Unix seconds of this attempt) are there only under a valid v1
-    signature: `sha256=` does not cover them.
+    signature: `sha256=` does not cover them. `job` is there only under a v1j beside it.
     """
 
     schemes: tuple[Scheme, ...]
     message_id: str | None = None
     timestamp: int | None = None
+    job: Job | None = None
 
 
 def generate_secret() -> str:
@@ -122,12 +152,36 @@ def sign_v1(secret: str, msg_id: str, timestamp_s: int, body: bytes) -> str:
     ValueError: the secret is not base64; the id is not 1-256 visible ASCII characters without a
     full stop; or the timestamp (Unix seconds) is not 0 to 999999999999.
     """
-    if not MESSAGE_ID.fullmatch(msg_id):
-        raise ValueError("a message id is 1-256 visible ASCII characters without a full stop")
-    if not TIMESTAMP.fullmatch(str(timestamp_s)):
-        raise ValueError("a timestamp is a whole number of seconds since 1970")
-    signed = f"{msg_id}.{timestamp_s}.".encode("ascii") + body
+    signed = _sent_as(msg_id, timestamp_s).encode("ascii") + body
     return _v1(hmac.digest(v1_key(secret), signed, hashlib.sha256))
+
+
+def sign_v1j(secret: str, msg_id: str, timestamp_s: int, job: Job) -> str:
+    """Return `v1j,<base64>` over `v1j.msg_id.timestamp_s.` and the job's three headers.
+
+    ValueError: as `sign_v1` and `job_headers`.
+    """
+    values = job_headers(job)
+    signed = _v1j_signed(
+        _sent_as(msg_id, timestamp_s), [values.get(name, "") for name in JOB_HEADERS]
+    )
+    return _v1j(hmac.digest(v1_key(secret), signed, hashlib.sha256))
+
+
+def job_headers(job: Job) -> dict[str, str]:
+    """Return the headers that say which job it is, without those that it leaves open.
+
+    ValueError: a text that is not Unicode (half a surrogate pair) or is over `HEADER_CHARS_MAX`
+    long as a header, or a run that is not 1 to `RUN_MAX`.
+    """
+    if job.run is not None and not 1 <= job.run <= RUN_MAX:
+        raise ValueError(f"a run is a number from 1 to {RUN_MAX}")
+    run = None if job.run is None else str(job.run)
+    texts = zip(JOB_HEADERS, (job.id, job.status, run), strict=True)
+    headers = {name: _encoded(text) for name, text in texts if text}
+    if any(len(value) > HEADER_CHARS_MAX for value in headers.values()):
+        raise ValueError(f"a job's header is over {HEADER_CHARS_MAX} long")
+    return headers
 
 
 def signed_headers(
@@ -137,11 +191,13 @@ def signed_headers(
     message_id: str,
     timestamp_s: int,
     sha256_header: str = SHA256_HEADER,
+    job: Job | None = None,
 ) -> dict[str, str]:
     """Return the headers of both schemes. The first secret is current, a second one the previous.
 
     While two secrets are valid, `webhook-signature` lists both, and the previous secret's
-    `sha256=` goes into `X-Webhook-Signature-Previous`. No secret raises ValueError.
+    `sha256=` goes into `X-Webhook-Signature-Previous`. No secret raises ValueError. With `job`,
+    its headers are there too, signed by each secret.
     """
     if not 1 <= len(secrets) <= 2:
         raise ValueError("sign with one secret, or with the current and the previous one")
@@ -150,9 +206,11 @@ def signed_headers(
         headers[sha256_header + PREVIOUS_SUFFIX] = sign_sha256(secrets[1], body)
     headers[ID_HEADER] = message_id
     headers[TIMESTAMP_HEADER] = str(timestamp_s)
-    headers[SIGNATURE_HEADER] = " ".join(
-        sign_v1(secret, message_id, timestamp_s, body) for secret in secrets
-    )
+    signatures = [sign_v1(secret, message_id, timestamp_s, body) for secret in secrets]
+    if job is not None:
+        signatures += [sign_v1j(secret, message_id, timestamp_s, job) for secret in secrets]
+        headers |= job_headers(job)
+    headers[SIGNATURE_HEADER] = " ".join(signatures)
     return headers
 
 
@@ -239,7 +297,7 @@ def verify(
     additionally names the scheme that must be there. A signature may come from any of `secrets`;
     each is tried, in constant time. `headers` is a mapping, or pairs as in ASGI; names match in
     any case. `now_s` is Unix time; `webhook-timestamp` may differ by `tolerance_s` to
-    either side.
+    either side. A v1j is no scheme of its own: one that does not hold counts for nothing.
     """
     _check_arguments(now_s, tolerance_s, require, sha256_header)
     return check(
@@ -276,12 +334,16 @@ def check(
         return Verified(schemes=("sha256",))
     if message_id is None or timestamp is None or signatures is None:
         raise SignatureError("missing", "a webhook-* header is missing beside its siblings")
-    _check_standard(body, message_id, timestamp, signatures, keys)
+    signers = _check_standard(body, message_id, timestamp, signatures, keys)
     check_window(int(timestamp), now_s, tolerance_s)
+    job = None
+    if _V1J_PREFIX in signatures:
+        job = _verified_job(fields, f"{message_id}.{timestamp}.", signatures, signers)
     return Verified(
         schemes=("sha256", "standard") if values else ("standard",),
         message_id=message_id,
         timestamp=int(timestamp),
+        job=job,
     )
 
 
@@ -379,7 +441,8 @@ def _check_sha256(body: bytes, values: list[str], keys: Keys) -> None:
 
 def _check_standard(
     body: bytes, message_id: str, timestamp: str, signatures: str, keys: Keys
-) -> None:
+) -> list[hmac.HMAC]:
+    """Return the keys that signed."""
     if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
     if not TIMESTAMP.fullmatch(timestamp):
@@ -391,8 +454,50 @@ def _check_standard(
     if not keys.v1:
         raise SignatureError("no_secret", "no secret is base64, which the v1 signature needs")
     signed = f"{message_id}.{timestamp}.".encode("ascii") + body
-    if not any_equal([_v1(digest(key, signed)) for key in keys.v1], values):
+    signers = [key for key in keys.v1 if any_equal([_v1(digest(key, signed))], values)]
+    if not signers:
         raise SignatureError("mismatch", "webhook-signature does not match id, timestamp and body")
+    return signers
+
+
+def _verified_job(
+    fields: Fields, sent_as: str, signatures: str, signers: list[hmac.HMAC]
+) -> Job | None:
+    """Return the job that a v1j by one of these keys vouches for; None where none does."""
+    given = [value for value in signatures.split(" ") if _V1J_VALUE.fullmatch(value)]
+    values = [fields.get(name) or "" for name in _JOB_NAMES]
+    if not given or not all(map(_JOB_VALUE.fullmatch, values)):
+        return None
+    signed = _v1j_signed(sent_as, values)
+    if not any_equal([_v1j(digest(key, signed)) for key in signers], given):
+        return None
+    id, status, run = map(_decoded, values)
+    if run is not None and not _RUN.fullmatch(run):
+        raise SignatureError("malformed", f"{JOB_RUN_HEADER} is not a number from 1 to {RUN_MAX}")
+    return Job(id=id, status=status, run=None if run is None else int(run))
+
+
+def _sent_as(msg_id: str, timestamp_s: int) -> str:
+    if not MESSAGE_ID.fullmatch(msg_id):
+        raise ValueError("a message id is 1-256 visible ASCII characters without a full stop")
+    if not TIMESTAMP.fullmatch(str(timestamp_s)):
+        raise ValueError("a timestamp is a whole number of seconds since 1970")
+    return f"{msg_id}.{timestamp_s}."
+
+
+def _v1j_signed(sent_as: str, values: Iterable[str]) -> bytes:
+    return f"v1j.{sent_as}{'.'.join(values)}".encode("ascii")
+
+
+def _encoded(text: str) -> str:
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def _decoded(value: str) -> str | None:
+    try:
+        return unquote_to_bytes(value).decode("utf-8") or None
+    except UnicodeDecodeError:
+        raise SignatureError("malformed", "a header of the job is not UTF-8") from None
 
 
 def _v1_keys(secrets: list[str]) -> list[bytes]:
@@ -435,3 +540,7 @@ def digest(key: hmac.HMAC, message: bytes) -> bytes:
 
 def _v1(digest: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode("ascii")
+
+
+def _v1j(digest: bytes) -> str:
+    return _V1J_PREFIX + base64.b64encode(digest).decode("ascii")

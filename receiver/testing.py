@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 import httpx
 
 from receiver.app import Receiver
-from receiver.signature import SHA256_HEADER, signed_headers
+from receiver.signature import SHA256_HEADER, Job, signed_headers
 
 _IDLE_NAP_S: Final = 0.005
 IDLE_TIMEOUT_S: Final = 10.0
@@ -59,9 +59,11 @@ def signed_request(
     timestamp_s: int | None = None,
     attempt: int = 1,
     sha256_header: str = SHA256_HEADER,
+    job: Job | None = None,
 ) -> dict[str, str]:
     """Return the headers of a delivery of `body`, in both schemes. `previous_secret` signs beside
-    the current one, as during a rotation; `timestamp_s` is Unix time, now where not given."""
+    the current one, as during a rotation; `timestamp_s` is Unix time, now where not given; `job`
+    is named in signed headers, as the dispatcher does."""
     at_s = int(time.time()) if timestamp_s is None else timestamp_s
     signatures = signed_headers(
         body,
@@ -69,6 +71,7 @@ def signed_request(
         message_id=message_id or callback_id(at_s * 1000),
         timestamp_s=at_s,
         sha256_header=sha256_header,
+        job=job,
     )
     return {
         "Content-Type": "application/json",
@@ -107,18 +110,27 @@ class Client:
         await self.receiver.__aexit__()
 
     async def post(
-        self, body: bytes, *, headers: dict[str, str] | None = None, message_id: str | None = None
+        self,
+        body: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        message_id: str | None = None,
+        job: Job | None = None,
     ) -> httpx.Response:
-        """Post these bytes, signed unless `headers` are given."""
+        """Post these bytes, signed unless `headers` are given; `job` as in `signed_request`."""
         if headers is None:
             at_s = self.receiver.now_ms() // 1000
-            headers = signed_request(body, self._secret, message_id=message_id, timestamp_s=at_s)
+            headers = signed_request(
+                body, self._secret, message_id=message_id, timestamp_s=at_s, job=job
+            )
         return await self._http.post(self._path, content=body, headers=headers)
 
-    async def send(self, payload: Any, *, message_id: str | None = None) -> str:
+    async def send(
+        self, payload: Any, *, message_id: str | None = None, job: Job | None = None
+    ) -> str:
         """Post a payload; return the verdict: accepted, duplicate, conflict or late. AssertionError
         when it is refused, with the receiver's message."""
-        response = await self.post(json.dumps(payload).encode(), message_id=message_id)
+        response = await self.post(json.dumps(payload).encode(), message_id=message_id, job=job)
         assert response.status_code == 200, f"{response.status_code}: {response.text}"  # noqa: S101 - for tests
         return str(response.json()["status"])
 

@@ -1,10 +1,11 @@
 // Verifies a delivery in Node.js: nothing to install. The rule is in README.md.
 //
 //   import { verify } from "./verify.mjs";
-//   const { jobId, status, messageId } = verify(rawBody, request.headers, process.env.SECRET);
+//   const { jobId, status, run, messageId } = verify(rawBody, request.headers, process.env.SECRET);
 //
 // `rawBody` is a Buffer of the bytes as they came (in Express: express.raw({ type: "*/*" })),
-// `headers` Node's own, with lower-case names. Throws an Error that says why it does not hold.
+// `headers` Node's own, with lower-case names. Throws an Error that says why it does not hold. Where
+// the headers name the job, signed (v1j), they are what counts, and the body may be anything.
 
 import { createHmac, timingSafeEqual } from "node:crypto";
 
@@ -23,9 +24,14 @@ export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
   const hasStandard = standard.some((name) => headers[name] !== undefined);
   if (sha256Headers.length === 0 && !hasStandard) throw new Error("there is no signature");
   if (sha256Headers.length > 0) verifySha256(rawBody, sha256Headers, secret);
-  if (hasStandard) verifyStandard(rawBody, headers, secret, nowS);
-  const { jobId, status } = parse(rawBody);
-  return { jobId, status, messageId: headers["webhook-id"] };
+  const named = hasStandard ? verifyStandard(rawBody, headers, secret, nowS) : {};
+  const { jobId, status } = named.jobId ? {} : parse(rawBody);
+  return {
+    jobId: named.jobId ?? jobId,
+    status: named.status ?? (named.jobId ? statusIn(rawBody) : status),
+    run: named.run ?? 1,
+    messageId: headers["webhook-id"],
+  };
 }
 
 function verifySha256(body, values, secret) {
@@ -50,6 +56,18 @@ function verifyStandard(body, headers, secret, nowS) {
     throw new Error("webhook-signature does not match id, timestamp and body");
   }
   if (!(Math.abs(nowS - Number(timestamp)) <= TOLERANCE_S)) throw new Error("it is too old, or ahead");
+  return signedJob(headers, key, `${id}.${timestamp}`, values);
+}
+
+// What X-Postback-Job-Id, -Status and -Run say, if a v1j vouches for them; {} if none does.
+function signedJob(headers, key, sentAs, values) {
+  const stated = ["id", "status", "run"].map((name) => headers[`x-postback-job-${name}`] ?? "");
+  if (!stated.every((value) => /^(?:[A-Za-z0-9_~-]|%[0-9A-Fa-f]{2})*$/.test(value))) return {};
+  const hmac = createHmac("sha256", key).update(`v1j.${sentAs}.${stated.join(".")}`);
+  const expected = "v1j," + hmac.digest("base64");
+  if (!values.map((value) => equal(expected, value)).includes(true)) return {};
+  const [jobId, status, run] = stated.map((value) => decodeURIComponent(value) || undefined);
+  return { jobId, status, run: run && Number(run) };
 }
 
 function parse(body) {
@@ -58,6 +76,14 @@ function parse(body) {
     throw new Error("it has no jobId, or none that is printable");
   }
   return document;
+}
+
+function statusIn(body) {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body))?.status;
+  } catch {
+    return "unknown";
+  }
 }
 
 function equal(expected, given) {

@@ -4,12 +4,13 @@ import json
 import shlex
 import time
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
-from receiver.base.cli import FAILED, USAGE, command
+from receiver.base.cli import FAILED, USAGE, clean, command
 from receiver.base.settings import SettingError
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
@@ -25,6 +26,7 @@ from receiver.settings import load, load_client
 from receiver.signature import (
     SHA256_HEADER,
     TOLERANCE_S,
+    Job,
     Require,
     SignatureError,
     signed_headers,
@@ -61,11 +63,23 @@ def sign_command(
     timestamp: Annotated[
         int | None, typer.Option(help="webhook-timestamp in Unix seconds; now where not given.")
     ] = None,
+    job_id: Annotated[
+        str | None, typer.Option("--job", help="The job's id, in a signed header of its own.")
+    ] = None,
+    job_status: Annotated[
+        str | None, typer.Option("--status", help="The job's status, in a signed header.")
+    ] = None,
+    run: Annotated[
+        int | None, typer.Option(help="Which run of the job it was, in a signed header.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Where curl sends it.")] = None,
     header: HeaderName = SHA256_HEADER,
     secret_file: SecretFile = None,
 ) -> None:
-    """Sign a body as the dispatcher does, with the first of the secrets."""
+    """Sign a body as the dispatcher does, with the first of the secrets.
+
+    `--job`, `--status` and `--run` say which job it is also where the body does not."""
+    job = Job(id=job_id, status=job_status, run=run)
     secret = secrets(secret_file, body_file)[0]
     body = read(body_file, BODY_FILE_BYTES_MAX)
     try:
@@ -75,6 +89,7 @@ def sign_command(
             message_id=message_id or f"msg_{uuid.uuid4().hex}",
             timestamp_s=int(time.time()) if timestamp is None else timestamp,
             sha256_header=header,
+            job=None if job == Job() else job,
         )
         print(_formatted(form, headers, body, body_file, url))
     except UnicodeDecodeError:
@@ -130,17 +145,27 @@ def verify_command(
             raise typer.Exit(FAILED) from None
         hint = " (--now verifies as of another time)" if error.reason == "stale" else ""
         end(f"not verified: {error.reason}: {error.message}{hint}", FAILED)
-    document = {
+    document: dict[str, object] = {
         "verified": True,
         "schemes": list(verified.schemes),
         "messageId": verified.message_id,
         "timestamp": verified.timestamp,
     }
+    if verified.job is not None:
+        document["job"] = asdict(verified.job)
     if as_json:
         print(json.dumps(document))
     else:
         suffix = f", message {verified.message_id}" if verified.message_id else ""
+        if verified.job is not None:
+            suffix += f", job {_job_text(verified.job)}"
         print(f"verified: {' and '.join(verified.schemes)}{suffix}")
+
+
+def _job_text(job: Job) -> str:
+    """Return what a signed job says, on one line of a terminal."""
+    run = None if job.run is None else f"run {job.run}"
+    return clean(" ".join(part for part in (job.id, job.status, run) if part))
 
 
 def _formatted(

@@ -199,6 +199,26 @@ def test_no_secret_at_all_is_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (good.exit_code, good.stdout) == (0, "verified: sha256\n")
 
 
+def test_sign_and_verify_know_the_jobs_own_headers() -> None:
+    """Signed with the body, whatever that is; verify says which job they name."""
+    made = run(
+        "sign", "body.json", "--job", "jöb.1", "--status", "failed", "--run", "2", "--form", "json"
+    )
+    headers = json.loads(made.stdout)
+    assert headers["X-Postback-Job-Id"] == "j%C3%B6b%2E1"
+    Path("job.json").write_text(made.stdout)
+    seen = run("verify", "body.json", "--headers", "job.json")
+    assert "job jöb.1 failed run 2" in seen.stdout
+    as_json = run("verify", "body.json", "--headers", "job.json", "--json")
+    assert json.loads(as_json.stdout)["job"] == {"id": "jöb.1", "status": "failed", "run": 2}
+    headers["X-Postback-Job-Status"] = "completed"
+    Path("job.json").write_text(json.dumps(headers))
+    assert "job" not in json.loads(
+        run("verify", "body.json", "--headers", "job.json", "--json").stdout
+    )
+    assert run("sign", "body.json", "--run", "0").exit_code == 2
+
+
 def test_verify_says_why_not_and_exits_1() -> None:
     """With the reason for programs in --json."""
     old = signed_headers(BODY, [SECRET], message_id="cb_1", timestamp_s=7)

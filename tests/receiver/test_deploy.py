@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from receiver.settings import load
-from receiver.signature import sign_sha256, signed_headers
+from receiver.signature import Job, sign_sha256, signed_headers
 from receiver.testing import signed_request
 from tests.receiver.deployed import DEPLOY, load_deployed
 from tests.receiver.waiting import until
@@ -88,7 +88,8 @@ for await (const chunk of process.stdin) chunks.push(chunk);
 const results = JSON.parse(Buffer.concat(chunks)).map((one) => {
   try {
     const body = Buffer.from(one.body, "base64");
-    return { jobId: verify(body, one.headers, one.secret, one.now).jobId };
+    const { jobId, status, run } = verify(body, one.headers, one.secret, one.now);
+    return one.whole ? { jobId, status: status ?? null, run } : { jobId };
   } catch (error) {
     return { error: error.message };
   }
@@ -97,8 +98,11 @@ console.log(JSON.stringify(results));
 """
 
 
-def in_node(cases: list[tuple[bytes, dict[str, str], str]]) -> list[dict[str, str]]:
-    """What verify.mjs makes of these, in one process. Node.js is on every CI machine."""
+def in_node(
+    cases: list[tuple[bytes, dict[str, str], str]], *, whole: bool = False
+) -> list[dict[str, Any]]:
+    """What verify.mjs makes of these, in one process: the job alone, or all that it says. Node.js
+    is on every CI machine."""
     node = shutil.which("node")
     if node is None and os.environ.get("CI") != "true":
         pytest.skip("there is no Node.js on this machine")
@@ -109,6 +113,7 @@ def in_node(cases: list[tuple[bytes, dict[str, str], str]]) -> list[dict[str, st
             "headers": {name.lower(): value for name, value in headers.items()},
             "secret": secret,
             "now": NOW_S,
+            "whole": whole,
         }
         for body, headers, secret in cases
     ]
@@ -121,7 +126,7 @@ def in_node(cases: list[tuple[bytes, dict[str, str], str]]) -> list[dict[str, st
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    results: list[dict[str, str]] = json.loads(ran.stdout)
+    results: list[dict[str, Any]] = json.loads(ran.stdout)
     return results
 
 
@@ -155,6 +160,27 @@ KEYLESS = {
     "webhook-signature": "v1,"
     + b64encode(hmac.digest(b"", b"cb_1.%d.%b" % (NOW_S, BODY), "sha256")).decode(),
 }
+
+
+def test_node_reads_the_job_of_the_signed_headers() -> None:
+    """As the vectors say, whatever the body is; and only under a v1j that holds."""
+    vectors = json.loads((DEPLOY / "vectors" / "signatures.json").read_text())["postback_v1j"]
+    cases, expected = [], []
+    for vector in [one for one in vectors if one["jobId"]]:
+        job = Job(id=vector["jobId"], status=vector["jobStatus"], run=vector["run"])
+        headers = signed_headers(
+            b"\xff", [vector["secret"]], message_id=vector["id"], timestamp_s=NOW_S, job=job
+        )
+        cases.append((b"\xff", headers, vector["secret"]))
+        status = vector["jobStatus"] or "unknown"
+        expected.append({"jobId": job.id, "status": status, "run": vector["run"] or 1})
+    job = Job(id="job_2", status="failed")
+    headers = signed_headers(BODY, [SECRET], message_id="cb_1", timestamp_s=NOW_S, job=job)
+    cases.append((BODY, headers, SECRET))
+    expected.append({"jobId": "job_2", "status": "failed", "run": 1})
+    cases.append((BODY, {**headers, "X-Postback-Job-Status": "completed"}, SECRET))
+    expected.append({"jobId": "job_1", "status": "completed", "run": 1})
+    assert in_node(cases, whole=True) == expected
 
 
 def test_node_refuses_what_does_not() -> None:

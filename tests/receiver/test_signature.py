@@ -20,11 +20,15 @@ from svix.webhooks import Webhook as SvixWebhook
 
 from receiver import signature
 from receiver.signature import (
+    JOB_HEADERS,
+    Job,
     Require,
     SignatureError,
     generate_secret,
+    job_headers,
     sign_sha256,
     sign_v1,
+    sign_v1j,
     signed_headers,
     v1_key,
     verify,
@@ -81,6 +85,122 @@ def test_v1_signatures_equal_the_published_vectors(vector: dict[str, Any]) -> No
     }
     verified = verify(body, headers, vector["secret"], now_s=vector["timestamp"])
     assert (verified.message_id, verified.timestamp) == (vector["id"], vector["timestamp"])
+
+
+@pytest.mark.parametrize("vector", VECTORS["postback_v1j"], ids=lambda one: one["about"])
+def test_job_signatures_equal_the_published_vectors(vector: dict[str, Any]) -> None:
+    """Full stops, nothing, letters of any script: sign_v1j and job_headers make the published
+    values, an HMAC over them as they stand does, and verify reads the job back."""
+    job = Job(id=vector["jobId"], status=vector["jobStatus"], run=vector["run"])
+    assert job_headers(job) == vector["headers"]
+    at_s = vector["timestamp"]
+    assert sign_v1j(vector["secret"], vector["id"], at_s, job) == vector["signature"]
+    stated = [vector["headers"].get(name, "") for name in JOB_HEADERS]
+    text = ".".join(["v1j", vector["id"], str(at_s), *stated])
+    made = hmac.digest(v1_key(vector["secret"]), text.encode(), "sha256")
+    assert vector["signature"] == "v1j," + base64.b64encode(made).decode()
+    headers = signed_headers(
+        BODY, [vector["secret"]], message_id=vector["id"], timestamp_s=at_s, job=job
+    )
+    assert vector["headers"].items() <= headers.items()
+    verified = verify(BODY, headers, vector["secret"], now_s=at_s)
+    said = Job(id=job.id or None, status=job.status or None, run=job.run)
+    assert verified.job == said
+
+
+JOB = Job(id="job_1", status="failed", run=2)
+
+
+def job_signed(*secrets: str, job: Job = JOB) -> dict[str, str]:
+    return signed_headers(BODY, secrets or (SECRET,), message_id="cb_1", timestamp_s=NOW_S, job=job)
+
+
+@pytest.mark.parametrize("known", [SECRET, OTHER])
+def test_both_secrets_of_a_rotation_sign_the_job(known: str) -> None:
+    """A receiver that has either one reads the job."""
+    headers = job_signed(SECRET, OTHER)
+    kinds = [value.split(",")[0] for value in headers["webhook-signature"].split(" ")]
+    assert kinds == ["v1", "v1", "v1j", "v1j"]
+    assert verify(BODY, headers, known, now_s=NOW_S).job == JOB
+
+
+def test_a_job_counts_only_under_a_v1j_by_the_secret_of_a_valid_v1() -> None:
+    """Headers alone, a v1j by another secret or over other values: the message holds, and says
+    nothing of a job; a v1j alone is no signature at all."""
+    headers = job_signed()
+    v1, v1j = headers["webhook-signature"].split(" ")
+    other_v1j = sign_v1j(OTHER, "cb_1", NOW_S, JOB)
+    for value in (v1, f"{v1} {other_v1j}", f"{v1} v1j,", f"{v1} v1j,{v1[3:]}", f"{v1} {v1j[:-1]}"):
+        changed = {**headers, "webhook-signature": value}
+        assert verify(BODY, changed, [SECRET, OTHER], now_s=NOW_S).job is None
+    for name, value in [*job_headers(Job(id="job_2", status="ok", run=3)).items()]:
+        assert verify(BODY, {**headers, name: value}, SECRET, now_s=NOW_S).job is None
+        dropped = {key: value for key, value in headers.items() if key != name}
+        assert verify(BODY, dropped, SECRET, now_s=NOW_S).job is None
+    assert reason_of(BODY, {**headers, "webhook-signature": v1j}) == "malformed"
+    mixed = {**headers, "webhook-signature": f"{sign_v1(OTHER, 'cb_1', NOW_S, BODY)} {v1j}"}
+    assert reason_of(BODY, mixed) == "mismatch"
+
+
+def test_a_full_stop_cannot_be_moved_from_one_value_to_the_next() -> None:
+    """What is signed can be read in one way: no value holds the full stop that separates them."""
+    headers = job_signed(job=Job(id="a.b", status="c"))
+    moved = {**headers, "X-Postback-Job-Id": "a", "X-Postback-Job-Status": "b.c"}
+    assert verify(BODY, moved, SECRET, now_s=NOW_S).job is None
+    moved = {**headers, "X-Postback-Job-Id": "a.b"}
+    assert verify(BODY, moved, SECRET, now_s=NOW_S).job is None
+
+
+def test_a_job_header_that_is_there_twice_is_ambiguous() -> None:
+    """Under a v1j; who signs no job may use the name as he likes."""
+    for name in JOB_HEADERS:
+        assert reason_of(BODY, [*job_signed().items(), (name.lower(), "x")]) == "ambiguous"
+        verify(BODY, [*headers_now().items(), (name, "x"), (name, "y")], SECRET, now_s=NOW_S)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [("%ff", "", ""), ("a", "%C3", ""), ("a", "b", "0"), ("a", "b", "1e3"), ("a", "", "01")],
+)
+def test_a_signed_job_that_cannot_be_is_malformed(stated: tuple[str, str, str]) -> None:
+    """Validly signed by who holds the secret: bytes that are no text, a run that is no number."""
+    text = ".".join(["v1j", "cb_1", str(NOW_S), *stated])
+    made = "v1j," + base64.b64encode(hmac.digest(v1_key(SECRET), text.encode(), "sha256")).decode()
+    headers = {**headers_now(), **dict(zip(JOB_HEADERS, stated, strict=True))}
+    headers["webhook-signature"] += f" {made}"
+    assert reason_of(BODY, headers) == "malformed"
+
+
+@pytest.mark.parametrize("job", [Job(run=0), Job(run=10**9), Job(id="\ud800"), Job(id="é" * 700)])
+def test_a_job_that_no_verifier_would_read_is_not_signed(job: Job) -> None:
+    """A run out of bounds, half a character, a header without end."""
+    with pytest.raises(ValueError, match=r"run|surrogates|long"):
+        job_headers(job)
+
+
+@given(
+    st.builds(
+        Job,
+        id=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200),
+        status=st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+        run=st.none() | st.integers(1, 999_999_999),
+    )
+)
+def test_any_job_is_read_back_as_it_was(job: Job) -> None:
+    """Whatever characters it consists of; and its headers are plain ASCII."""
+    headers = job_signed(job=job)
+    assert all(headers.get(name, "").isascii() for name in JOB_HEADERS)
+    assert verify(BODY, headers, SECRET, now_s=NOW_S).job == job
+
+
+@pytest.mark.parametrize("library", [Webhook, SvixWebhook])
+def test_the_public_libraries_skip_the_jobs_signature(library: Any) -> None:
+    """A v1j beside v1 does not disturb them."""
+    at_s = int(time.time())
+    headers = signed_headers(BODY, [OTHER, SECRET], message_id="cb_1", timestamp_s=at_s, job=JOB)
+    library(SECRET).verify(BODY, headers)
+    headers["webhook-signature"] = " ".join(reversed(headers["webhook-signature"].split(" ")))
+    library(SECRET).verify(BODY, headers)
 
 
 def test_a_hex_v1_of_another_dialect_is_refused() -> None:
