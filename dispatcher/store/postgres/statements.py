@@ -74,7 +74,7 @@ _LOCK_SCHEDULES: Final = """
 SELECT tenant FROM turns WHERE tenant = ANY(?::text[]) ORDER BY tenant FOR UPDATE
 """
 
-_NEXT_TURN: Final = """
+_NEXT_OF_TENANT: Final = """
 (SELECT greatest(n.served_ms, min({ready})) FROM lanes
  WHERE tenant = n.tenant AND {ready} IS NOT NULL HAVING min({ready}) IS NOT NULL)
 """
@@ -84,9 +84,9 @@ WITH now AS MATERIALIZED (
     SELECT tenant, CASE WHEN tenant = ANY(?::text[]) THEN ?::bigint ELSE served_ms END AS served_ms
     FROM turns WHERE tenant = ANY(?::text[])
 ), next AS MATERIALIZED (
-    SELECT n.tenant, n.served_ms, {_NEXT_TURN.format(ready="ready_high")} AS high,
-           {_NEXT_TURN.format(ready="ready_normal")} AS normal,
-           {_NEXT_TURN.format(ready="ready_replay")} AS replay
+    SELECT n.tenant, n.served_ms, {_NEXT_OF_TENANT.format(ready="ready_high")} AS high,
+           {_NEXT_OF_TENANT.format(ready="ready_normal")} AS normal,
+           {_NEXT_OF_TENANT.format(ready="ready_replay")} AS replay
     FROM now n
 )
 UPDATE turns t SET served_ms = n.served_ms, ready_high = n.high, ready_normal = n.normal,
@@ -211,8 +211,8 @@ ORDER BY u.place
 
 
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
-    """Return at most `limit` ready lanes of each tenant, in the order of their turns, and hold
-    them from now on."""
+    """Return at most `limit` ready lanes of each tenant, in the order in which they are served,
+    and hold them from now on."""
     rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
     locked = [row[0] for row in rows]
     tx.held |= set(locked)

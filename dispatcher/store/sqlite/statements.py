@@ -62,15 +62,15 @@ WHERE lanes.id = r.id AND (lanes.ready_high IS NOT r.high
 RETURNING tenant
 """
 
-_NEXT_TURN: Final = """
+_NEXT_OF_TENANT: Final = """
 max(served_ms, (SELECT min({ready}) FROM lanes
                 WHERE tenant = turns.tenant AND {ready} IS NOT NULL))
 """
 
 _REFRESH_SCHEDULES: Final = f"""
-UPDATE turns SET ready_high = {_NEXT_TURN.format(ready="ready_high")},
-                 ready_normal = {_NEXT_TURN.format(ready="ready_normal")},
-                 ready_replay = {_NEXT_TURN.format(ready="ready_replay")}
+UPDATE turns SET ready_high = {_NEXT_OF_TENANT.format(ready="ready_high")},
+                 ready_normal = {_NEXT_OF_TENANT.format(ready="ready_normal")},
+                 ready_replay = {_NEXT_OF_TENANT.format(ready="ready_replay")}
 WHERE tenant IN (SELECT value FROM json_each(?))
 """
 
@@ -172,7 +172,7 @@ ORDER BY t.key, l.{ready}
 
 
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
-    """Return at most `limit` ready lanes of each tenant, in the order of their turns."""
+    """Return at most `limit` ready lanes of each tenant, in the order in which they are served."""
     return tx.all(_LANES.format(ready=ready), tx.ids(tenants), now_ms, limit)
 
 

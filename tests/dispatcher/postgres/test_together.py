@@ -129,7 +129,7 @@ async def test_keys_in_opposite_orders_do_not_lock_each_other_out(together: Toge
 
 
 async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: Path) -> None:
-    """There is no deadlock, not even one that is mended, and the counts are exact in the end."""
+    """There is no deadlock, not even one that is repaired, and the counts are exact in the end."""
     worlds = [await together.join() for _ in range(3)]
 
     async def live(world: World, who: int) -> None:
@@ -157,8 +157,8 @@ async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: P
     stats = await worlds[0].store.stats(None, now_ms=worlds[0].now_ms)
     assert (stats.counts["pending"], stats.counts["sending"]) == (0, 0)
     assert sum(stats.counts.values()) == 3 * 15 * 4
-    mended = await worlds[0].store.repair_lanes(now_ms=worlds[0].now_ms, after="", limit=100)
-    assert mended == (0, None)
+    repaired = await worlds[0].store.repair_lanes(now_ms=worlds[0].now_ms, after="", limit=100)
+    assert repaired == (0, None)
     watcher = folders.watcher(tmp_path)
     sql = b"SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert watcher.execute(sql).fetchone() == (0,)

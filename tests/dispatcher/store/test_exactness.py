@@ -205,11 +205,11 @@ class Machine(RuleBasedStateMachine):
         self.attempt(self.world.store.remove_destination(tenant, url, now_ms=self.world.now_ms))
 
     @rule()
-    def mend(self) -> None:
-        mended, _ = self.run(
+    def repair(self) -> None:
+        repaired, _ = self.run(
             self.world.store.repair_lanes(now_ms=self.world.now_ms, after="", limit=100)
         )
-        assert mended == 0
+        assert repaired == 0
 
     @rule(days=st.sampled_from([0, 1]))
     def prune(self, days: int) -> None:
@@ -316,7 +316,7 @@ class Machine(RuleBasedStateMachine):
     async def deliver_all(self) -> None:
         world = self.world
         await world.store.take_over(now_ms=world.let_leases_go())
-        await world.store.expire(now_ms=T0, limit=10_000)  # the doomed
+        await world.store.expire(now_ms=T0, limit=10_000)  # those of disabled ones
         for tenant in TENANTS:
             found, _ = await world.store.destinations(tenant, after=None, limit=100)
             for one in found:

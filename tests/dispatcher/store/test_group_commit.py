@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.store.errors import KeyReused, NotFound, StoreUnavailable
+from dispatcher.store.errors import KeyReused, NotFound, StoreFull, StoreUnavailable
 from dispatcher.values import Submitted
 from receiver.base.db.group_commit import GroupCommit
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
+from tests.dispatcher.store.conftest import Build
 
 
 class Disk:
@@ -184,3 +185,9 @@ async def test_what_follows_a_commit_cannot_take_it_back(
     monkeypatch.setattr("dispatcher.store.sqlite.database._MEASURE_EVERY_S", 0.0)
     assert (await world.submit("a")).state == "pending"
     assert world.store.queued() == 1
+
+
+async def test_a_store_without_room_takes_nothing_and_says_so(build: Build) -> None:
+    world = await build(storage_bytes_max=1)
+    assert world.store.usage().free_bytes == 0
+    await raises(StoreFull, world.store.check())

@@ -164,7 +164,7 @@ async def test_take_over_makes_all_that_was_leased_due(world: World) -> None:
     assert len(await world.claim()) == 5
 
 
-# --- maximum age, and doomed backlogs ---
+# --- maximum age, and backlogs of disabled ones ---
 
 
 @pytest.mark.parametrize("held", ["free", "paused", "retry-after"])
@@ -227,8 +227,8 @@ async def test_mending_walks_all_lanes_in_slices(world: World) -> None:
     after: str | None = ""
     walks = 0
     while after is not None:
-        mended, after = await world.store.repair_lanes(now_ms=world.now_ms, after=after, limit=2)
-        assert mended == 0
+        repaired, after = await world.store.repair_lanes(now_ms=world.now_ms, after=after, limit=2)
+        assert repaired == 0
         walks += 1
     assert walks == 3
 

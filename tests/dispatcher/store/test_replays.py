@@ -215,7 +215,7 @@ async def test_a_preview_shows_only_what_a_replay_would_take(world: World) -> No
 
 
 async def test_a_circuit_that_was_open_before_is_cleared_once(world: World) -> None:
-    """The operator believes the destination to be mended; if it is not, it opens anew."""
+    """The operator believes the destination to be repaired; if it is not, it opens again."""
     await dead(world, 2)
     await world.many(1, "probe")
     for _ in range(20):

@@ -16,7 +16,7 @@ from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_wo
 
 T = TypeVar("T")
 
-# Small by what they hold: at most as many entries as there are slots, lanes with a doomed backlog,
+# Small by what they hold: at most as many entries as there are slots, lanes with a backlog to end,
 # replays that run, tenants or keys.
 _SMALL: Final = re.compile(
     r"SCAN (c |callbacks )?USING (COVERING )?INDEX callbacks_sending"
@@ -260,7 +260,7 @@ async def test_holding_or_ending_a_destination_costs_the_same_whatever_its_backl
         assert removed <= 2_000
 
 
-async def test_lanes_that_disagree_with_their_deliveries_are_mended_and_counted(
+async def test_lanes_that_disagree_with_their_deliveries_are_repaired_and_counted(
     tmp_path: Path,
 ) -> None:
     """I2: the sweeper's promise, for what no verb can do."""
@@ -273,6 +273,6 @@ async def test_lanes_that_disagree_with_their_deliveries_are_mended_and_counted(
             world, lambda c: c.execute("UPDATE turns SET ready_normal = NULL").connection.commit()
         )
         assert await world.claim() == []
-        mended, _ = await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100)
-        assert mended == 3
+        repaired, _ = await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100)
+        assert repaired == 3
         assert len(await world.claim()) == 3
