@@ -43,7 +43,7 @@ WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec",
 DATABASES: Final = {"aiosqlite", "psycopg", "sqlite3"}
 KEEP_DATA: Final = ("dispatcher.store", "receiver.base.db", "receiver.inbox",
                     "receiver.handling.effects",
-                    "dispatcher.demo.shop")  # fmt: skip  # the last is code as a customer's
+                    "dispatcher.demo.customers")  # fmt: skip  # the last is code as a customer's
 ENVIRONMENT: Final = ("os.environ", "os.getenv")
 READ_ENVIRONMENT: Final = ("dispatcher.settings", "receiver.settings", "receiver.base.settings",
                            "receiver.base.log",

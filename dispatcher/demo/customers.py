@@ -1,10 +1,17 @@
-"""Two difficult customers in one small server: a slow one, and one with a bug until it is fixed.
+"""The customers of the demonstration.
 
-Run as `python -m dispatcher.demo.customers PORT`.
+One has a receiver with a handler, whose effect is a row in a database of its own: run as
+`receiver serve --handler dispatcher.demo.customers:receiver`. Two difficult ones stand in one small
+server, a slow one and one with a bug until it is fixed: run as
+`python -m dispatcher.demo.customers PORT`.
 """
 
 import asyncio
+import sqlite3
 import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,7 +19,35 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from receiver import Event, Receiver
+
 SLOW_S = 1.0
+# No constraint keeps a job from being fulfilled twice: only the receiver does.
+_TABLE = "CREATE TABLE IF NOT EXISTS fulfilled (job_id TEXT NOT NULL)"
+
+
+def make_receiver() -> Receiver:
+    """Return a receiver with the customer's handler, set up by the RECEIVER_* variables."""
+    receiver = Receiver()
+
+    @receiver.on("*")
+    def fulfil(event: Event, tx: Any) -> None:
+        tx.execute(_TABLE)
+        tx.execute("INSERT INTO fulfilled (job_id) VALUES (?)", (event.job_id,))
+
+    return receiver
+
+
+def fulfilled(database: Path) -> list[str]:
+    """Return the jobs that were fulfilled, one for each time."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        return [row[0] for row in connection.execute("SELECT job_id FROM fulfilled")]
+
+
+def __getattr__(name: str) -> Receiver:
+    if name == "receiver":  # made when `receiver serve` asks for it, not when this is imported
+        return make_receiver()
+    raise AttributeError(name)
 
 
 class Customers:

@@ -92,7 +92,7 @@ class Cast:
         self.receiver = Process(
             "receiver",
             f"http://127.0.0.1:{ports[1]}",
-            ["receiver", "serve", "--handler", "dispatcher.demo.shop:receiver"],
+            ["receiver", "serve", "--handler", "dispatcher.demo.customers:receiver"],
             {
                 "DEMO_FOLDER": str(folder),
                 "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/receiver.db",

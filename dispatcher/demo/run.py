@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dispatcher.client import AsyncClient, PostbackError
+from dispatcher.demo.customers import fulfilled
 from dispatcher.demo.processes import Cast, DemoError
-from dispatcher.demo.shop import fulfilled
 from dispatcher.demo.story import Story, playing
 
 _TRY: Final = (
