@@ -199,6 +199,7 @@ def test_a_receivers_inbox_opens_reads_the_same_and_goes_on(
     handler = tmp_path / "handler_of_test.py"
     handler.write_text(HANDLER, "utf-8")
     (tmp_path / "handled").touch()
+    (tmp_path / "handled").touch()
     # Longer ago than the wait of the message whose handling is to be tried again after an hour.
     with (
         restored(version, "receiver", store, tmp_path, age_s=2 * 3_600) as (url, said),
