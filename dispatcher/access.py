@@ -16,19 +16,23 @@ from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound
 from dispatcher.store.store import Store
 from dispatcher.values import Key, Scope, SigningSecret
+from receiver.base import log
 from receiver.base.clock import now_ms
+from receiver.base.secrets import BYTES_MIN, PREFIX, decoded_bytes
+from receiver.base.secrets import secret_fault as given_fault
 from receiver.base.settings import SettingError
-from receiver.signature import SECRET_PREFIX, generate_secret, v1_key
+from receiver.signature import generate_secret
 
+_LOG: Final = log.get("dispatcher.service")
 SCOPES: Final[frozenset[str]] = frozenset(get_args(Scope))
 KEY_PREFIX: Final = "pbk_"
 TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DEFAULT_TENANT: Final = "default"
 BOOTSTRAP_ID: Final = "key_bootstrap"
 _KEY_RANDOM_BYTES: Final = 32
+_SECRET_BYTES_MAX: Final = 64  # what Standard Webhooks allows
 _KEY_CHARS_MAX: Final = 512  # longer ones are refused before they are hashed
 _ADMIN_KEY: Final = re.compile(r"[\x21-\x7e]{8,512}")
-_SECRET_BYTES: Final = (24, 64)  # what Standard Webhooks asks for
 
 
 class AccessError(Exception):
@@ -98,6 +102,8 @@ class Access:
         await self.reload()
         if DEFAULT_TENANT not in self._tenants:
             await self._make_tenant(DEFAULT_TENANT, self._settings.signing_secret)
+        elif self._settings.signing_secret is not None:
+            await self._compare(self._settings.signing_secret)
         if self._settings.admin_key is not None or any(
             key.tenant is None and "admin" in key.scopes for key in self._keys.values()
         ):
@@ -165,6 +171,18 @@ class Access:
         self._keys.pop(key_id, None)
         self._index()
 
+    async def _compare(self, configured: str) -> None:
+        """Say where the setting is not what signs: it counts at the first start alone."""
+        for secret in await self._store.secrets(DEFAULT_TENANT):
+            current = secret.destination is None and secret.expires_ms is None
+            if current and secret.value != configured:
+                _LOG.warning(
+                    "DISPATCHER_SIGNING_SECRET has no effect: the tenant has another secret, which "
+                    "signs. Unset it, or make it the secret: POST /v1/secrets/rotate",
+                    tenant=DEFAULT_TENANT,
+                    secretId=secret.id,
+                )
+
     def _index(self) -> None:
         self._principals = {
             key.digest: Principal(key_id=key.id, tenant=key.tenant, scopes=key.scopes)
@@ -198,13 +216,12 @@ def new_secret(
 
 def secret_fault(value: str) -> str | None:
     """Why this text cannot be a signing secret, or None if it can. Never repeats it."""
-    least, most = _SECRET_BYTES
-    wanted = f"must be {SECRET_PREFIX} and the base64 of {least} to {most} bytes"
-    try:
-        size = len(v1_key(value)) if value.startswith(SECRET_PREFIX) else 0
-    except ValueError:
-        size = 0
-    return None if least <= size <= most else wanted
+    size = decoded_bytes(value) if value.startswith(PREFIX) else None
+    if size is not None and BYTES_MIN <= size <= _SECRET_BYTES_MAX:
+        return None
+    why = given_fault(value)
+    hint = "" if why is None else f"; this one {why}"
+    return f"must be {PREFIX} and the base64 of {BYTES_MIN} to {_SECRET_BYTES_MAX} bytes{hint}"
 
 
 def _check_settings(settings: Settings) -> None:

@@ -27,7 +27,8 @@ class Settings:
     )
     signing_secret: str | None = setting(
         None,
-        "bootstrap signing secret of the tenant `default`; unset: made at the first start",
+        "bootstrap signing secret of the tenant `default`, used at the first start alone; unset: "
+        "made there",
         secret=True,
     )
     allow_networks: tuple[Network, ...] = setting(
@@ -202,6 +203,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         base.check_choices(self, _PREFIX)
+        base.check_bounds(self, _PREFIX)
         if self.keep_keys > min(self.keep_delivered, self.keep_dead):
             raise SettingError(
                 "DISPATCHER_KEEP_KEYS must not exceed DISPATCHER_KEEP_DELIVERED or "

@@ -8,6 +8,8 @@ from typing import Final
 
 from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
+from receiver.base import log
+from receiver.base.secrets import is_weak
 from receiver.signature import (
     ID_HEADER,
     PREVIOUS_SUFFIX,
@@ -19,6 +21,7 @@ from receiver.signature import (
     v1_key,
 )
 
+_LOG: Final = log.get("dispatcher.service")
 # `forget` is what ends an entry; this is for rotations made by another process.
 _FRESH_MS: Final = 30_000
 _TENANTS_MAX: Final = 10_000
@@ -41,6 +44,7 @@ class SecretCache:
         self._cached: OrderedDict[str, _TenantSecrets] = OrderedDict()
         self._loading = asyncio.Lock()
         self._forgotten = 0
+        self._told: set[str] = set()
 
     async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
         """Return what signs now. Raises NotFound for a tenant without secrets, and what `read`
@@ -66,7 +70,9 @@ class SecretCache:
             if cached is not None and cached.fresh_until_ms > now_ms:
                 return cached
             forgotten = self._forgotten
-            cached = _TenantSecrets(tenant, await self._read(tenant), now_ms + _FRESH_MS)
+            secrets = await self._read(tenant)
+            self._warn(secrets)
+            cached = _TenantSecrets(tenant, secrets, now_ms + _FRESH_MS)
             # What was read while a rotation committed may be the state before it.
             if forgotten == self._forgotten:
                 self._cached[tenant] = cached
@@ -74,6 +80,19 @@ class SecretCache:
                 while len(self._cached) > _TENANTS_MAX:
                     self._cached.popitem(last=False)
             return cached
+
+    def _warn(self, secrets: Sequence[SigningSecret]) -> None:
+        """Say once of each weak secret, stored before there was a least strength, that it signs."""
+        for secret in secrets:
+            if is_weak(secret.value) and secret.id not in self._told:
+                if len(self._told) < _TENANTS_MAX:
+                    self._told.add(secret.id)
+                _LOG.warning(
+                    "a weak signing secret is in use: rotate it",
+                    tenant=secret.tenant,
+                    secretId=secret.id,
+                    destination=secret.destination,
+                )
 
 
 class _TenantSecrets:

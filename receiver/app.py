@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Self, TypeVar
 
+from receiver.base import log
 from receiver.base.clock import NowMs, now_ms
 from receiver.base.http import Receive, Scope, Send
+from receiver.base.secrets import is_weak
 from receiver.base.settings import SettingError
 from receiver.handling.effects import open_effects
 from receiver.handling.handlers import Handlers
@@ -28,6 +30,7 @@ from receiver.verification.identity import Dialect
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_LOG: Final = log.get("receiver")
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
 
 
@@ -173,6 +176,9 @@ class Receiver:
                 opening.push_async_callback(self._worker.stop, grace_s)
             self._running = self._start(opening, inbox, effects)
             self._closing = opening.pop_all()
+        for source in self.sources.values():
+            if any(map(is_weak, source.secrets)):
+                _LOG.warning("a signing secret is weak: ask for a new one", source=source.path)
         return self
 
     async def __aexit__(self, *_: object) -> None:

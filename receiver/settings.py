@@ -10,16 +10,16 @@ from typing import Final
 from receiver.base import settings as base
 from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
 from receiver.base.log import LogFormat, LogLevel
-from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, SettingError, setting, split_list
-from receiver.signature import SECRET_PREFIX, SECRETS_MAX, TOLERANCE_S, Require, v1_key
-from receiver.source import Reruns, Source
+from receiver.base.secrets import decoded_bytes, key_fault, secret_fault, split_secrets
+from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, SettingError, setting
+from receiver.signature import SECRETS_MAX, TOLERANCE_S, Require
+from receiver.source import DEPTH_LIMIT, HEADER_NAME, TOLERANCE_MAX_S, Reruns, Source
 from receiver.verification.identity import Dialect
 
 PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
 OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
 
 _PREFIX: Final = "RECEIVER_"
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,10 @@ class Settings:
 
     secrets: tuple[str, ...] = setting(
         (),
-        "comma-separated signing secrets; a message signed with any of them is accepted",
+        "comma-separated signing secrets, each of 16 characters or more; a message signed with any "
+        "of them is accepted. Behind a comma beside one that is no `whsec_`, put a space",
         secret=True,
+        split=split_secrets,
     )
     database_url: str = setting(
         "sqlite:///receiver.db",
@@ -73,7 +75,8 @@ class Settings:
     )
     admin_key: str | None = setting(
         None,
-        "key of the admin routes, sent as a Bearer token; unset: they are off",
+        "key of the admin routes, of 16 characters or more, sent as a Bearer token; unset: they "
+        "are off",
         secret=True,
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
@@ -107,14 +110,14 @@ class Settings:
         "deepest nesting of a body; real results stay under 20",
         unit="levels",
         min=1,
-        max=900,
+        max=DEPTH_LIMIT,
     )
     tolerance: float = setting(
         float(TOLERANCE_S),
         "how far a signed timestamp may lie from now, to either side",
         unit="s",
         min=1,
-        max=86_400,
+        max=TOLERANCE_MAX_S,
     )
     request_timeout: float = setting(
         10.0,
@@ -185,7 +188,7 @@ class Settings:
         "how long a replica's claim on a message lasts unless it is renewed; then another one "
         "takes it over. PostgreSQL only",
         unit="s",
-        min=1,
+        min=0.5,
         max=3_600,
     )
     poll: float = setting(
@@ -233,13 +236,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         base.check_choices(self, _PREFIX)
+        base.check_bounds(self, _PREFIX)
         _check_secrets(self.secrets, self.require)
         _check_databases(self.database_url, self.effects_url)
+        fault = None if self.admin_key is None else key_fault(self.admin_key)
+        if fault is not None:
+            raise SettingError(f"RECEIVER_ADMIN_KEY {fault}")
         if self.keep_messages < self.keep_bodies:
             raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
         if not PATH.fullmatch(self.path) or self.path in OWN_PATHS:
             raise SettingError(f"RECEIVER_PATH must be a path such as /webhooks, not {self.path!r}")
-        if not _HEADER_NAME.fullmatch(self.signature_header):
+        if not HEADER_NAME.fullmatch(self.signature_header):
             raise SettingError(
                 f"RECEIVER_SIGNATURE_HEADER must be a header's name, not {self.signature_header!r}"
             )
@@ -289,15 +296,26 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
 def load_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
     """Return the signing secrets alone, for the commands that need no service."""
     environ = os.environ if environ is None else environ
-    return split_list(environ.get("RECEIVER_SECRETS", ""))
+    return read_secrets(environ.get("RECEIVER_SECRETS", ""), "RECEIVER_SECRETS")
+
+
+def read_secrets(text: str, name: str) -> tuple[str, ...]:
+    """Return the signing secrets of a list that `name` says whose it is. Raises SettingError."""
+    try:
+        secrets = split_secrets(text)
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
+    _check_secrets(secrets, "any", name)
+    return secrets
 
 
 def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
     """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
     environ = os.environ if environ is None else environ
-    settings = load({**environ, "RECEIVER_SECRETS": ""})
+    key = environ.get("RECEIVER_ADMIN_KEY", "").strip() or None
+    settings = load({**environ, "RECEIVER_SECRETS": "", "RECEIVER_ADMIN_KEY": ""})
     url = base.service_url(_PREFIX, environ, lambda: settings)
-    return ClientSettings(url=url, admin_key=settings.admin_key)
+    return ClientSettings(url=url, admin_key=key)
 
 
 def database_path(url: str, name: str = "database_url") -> str:
@@ -325,23 +343,19 @@ def _check_databases(database_url: str, effects_url: str | None) -> None:
         raise SettingError("RECEIVER_EFFECTS_URL is the inbox's own file: give yours")
 
 
-def _check_secrets(secrets: tuple[str, ...], require: Require) -> None:
+def _check_secrets(
+    secrets: tuple[str, ...], require: Require, name: str = "RECEIVER_SECRETS"
+) -> None:
     """Raise SettingError. No secret is ever quoted: the messages count them."""
+    if not isinstance(secrets, tuple | list):  # of a text each character would be one
+        raise SettingError(f"{name} is a tuple of secrets")
     if len(secrets) > SECRETS_MAX:
-        raise SettingError(f"RECEIVER_SECRETS takes at most {SECRETS_MAX} secrets")
+        raise SettingError(f"{name} takes at most {SECRETS_MAX} secrets")
     for n, secret in enumerate(secrets, start=1):
-        if not secret.removeprefix(SECRET_PREFIX).strip() or not secret.isprintable():
-            raise SettingError(f"RECEIVER_SECRETS: secret {n} is empty or not printable text")
-        if require == "standard" and not _is_v1(secret):
+        fault = secret_fault(secret)
+        if fault is not None:
+            raise SettingError(f"{name}: secret {n} {fault}")
+        if require == "standard" and decoded_bytes(secret) is None:
             raise SettingError(
-                f"RECEIVER_SECRETS: secret {n} is not whsec_ and base64, "
-                "as RECEIVER_REQUIRE=standard needs"
+                f"{name}: secret {n} is not whsec_ and base64, as RECEIVER_REQUIRE=standard needs"
             )
-
-
-def _is_v1(secret: str) -> bool:
-    try:
-        v1_key(secret)
-    except ValueError:
-        return False
-    return True

@@ -72,6 +72,7 @@ _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
 TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
+_MILLISECONDS: Final = re.compile(r"[0-9]{13}")
 _V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 _V1J_VALUE: Final = re.compile(r"v1j,[A-Za-z0-9+/]{43}=")
 _V1J_PREFIX: Final = "v1j,"
@@ -299,9 +300,9 @@ def verify(
     any case. `now_s` is Unix time; `webhook-timestamp` may differ by `tolerance_s` to
     either side. A v1j is no scheme of its own: one that does not hold counts for nothing.
     """
-    _check_arguments(now_s, tolerance_s, require, sha256_header)
+    check_arguments(now_s, tolerance_s, require, sha256_header)
     return check(
-        _raw_body(body),
+        raw_body(body),
         headers if isinstance(headers, Fields) else Fields(headers),
         secrets if isinstance(secrets, Keys) else Keys(secrets),
         now_s=now_s,
@@ -347,7 +348,8 @@ def check(
     )
 
 
-def _check_arguments(now_s: object, tolerance_s: object, require: object, header: object) -> None:
+def check_arguments(now_s: object, tolerance_s: object, require: object, header: object) -> None:
+    """Raise SignatureError, reason `malformed`, for what the arguments of `verify` cannot be."""
     if not isinstance(now_s, _NUMBER) or not isinstance(tolerance_s, _NUMBER):
         raise SignatureError("malformed", "now_s and tolerance_s are numbers of seconds")
     if not isinstance(require, str) or require not in ("any", "sha256", "standard"):
@@ -356,7 +358,8 @@ def _check_arguments(now_s: object, tolerance_s: object, require: object, header
         raise SignatureError("malformed", "sha256_header is the name of a header")
 
 
-def _raw_body(body: object) -> bytes:
+def raw_body(body: object) -> bytes:
+    """Return the body of a request. Raises SignatureError for what is not bytes."""
     if not isinstance(body, (bytes, bytearray)):
         raise SignatureError("malformed", "the body must be the raw bytes of the request")
     return bytes(body)
@@ -446,7 +449,9 @@ def _check_standard(
     if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
     if not TIMESTAMP.fullmatch(timestamp):
-        raise SignatureError("malformed", "webhook-timestamp is not a number of seconds")
+        form = "in milliseconds" if _MILLISECONDS.fullmatch(timestamp) else "not a number"
+        message = f"webhook-timestamp is {form}: it must be whole seconds since 1970"
+        raise SignatureError("malformed", message)
     # Other versions may stand beside v1 (v1a is asymmetric); they vouch for nothing here.
     values = [value for value in signatures.split(" ") if _V1_VALUE.fullmatch(value)]
     if not values:

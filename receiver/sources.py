@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from receiver.base.settings import SettingError
 from receiver.settings import OWN_PATHS, PATH, Settings
-from receiver.source import RERUNS, Source
-from receiver.verification.identity import DIALECTS
+from receiver.source import CHOICES, Source
 
 FILE_BYTES_MAX: Final = 1024 * 1024
 _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
@@ -20,11 +19,6 @@ _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
     "reruns": str,
     "signature_header": str,
     "tolerance": (int, float),
-}
-_CHOICES: Final = {
-    "dialect": DIALECTS,
-    "require": ("any", "sha256", "standard"),
-    "reruns": RERUNS,
 }
 
 
@@ -65,8 +59,8 @@ def _source(table: dict[str, Any], n: int, settings: Settings) -> Source:
             raise SettingError(f"{where}: {name} is none of: {', '.join(_FIELDS)}")
         if not isinstance(value, _FIELDS[name]) or isinstance(value, bool):
             raise SettingError(f"{where}: {name} has the wrong type")
-        if value not in _CHOICES.get(name, (value,)):
-            raise SettingError(f"{where}: {name} must be one of: {', '.join(_CHOICES[name])}")
+        if value not in CHOICES.get(name, (value,)):
+            raise SettingError(f"{where}: {name} must be one of: {', '.join(CHOICES[name])}")
     path = table.get("path", "")
     if not PATH.fullmatch(path) or path in OWN_PATHS:
         raise SettingError(f"{where}: path must be a path such as /webhooks")

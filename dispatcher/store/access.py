@@ -1,11 +1,14 @@
 """Tenants, API keys and signing secrets. Portable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx
 from dispatcher.values import Key, SigningSecret, Tenant
+from receiver.base.secrets import is_weak
 
 
 def tenants(tx: Tx) -> list[Tenant]:
@@ -14,6 +17,28 @@ def tenants(tx: Tx) -> list[Tenant]:
         Tenant(name=name, created_ms=created_ms)
         for name, created_ms in tx.all("SELECT name, created_ms FROM tenants ORDER BY name")
     ]
+
+
+CURRENT_SECRETS: Final = "SELECT tenant, destination, value FROM secrets WHERE expires_ms IS NULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentSecrets:
+    """What the doctor wants to know of the secrets that sign: how many are weaker than a new one
+    may be, and the own one of the tenant `default`."""
+
+    weak: int = 0
+    default: str | None = field(default=None, repr=False)
+
+
+def current_secrets(rows: Iterable[Sequence[Any]]) -> CurrentSecrets:
+    """Return what `rows` of CURRENT_SECRETS come to."""
+    weak, default = 0, None
+    for tenant, destination, value in rows:
+        weak += is_weak(value)
+        if tenant == "default" and destination is None:
+            default = value
+    return CurrentSecrets(weak=weak, default=default)
 
 
 def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:

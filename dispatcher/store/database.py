@@ -9,6 +9,7 @@ from typing import Literal, Protocol, TypeVar
 
 from dispatcher.states import State
 from dispatcher.store import claim, lanes, settle, submit
+from dispatcher.store.access import CurrentSecrets
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
 from dispatcher.store.tx import ChangeSet, Tx
@@ -66,6 +67,7 @@ class ServerState:
     live_rows: int
     dead_rows: int
     oldest_transaction_s: float
+    secrets: CurrentSecrets
 
 
 @dataclass(frozen=True, slots=True)

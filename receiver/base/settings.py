@@ -39,9 +39,12 @@ def setting(
     min: float = 0,
     max: float = 1e15,
     secret: bool = False,
+    split: Callable[[str], tuple[str, ...]] | None = None,
 ) -> Any:
-    """Return a field with what its variable takes and why."""
+    """Return a field with what its variable takes and why. `split` is how a list is split, where
+    not at commas and line ends; it raises ValueError."""
     metadata = {"about": about, "unit": unit, "min": min, "max": max, "secret": secret}
+    metadata["split"] = split or split_list
     return field(default=default, metadata=metadata, repr=not secret)
 
 
@@ -56,6 +59,14 @@ def load(kind: type[_Settings], prefix: str, environ: Environ | None = None) -> 
         if raw:
             values[one.name] = _value(name, one, raw)
     return kind(**values)
+
+
+def check_bounds(settings: Any, prefix: str) -> None:
+    """Raise SettingError where a number, which code may have set, is none that its variable would
+    take."""
+    for one in fields(settings):
+        if one.type is int or one.type is float:
+            _check_number(f"{prefix}{one.name.upper()}", one, getattr(settings, one.name))
 
 
 def check_choices(settings: Any, prefix: str) -> None:
@@ -89,21 +100,36 @@ def _value(name: str, one: Field[Any], raw: str) -> Any:
     if one.type is int or one.type is float:
         return _number(name, one, raw)
     if one.type == tuple[str, ...]:
-        return split_list(raw)
+        return _split(name, one, raw)
     return _networks(name, raw) if one.type == tuple[Network, ...] else raw
+
+
+def _split(name: str, one: Field[Any], raw: str) -> tuple[str, ...]:
+    try:
+        parts: tuple[str, ...] = one.metadata["split"](raw)
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
+    return parts
 
 
 def _number(name: str, one: Field[Any], raw: str) -> float:
     kind: Any = one.type
-    low, high = one.metadata["min"], one.metadata["max"]
     try:
         number: float = kind(raw)
     except ValueError:
         whole = "a whole number" if kind is int else "a number"
         raise SettingError(f"{name} must be {whole}, not {raw!r}") from None
-    if not low <= number <= high:
-        raise SettingError(f"{name} must be from {low:g} to {high:g}, not {raw}")
+    _check_number(name, one, number, raw)
     return number
+
+
+def _check_number(name: str, one: Field[Any], value: object, shown: object = None) -> None:
+    low, high = one.metadata["min"], one.metadata["max"]
+    kinds = int if one.type is int else int | float
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise SettingError(f"{name} must be a number, not {value!r}")
+    if not low <= value <= high:
+        raise SettingError(f"{name} must be from {low:g} to {high:g}, not {shown or repr(value)}")
 
 
 def _networks(name: str, raw: str) -> tuple[Network, ...]:

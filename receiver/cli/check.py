@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from receiver.base.cli import FAILED, USAGE, command, console, plain, table
+from receiver.base.secrets import mistaken_for_secret
 from receiver.cli.common import (
     EXIT_CODES,
     AsJson,
@@ -69,6 +70,8 @@ def check_command(
     from receiver.conformance.endpoint import KitError, check_url
     from receiver.conformance.kit import check
 
+    if secret is not None and (what := mistaken_for_secret(secret)) is not None:
+        end(f"--secret {what}", USAGE)
     active = secret or secrets(secret_file, Path(".none"))[0]
     if schemes != "sha256" and not _is_base64(active):
         end("the secret is not base64, which the standard scheme needs: --schemes sha256", USAGE)

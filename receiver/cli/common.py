@@ -9,8 +9,8 @@ from rich.text import Text
 
 from receiver import client
 from receiver.base.cli import FAILED, USAGE, plain, say
-from receiver.base.settings import SettingError, split_list
-from receiver.settings import load_client, load_secrets
+from receiver.base.settings import SettingError
+from receiver.settings import load_client, load_secrets, read_secrets
 
 SECRET_FILE_BYTES_MAX = 64 * 1024
 BODY_FILE_BYTES_MAX = 64 * 1024 * 1024  # the largest body that a receiver can be set to accept
@@ -85,7 +85,10 @@ def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
         text = None if file is None else read(file, SECRET_FILE_BYTES_MAX).decode("utf-8")
     except UnicodeDecodeError:
         end("the secret file is not UTF-8 text", USAGE)
-    found = load_secrets() if text is None else split_list(text)
+    try:
+        found = load_secrets() if text is None else read_secrets(text, "--secret-file")
+    except SettingError as error:
+        end(str(error), USAGE)
     if not found:
         end("there is no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE, WHERE_FROM)
     return found

@@ -27,7 +27,7 @@ from receiver.signature import sign_sha256, signed_headers
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed"}'
-ADMIN = {"Authorization": "Bearer test-admin-key"}
+ADMIN = {"Authorization": "Bearer test-admin-key-of-tests"}
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         secrets=(SECRET,),
         database_url=f"sqlite:///{tmp_path}/receiver.db",
-        admin_key="test-admin-key",
+        admin_key="test-admin-key-of-tests",
         body_bytes_max=10_000,
         in_flight_bytes_max=20_000,
         request_timeout=0.2,
@@ -402,7 +402,10 @@ async def test_an_unknown_message_is_404(http: httpx.AsyncClient, id: str) -> No
     check_error(await http.get(f"/inbox/{id}", headers=ADMIN), 404, "NOT_FOUND")
 
 
-@pytest.mark.parametrize("value", [None, "", "Bearer", "Bearer x", "Basic test-admin-key", "é"])
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "Bearer", "Bearer x", "Basic test-admin-key-of-tests", "é"],
+)
 async def test_the_admin_routes_need_the_key(http: httpx.AsyncClient, value: str | None) -> None:
     """Every wrong one is 401, on every path under them."""
     headers = [] if value is None else [(b"authorization", value.encode("latin-1"))]
@@ -483,5 +486,11 @@ async def test_one_line_per_request_without_bodies_or_secrets(
     assert (first["outcome"], first["jobId"], first["messageId"]) == ("accepted", "job_1", "cb_1")
     assert (second["status"], second["reason"]) == (401, "malformed")
     assert third["status"] == 200
-    for secret in ("private words", SECRET, SECRET.removeprefix("whsec_"), "test-admin-key", "v1,"):
+    for secret in (
+        "private words",
+        SECRET,
+        SECRET.removeprefix("whsec_"),
+        "test-admin-key-of-tests",
+        "v1,",
+    ):
         assert secret not in "".join(lines)

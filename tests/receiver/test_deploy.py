@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver.base.settings import SettingError
 from receiver.settings import load
 from receiver.signature import Job, sign_sha256, signed_headers
 from receiver.testing import signed_request
@@ -54,10 +55,15 @@ async def test_the_mounted_example_handles_a_completion_once(mounted: ModuleType
 
 
 def test_the_service_runs_a_command_that_exists_with_settings_that_do() -> None:
-    """Every line of the environment file is read, and the command line is understood."""
+    """Every line of the environment file is read, its placeholders are refused until they are
+    replaced, and the command line is understood."""
     lines = (DEPLOY / "receiver.env").read_text().splitlines()
     environ = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    settings = load(environ)
+    for name in ("RECEIVER_SECRETS", "RECEIVER_ADMIN_KEY"):
+        with pytest.raises(SettingError, match=f"{name}.* placeholder"):
+            load(environ | {"RECEIVER_SECRETS": "", "RECEIVER_ADMIN_KEY": "", name: environ[name]})
+    secret = {"RECEIVER_SECRETS": SECRET, "RECEIVER_ADMIN_KEY": "key-of-16-letters"}
+    settings = load(environ | secret)
     assert settings.database_url == "sqlite:////var/lib/receiver/inbox.db"
     assert settings.admin_key
     assert settings.secrets

@@ -19,7 +19,7 @@ from receiver.testing import Client, Clock
 from tests.receiver.waiting import until
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-ADMIN = {"Authorization": "Bearer test-admin-key"}
+ADMIN = {"Authorization": "Bearer test-admin-key-of-tests"}
 SOON = timedelta(minutes=15)
 
 
@@ -69,7 +69,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(
         secrets=(SECRET,),
         database_url=f"sqlite:///{tmp_path}/inbox.db",
-        admin_key="test-admin-key",
+        admin_key="test-admin-key-of-tests",
         credentials=("platform@127.0.0.1=test-token",),
         ask_timeout=0.3,
         lost_after=3600,

@@ -21,7 +21,7 @@ from receiver.testing import Client, Clock
 from tests.receiver.waiting import until
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-ADMIN = {"Authorization": "Bearer test-admin-key"}
+ADMIN = {"Authorization": "Bearer test-admin-key-of-tests"}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def settings(tmp_path: Path) -> Settings:
         secrets=(SECRET,),
         database_url=f"sqlite:///{tmp_path}/inbox.db",
         effects_url=f"sqlite:///{tmp_path}/shop.db",
-        admin_key="test-admin-key",
+        admin_key="test-admin-key-of-tests",
         handler_attempts=3,
         handler_timeout=5.0,
         drain_grace=0.1,

@@ -11,7 +11,7 @@ from receiver import Event, Receiver, Settings
 from receiver.testing import Client, Clock
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-ADMIN = {"Authorization": "Bearer test-admin-key"}
+ADMIN = {"Authorization": "Bearer test-admin-key-of-tests"}
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def client(tmp_path: Path) -> AsyncIterator[Client]:
     settings = Settings(
         secrets=(SECRET,),
         database_url=f"sqlite:///{tmp_path}/inbox.db",
-        admin_key="test-admin-key",
+        admin_key="test-admin-key-of-tests",
         handler_attempts=1,
         handler_retry_base=86_400,
     )

@@ -62,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
             "RECEIVER_EFFECTS_URL": f"sqlite:///{tmp_path}/shop.db",
             "RECEIVER_PORT": "0",
             "RECEIVER_LOG_FORMAT": "json",
-            "RECEIVER_ADMIN_KEY": "test-admin-key",
+            "RECEIVER_ADMIN_KEY": "test-admin-key-of-tests",
             "RECEIVER_HANDLER_RETRY_BASE": "0.05",
             "RECEIVER_HANDLER_ATTEMPTS": "2",
         }
@@ -114,7 +114,7 @@ def test_a_dead_message_is_found_replayed_and_pruned_by_command(
     process = start("--handler", "shop_jobs:fail", "--on", "completed")
     ask = {
         "RECEIVER_URL": f"http://127.0.0.1:{process.port}",
-        "RECEIVER_ADMIN_KEY": "test-admin-key",
+        "RECEIVER_ADMIN_KEY": "test-admin-key-of-tests",
     }
 
     def run(*words: str) -> str:

@@ -35,7 +35,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "RECEIVER_DATABASE_URL": f"sqlite:///{tmp_path}/receiver.db",
             "RECEIVER_PORT": "0",
             "RECEIVER_LOG_FORMAT": "json",
-            "RECEIVER_ADMIN_KEY": "test-admin-key",
+            "RECEIVER_ADMIN_KEY": "test-admin-key-of-tests",
         }
         process = Process((), {**settings, **environ})
         started.append(process)
@@ -241,7 +241,7 @@ def test_the_inbox_commands_ask_the_running_service(start: Start) -> None:
     post(process, b'{"jobId":"job_[red]1","status":"completed"}')
     ask = {
         "RECEIVER_URL": f"http://127.0.0.1:{process.port}",
-        "RECEIVER_ADMIN_KEY": "test-admin-key",
+        "RECEIVER_ADMIN_KEY": "test-admin-key-of-tests",
     }
     table = command("inbox", "list", **ask)
     assert (table.returncode, table.stderr) == (0, "")
@@ -258,7 +258,7 @@ def test_the_inbox_commands_say_in_one_line_why_they_fail(start: Start) -> None:
     """A wrong key, a bad filter, no such message, nobody there, no key."""
     process = start()
     url = f"http://127.0.0.1:{process.port}"
-    good = {"RECEIVER_URL": url, "RECEIVER_ADMIN_KEY": "test-admin-key"}
+    good = {"RECEIVER_URL": url, "RECEIVER_ADMIN_KEY": "test-admin-key-of-tests"}
     closed = start(
         RECEIVER_DATABASE_URL=process.environ["RECEIVER_DATABASE_URL"] + "2", RECEIVER_ADMIN_KEY=""
     )

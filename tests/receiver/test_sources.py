@@ -28,7 +28,7 @@ reruns = "latest"
 
 [[source]]
 path = "/cerebrium"
-secrets = ["whsec_other-test"]
+secrets = ["whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXI="]
 dialect = "cerebrium"
 tolerance = 60
 """
@@ -96,7 +96,7 @@ async def test_cerebrium_posts_any_body_under_its_own_signature(settings: Settin
                 "X-Request-Id": "run-1",
                 "X-Cerebrium-Webhook-Timestamp": "1700000000",
                 "X-Cerebrium-Webhook-Signature": sign(
-                    "whsec_other-test", "run-1", 1_700_000_000, body
+                    "whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXI=", "run-1", 1_700_000_000, body
                 ),
             }
             answer = await client._http.post("/cerebrium", content=body, headers=headers)
@@ -150,16 +150,19 @@ def test_nothing_is_unsigned_by_default(settings: Settings) -> None:
         ("secret = 'x'\n[[source]]", "tables"),
         ("[source]\npath = '/a'", "tables"),
         ("[[source]]\npath = '/a'", "secrets"),
-        ("[[source]]\nsecrets = ['s']", "path"),
-        ("[[source]]\npath = '/inbox'\nsecrets = ['s']", "path"),
-        ("[[source]]\npath = 'a'\nsecrets = ['s']", "path"),
-        ("[[source]]\npath = '/webhooks'\nsecrets = ['s']", "twice"),
+        ("[[source]]\nsecrets = ['a-secret-of-a-test']", "path"),
+        ("[[source]]\npath = '/inbox'\nsecrets = ['a-secret-of-a-test']", "path"),
+        ("[[source]]\npath = 'a'\nsecrets = ['a-secret-of-a-test']", "path"),
+        ("[[source]]\npath = '/webhooks'\nsecrets = ['a-secret-of-a-test']", "twice"),
         ("[[source]]\npath = '/a'\nsecrets = [1]", "strings"),
-        ("[[source]]\npath = '/a'\nsecrets = 's'", "type"),
-        ("[[source]]\npath = '/a'\nsecrets = ['s']\nmore = 1", "more"),
-        ("[[source]]\npath = '/a'\nsecrets = ['s']\ndialect = 'x'", "dialect"),
-        ("[[source]]\npath = '/a'\nsecrets = ['s']\nrequire = 'none'", "require"),
-        ("[[source]]\npath = '/a'\nsecrets = ['not base64']\nrequire = 'standard'", "standard"),
+        ("[[source]]\npath = '/a'\nsecrets = 'a-secret-of-a-test'", "type"),
+        ("[[source]]\npath = '/a'\nsecrets = ['a-secret-of-a-test']\nmore = 1", "more"),
+        ("[[source]]\npath = '/a'\nsecrets = ['a-secret-of-a-test']\ndialect = 'x'", "dialect"),
+        ("[[source]]\npath = '/a'\nsecrets = ['a-secret-of-a-test']\nrequire = 'none'", "require"),
+        (
+            "[[source]]\npath = '/a'\nsecrets = ['it-is-not-base64']\nrequire = 'standard'",
+            "standard",
+        ),
         ("[[source]]\npath = '/a'\nurl_token = 'short'", "16"),
         ("\xff", "not TOML"),
     ],

@@ -5,6 +5,7 @@ from typing import Final
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.settings import Settings
+from dispatcher.store.access import CurrentSecrets
 from dispatcher.store.database import Dialect, ServerState, migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
@@ -62,10 +63,24 @@ def sqlite(settings: Settings) -> Iterator[Check]:
         yield ok("database", f"{found.path} is sound, {size(found.bytes)}")
     if found.schema is not None:
         yield schema(found.schema)
+    yield from _secrets(found.secrets, settings)
     if found.owner is None:
         yield ok("owner", "nobody has it open: no service runs here")
     else:
         yield ok("owner", f"in use by process {found.owner}")
+
+
+def _secrets(found: CurrentSecrets, settings: Settings) -> Iterator[Check]:
+    """Yield what is amiss with the stored signing secrets; nothing where nothing is."""
+    if found.weak:
+        message = f"{found.weak:,} stored signing secrets are weaker than a new one may be"
+        advice = "they go on signing, and the log names each at its use: rotate them"
+        yield warn("weak secrets", message, advice)
+    configured = settings.signing_secret
+    if None not in (configured, found.default) and configured != found.default:
+        message = "DISPATCHER_SIGNING_SECRET has no effect: the tenant `default` has another one"
+        advice = "unset it, or make it the secret: POST /v1/secrets/rotate with `secret`"
+        yield warn("stored secret", message, advice)
 
 
 def _absent(url: str) -> Check:
@@ -115,6 +130,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
     yield _clock(found)
     yield _sessions(found, settings)
     yield schema(found.schema, "postgres")
+    yield from _secrets(found.secrets, settings)
     if found.schema:
         yield _vacuum(found)
 

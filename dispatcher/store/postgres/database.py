@@ -15,6 +15,7 @@ import psycopg
 from dispatcher.settings import Settings
 from dispatcher.states import State
 from dispatcher.store import callbacks, database, lanes
+from dispatcher.store.access import CURRENT_SECRETS, current_secrets
 from dispatcher.store.database import Committed, Counts, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
@@ -313,6 +314,7 @@ def inspect(url: str) -> ServerState:
             sessions_max, sessions = _one(connection, _SESSIONS)
             schema = schema_version(connection, SCHEMA_TABLE)
             live, dead = _one(connection, _ROWS) if schema else (0, 0)
+            secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
             (oldest_s,) = _one(connection, _OLDEST)
         except psycopg.Error as error:
             raise StoreUnavailable(line(error)) from None
@@ -328,6 +330,7 @@ def inspect(url: str) -> ServerState:
         live_rows=live,
         dead_rows=dead,
         oldest_transaction_s=oldest_s,
+        secrets=secrets,
     )
 
 

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from dispatcher.settings import Settings
 from dispatcher.store import database, lanes
+from dispatcher.store.access import CURRENT_SECRETS, CurrentSecrets, current_secrets
 from dispatcher.store.database import Committed, Counts, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
@@ -266,6 +267,7 @@ class FileState:
     damage: str | None = None
     unreadable: str | None = None
     owner: str | None = None
+    secrets: CurrentSecrets = field(default_factory=CurrentSecrets)
 
 
 def inspect(url: str) -> FileState | None:
@@ -280,6 +282,7 @@ def inspect(url: str) -> FileState | None:
         with closing(connect_reader(path)) as connection:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             schema = schema_version(connection)
+            secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
     log = path.with_name(path.name + "-wal")
@@ -289,6 +292,7 @@ def inspect(url: str) -> FileState | None:
         schema=schema,
         damage=None if verdict == "ok" else str(verdict),
         owner=owner,
+        secrets=secrets,
     )
 
 

@@ -9,7 +9,7 @@ import httpx
 from dispatcher.app import Service
 from dispatcher.states import State
 
-ADMIN_KEY = "test-admin-key"
+ADMIN_KEY = "test-admin-key-of-tests"
 
 
 def connect(service: Service, key: str, **headers: str) -> httpx.AsyncClient:
