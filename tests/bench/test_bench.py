@@ -26,7 +26,7 @@ _TINY = (
     *("--rounds", str(ROUNDS), "--backlog", str(BACKLOG), "--store", "both"),
 )
 # Nothing here looks at a time, so two runs may share the cores. Of about the same length.
-_HALVES = ("1,3", "2,4,5,6") if POSTGRES else ("1,3", "2,4,6")
+_HALVES = ("1,2,3", "4,5,6") if POSTGRES else ("1,2,3", "4,6")
 _END_S = 100
 
 
