@@ -90,7 +90,7 @@ _NOT_QUICK = (
     "dispatcher/test_demo.py",
     "readme",
     "receiver/crash",
-    "receiver/store/test_replicas.py",
+    "receiver/inbox/test_replicas.py",
     "receiver/test_conformance.py",
     "receiver/test_deploy.py",
     "receiver/test_dispatcher_gone.py",

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 
 from receiver.inbox.inbox import Inbox, InboxUnavailable
-from tests.receiver.store.messages import message
-from tests.receiver.store.places import Place
+from tests.receiver.inbox.messages import message
+from tests.receiver.inbox.places import Place
 
 
 async def test_fifty_copies_at_once_are_one_message(inbox: Inbox) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from receiver.inbox.inbox import Inbox
-from tests.receiver.store.places import Place
+from tests.receiver.inbox.places import Place
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

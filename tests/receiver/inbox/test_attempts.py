@@ -8,8 +8,8 @@ import pytest
 from receiver.inbox.attempts import CRASHED, Settlement
 from receiver.inbox.inbox import Inbox
 from receiver.inbox.message import Claimed, StoredMessage
-from tests.receiver.store.messages import NOW_MS, message
-from tests.receiver.store.places import Place
+from tests.receiver.inbox.messages import NOW_MS, message
+from tests.receiver.inbox.places import Place
 
 
 async def claim(inbox: Inbox, *, now_ms: int = NOW_MS, limit: int = 10) -> list[Claimed]:

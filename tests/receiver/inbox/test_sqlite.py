@@ -16,7 +16,7 @@ import pytest
 from receiver.base.db import DatabaseUnavailable
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.inbox.sqlite.database import APPLICATION_ID, MIGRATIONS, SqliteDatabase
-from tests.receiver.store.messages import message
+from tests.receiver.inbox.messages import message
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.inbox.message import Claimed
 from receiver.inbox.postgres.database import MIGRATIONS, SCHEMA, PostgresDatabase
 from tests.dispatcher.postgres.server import Server, private_server
-from tests.receiver.store.messages import NOW_MS, message
-from tests.receiver.store.places import Place
+from tests.receiver.inbox.messages import NOW_MS, message
+from tests.receiver.inbox.places import Place
 
 REPLICAS = 4
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from receiver.inbox.batch import Facts, Plan, decide, incoming, lookups
 from receiver.inbox.message import Message
-from tests.receiver.store.messages import message
+from tests.receiver.inbox.messages import message
 
 messages = st.lists(
     st.builds(

@@ -4,7 +4,7 @@ import asyncio
 
 from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox
-from tests.receiver.store.messages import NOW_MS, message
+from tests.receiver.inbox.messages import NOW_MS, message
 
 UNTIL_MS = NOW_MS + 15_000
 
