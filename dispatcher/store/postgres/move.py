@@ -3,7 +3,7 @@ that a move that was interrupted goes on after the last row that arrived."""
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -82,7 +82,7 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
     except FileInUse as error:
         raise CannotStart(f"{error}: {IN_USE_ADVICE}") from None
     try:
-        with _opened(source) as old, closing(_connected(target_url)) as new:
+        with _opened(source) as old, closing(_connected(target_url)) as new, _alone(new):
             return _move(old, new, str(source.absolute()), progress)
     except (sqlite3.Error, psycopg.Error) as error:
         raise StoreUnavailable(
@@ -101,6 +101,19 @@ def _opened(source: Path) -> Iterator[sqlite3.Connection]:
 
 def _connected(url: str) -> psycopg.Connection:
     return Server(url).opened("postback move", QUIET, migrate)
+
+
+@contextmanager
+def _alone(new: psycopg.Connection) -> Iterator[None]:
+    """Hold the lock of a move, and let it go before the session ends, which may keep it for a
+    moment: whatever became of this move, the next one may follow at once. Raises Conflict."""
+    if not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
+        raise Conflict("another move into this database is running")
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):  # the lock went with the connection
+            new.execute(f"SELECT pg_advisory_unlock({_MOVING})")
 
 
 def _move(
@@ -124,15 +137,11 @@ def _move(
             new.execute(_COUNT)
             new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), source))
         new.execute("ANALYZE")
-    # A session that was closed may keep its lock for a moment.
-    new.execute(f"SELECT pg_advisory_unlock({_MOVING})")
     return moved
 
 
 def _begin(new: psycopg.Connection, source: str) -> None:
     """Raise Conflict where this file cannot be moved to this database."""
-    if not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
-        raise Conflict("another move into this database is running")
     found: dict[str, int | None] = dict(new.execute("SELECT source, done_ms FROM moves").fetchall())
     if found.get(source) is not None:
         raise Conflict(f"{source} was moved into this database already")
