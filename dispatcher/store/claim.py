@@ -37,11 +37,11 @@ class _Room:
     busy: Counter[str]  # per tenant
     taken: Counter[str]  # per lane
 
-    def take(self, row: Row, tenant: str) -> None:
+    def take(self, tenant: str, lane: str, size: int) -> None:
         self.slots -= 1
-        self.bytes_free -= row[2]
+        self.bytes_free -= size
         self.busy[tenant] += 1
-        self.taken[row[1]] += 1
+        self.taken[lane] += 1
 
 
 def claim(tx: Tx, request: ClaimRequest, rules: Rules) -> list[Delivery]:
@@ -86,7 +86,8 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
     for row in _due(tx, granted, list(tenant_of), number, now_ms):
         if room.bytes_free <= 0:
             break
-        room.take(row, tenant_of[row[1]])
+        _callback, lane, size, _policy = row
+        room.take(tenant_of[lane], lane, size)
         picked.append(row)
     tx.changes.lanes |= granted.keys()
     _serve(tx, lanes, Counter(row[1] for row in picked), now_ms)

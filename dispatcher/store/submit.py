@@ -108,20 +108,31 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
 
 
 def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
-    rows_ = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(ids))
+    found = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(ids))
     return {
-        row[0]: _Target(
-            known=bool(row[1]),
-            removed=row[2] is not None,
-            disabled=row[3],
-            url=row[4],
-            policy=row[5],
-            headers=rows.read_headers(row[6]),
-            has_lane=bool(row[7]),
-            open=bool(row[8]),
-            room=row[9],
+        destination: _Target(
+            known=bool(known),
+            removed=removed_ms is not None,
+            disabled=disabled,
+            url=url,
+            policy=policy,
+            headers=rows.read_headers(headers),
+            has_lane=bool(has_lane),
+            open=bool(is_open),
+            room=room,
         )
-        for row in rows_
+        for (
+            destination,
+            known,
+            removed_ms,
+            disabled,
+            url,
+            policy,
+            headers,
+            has_lane,
+            is_open,
+            room,
+        ) in found
     }
 
 
