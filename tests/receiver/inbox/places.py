@@ -17,4 +17,6 @@ class Place:
         self, *, lease_s: float = 30.0, on_due: Callable[[], None] | None = None
     ) -> Inbox:
         """The inbox there, as a process opens it."""
-        return await open_inbox(Settings(database_url=self.url, lease=lease_s), on_due=on_due)
+        settings = Settings(database_url=self.url)
+        object.__setattr__(settings, "lease", lease_s)  # also one that is over at once
+        return await open_inbox(settings, on_due=on_due)
