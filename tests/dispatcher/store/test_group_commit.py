@@ -190,7 +190,9 @@ async def test_what_follows_a_commit_cannot_take_it_back(
 async def test_a_store_without_room_takes_nothing_and_says_so(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.settings.check_bounds", lambda *_: None)  # a store of one byte
+    monkeypatch.setattr(
+        "receiver.base.settings.check_bounds", lambda *_: None
+    )  # a store of one byte
     world = await build(storage_bytes_max=1)
     assert world.store.usage().free_bytes == 0
     await raises(StoreFull, world.store.check())
