@@ -20,11 +20,11 @@ from receiver.http.router import Router
 from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
 from receiver.metrics import Metrics
-from receiver.reconcile.ask import Credentials, Tokens
-from receiver.reconcile.reconciler import Reconciler
+from receiver.reconciler import Reconciler
 from receiver.settings import Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources
+from receiver.status_url import Credentials, Tokens
 from receiver.sweeper import Sweeper
 from receiver.verification.identity import Dialect
 

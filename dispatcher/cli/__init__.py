@@ -11,7 +11,6 @@ from dispatcher.cli import (
     destinations,
     doctor,
     listing,
-    move,
     replay,
     send,
     serve,
@@ -32,7 +31,7 @@ _START: Final = examples(
     "dispatcher replay --status dead --dry-run",
 )
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
-    "Run the service": (serve, move, doctor),
+    "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay, stats),
     "Setting up": (destinations, access),
 }

@@ -13,7 +13,6 @@ from dispatcher.policy import Verdict, attempt_outcome, judge
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.errors import StoreError
-from dispatcher.store.rates import Rates
 from dispatcher.store.requests import Settlement
 from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
@@ -58,7 +57,6 @@ class Engine:
         self._incoming: set[asyncio.Task[Any]] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
-        self._rates = Rates()
         self._claiming: asyncio.Task[None] | None = None
         self.ready = False
 
@@ -152,7 +150,7 @@ class Engine:
 
     def drain_rate(self) -> float:
         """Deliveries that came to a final state a second, over the last minute."""
-        return self._rates.per_second("delivered", None, now_ms=self._clock())
+        return self._store.finished_per_second(now_ms=self._clock())
 
     # --- claiming ---
 
@@ -265,8 +263,6 @@ class Engine:
         self._metrics.attempted(name, outcome, verdict)
         if verdict.state == "delivered":
             self._metrics.latency((settlement.now_ms - delivery.created_ms) / 1000)
-        if verdict.state != "pending":
-            self._rates.add({(delivery.tenant, "delivered"): 1}, now_ms=settlement.now_ms)
         _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))
 
     def _free(self, tenant: str, *, high: bool, size: int) -> None:

@@ -59,6 +59,8 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]]) -> None:
         tx.changes.moved(delivery.tenant, "sending", state)
         delivered = item.verdict.state == "delivered"
         tx.changes.events[delivery.tenant, "delivered" if delivered else "failed"] += 1
+        if state in FINAL:
+            tx.changes.events[delivery.tenant, "finished"] += 1
         tx.changes.lanes.add(delivery.destination)
 
 

@@ -113,6 +113,10 @@ class Store:
             return self._queued
         return sum(self._counts[tenant, state] for state in QUEUED)
 
+    def finished_per_second(self, *, now_ms: int) -> float:
+        """Return how many attempts a second ended a delivery, over the last minute, here."""
+        return self._rates.per_second("finished", None, now_ms=now_ms)
+
     # --- the path of a delivery ---
 
     async def submit(self, new: NewCallback, *, handover: bool) -> Submitted:

@@ -10,7 +10,7 @@ from dispatcher.states import State
 from receiver.base import db
 
 Row = db.Row
-Event = Literal["accepted", "delivered", "failed"]
+Event = Literal["accepted", "delivered", "failed", "finished"]
 Topic = Literal["ready", "access", "replays"]
 """What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
 a filtered replay was made."""

@@ -21,7 +21,7 @@ from receiver.base.http import (
 from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox
 from receiver.inbox.message import REPLAYABLE, STATES, State, StoredMessage
-from receiver.reconcile.reconciler import Reconciler
+from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.sweeper import Sweeper
 from receiver.verification.identity import DIALECTS

@@ -26,7 +26,7 @@ from receiver.http.webhook import Webhook, unavailable
 from receiver.inbox.dedupe import Verdict
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.metrics import CONTENT_TYPE, Metrics
-from receiver.reconcile.reconciler import Reconciler
+from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.source import Source
 from receiver.sweeper import Sweeper

@@ -14,7 +14,7 @@ import pytest
 
 from receiver import Event, Receiver, Settings
 from receiver.base.settings import SettingError
-from receiver.reconcile.ask import Tokens
+from receiver.status_url import Tokens
 from receiver.testing import Client, Clock
 from tests.receiver.waiting import until
 

@@ -17,7 +17,9 @@ from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
 from receiver.metrics import Metrics
-from receiver.reconcile.ask import (
+from receiver.settings import Settings
+from receiver.source import Source
+from receiver.status_url import (
     AskError,
     Credentials,
     StatusReply,
@@ -26,8 +28,6 @@ from receiver.reconcile.ask import (
     check_job_id,
     check_status_url,
 )
-from receiver.settings import Settings
-from receiver.source import Source
 from receiver.verification.identity import Dialect, canonical
 
 _LOG: Final = log.get("receiver")
