@@ -31,6 +31,7 @@ from receiver.status_url import (
 from receiver.verification.identity import Dialect, canonical
 
 _LOG: Final = log.get("receiver")
+_RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 BATCH_MAX: Final = 16  # questions at once
 FACTOR: Final = 2.0
@@ -207,6 +208,6 @@ class Reconciler:
             expectation.asked + 1,
             base_s=self._settings.ask_base,
             cap_s=self._settings.ask_cap,
-            random=random.random(),  # noqa: S311 - spreads questions; nothing is secret
+            random=_RANDOM.random(),
             factor=FACTOR,
         )

@@ -9,12 +9,13 @@ and one delivery goes out.
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from random import random
+from random import Random
 from typing import Any, Final
 
 from dispatcher.client.errors import PostbackError, Unreachable, error_of
 from dispatcher.client.transport import TIMEOUT_S, Call, Response, TransportError
 
+_RANDOM: Final = Random()  # noqa: S311 - jitter, not a secret
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MAX_S: Final = 5.0
 RETRIED: Final = frozenset({429, 503})
@@ -74,7 +75,7 @@ def poll_s(polls: int) -> float:
 def backoff_s(tries: int) -> float:
     """Return a wait that doubles with each try, with jitter of half of it up and down."""
     wait_s = min(_BACKOFF_MAX_S, _BACKOFF_FIRST_S * 2.0 ** min(tries - 1, 16))
-    return wait_s * (0.5 + random())  # noqa: S311 - jitter, not a secret
+    return wait_s * (0.5 + _RANDOM.random())
 
 
 def _retried(call: Call[Any], reply: Response | TransportError) -> bool:

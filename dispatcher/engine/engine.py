@@ -24,6 +24,8 @@ T = TypeVar("T")
 _LOG: Final = log.get("dispatcher.engine")
 _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
 _CLAIM_RETRY_S: Final = 0.5
+# A generator of its own: whoever seeds the global one (a test, a library) does not seed our jitter.
+_RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 
 class Engine:
@@ -41,7 +43,7 @@ class Engine:
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float] = _RANDOM.random,
     ) -> None:
         self._settings = settings
         self._store = store

@@ -23,6 +23,7 @@ from receiver.metrics import Metrics
 from receiver.settings import Settings
 
 _LOG: Final = log.get("receiver")
+_RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
@@ -188,7 +189,7 @@ class Worker:
         return error
 
     def _settlement(self, claimed: Claimed, error: BaseException | None) -> Settlement:
-        spread = random.random()  # noqa: S311 - spreads retries; nothing is secret
+        spread = _RANDOM.random()
         return settlement_of(claimed, error, self._settings, now_ms=self._now_ms(), random=spread)
 
     def _ignored(self, claimed: Claimed) -> Settlement:
