@@ -9,24 +9,27 @@
 //   };
 //   createServer(receive({ secret: process.env.SECRET, insert })).listen(3000);
 //
-// `insert` is yours: durable, under a unique key, whether it was new. Then, apart from this, handle
-// what is in that table and mark it; in one transaction, if the effect is in the same database.
+// `insert` is yours: durable, under a unique key, whether it was new; `status` is "completed",
+// "failed", "cancelled" or "timeout". Then, apart from this, handle what is in that table and mark it;
+// in one transaction, if the effect is in the same database. `unknown` is told of statuses that
+// nobody knows: they end no job.
 
-import { verify } from "./verify.mjs";
+import { endOf, verify } from "./verify.mjs";
 
 const BODY_BYTES_MAX = 1024 * 1024;
-const FINAL = new Set(["completed", "failed", "cancelled", "timeout"]);
 
-export function receive({ secret, insert }) {
+export function receive({ secret, insert, unknown = warn }) {
   return async (request, response) => {
-    const [code, answer] = await take(request, secret, insert);
+    const result = await take(request, secret, insert, unknown).catch(() => null);
+    if (result === null) return response.destroy(); // the sender hung up: nobody waits for an answer
+    const [code, answer] = result;
     const close = code === 413 ? { connection: "close" } : {}; // the rest is not read
     response.writeHead(code, { "content-type": "application/json", ...close });
     response.end(JSON.stringify(answer));
   };
 }
 
-async function take(request, secret, insert) {
+async function take(request, secret, insert, unknown) {
   if (request.method !== "POST") return [405, { error: "POST only" }];
   if (request.headers["content-encoding"]) return [415, { error: "send it uncompressed" }];
   const body = await read(request);
@@ -37,15 +40,25 @@ async function take(request, secret, insert) {
   } catch (error) {
     return [400, { error: error.message }];
   }
-  if (!FINAL.has(event.status)) return [200, { status: "accepted" }]; // progress: show it, or drop it
+  const end = endOf(event.status);
+  if (end === null) return [200, { status: "accepted" }]; // progress: show it, or drop it
   try {
-    const isNew = await insert(event.jobId, event.status, body);
+    if (end === undefined) {
+      await unknown(event.jobId, event.status, body);
+      return [200, { status: "accepted" }];
+    }
+    const isNew = await insert(event.jobId, end, body);
     return [200, { status: isNew ? "accepted" : "duplicate" }];
   } catch {
     return [503, { error: "not stored: come back" }]; // and it does
   }
 }
 
+function warn(jobId, status) {
+  console.warn(`unknown status of job ${JSON.stringify(jobId)}: ${JSON.stringify(status)}`);
+}
+
+// The whole body, or null where it is too large. Throws where the sender hangs up.
 async function read(request) {
   if (Number(request.headers["content-length"]) > BODY_BYTES_MAX) return null;
   const chunks = [];

@@ -1,7 +1,8 @@
 // Verifies a delivery in Node.js: nothing to install. The rule is in README.md.
 //
-//   import { verify } from "./verify.mjs";
+//   import { endOf, verify } from "./verify.mjs";
 //   const { jobId, status, run, messageId } = verify(rawBody, request.headers, process.env.SECRET);
+//   const end = endOf(status); // "completed", "failed", "cancelled", "timeout"; null: it goes on
 //
 // `rawBody` is a Buffer of the bytes as they came (in Express: express.raw({ type: "*/*" })),
 // `headers` Node's own, with lower-case names. Throws an Error that says why it does not hold. Where
@@ -11,11 +12,31 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 
 const PREFIX = /^whsec_/;
 const TOLERANCE_S = 300;
+const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
 const JOB_ID = /^\P{C}{1,200}$/u; // no control characters, no halves of one: databases refuse them
+
+const ENDS = {
+  completed: "completed complete succeeded success successful done finished ok",
+  failed: "failed failure error errored crashed",
+  cancelled: "cancelled canceled aborted",
+  timeout: "timeout timedout expired",
+};
+const PROGRESS = "queued inqueue pending starting started running inprogress processing progress";
+
+// The end that a status is, however its platform writes it; null for progress, undefined for a word
+// that nobody knows. No status at all is a completion: some platforms send the bare result.
+export function endOf(status) {
+  if (status === undefined || status === null) return "completed";
+  if (typeof status !== "string") return undefined;
+  const word = status.toLowerCase().replace(/[\s_-]/g, "");
+  const end = Object.keys(ENDS).find((name) => ENDS[name].split(" ").includes(word));
+  return end ?? (PROGRESS.split(" ").includes(word) ? null : undefined);
+}
 
 export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
   if (!Buffer.isBuffer(rawBody)) throw new Error("the body must be the raw bytes");
   if (!secret?.replace(PREFIX, "")) throw new Error("there is no secret");
+  if (PREFIX.test(secret) && !keyOf(secret)) throw new Error("the secret is a placeholder, or cut");
   // While the platform replaces a secret, the one that you have may be the previous one.
   const sha256Headers = ["x-webhook-signature", "x-webhook-signature-previous"]
     .map((name) => headers[name])
@@ -45,11 +66,12 @@ function verifyStandard(body, headers, secret, nowS) {
   const id = headers["webhook-id"];
   const timestamp = headers["webhook-timestamp"];
   const values = (headers["webhook-signature"] ?? "").split(" ");
+  if (/^[0-9]{13}$/.test(timestamp ?? "")) throw new Error("webhook-timestamp is in milliseconds");
   if (!id || id.includes(".") || !/^[0-9]{1,12}$/.test(timestamp ?? "")) {
     throw new Error("webhook-id or webhook-timestamp is missing or malformed");
   }
-  const key = Buffer.from(secret.replace(PREFIX, ""), "base64");
-  if (key.length === 0) throw new Error("the secret is not base64"); // anybody can sign with nothing
+  const key = keyOf(secret);
+  if (!key) throw new Error("the secret is not base64");
   const hmac = createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body);
   const expected = "v1," + hmac.digest("base64");
   if (!values.map((value) => equal(expected, value)).includes(true)) {
@@ -57,6 +79,14 @@ function verifyStandard(body, headers, secret, nowS) {
   }
   if (!(Math.abs(nowS - Number(timestamp)) <= TOLERANCE_S)) throw new Error("it is too old, or ahead");
   return signedJob(headers, key, `${id}.${timestamp}`, values);
+}
+
+// The key of v1. Node.js decodes what it can and drops the rest: of "s3=…" one byte would be left,
+// which anybody finds by trying.
+function keyOf(secret) {
+  const text = secret.replace(PREFIX, "");
+  const isBase64 = BASE64.test(text) && text.replace(/=+$/, "").length % 4 !== 1;
+  return isBase64 ? Buffer.from(text, "base64") : null;
 }
 
 // What X-Postback-Job-Id, -Status and -Run say, if a v1j vouches for them; {} if none does.

@@ -1,16 +1,29 @@
 """All cases of the kit, in order. The cases here must be taken: valid deliveries, and valid ones
 again, at once or in another order. Pure."""
 
+import json
 from collections.abc import Iterator
 from typing import Final
 
-from receiver.conformance.deliveries import Case, Signer, accept, chunked
+from receiver.conformance.deliveries import Case, Effects, Signer, accept, chunked, cut, upgrading
 from receiver.conformance.forged import forged, huge, malformed, stale
 
 HUGE_BYTES: Final = 65 * 1024 * 1024  # beyond the largest body that our own can be set to take
 COPIES: Final = 20
 
 _KEY: Final = "dedupe by jobId under a unique key of the database; keep the first final status"
+_SPELLING: Final = (
+    "platforms write COMPLETED, succeeded, timed_out, canceled: compare without case, spaces, - "
+    "and _, and know the common words; what is dropped after a 2xx is lost"
+)
+_SPELLINGS: Final = (
+    ("a completion in other words", ("completed",), ("COMPLETED", "succeeded", "Done")),
+    (
+        "a failure in other words",
+        ("failed", "timeout", "cancelled"),
+        ("FAILED", "error", "timed_out", "canceled"),
+    ),
+)
 _INSERT: Final = "insert under a unique key and see whether that worked; looking first is a race"
 
 
@@ -18,6 +31,8 @@ def cases(signer: Signer, *, huge_bytes: int = HUGE_BYTES) -> Iterator[Case]:
     """Yield all cases for what this signer signs, one at a time: the last ones are large. The first
     is the plainest there can be."""
     yield from _good(signer)
+    yield from _spelled(signer)
+    yield from _rude(signer)
     yield from _rotated(signer)
     yield from _copies(signer)
     yield from _races(signer)
@@ -51,6 +66,34 @@ def _good(signer: Signer) -> Iterator[Case]:
             "to (--schemes standard checks a receiver that did)"
         )
         yield accept(signer, "the sha256= scheme alone", ["sha256"], [sha256_only], why)
+
+
+def _spelled(signer: Signer) -> Iterator[Case]:
+    """Yield ends that say it in other words, or not at all."""
+    body = json.dumps({"jobId": signer.job("bare"), "output": 7}).encode()
+    name = "a completion without a status"
+    why = "some platforms send the bare result: no status at all is a completion"
+    effects: tuple[Effects, ...] = (("completed",), ("None",), ("null",), ("",))
+    yield accept(signer, name, ["bare"], [signer.deliver(body, "bare")], why, effects=effects)
+    for name, meanings, words in _SPELLINGS:
+        jobs = [f"as_{word}" for word in words]
+        ends = [signer.completion(job, status=word) for job, word in zip(jobs, words, strict=True)]
+        lower = (word.lower() for word in words)
+        effects = tuple((word,) for word in dict.fromkeys((*meanings, *words, *lower)))
+        yield accept(signer, name, jobs, ends, _SPELLING, effects=effects)
+
+
+def _rude(signer: Signer) -> Iterator[Case]:
+    """Yield what HTTP clients, and strangers, do to a connection."""
+    why = (
+        "an offer that is not taken is ignored, and the body read: Java's HttpClient and curl "
+        "--http2 make one; or let the proxy in front drop the header Upgrade"
+    )
+    offer = upgrading(signer.completion("upgrade"))
+    yield accept(signer, "an offer of HTTP/2", ["upgrade"], [offer], why, advice=True)
+    halves = [cut(signer.completion("cut")), signer.completion("after_cut")]
+    why = "catch what reading a body raises: any stranger can end the process"
+    yield accept(signer, "a sender that hangs up, and one more", ["after_cut"], halves, why)
 
 
 def _rotated(signer: Signer) -> Iterator[Case]:

@@ -35,6 +35,7 @@ class Delivery:
     body: bytes = field(repr=False)
     headers: dict[str, str] = field(repr=False)
     chunked: bool = False  # sent without its length
+    is_cut: bool = False  # only its first half is sent: then the sender hangs up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +121,17 @@ def chunked(delivery: Delivery) -> Delivery:
     return replace(delivery, chunked=True)
 
 
+def upgrading(delivery: Delivery) -> Delivery:
+    """Offer HTTP/2 with it, as some HTTP clients do with every request."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": ""}
+    return replace(delivery, headers={**delivery.headers, **offer})
+
+
+def cut(delivery: Delivery) -> Delivery:
+    """Hang up in the middle of it."""
+    return replace(delivery, is_cut=True)
+
+
 def timed(signer: Signer, body: bytes, message: str, timestamp: str) -> Delivery:
     """Sign in the standard scheme, validly, over whatever stands for its timestamp."""
     good = signer.deliver(body, message)
@@ -132,7 +144,8 @@ def timed(signer: Signer, body: bytes, message: str, timestamp: str) -> Delivery
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Deliveries, sent in turn (`at_once`: together), and what must become of them.
+    """Deliveries, sent in turn (`at_once`: together), and what must become of them; of those that
+    are cut nothing is expected.
 
     `effects` are what the handler of every one of `jobs` may have been handed in the end; None
     where the case says nothing of that. `advice` marks what a receiver may do otherwise without

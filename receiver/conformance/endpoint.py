@@ -4,6 +4,7 @@ read. Whatever is at the other end, it neither hangs the kit nor fills its memor
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final, Literal, Self, TypeAlias
 
 import httpx
@@ -20,6 +21,7 @@ EFFECTS_BYTES_MAX: Final = 16 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 _PORT_MAX: Final = 65_535
 _NEVER_S: Final = 86_400.0
+_HANG_UP_AFTER_S: Final = 0.05
 
 
 class KitError(Exception):
@@ -75,6 +77,28 @@ class Endpoint:
         except httpx.TransportError:
             return "closed"
         return response.status_code
+
+    async def hang_up(self, delivery: Delivery) -> None:
+        """Send the first half of a delivery, and close the connection."""
+        target = self.url.raw_path.decode("ascii")
+        headers = {"Host": self.url.netloc.decode("ascii"), **delivery.headers}
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        length = f"Content-Length: {len(delivery.body)}\r\n\r\n"
+        head = f"POST {target} HTTP/1.1\r\n{''.join(lines)}{length}"
+        is_tls = self.url.scheme == "https"
+        port = self.url.port or (443 if is_tls else 80)
+        with suppress(OSError):  # TimeoutError is one
+            async with asyncio.timeout(self._timeout_s):
+                _, writer = await asyncio.open_connection(
+                    self.url.host, port, ssl=trusted() if is_tls else None
+                )
+                try:
+                    writer.write(head.encode() + delivery.body[: len(delivery.body) // 2])
+                    await writer.drain()
+                    await asyncio.sleep(_HANG_UP_AFTER_S)
+                finally:
+                    writer.close()
+        await asyncio.sleep(_HANG_UP_AFTER_S)  # time to meet it
 
     async def reach(self) -> None:
         """Raise KitError, with the cause, where nobody listens."""

@@ -12,6 +12,10 @@ Grade: TypeAlias = Literal["ok", "wrong", "advice"]
 Responses: TypeAlias = tuple[Response, ...]
 
 BUSY: Final = (429, 503)  # failures that ask the sender to come back
+TURNED_AWAY: Final = 429
+_UNJUDGED: Final = (
+    "it answered 429 at every try, which judges nothing: lift its limit for the check"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ def judge(case: Case, sent: list[Responses], effects: Mapping[str, Effects] | No
     if right and any(_is_rude(one) for responses in sent for one in responses[:-1]):
         grade = "advice"  # nothing is lost, but it looks like an outage to who sends
     why = "" if grade == "ok" else case.why
+    if case.response == "4xx" and TURNED_AWAY in last:
+        grade, why = "advice", _UNJUDGED
     return Finding(name=case.name, should=should, did=did, grade=grade, why=why)
 
 
@@ -57,6 +63,8 @@ def _is_rude(response: Response) -> bool:
 
 def _fits(response: Response, case: Case) -> bool:
     if isinstance(response, int):
+        if response == TURNED_AWAY:
+            return False
         return response // 100 == (2 if case.response == "2xx" else 4)
     return response == "closed" and case.may_close
 

@@ -18,7 +18,7 @@ from receiver.conformance.endpoint import (
     check_url,
     redacted,
 )
-from receiver.conformance.judge import Finding, Responses, is_failure, judge
+from receiver.conformance.judge import BUSY, Finding, Responses, is_failure, judge
 
 Schemes: TypeAlias = Literal["both", "sha256", "standard"]
 
@@ -104,6 +104,9 @@ async def _responses(endpoint: Endpoint, case: Case) -> list[Responses]:
         )
     responses: list[Responses] = []
     for delivery in case.deliveries:
+        if delivery.is_cut:
+            await endpoint.hang_up(delivery)
+            continue
         responses.append(await _send(endpoint, delivery, case))
         if _is_gone(responses[-1]):
             break  # it would be silent again: waiting tells nothing new
@@ -113,10 +116,12 @@ async def _responses(endpoint: Endpoint, case: Case) -> list[Responses]:
 async def _send(
     endpoint: Endpoint, delivery: Delivery, case: Case, *, spread: float = 0.0
 ) -> Responses:
-    """Send it once; and what must be taken, again after each failure, as any sender does."""
+    """Send it once; and again after each failure, as any sender does: what must be taken, and what
+    was turned away unjudged."""
     responses = [await endpoint.send(delivery)]
-    for pause_s in COME_BACK_AFTER_S if case.response == "2xx" else ():
-        if not is_failure(responses[-1]):
+    for pause_s in COME_BACK_AFTER_S:
+        last = responses[-1]
+        if not (is_failure(last) if case.response == "2xx" else last in BUSY):
             break
         await asyncio.sleep(pause_s * (1 + SPREAD * spread))
         responses.append(await endpoint.send(delivery))

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeAlias
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -33,6 +33,8 @@ Fault: TypeAlias = Literal[
     "no limit",  # on how much it reads
     "trusts the length",  # and where none is said, reads on
     "hangs",  # on what it cannot read
+    "knows four words",  # and drops what says an end otherwise, or not at all
+    "breaks when a sender hangs up",  # for who comes next
 ]
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -50,6 +52,7 @@ class HandMade:
         self._fault = fault
         self._is_often_busy = is_often_busy
         self._busy = 0
+        self._is_broken = False
         self._effects: dict[str, list[str]] = {}
         self._seen: set[str] = set()
         self.app = Starlette(
@@ -76,6 +79,8 @@ class HandMade:
         body = await self._read(request)
         if body is None:
             return 413
+        if self._is_broken:
+            return 500
         try:
             self._verify(body, request)
         except SignatureError:
@@ -89,17 +94,23 @@ class HandMade:
             return 422
         if not job.isprintable():
             return 500 if self._fault == "crashes on text" else 422
-        await self._handle(job, str(document.get("status")), request)
+        status = str(document.get("status"))
+        if self._fault != "knows four words" or status in {"running", *END}:
+            await self._handle(job, status, request)
         return 200
 
     async def _read(self, request: Request) -> bytes | None:
         is_trusted = self._fault == "trusts the length" and "content-length" not in request.headers
         limit = 1e12 if is_trusted or self._fault == "no limit" else BODY_BYTES_MAX
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                return None
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    return None
+        except ClientDisconnect:
+            self._is_broken = self._fault == "breaks when a sender hangs up"
+            raise
         return bytes(body)
 
     async def _give_up(self, request: Request) -> int:
