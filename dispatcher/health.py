@@ -1,7 +1,9 @@
 """A lane's health: its window of slots, its circuit, and what holds it. Pure.
 
 A lane starts with a small window that doubles while its peer answers, and shrinks to one slot when
-it times out: so a silent destination costs few slots from the first second on (I6).
+it times out: so a silent destination costs few slots from the first second on (I6). A peer that
+turns deliveries away halves it and is left alone for a while; what was held comes back with what is
+left of the window, and from there the window grows slowly, as TCP does after a loss.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +11,7 @@ from typing import Final, Literal
 
 from dispatcher.outcome import Outcome
 
-HeldReason = Literal["circuit", "retry-after"]
+HeldReason = Literal["circuit", "retry-after", "turned-away"]
 
 # Thirty silent lanes then occupy 240 of the default 1,024 slots until their first time-outs.
 WINDOW_START: Final = 8
@@ -17,13 +19,15 @@ CIRCUIT_FAILURES: Final = 20
 CIRCUIT_SPAN_MS: Final = 60_000
 CIRCUIT_FIRST_MS: Final = 5_000
 CIRCUIT_MOST_MS: Final = 300_000
-_HOLDING_CODES: Final = frozenset({429, 503})
+TURNED_AWAY_FIRST_MS: Final = 1_000
+TURNED_AWAY_MOST_MS: Final = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What a lane remembers of its peer. `openings` counts the circuit's holds since it opened;
-    zero means closed."""
+    """What a lane remembers of its peer. `openings` counts the circuit's holds since it opened,
+    zero means closed; `turned_away` counts the holds in a row after which the peer only turned
+    away again. From `threshold` slots on (None: nowhere) the window grows slowly."""
 
     window: int = WINDOW_START
     failures: int = 0
@@ -31,37 +35,54 @@ class Health:
     openings: int = 0
     held_until_ms: int = 0
     held_reason: HeldReason | None = None
+    turned_away: int = 0
+    threshold: int | None = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether the peer has answered some delivery since it last turned one away."""
+        return not self.turned_away
 
 
 def after(
     health: Health, outcome: Outcome, *, now_ms: int, random: float, concurrency: int
 ) -> Health:
     """Return the lane's health once `outcome` is known. `concurrency` caps the window; `random` in
-    [0, 1) spreads the circuit's probes by ±20 %."""
+    [0, 1) spreads holds by ±20 %."""
     if outcome.kind == "interrupted" or _steady(health, outcome, concurrency):
         return health
+    if outcome.turned_away:
+        return _turned_away(_answered(health), outcome, now_ms, random, concurrency)
     health = _failed(health, outcome, now_ms, random) if outcome.down else _answered(health)
     if outcome.kind == "answered":
-        health = replace(health, window=max(1, min(concurrency, _grown(health))))
+        # What was already out when the lane was held says nothing of what the peer takes now.
+        if health.turned_away and outcome.started_ms >= health.held_until_ms:
+            health = replace(health, turned_away=0)
+        window = max(1, min(concurrency, _grown(health, outcome, random)))
+        if window != health.window:
+            health = replace(health, window=window)
     elif outcome.kind == "timeout":
         health = replace(health, window=1)
-    if outcome.retry_after_ms and outcome.status_code in _HOLDING_CODES:
-        until_ms = now_ms + outcome.retry_after_ms
-        if until_ms > health.held_until_ms:
-            health = replace(health, held_until_ms=until_ms, held_reason="retry-after")
     return health
 
 
 def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
     """Whether nothing changes: another response from a peer that is well. The common case."""
-    clean = not health.failures and not health.openings and health.window == concurrency
-    return clean and outcome.kind == "answered" and not outcome.down and not outcome.retry_after_ms
+    clean = not (health.failures or health.openings or health.turned_away)
+    well = outcome.kind == "answered" and not outcome.down and not outcome.turned_away
+    return clean and well and health.window == concurrency
 
 
-def _grown(health: Health) -> int:
-    """One more slot for each answer doubles the window once per round trip, like TCP's slow
-    start; while the circuit is open one probe at a time goes out."""
-    return 1 if health.openings else health.window + 1
+def _grown(health: Health, outcome: Outcome, random: float) -> int:
+    """One more slot for each answer doubles the window once per round trip, like TCP's slow start;
+    from the threshold on one more per round trip, by chance; none for a server's error, nor for
+    what was out before a hold. While the circuit is open one probe at a time goes out."""
+    if health.openings:
+        return 1
+    if outcome.down or outcome.started_ms < health.held_until_ms:
+        return health.window
+    slowly = health.threshold is not None and health.window >= health.threshold
+    return health.window + (not slowly or random * health.window < 1)
 
 
 def _answered(health: Health) -> Health:
@@ -74,6 +95,24 @@ def _answered(health: Health) -> Health:
     return closed
 
 
+def _turned_away(
+    health: Health, outcome: Outcome, now_ms: int, random: float, concurrency: int
+) -> Health:
+    """Hold the lane for as long as the peer asks for, else for longer each time in a row, and leave
+    it half its window. Attempts that were already out when it was held say nothing new, unless
+    they bring a longer `Retry-After`."""
+    new = outcome.started_ms >= health.held_until_ms
+    if new:
+        half = max(1, min(concurrency, health.window) // 2)
+        health = replace(health, window=half, threshold=half, turned_away=health.turned_away + 1)
+    if outcome.retry_after_ms:
+        return _held(health, now_ms + outcome.retry_after_ms, "retry-after")
+    if new:
+        hold_ms = _hold_ms(TURNED_AWAY_FIRST_MS, TURNED_AWAY_MOST_MS, health.turned_away - 1)
+        return _held(health, now_ms + round(hold_ms * _spread(random)), "turned-away")
+    return health
+
+
 def _failed(health: Health, outcome: Outcome, now_ms: int, random: float) -> Health:
     since_ms = now_ms if health.failing_since_ms is None else health.failing_since_ms
     failing = replace(health, failures=health.failures + 1, failing_since_ms=since_ms)
@@ -81,12 +120,21 @@ def _failed(health: Health, outcome: Outcome, now_ms: int, random: float) -> Hea
     # Attempts that were already out when the circuit opened say nothing new.
     if not spent or (health.openings and outcome.started_ms < health.held_until_ms):
         return failing
-    hold_ms = min(CIRCUIT_MOST_MS, CIRCUIT_FIRST_MS * 2 ** min(health.openings, 16))
-    hold_ms = round(hold_ms * (0.8 + 0.4 * random))
-    return replace(
-        failing,
-        window=1,
-        openings=health.openings + 1,
-        held_until_ms=max(now_ms + hold_ms, health.held_until_ms),
-        held_reason="circuit",
-    )
+    hold_ms = _hold_ms(CIRCUIT_FIRST_MS, CIRCUIT_MOST_MS, health.openings)
+    opened = replace(failing, window=1, openings=health.openings + 1)
+    return _held(opened, now_ms + round(hold_ms * _spread(random)), "circuit")
+
+
+def _hold_ms(first_ms: int, most_ms: int, times: int) -> int:
+    return min(most_ms, first_ms << min(times, 16))
+
+
+def _spread(random: float) -> float:
+    return 0.8 + 0.4 * random
+
+
+def _held(health: Health, until_ms: int, reason: HeldReason) -> Health:
+    """Hold until the later of two times, for the reason of that one."""
+    if until_ms <= health.held_until_ms:
+        return health
+    return replace(health, held_until_ms=until_ms, held_reason=reason)

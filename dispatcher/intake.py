@@ -356,6 +356,8 @@ def read_policy(choice: wire.PolicyChoice | None) -> tuple[str | None, Policy | 
         timeout=choice.timeout,
         acknowledge="2xx" if isinstance(codes, str) else frozenset(codes),
         max_age=choice.max_age,
+        turned_away=choice.turned_away,
+        retry="all" if isinstance(choice.retry, str) else frozenset(choice.retry),
         **({} if grown is msgspec.UNSET else msgspec.structs.asdict(grown)),
     )
     return dump(policy), policy

@@ -1,7 +1,7 @@
 """What one attempt met. A peer's faults are values, never exceptions."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Kind = Literal[
     "answered",  # a complete answer, whatever its code
@@ -17,6 +17,10 @@ AttemptOutcome = (
 )
 """An attempt's `outcome`, as history, the API, logs and metrics name it: a complete answer is
 `acknowledged` or `rejected` by the delivery's policy, and its code stands in `statusCode`."""
+
+
+TOO_MANY_REQUESTS: Final = 429
+SERVICE_UNAVAILABLE: Final = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,17 @@ class Outcome:
         return f"http_{self.status_code}" if self.kind == "answered" else self.kind
 
     @property
+    def turned_away(self) -> bool:
+        """Whether the peer lives and wants less at a time: 429, or 503 with `Retry-After` (D11)."""
+        if self.status_code == TOO_MANY_REQUESTS:
+            return True
+        return self.status_code == SERVICE_UNAVAILABLE and self.retry_after_ms is not None
+
+    @property
     def down(self) -> bool:
-        """Whether this says that the destination is down: no answer at all, or a 5xx (D11)."""
+        """Whether this says that the destination is down: no answer at all, or a 5xx that turns
+        nobody away (D11)."""
         if self.kind == "answered":
-            return self.status_code is not None and self.status_code >= 500
+            server_error = self.status_code is not None and self.status_code >= 500
+            return server_error and not self.turned_away
         return self.kind != "interrupted"

@@ -69,6 +69,9 @@ class Delivery:
     created_ms: int
     expires_ms: int
     high: bool
+    turned_away: int = 0  # how often before, while others were answered, at no cost
+    turned_away_ms: int | None = None  # when for the first time
+    epoch: int = 0  # of the destination: what its lane may learn from this attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName
+from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName, TurnedAway
 from dispatcher.states import State
 from dispatcher.values import Priority, Scope
 
@@ -76,7 +76,7 @@ CustomHeaders = Annotated[
     ),
 ]
 Seconds = Annotated[float, Meta(ge=0, le=604_800)]
-AckCode = Annotated[int, Meta(ge=200, le=599)]
+StatusCode = Annotated[int, Meta(ge=200, le=599)]
 Rate = Annotated[float, Meta(gt=0, le=RATE_MAX, description="Deliveries a second.")]
 Concurrency = Annotated[
     int, Meta(ge=1, le=CONCURRENCY_MAX, description="Most attempts in flight at once.")
@@ -120,10 +120,21 @@ class PolicyShape(Shape, frozen=True, kw_only=True):
         _DEFAULT.jitter
     )
     timeout: Annotated[float, Meta(ge=0.1, le=60, description="Of one attempt.")] = _DEFAULT.timeout
-    acknowledge: Literal["2xx"] | Annotated[list[AckCode], Meta(min_length=1, max_length=20)] = (
+    acknowledge: Literal["2xx"] | Annotated[list[StatusCode], Meta(min_length=1, max_length=20)] = (
         "2xx"
     )
     max_age: Annotated[float, Meta(ge=1, le=2_592_000)] = _DEFAULT.max_age
+    turned_away: Annotated[
+        TurnedAway,
+        Meta(description="What 429, and 503 with `Retry-After`, cost: nothing, or a try."),
+    ] = "free"
+    retry: (
+        Literal["all"]
+        | Annotated[
+            list[StatusCode],
+            Meta(max_length=20, description="Codes tried again, beside lost connections."),
+        ]
+    ) = "all"
 
 
 PolicyChoice = PresetName | PolicyShape
@@ -142,6 +153,8 @@ def policy_shape(policy: Policy) -> PolicyShape:
         timeout=policy.timeout,
         acknowledge="2xx" if isinstance(codes, str) else sorted(codes),
         max_age=policy.max_age,
+        turned_away=policy.turned_away,
+        retry="all" if isinstance(policy.retry, str) else sorted(policy.retry),
     )
 
 
@@ -299,7 +312,7 @@ class AttemptView(View, Generic[Time], frozen=True, kw_only=True):
 class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True):
     """Where deliveries go. `health`: `healthy`, `failing` (its last attempts found it down),
     `circuit-open` (held; one probe at a time goes out) or `disabled`. `heldReason`: `paused`,
-    `circuit`, `retry-after` or `rate`."""
+    `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`."""
 
     id: str
     url: str

@@ -52,7 +52,8 @@ class Replay(wire.ReplayView[datetime], frozen=True, kw_only=True):
 
 class Destination(wire.DestinationView[datetime, PolicyFields], frozen=True, kw_only=True):
     """Where deliveries go, with its health (`healthy failing circuit-open disabled`), what waits
-    for it and what holds it (`paused circuit retry-after rate`)."""
+    for it and what holds it (`paused circuit retry-after
+    turned-away rate`)."""
 
 
 class Registered(Destination, frozen=True, kw_only=True):

@@ -237,6 +237,8 @@ class Engine:
             outcome,
             delivery.policy,
             tries=delivery.tries + 1,
+            turned_away=delivery.turned_away,
+            turned_away_ms=delivery.turned_away_ms,
             expires_ms=delivery.expires_ms,
             now_ms=at_ms,
             random=chance,

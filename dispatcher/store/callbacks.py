@@ -170,7 +170,8 @@ def make_pending(tx: Tx, callback: Callback, *, class_number: int | None, now_ms
     max_age_ms = round(policies.load(callback.policy).max_age * 1000)
     tx.run(
         "UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = ?, "
-        "expires_ms = ?, tries = 0, cancelling = 0, finished_ms = NULL WHERE id = ?",
+        "expires_ms = ?, tries = 0, turned_away = 0, turned_away_ms = NULL, cancelling = 0, "
+        "finished_ms = NULL WHERE id = ?",
         class_number,
         now_ms,
         now_ms + max_age_ms,

@@ -6,7 +6,7 @@ from typing import Final
 from dispatcher.ids import resolve_destination
 from dispatcher.store import access, rows
 from dispatcher.store.errors import Conflict, NotFound
-from dispatcher.store.lanes import clear_circuit
+from dispatcher.store.lanes import begin_again, clear_circuit
 from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
@@ -50,16 +50,18 @@ def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     return rows.destination(row, now_ms=now_ms)
 
 
-def find(tx: Tx, tenant: str, destination: str) -> tuple[str, bool]:
-    """Its id and whether it is paused, without counting its backlog. Raises NotFound."""
+def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:
+    """Return its id, its URL and whether it is paused, without counting its backlog. Raises
+    NotFound."""
     row = tx.one(
-        "SELECT id, paused FROM destinations WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
+        "SELECT id, url, paused FROM destinations "
+        "WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
         resolve_destination(tenant, destination),
         tenant,
     )
     if row is None:
         raise NotFound(f"there is no destination {destination}")
-    return row[0], bool(row[1])
+    return row[0], row[1], bool(row[2])
 
 
 def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
@@ -71,7 +73,8 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
         raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
     tx.run(
         "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
-        "disabled_reason, concurrency, rate, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "disabled_reason, concurrency, rate, created_ms, epoch) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         new.id,
         new.tenant,
         new.name,
@@ -83,6 +86,7 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
         new.concurrency,
         new.rate_per_second,
         new.created_ms,
+        new.created_ms,  # above the epochs of one of this name that was removed
     )
     access.add_secret(tx, secret)
     return get(tx, new.tenant, new.id, now_ms=new.created_ms)
@@ -93,7 +97,7 @@ def change(
 ) -> str:
     """Change the named fields of a destination and of its lane.
     Returns the id only, so that what it costs does not grow with the backlog."""
-    changed, was_paused = find(tx, tenant, destination)
+    changed, url, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
         tx.run(
             f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), changed
@@ -108,10 +112,22 @@ def change(
         rules.concurrency,
         changed,
     )
-    if was_paused and changes.get("paused") is False:
+    moved = changes.get("url", url) != url
+    resumed = was_paused and changes.get("paused") is False
+    if moved:
+        begin_again(tx, changed)
+    elif resumed:
         clear_circuit(tx, changed)
+    if moved or resumed or "disabled_reason" in changes:
+        begin_epoch(tx, changed)
     tx.changes.lanes.add(changed)
     return changed
+
+
+def begin_epoch(tx: Tx, destination: str) -> None:
+    """Have the attempts that run now no longer tell of the destination: what they meet is what it
+    was."""
+    tx.run("UPDATE destinations SET epoch = epoch + 1 WHERE id = ?", destination)
 
 
 def _stored(value: object) -> object:
@@ -123,7 +139,7 @@ def _stored(value: object) -> object:
 def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
     it; what waits for it is made dead slice by slice."""
-    removed, _ = find(tx, tenant, destination)
+    removed, _url, _paused = find(tx, tenant, destination)
     tx.run(
         "UPDATE destinations SET removed_ms = ?, disabled_reason = ? WHERE id = ?",
         now_ms,
@@ -131,6 +147,7 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
         removed,
     )
     tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, removed)
+    begin_epoch(tx, removed)
     tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, removed)
     tx.changes.lanes.add(removed)
 

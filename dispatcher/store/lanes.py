@@ -78,16 +78,30 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
 
 
 def clear_circuit(tx: Tx, lane: str, *, opened_before_ms: int | None = None) -> None:
-    """Close a lane's circuit and end its hold; with `opened_before_ms` only one that began to fail
-    before."""
+    """Close a lane's circuit and end its hold, but not one that the peer asked for; with
+    `opened_before_ms` only one that began to fail before."""
     bound, values = "", []
     if opened_before_ms is not None:
         bound, values = " AND openings > 0 AND failing_since_ms < ?", [opened_before_ms]
     tx.run(
-        "UPDATE lanes SET failures = 0, failing_since_ms = NULL, openings = 0, held_until_ms = 0, "
-        f"held_reason = NULL WHERE id = ?{bound}",
+        "UPDATE lanes SET failures = 0, failing_since_ms = NULL, openings = 0, "
+        "held_until_ms = CASE WHEN held_reason = 'circuit' THEN 0 ELSE held_until_ms END, "
+        "held_reason = CASE WHEN held_reason = 'circuit' THEN NULL ELSE held_reason END "
+        f"WHERE id = ?{bound}",
         lane,
         *values,
+    )
+
+
+def begin_again(tx: Tx, lane: str) -> None:
+    """Forget all that a lane has learnt of its peer: it has another one now."""
+    tx.run(
+        "UPDATE lanes SET failures = 0, failing_since_ms = NULL, openings = 0, held_until_ms = 0, "
+        "held_reason = NULL, turned_away = 0, threshold = NULL, "
+        '"window" = CASE WHEN concurrency < ? THEN concurrency ELSE ? END WHERE id = ?',
+        WINDOW_START,
+        WINDOW_START,
+        lane,
     )
 
 

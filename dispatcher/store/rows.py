@@ -130,7 +130,8 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
 
 LEASED: Final = """
 c.id, c.tenant, c.job_id, c.destination, c.url, d.url, p.body, p.content_type, d.headers, p.headers,
-coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class
+coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class,
+c.turned_away, c.turned_away_ms, d.epoch
 """
 
 
@@ -154,6 +155,9 @@ def leased(tx: Tx, row: Row) -> Delivery:
         created_ms,
         expires_ms,
         class_number,
+        turned_away,
+        turned_away_ms,
+        epoch,
     ) = row
     return Delivery(
         id=callback,
@@ -172,6 +176,9 @@ def leased(tx: Tx, row: Row) -> Delivery:
         created_ms=created_ms,
         expires_ms=tx.here(expires_ms),
         high=class_number == HIGH,
+        turned_away=turned_away,
+        turned_away_ms=None if turned_away_ms is None else tx.here(turned_away_ms),
+        epoch=epoch,
     )
 
 

@@ -1,14 +1,19 @@
 """Settle, for a whole batch: the attempts, the deliveries' new states, and what the outcomes say
 about their lanes, in one commit and only under the current fences (I4)."""
 
-from collections.abc import Sequence
-from dataclasses import astuple, replace
+from collections.abc import Collection, Sequence
+from dataclasses import astuple, fields, replace
+from typing import Final
 
 from dispatcher.health import Health, after
+from dispatcher.outcome import Outcome
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
+from dispatcher.store.destinations import begin_epoch
 from dispatcher.store.requests import Settlement
 from dispatcher.store.tx import Row, Tx
+
+_HEALTH: Final = tuple(field.name for field in fields(Health))
 
 
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
@@ -37,8 +42,8 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
             for item, fenced in zip(settlements, results, strict=True)
         ]
     if current:
-        _record(tx, list(current.values()))
-        _apply_to_health(tx, [item for item, _ in current.values()])
+        counted = _apply_to_health(tx, [item for item, _ in current.values()])
+        _record(tx, list(current.values()), counted)
     return results
 
 
@@ -48,12 +53,17 @@ def _recorded(tx: Tx, stale: Sequence[Settlement]) -> set[Row]:
     return set(tx.all(tx.statements.RECORDED, tx.ids(item.delivery.id for item in stale)))
 
 
-def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]]) -> None:
+def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collection[str]) -> None:
     tx.statements.record(
         tx,
         [_settled_row(tx, item, state) for item, state in settled],
         [_attempt_row(item) for item, _ in settled],
     )
+    turned_away = [
+        _turned_away_row(tx, item, counted) for item, _ in settled if not item.verdict.spent
+    ]
+    if turned_away:
+        tx.bulk(tx.statements.SET_TURNED_AWAY, turned_away)
     for item, state in settled:
         delivery = item.delivery
         tx.changes.moved(delivery.tenant, "sending", state)
@@ -70,12 +80,18 @@ def _settled_row(tx: Tx, item: Settlement, state: State) -> Row:
     return (
         state,
         due_ms if due_ms is None else tx.at(due_ms),
-        delivery.tries + 1,
+        delivery.tries + item.verdict.spent,
         delivery.attempt,
         tx.at(item.now_ms) if state in FINAL else None,
         None if verdict.state == "delivered" else item.outcome.error_code,
         delivery.id,
     )
+
+
+def _turned_away_row(tx: Tx, item: Settlement, counted: Collection[str]) -> Row:
+    delivery = item.delivery
+    since_ms = item.now_ms if delivery.turned_away_ms is None else delivery.turned_away_ms
+    return (delivery.turned_away + (delivery.id in counted), tx.at(since_ms), delivery.id)
 
 
 def _attempt_row(item: Settlement) -> Row:
@@ -92,46 +108,57 @@ def _attempt_row(item: Settlement) -> Row:
     )
 
 
-def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> None:
-    """Apply what the outcomes say about their lanes: windows, circuits, holds, and 410."""
+def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
+    """Apply what the outcomes say about their lanes: windows, circuits, holds, and 410.
+
+    An attempt that began before its destination got another URL, was resumed, disabled, enabled or
+    removed says nothing of what it is now. Returns the deliveries that were turned away while
+    others of their lanes were answered.
+    """
     rows = tx.all(tx.statements.HEALTH, tx.ids({item.delivery.destination for item in settled}))
-    concurrency = {row[0]: row[1] for row in rows}
-    before = {row[0]: _health(row) for row in rows}
+    epochs = {row[0]: row[1] for row in rows}
+    concurrency = {row[0]: row[2] for row in rows}
+    before = {row[0]: Health(**dict(zip(_HEALTH, row[3:], strict=True))) for row in rows}
     now = dict(before)
+    alone = set()
     for item in settled:
         lane = item.delivery.destination
-        if lane in now:
-            outcome = item.outcome
-            if tx.skew_ms:
-                outcome = replace(outcome, started_ms=tx.at(outcome.started_ms))
-            now[lane] = after(
-                now[lane],
-                outcome,
-                now_ms=item.now_ms + tx.skew_ms,
-                random=item.random,
-                concurrency=concurrency[lane],
-            )
+        if epochs.get(lane) != item.delivery.epoch:
+            continue
+        if item.outcome.turned_away and now[lane].answering:
+            alone.add(item.delivery.id)
+        now[lane] = after(
+            now[lane],
+            _seen_by_lane(tx, item),
+            now_ms=item.now_ms + tx.skew_ms,
+            random=item.random,
+            concurrency=concurrency[lane],
+        )
         if item.verdict.gone and item.delivery.registered:
             disable(tx, lane, "it answered 410 Gone")
+            del epochs[lane]
     changed = [(*astuple(health), lane) for lane, health in now.items() if health != before[lane]]
     if changed:
         tx.bulk(tx.statements.SET_HEALTH, changed)
+    return alone
 
 
-def _health(row: Row) -> Health:
-    _lane, _concurrency, window, failures, failing_since_ms, openings, held_until_ms, reason = row
-    return Health(
-        window=window,
-        failures=failures,
-        failing_since_ms=failing_since_ms,
-        openings=openings,
-        held_until_ms=held_until_ms,
-        held_reason=reason,
-    )
+def _seen_by_lane(tx: Tx, item: Settlement) -> Outcome:
+    """Return the outcome by the database's clock. A lane is held no longer than the delivery that
+    was told to wait may live: its last try goes out before that."""
+    outcome, due_ms = item.outcome, item.verdict.due_ms
+    if tx.skew_ms:
+        outcome = replace(outcome, started_ms=tx.at(outcome.started_ms))
+    if outcome.retry_after_ms and due_ms is not None:
+        left_ms = max(0, due_ms - item.now_ms)
+        if left_ms < outcome.retry_after_ms:
+            outcome = replace(outcome, retry_after_ms=left_ms)
+    return outcome
 
 
 def disable(tx: Tx, destination: str, reason: str) -> None:
     """Take no more for a destination; its backlog is made dead slice by slice."""
     tx.run("UPDATE destinations SET disabled_reason = ? WHERE id = ?", reason, destination)
     tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", reason, destination)
+    begin_epoch(tx, destination)
     tx.changes.lanes.add(destination)

@@ -39,6 +39,7 @@ class _Target:
     has_lane: bool
     open: bool
     room: int
+    epoch: int
 
     def refusal(self, new: NewCallback) -> StoreError | None:
         """Return why this submit cannot be taken."""
@@ -120,6 +121,7 @@ def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str,
             has_lane=bool(has_lane),
             open=bool(is_open),
             room=room,
+            epoch=epoch,
         )
         for (
             destination,
@@ -132,6 +134,7 @@ def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str,
             has_lane,
             is_open,
             room,
+            epoch,
         ) in found
     }
 
@@ -174,6 +177,7 @@ def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
         fence=1,
         attempt=1,
         tries=0,
+        epoch=target.epoch,
         created_ms=new.created_ms,
         expires_ms=new.created_ms + round(policy.max_age * 1000),
         high=new.priority == "high",

@@ -165,7 +165,8 @@ class Statements(Protocol):
     def record(self, tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
         """Store the deliveries' new states, and their attempts."""
 
-    HEALTH: str  # ids
+    SET_TURNED_AWAY: str  # bulk: turned_away, turned_away_ms, id
+    HEALTH: str  # ids; returns lane, the destination's epoch, concurrency, the fields of Health
     SET_HEALTH: str  # bulk: the fields of Health, id
 
 

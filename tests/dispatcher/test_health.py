@@ -159,6 +159,76 @@ def test_a_steady_lane_still_heeds_retry_after() -> None:
     assert heed(steady, met(code=429, retry_after_ms=5_000)).held_until_ms == T0 + 5_000
 
 
+# --- turned away ---
+
+
+def test_a_peer_that_names_no_time_is_left_alone_from_a_second_to_five_minutes() -> None:
+    health, at_ms, holds = Health(), T0, []
+    for _ in range(11):
+        health = heed(health, met(code=429, started_ms=at_ms), at_ms)
+        holds.append(health.held_until_ms - at_ms)
+        at_ms = health.held_until_ms
+    assert holds == [1_000 * 2**n for n in range(9)] + [300_000, 300_000]
+    assert health.held_reason == "turned-away"
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_that_hold_is_spread_by_a_fifth(turned_away: int, random: float) -> None:
+    held = heed(Health(turned_away=turned_away), met(code=429), T0, random=random)
+    assert 0.8 * 1_000 - 1 <= held.held_until_ms - T0 <= 1.2 * 300_000 + 1
+
+
+def test_all_that_one_round_turned_away_counts_once() -> None:
+    """It halves the window and doubles the hold once, however many were out."""
+    health = Health(window=64)
+    for _ in range(64):
+        health = heed(health, met(code=429, started_ms=T0 - 1), T0)
+    assert (health.window, health.turned_away) == (32, 1)
+    assert health.held_until_ms == T0 + 1_000
+    longer = heed(health, met(code=429, started_ms=T0 - 1, retry_after_ms=9_000), T0)
+    assert (longer.held_until_ms, longer.held_reason) == (T0 + 9_000, "retry-after")
+
+
+def test_an_answer_to_what_went_out_after_the_hold_starts_the_count_anew() -> None:
+    held = heed(Health(), met(code=429))
+    old = heed(held, met(started_ms=T0 - 5), T0 + 5)
+    assert (old.turned_away, old.window) == (1, held.window)
+    new = heed(held, met(started_ms=held.held_until_ms), T0 + 2_000, random=0.1)
+    assert (new.turned_away, new.window) == (0, held.window + 1)
+
+
+def test_above_half_of_what_was_too_much_the_window_grows_slowly() -> None:
+    """By one a round trip, not by one an answer."""
+    health = heed(Health(window=16), met(code=429))
+    at_ms = health.held_until_ms
+    for n in range(80):
+        health = heed(health, met(started_ms=at_ms), at_ms, random=(n % 10) / 10 + 0.05)
+    assert 12 <= health.window <= 18
+
+
+def test_no_window_grows_by_answers_that_ask_for_less() -> None:
+    for code, retry_after_ms in ((429, None), (429, 5), (503, 5), (503, None), (500, None)):
+        health = heed(Health(window=8), met(code=code, retry_after_ms=retry_after_ms))
+        assert health.window <= 8
+
+
+def test_being_turned_away_shows_a_living_peer() -> None:
+    health = heed(failing(19, 60_000), met(code=503, retry_after_ms=5), T0 + 60_000)
+    assert (health.failures, health.openings) == (0, 0)
+
+
+def test_a_circuit_that_opens_does_not_shorten_what_the_peer_asked_for() -> None:
+    failing_ = failing(19, 60_000)
+    asked = heed(failing_, met(code=404), T0 + 60_000)  # starts anew
+    held = Health(
+        failures=19, failing_since_ms=T0, held_until_ms=T0 + 99_000, held_reason="retry-after"
+    )
+    opened = heed(held, met("timeout", None, started_ms=T0), T0 + 60_000)
+    assert asked.held_reason is None
+    assert (opened.openings, opened.held_until_ms) == (1, T0 + 99_000)
+    assert opened.held_reason == "retry-after"
+
+
 # --- the window ---
 
 

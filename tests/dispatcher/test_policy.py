@@ -39,6 +39,7 @@ policies = st.builds(
         st.just("2xx"), st.frozensets(st.integers(200, 409), min_size=1, max_size=5)
     ),
     max_age=st.floats(1, 2_592_000),
+    turned_away=st.sampled_from(["free", "try"]),
 )
 
 
@@ -59,6 +60,8 @@ def verdict(
     policy: Policy,
     *,
     tries: int = 1,
+    turned_away: int = 0,
+    turned_away_ms: int | None = None,
     expires_ms: int = NEVER_MS,
     now_ms: int = 0,
     random: float = 0.5,
@@ -67,6 +70,8 @@ def verdict(
         outcome,
         policy,
         tries=tries,
+        turned_away=turned_away,
+        turned_away_ms=turned_away_ms,
         expires_ms=expires_ms,
         now_ms=now_ms,
         random=random,
@@ -165,7 +170,7 @@ def test_an_acknowledged_delivery_is_delivered_even_on_its_last_try(code: int) -
     assert verdict(answered(code), Policy(attempts=1)) == Verdict(state="delivered")
 
 
-@pytest.mark.parametrize("code", [100, 199, 300, 301, 304, 307, 400, 401, 404, 429, 500, 503, 599])
+@pytest.mark.parametrize("code", [100, 199, 300, 301, 304, 307, 400, 401, 404, 428, 500, 503, 599])
 def test_any_other_code_is_tried_again(code: int) -> None:
     """A redirect is a failure like the others (D8)."""
     found = verdict(answered(code), Policy(attempts=2, delays=(5,), jitter=0), now_ms=1_000)
@@ -199,15 +204,117 @@ def test_retry_after_only_lengthens_a_wait(
     policy: Policy, random: float, retry_after_ms: int
 ) -> None:
     policy = replace(policy, attempts=policy.attempts + 1)  # at least one more
-    plain = verdict(answered(503), policy, random=random)
+    plain = verdict(answered(500), policy, random=random)
     asked = verdict(
-        answered(503, retry_after_ms=retry_after_ms),
+        answered(500, retry_after_ms=retry_after_ms),
         policy,
         random=random,
     )
     assert plain.due_ms is not None
     assert asked.due_ms is not None
     assert asked.due_ms == max(plain.due_ms, retry_after_ms)
+
+
+@given(policies, chances, st.integers(0, 10**9), st.integers(1, 10**9), st.booleans())
+def test_retry_after_ends_no_delivery(
+    policy: Policy, random: float, retry_after_ms: int, left_ms: int, free: bool
+) -> None:
+    """One that asks for longer than the delivery may live: a last try goes out shortly before."""
+    policy = replace(policy, attempts=policy.attempts + 1, turned_away="free" if free else "try")
+    plain = verdict(answered(500), policy, random=random, now_ms=7, expires_ms=7 + left_ms)
+    for code in (429, 503, 500):
+        asked = verdict(
+            answered(code, retry_after_ms=retry_after_ms),
+            policy,
+            random=random,
+            now_ms=7,
+            expires_ms=7 + left_ms,
+        )
+        if plain.due_ms is None or left_ms < 2:
+            continue
+        assert asked.due_ms is not None, asked
+        assert 7 <= asked.due_ms < 7 + left_ms
+        if retry_after_ms > left_ms:
+            assert asked.due_ms >= 7 + left_ms - min(10_000, left_ms // 10) - 1
+
+
+# --- turned away ---
+
+TURNED_AWAY = [answered(429), answered(429, retry_after_ms=900), answered(503, retry_after_ms=900)]
+
+
+@pytest.mark.parametrize("outcome", TURNED_AWAY)
+def test_being_turned_away_spends_no_try(outcome: Outcome) -> None:
+    policy = Policy(attempts=1, delays=(60,), jitter=0)
+    found = verdict(outcome, policy, tries=9, random=0.25)
+    assert (found.state, found.spent) == ("pending", False)
+    asked_ms = outcome.retry_after_ms or 1_000
+    assert found.due_ms == asked_ms * 1.25
+
+
+@pytest.mark.parametrize("outcome", [answered(503), answered(500, retry_after_ms=900)])
+def test_only_429_and_a_503_that_says_when_turn_away(outcome: Outcome) -> None:
+    assert verdict(outcome, Policy(attempts=2)).spent
+    assert verdict(outcome, Policy(attempts=1)).state == "dead"
+
+
+def test_those_turned_away_together_come_back_one_by_one() -> None:
+    """Over as long again as the peer asked for, and at most a minute: the lane's window does the
+    rest."""
+    for asked_ms, spread_ms in ((1_000, 1_000), (3_600_000, 60_000)):
+        outcome = answered(429, retry_after_ms=asked_ms)
+        due = [verdict(outcome, Policy(attempts=3), random=n / 64).due_ms for n in range(64)]
+        assert due == [asked_ms + round(spread_ms * n / 64) for n in range(64)]
+
+
+def test_a_delivery_turned_away_five_times_while_others_were_answered_spends_tries() -> None:
+    policy = Policy(attempts=2, delays=(5,), jitter=0)
+    free = [verdict(answered(429), policy, turned_away=n).spent is False for n in range(7)]
+    assert free == [True] * 5 + [False] * 2
+    assert verdict(answered(429), policy, turned_away=5).due_ms == 5_000
+    assert verdict(answered(429), policy, turned_away=5, tries=2).state == "dead"
+
+
+def test_a_delivery_turned_away_for_as_long_as_its_schedule_spends_tries() -> None:
+    policy = Policy(attempts=3, delays=(5, 10), jitter=0.2)
+    assert policy.schedule_ms() == 15_000
+    for now_ms, free in ((14_999, True), (15_000, False)):
+        found = verdict(answered(429), policy, turned_away_ms=0, now_ms=now_ms)
+        assert found.spent is not free
+
+
+def test_a_policy_may_take_being_turned_away_as_a_try() -> None:
+    policy = Policy(attempts=2, delays=(5,), jitter=0, turned_away="try")
+    for outcome in TURNED_AWAY:
+        assert verdict(outcome, policy) == Verdict(state="pending", due_ms=5_000)
+        assert verdict(outcome, policy, tries=2).state == "dead"
+
+
+def test_a_policy_may_name_the_codes_that_are_tried_again() -> None:
+    """Beside what was no answer, and beside being turned away, which is no failure."""
+    policy = Policy(attempts=2, delays=(5,), jitter=0, retry=frozenset({404}))
+    assert verdict(answered(404), policy).state == "pending"
+    assert verdict(answered(429), policy).state == "pending"
+    for kind in ("timeout", "unreachable", "tls_error", "protocol_error"):
+        assert verdict(answered(None, kind=kind), policy).state == "pending"
+    for code in (400, 500, 503, 301):
+        found = verdict(answered(code), policy)
+        assert (found.state, found.reason) == (
+            "dead",
+            f"the policy does not try again after {code}",
+        )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_only_the_platforms_presets_take_being_turned_away_as_a_try(name: str) -> None:
+    tries = name in ("runpod", "cerebrium")
+    assert verdict(answered(429), PRESETS[name]).spent is tries
+
+
+def test_cerebrium_tries_again_after_404_and_lost_connections_alone() -> None:
+    states = {code: verdict(answered(code), PRESETS["cerebrium"]).state for code in (404, 429, 500)}
+    assert states == {404: "pending", 429: "dead", 500: "dead"}
+    assert verdict(answered(None, kind="unreachable"), PRESETS["cerebrium"]).state == "pending"
 
 
 @given(policies, chances, st.integers(0, 10**9), st.integers(-(10**9), 10**9))
@@ -236,9 +343,23 @@ def test_a_wait_that_would_end_past_the_maximum_age_ends_the_delivery_now() -> N
 
 @given(policies)
 def test_a_policy_reads_back_as_it_was_written(policy: Policy) -> None:
+    limited = replace(policy, retry=frozenset({404, 408}))
+    assert load(dump(limited)) == limited
     assert load(dump(policy)) == policy
 
 
 @pytest.mark.parametrize("name", [*PRESETS, None])
 def test_a_presets_name_or_none_reads_as_the_preset(name: str | None) -> None:
     assert load(name) is PRESETS[name or DEFAULT]
+
+
+def test_a_policy_stored_by_an_earlier_version_means_what_it_meant() -> None:
+    """And one that says nothing new can be read by it: it has the fields it had."""
+    old = (
+        '{"attempts":3,"delays":[5.0],"base":5.0,"factor":3.0,"cap":21600.0,"jitter":0.2,'
+        '"timeout":15.0,"acknowledge":"2xx","max_age":604800.0}'
+    )
+    policy = load(old)
+    assert policy == Policy(attempts=3, delays=(5.0,))
+    assert (policy.turned_away, policy.retry) == ("free", "all")
+    assert dump(policy) == old

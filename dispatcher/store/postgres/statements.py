@@ -140,7 +140,8 @@ SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy,
        AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
                      AND class = 1 AND state = 'pending'), n.ms + 1) > n.ms,
        coalesce(l."window", least(coalesce(d.concurrency, n.concurrency), n.first))
-       - (SELECT count(*) FROM callbacks WHERE destination = j.id AND state = 'sending')
+       - (SELECT count(*) FROM callbacks WHERE destination = j.id AND state = 'sending'),
+       coalesce(d.epoch, 0)
 FROM (SELECT ?::bigint, ?::integer, ?::integer) n(ms, concurrency, first), unnest(?::text[]) j(id)
 LEFT JOIN destinations d ON d.id = j.id
 LEFT JOIN lanes l ON l.id = j.id
@@ -282,17 +283,27 @@ def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
     tx.run(_SETTLE, *columns(settled), *met, [*map(text, errors)], [*map(text, excerpts)])
 
 
+SET_TURNED_AWAY: Final = """
+UPDATE callbacks c SET turned_away = u.turned_away, turned_away_ms = u.turned_away_ms
+FROM unnest(?::bigint[], ?::bigint[], ?::text[]) u(turned_away, turned_away_ms, id)
+WHERE c.id = u.id
+"""
+
 HEALTH: Final = """
-SELECT id, concurrency, "window", failures, failing_since_ms, openings, held_until_ms, held_reason
-FROM lanes WHERE id = ANY(?::text[])
+SELECT l.id, d.epoch, l.concurrency, l."window", l.failures, l.failing_since_ms, l.openings,
+       l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = l.id
+WHERE l.id = ANY(?::text[])
 """
 
 SET_HEALTH: Final = """
 UPDATE lanes l SET "window" = u.size, failures = u.failures,
     failing_since_ms = u.failing_since_ms, openings = u.openings, held_until_ms = u.held_until_ms,
-    held_reason = u.held_reason
-FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
-    u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, id)
+    held_reason = u.held_reason, turned_away = u.turned_away, threshold = u.threshold
+FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[],
+            ?::bigint[], ?::bigint[], ?::text[])
+    u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away,
+      threshold, id)
 WHERE l.id = u.id
 """
 

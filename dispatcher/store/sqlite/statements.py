@@ -116,7 +116,8 @@ SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.poli
        AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
                      AND class = 1 AND state = 'pending'), ?1 + 1) > ?1,
        coalesce(l.window, min(coalesce(d.concurrency, ?2), ?3))
-       - (SELECT count(*) FROM callbacks WHERE destination = j.value AND state = 'sending')
+       - (SELECT count(*) FROM callbacks WHERE destination = j.value AND state = 'sending'),
+       coalesce(d.epoch, 0)
 FROM json_each(?4) j
 LEFT JOIN destinations d ON d.id = j.value
 LEFT JOIN lanes l ON l.id = j.value
@@ -238,13 +239,17 @@ def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
     tx.many(_ATTEMPT, attempts)
 
 
+SET_TURNED_AWAY: Final = "UPDATE callbacks SET turned_away = ?, turned_away_ms = ? WHERE id = ?"
+
 HEALTH: Final = """
-SELECT id, concurrency, window, failures, failing_since_ms, openings, held_until_ms, held_reason
-FROM lanes WHERE id IN (SELECT value FROM json_each(?))
+SELECT l.id, d.epoch, l.concurrency, l.window, l.failures, l.failing_since_ms, l.openings,
+       l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = l.id
+WHERE l.id IN (SELECT value FROM json_each(?))
 """
 
 SET_HEALTH: Final = """
 UPDATE lanes SET window = ?, failures = ?, failing_since_ms = ?, openings = ?, held_until_ms = ?,
-    held_reason = ?
+    held_reason = ?, turned_away = ?, threshold = ?
 WHERE id = ?
 """

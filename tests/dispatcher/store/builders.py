@@ -224,6 +224,7 @@ class World:
         due_in_ms: int = 0,
         retry_after_ms: int | None = None,
         gone: bool = False,
+        spent: bool = True,
     ) -> bool:
         if code is None:
             code = 200 if state == "delivered" else 404
@@ -235,6 +236,7 @@ class World:
                     state=state,
                     due_ms=self.now_ms + due_in_ms if state == "pending" else None,
                     gone=gone,
+                    spent=spent,
                 ),
                 random=0.5,
                 now_ms=self.now_ms,

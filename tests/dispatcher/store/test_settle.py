@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from dispatcher.filters import Filter
 from dispatcher.outcome import Kind
 from dispatcher.store.errors import DestinationDisabled
 from dispatcher.values import Delivery
@@ -241,6 +242,143 @@ async def test_retry_after_holds_the_lane_for_429_and_503(
     shown = await world.destination()
     assert shown.held_reason == ("retry-after" if held else None)
     assert shown.held_until_ms == (world.now_ms + 9_000 if held else None)
+
+
+async def test_being_turned_away_spends_no_try_and_is_in_the_history(world: World) -> None:
+    one = await straight(world, "a")
+    for n in range(3):
+        await world.settle(one, "pending", code=429, due_in_ms=1_000, spent=False)
+        shown = await world.get(one.id)
+        assert (shown.state, shown.attempts, shown.tries) == ("pending", n + 1, 0)
+        assert shown.last_error == "http_429"
+        world.now_ms = max(world.now_ms + 1_000, (await world.destination()).held_until_ms or 0)
+        one = await world.one()
+    history = await world.store.attempts(TENANT, one.id)
+    assert {(met.outcome, met.status_code) for met in history} == {("rejected", 429)}
+    assert len(history) == 3
+
+
+async def test_a_delivery_remembers_how_often_it_alone_was_turned_away(world: World) -> None:
+    """While others of its lane are answered; and since when. A replay starts anew."""
+    one = await straight(world, "a")
+    first_ms = world.now_ms
+    for n in range(3):
+        await world.settle(one, "pending", code=429, due_in_ms=9_000, spent=False)
+        world.tick(8_000)
+        if n != 1:  # nobody else is answered in the second round
+            await world.settle(await straight(world, f"other-{n}"), "delivered")
+        world.tick(1_000)
+        one = await world.one()
+        assert one.turned_away == (1, 2, 2)[n]
+        assert one.turned_away_ms == first_ms
+    await world.settle(one, "dead")
+    await world.store.replay(TENANT, one.id, now_ms=world.tick())
+    again = await world.one()
+    assert (again.turned_away, again.turned_away_ms) == (0, None)
+
+
+async def test_a_peer_that_turns_away_is_left_alone(world: World) -> None:
+    await world.many(3)
+    await world.settle(await world.one(), "pending", code=429, due_in_ms=1_500, spent=False)
+    assert await world.claim() == []
+    shown = await world.destination()
+    assert shown.held_reason == "turned-away"
+    assert shown.held_until_ms == world.now_ms + 1_000
+
+
+@pytest.mark.parametrize("how", ["replay", "resume", "replays"])
+@pytest.mark.parametrize("asked_ms", [None, 3_600_000])
+async def test_no_operator_clears_what_a_peer_asked_for(
+    world: World, how: str, asked_ms: int | None
+) -> None:
+    dead = await world.ended("old")
+    await world.many(20)
+    await world.settle(await world.one(), "dead", code=429, retry_after_ms=asked_ms)
+    before = await world.destination()
+    if how == "replay":
+        await world.store.replay(TENANT, dead, now_ms=world.now_ms)
+    elif how == "replays":
+        made = await world.store.make_replay(
+            TENANT, Filter(status="dead"), rate_per_second=None, now_ms=world.now_ms
+        )
+        await world.store.feed_replay(made.id, limit=5, now_ms=world.now_ms)
+    else:
+        await world.change(paused=True)
+        await world.change(paused=False)
+    after = await world.destination()
+    assert (after.held_until_ms, after.held_reason) == (before.held_until_ms, before.held_reason)
+    assert await world.claim() == []
+
+
+async def test_a_lane_is_held_no_longer_than_the_delivery_may_live_that_was_told_to_wait(
+    world: World,
+) -> None:
+    one = await straight(world, "a")
+    await world.settle(one, "pending", code=503, retry_after_ms=9_999_000, due_in_ms=5_000)
+    world.tick(5_000)
+    assert (await world.one()).id == one.id
+
+
+# --- results that come late ---
+
+
+async def retargeted(world: World, how: str) -> None:
+    if how == "url":
+        await world.change("named", url=URL + "/new")
+    elif how == "resume":
+        await world.change("named", paused=True)
+        await world.change("named", paused=False)
+    elif how == "enable":
+        await world.change("named", disabled_reason="by an operator")
+        await world.change("named", disabled_reason=None)
+    elif how == "disable":
+        await world.change("named", disabled_reason="by an operator")
+
+
+@pytest.mark.parametrize("how", ["url", "resume", "enable", "disable"])
+@pytest.mark.parametrize("handover", [True, False])
+async def test_what_an_attempt_meets_says_nothing_of_a_destination_changed_since(
+    world: World, how: str, handover: bool
+) -> None:
+    """It is recorded for its delivery; the lane learns nothing, and is not disabled."""
+    await world.register("named")
+    submits = [await world.submit(f"a{n}", name="named", handover=handover) for n in range(4)]
+    deliveries = [one.delivery for one in submits if one.delivery] or await world.claim()
+    gone, busy, hung, slow = deliveries
+    await retargeted(world, how)
+    before = await world.destination("named")
+    assert await world.settle(gone, "dead", code=410, gone=True)
+    assert await world.settle(busy, "dead", code=429, retry_after_ms=3_600_000)
+    assert await world.settle(hung, "dead", kind="timeout")
+    assert await world.settle(slow, "dead", code=503, retry_after_ms=3_600_000)
+    assert await world.states([one.id for one in deliveries]) == ["dead"] * 4
+    after = await world.destination("named")
+    assert (after.disabled_reason, after.failures) == (before.disabled_reason, 0)
+    assert (after.held_until_ms, after.held_reason) == (None, None)
+    if how != "disable":
+        await world.many(12, "new", name="named")
+        assert len(await world.claim()) == 8  # its window is whole
+
+
+async def test_results_of_a_removed_destination_are_recorded(world: World) -> None:
+    await world.register("named")
+    one = await straight(world, "a", name="named")
+    await world.store.remove_destination(TENANT, "named", now_ms=world.now_ms)
+    assert await world.settle(one, "dead", code=410, gone=True)
+    assert (await world.get(one.id)).last_error == "http_410"
+    await world.register("named")
+    assert (await world.destination("named")).disabled_reason is None
+
+
+async def test_another_url_begins_with_a_clean_lane(world: World) -> None:
+    await world.register("named")
+    await world.many(3, name="named")
+    await world.settle(await world.one(), "dead", code=503, retry_after_ms=3_600_000)
+    assert await world.claim() == []
+    await world.change("named", url=URL)  # the same
+    assert await world.claim() == []
+    await world.change("named", url=URL + "/new")
+    assert len(await world.claim()) == 2
 
 
 async def test_one_lanes_trouble_is_its_own(world: World) -> None:
