@@ -15,7 +15,6 @@ from dispatcher.cli import (
     send,
     serve,
     show,
-    stats,
 )
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
 from dispatcher.client import PostbackError
@@ -32,7 +31,7 @@ _START: Final = examples(
 )
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
-    "Callbacks": (send, listing, show, replay, stats),
+    "Callbacks": (send, listing, show, replay),
     "Setting up": (destinations, access),
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
 from dispatcher.client import Key, RevealedSecret, Secret, Tenant, calls
@@ -126,7 +126,7 @@ def overview(context: typer.Context, service: ServiceDep) -> None:
 
 @command(secrets, "list", "dispatcher secrets list")
 def list_secrets(service: ServiceDep) -> None:
-    """List the signing secrets, without their values."""
+    """List the signing secrets, without their options."""
     made = cli.table("SECRET", "SIGNS FOR", "STATE", "MADE", "REVEALED")
 
     def row(secret: Secret) -> None:
@@ -172,7 +172,7 @@ def rotate_secret(
 ) -> None:
     """Make a new secret. The old one signs beside it until the overlap ends (24 h), so that
     receivers can change over without losing one delivery."""
-    overlap_s = None if overlap is None else values.duration_s(overlap)
+    overlap_s = None if overlap is None else options.duration_s(overlap)
     call = calls.rotate_secret(destination=destination, overlap_s=overlap_s, force=force)
     _print(service.show(call))
     _note(service, "Give it to the receivers: the old one signs too, until the overlap ends.")

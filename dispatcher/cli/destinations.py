@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, print_list
 from dispatcher.cli.show import met
@@ -43,13 +43,13 @@ app.add_typer(group, name="destinations", help="Where deliveries go: limits, hea
 def list_destinations(service: ServiceDep) -> None:
     """List them, with what waits for each and what holds it."""
     made = cli.table(
-        "HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",), widths=values.STATE_WIDTHS
+        "HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",), widths=options.STATE_WIDTHS
     )
 
     def row(destination: Destination) -> None:
         who = destination.name or destination.id
         made.add_row(
-            values.word(_health(destination)),
+            options.word(_health(destination)),
             f"{destination.backlog:,}",
             cli.lines(
                 cli.plain(who, "bold").append("  ").append_text(_held(destination)),
@@ -83,8 +83,8 @@ def add_destination(
         calls.register_destination(
             name,
             to,
-            policy=values.policy(policy),
-            headers=values.headers(header),
+            policy=options.policy(policy),
+            headers=options.headers(header),
             concurrency=concurrency,
             rate_per_second=rate,
         )
@@ -114,8 +114,8 @@ def set_destination(
     """Change its URL, limits, policy or headers; its backlog follows them."""
     fields: dict[str, Any] = {
         "url": to,
-        "policy": values.policy(policy),
-        "headers": values.headers(header),
+        "policy": options.policy(policy),
+        "headers": options.headers(header),
         "concurrency": concurrency,
         "ratePerSecond": rate,
     }
@@ -207,7 +207,7 @@ def _print(destination: Destination | None) -> None:
         return
     out = cli.console()
     title = cli.plain(destination.name or destination.id, "bold").append("  ")
-    out.print(title.append_text(values.word(_health(destination))))
+    out.print(title.append_text(options.word(_health(destination))))
     for label, text in _facts(destination).items():
         if text:
             out.print(Text(f"  {label:<13}", style="dim").append_text(cli.plain(text)))

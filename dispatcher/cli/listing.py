@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.service import Service, ServiceDep, pages
 from dispatcher.client import Callback, Filters, Page
@@ -56,7 +56,7 @@ Since = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        parser=values.moment,
+        parser=options.moment,
         help="Made at this time or later: 30m, 2h, 7d (ago), or ISO-8601.",
         rich_help_panel=_PANEL,
     ),
@@ -65,7 +65,7 @@ Until = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        parser=values.moment,
+        parser=options.moment,
         help="Made before this time.",
         rich_help_panel=_PANEL,
     ),
@@ -93,7 +93,7 @@ def chosen_filters(
         "error": error,
         "since": since,
         "until": until,
-        "tags": values.pairs(tag, "--tag") or None,
+        "tags": options.pairs(tag, "--tag") or None,
     }
     found: Filters = {}
     found.update({name: value for name, value in fields.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
@@ -168,12 +168,12 @@ def callback_table(callbacks: Sequence[Callback]) -> Table:
 
 def _wide(callbacks: Sequence[Callback]) -> Table:
     made = cli.table(
-        "STATUS", "ID", "JOB", "DESTINATION", "TRIES", "AGE", "NOTE", widths=values.STATE_WIDTHS
+        "STATUS", "ID", "JOB", "DESTINATION", "TRIES", "AGE", "NOTE", widths=options.STATE_WIDTHS
     )
     made.columns[1].min_width = len(callbacks[0].id) if callbacks else None
     for callback in callbacks:
         made.add_row(
-            values.word(callback.status),
+            options.word(callback.status),
             cli.plain(callback.id),
             _job(callback),
             cli.plain(_where(callback)),
@@ -185,12 +185,12 @@ def _wide(callbacks: Sequence[Callback]) -> Table:
 
 
 def _narrow(callbacks: Sequence[Callback]) -> Table:
-    made = cli.table("STATUS", "CALLBACK", "DESTINATION", widths=values.STATE_WIDTHS)
+    made = cli.table("STATUS", "CALLBACK", "DESTINATION", widths=options.STATE_WIDTHS)
     made.columns[1].min_width = len(callbacks[0].id) if callbacks else None
     for callback in callbacks:
         made.add_row(
             cli.lines(
-                values.word(callback.status),
+                options.word(callback.status),
                 cli.plain(f"  {cli.ago(callback.created_at)}", "dim"),
             ),
             cli.lines(cli.plain(callback.id), _job(callback)),
@@ -217,7 +217,7 @@ def _where(callback: Callback) -> str:
 def _note(callback: Callback) -> Text:
     """Return what an operator wants to know next."""
     if callback.status == "pending" and callback.next_attempt_at is not None:
-        due = cli.plain(values.due(callback.next_attempt_at), "dim")
+        due = cli.plain(options.due(callback.next_attempt_at), "dim")
         if callback.last_error is None:
             return due
         return cli.plain(callback.last_error, "yellow").append(" · ").append_text(due)

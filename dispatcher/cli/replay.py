@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, for_each
@@ -184,4 +184,4 @@ def _cancel_one(service: Service, id: str) -> None:
 def _print_state(callback: Callback | None) -> None:
     if callback is not None:
         line = cli.plain(callback.id).append("  ")
-        cli.console().print(line.append_text(values.word(callback.status)))
+        cli.console().print(line.append_text(options.word(callback.status)))

@@ -12,7 +12,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.cli.show import await_end
@@ -93,22 +93,22 @@ def send(
         raise typer.BadParameter("give one of --to and --destination")
     call = submit(
         job_id,
-        values.payload(payload),
+        options.payload(payload),
         callback_url=to,
         destination=destination,
         job_status=status,
-        tags=values.pairs(tag, "--tag") or None,
+        tags=options.pairs(tag, "--tag") or None,
         priority=priority,
-        policy=values.policy(policy),
-        headers=values.headers(header),
-        idempotency_key=values.key(idempotency_key),
+        policy=options.policy(policy),
+        headers=options.headers(header),
+        idempotency_key=options.key(idempotency_key),
     )
     if wait:
         await_end(service, service.client.call(call).id, timeout)
         return
     done = service.show(call)
     if done is not None:
-        line = cli.plain(done.id).append("  ").append_text(values.word(done.status))
+        line = cli.plain(done.id).append("  ").append_text(options.word(done.status))
         again = "  (it was there already: nothing new is sent)" if done.duplicate else ""
         cli.console().print(line.append(again, style="dim"))
 

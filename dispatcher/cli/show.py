@@ -1,23 +1,27 @@
-"""`dispatcher show`: the story of one callback."""
+"""`dispatcher show`, `dispatcher stats`: the story of one callback, and the figures of all."""
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from dispatcher.cli import values
+from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
-from dispatcher.client import Attempt, Callback
+from dispatcher.client import Attempt, Callback, Stats, calls
 from dispatcher.client.calls import attempts, get
 from dispatcher.client.transport import Call
 from receiver.base import cli
 
 _EXCERPT_CHARS: Final = 160
 _LABEL: Final = 12
+_STATS_EVERY_S: Final = 1.0
 
 
 app = typer.Typer()
@@ -70,7 +74,7 @@ def await_end(service: Service, id: str, timeout_s: float) -> None:
 
 def print_story(out: Console, callback: Callback, history: Sequence[Attempt]) -> None:
     """Print the whole story."""
-    title = cli.plain(callback.id, "bold").append("  ").append_text(values.word(callback.status))
+    title = cli.plain(callback.id, "bold").append("  ").append_text(options.word(callback.status))
     out.print(title)
     out.print()
     for label, text in _facts(callback):
@@ -163,7 +167,7 @@ def _ending(callback: Callback) -> Iterator[Text]:
         if due is None:
             yield _hint("○ next attempt as soon as there is a slot", "yellow")
         else:
-            yield _hint(f"○ {values.due(due)}  {cli.stamp(due)}", "yellow")
+            yield _hint(f"○ {options.due(due)}  {cli.stamp(due)}", "yellow")
     elif callback.status == "delivered" and callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
         yield _hint(f"● delivered, {cli.span(took)} after it was accepted", "green")
@@ -199,3 +203,57 @@ def _next(callback: Callback) -> Iterator[Text]:
     when = "Once that is fixed" if callback.status == "dead" else "To send it after all"
     line = Text().append(f"  {when}: ", "dim")
     yield line.append_text(cli.plain(f"dispatcher replay {callback.id}"))
+
+
+@command(
+    app, "stats", "dispatcher stats", "dispatcher stats --watch", "dispatcher stats --all --json"
+)
+def stats(
+    service: ServiceDep,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")
+    ] = False,
+    all_tenants: Annotated[
+        bool, typer.Option("--all", help="Of all tenants together (platform keys).")
+    ] = False,
+) -> None:
+    """Show a tenant's counts and rates: callbacks by state, the oldest waiting one."""
+    if watch:
+        _watch_stats(service, all_tenants)
+        return
+    found = service.show(calls.stats(all_tenants=all_tenants))
+    if found is not None:
+        cli.console().print(_stats_table(found))
+
+
+def _watch_stats(service: Service, all_tenants: bool) -> None:
+    try:
+        if service.json:
+            while service.show(calls.stats(all_tenants=all_tenants)) is None:
+                time.sleep(_STATS_EVERY_S)
+        with Live(console=cli.console(), auto_refresh=False) as live:
+            while True:
+                live.update(
+                    _stats_table(service.client.stats(all_tenants=all_tenants)), refresh=True
+                )
+                time.sleep(_STATS_EVERY_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _stats_table(found: Stats) -> Table:
+    made = cli.table("CALLBACKS", "", "PER SECOND, LAST MINUTE", "", right=("",))
+    rates = (
+        ("accepted", found.accepted_per_second),
+        ("delivered", found.delivered_per_second),
+        ("failed attempts", found.failed_attempts_per_second),
+    )
+    oldest = found.oldest_pending_at
+    waiting = (("oldest waiting", "none" if oldest is None else cli.ago(oldest)),)
+    right = [(name, f"{rate:,.1f}") for name, rate in rates] + [("", ""), *waiting]
+    left = [(options.word(state), f"{count:,}") for state, count in found.counts.items()]
+    for at in range(max(len(left), len(right))):
+        state, count = left[at] if at < len(left) else (Text(), "")
+        name, figure = right[at] if at < len(right) else ("", "")
+        made.add_row(state, count, name, figure)
+    return made
