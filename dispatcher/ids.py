@@ -9,13 +9,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 DIGEST_BYTES: Final = 16
 
-# How platforms write the end of a job, without case, spaces, `-` and `_`.
-_TERMINAL: Final = frozenset({
-    "completed", "complete", "succeeded", "success", "successful", "done", "finished", "failed",
-    "failure", "error", "errored", "crashed", "cancelled", "canceled", "aborted", "timeout",
-    "timedout", "expired",
-})  # fmt: skip
-_SEPARATORS: Final = str.maketrans("", "", " -_")
 CALLBACK_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
 _DESTINATION_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 _RANDOM_BYTES: Final = 10  # 80 random bits beside 48 bits of milliseconds, as in a ULID
@@ -76,22 +69,23 @@ def lane_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
 
 
-def terminal(job_status: str | None) -> bool:
-    """Whether nothing comes after this status; a job without one says so by calling back."""
-    return job_status is None or job_status.lower().translate(_SEPARATORS) in _TERMINAL
-
-
 def explicit_key(tenant: str, key: str) -> bytes:
     """Return the digest of an `Idempotency-Key`."""
     return _digest("key", tenant, key)
 
 
 def natural_key(
-    tenant: str, job_id: str, job_status: str | None, destination: str, body_sha256: bytes
+    tenant: str,
+    job_id: str,
+    job_status: str | None,
+    destination: str,
+    body_sha256: bytes,
+    *,
+    is_end: bool,
 ) -> bytes:
     """Return the digest of a submit without a key: one per job, status and destination; statuses
     that are not the end may come again with another payload."""
-    payload = "" if terminal(job_status) else body_sha256.hex()
+    payload = "" if is_end else body_sha256.hex()
     return _digest("job", tenant, job_id, job_status or "", destination, payload)
 
 

@@ -22,6 +22,16 @@ from dispatcher.store.errors import NotFound, StoreFull
 from dispatcher.store.store import Store
 from dispatcher.values import Headers, NewCallback, Priority, Submitted
 from receiver.base.clock import now_ms
+from receiver.base.completion import (
+    HEADER_CHARS_MAX,
+    HEADER_NAME_CHARS_MAX,
+    HEADERS_MAX,
+    JOB_ID_CHARS_MAX,
+    STATUS_CHARS_MAX,
+    UNFIT_TEXT,
+    ends,
+    names_two,
+)
 from receiver.base.settings import Network
 
 JSON_TYPE: Final = "application/json"
@@ -29,12 +39,10 @@ JSON_TYPE: Final = "application/json"
 ROW_BYTES: Final = 1_024
 WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
 RETRY_S_MAX: Final = 60
-HEADER_CHARS_MAX: Final = 2_048
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are no text alone
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(wire.NAME.strip("^$"))  # a $ would let a line end through
-_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_HEADER_NAME: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{HEADER_NAME_CHARS_MAX}}}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 # What frames the message, belongs to the connection, or is made by the sender.
 _REFUSED: Final = frozenset({
@@ -107,6 +115,7 @@ class Submission:
     callback_url: str | None = None
     destination: str | None = None
     job_status: str | None = None
+    is_end: bool = True  # of its job, where it has no `job_status`
     priority: Priority = "normal"
     tags: Mapping[str, str] = field(default_factory=dict)
     policy: wire.PolicyChoice | None = None
@@ -201,18 +210,22 @@ class _Peek(msgspec.Struct):
 
 _PEEK: Final = msgspec.json.Decoder(_Peek)
 _TEXT: Final = msgspec.json.Decoder(str)
+_STATUS: Final = "status"
 
 
 def from_wire(shape: wire.Submit, idempotency_key: str | None) -> Submission:
     """Return the submission that a JSON document makes: its payload's bytes, as they stood there.
     Raises Invalid for a `status` in the payload that is no job status."""
-    body = bytes(shape.payload)
+    body, job_status, is_end = bytes(shape.payload), shape.job_status, True
+    if job_status is None:
+        job_status, is_end = payload_status(body)
     return Submission(
         job_id=shape.job_id,
         body=body,
         callback_url=shape.callback_url,
         destination=shape.destination,
-        job_status=shape.job_status if shape.job_status is not None else payload_status(body),
+        job_status=job_status,
+        is_end=is_end,
         priority=shape.priority,
         tags=shape.tags,
         policy=shape.policy,
@@ -221,19 +234,23 @@ def from_wire(shape: wire.Submit, idempotency_key: str | None) -> Submission:
     )
 
 
-def payload_status(body: bytes) -> str | None:
-    """`status` of a JSON payload, where it is an object that has one and it is a text; an empty
-    one counts as none. Raises Invalid for one that is no job status."""
+def payload_status(body: bytes) -> tuple[str | None, bool]:
+    """Return `status` of a JSON payload, where it is an object that has one and it is a text; an
+    empty one counts as none. And whether the job has ended, where there is none: one that is no
+    text says nothing of it. Raises Invalid for one that is no job status, or is there twice."""
     if not body.startswith(b"{"):
-        return None
+        return None, True
+    # Parsers silently keep the last of two; a key may be written with escapes.
+    if (body.count(b'"status"') > 1 or b"\\u" in body) and names_two(body, _STATUS):
+        raise Invalid("payload.status", None, "there twice; name a jobStatus beside it")
     raw = bytes(_PEEK.decode(body).status)
     if not raw.startswith(b'"'):
-        return None
+        return None, raw == b"null"
     status = _TEXT.decode(raw)
-    if len(status) > wire.JOB_CHARS_MAX:
-        reason = f"longer than {wire.JOB_CHARS_MAX} characters; name a jobStatus beside it"
-        raise Invalid("payload.status", status, reason)
-    return status or None
+    if len(status) > STATUS_CHARS_MAX:
+        reason = f"longer than {STATUS_CHARS_MAX} characters"
+        raise Invalid("payload.status", status, f"{reason}; name a jobStatus beside it")
+    return status or None, True
 
 
 def new_callback(
@@ -244,7 +261,7 @@ def new_callback(
     _check(submission, settings)
     policy_text, policy = read_policy(submission.policy)
     name, url, key = submission.destination, submission.callback_url, submission.idempotency_key
-    destination = ids.destination_id(tenant, name=name, url=url)
+    destination, status = ids.destination_id(tenant, name=name, url=url), submission.job_status
     digest = sha256(submission.body).digest()
     return NewCallback(
         id=ids.new_id("cb", now_ms),
@@ -262,7 +279,14 @@ def new_callback(
         tags=tuple(submission.tags.items()),
         policy_text=policy_text,
         policy=policy,
-        key=ids.natural_key(tenant, submission.job_id, submission.job_status, destination, digest)
+        key=ids.natural_key(
+            tenant,
+            submission.job_id,
+            submission.job_status,
+            destination,
+            digest,
+            is_end=submission.is_end if status is None else ends(status),
+        )
         if key is None
         else ids.explicit_key(tenant, key),
         explicit_key=key is not None,
@@ -288,9 +312,9 @@ def _check(submission: Submission, settings: Settings) -> None:
         check_url("callbackUrl", submission.callback_url, settings.allow_networks)
     elif submission.destination is not None:
         check_name("destination", submission.destination)
-    _check_text("jobId", submission.job_id, 1, wire.JOB_CHARS_MAX)
+    _check_text("jobId", submission.job_id, 1, JOB_ID_CHARS_MAX)
     if submission.job_status is not None:
-        _check_text("jobStatus", submission.job_status, 1, wire.JOB_CHARS_MAX)
+        _check_text("jobStatus", submission.job_status, 1, STATUS_CHARS_MAX)
     if len(submission.tags) > wire.TAGS_MAX:
         raise Invalid("tags", len(submission.tags), f"at most {wire.TAGS_MAX} tags")
     for tag, value in submission.tags.items():
@@ -305,7 +329,7 @@ def _check(submission: Submission, settings: Settings) -> None:
 
 def _check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
     check_length(field, text, chars_min, chars_max)
-    if _CONTROL.search(text):
+    if UNFIT_TEXT.search(text):
         raise Invalid(field, None, "must not hold control characters")
 
 
@@ -371,8 +395,8 @@ def custom_headers(headers: Mapping[str, str] | None, signature_header: str) -> 
     """
     if not headers:
         return ()
-    if len(headers) > wire.HEADERS_MAX:
-        raise Invalid("headers", None, f"at most {wire.HEADERS_MAX} headers")
+    if len(headers) > HEADERS_MAX:
+        raise Invalid("headers", None, f"at most {HEADERS_MAX} headers")
     seen: set[str] = set()
     for name, value in headers.items():
         _check_header(name, value, signature_header.lower())

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName, TurnedAway
 from dispatcher.states import State
 from dispatcher.values import Priority, Scope
+from receiver.base.completion import HEADERS_MAX, JOB_ID_CHARS_MAX, STATUS_CHARS_MAX
 
 Item = TypeVar("Item")
 # An answer's times are texts where they are written, with three decimals as `iso` makes them, and
@@ -22,11 +23,9 @@ AnyPolicy = TypeVar("AnyPolicy")
 
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 URL_CHARS_MAX: Final = 2_048
-JOB_CHARS_MAX: Final = 200
 TAGS_MAX: Final = 16
 TAG_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 256
-HEADERS_MAX: Final = 16
 RATE_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 65_536
 _DEFAULT: Final = PRESETS[DEFAULT]
@@ -35,7 +34,7 @@ JobId = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=JOB_CHARS_MAX,
+        max_length=JOB_ID_CHARS_MAX,
         description="The platform's id of the finished job.",
         examples=["job_1234567890abcdef"],
     ),
@@ -44,7 +43,7 @@ JobStatus = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=JOB_CHARS_MAX,
+        max_length=STATUS_CHARS_MAX,
         description="The job's own status; by default `payload.status` where that is a string.",
         examples=["completed"],
     ),

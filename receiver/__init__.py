@@ -6,10 +6,10 @@ packages are imported when it is first used.
 
 from typing import TYPE_CHECKING, Any
 
+from receiver.base.completion import ParseError
 from receiver.event import Event
 from receiver.signature import SignatureError, Verified, generate_secret, signed_headers
 from receiver.source import Source
-from receiver.verification.parse import ParseError
 from receiver.verification.verify import verify
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import Any, Final, Self, TypeVar
 
 from receiver.base import log
 from receiver.base.clock import NowMs, now_ms
-from receiver.base.http import Receive, Scope, Send
+from receiver.base.http import Receive, Refusal, Request, Scope, Send, send_response
 from receiver.base.secrets import is_weak
 from receiver.base.settings import SettingError
 from receiver.handling.effects import open_effects
 from receiver.handling.handlers import Handlers
 from receiver.handling.tx import Effects
 from receiver.handling.worker import Worker
-from receiver.http.router import Router
+from receiver.http.router import Router, request_id
 from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
 from receiver.metrics import Metrics
@@ -31,6 +31,8 @@ from receiver.verification.identity import Dialect
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _LOG: Final = log.get("receiver")
+
+_NOT_OPEN: Final = "the inbox is not open: run the lifespan, or use `async with receiver:`"
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
 
 
@@ -195,7 +197,8 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._opened.router(scope, receive, send)
+            router = self._not_open if self._running is None else self._running.router
+            await router(scope, receive, send)
         elif scope["type"] == "lifespan":
             await self._serve_lifespan(receive, send)
         else:
@@ -204,10 +207,15 @@ class Receiver:
     @property
     def _opened(self) -> _Opened:
         if self._running is None:
-            raise RuntimeError(
-                "the inbox is not open: run the lifespan, or use `async with receiver:`"
-            )
+            raise RuntimeError(_NOT_OPEN)
         return self._running
+
+    async def _not_open(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond while nothing can be stored: the sender comes back, and the log says why."""
+        request = Request(scope, receive, request_id())
+        _LOG.error("bug", reason=_NOT_OPEN, requestId=request.id, path=request.path)
+        refusal = Refusal(500, "INTERNAL", "something went wrong on our side")
+        await send_response(scope, send, refusal.response(request.id), request.id, close=False)
 
     def _start(self, opening: AsyncExitStack, inbox: Inbox, effects: Effects | None) -> _Opened:
         sweeper = Sweeper(inbox, effects, settings=self.settings, now_ms=self.now_ms)

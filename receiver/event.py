@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Final
 
-from receiver.verification.identity import TERMINAL, Identity, Platform, canonical
-from receiver.verification.parse import ParseError, parse
+from receiver.base.completion import TERMINAL, ParseError, Reason, canonical, parse
+from receiver.verification.identity import Identity, Platform
 
 _MILLISECONDS: Final = 1e-3
 
@@ -22,7 +22,9 @@ class Event:
     """
 
     job_id: str  # of a body that names no job: its signed message id
-    status: str  # queued, running, completed, failed, cancelled, timeout; others as sent
+    status: str  # queued, running, completed, failed, cancelled, timeout or unknown
+    sent_status: str | None = None  # as the platform spells it
+    run: int = 1  # of the job: one that is run again under its id counts on
     output: Any = field(default=None, repr=False)
     error: Any = field(default=None, repr=False)  # text, or the JSON document it consists of
     execution_time: timedelta | None = None
@@ -35,6 +37,7 @@ class Event:
     content_type: str | None = None  # as sent; not signed, never trusted
     source: str = ""  # the path it came in by; two sources' job ids never meet
     attempt: int = 1  # of handling it; pass it on with job_id where a key is needed
+    unread: Reason | None = None  # why `raw` is no JSON that everybody reads alike
 
     @property
     def is_final(self) -> bool:
@@ -65,6 +68,9 @@ def read_event(
     common: dict[str, Any] = {
         "job_id": job_id,
         "status": canonical(identity.status),
+        "sent_status": identity.status,
+        "run": identity.run or 1,
+        "unread": identity.unread,
         "raw": body,
         "platform": identity.platform,
         "message_id": message_id,
@@ -74,7 +80,7 @@ def read_event(
     }
     if identity.platform == "cerebrium":
         return Event(**common, **_cerebrium(identity.document))
-    if identity.job_id is None:
+    if identity.platform == "other":
         return Event(**common, output=fields.get("output", identity.document))
     unit_s = _MILLISECONDS if identity.platform == "runpod" else 1.0
     return Event(

@@ -21,10 +21,15 @@ class Metrics:
         self._refused: Counter[str] = Counter()
         self._handlings: Counter[str] = Counter({"handled": 0, "failed": 0, "dead": 0})
         self._asked: Counter[str] = Counter({"ended": 0, "waiting": 0, "failed": 0, "lost": 0})
+        self._unknown = 0
         self._hanging = 0
 
     def count_received(self, verdict: str) -> None:
         self._received[verdict] += 1
+
+    def count_unknown(self) -> None:
+        """Count a message whose status nobody knows."""
+        self._unknown += 1
 
     def count_refused(self, reason: str) -> None:
         self._refused[reason] += 1
@@ -56,6 +61,9 @@ class Metrics:
             *_series("asked_total", "counter", "Questions to status URLs.", "outcome", self._asked),
             *_series("messages", "gauge", "Messages not done with.", "state", states),
             *_series("expected_jobs", "gauge", "Jobs waited for, or lost.", "state", expected),
+            "# HELP receiver_unknown_total Messages of an unknown status.",
+            "# TYPE receiver_unknown_total counter",
+            f"receiver_unknown_total {self._unknown}",
             *_single("hanging_handlers", "Handlers beyond their time.", self._hanging),
             *_single("oldest_unhandled_seconds", "Age of the oldest unhandled message.", oldest_s),
         ]

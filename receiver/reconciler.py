@@ -10,6 +10,7 @@ import httpx
 
 from receiver.base import log
 from receiver.base.clock import NowMs, wait_until
+from receiver.base.completion import canonical
 from receiver.base.tls import trusted
 from receiver.handling.handlers import Handlers
 from receiver.handling.retry import retry_delay_ms
@@ -28,7 +29,7 @@ from receiver.status_url import (
     check_job_id,
     check_status_url,
 )
-from receiver.verification.identity import Dialect, canonical
+from receiver.verification.identity import Dialect
 
 _LOG: Final = log.get("receiver")
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret

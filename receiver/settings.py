@@ -99,8 +99,9 @@ class Settings:
     )
     headers_max: int = setting(100, "most headers of one request, as in Apache", min=10, max=1_000)
     header_bytes_max: int = setting(
-        16 * KIB,
-        "most bytes of all headers of one request, twice a common proxy's line limit",
+        96 * KIB,
+        "most bytes of all headers of one request: those that the dispatcher lets a callback and a "
+        "destination add, and its own",
         unit="bytes",
         min=1 * KIB,
         max=1 * MIB,

@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
+from receiver.base.completion import DEPTH_MAX
 from receiver.base.secrets import key_fault, secret_fault
 from receiver.signature import SHA256_HEADER, TOLERANCE_S, Keys, Require, SignatureError
 from receiver.verification.identity import DIALECTS, Dialect
-from receiver.verification.parse import DEPTH_MAX
 
 Reruns: TypeAlias = Literal["first", "latest"]
 
@@ -88,4 +88,4 @@ class Source:
     @property
     def takes_cerebrium(self) -> bool:
         """Whether Cerebrium's own signature will do."""
-        return self.dialect in ("auto", "cerebrium") and self.require == "any"
+        return self.dialect == "cerebrium" and self.require == "any"

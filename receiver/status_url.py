@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver.base.completion import JOB_ID_CHARS_MAX, ParseError, is_job_id
 from receiver.inbox.dedupe import kind_of
 from receiver.inbox.expectations import Expectation
-from receiver.verification.identity import JOB_ID_CHARS_MAX, Dialect, Identity, identify, is_name
-from receiver.verification.parse import ParseError
+from receiver.verification.identity import Dialect, Identity, identify
 
 # Given a name and the URL that will be asked: the headers that show who asks. KeyError: no such
 # name; ValueError: the name is not for this URL.
@@ -73,8 +73,9 @@ class Tokens:
 
 def check_job_id(job_id: str) -> None:
     """Raise ValueError for what cannot name a job."""
-    if not is_name(job_id, JOB_ID_CHARS_MAX):
-        raise ValueError(f"jobId must be a string of 1 to {JOB_ID_CHARS_MAX} printable characters")
+    if not is_job_id(job_id):
+        message = f"jobId must be text of 1 to {JOB_ID_CHARS_MAX} characters without controls"
+        raise ValueError(message)
 
 
 def check_status_url(url: str) -> None:

@@ -17,6 +17,7 @@ from dispatcher.intake import Submission
 from dispatcher.policy import PresetName
 from dispatcher.values import Priority, Submitted
 from receiver.base.clock import iso
+from receiver.base.completion import ends, status_in
 from receiver.base.http import invalid
 
 NDJSON: Final = "application/x-ndjson"
@@ -131,13 +132,15 @@ def raw_submission(
     for tag, value in tags.items():  # known here by the names of their parameters
         intake.check_length("tag", tag, 1, wire.TAG_CHARS_MAX)
         intake.check_length(f"tag.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
+    job_status = query.get("jobStatus")
     return Submission(
         job_id=query.get("jobId", ""),
         body=body,
         content_type=content_type,
         callback_url=query.get("callbackUrl"),
         destination=query.get("destination"),
-        job_status=query.get("jobStatus"),
+        job_status=job_status,
+        is_end=job_status is not None or ends(status_in(body)),
         priority=_one_of("priority", query.get("priority", "normal"), Priority),
         tags=tags,
         policy=_one_of("policy", query["policy"], PresetName) if "policy" in query else None,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from receiver.verification.identity import STATUSES
+from receiver.base.completion import STATUSES
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from receiver.event import Event, read_event
 from receiver.handling.handlers import Handler
 from receiver.handling.tx import AsyncTx, Effects, Transaction
 from receiver.inbox.message import Claimed
-from receiver.verification.identity import Identity, read_document
+from receiver.verification.identity import Identity, read
 
 _DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this
 
@@ -101,13 +101,14 @@ class Run:
 
 def event_of(claimed: Claimed) -> Event:
     """Return the event that a stored message is. Its body is read again, as when it came."""
-    is_result = claimed.platform == "cerebrium" and claimed.job_id is not None
-    document = read_document(claimed.body, is_named=True, is_result=is_result, depth_max=_DEPTH_MAX)
+    document, unread = read(claimed.body, depth_max=_DEPTH_MAX)
     identity = Identity(
         job_id=claimed.job_id,
         status=claimed.job_status,
+        run=claimed.run,
         platform=claimed.platform,
         document=document,
+        unread=None if unread is None else unread.reason,
     )
     return read_event(
         identity,

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from receiver.base.clock import NowMs, iso
+from receiver.base.completion import ParseError, parse
 from receiver.base.http import (
     DIGITS_MAX,
     Budget,
@@ -25,7 +26,6 @@ from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.sweeper import Sweeper
 from receiver.verification.identity import DIALECTS
-from receiver.verification.parse import ParseError, parse
 
 LIMIT_MAX: Final = 500
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -212,6 +212,7 @@ def _public(message: StoredMessage) -> dict[str, Any]:
         "status": message.verdict,
         "jobId": message.job_id,
         "jobStatus": message.job_status,
+        "run": message.run or 1,
         "messageId": message.message_id,
         "source": message.source,
         "kind": message.kind,

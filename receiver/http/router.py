@@ -35,6 +35,9 @@ _LOG: Final = log.get("receiver")
 
 # Read and thrown away before a refusal, so that a client still sending gets to read the response.
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024
+# Cerebrium tries again after a 404 or a broken connection, and after nothing else: what passes is
+# told to it as a 404, or a result of its would be gone for good.
+_PASSING: Final = (408, 500, 503)
 _PROBES: Final = ("/healthz", "/readyz", "/metrics")
 _RESPONSES: Final = {
     verdict: Response(text=f'{{"status":"{verdict}"}}') for verdict in get_args(Verdict)
@@ -73,7 +76,7 @@ class Router:
         self._admin = Admin(settings, inbox, reconciler, sweeper, now_ms=now_ms)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, _request_id())
+        request = Request(scope, receive, request_id())
         started = time.perf_counter()
         close = False
         try:
@@ -102,6 +105,8 @@ class Router:
             allow(request, "POST")
             verdict = await self._webhook.receive(request, source)
             self._metrics.count_received(verdict)
+            if "unknownStatus" in request.notes:
+                self._metrics.count_unknown()
             return _RESPONSES[verdict]
         except InboxUnavailable as error:
             raise unavailable(error, self._settings) from error
@@ -145,6 +150,9 @@ class Router:
             request.notes["reason"] = str(refusal.__cause__)
         elif request.path in self._sources:
             self._metrics.count_refused(str(reason or refusal.code).lower())
+        source = self._sources.get(request.path)
+        if source is not None and source.dialect == "cerebrium" and refusal.status in _PASSING:
+            refusal.status = 404
         return refusal.response(request.id)
 
     def _log(self, request: Request, status: int | None, duration_s: float) -> None:
@@ -161,12 +169,15 @@ class Router:
 
 
 def _level(request: Request, status: int | None) -> int:
-    """Probes are noise; a conflict, or a fault of ours, is for an operator to see."""
+    """Probes are noise; a conflict, a status that nobody knows, or a fault of ours, is for an
+    operator to see."""
     if request.path in _PROBES and status == 200:
         return logging.DEBUG
-    is_news = request.notes.get("outcome") == "conflict" or (status or 0) >= 500
+    is_news = request.notes.get("outcome") == "conflict" or "unknownStatus" in request.notes
+    is_news = is_news or (status or 0) >= 500
     return logging.WARNING if is_news else logging.INFO
 
 
-def _request_id() -> str:
+def request_id() -> str:
+    """Return a name that no other request has."""
     return f"req_{_process}{next(_numbers):012x}"

@@ -4,6 +4,7 @@ that nothing is believed before its signature and nothing is answered before it 
 from typing import Any, Final
 
 from receiver.base.clock import NowMs
+from receiver.base.completion import UNKNOWN, ParseError, canonical
 from receiver.base.http import Budget, Refusal, Request, query_values
 from receiver.handling.handlers import Handlers
 from receiver.inbox.dedupe import Verdict, kind_of
@@ -12,14 +13,15 @@ from receiver.inbox.message import Message
 from receiver.settings import Settings
 from receiver.signature import SignatureError, Verified
 from receiver.source import Source
-from receiver.verification.identity import Identity, canonical
-from receiver.verification.parse import ParseError
+from receiver.verification.cerebrium import ID_HEADER
+from receiver.verification.identity import Identity
 from receiver.verification.verify import authenticate, identity_of
 
 CONTENT_TYPE_CHARS_MAX: Final = 200  # kept with a message; real ones stay under 80
+REQUEST_ID: Final = ID_HEADER.encode()
 
 # What a body says of itself in the wrong form is the sender's 422; what cannot be read is a 400.
-_UNPROCESSABLE: Final = ("identity", "job_id", "status")
+_UNPROCESSABLE: Final = ("identity", "job_id")
 
 
 class Webhook:
@@ -60,8 +62,14 @@ class Webhook:
         verified = _verify(request, body, source, now_ms)
         notes["schemes"] = "+".join(verified.schemes)
         notes["messageId"] = verified.message_id
-        identity = _identify(body, verified, source)
+        request_id = request.header(REQUEST_ID)
+        identity = _identify(body, verified, source, request_id)
+        status = canonical(identity.status)
         notes["jobId"], notes["jobStatus"] = identity.job_id, identity.status
+        if identity.run is not None:
+            notes["run"] = identity.run
+        if status == UNKNOWN:  # for an operator to see
+            notes["unknownStatus"] = True
         content_type = request.header(b"content-type")
         return Message(
             source=source.path,
@@ -71,11 +79,12 @@ class Webhook:
             kind=kind_of(identity.job_id, identity.status),
             job_id=identity.job_id,
             job_status=identity.status,
+            run=identity.run,
             sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
             received_ms=now_ms,
             platform=identity.platform,
             latest=source.reruns == "latest",
-            has_handler=self._handlers.find(canonical(identity.status)) is not None,
+            has_handler=self._handlers.find(status) is not None,
         )
 
 
@@ -100,9 +109,9 @@ def _verify(request: Request, body: bytes, source: Source, now_ms: int) -> Verif
         raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
 
 
-def _identify(body: bytes, verified: Verified, source: Source) -> Identity:
+def _identify(body: bytes, verified: Verified, source: Source, request_id: str | None) -> Identity:
     try:
-        return identity_of(source, body, verified)
+        return identity_of(source, body, verified, request_id=request_id)
     except ParseError as error:
         details: dict[str, Any] = {"reason": error.reason}
         if error.reason in _UNPROCESSABLE:

@@ -10,11 +10,13 @@ from receiver.inbox.message import REPLAYABLE, Claimed, State, from_row, names, 
 
 CRASHED: Final = "the process ended while the handler ran"
 
-# The end of its job was handled already, in another message: this one would undo it.
+# The end of its job, of its run or a higher one, was handled already, in another message: this
+# one would undo it. What is opaque undoes nothing.
 SUPERSEDED: Final = """
     EXISTS (SELECT 1 FROM messages AS ends
       WHERE ends.job_id = messages.job_id AND ends.source = messages.source AND ends.is_end = 1
-        AND ends.id <> messages.id AND ends.state = 'handled')
+        AND ends.id <> messages.id AND ends.state = 'handled' AND messages.kind <> 'opaque'
+        AND coalesce(ends.run, 1) >= coalesce(messages.run, 1))
 """
 OTHER_RUNS: Final = """
     EXISTS (SELECT 1 FROM messages AS others

@@ -6,7 +6,7 @@ fifty copies in one batch are one message and forty-nine duplicates.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -14,6 +14,7 @@ from receiver.inbox.dedupe import End, Known, Verdict, judge
 from receiver.inbox.message import Message, State, storable
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
+Copy: TypeAlias = tuple[int, int | None]  # its id, and its signed run
 Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the bytes
 Name: TypeAlias = tuple[str, str]  # source, signed message id
 
@@ -44,10 +45,10 @@ class StoredEnd:
 class Facts:
     """All that is stored of the batch's contents, jobs and names."""
 
-    copies: dict[Content, dict[str, int]] = field(default_factory=dict)  # id by message id or ""
+    copies: dict[Content, dict[str, Copy]] = field(default_factory=dict)  # by message id or ""
     ends: dict[Job, StoredEnd] = field(default_factory=dict)
     bodies_under: dict[Name, set[bytes]] = field(default_factory=dict)  # hashes
-    dead: set[int] = field(default_factory=set)  # of the copies
+    dead: set[int] = field(default_factory=set)  # of the copies and ends
 
 
 @dataclass(slots=True)
@@ -86,6 +87,7 @@ COLUMNS: Final = (
     "due_ms",
     "is_end",
     "end_order",
+    "run",
 )
 
 
@@ -111,6 +113,7 @@ def row(new: New) -> tuple[object, ...]:
         new.due_ms,
         int(new.is_end),
         new.order,
+        message.run,
     )
 
 
@@ -171,19 +174,20 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
     for one in batch:
         message, copies = one.message, facts.copies.setdefault(one.content, {})
         end = facts.ends.get(one.job) if message.kind != "opaque" else None
-        same = _same_message(copies, message.message_id) if copies else None
+        copy = _copy(copies, message.run)
+        same = _same_message(copies, message.message_id, copy) if copies else None
         candidate = message.as_end if message.kind == "terminal" else None
-        known = _known(facts, one, bool(copies), same is not None, end)
-        verdict = judge(message.kind, known, candidate, latest=message.latest)
+        known = _known(facts, one, copy is not None, same is not None, end)
+        verdict = judge(message.kind, known, candidate, run=message.run, latest=message.latest)
         plan.verdicts.append(verdict)
         if verdict == "duplicate":
-            original = same or next(iter(copies.values()), None) or (end.id if end else 0)
+            original = same or copy or (end.id if end else 0)
             _again(plan, facts, original, message.received_ms)
             _same_end(plan, end, one, candidate)
         else:
             new = _new(next(ids), one, verdict, candidate)
             plan.new.append(new)
-            copies[message.message_id or ""] = new.id
+            copies[message.message_id or ""] = (new.id, message.run)
             _keep_up(plan, facts, one, new, candidate)
     return plan
 
@@ -191,7 +195,7 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
 def _known(
     facts: Facts, one: Incoming, has_copies: bool, has_same: bool, end: StoredEnd | None
 ) -> Known:
-    if not has_copies and end is None and one.name is None:
+    if not has_copies and not has_same and end is None and one.name is None:
         return _NOTHING
     return Known(
         same_bytes=has_copies,
@@ -202,11 +206,21 @@ def _known(
     )
 
 
-def _same_message(copies: dict[str, int], message_id: str | None) -> int | None:
-    """Ids that are equal, or one of the two carries none."""
+def _copy(copies: dict[str, Copy], run: int | None) -> int | None:
+    """Return the first copy of the same run."""
+    return next((id for id, its_run in copies.values() if (its_run or 1) == (run or 1)), None)
+
+
+def _same_message(
+    copies: dict[str, Copy], message_id: str | None, same_run: int | None
+) -> int | None:
+    """Ids that are equal, or one of the two carries none and they are of one run."""
     if message_id is None:
-        return next(iter(copies.values()))
-    return copies.get(message_id) or copies.get("")
+        return same_run
+    if message_id in copies:
+        return copies[message_id][0]
+    unnamed = copies.get("")
+    return unnamed[0] if unnamed is not None and same_run is not None else None
 
 
 def _is_taken(facts: Facts, one: Incoming) -> bool:
@@ -259,8 +273,8 @@ def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End |
     it."""
     if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
         return
-    if candidate.order > (end.end.order or ""):
-        end.end = End(status=end.end.status, order=candidate.order, via=end.end.via)
+    if (candidate.run or 1) == (end.end.run or 1) and candidate.order > (end.end.order or ""):
+        end.end = replace(end.end, order=candidate.order)
         plan.orders[end.id] = candidate.order
 
 

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
+from receiver.base.completion import canonical
 from receiver.inbox.dedupe import End, Kind, Verdict, Via, order_of
-from receiver.verification.identity import Platform, canonical
+from receiver.verification.identity import Platform
 
 T = TypeVar("T")
 
@@ -40,14 +41,15 @@ class Message:
     received_ms: int
     platform: Platform = "tensorone"
     via: Via = "webhook"
-    latest: bool = False  # whether a later run's end replaces this one
+    run: int | None = None  # of the job, where it is signed
+    latest: bool = False  # whether a later run's end replaces this one, where none is signed
     has_handler: bool = False
 
     @property
     def as_end(self) -> End:
         """The end of its job that it would be."""
         order = order_of(self.message_id) if self.via == "webhook" else None
-        return End(status=canonical(self.job_status), order=order, via=self.via)
+        return End(status=canonical(self.job_status), order=order, via=self.via, run=self.run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class StoredMessage:
     attempts: int
     due_ms: int | None
     handled_ms: int | None
+    run: int | None
     body: bytes | None = None
     error: str | None = None  # the traceback of the last failed attempt
 
@@ -101,6 +104,7 @@ class Claimed:
     attempt: int
     fence: int
     received_ms: int
+    run: int | None
     body: bytes
 
 

@@ -7,13 +7,18 @@ timestamp → strict parse → identity.
 import hmac
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
+from receiver.base.completion import is_job_id
 from receiver.event import Event, read_event
 from receiver.signature import (
+    PREVIOUS_SUFFIX,
     SHA256_HEADER,
+    STANDARD_HEADERS,
     TOLERANCE_S,
     Fields,
     Headers,
+    Job,
     Require,
     SignatureError,
     Verified,
@@ -74,9 +79,19 @@ def authenticate(
         return Verified(schemes=("token",))
     fields = Fields(headers)
     if source.takes_cerebrium and cerebrium.is_signed(fields):
-        return cerebrium.verify(
+        theirs = cerebrium.verify(
             body, fields, source.keys, now_s=now_s, tolerance_s=source.tolerance_s
         )
+        if not _carries_ours(fields, source):
+            return theirs
+        ours = _check(source, body, fields, now_s)  # every signature that is there must hold
+        schemes = (*ours.schemes, *theirs.schemes)
+        return replace(ours, schemes=schemes, job=ours.job or Job(id=theirs.message_id))
+    return _check(source, body, fields, now_s)
+
+
+def _check(source: Source, body: bytes, fields: Fields, now_s: float) -> Verified:
+    assert source.keys is not None  # noqa: S101 - for the type checker: who calls has looked
     return check(
         body,
         fields,
@@ -88,16 +103,31 @@ def authenticate(
     )
 
 
-def identity_of(source: Source, body: bytes, verified: Verified) -> Identity:
-    """Return the job that an authenticated message identifies, or ParseError."""
-    is_cerebrium = "cerebrium" in verified.schemes
+def identity_of(
+    source: Source, body: bytes, verified: Verified, *, request_id: str | None = None
+) -> Identity:
+    """Return the job that an authenticated message identifies, or ParseError. `request_id` is the
+    X-Request-Id as sent: where the URL's token vouches for all of a request, it counts."""
+    is_vouched = verified.schemes == ("token",)
+    if verified.schemes == ("cerebrium",):
+        request_id = verified.message_id
+    elif not is_vouched or source.dialect != "cerebrium" or not is_job_id(request_id):
+        request_id = None
     return identify(
         body,
         verified.message_id,
-        request_id=verified.message_id if is_cerebrium else None,
+        job=verified.job,
+        request_id=request_id,
+        is_vouched=is_vouched,
         dialect=source.dialect,
         depth_max=source.depth_max,
     )
+
+
+def _carries_ours(fields: Fields, source: Source) -> bool:
+    header = source.signature_header.lower()
+    names = (header, header + PREVIOUS_SUFFIX.lower(), *STANDARD_HEADERS)
+    return any(fields.has(name.encode()) for name in names)
 
 
 def _check_token(expected: str, given: list[str]) -> None:

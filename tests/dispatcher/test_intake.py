@@ -35,6 +35,7 @@ from dispatcher.store.requests import Usage
 from dispatcher.values import Submitted
 from dispatcher.wire import PolicyShape, Submit, policy_shape
 from receiver.base.clock import now_ms
+from receiver.base.completion import ends
 from tests.dispatcher.engine.rig import Rig, rigged
 
 URL = "http://127.0.0.1:9/hook"
@@ -241,11 +242,31 @@ def test_a_json_documents_payload_keeps_its_bytes() -> None:
     given_ = from_wire(msgspec.json.decode(text, type=Submit), "key")
     assert given_.body == b'{ "status" : "failed", "n": 1.0 }'
     assert (given_.job_status, given_.idempotency_key) == ("failed", "key")
-    for body in (b'{"status":7}', b'["status"]', b'{"status":""}'):
-        assert payload_status(body) is None
-    with pytest.raises(Invalid) as caught:
-        payload_status(b'{"status":"%s"}' % (b"s" * 201))
+    for body in (b'["status"]', b'{"status":""}', b'{"status":null}', b"7", b"{}"):
+        assert payload_status(body) == (None, True)
+
+
+def test_a_status_that_is_no_text_ends_no_job() -> None:
+    """D15: unknown; so it may be submitted again with another payload."""
+    for body in (b'{"status":7}', b'{"status":true}', b'{"status":{"a":1}}', b'{"status":["x"]}'):
+        assert payload_status(body) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status":"%s"}' % (b"s" * 201),
+        b'{"status":"completed","status":"failed"}',
+        b'{"status":"completed","\\u0073tatus":"failed"}',
+    ],
+)
+def test_a_status_that_says_nothing_or_two_things_is_refused_at_submit(body: bytes) -> None:
+    """With the way out: a jobStatus beside the payload."""
+    with pytest.raises(Invalid, match="jobStatus beside") as caught:
+        payload_status(body)
     assert caught.value.field == "payload.status"
+    shape = Submit(job_id="j", payload=msgspec.Raw(body), callback_url="u", job_status="failed")
+    assert from_wire(shape, None).job_status == "failed"
 
 
 @pytest.mark.parametrize(
@@ -350,20 +371,24 @@ def test_a_policy_outside_its_limits_is_refused(text: str) -> None:
         "timeout",
         "TIMED_OUT",
         "timed-out",
+        "succeeded",
+        "error",
+        "OK",
     ],
 )
 def test_an_end_is_known_however_the_platform_writes_it(status: str) -> None:
     """D12: terminal statuses, in the founding platforms' spellings."""
-    assert ids.terminal(status)
-    assert not ids.terminal("IN_PROGRESS")
-    assert ids.terminal(None)
+    assert ends(status)
+    assert not ends("IN_PROGRESS")
+    assert not ends("who knows")
+    assert ends(None)
 
 
 def test_progress_may_repeat_and_an_end_may_not() -> None:
     """D12: only a non-terminal status adds the payload to the key."""
 
     def key(status: str | None, payload: bytes) -> bytes:
-        return ids.natural_key("t", "j", status, "ds", payload)
+        return ids.natural_key("t", "j", status, "ds", payload, is_end=ends(status))
 
     assert key("completed", b"1") == key("completed", b"2")
     assert key(None, b"1") == key(None, b"2")

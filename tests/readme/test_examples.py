@@ -152,7 +152,12 @@ def test_sources_are_read_as_shown(tmp_path: Path) -> None:
     file = tmp_path / "sources.toml"
     file.write_text(block(RECEIVER, "[[source]]").replace("whsec_…", SECRET), "utf-8")
     sources = Receiver(Settings(secrets=(SECRET,), sources_file=str(file))).sources
-    assert list(sources) == ["/webhooks", "/webhooks/runpod", "/webhooks/eu"]
+    assert list(sources) == [
+        "/webhooks",
+        "/webhooks/runpod",
+        "/webhooks/cerebrium",
+        "/webhooks/eu",
+    ]
 
 
 def test_policies_are_taken_as_shown() -> None:

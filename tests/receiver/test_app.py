@@ -18,12 +18,13 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from receiver.app import Receiver, create_app
+from receiver.base.completion import canonical
 from receiver.base.log import JsonFormatter
 from receiver.base.settings import SettingError
 from receiver.inbox.sqlite.database import SqliteDatabase
 from receiver.server import LOG_STYLE
 from receiver.settings import Settings
-from receiver.signature import sign_sha256, signed_headers
+from receiver.signature import Job, sign_sha256, signed_headers
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed"}'
@@ -177,17 +178,57 @@ async def test_the_signature_is_judged_before_the_body_is_read(http: httpx.Async
         (b"[" * 9000, 400, "MALFORMED_JSON", "nesting"),
         (b'{"jobId":"a\\u0000"}', 400, "MALFORMED_JSON", "nul"),
         (b'{"jobId":7}', 422, "VALIDATION_ERROR", "job_id"),
-        (b'{"jobId":"a","status":[]}', 422, "VALIDATION_ERROR", "status"),
+        (b'{"jobId":null}', 422, "VALIDATION_ERROR", "job_id"),
+        (b'{"status":"completed"}', 422, "VALIDATION_ERROR", "identity"),
     ],
 )
-async def test_a_signed_but_malformed_body_is_a_clean_4xx(
+async def test_a_signed_body_that_names_nothing_is_a_clean_4xx(
     http: httpx.AsyncClient, settings: Settings, body: bytes, status: int, code: str, reason: str
 ) -> None:
-    """And writes nothing, with or without a signed id."""
-    for headers in (signed(body), {"X-Webhook-Signature": sign_sha256(SECRET, body)}):
-        answer = await http.post("/webhooks", content=body, headers=headers)
-        assert check_error(answer, status, code)["reason"] == reason
+    """And writes nothing: nothing names it, where only its bytes are signed."""
+    headers = {"X-Webhook-Signature": sign_sha256(SECRET, body)}
+    answer = await http.post("/webhooks", content=body, headers=headers)
+    assert check_error(answer, status, code)["reason"] == reason
     assert rows(settings) == 0
+
+
+async def test_a_body_that_names_two_jobs_is_a_clean_4xx(
+    http: httpx.AsyncClient, settings: Settings
+) -> None:
+    """A signed id does not say which of them is meant; signed headers do."""
+    body = b'{"jobId":"a","jobId":"b","status":"failed"}'
+    answer = await http.post("/webhooks", content=body, headers=signed(body))
+    assert check_error(answer, 400, "MALFORMED_JSON")["reason"] == "duplicate_key"
+    assert rows(settings) == 0
+    named = signed_headers(
+        body, [SECRET], message_id="cb_1", timestamp_s=int(time.time()), job=Job(id="b")
+    )
+    answer = await http.post("/webhooks", content=body, headers=named)
+    assert answer.json() == {"status": "accepted"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"jobId":"a","x":NaN}',
+        b"[" * 9000,
+        b'{"jobId":"a\\u0000"}',
+        b'{"jobId":7,"status":"who knows"}',
+        b'{"jobId":"a","status":[]}',
+        '{"jobId":"a","status":"failed"}'.encode("utf-16"),
+    ],
+)
+async def test_a_message_that_names_itself_is_never_refused_for_its_body(
+    app: Receiver, http: httpx.AsyncClient, body: bytes
+) -> None:
+    """By its signed id alone it is taken, and its status is unknown: it is no success."""
+    answer = await http.post("/webhooks", content=body, headers=signed(body))
+    assert answer.json() == {"status": "accepted"}
+    (message,) = (await app.inbox.page()).messages
+    assert (message.kind, canonical(message.job_status)) == ("opaque", "unknown")
 
 
 @pytest.mark.parametrize("body", [b"", b"\x89PNG\xff", b"[1]", b'{"output":1}'])
@@ -287,7 +328,7 @@ async def test_compressed_bodies_are_415(http: httpx.AsyncClient, encoding: str)
 
 async def test_too_many_or_too_long_headers_are_431(http: httpx.AsyncClient) -> None:
     """Before anything else is looked at."""
-    for headers in ({f"x-{n}": "1" for n in range(101)}, {"x-long": "x" * 20_000}):
+    for headers in ({f"x-{n}": "1" for n in range(101)}, {"x-long": "x" * 99_000}):
         answer = await http.post("/webhooks", content=BODY, headers=headers)
         check_error(answer, 431, "HEADERS_TOO_LARGE")
 

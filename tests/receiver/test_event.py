@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import receiver
 from receiver import Event, ParseError, SignatureError, verify
-from receiver.signature import sign_sha256, signed_headers
+from receiver.signature import Job, sign_sha256, signed_headers
 from receiver.verification.cerebrium import sign
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -109,7 +109,13 @@ def test_cerebriums_signature_matches_the_vectors() -> None:
             "x-cerebrium-webhook-timestamp": str(vector["timestamp"]),
             "x-cerebrium-webhook-signature": vector["signature"],
         }
-        event = verify(body, headers, vector["secret"], now_s=vector["timestamp"])
+        event = verify(
+            body,
+            headers,
+            vector["secret"],
+            now_s=vector["timestamp"],
+            dialect="cerebrium",
+        )
         assert (event.job_id, event.status) == (vector["id"], "completed")
         assert (event.output, event.platform) == ({"smile": "wave"}, "cerebrium")
 
@@ -125,7 +131,7 @@ def test_cerebriums_signature_matches_the_vectors() -> None:
 )
 def test_any_body_of_cerebriums_is_a_result(body: bytes, output: Any) -> None:
     """Nothing in it is taken for the job's own id or status; its id is the signed one."""
-    event = verify(body, cerebrium(body), SECRET, now_s=NOW_S)
+    event = verify(body, cerebrium(body), SECRET, now_s=NOW_S, dialect="cerebrium")
     assert (event.job_id, event.status, event.output) == ("run-1", "completed", output)
     if b"run_time_ms" in body:
         assert event.execution_time == timedelta(seconds=1.5)
@@ -148,12 +154,18 @@ def test_a_cerebrium_request_that_was_changed_is_refused(
 ) -> None:
     """Id, time and body are all under the signature."""
     with pytest.raises(SignatureError) as caught:
-        verify(b"{}", {**cerebrium(b"{}"), **change}, SECRET, now_s=NOW_S)
+        verify(b"{}", {**cerebrium(b"{}"), **change}, SECRET, now_s=NOW_S, dialect="cerebrium")
     assert caught.value.reason == reason
     with pytest.raises(SignatureError):
-        verify(b"{} ", cerebrium(b"{}"), SECRET, now_s=NOW_S)
+        verify(b"{} ", cerebrium(b"{}"), SECRET, now_s=NOW_S, dialect="cerebrium")
     with pytest.raises(SignatureError, match="old"):
-        verify(b"{}", cerebrium(b"{}", at_s=NOW_S - 301), SECRET, now_s=NOW_S)
+        verify(
+            b"{}",
+            cerebrium(b"{}", at_s=NOW_S - 301),
+            SECRET,
+            now_s=NOW_S,
+            dialect="cerebrium",
+        )
 
 
 def test_cerebriums_signature_does_not_stand_in_for_ours() -> None:
@@ -164,13 +176,41 @@ def test_cerebriums_signature_does_not_stand_in_for_ours() -> None:
         verify(b"{}", cerebrium(b"{}"), SECRET, now_s=NOW_S, dialect="tensorone")
 
 
+def test_one_body_signed_for_us_is_no_other_message_of_cerebriums() -> None:
+    """Its scheme signs id.timestamp.body with the key of `sha256=`: who saw one body of that form
+    and its signature would have another message. So it counts only where the source says so."""
+    body = b'job_42.%d.{"result":"you won"}' % NOW_S
+    stolen = {
+        "X-Request-Id": "job_42",
+        "X-Cerebrium-Webhook-Timestamp": str(NOW_S),
+        "X-Cerebrium-Webhook-Signature": "v1," + sign_sha256(SECRET, body)[7:],
+    }
+    with pytest.raises(SignatureError, match="no signature"):
+        verify(b'{"result":"you won"}', stolen, SECRET, now_s=NOW_S)
+
+
+def test_beside_cerebriums_signature_ours_must_hold_as_well() -> None:
+    """Every signature that is there; and the signed headers say more than its request id."""
+    job = Job(id="run-1", status="failed", run=2)
+    ours = signed_headers(b"{}", [SECRET], message_id="cb_1", timestamp_s=NOW_S, job=job)
+    both = {**cerebrium(b"{}"), **ours}
+    event = verify(b"{}", both, SECRET, now_s=NOW_S, dialect="cerebrium")
+    assert (event.job_id, event.status, event.run) == ("run-1", "failed", 2)
+    wrong = {**both, "X-Webhook-Signature": "sha256=" + "0" * 64}
+    with pytest.raises(SignatureError, match="match"):
+        verify(b"{}", wrong, SECRET, now_s=NOW_S, dialect="cerebrium")
+
+
 def test_the_dialect_can_be_laid_down() -> None:
     """A body with `id` names a RunPod job only where RunPod speaks, or is recognised."""
     body = {"id": "abc", "status": "done"}
     assert read(body, dialect="runpod").job_id == "abc"
     assert read(body).job_id == "cb_1"
+    assert read({"jobId": "abc"}, dialect="runpod").job_id == "cb_1"
+    founding = json.dumps({"jobId": "abc"}).encode()
+    headers = {"x-webhook-signature": sign_sha256(SECRET, founding)}
     with pytest.raises(ParseError):
-        read({"jobId": "abc"}, dialect="runpod")
+        verify(founding, headers, SECRET, dialect="runpod")
 
 
 def test_a_founding_request_is_verified_by_sha256_alone() -> None:

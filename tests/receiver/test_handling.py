@@ -101,8 +101,8 @@ async def test_each_status_goes_to_its_own_handler_sync_or_async(settings: Setti
         ("bad", "failed"),
         ("bad", "timeout"),
         ("done", "completed"),
-        ("rest", "other"),
         ("rest", "running"),
+        ("rest", "unknown"),
     ]
 
 

@@ -7,25 +7,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Final
 
+from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import COLUMNS, Facts, Incoming, New, Plan, StoredEnd, lookups, row
 from receiver.inbox.dedupe import End
-from receiver.verification.identity import canonical
 
 # Whoever receives or claims a message of a job holds it until the end of the transaction. In the
 # order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.
 _HOLD: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest(?::bigint[]) AS key"
 _COPIES: Final = """
-    SELECT it.source, it.job_id, it.sha256, m.id, coalesce(m.message_id, ''), m.state
+    SELECT it.source, it.job_id, it.sha256, m.id, coalesce(m.message_id, ''), m.state, m.run
       FROM unnest(?::text[], ?::text[], ?::bytea[]) AS it (source, job_id, sha256)
       JOIN messages AS m ON coalesce(m.job_id, '') = it.job_id AND m.source = it.source
        AND m.body_sha256 = it.sha256
      ORDER BY m.id
 """
 _ENDS: Final = """
-    SELECT m.source, m.job_id, m.id, m.job_status, m.end_order, m.via, m.body_sha256
+    SELECT m.source, m.job_id, m.id, m.job_status, m.end_order, m.via, m.body_sha256, m.state,
+           m.run
       FROM unnest(?::text[], ?::text[]) AS it (source, job_id)
       JOIN messages AS m ON m.job_id = it.job_id AND m.source = it.source AND m.is_end = 1
 """
@@ -43,7 +44,8 @@ _INSERT: Final = f"""
     SELECT it.*, it.received_ms
       FROM unnest(?::bigint[], ?::text[], ?::text[], ?::bytea[], ?::bigint[], ?::text[],
                   ?::text[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[],
-                  ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[])
+                  ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[],
+                  ?::bigint[])
         AS it ({", ".join(COLUMNS)})
 """  # noqa: S608 - constants of ours
 _INSERT_BODIES: Final = "INSERT INTO bodies SELECT * FROM unnest(?::bigint[], ?::bytea[])"
@@ -108,13 +110,15 @@ def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int
         under = tx.send(_UNDER, *_columns(sorted(names), 2)) if names else None
         ids = tx.send(_IDS, len(batch))
     facts = Facts()
-    for source, job_id, hashed, id, message_id, state in copies:
-        facts.copies.setdefault((source, job_id, hashed), {}).setdefault(message_id, id)
+    for source, job_id, hashed, id, message_id, state, run in copies:
+        facts.copies.setdefault((source, job_id, hashed), {}).setdefault(message_id, (id, run))
         if state == "dead":
             facts.dead.add(id)
-    for source, job_id, id, job_status, order, via, hashed in ends:
-        end = End(status=canonical(job_status), order=order, via=via)
+    for source, job_id, id, job_status, order, via, hashed, state, run in ends:
+        end = End(status=canonical(job_status), order=order, via=via, run=run)
         facts.ends[source, job_id] = StoredEnd(id=id, end=end, sha256=hashed)
+        if state == "dead":
+            facts.dead.add(id)
     for source, message_id, hashed in under or ():
         facts.bodies_under.setdefault((source, message_id), set()).add(hashed)
     return facts, iter([id for (id,) in ids])

@@ -9,20 +9,21 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.base.db.sqlite import SqliteTx
 from receiver.inbox.attempts import CLAIMED, SUPERSEDED
-from receiver.inbox.batch import COLUMNS, Facts, Incoming, Plan, StoredEnd, row
+from receiver.inbox.batch import COLUMNS, Copy, Facts, Incoming, Plan, StoredEnd, row
 from receiver.inbox.dedupe import End
-from receiver.verification.identity import canonical
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
 # The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
 _KNOWN: Final = """
-    SELECT 0 AS is_end, id, coalesce(message_id, '') AS name, state, NULL AS via, NULL AS sha256
+    SELECT 0 AS is_end, id, run, state, coalesce(message_id, '') AS name, NULL AS end_order,
+           NULL AS via, NULL AS sha256
       FROM messages WHERE coalesce(job_id, '') = ?1 AND source = ?2 AND body_sha256 = ?3
      UNION ALL
-    SELECT 1, id, job_status, end_order, via, body_sha256
+    SELECT 1, id, run, state, job_status, end_order, via, body_sha256
       FROM messages WHERE job_id = ?1 AND source = ?2 AND is_end = 1
 """
 _UNDER: Final = """
@@ -71,16 +72,18 @@ def load(tx: SqliteTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]
 
 def _load_known(tx: SqliteTx, one: Incoming, facts: Facts) -> None:
     source, job_id, hashed = one.content
-    copies: dict[str, int] = {}
+    copies: dict[str, Copy] = {}
     facts.copies[one.content] = copies
-    for is_end, id, name, state_or_order, via, end_hashed in tx.all(_KNOWN, job_id, source, hashed):
-        if is_end:
-            end = End(status=canonical(name), order=state_or_order, via=via)
-            facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=end_hashed)
-            continue
-        copies[name] = id
-        if state_or_order == "dead":
+    for is_end, id, run, state, name, order, via, end_hashed in tx.all(
+        _KNOWN, job_id, source, hashed
+    ):
+        if state == "dead":
             facts.dead.add(id)
+        if is_end:
+            end = End(status=canonical(name), order=order, via=via, run=run)
+            facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=end_hashed)
+        else:
+            copies[name] = (id, run)
 
 
 def write(tx: SqliteTx, plan: Plan) -> bool:
