@@ -13,22 +13,24 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 const PREFIX = /^whsec_/;
 const TOLERANCE_S = 300;
 const BASE64 = /^[A-Za-z0-9+/]+={0,2}$/;
-const JOB_ID = /^\P{C}{1,200}$/u; // no control characters, no halves of one: databases refuse them
+const JOB_ID = /^[^\0-\x1f\x7f\ud800-\udfff]{1,200}$/u; // no controls, no halves of characters
 
 const ENDS = {
   completed: "completed complete succeeded success successful done finished ok",
-  failed: "failed failure error errored crashed",
+  failed: "failed failure fail error errored crashed",
   cancelled: "cancelled canceled aborted",
-  timeout: "timeout timedout expired",
+  timeout: "timeout timedout expired deadlineexceeded",
 };
-const PROGRESS = "queued inqueue pending starting started running inprogress processing progress";
+const PROGRESS =
+  "queued inqueue pending submitted created scheduled waiting accepted runnable running inprogress " +
+  "processing started starting executing active working cancelling canceling retrying";
 
 // The end that a status is, however its platform writes it; null for progress, undefined for a word
 // that nobody knows. No status at all is a completion: some platforms send the bare result.
 export function endOf(status) {
-  if (status === undefined || status === null) return "completed";
+  if (status === undefined || status === null || status === "") return "completed";
   if (typeof status !== "string") return undefined;
-  const word = status.toLowerCase().replace(/[\s_-]/g, "");
+  const word = status.toLowerCase().replace(/[ _-]/g, "");
   const end = Object.keys(ENDS).find((name) => ENDS[name].split(" ").includes(word));
   return end ?? (PROGRESS.split(" ").includes(word) ? null : undefined);
 }
@@ -112,7 +114,8 @@ function statusIn(body) {
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body))?.status;
   } catch {
-    return "unknown";
+    const text = body.toString("latin1").replace(/^[\xef\xbb\xbf\xff\xfe\0 \t\r\n]+/, "");
+    return text.startsWith("{") ? "unknown" : undefined; // what is no object states no status
   }
 }
 

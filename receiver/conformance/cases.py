@@ -7,6 +7,7 @@ from typing import Final
 
 from receiver.conformance.deliveries import Case, Effects, Signer, accept, chunked, cut, upgrading
 from receiver.conformance.forged import forged, huge, malformed, stale
+from receiver.signature import Job
 
 HUGE_BYTES: Final = 65 * 1024 * 1024  # beyond the largest body that our own can be set to take
 COPIES: Final = 20
@@ -31,6 +32,7 @@ def cases(signer: Signer, *, huge_bytes: int = HUGE_BYTES) -> Iterator[Case]:
     """Yield all cases for what this signer signs, one at a time: the last ones are large. The first
     is the plainest there can be."""
     yield from _good(signer)
+    yield from _named(signer)
     yield from _spelled(signer)
     yield from _rude(signer)
     yield from _rotated(signer)
@@ -66,6 +68,19 @@ def _good(signer: Signer) -> Iterator[Case]:
             "to (--schemes standard checks a receiver that did)"
         )
         yield accept(signer, "the sha256= scheme alone", ["sha256"], [sha256_only], why)
+
+
+def _named(signer: Signer) -> Iterator[Case]:
+    """Yield a body that names no job: signed headers do."""
+    if not signer.standard:
+        return
+    why = (
+        "the dispatcher's X-Postback-Job-* headers, signed by the token v1j of webhook-signature, "
+        "say which job it is: the rule is in deploy/receiver/README.md"
+    )
+    job = Job(id=signer.job("headers"), status="completed", run=1)
+    bare = signer.deliver(b'{"pages": 3}', "headers", job=job)
+    yield accept(signer, "a job that signed headers name", ["headers"], [bare], why, advice=True)
 
 
 def _spelled(signer: Signer) -> Iterator[Case]:

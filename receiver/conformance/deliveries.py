@@ -13,9 +13,12 @@ from receiver.signature import (
     SHA256_HEADER,
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
+    Job,
     generate_secret,
+    job_headers,
     sign_sha256,
     sign_v1,
+    sign_v1j,
     v1_key,
 )
 
@@ -64,8 +67,10 @@ class Signer:
         shift_s: int = 0,
         standard: bool | None = None,
         sha256: bool | None = None,
+        job: Job | None = None,
     ) -> Delivery:
-        """Sign with `secret` (default: the right one), as if `shift_s` later."""
+        """Sign with `secret` (default: the right one), as if `shift_s` later; `job` in signed
+        headers, where the standard scheme is there."""
         secret = secret or self.secret
         headers = {"Content-Type": "application/json", "User-Agent": "Postback/check"}
         if self.sha256 if sha256 is None else sha256:
@@ -75,6 +80,9 @@ class Signer:
             headers[ID_HEADER] = id
             headers[TIMESTAMP_HEADER] = str(at_s)
             headers[SIGNATURE_HEADER] = sign_v1(secret, id, at_s, body)
+            if job is not None:
+                headers[SIGNATURE_HEADER] += f" {sign_v1j(secret, id, at_s, job)}"
+                headers |= job_headers(job)
         return Delivery(body=body, headers=headers)
 
     def completion(

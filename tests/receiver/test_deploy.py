@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver.base import completion
+from receiver.base.completion import canonical
 from receiver.base.settings import SettingError
 from receiver.settings import load
 from receiver.signature import Job, sign_sha256, signed_headers
@@ -168,6 +170,29 @@ KEYLESS = {
 }
 
 
+JOB_3 = Job(id="job_3")
+
+
+def test_node_knows_the_spellings_that_we_know() -> None:
+    """One list, in two languages; and what nobody knows is no end in either."""
+    words = [*completion._SPELLINGS, "TIMED_OUT", "timed-out", "In Progress", "who knows", "done\n"]
+    node = shutil.which("node")
+    if node is None and os.environ.get("CI") != "true":
+        pytest.skip("there is no Node.js on this machine")
+    assert node is not None, "there is no Node.js on this CI machine"
+    script = (
+        f"import {{ endOf }} from {json.dumps((DEPLOY / 'verify.mjs').as_uri())};"
+        f"const ends = {json.dumps(words)}.map((word) => endOf(word) ?? String(endOf(word)));"
+        "console.log(JSON.stringify(ends));"
+    )
+    ran = subprocess.run(
+        [node, "--input-type=module", "-e", script], capture_output=True, text=True, check=True
+    )
+    ours = {"queued": "null", "running": "null", "unknown": "undefined"}
+    expected = [ours.get(canonical(word), canonical(word)) for word in words]
+    assert json.loads(ran.stdout) == expected
+
+
 def test_node_reads_the_job_of_the_signed_headers() -> None:
     """As the vectors say, whatever the body is; and only under a v1j that holds."""
     vectors = json.loads((DEPLOY / "vectors" / "signatures.json").read_text())["postback_v1j"]
@@ -178,12 +203,16 @@ def test_node_reads_the_job_of_the_signed_headers() -> None:
             b"\xff", [vector["secret"]], message_id=vector["id"], timestamp_s=NOW_S, job=job
         )
         cases.append((b"\xff", headers, vector["secret"]))
-        status = vector["jobStatus"] or "unknown"
+        status = vector["jobStatus"] or None
         expected.append({"jobId": job.id, "status": status, "run": vector["run"] or 1})
     job = Job(id="job_2", status="failed")
     headers = signed_headers(BODY, [SECRET], message_id="cb_1", timestamp_s=NOW_S, job=job)
     cases.append((BODY, headers, SECRET))
     expected.append({"jobId": "job_2", "status": "failed", "run": 1})
+    for body in (b'{"status":"failed"', b'\xff\xfe{\0"\0', b'\xef\xbb\xbf {"status":"f\xff"}'):
+        named = signed_headers(body, [SECRET], message_id="cb_1", timestamp_s=NOW_S, job=JOB_3)
+        cases.append((body, named, SECRET))
+        expected.append({"jobId": "job_3", "status": "unknown", "run": 1})
     cases.append((BODY, {**headers, "X-Postback-Job-Status": "completed"}, SECRET))
     expected.append({"jobId": "job_1", "status": "completed", "run": 1})
     assert in_node(cases, whole=True) == expected
