@@ -212,7 +212,7 @@ def _public(message: StoredMessage) -> dict[str, Any]:
         "status": message.verdict,
         "jobId": message.job_id,
         "jobStatus": message.job_status,
-        "run": message.run or 1,
+        **({} if message.run is None else {"run": message.run}),
         "messageId": message.message_id,
         "source": message.source,
         "kind": message.kind,
