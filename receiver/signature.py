@@ -72,7 +72,7 @@ _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
 TIMESTAMP: Final = re.compile(r"[0-9]{1,12}")
-_MILLISECONDS: Final = re.compile(r"[0-9]{13}")
+MILLISECONDS: Final = re.compile(r"[0-9]{13}")
 _V1_VALUE: Final = re.compile(r"v1,[A-Za-z0-9+/]{43}=")
 _V1J_VALUE: Final = re.compile(r"v1j,[A-Za-z0-9+/]{43}=")
 _V1J_PREFIX: Final = "v1j,"
@@ -449,7 +449,7 @@ def _check_standard(
     if not MESSAGE_ID.fullmatch(message_id):
         raise SignatureError("malformed", "webhook-id is not 1-256 visible characters without dots")
     if not TIMESTAMP.fullmatch(timestamp):
-        form = "in milliseconds" if _MILLISECONDS.fullmatch(timestamp) else "not a number"
+        form = "in milliseconds" if MILLISECONDS.fullmatch(timestamp) else "not a number"
         message = f"webhook-timestamp is {form}: it must be whole seconds since 1970"
         raise SignatureError("malformed", message)
     # Other versions may stand beside v1 (v1a is asymmetric); they vouch for nothing here.

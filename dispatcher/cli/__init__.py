@@ -76,4 +76,6 @@ def _explain(error: Exception) -> Failed | None:
         return Failed(str(error), code=cli.CANNOT_START)
     if isinstance(error, StoreError):
         return Failed(str(error))
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
+        return Failed("what was typed is not text in UTF-8", code=cli.USAGE)
     return explain(error) if isinstance(error, PostbackError) else None

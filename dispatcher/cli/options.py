@@ -120,10 +120,10 @@ def due(at: datetime) -> str:
 def moment(text: str) -> str:
     """Return `2h` ago, or a time, as ISO-8601."""
     match = _AGO.fullmatch(text.strip())
-    if match is not None:
-        span = timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-        return iso(max(0, int((datetime.now(UTC) - span).timestamp() * 1000)))
     try:
+        if match is not None:
+            span = timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+            return iso(max(0, int((datetime.now(UTC) - span).timestamp() * 1000)))
         return iso(parse_iso(text.strip()))
     except (ValueError, OverflowError):
         raise typer.BadParameter(

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
 """
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -190,14 +191,25 @@ def table(
 
 
 def print_json(body: bytes) -> None:
-    """Print one JSON document as it came, in one line."""
-    _write(body.rstrip() + b"\n")
+    """Print one JSON document as it came, in one line; what would command a terminal is escaped, as
+    JSON may."""
+    _write(_harmless(body.rstrip()) + b"\n")
 
 
 def print_json_lines(rows: Iterable[bytes]) -> None:
-    """Print JSON documents, one a line."""
+    """Print JSON documents, one a line, as `print_json` does."""
     for row in rows:
-        _write(row + b"\n")
+        _write(_harmless(row) + b"\n")
+
+
+def _harmless(document: bytes) -> bytes:
+    """Return JSON with escapes for what is not printable: it can only stand in texts."""
+    if document.isascii():
+        return document  # and has its own escapes
+    text = document.decode(errors="replace")
+    return "".join(
+        c if c.isprintable() or c in "\r\n\t" else json.dumps(c)[1:-1] for c in text
+    ).encode()
 
 
 def write_bytes(body: bytes) -> None:

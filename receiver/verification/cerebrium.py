@@ -12,6 +12,7 @@ from typing import Final
 
 from receiver.signature import (
     MESSAGE_ID,
+    MILLISECONDS,
     TIMESTAMP,
     Fields,
     Keys,
@@ -49,6 +50,8 @@ def verify(
     if request_id is None or timestamp is None or given is None:
         name = ID_HEADER if request_id is None else TIMESTAMP_HEADER
         raise SignatureError("missing", f"the header {name} is missing beside its siblings")
+    if MILLISECONDS.fullmatch(timestamp):
+        raise SignatureError("malformed", f"{TIMESTAMP_HEADER} is in milliseconds, not seconds")
     if not MESSAGE_ID.fullmatch(request_id) or not TIMESTAMP.fullmatch(timestamp):
         raise SignatureError("malformed", "X-Request-Id or its timestamp has not the right form")
     if not _VALUE.fullmatch(given):
