@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 Kind = Literal[
-    "answered",  # a complete answer, whatever its code
+    "answered",  # a complete head, whatever its code and its body
     "timeout",  # the overall deadline passed
     "unreachable",  # blocked, refused, reset before an answer or not resolvable: one class (D9)
     "tls_error",  # the TLS handshake or the certificate failed
@@ -15,7 +15,7 @@ AttemptOutcome = (
     Literal["acknowledged", "rejected"]
     | Literal["timeout", "unreachable", "tls_error", "protocol_error", "interrupted"]
 )
-"""An attempt's `outcome`, as history, the API, logs and metrics name it: a complete answer is
+"""An attempt's `outcome`, as history, the API, logs and metrics name it: an answer is
 `acknowledged` or `rejected` by the delivery's policy, and its code stands in `statusCode`."""
 
 

@@ -1,7 +1,9 @@
 """Connections to destinations: guarded when dialled, limited while they answer.
 
 What aiohttp leaves open is closed here: floods of informational answers, bytes that nobody asked
-for, and idle connections to ever more hosts.
+for, and idle connections to ever more hosts. And what it throws away is kept: a complete head, when
+what comes with it or after it is garbled (`head.py`), and whether it came before the request was
+written.
 """
 
 import functools
@@ -13,8 +15,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
+from dispatcher.sending import head
 from dispatcher.sending.egress import Egress
 
 # Under the 5 s after which uvicorn and Node close an idle connection: we close it first, so that
@@ -38,14 +41,20 @@ class StaleConnection(aiohttp.ServerDisconnectedError):
 
 
 class Handler(ResponseHandler):
-    """One connection. Knows whether it was used before and whether the peer has answered."""
+    """One connection. Knows whether it was used before, whether the peer has answered, and whether
+    it did so before it had the whole request."""
 
     def __init__(self, loop: Any) -> None:
         super().__init__(loop)
+        self.early = False
         self._uses = 0
         self._silent = True
         self._informational = 0
         self._requested_s = 0.0
+        self._written = False
+        self._answered = False
+        self._received: bytes | bytearray = b""  # until the head is there
+        self._params: dict[str, Any] = {}
 
     def set_response_params(self, **params: Any) -> None:
         """Prepare for a request that is about to be sent."""
@@ -53,6 +62,9 @@ class Handler(ResponseHandler):
         self._silent = True
         self._informational = 0
         self._requested_s = self._loop.time()
+        self._written = self._answered = self.early = False
+        self._received = b""
+        self._params = params
         if self._buffer or self._tail:
             # An answer before the question must not be taken for the answer to it.
             self._buffer.clear()
@@ -63,24 +75,59 @@ class Handler(ResponseHandler):
             return
         super().set_response_params(**params)
 
+    def start_timeout(self) -> None:
+        """Note that the request has been handed over whole: then aiohttp calls this."""
+        self._written = True
+        super().start_timeout()
+
     def data_received(self, data: bytes) -> None:
         self._silent = False
+        if not self._answered:
+            if not self._received:
+                self._received = data
+            elif len(self._received) < head.BYTES_MAX:
+                if isinstance(self._received, bytes):
+                    self._received = bytearray(self._received)
+                self._received += data
         super().data_received(data)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a response's head, unless too many informational ones came before it."""
         if data[0].code < 200:
             self._informational += 1
+        else:
+            unwritten = self.transport is None or self.transport.get_write_buffer_size() > 0
+            self.early = unwritten or not self._written
+            self._answered = True
+            self._received = b""
         if self._informational > _INFORMATIONAL_MAX:
             self._refuse("too many informational answers")
         else:
             super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        if isinstance(exc, HttpProcessingError):
+            if not self._answered and self._save_head():
+                return
+            if self._answered and self._payload is not None and not self._payload.is_eof():
+                self._payload.set_exception(aiohttp.ClientPayloadError(str(exc)))
         disconnected = isinstance(exc, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
         if disconnected and self._uses > 1 and self._silent and self._closed_at_once():
             exc = StaleConnection(str(exc))
         super().set_exception(exc, *cause)
+
+    def _save_head(self) -> bool:
+        """Take a head that is complete, with what came after it as it came; whether there is one.
+        The connection has been closed: nothing tells where the answer ends."""
+        found = head.find(bytes(self._received), self, self._params)
+        if found is None:
+            return False
+        message, payload = found
+        self._should_close = True
+        self._parser = None
+        self._payload = payload
+        self.feed_data((message, payload))
+        return True
 
     def _closed_at_once(self) -> bool:
         return self._loop.time() - self._requested_s <= _STALE_S
@@ -90,6 +137,15 @@ class Handler(ResponseHandler):
             super().set_exception(BadHttpMessage(reason))
         if self.transport is not None:
             self.transport.abort()
+
+
+class Response(aiohttp.ClientResponse):
+    """An answer that knows whether it came before the request was written."""
+
+    @property
+    def early(self) -> bool:
+        """Ask before anything else is awaited: then its connection may have the next request."""
+        return isinstance(self._protocol, Handler) and self._protocol.early
 
 
 class Connector(aiohttp.TCPConnector):

@@ -6,6 +6,9 @@ connection, within the same deadline: delivery is at least once anyway (I3), and
 to wait out a retry delay for a peer that is well. A connection that ends later, or after any byte
 of an answer, is a failed attempt: its request may have been handled.
 
+A complete head is the answer, once the request has been written whole: what its body does, be it
+cut off, garbled or without an end, changes nothing. It is read for the excerpt, for a moment.
+
 Behind an egress proxy (`DISPATCHER_PROXY_URL`) the proxy resolves and dials, so which networks may
 be reached is the proxy's policy; the guard here would see the proxy itself only, and is left out.
 """
@@ -24,7 +27,8 @@ from yarl import URL
 
 from dispatcher import VERSION, signing
 from dispatcher.outcome import Kind, Outcome
-from dispatcher.sending.connections import Connector, StaleConnection
+from dispatcher.policy import Policy
+from dispatcher.sending.connections import Connector, Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
 from dispatcher.sending.resolver import Addresses, Resolver, look_up
 from dispatcher.sending.response import excerpt, retry_after_ms
@@ -41,6 +45,7 @@ _READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more 
 _DETAIL_CHARS_MAX: Final = 300
 _ANY_URL: Final = re.compile(r"https?://\S+")
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
+_BODY_S: Final = 1.0  # how long an answer's body is read that is not there with its head
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
 
 
@@ -113,9 +118,10 @@ class Sender:
             headers = self._headers(delivery, secrets, now_s)
             async with asyncio.timeout(timeout_s):
                 try:
-                    return await self._post(pooled, url, headers, delivery.body)
+                    response = await self._post(pooled, url, headers, delivery.body)
                 except StaleConnection:
-                    return await self._post(fresh, url, headers, delivery.body)
+                    response = await self._post(fresh, url, headers, delivery.body)
+            return await self._result(response, delivery.policy)
         except TimeoutError:
             return _Result(kind="timeout", error=f"no complete answer within {timeout_s:g} s")
         except UrlRefused as refusal:
@@ -125,29 +131,25 @@ class Sender:
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
-    ) -> "_Result":
+    ) -> aiohttp.ClientResponse:
         data = body if len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
-        response = await session.post(url, data=data, headers=headers, allow_redirects=False)
+        return await session.post(url, data=data, headers=headers, allow_redirects=False)
+
+    async def _result(self, response: aiohttp.ClientResponse, policy: Policy) -> "_Result":
+        """Return what a complete head says."""
+        early = isinstance(response, Response) and response.early
+        status, beginning = response.status, b""
+        if early and policy.acknowledges(status):
+            response.close()
+            error = "the answer came before the request was sent whole"
+            return _Result(kind="protocol_error", error=error)
+        if status < 200:
+            response.close()
+            return _Result(kind="protocol_error", error=f"the answer had the status {status}")
         try:
             beginning = await self._read(response.content)
         finally:
             response.release()  # closes the connection unless the answer was read to its end
-        return self._answered(response, beginning)
-
-    async def _read(self, content: aiohttp.StreamReader) -> bytes:
-        """Read the answer to its end or to the limit; returns no more than an excerpt needs."""
-        excerpt_bytes = self._settings.excerpt_bytes_max + 1  # one more shows that there is more
-        beginning, read = b"", 0
-        while read <= self._settings.response_bytes_max and not content.at_eof():
-            chunk = await content.readany()
-            read += len(chunk)
-            beginning += chunk[: excerpt_bytes - len(beginning)]
-        return beginning
-
-    def _answered(self, response: aiohttp.ClientResponse, beginning: bytes) -> "_Result":
-        status = response.status
-        if status < 200:
-            return _Result(kind="protocol_error", error=f"the answer had the status {status}")
         failed = not 200 <= status < 300
         return _Result(
             kind="answered",
@@ -156,6 +158,28 @@ class Sender:
             excerpt=excerpt(beginning, self._settings.excerpt_bytes_max) if beginning else None,
             retry_after_ms=self._retry_after_ms(response) if failed else None,
         )
+
+    async def _read(self, content: aiohttp.StreamReader) -> bytes:
+        """Read the answer's body to its end, to the limit or for a moment, whatever befalls it;
+        returns no more than an excerpt needs."""
+        beginning = bytearray()
+        try:
+            if content.is_eof():
+                await self._read_on(content, beginning)
+            else:
+                async with asyncio.timeout(_BODY_S):
+                    await self._read_on(content, beginning)
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass
+        return bytes(beginning)
+
+    async def _read_on(self, content: aiohttp.StreamReader, beginning: bytearray) -> None:
+        excerpt_bytes = self._settings.excerpt_bytes_max + 1  # one more shows that there is more
+        read = 0
+        while read <= self._settings.response_bytes_max and not content.at_eof():
+            chunk = await content.readany()
+            read += len(chunk)
+            beginning += chunk[: excerpt_bytes - len(beginning)]
 
     def _retry_after_ms(self, response: aiohttp.ClientResponse) -> int | None:
         """Return the wait that was asked for, capped here, once, for the delivery and its lane."""
@@ -192,6 +216,7 @@ class Sender:
             proxy=self._proxy,
             trust_env=False,
             auto_decompress=False,
+            response_class=Response,
             read_bufsize=_READ_BYTES,
             max_line_size=header_bytes_max,
             max_field_size=header_bytes_max,
@@ -238,9 +263,6 @@ def _failure(error: aiohttp.ClientError | OSError) -> _Result:
         )
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
         return _Result(kind="tls_error", error="the TLS connection failed", detail=detail)
-    if isinstance(error, aiohttp.ClientPayloadError):
-        message = "the answer ended early or was garbled"
-        return _Result(kind="protocol_error", error=message, detail=detail)
     if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
         error, aiohttp.ClientHttpProxyError
     ):

@@ -5,6 +5,7 @@ import asyncio
 import gzip
 import threading
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,9 @@ _KERNEL_BYTES = 16 * _MIB
         drips(b"", b"H"),
         drips(HEAD + b"X-Drip: ", b"x"),
         drips(HEAD, b"X-Drip: x\r\n"),
-        drips(HEAD + b"Content-Length: 9999\r\n\r\n", b"x"),
-        drips(HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
-        drips(HEAD + b"\r\n", b"x"),
     ],
-    ids=[
-        "silence", "deaf", "drip-status", "drip-header", "drip-headers", "drip-body", "drip-chunks",
-        "drip-to-the-end",
-    ],
-)  # fmt: skip
+    ids=["silence", "deaf", "drip-status", "drip-header", "drip-headers"],
+)
 async def test_one_deadline_ends_silence_and_every_kind_of_dripping(behaviour: Behaviour) -> None:
     body = b"x" * (8 * _MIB) if behaviour is deaf else b"{}"
     async with listening(behaviour) as peer, sending() as sender:
@@ -84,14 +79,6 @@ BROKEN: list[tuple[str, Behaviour, Kind]] = [
     ("closed-without-answer", hangs_up, "unreachable"),
     ("closed-in-status-line", answers_and_closes(b"HTTP/1.1 20"), "unreachable"),
     ("closed-in-headers", answers_and_closes(HEAD + b"X-A: 1\r\n"), "unreachable"),
-    ("reset-in-body", resets_after(HEAD + b"Content-Length: 10\r\n\r\nabc"), "protocol_error"),
-    ("short-body", answers_and_closes(HEAD + b"Content-Length: 10\r\n\r\nabc"), "protocol_error"),
-    ("short-chunks", answers_and_closes(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab"),
-     "protocol_error"),
-    ("chunk-garbage", answers(HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nab\r\n"),
-     "protocol_error"),
-    ("chunk-overflow", answers(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\n"),
-     "protocol_error"),
     ("not-http", answers(b"SSH-2.0-OpenSSH_9.6\r\n"), "protocol_error"),
     ("http-0.9", answers_and_closes(b"<html>hello</html>"), "protocol_error"),
     ("http-2", answers(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00"), "protocol_error"),
@@ -132,6 +119,127 @@ async def test_every_broken_answer_is_an_outcome(behaviour: Behaviour, kind: Kin
     if kind == "unreachable":
         assert outcome.error == UNREACHABLE
     assert len(peer.received) <= 1
+
+
+LENGTH = b"Content-Length: 10\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+# What comes after "HTTP/1.1 <code> <reason>\r\n", and how.
+BODIES: list[tuple[str, Callable[[bytes], Behaviour], bytes]] = [
+    ("cut", answers_and_closes, LENGTH + b"abc"),
+    ("reset", resets_after, LENGTH + b"abc"),
+    ("silent", answers, LENGTH + b"abc"),
+    ("no-byte", answers, LENGTH),
+    ("dripping", lambda raw: drips(raw, b"x"), b"Content-Length: 9999\r\n\r\n"),
+    ("dripping-to-the-end", lambda raw: drips(raw, b"x"), b"\r\n"),
+    ("dripping-chunks", lambda raw: drips(raw, b"1\r\nx\r\n"), CHUNKED),
+    ("silent-to-the-end", answers, b"\r\n"),
+    ("half-chunked", answers_and_closes, CHUNKED + b"5\r\nab"),
+    ("chunk-garbage", answers, CHUNKED + b"zz\r\nab\r\n"),
+    ("chunk-overflow", answers, CHUNKED + b"f" * 40 + b"\r\n"),
+    ("chunk-without-end", answers, CHUNKED + b"2\r\nabXX2\r\nab\r\n0\r\n\r\n"),
+    ("garbage-after", answers, b"Content-Length: 2\r\n\r\nokGARBAGE\0\xff"),
+    ("another-answer-after", answers, b"Content-Length: 2\r\n\r\nok" + HEAD + LENGTH),
+    ("nothing-and-bytes", answers, b"Content-Length: 0\r\n\r\n\r\nok"),
+    ("two-equal-lengths", answers, b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok"),
+    ("length-and-chunks", answers, b"Content-Length: 2\r\n" + CHUNKED + b"2\r\nok\r\n0\r\n\r\n"),
+    ("chunks-and-length", answers,
+     b"Transfer-Encoding: chunked\r\nContent-Length: 12\r\n\r\n2\r\nok\r\n0\r\n\r\n"),
+    ("odd-coding", answers_and_closes, b"Transfer-Encoding: foo\r\n\r\nok"),
+    ("bytes-without-length", answers_and_closes, b"\r\nok"),
+    ("bad-trailer", answers, CHUNKED + b"0\r\nX Y\r\n\r\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [200, 204, 503])
+@pytest.mark.parametrize(
+    ("how", "rest"), [case[1:] for case in BODIES], ids=[case[0] for case in BODIES]
+)
+async def test_a_complete_head_is_the_answer_whatever_its_body_does(
+    how: Callable[[bytes], Behaviour], rest: bytes, code: int
+) -> None:
+    """Its code is what counts, soon, and its connection is not used again."""
+    raw = b"HTTP/1.1 %d Any\r\n" % code + rest
+    async with listening(how(raw)) as peer, sending() as sender:
+        outcome = await sender.send(delivery(peer.url, timeout=30.0), SECRETS)
+
+    assert (outcome.kind, outcome.status_code) == ("answered", code), outcome
+    assert outcome.duration_ms < 5_000
+    assert len(peer.received) == 1
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        CHUNKED + b"zz\r\n",
+        b"Content-Length: 0\r\n\r\nX",
+        b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+async def test_a_head_in_pieces_or_after_informational_ones_is_found_all_the_same(
+    rest: bytes,
+) -> None:
+    async def trickles(peer: Peer, reader: Any, writer: Any) -> None:
+        await peer.receive(reader)
+        for part in (b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 2", b"01 Made\r\nX-A: 1\r\n"):
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.write(rest)
+        await reader.read()
+
+    async with listening(trickles) as peer, sending() as sender:
+        outcome = await sender.send(delivery(peer.url), SECRETS)
+
+    assert (outcome.kind, outcome.status_code) == ("answered", 201), outcome
+
+
+async def test_a_body_that_turns_bad_later_ends_the_reading_at_once() -> None:
+    async def turns(peer: Peer, reader: Any, writer: Any) -> None:
+        await peer.receive(reader)
+        writer.write(HEAD + CHUNKED + b"2\r\nok\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.write(b"zz\r\n")
+        await reader.read()
+
+    async with listening(turns) as peer, sending() as sender:
+        outcome = await sender.send(delivery(peer.url), SECRETS)
+
+    assert (outcome.error_code, outcome.excerpt) == ("http_200", "ok")
+    assert outcome.duration_ms < 900
+
+
+async def test_the_next_delivery_after_a_garbled_body_goes_out_on_a_fresh_connection() -> None:
+    raw = HEAD + CHUNKED + b"zz\r\n"
+    async with listening(answers(raw, OK)) as peer, sending() as sender:
+        for _ in range(3):
+            assert (await sender.send(delivery(peer.url), SECRETS)).error_code == "http_200"
+
+    assert peer.connections == 2
+    assert len(peer.received) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("200 OK", "protocol_error"), ("413 Large", "answered"), ("503 Busy", "answered")],
+)
+async def test_an_answer_to_half_a_request_acknowledges_nothing(status: str, kind: Kind) -> None:
+    """It is tried again; a refusal counts, that came early."""
+
+    async def answers_early(peer: Peer, reader: Any, writer: Any) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(status))
+        await writer.drain()
+        await asyncio.Event().wait()
+
+    for size in (16 * _MIB, _MIB - 1):  # more than the kernel takes
+        async with listening(answers_early) as peer, sending() as sender:
+            body = b"x" * size
+            outcome = await sender.send(delivery(peer.url, body=body, timeout=30.0), SECRETS)
+        if size > _MIB or kind == "answered":
+            assert outcome.kind == kind, outcome
+        assert outcome.status_code == (None if outcome.kind != "answered" else int(status[:3]))
+        assert outcome.duration_ms < 10_000
 
 
 @pytest.mark.parametrize(
