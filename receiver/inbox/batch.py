@@ -285,7 +285,7 @@ def lookups(batch: Iterable[Incoming]) -> tuple[set[Content], set[Job], set[Name
     names: Final[set[Name]] = set()
     for one in batch:
         contents.add(one.content)
-        if one.message.kind != "opaque":
+        if one.message.job_id is not None:
             jobs.add(one.job)
         if one.name is not None:
             names.add(one.name)

@@ -102,7 +102,8 @@ def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int
     who held these jobs before.
     """
     contents, jobs, names = lookups(batch)
-    keys = sorted({lock_key(*key) for key in (*jobs, *names)})
+    nameless = ((source, hashed.hex()) for source, job_id, hashed in contents if not job_id)
+    keys = sorted({lock_key(*key) for key in (*jobs, *names, *nameless)})
     with tx.pipeline():
         tx.send(_HOLD, keys)
         copies = tx.send(_COPIES, *_columns(sorted(contents), 3))

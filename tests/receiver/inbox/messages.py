@@ -1,6 +1,6 @@
 """Messages as they are when they have been verified and identified."""
 
-from receiver.inbox.dedupe import kind_of
+from receiver.inbox.dedupe import Via, kind_of
 from receiver.inbox.message import Message
 
 NOW_MS = 1_700_000_000_000
@@ -15,6 +15,8 @@ def message(
     source: str = "/webhooks",
     has_handler: bool = False,
     latest: bool = False,
+    run: int | None = None,
+    via: Via = "webhook",
 ) -> Message:
     return Message(
         source=source,
@@ -28,4 +30,6 @@ def message(
         received_ms=NOW_MS,
         has_handler=has_handler,
         latest=latest,
+        run=run,
+        via=via,
     )

@@ -14,7 +14,8 @@ messages = st.lists(
     st.builds(
         message,
         job_id=st.sampled_from([None, "job_1", "job_2"]),
-        status=st.sampled_from(["completed", "failed", "running"]),
+        status=st.sampled_from(["completed", "failed", "running", "who knows"]),
+        run=st.sampled_from([None, None, 1, 2, 3]),
         id=st.sampled_from([f"cb_{n:032x}" for n in range(4)]),
         text=st.sampled_from(["a", "b"]),
         has_handler=st.booleans(),

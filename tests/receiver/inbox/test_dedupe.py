@@ -50,6 +50,10 @@ def test_the_status_says_whether_a_message_ends_its_job(
         ("terminal", Known(end=DONE), "conflict"),
         ("terminal", Known(end=DONE, id_taken=True), "conflict"),
         ("terminal", Known(id_taken=True), "accepted"),
+        ("terminal", Known(end=End(status="completed", run=2)), "late"),
+        ("terminal", Known(end=End(status="completed", run=2), same_bytes=True), "duplicate"),
+        ("progress", Known(end=End(status="completed", run=2)), "late"),
+        ("opaque", Known(end=DONE), "accepted"),
         ("progress", NEW, "accepted"),
         ("progress", Known(same_bytes=True, same_message=True), "duplicate"),
         ("progress", Known(same_bytes=True), "accepted"),
@@ -65,6 +69,38 @@ def test_the_status_says_whether_a_message_ends_its_job(
 def test_the_table_of_verdicts(kind: Kind, known: Known, verdict: Verdict) -> None:
     """Each line of the table in dedupe.py."""
     assert judge(kind, known, End(status="failed")) == verdict
+
+
+@pytest.mark.parametrize(
+    ("run", "end", "latest", "verdict"),
+    [
+        (2, End(status="completed"), False, "accepted"),
+        (2, End(status="completed", run=1), False, "accepted"),
+        (2, End(status="completed", run=2), False, "conflict"),
+        (1, End(status="completed"), False, "conflict"),
+        (1, End(status="failed"), True, "conflict"),
+        (1, End(status="completed", run=3), True, "late"),
+        (None, End(status="failed", run=1), True, "conflict"),
+        (None, End(status="failed"), True, "accepted"),
+        (None, End(status="failed"), False, "conflict"),
+        (1, End(status="failed", via="status"), False, "duplicate"),
+        (2, End(status="failed", via="status"), False, "accepted"),
+    ],
+)
+def test_each_run_has_its_end_and_a_higher_one_counts(
+    run: int | None, end: End, latest: bool, verdict: Verdict
+) -> None:
+    """A signed run decides; reruns concern those without one."""
+    candidate = End(status="failed", run=run)
+    assert judge("terminal", Known(end=end), candidate, run=run, latest=latest) == verdict
+
+
+def test_what_a_status_url_says_is_of_no_run_in_particular() -> None:
+    """It repeats the end that is known, or contradicts it; it is never late."""
+    end = End(status="completed", run=3)
+    for status, verdict in (("completed", "duplicate"), ("failed", "conflict")):
+        asked = End(status=status, via="status")
+        assert judge("terminal", Known(end=end), asked) == verdict
 
 
 @dataclass(frozen=True)
