@@ -1,6 +1,5 @@
 """What the receiver makes of completions of other platforms, and of its own wiring."""
 
-import asyncio
 import logging
 import sqlite3
 import time
@@ -19,6 +18,7 @@ from receiver.inbox.message import Message
 from receiver.signature import Job
 from receiver.testing import Client, Clock, signed_request
 from receiver.verification.cerebrium import sign
+from tests.receiver.waiting import until
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 TOKEN = "t" * 20
@@ -75,8 +75,11 @@ async def test_cerebriums_unsigned_results_are_taken_where_the_url_vouches(tmp_p
             )
             assert answer.status_code == 200, answer.text
         assert (await http.post("/webhooks", content=b"{}")).status_code == 401
-        while len(handled) < 2:
-            await asyncio.sleep(0.01)
+
+        async def both() -> bool:
+            return len(handled) == 2
+
+        await until(both)
     assert handled[0] == ("run-1", "completed", {"smile": "wave"})
     assert handled[1][0].startswith("sha256:")
 
