@@ -163,6 +163,7 @@ class AsyncClient:
             except PostbackError as error:
                 if left_s > self._policy.total_s or not isinstance(error.__cause__, TimeoutError):
                     raise
+                await asyncio.sleep(max(0.0, deadline - time.monotonic()))
                 raise WaitTimeout.of(id, status, timeout, reason or error.message) from error
             if callback.final:
                 return callback

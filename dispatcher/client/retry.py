@@ -60,10 +60,12 @@ def exchange(call: Call[Any], policy: RetryPolicy) -> Exchange:
         tries += 1
         wait_s = _wait_s(reply, tries)
         spent_s += reply.elapsed_s + wait_s
-        if not _retried(call, reply) or tries > policy.retries:
+        if not _retried(call, reply):
             raise _error(reply)
         if spent_s > policy.total_s:
             raise _error(reply) from TimeoutError("there is no time for another try")
+        if tries > policy.retries:
+            raise _error(reply)
 
 
 def poll_s(polls: int) -> float:

@@ -180,7 +180,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def _limit(client: httpx.Client) -> None:
     """Make `time_limit` hold for `client`, which has no public place for it. Its own time-outs are
-    for each operation on the socket: a service that drips would never meet them."""
+    for each operation on the socket: a service that drips would never meet them. Looking a name up
+    is the one thing that Python gives no time-out for."""
     for transport in (client._transport, *client._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         if hasattr(pool, "_network_backend"):  # of a caller's own transport it need not be there

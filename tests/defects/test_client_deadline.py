@@ -77,12 +77,25 @@ async def test_the_asyncio_client_has_the_same_end(url: str, id: str) -> None:
 async def test_a_wait_ends_in_time_on_a_service_that_says_nothing(url: str, id: str) -> None:
     """WaitTimeout, as for a delivery that takes longer, and not after all tries of a call."""
     begun = time.monotonic()
-    with Client(url, "k") as client, pytest.raises(WaitTimeout, match="no answer"):
-        client.wait(id, timeout=0.5)
+    for retries in (5, 0):
+        client = Client(url, "k", retries=retries)
+        with client, pytest.raises(WaitTimeout, match="no answer"):
+            client.wait(id, timeout=0.3)
     async with AsyncClient(url, "k") as other:
         with pytest.raises(WaitTimeout, match="no answer"):
             await other.wait(id, timeout=0.5)
     assert time.monotonic() - begun < 2
+
+
+def test_a_wait_lasts_as_long_as_it_says() -> None:
+    """A service that asks to come back later than that is asked no more, and no time is lost."""
+    busy = b'{"error":"UNAVAILABLE","message":"starting"}'
+    begun = time.monotonic()
+    with serving(saying(503, busy, Retry_After="300")) as url:
+        client = Client(url, "k")
+        with client, pytest.raises(WaitTimeout, match="starting"):
+            client.wait("cb_1", timeout=0.5)
+    assert 0.5 <= time.monotonic() - begun < 1.5
 
 
 def test_a_wait_tells_other_errors_as_they_are() -> None:
