@@ -23,7 +23,7 @@ from receiver.metrics import Metrics
 from receiver.reconciler import Reconciler
 from receiver.settings import Settings, load
 from receiver.source import Source
-from receiver.sources import all_sources
+from receiver.sources import all_sources, by_path
 from receiver.status_url import Credentials, Tokens
 from receiver.sweeper import Sweeper
 from receiver.verification.identity import Dialect
@@ -64,7 +64,7 @@ class Receiver:
 
     A server runs its lifespan where it stands alone; where it is mounted inside another
     application, give that one `lifespan=receiver.lifespan`, or use `async with receiver:`.
-    Raises SettingError when nothing would vouch for a message.
+    Raises SettingError when nothing would vouch for a message, or two sources have one path.
     """
 
     def __init__(
@@ -76,8 +76,7 @@ class Receiver:
         now_ms: NowMs = now_ms,
     ) -> None:
         self.settings = load() if settings is None else settings
-        given = {source.path: source for source in sources}
-        self.sources = given or all_sources(self.settings)
+        self.sources = by_path(sources) or all_sources(self.settings)
         self.handlers = Handlers()
         self.metrics = Metrics()
         self.now_ms = now_ms
@@ -89,7 +88,8 @@ class Receiver:
     def on(self, *statuses: str) -> Callable[[Function], Function]:
         """Register a handler, `(event)` or `(event, tx)`, sync or async, for `completed`,
         `failed`, `cancelled`, `timeout`, `running` or `queued`, or for `*`: every one
-        that has none of its own. Raises ValueError or TypeError for what cannot be one.
+        that has none of its own. Raises ValueError or TypeError for what cannot be one, and
+        RuntimeError once the receiver is open: what came before it would have been ignored.
 
         It runs after the message was acknowledged, again after each failure with a growing wait,
         never twice at once for one job. With `tx` its writes and our mark commit together: the
@@ -159,6 +159,8 @@ class Receiver:
         """Open the inbox and go on with what is in it. Raises InboxError, EffectsError or
         SettingError, and then leaves nothing open."""
         async with AsyncExitStack() as opening:
+            self.handlers.is_open = True
+            opening.callback(setattr, self.handlers, "is_open", False)
             effects = await asyncio.to_thread(self._open_effects)
             if effects is not None:
                 opening.push_async_callback(asyncio.to_thread, effects.close)

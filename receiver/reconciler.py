@@ -27,6 +27,7 @@ from receiver.status_url import (
     ask,
     ask_ms,
     check_job_id,
+    check_names,
     check_status_url,
 )
 from receiver.verification.identity import Dialect
@@ -76,6 +77,7 @@ class Reconciler:
     ) -> Expectation:
         """Wait for a job's end; see `Receiver.expect`. Raises ValueError, or InboxUnavailable."""
         check_job_id(job_id)
+        check_names(credentials, platform, source)
         if source is not None and source not in self._sources:
             there_are = ", ".join(self._sources)
             raise ValueError(f"there is no source {source!r}; there are: {there_are}")
@@ -167,8 +169,8 @@ class Reconciler:
         verdict = await self._inbox.receive(message)
         self._metrics.count_asked("ended")
         _LOG.info("asked", outcome="ended", jobId=expectation.job_id, verdict=verdict)
-        if verdict != "accepted":  # its end is known, so it is not expected; or it contradicts
-            await self._waiting(expectation)
+        if verdict != "accepted":  # its end is known, so it is not expected any more
+            await self._record(expectation, self._now_ms())
 
     async def _waiting(self, expectation: Expectation) -> None:
         self._metrics.count_asked("waiting")

@@ -1,6 +1,7 @@
 """All sources: the one of the settings, and those of a TOML file, one `[[source]]` table each."""
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ from receiver.base.settings import SettingError
 from receiver.settings import OWN_PATHS, PATH, Settings
 from receiver.source import CHOICES, Source
 
+_OWN_BELOW: Final = ("/inbox/", "/expected/")
 FILE_BYTES_MAX: Final = 1024 * 1024
 _FIELDS: Final[dict[str, type | tuple[type, ...]]] = {
     "path": str,
@@ -36,6 +38,19 @@ def all_sources(settings: Settings) -> dict[str, Source]:
     if not sources:
         raise SettingError("RECEIVER_SECRETS is not set: give at least one signing secret")
     return sources
+
+
+def by_path(sources: Iterable[Source]) -> dict[str, Source]:
+    """Return sources that a program has made by their paths. Raises SettingError where two have
+    one, or one has a path of ours."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        if source.path in found:
+            raise SettingError(f"there are two sources for {source.path}: give each its own path")
+        if source.path in OWN_PATHS or source.path.startswith(_OWN_BELOW):
+            raise SettingError(f"{source.path} is a path of the receiver's own")
+        found[source.path] = source
+    return found
 
 
 def _read(file: Path, settings: Settings) -> list[Source]:

@@ -13,7 +13,7 @@ import httpx
 from receiver.base.completion import JOB_ID_CHARS_MAX, ParseError, is_job_id
 from receiver.inbox.dedupe import kind_of
 from receiver.inbox.expectations import Expectation
-from receiver.verification.identity import Dialect, Identity, identify
+from receiver.verification.identity import DIALECTS, Dialect, Identity, identify
 
 # Given a name and the URL that will be asked: the headers that show who asks. KeyError: no such
 # name; ValueError: the name is not for this URL.
@@ -22,6 +22,9 @@ Credentials: TypeAlias = Callable[[str, str], Mapping[str, str]]
 REPLY_BYTES_MAX: Final = 1024 * 1024  # what a callback may carry, a status URL's reply may
 REASON_CHARS_MAX: Final = 300
 STATUS_URL_CHARS_MAX: Final = 2048  # what browsers and proxies agree on
+BY_MAX: Final = timedelta(days=365)  # no job is silent for longer; what is, is a wrong unit
+_MS: Final = timedelta(milliseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
@@ -84,7 +87,7 @@ def check_status_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # the last two: it is no text
         raise unusable from None
     if not usable or len(url) > STATUS_URL_CHARS_MAX or not url.isascii() or not url.isprintable():
         raise unusable
@@ -93,13 +96,26 @@ def check_status_url(url: str) -> None:
 
 
 def ask_ms(by: datetime | timedelta, now_ms: int) -> int:
-    """Return when a job that stays silent is asked for, in Unix milliseconds. Raises ValueError for
-    a time without an offset."""
+    """Return when a job that stays silent is asked for, in Unix milliseconds: now, where that was
+    earlier. Raises ValueError for a time without an offset, and for one more than a year away."""
     if isinstance(by, timedelta):
-        return now_ms + max(0, round(by.total_seconds() * 1000))
-    if by.tzinfo is None:
+        wait_ms = by // _MS
+    elif getattr(by, "tzinfo", None) is not None:
+        wait_ms = (by - _EPOCH) // _MS - now_ms
+    else:
         raise ValueError("by must be a time with its offset, or a duration")
-    return round(by.astimezone(UTC).timestamp() * 1000)
+    if wait_ms > BY_MAX // _MS:
+        raise ValueError(f"by must lie within {BY_MAX.days} days: a time, or seconds from now")
+    return now_ms + max(0, wait_ms)
+
+
+def check_names(credentials: str | None, platform: str, source: str | None) -> None:
+    """Raise ValueError for what can be none of these, whatever names there are."""
+    for name, value in (("credentials", credentials), ("source", source)):
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} must be a text, not {type(value).__name__}")
+    if platform not in DIALECTS:
+        raise ValueError(f"platform must be one of {', '.join(DIALECTS)}, not {platform!r}")
 
 
 async def ask(

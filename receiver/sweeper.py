@@ -11,6 +11,7 @@ from receiver.settings import Settings
 
 _LOG: Final = log.get("receiver")
 
+FIRST_S: Final = 5.0  # soon: a process that never lives for an hour prunes as well
 EVERY_S: Final = 3600.0
 # Marks outlive the messages they are for: an inbox that is restored from a backup still meets them.
 MARKS_FACTOR: Final = 2
@@ -44,14 +45,20 @@ class Sweeper:
         await asyncio.wait((self._task,))
 
     async def _work(self) -> None:
+        await asyncio.sleep(FIRST_S)
         while True:
-            await asyncio.sleep(EVERY_S)
             try:
-                bodies, messages = await self.prune()
-                await self._forget_marks()
-                _LOG.info("pruned", bodies=bodies, messages=messages)
+                await self._sweep()
             except (InboxUnavailable, EffectsError) as error:
                 _LOG.warning("pruning failed", reason=str(error))
+            except Exception:  # a bug of ours must not end all pruning
+                _LOG.exception("bug")
+            await asyncio.sleep(EVERY_S)
+
+    async def _sweep(self) -> None:
+        bodies, messages = await self.prune()
+        await self._forget_marks()
+        _LOG.info("pruned", bodies=bodies, messages=messages)
 
     async def _forget_marks(self) -> None:
         if self._effects is not None:

@@ -12,6 +12,7 @@ NowMs: TypeAlias = Callable[[], int]
 
 # Nothing sleeps longer: a clock that was set, or a laptop that slept, is noticed by then.
 _NAP_S_MAX: Final = 30.0
+_MS_MIN: Final = -62_135_596_800_000  # the first of the year 1
 _MS_MAX: Final = 253_402_300_799_999  # the last of the year 9999, which is all that can be shown
 
 
@@ -27,9 +28,12 @@ def iso(ms: None) -> None: ...
 @overload
 def iso(ms: int | None) -> str | None: ...
 def iso(ms: int | None) -> str | None:
-    """Return `ms` as ISO-8601 in UTC with milliseconds and `Z`; None stays None."""
+    """Return `ms` as ISO-8601 in UTC with milliseconds and `Z`; None stays None. What lies outside
+    the years that can be shown is shown as their first or last moment."""
     if ms is None:
         return None
+    if not _MS_MIN <= ms <= _MS_MAX:
+        ms = min(max(ms, _MS_MIN), _MS_MAX)
     second, rest = divmod(ms, 1000)
     return f"{_second(second)}.{rest:03d}Z"
 

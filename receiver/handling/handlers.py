@@ -32,11 +32,14 @@ class Handlers:
 
     def __init__(self) -> None:
         self._by_status: dict[str, Handler] = {}
+        self.is_open = False  # whether messages are handled by them already
 
     def add(self, function: Callable[..., Any], *statuses: str) -> None:
         """Raise ValueError for a status that is unknown or taken, TypeError for a function that
-        takes anything but `(event)` or `(event, tx)`."""
+        takes anything but `(event)` or `(event, tx)`, RuntimeError while they are at work."""
         handler = describe(function)
+        if self.is_open:
+            raise RuntimeError(f"{handler.name} comes too late: register it before the start")
         if not statuses:
             raise ValueError(f"say which status {handler.name} handles, or '*' for every one")
         for status in statuses:

@@ -1,6 +1,7 @@
 """One attempt at one message: the customer's function, on the loop or in a thread of its own."""
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,11 @@ _DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below 
 
 class HandlerTimeout(Exception):
     """The handler did not end within its time."""
+
+
+class HandlerNotRun(Exception):
+    """The handler returned something that would have to be awaited or iterated over for it to do
+    anything; the message says what."""
 
 
 class Run:
@@ -61,7 +67,7 @@ class Run:
             raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
     async def _call(self, *arguments: Any) -> None:
-        await self._handler.function(self._event, *arguments)
+        check_ran(self._handler, await self._handler.function(self._event, *arguments))
 
     async def _in_async_transaction(self) -> None:
         transaction = await in_thread(self._begin)
@@ -76,13 +82,13 @@ class Run:
         await in_thread(self._in_transaction if self._handler.takes_tx else self._plain)
 
     def _plain(self) -> None:
-        self._handler.function(self._event)
+        check_ran(self._handler, self._handler.function(self._event))
 
     def _in_transaction(self) -> None:
         transaction = self._begin()
         try:
             if transaction.mark(self._event, self._now_ms()):
-                self._handler.function(self._event, transaction.tx)
+                check_ran(self._handler, self._handler.function(self._event, transaction.tx))
             transaction.commit()
         finally:
             transaction.close()
@@ -97,6 +103,21 @@ class Run:
         with suppress(RuntimeError):  # the loop is gone, and with it who waited
             self._loop.call_soon_threadsafe(self.begun.set_result, None)
         return transaction
+
+
+def check_ran(handler: Handler, result: Any) -> None:
+    """Raise HandlerNotRun for the result of a handler that has not done its work: a decorator that
+    is not async around a function that is, or a `yield`."""
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        kind = "it is a generator: without the yield it would run"
+    elif inspect.isawaitable(result):
+        kind = "make it, and each decorator around it, an async function that awaits it"
+        if inspect.iscoroutine(result):
+            result.close()  # or Python would warn of it, somewhere else
+    else:
+        return
+    what = type(result).__name__
+    raise HandlerNotRun(f"{handler.name} returned {what}, and nothing ran: {kind}")
 
 
 def event_of(claimed: Claimed) -> Event:

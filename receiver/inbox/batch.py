@@ -127,6 +127,7 @@ class Plan:
     seen_again: dict[int, tuple[int, int]] = field(default_factory=dict)  # how often, last when
     orders: dict[int, str] = field(default_factory=dict)  # a later id that brought the same end
     rearm: dict[int, int] = field(default_factory=dict)  # dead ones that came again, and when
+    known: dict[Job, int] = field(default_factory=dict)  # jobs whose end came again, and when
 
     @property
     def has_due(self) -> bool:
@@ -180,6 +181,8 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
         known = _known(facts, one, copy is not None, same is not None, end)
         verdict = judge(message.kind, known, candidate, run=message.run, latest=message.latest)
         plan.verdicts.append(verdict)
+        if end is not None and candidate is not None:  # nobody needs to wait for it any more
+            plan.known[one.job] = message.received_ms
         if verdict == "duplicate":
             original = same or copy or (end.id if end else 0)
             _again(plan, facts, original, message.received_ms)

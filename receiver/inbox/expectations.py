@@ -1,7 +1,7 @@
 """The jobs that are waited for: expected → known, or lost when their status cannot be had."""
 
 from dataclasses import astuple, dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from receiver.base.db import Tx
 from receiver.inbox.message import from_row, names, storable
@@ -56,6 +56,14 @@ class AskResult:
     error: str | None = None
 
 
+class Jobs(Protocol):
+    """What an expectation needs of the database, in its dialect."""
+
+    def lock(self, tx: Any, job: tuple[str, str]) -> None:
+        """Wait until nobody else stores a message of this (source, job id), and keep it so until
+        the transaction ends."""
+
+
 _COLUMNS: Final = ", ".join(names(Expectation))
 # A job whose end came before it was expected is known at once. One that is expected again keeps
 # what is known of it; a lost one is waited for afresh.
@@ -102,8 +110,10 @@ _LIST: Final = f"""
 """  # noqa: S608 - constants of ours
 
 
-def expect(tx: Tx, new: NewExpectation) -> Expectation:
-    """Wait for a job, or say that its end is known already."""
+def expect(jobs: Jobs, tx: Tx, new: NewExpectation) -> Expectation:
+    """Wait for a job, or say that its end is known already: whoever is storing that just now is
+    waited for."""
+    jobs.lock(tx, (new.source, new.job_id))
     tx.run(_EXPECT, *astuple(new))  # in the order of its fields
     (row,) = tx.all(_FIND, new.source, new.job_id)
     return from_row(Expectation, row)

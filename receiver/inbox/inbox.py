@@ -36,7 +36,7 @@ class InboxUnavailable(Exception):
     """The inbox cannot write or read just now (disk full, locked, away, too slow)."""
 
 
-class Statements(batch.Stored, attempts.Claims, Protocol):
+class Statements(batch.Stored, attempts.Claims, expectations.Jobs, Protocol):
     """What differs between the dialects within a transaction: a module of each."""
 
     def touch(self, tx: Any) -> None:
@@ -45,6 +45,9 @@ class Statements(batch.Stored, attempts.Claims, Protocol):
 
 class Database(Protocol):
     """Where an inbox lies, and how its transactions get there."""
+
+    errors: type[Exception]
+    """What its driver raises."""
 
     @property
     def statements(self) -> Statements:
@@ -173,7 +176,7 @@ class Inbox:
 
     async def expect(self, new: NewExpectation) -> Expectation:
         """Wait for a job from now on; what is known of it already."""
-        return await self._write(partial(expectations.expect, new=new))
+        return await self._write(partial(expectations.expect, self._statements, new=new))
 
     async def take_expected(
         self, *, now_ms: int, until_ms: int, limit: int
@@ -196,6 +199,7 @@ class Inbox:
         slices, so that messages that come in meanwhile do not wait."""
         bodies = await self._prune(retention.prune_bodies, bodies_before_ms)
         messages = await self._prune(retention.prune_messages, messages_before_ms)
+        await self._prune(retention.forget_expectations, messages_before_ms)
         if bodies or messages:
             await self._database.shrink()
         return bodies, messages
@@ -247,10 +251,10 @@ class Inbox:
             raise InboxUnavailable("the inbox is closing")
         try:
             result = await self._commits.do(operation)
-        except (DatabaseUnavailable, DatabaseFull) as error:
+        except (DatabaseUnavailable, DatabaseFull, self._database.errors) as error:
             self.failing = True
             # The others in the batch have the same one: each raises its own.
-            raise InboxUnavailable(str(error)) from error
+            raise self._unavailable(error) from error
         self.failing = False
         return result
 
@@ -282,8 +286,15 @@ class Inbox:
         """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""
         try:
             return await self._database.read(query)
-        except (DatabaseUnavailable, DatabaseFull) as error:
-            raise InboxUnavailable(str(error)) from error
+        except (DatabaseUnavailable, DatabaseFull, self._database.errors) as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> InboxUnavailable:
+        """Return what any error of the driver's is to our callers, expected or not: a table that is
+        gone is no reason to have a sender give up."""
+        if isinstance(error, self._database.errors):
+            return InboxUnavailable(f"the database refuses it: {type(error).__name__}: {error}")
+        return InboxUnavailable(str(error))
 
     async def _prune(self, slice: Callable[[Tx, int], int], before_ms: int) -> int:
         count = 0

@@ -14,13 +14,11 @@ _DONE: Final = """
        AND body_kept = ? AND received_ms < ?
      LIMIT ?{skip_locked}
 """
-_FORGET_EXPECTATIONS: Final = """
-    WITH old AS MATERIALIZED (
-        SELECT source, job_id FROM expectations
-         WHERE state IN ('known', 'lost') AND settled_ms < ?
-         LIMIT ?{skip_locked})
-    DELETE FROM expectations WHERE (source, job_id) IN (SELECT source, job_id FROM old)
+_SETTLED: Final = """
+    SELECT source, job_id FROM expectations
+     WHERE (state = 'known' OR state = 'lost') AND settled_ms < ? LIMIT ?{skip_locked}
 """
+_FORGET: Final = "DELETE FROM expectations WHERE source = ? AND job_id = ?"
 
 
 def prune_bodies(tx: Tx, before_ms: int) -> int:
@@ -38,8 +36,15 @@ def prune_messages(tx: Tx, before_ms: int) -> int:
     ids = _slice(tx, before_ms, body_kept=0)
     for id in ids:
         tx.run("DELETE FROM messages WHERE id = ?", id)
-    tx.run(_FORGET_EXPECTATIONS.format(skip_locked=tx.skip_locked), before_ms, SLICE_ROWS)
     return len(ids)
+
+
+def forget_expectations(tx: Tx, before_ms: int) -> int:
+    """Delete a slice of the jobs that are waited for no more since before; how many."""
+    rows = tx.all(_SETTLED.format(skip_locked=tx.skip_locked), before_ms, SLICE_ROWS)
+    for row in rows:
+        tx.run(_FORGET, *row)
+    return len(rows)
 
 
 def _slice(tx: Tx, before_ms: int, *, body_kept: int) -> list[int]:

@@ -1,11 +1,12 @@
 """Effects in a SQLite file of the customer's."""
 
+import os
 import sqlite3
 import threading
 from typing import Final
 
 from receiver.event import Event
-from receiver.handling.tx import EffectsError, Transaction, Tx
+from receiver.handling.tx import EffectsError, Transaction, TransactionClosed, Tx
 
 BUSY_TIMEOUT_S: Final = 5.0  # SQLite's own customary wait for another program's lock
 
@@ -24,13 +25,15 @@ _FORGET: Final = "DELETE FROM postback_handled WHERE handled_ms < ?"
 
 class SqliteEffects:
     """Transactions on the customer's SQLite file, one at a time: SQLite has one writer anyway, and
-    waiting here spares polling for its lock."""
+    waiting here spares polling for its lock. Each has a connection of its own: what a handler did
+    to it (a row factory, temporary tables, pragmas) is not the next one's."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._turn = threading.Lock()
-        # Kept open from one transaction to the next: the last one to close a file checkpoints it.
-        self._spare: sqlite3.Connection | None = None
+        # Kept open beside them: the last connection to a file that closes checkpoints it.
+        self._anchor: sqlite3.Connection | None = None
+        self._anchored: tuple[int, int] | None = None  # which file that is
 
     def prepare(self) -> None:
         self._run(_TABLE)
@@ -38,7 +41,8 @@ class SqliteEffects:
     def begin(self) -> Transaction:
         self._turn.acquire()
         try:
-            connection, self._spare = self._spare or self._connect(), None
+            self._anchor_file()
+            connection = self._connect()
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except BaseException:
@@ -46,22 +50,36 @@ class SqliteEffects:
                 raise
         except BaseException as error:
             self._turn.release()
-            if isinstance(error, sqlite3.Error):
+            if isinstance(error, sqlite3.Error | OSError):
                 raise self._unusable(error) from None
             raise
 
         def end(fit: bool) -> None:
-            self._spare = connection if fit else None
+            if fit:
+                connection.close()
             self._turn.release()
 
         return Transaction(SqliteTx(connection), end)
 
     def close(self) -> None:
         if self._turn.acquire(timeout=BUSY_TIMEOUT_S):
-            spare, self._spare = self._spare, None
+            self._let_go()
             self._turn.release()
-            if spare is not None:
-                spare.close()
+
+    def _anchor_file(self) -> None:
+        """Keep the file open; another one if it was replaced, as by a restore."""
+        found = os.stat(self._path)
+        file = (found.st_dev, found.st_ino)
+        if file != self._anchored:
+            self._let_go()
+            self._anchor = self._connect()
+            self._anchor.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            self._anchored = file
+
+    def _let_go(self) -> None:
+        anchor, self._anchor, self._anchored = self._anchor, None, None
+        if anchor is not None:
+            anchor.close()
 
     def forget(self, before_ms: int) -> None:
         with self._turn:
@@ -79,19 +97,25 @@ class SqliteEffects:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
-            self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self._path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=0,  # what is prepared again is authorized again
         )
 
-    def _unusable(self, error: sqlite3.Error) -> EffectsError:
+    def _unusable(self, error: sqlite3.Error | OSError) -> EffectsError:
         return EffectsError(f"cannot use {self._path}: {error}")
 
 
 class SqliteTx(Tx):
-    """SQLite itself refuses BEGIN, COMMIT and ROLLBACK in here."""
+    """SQLite itself refuses BEGIN, COMMIT and ROLLBACK in here; and everything, wherever it comes
+    from, once it has ended the transaction by itself (ON CONFLICT ROLLBACK, RAISE(ROLLBACK), a
+    full disk): it would write outside any, and do so again in the next attempt."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
-        connection.set_authorizer(_no_transactions)
+        connection.set_authorizer(self._authorize)
 
     def mark(self, event: Event, now_ms: int) -> bool:
         values = (event.source, event.key, event.job_id, now_ms)
@@ -114,9 +138,17 @@ class SqliteTx(Tx):
         self.connection.set_authorizer(None)
         self.connection.execute("COMMIT")
 
+    def _check(self) -> None:
+        super()._check()
+        if not self.connection.in_transaction:
+            raise TransactionClosed(
+                "SQLite has rolled back the whole transaction by itself (ON CONFLICT ROLLBACK, "
+                "RAISE(ROLLBACK) or a full disk): the handler must not go on"
+            )
 
-def _no_transactions(action: int, *_: object) -> int:
-    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION else sqlite3.SQLITE_OK
+    def _authorize(self, action: int, *_: object) -> int:
+        allowed = action != sqlite3.SQLITE_TRANSACTION and self.connection.in_transaction
+        return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _nothing(*_: object) -> int:

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
+import psycopg
+
 from receiver.base.db.migrate import migrations
 from receiver.base.db.postgres import (
     QUIET,
@@ -33,6 +35,7 @@ class PostgresDatabase:
     """One session that writes, on a thread of its own, and one that reads."""
 
     statements = statements
+    errors: type[Exception] = psycopg.Error
     rows_max: int | None = 128
     """Each row may hold two locks until the commit, and a server has room for 6,400 by default."""
 

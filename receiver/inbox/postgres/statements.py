@@ -133,6 +133,9 @@ def write(tx: PostgresTx, plan: Plan) -> bool:
             tx.send(_REPLACED, plan.replaced)
         if plan.new:
             _insert(tx, plan.new)
+        if plan.known:
+            known = sorted((*job, now_ms) for job, now_ms in plan.known.items())
+            tx.send(_NOW_KNOWN, *_columns(known, 3))
         if plan.seen_again:
             again = sorted((id, *seen) for id, seen in plan.seen_again.items())
             tx.send(_SEEN_AGAIN, *_columns(again, 3))
@@ -152,6 +155,11 @@ def hold(tx: PostgresTx, job: tuple[str, str]) -> bool:
     """Whether nobody else is receiving or claiming a message of this job just now."""
     ((held,),) = tx.all(_TRY_HOLD, lock_key(*job))
     return bool(held)
+
+
+def lock(tx: PostgresTx, job: tuple[str, str]) -> None:
+    """Wait for whoever is receiving or claiming a message of this job, and hold it."""
+    tx.run(_HOLD, [lock_key(*job)])
 
 
 def start(tx: PostgresTx, id: int, lease_ms: int) -> Row | None:

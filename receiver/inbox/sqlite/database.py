@@ -30,6 +30,7 @@ class SqliteDatabase:
     """One file that this process owns while it is open."""
 
     statements = statements
+    errors: type[Exception] = sqlite3.Error
     lease_s: float | None = None
     rows_max: int | None = None
 

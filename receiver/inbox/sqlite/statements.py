@@ -101,6 +101,8 @@ def write(tx: SqliteTx, plan: Plan) -> bool:
                 if new.is_end
             ],
         )
+    if plan.known:
+        tx.many(_NOW_KNOWN, [(now_ms, *job) for job, now_ms in plan.known.items()])
     if plan.seen_again:
         again = [(count, last_ms, id) for id, (count, last_ms) in plan.seen_again.items()]
         tx.many(_SEEN_AGAIN, again)
@@ -119,6 +121,10 @@ def touch(tx: SqliteTx) -> None:
 def hold(tx: SqliteTx, job: tuple[str, str]) -> bool:
     """Differs: nobody else is there."""
     return True
+
+
+def lock(tx: SqliteTx, job: tuple[str, str]) -> None:
+    """Differs: nobody else is there."""
 
 
 def start(tx: SqliteTx, id: int, lease_ms: int) -> Row | None:
