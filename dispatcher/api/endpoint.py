@@ -101,6 +101,9 @@ class Endpoint:
         self._allow = ", ".join(sorted(self._operations))
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
+        if http.has_encoded_slash(scope):
+            await not_found(scope, receive, send)
+            return
         begun_s = time.perf_counter()
         request = Request(scope, receive, _request_id(scope))
         try:

@@ -124,6 +124,7 @@ class Request:
         self._scope = scope
         self._receive = receive
         self._whole = False
+        self._read_bytes = 0
 
     def header(self, name: bytes) -> str | None:
         """Return the first value of a header."""
@@ -165,12 +166,15 @@ class Request:
 
     def whole_body(self, bytes_max: int, budget: Budget | None = None) -> bytes | None:
         """Return the body where it needs no waiting for, else None: then `body` has it. Mostly our
-        server has all of it by now, and waiting costs a timer."""
+        server has all of it by now, and waiting costs a timer. Raises Refusal: 413 too large, 400
+        for another length than the declared one, and the budget's."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
         body = None if exchange is None else exchange.whole_body(self._scope)
         if body is not None:
             self._whole = True
+            self._read_bytes = len(body)
             self._take(len(body), bytes_max, budget)
+            self._check_length()
         return body
 
     async def body(self, *, bytes_max: int, timeout_s: float, budget: Budget) -> bytes:
@@ -178,7 +182,7 @@ class Request:
         `budget` is counted in `taken_bytes`; the caller gives it back.
 
         Raises Disconnected, and Refusal: 413 too large, 408 too slow, 400 for a length that is no
-        number, and the budget's.
+        number or another one than declared, and the budget's.
         """
         length = self.header(b"content-length")
         if length is not None and not (length.isascii() and length.isdecimal()):
@@ -195,7 +199,22 @@ class Request:
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
+        self._check_length()
         return b"".join(chunks)
+
+    def _check_length(self) -> None:
+        if self._is_cut():
+            raise Refusal(400, "BAD_REQUEST", "the body is not as long as it was declared")
+
+    def _is_cut(self) -> bool:
+        """Return whether the body that was read is not the one that was declared: some servers
+        lose the body, or take it for the next request, where `Upgrade` is offered."""
+        declared = self._first.get(b"content-length")
+        if declared is not None:
+            read = b"%d" % self._read_bytes
+            return declared != read and declared.strip(b" \t").lstrip(b"0") != read.lstrip(b"0")
+        is_offer = b"upgrade" in self._first and EXCHANGE not in self._scope
+        return is_offer and self._read_bytes == 0 and b"transfer-encoding" in self._first
 
     def _take(self, size: int, bytes_max: int, budget: Budget | None) -> None:
         if self.taken_bytes + size > bytes_max:
@@ -218,7 +237,7 @@ class Request:
         not arrived is read and thrown away first, within limits: closing on unread bytes resets a
         connection, and the response on it would be lost. Raises Disconnected."""
         if self.has_arrived:
-            return False
+            return EXCHANGE not in self._scope and self._is_cut()
         if status == 408 or b"expect" in self._first:
             return True  # waiting for more would be waiting twice, or would ask for what is refused
         left = bytes_max
@@ -228,14 +247,16 @@ class Request:
                     left -= len(await self._chunk())
         except TimeoutError:
             return True
-        return not self._whole
+        return not self._whole or self._is_cut()
 
     async def _chunk(self) -> bytes:
         event = await self._receive()
         if event["type"] == "http.disconnect":
             raise Disconnected
         self._whole = not event.get("more_body", False)
-        return bytes(event.get("body", b""))
+        chunk = bytes(event.get("body", b""))
+        self._read_bytes += len(chunk)
+        return chunk
 
 
 async def send_response(
@@ -364,7 +385,15 @@ def _without_tokens(text: str) -> str:
     return f"{scheme}://…" if "@" in rest else text.partition("?")[0]
 
 
+def has_encoded_slash(scope: Scope) -> bool:
+    """Return whether the path has a `%2F`, which separates nothing but is a slash once decoded."""
+    raw = scope.get("raw_path") or b""
+    return b"%" in raw and b"%2f" in raw.lower()
+
+
 def _path(scope: Scope) -> str:
+    if has_encoded_slash(scope):
+        return str(scope["raw_path"].decode("latin-1"))  # as nothing of ours is named
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return path[len(root) :] if root and path.startswith(root + "/") else path
 

@@ -14,11 +14,13 @@ BOUNDS = Bounds(
 
 
 @asynccontextmanager
-async def served(app: Any, *, keep_alive_s: float = 75) -> AsyncIterator[str]:
+async def served(
+    app: Any, *, keep_alive_s: float = 75, bounds: Bounds = BOUNDS
+) -> AsyncIterator[str]:
     """Its URL."""
     listening = asyncio.Event()
     with server.listen("127.0.0.1", 0) as listener:
-        config = server.config(app, BOUNDS, keep_alive_s=keep_alive_s, drain_s=5)
+        config = server.config(app, bounds, keep_alive_s=keep_alive_s, drain_s=5)
         listener_server = server.Server(config, on_listening=listening.set)
         running = asyncio.create_task(listener_server.serve(sockets=[listener]))
         await listening.wait()

@@ -20,6 +20,7 @@ import pytest
 from receiver.signature import signed_headers
 from tests.receiver.process import ENDS_WITHIN_S, Process
 
+CHUNKED = b"POST /webhooks HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 
 Start = Callable[..., Process]
@@ -159,9 +160,9 @@ def read_all(peer: socket.socket) -> bytes:
         (b"POST /webhooks HTTP/1.1\r\nX: " + b"x" * 300_000, 431),
         (b"POST /" + b"x" * 300_000, 431),
         (b"POST /webhooks HTTP/1.1\r\n" + b"X: y\r\n" * 50_000, 431),
-        (b"POST /webhooks HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", 408),
-        (b"POST /webhooks HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", 408),
-        (b"POST /webhooks HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (b"POST /webhooks HTTP/1.1\r\nHost: r\r\nContent-Length: 9\r\n\r\n{", 408),
+        (CHUNKED + b"1\r\n{\r\n", 408),
+        (CHUNKED + b"zz\r\n", 400),
         (b"POST /webhooks HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{", 400),
     ],
 )
