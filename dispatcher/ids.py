@@ -80,13 +80,14 @@ def natural_key(
     job_status: str | None,
     destination: str,
     body_sha256: bytes,
+    run: int | None = None,
     *,
     is_end: bool,
 ) -> bytes:
-    """Return the digest of a submit without a key: one per job, status and destination; statuses
-    that are not the end may come again with another payload."""
+    """Return the digest of a submit without a key: one per job, status, destination and run, where
+    that is given; statuses that are not the end may come again with another payload."""
     payload = "" if is_end else body_sha256.hex()
-    return _digest("job", tenant, job_id, job_status or "", destination, payload)
+    return _digest("job", tenant, job_id, job_status or "", destination, payload, *_run(run))
 
 
 def content_digest(
@@ -96,11 +97,15 @@ def content_digest(
     url: str | None,
     body_sha256: bytes,
     content_type: str,
+    run: int | None = None,
 ) -> bytes:
     """Return the digest of what a repeated key must come with again."""
-    return _digest(
-        job_id, job_status or "", destination, url or "", body_sha256.hex(), content_type
-    )
+    parts = (job_id, job_status or "", destination, url or "", body_sha256.hex(), content_type)
+    return _digest(*parts, *_run(run))
+
+
+def _run(run: int | None) -> tuple[str, ...]:
+    return () if run is None else (f"run {run}",)
 
 
 def _digest(*parts: str) -> bytes:

@@ -21,7 +21,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound, StoreFull
 from dispatcher.store.store import Store
 from dispatcher.values import Headers, NewCallback, Priority, Submitted
-from receiver.base.clock import now_ms
+from receiver.base.clock import now_ms, parse_iso
 from receiver.base.completion import (
     HEADER_CHARS_MAX,
     HEADER_NAME_CHARS_MAX,
@@ -33,6 +33,7 @@ from receiver.base.completion import (
     names_two,
 )
 from receiver.base.settings import Network
+from receiver.signature import RUN_MAX
 
 JSON_TYPE: Final = "application/json"
 # What a callback takes up beside its payload: its rows and their index entries, measured.
@@ -121,6 +122,8 @@ class Submission:
     policy: wire.PolicyChoice | None = None
     headers: Mapping[str, str] | None = None
     idempotency_key: str | None = None
+    run: int | None = None
+    not_before: str | float | None = None  # an ISO-8601 time, or seconds from now
 
 
 class Intake:
@@ -231,6 +234,8 @@ def from_wire(shape: wire.Submit, idempotency_key: str | None) -> Submission:
         policy=shape.policy,
         headers=shape.headers,
         idempotency_key=idempotency_key,
+        run=shape.run,
+        not_before=shape.not_before,
     )
 
 
@@ -285,6 +290,7 @@ def new_callback(
             submission.job_status,
             destination,
             digest,
+            submission.run,
             is_end=submission.is_end if status is None else ends(status),
         )
         if key is None
@@ -297,9 +303,26 @@ def new_callback(
             url,
             digest,
             submission.content_type,
+            submission.run,
         ),
         created_ms=now_ms,
+        run=submission.run,
+        not_before_ms=_not_before_ms(submission.not_before, now_ms),
     )
+
+
+def _not_before_ms(given: str | float | None, now_ms: int) -> int | None:
+    """Return when it may first go, None for now or a time that has passed. Raises Invalid."""
+    if given is None:
+        return None
+    reason = f"a time, or seconds from now, at most {wire.NOT_BEFORE_S_MAX} s ahead"
+    try:
+        at_ms = parse_iso(given) if isinstance(given, str) else now_ms + round(given * 1000)
+    except (ValueError, OverflowError):
+        raise Invalid("notBefore", given, reason) from None
+    if at_ms - now_ms > wire.NOT_BEFORE_S_MAX * 1000 or (not isinstance(given, str) and given < 0):
+        raise Invalid("notBefore", given, reason)
+    return at_ms if at_ms > now_ms else None
 
 
 def _check(submission: Submission, settings: Settings) -> None:
@@ -315,6 +338,8 @@ def _check(submission: Submission, settings: Settings) -> None:
     _check_text("jobId", submission.job_id, 1, JOB_ID_CHARS_MAX)
     if submission.job_status is not None:
         _check_text("jobStatus", submission.job_status, 1, STATUS_CHARS_MAX)
+    if submission.run is not None and not 1 <= submission.run <= RUN_MAX:
+        raise Invalid("run", submission.run, f"a number from 1 to {RUN_MAX}")
     if len(submission.tags) > wire.TAGS_MAX:
         raise Invalid("tags", len(submission.tags), f"at most {wire.TAGS_MAX} tags")
     for tag, value in submission.tags.items():

@@ -4,6 +4,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from typing import Final
 
 from dispatcher.store.errors import NotFound
@@ -16,8 +18,10 @@ from receiver.signature import (
     SHA256_HEADER,
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
+    Job,
+    job_headers,
     sign_sha256,
-    sign_v1,
+    sign_standard,
     v1_key,
 )
 
@@ -134,10 +138,12 @@ def headers(
     message_id: str,
     body: bytes,
     secrets: Secrets,
+    job: Job,
     now_s: int,
     sha256_header: str = SHA256_HEADER,
 ) -> list[tuple[str, str]]:
-    """Return the signature headers of one attempt, in both schemes (D10).
+    """Return the headers of one attempt that sign it, in both schemes, and those that say which
+    job it is about (D10).
 
     A secret that is not base64 cannot make the second scheme's signature; without any signature
     of it, its id and timestamp are left out too, since receivers take them as a claim to it.
@@ -145,27 +151,27 @@ def headers(
     signed = [(sha256_header, sign_sha256(secrets.current, body))]
     if secrets.previous is not None:
         signed.append((sha256_header + PREVIOUS_SUFFIX, sign_sha256(secrets.previous, body)))
+    keys = [_v1_key(secrets.current)]
+    if secrets.previous is not None:
+        keys.append(_v1_key(secrets.previous))
+    says = job_headers(job)
     standard = [
-        signature
-        for secret in (secrets.current, secrets.previous)
-        if secret is not None
-        and (signature := _sign_v1(secret, message_id, now_s, body)) is not None
+        sign_standard(key, message_id, now_s, body, says) for key in keys if key is not None
     ]
     if standard:
+        signed += says.items()
         signed += (
             (ID_HEADER, message_id),
             (TIMESTAMP_HEADER, str(now_s)),
-            (SIGNATURE_HEADER, " ".join(standard)),
+            (SIGNATURE_HEADER, " ".join(chain.from_iterable(zip(*standard, strict=True)))),
         )
     return signed
 
 
-def _sign_v1(secret: str, message_id: str, now_s: int, body: bytes) -> str | None:
+@lru_cache(maxsize=4_096)
+def _v1_key(secret: str) -> bytes | None:
+    """Return the key of the second scheme, None for a plain text, which serves the first only."""
     try:
-        return sign_v1(secret, message_id, now_s, body)
+        return v1_key(secret)
     except ValueError:
-        try:
-            v1_key(secret)
-        except ValueError:
-            return None  # a plain-text secret: it serves the first scheme only
-        raise
+        return None

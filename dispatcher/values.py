@@ -46,6 +46,8 @@ class NewCallback:
     explicit_key: bool
     content: bytes
     created_ms: int
+    run: int | None = None  # which run of the job it was, where that was said
+    not_before_ms: int | None = None  # its first attempt waits until then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,8 @@ class Delivery:
     created_ms: int
     expires_ms: int
     high: bool
+    job_status: str | None = None
+    run: int | None = None
     turned_away: int = 0  # how often before, while others were answered, at no cost
     turned_away_ms: int | None = None  # when for the first time
     epoch: int = 0  # of the destination: what its lane may learn from this attempt
@@ -123,6 +127,7 @@ class Callback:
     payload_size: int
     payload_sha256: bytes
     payload_pruned: bool
+    run: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName, TurnedAway
 from dispatcher.states import State
 from dispatcher.values import Priority, Scope
 from receiver.base.completion import HEADERS_MAX, JOB_ID_CHARS_MAX, STATUS_CHARS_MAX
+from receiver.signature import RUN_MAX
 
 Item = TypeVar("Item")
 # An answer's times are texts where they are written, with three decimals as `iso` makes them, and
@@ -28,6 +29,7 @@ TAG_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 256
 RATE_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 65_536
+NOT_BEFORE_S_MAX: Final = 604_800  # a week: a key then holds for the longest default schedule too
 _DEFAULT: Final = PRESETS[DEFAULT]
 
 JobId = Annotated[
@@ -46,6 +48,24 @@ JobStatus = Annotated[
         max_length=STATUS_CHARS_MAX,
         description="The job's own status; by default `payload.status` where that is a string.",
         examples=["completed"],
+    ),
+]
+Run = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=RUN_MAX,
+        description="Which run of the job this is, where a job may run again; each has an end of "
+        "its own.",
+        examples=[1],
+    ),
+]
+NotBefore = Annotated[
+    Annotated[str, Meta(max_length=64)] | Annotated[float, Meta(ge=0, le=NOT_BEFORE_S_MAX)],
+    Meta(
+        description="When it may first be sent: an ISO-8601 time, or seconds from now; at most a "
+        "week ahead. The policy's maximum age counts from then.",
+        examples=["2026-01-31T12:00:00Z", 30],
     ),
 ]
 Url = Annotated[
@@ -169,6 +189,8 @@ class Submit(Shape, frozen=True, kw_only=True):
     tags: Tags = {}
     policy: PolicyChoice | None = None
     headers: CustomHeaders | None = None
+    run: Run | None = None
+    not_before: NotBefore | None = None
 
 
 class BatchLine(Submit, frozen=True, kw_only=True):
@@ -279,6 +301,7 @@ class CallbackView(View, Generic[Time], frozen=True, kw_only=True):
     created_at: Time
     attempts: int
     destination_name: str | None = None
+    run: int | None = None
     next_attempt_at: Time | None = None
     delivered_at: Time | None = None
     finished_at: Time | None = None

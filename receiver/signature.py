@@ -79,6 +79,7 @@ _V1J_PREFIX: Final = "v1j,"
 _JOB_NAMES: Final = tuple(name.lower().encode() for name in JOB_HEADERS)
 # As signed: without a full stop, so that three of them in a row can be read in one way only.
 _JOB_VALUE: Final = re.compile(r"(?:[A-Za-z0-9_~-]|%[0-9A-Fa-f]{2})*")
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_~-]*")
 _RUN: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -162,11 +163,22 @@ def sign_v1j(secret: str, msg_id: str, timestamp_s: int, job: Job) -> str:
 
     ValueError: as `sign_v1` and `job_headers`.
     """
-    values = job_headers(job)
-    signed = _v1j_signed(
-        _sent_as(msg_id, timestamp_s), [values.get(name, "") for name in JOB_HEADERS]
-    )
-    return _v1j(hmac.digest(v1_key(secret), signed, hashlib.sha256))
+    return _sign(v1_key(secret), _sent_as(msg_id, timestamp_s), job_headers(job))
+
+
+def sign_standard(
+    key: bytes, msg_id: str, timestamp_s: int, body: bytes, job: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return the v1 and the v1j of one secret, given the `v1_key` of it and the `job_headers`: what
+    many messages have in common is made once. Raises ValueError as `sign_v1`."""
+    sent_as = _sent_as(msg_id, timestamp_s)
+    v1 = _v1(hmac.digest(key, sent_as.encode("ascii") + body, hashlib.sha256))
+    return v1, _sign(key, sent_as, job)
+
+
+def _sign(key: bytes, sent_as: str, job: Mapping[str, str]) -> str:
+    signed = _v1j_signed(sent_as, [job.get(name, "") for name in JOB_HEADERS])
+    return _v1j(hmac.digest(key, signed, hashlib.sha256))
 
 
 def job_headers(job: Job) -> dict[str, str]:
@@ -177,11 +189,13 @@ def job_headers(job: Job) -> dict[str, str]:
     """
     if job.run is not None and not 1 <= job.run <= RUN_MAX:
         raise ValueError(f"a run is a number from 1 to {RUN_MAX}")
-    run = None if job.run is None else str(job.run)
-    texts = zip(JOB_HEADERS, (job.id, job.status, run), strict=True)
-    headers = {name: _encoded(text) for name, text in texts if text}
-    if any(len(value) > HEADER_CHARS_MAX for value in headers.values()):
-        raise ValueError(f"a job's header is over {HEADER_CHARS_MAX} long")
+    headers = {}
+    if job.id:
+        headers[JOB_ID_HEADER] = _encoded(job.id)
+    if job.status:
+        headers[JOB_STATUS_HEADER] = _encoded(job.status)
+    if job.run is not None:
+        headers[JOB_RUN_HEADER] = str(job.run)
     return headers
 
 
@@ -495,7 +509,10 @@ def _v1j_signed(sent_as: str, values: Iterable[str]) -> bytes:
 
 
 def _encoded(text: str) -> str:
-    return quote(text, safe="").replace(".", "%2E")
+    value = text if _PLAIN.fullmatch(text) else quote(text, safe="").replace(".", "%2E")
+    if len(value) > HEADER_CHARS_MAX:
+        raise ValueError(f"a job's header is over {HEADER_CHARS_MAX} long")
+    return value
 
 
 def _decoded(value: str) -> str | None:

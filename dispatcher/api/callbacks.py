@@ -173,6 +173,7 @@ def _fields(value: Callback) -> dict[str, Any]:
         "tags": value.tags,
         "destination": value.destination,
         "destination_name": value.destination_name,
+        "run": value.run,
         "callback_url": value.url,
         "created_at": iso(value.created_ms),
         "attempts": value.attempts,

@@ -238,6 +238,7 @@ def delivery_to(destination: Destination, now_ms: int) -> Delivery:
         created_ms=now_ms,
         expires_ms=now_ms + round(policy.timeout * 1000),
         high=True,
+        job_status=TEST_STATUS,
     )
 
 

@@ -1,6 +1,7 @@
 """Taking callbacks in: as JSON, as any bytes, and many at once."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, get_args
@@ -19,18 +20,22 @@ from dispatcher.values import Priority, Submitted
 from receiver.base.clock import iso
 from receiver.base.completion import ends, status_in
 from receiver.base.http import invalid
+from receiver.signature import RUN_MAX
 
 NDJSON: Final = "application/x-ndjson"
 # Lines submitted at once: enough to share a commit, few enough to let other requests between.
 LINES_AT_ONCE: Final = 64
 _RAW_NAMES: Final = (
-    "jobId", "callbackUrl", "destination", "jobStatus", "priority", "policy", "tag.KEY",
+    "jobId", "callbackUrl", "destination", "jobStatus", "run", "notBefore", "priority", "policy",
+    "tag.KEY",
 )  # fmt: skip
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _IDEMPOTENCY_KEY: Final = Parameter(
     name="Idempotency-Key",
     where="header",
     about="1 to 255 visible ASCII characters. The same key with the same content answers 200 with "
-    "the first callback; with other content 409. Without it, jobId, jobStatus and destination "
+    "the first callback; with other content 409. Without it, jobId, jobStatus, destination and run "
     "are the key.",
 )
 _TAKEN: Final = {202: wire.AcceptedView[str], 200: wire.AcceptedView[str]}
@@ -81,6 +86,8 @@ async def submit(call: Call) -> Response:
         Parameter(name="callbackUrl", about="Where to; or name a destination."),
         Parameter(name="destination", about="A registered destination's name."),
         Parameter(name="jobStatus", about="The job's status."),
+        Parameter(name="run", about="Which run of the job this is.", type=wire.Run),
+        Parameter(name="notBefore", about="A time, or seconds from now: when it may first go."),
         Parameter(name="priority", about="Which class it waits in.", type=Priority),
         Parameter(name="policy", about="A preset.", type=PresetName),
         Parameter(name="tag.KEY", about="The tag KEY; up to 16 of them."),
@@ -145,7 +152,21 @@ def raw_submission(
         tags=tags,
         policy=_one_of("policy", query["policy"], PresetName) if "policy" in query else None,
         idempotency_key=key,
+        run=_run(query.get("run")),
+        not_before=_not_before(query.get("notBefore")),
     )
+
+
+def _run(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text):
+        raise invalid("run", text, f"must be a number from 1 to {RUN_MAX}")
+    return int(text)
+
+
+def _not_before(text: str | None) -> str | float | None:
+    return float(text) if text is not None and _SECONDS.fullmatch(text) else text
 
 
 def _one_of(name: str, text: str, allowed: Any) -> Any:

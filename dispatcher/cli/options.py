@@ -30,6 +30,7 @@ _AGO: Final = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(s|m|h|d|w)")
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _HEADER: Final = re.compile(r"([^:\s]+):\s*(.*)", re.DOTALL)
 _KEY: Final = re.compile(r"[!-~]{1,255}")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 # How a state or a health is shown: its mark and its colour.
 _LOOKS: Final = {
     "pending": ("○", "yellow"),
@@ -218,3 +219,8 @@ def key(text: str | None) -> str | None:
     if text is not None and not _KEY.fullmatch(text):
         raise typer.BadParameter("--idempotency-key is 1 to 255 visible ASCII characters")
     return text
+
+
+def not_before(text: str | None) -> str | float | None:
+    """Return seconds from now, or a time, which the service reads."""
+    return float(text) if text is not None and _SECONDS.fullmatch(text) else text

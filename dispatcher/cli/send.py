@@ -19,6 +19,7 @@ from dispatcher.cli.show import await_end
 from dispatcher.client import Client
 from dispatcher.client.calls import submit
 from receiver.base import cli
+from receiver.signature import RUN_MAX
 
 _FAILURES_MAX: Final = 50  # that are shown one by one; more of the same help nobody
 
@@ -44,7 +45,13 @@ Headers = Annotated[
     typer.Option(metavar="'NAME: VALUE'", help="Added to the delivery (repeatable)."),
 ]
 IdempotencyKey = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Otherwise job, status and destination.")
+    str | None, typer.Option(metavar="KEY", help="Otherwise job, status, destination and run.")
+]
+Run = Annotated[
+    int | None, typer.Option(min=1, max=RUN_MAX, metavar="N", help="Which run of the job it was.")
+]
+NotBefore = Annotated[
+    str | None, typer.Option(metavar="TIME|SECONDS", help="Not sent before (or: for so long).")
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for its delivery.")]
 Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
@@ -76,6 +83,8 @@ def send(
     priority: Priority = None,
     policy: Policy = None,
     header: Headers = None,
+    run: Run = None,
+    not_before: NotBefore = None,
     idempotency_key: IdempotencyKey = None,
     wait: Wait = False,
     timeout: Timeout = 60.0,
@@ -84,7 +93,20 @@ def send(
     """Hand over a finished job's callback. Once this returns it is safe on the service's disk;
     sending the same again is answered with the first one."""
     if file is not None:
-        _only_file(job_id, to, destination, payload, status, tag, priority, policy, header, wait)
+        _only_file(
+            job_id,
+            to,
+            destination,
+            payload,
+            status,
+            tag,
+            priority,
+            policy,
+            header,
+            run,
+            not_before,
+            wait,
+        )
         _send_file(service, file)
         return
     if job_id is None or payload is None:
@@ -102,6 +124,8 @@ def send(
         policy=options.policy(policy),
         headers=options.headers(header),
         idempotency_key=options.key(idempotency_key),
+        run=run,
+        not_before=options.not_before(not_before),
     )
     if wait:
         await_end(service, service.client.call(call).id, timeout)

@@ -90,6 +90,8 @@ def _facts(callback: Callback) -> Iterator[tuple[str, Text]]:
     job = cli.plain(callback.job_id)
     if callback.job_status is not None:
         job.append_text(cli.plain(f" ({callback.job_status})", "dim"))
+    if callback.run is not None:
+        job.append_text(cli.plain(f" run {callback.run}", "dim"))
     yield "job", job
     yield "to", cli.plain(callback.callback_url)
     named = callback.destination_name

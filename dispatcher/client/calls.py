@@ -42,6 +42,9 @@ _Params = tuple[tuple[str, str], ...]
 Policy = str | Mapping[str, Any]
 """A preset's name, or the policy object of the API."""
 
+Moment = datetime | str | float
+"""A time (a datetime, or ISO-8601 text), or seconds from now."""
+
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 NO_CONTENT: Final = 204
@@ -99,7 +102,8 @@ class Filters(TypedDict, total=False):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One callback for `submit_many`. `payload` is any JSON value, or `bytes`: JSON text that is
-    to be delivered byte for byte. Give `callback_url`, or `destination`: a registered name."""
+    to be delivered byte for byte. Give `callback_url`, or `destination`: a registered name. `run`
+    is which run of the job it was; `not_before` is when it may first be sent."""
 
     job_id: str
     payload: Any = field(repr=False)
@@ -111,6 +115,8 @@ class Submission:
     policy: Policy | None = None
     headers: Mapping[str, str] | None = None
     idempotency_key: str | None = None
+    run: int | None = None
+    not_before: Moment | None = None
 
     def encode(self) -> bytes:
         """Return a batch line's JSON, in one line unless the payload's own bytes hold line breaks.
@@ -128,6 +134,8 @@ class Submission:
             "policy": self.policy,
             "headers": self.headers,
             "idempotencyKey": self.idempotency_key,
+            "run": self.run,
+            "notBefore": _moment(self.not_before),
         }
         head = _dumps(_given(fields), default=dict)
         is_text = isinstance(self.payload, bytes)
@@ -150,13 +158,16 @@ def submit(
     policy: Policy | None = None,
     headers: Mapping[str, str] | None = None,
     idempotency_key: str | None = None,
+    run: int | None = None,
+    not_before: Moment | None = None,
 ) -> Call[Submitted]:
     """Hand over one callback; when this returns it is safe on the service's disk.
 
     `payload` is any JSON value, or `bytes`: the text of exactly one, delivered byte for byte; what
-    is not that raises ValueError. Sending it again is safe: the same idempotency key (by default:
-    jobId, jobStatus and destination) with the same content answers with the first one's id and
-    `duplicate`.
+    is not that raises ValueError. `run` is which run of the job it was, from 1; `not_before` is
+    when it may first be sent. Sending it again is safe: the same idempotency key (by default:
+    jobId, jobStatus, destination and run) with the same content answers with the first one's id
+    and `duplicate`.
     """
     submission = Submission(
         job_id=job_id,
@@ -168,6 +179,8 @@ def submit(
         tags=tags,
         policy=policy,
         headers=headers,
+        run=run,
+        not_before=not_before,
     )
     return submit_encoded(submission.encode(), idempotency_key=idempotency_key)
 
@@ -195,6 +208,8 @@ def submit_raw(
     job_status: str | None = None,
     priority: Priority | None = None,
     idempotency_key: str | None = None,
+    run: int | None = None,
+    not_before: Moment | None = None,
 ) -> Call[Submitted]:
     """Hand over any bytes of any content type, delivered byte for byte."""
     if not _CONTENT_TYPE.fullmatch(content_type):
@@ -205,6 +220,8 @@ def submit_raw(
         "destination": destination,
         "jobStatus": job_status,
         "priority": priority,
+        "run": None if run is None else str(run),
+        "notBefore": None if not_before is None else str(_moment(not_before)),
     }
     return Call(
         method="POST",
@@ -486,6 +503,13 @@ def _time(moment: datetime) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _moment(given: Moment | None) -> str | float | None:
+    """Return a time as text; one without a zone is taken as UTC."""
+    if not isinstance(given, datetime):
+        return given
+    return (given if given.tzinfo else given.replace(tzinfo=UTC)).isoformat()
 
 
 def _key(idempotency_key: str | None) -> _Params:

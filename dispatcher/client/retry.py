@@ -3,8 +3,8 @@
 Sent again are 429, 503, connections that never came to be, and, for repeatable calls, responses
 that were lost: to us, or to a proxy between us, which says so with 502 or 504. A submit is
 repeatable because the service knows each callback by its idempotency key (the `Idempotency-Key`
-header, else jobId, jobStatus and destination): the second one is answered with the first one's id,
-and one delivery goes out.
+header, else jobId, jobStatus, destination and run): the second one is answered with the first one's
+id, and one delivery goes out.
 """
 
 from collections.abc import Generator

@@ -112,7 +112,8 @@ class Engine:
     async def submit(self, new: NewCallback) -> Submitted:
         """Store durably and start to deliver. Raises what `Store.submit` raises."""
         high, size = new.priority == "high", len(new.body)
-        handover = self.ready and self._slots.admits(new.tenant, high=high, size=size)
+        handover = self.ready and new.not_before_ms is None
+        handover = handover and self._slots.admits(new.tenant, high=high, size=size)
         if handover:
             self._slots.take(new.tenant, high=high, size=size)
         # Shielded: a caller that goes away does not keep a leased delivery from its sender.

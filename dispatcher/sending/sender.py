@@ -37,6 +37,7 @@ from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
 from receiver.base.settings import SettingError
+from receiver.signature import Job
 
 UNREACHABLE: Final = "the destination could not be reached"
 
@@ -196,6 +197,7 @@ class Sender:
                 message_id=delivery.id,
                 body=delivery.body,
                 secrets=secrets,
+                job=Job(id=delivery.job_id, status=delivery.job_status, run=delivery.run),
                 now_s=now_s,
                 sha256_header=self._settings.signature_header,
             ),

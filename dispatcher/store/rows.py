@@ -53,6 +53,7 @@ _CALLBACK: Final = {
     "payload_size": "c.payload_size",
     "payload_sha256": "c.payload_sha256",
     "payload_pruned": "c.pruned",
+    "run": "c.run",
 }
 CALLBACK: Final = _select(_CALLBACK)
 
@@ -98,6 +99,8 @@ NEW_CALLBACK: Final = {
     "expires_ms": "bigint",
     "due_ms": "bigint",
     "lease_ms": "bigint",
+    "run": "bigint",
+    "not_before_ms": "bigint",
 }
 
 
@@ -105,6 +108,10 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
     """Return the values of NEW_CALLBACK. `lease_margin_ms` is set for a delivery that is stored
     already leased; `now_ms` is when it was made, by the database's clock."""
     leased = lease_margin_ms is not None
+    # The age counts from when it may first go: nothing expires before it was tried.
+    starts_ms = now_ms
+    if new.not_before_ms is not None:
+        starts_ms = max(now_ms, now_ms + new.not_before_ms - new.created_ms)
     return (
         new.id,
         new.tenant,
@@ -120,9 +127,11 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
         int(new.explicit_key),
         new.content,
         new.created_ms,
-        now_ms + round(rule.max_age * 1000),
-        None if leased else now_ms,
+        starts_ms + round(rule.max_age * 1000),
+        None if leased else starts_ms,
         now_ms + round(rule.timeout * 1000) + (lease_margin_ms or 0) if leased else None,
+        new.run,
+        None if new.not_before_ms is None else starts_ms,
     )
 
 
@@ -131,7 +140,7 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
 LEASED: Final = """
 c.id, c.tenant, c.job_id, c.destination, c.url, d.url, p.body, p.content_type, d.headers, p.headers,
 coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class,
-c.turned_away, c.turned_away_ms, d.epoch
+c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run
 """
 
 
@@ -158,6 +167,8 @@ def leased(tx: Tx, row: Row) -> Delivery:
         turned_away,
         turned_away_ms,
         epoch,
+        job_status,
+        run,
     ) = row
     return Delivery(
         id=callback,
@@ -179,6 +190,8 @@ def leased(tx: Tx, row: Row) -> Delivery:
         turned_away=turned_away,
         turned_away_ms=None if turned_away_ms is None else tx.here(turned_away_ms),
         epoch=epoch,
+        job_status=job_status,
+        run=run,
     )
 
 

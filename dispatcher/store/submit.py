@@ -63,6 +63,7 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
             continue
         policy = new.policy or policies.load(target.policy)
         direct = request.handover and target.open and target.room > 0
+        direct = direct and new.not_before_ms is None
         if direct:
             target.room -= 1
         margin_ms = rules.lease_margin_ms if direct else None
@@ -181,6 +182,8 @@ def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
         created_ms=new.created_ms,
         expires_ms=new.created_ms + round(policy.max_age * 1000),
         high=new.priority == "high",
+        job_status=new.job_status,
+        run=new.run,
     )
 
 

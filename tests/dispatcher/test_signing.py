@@ -24,6 +24,7 @@ from tests.dispatcher.peers import OK, Received, answers, delivery, listening, s
 
 VECTORS = json.loads((Path(__file__).parents[1] / "receiver" / "vectors.json").read_text())
 BODY = b'{"jobId":"job_1","status":"completed"}'
+JOB = signature.Job(id="job.1", status="ended, perhaps", run=2)
 
 
 def made_up(name: str) -> str:
@@ -156,6 +157,7 @@ def test_the_founding_scheme_equals_the_published_vectors(vector: dict[str, str]
         message_id="cb_1",
         body=vector["body"].encode(),
         secrets=Secrets(current=vector["secret"]),
+        job=JOB,
         now_s=0,
     )
     assert dict(made)["X-Webhook-Signature"] == vector["signature"]
@@ -167,11 +169,12 @@ def test_the_standard_scheme_equals_the_published_vectors(vector: dict[str, Any]
         message_id=vector["id"],
         body=vector["body"].encode(),
         secrets=Secrets(current=vector["secret"]),
+        job=JOB,
         now_s=vector["timestamp"],
     )
     assert dict(made)["webhook-id"] == vector["id"]
     assert dict(made)["webhook-timestamp"] == str(vector["timestamp"])
-    assert dict(made)["webhook-signature"] == vector["signature"]
+    assert dict(made)["webhook-signature"].split(" v1j,")[0] == vector["signature"]
 
 
 def test_during_a_rotation_both_secrets_sign_the_new_one_first() -> None:
@@ -180,6 +183,7 @@ def test_during_a_rotation_both_secrets_sign_the_new_one_first() -> None:
             message_id="cb_1",
             body=BODY,
             secrets=Secrets(current=CURRENT, previous=PREVIOUS),
+            job=JOB,
             now_s=1_700_000_000,
             sha256_header="X-Acme",
         )
@@ -190,6 +194,7 @@ def test_during_a_rotation_both_secrets_sign_the_new_one_first() -> None:
         message_id="cb_1",
         timestamp_s=1_700_000_000,
         sha256_header="X-Acme",
+        job=JOB,
     )
     assert made["X-Acme"] == signature.sign_sha256(CURRENT, BODY)
     assert made["X-Acme-Previous"] == signature.sign_sha256(PREVIOUS, BODY)
@@ -202,6 +207,7 @@ def test_during_a_rotation_both_secrets_sign_the_new_one_first() -> None:
         (
             Secrets(current=CURRENT, previous="plain text, no base64!"),
             ["X-Webhook-Signature", "X-Webhook-Signature-Previous",
+             "X-Postback-Job-Id", "X-Postback-Job-Status", "X-Postback-Job-Run",
              "webhook-id", "webhook-timestamp", "webhook-signature"],
         ),
     ],
@@ -211,7 +217,7 @@ def test_a_plain_text_secret_serves_the_founding_scheme_only(
     secrets: Secrets, names: list[str]
 ) -> None:
     """And our own receiver accepts what is then sent."""
-    made = headers(message_id="cb_1", body=BODY, secrets=secrets, now_s=0)
+    made = headers(message_id="cb_1", body=BODY, secrets=secrets, job=JOB, now_s=0)
 
     assert [name for name, _ in made] == names
     assert signature.verify(BODY, made, secrets.current, now_s=0)
@@ -219,7 +225,7 @@ def test_a_plain_text_secret_serves_the_founding_scheme_only(
 
 def test_an_id_that_cannot_be_signed_is_a_programmer_error() -> None:
     with pytest.raises(ValueError, match="message id"):
-        headers(message_id="cb.1", body=BODY, secrets=Secrets(current=CURRENT), now_s=0)
+        headers(message_id="cb.1", body=BODY, secrets=Secrets(current=CURRENT), job=JOB, now_s=0)
 
 
 # The founding document's verifier, verbatim.
@@ -235,10 +241,10 @@ def verify_webhook(payload, signature, secret):  # type: ignore[no-untyped-def] 
 founding_verifier: Callable[[str, str, str], bool] = verify_webhook
 
 
-async def captured(secrets: Secrets) -> Received:
+async def captured(secrets: Secrets, **changes: Any) -> Received:
     """A delivery as it arrived on a real socket."""
     async with listening(answers(OK)) as peer, sending() as sender:
-        outcome = await sender.send(delivery(peer.url, body=BODY), secrets)
+        outcome = await sender.send(delivery(peer.url, body=BODY, **changes), secrets)
         assert outcome.error_code == "http_200"
     return peer.received[0]
 
@@ -301,3 +307,43 @@ async def test_another_secret_is_refused_by_all_three() -> None:
     for judge, error in JUDGES:
         with pytest.raises(error):
             judge(PREVIOUS).verify(request.body, request.as_dict)
+
+
+TEXTS = ("job_1", "a.b.c", "Ärger im Büro 😀", "%2E", "a b\u00a0c", "x" * 200, "😀" * 200)
+
+
+@pytest.mark.parametrize("secrets", [
+    Secrets(current=CURRENT), Secrets(current=CURRENT, previous=PREVIOUS),
+], ids=["ordinary", "rotation"])  # fmt: skip
+@pytest.mark.parametrize("text", TEXTS)
+async def test_the_receiver_reads_from_signed_headers_which_job_it_is(
+    text: str, secrets: Secrets
+) -> None:
+    """D10: id, status and run arrive over a real socket as they were submitted, whatever characters
+    they have, and hold under each secret that signs; what is not known is not there."""
+    named: dict[str, Any] = {"job_id": text, "job_status": text, "run": 7}
+    nameless: dict[str, Any] = {"job_id": text}
+    for known in (named, nameless, nameless | {"run": 1}):
+        sent = (await captured(secrets, **known)).as_dict
+        for secret in filter(None, (secrets.current, secrets.previous)):
+            verified = signature.verify(BODY, sent, secret, now_s=time.time())
+            assert verified.job == signature.Job(
+                id=text, status=known.get("job_status"), run=known.get("run")
+            )
+        assert ("x-postback-job-status" in sent) == ("job_status" in known)
+        assert ("x-postback-job-run" in sent) == ("run" in known)
+        for judge, _ in JUDGES:
+            assert judge(CURRENT).verify(BODY, sent) is not False
+
+
+@pytest.mark.parametrize("name", ["id", "status", "run"])
+async def test_a_changed_header_of_the_job_counts_for_nothing(name: str) -> None:
+    sent = (await captured(Secrets(current=CURRENT), job_status="done", run=1)).as_dict
+    changed = sent | {f"x-postback-job-{name}": "2"}
+    assert signature.verify(BODY, changed, CURRENT, now_s=time.time()).job is None
+
+
+async def test_a_customer_without_a_whsec_secret_gets_the_founding_scheme_alone() -> None:
+    """So no header tells of the job what nothing vouches for."""
+    sent = (await captured(Secrets(current="plain text, no base64!"), run=1)).as_dict
+    assert not [name for name in sent if name.startswith(("webhook-", "x-postback-job"))]

@@ -13,6 +13,7 @@ from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreFull, StoreUnavailable
 from dispatcher.store.requests import Usage
+from receiver.base.clock import parse_iso
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, reject
 
 BOTH_SCHEDULES = {
@@ -387,3 +388,67 @@ async def test_a_fault_of_ours_is_told_without_its_inside(
     answer = await api.post("/v1/callbacks", json=SUBMIT)
     reject(answer, 500, "INTERNAL")
     assert "inner" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("way", "given"),
+    [("json", 60), ("json", "2031-01-01T00:00:00Z"), ("json", 604_801), ("json", -1),
+     ("json", "soon"), ("raw", 60), ("raw", 604_801), ("raw", "-1"), ("raw", "soon"),
+     ("batch", 60), ("batch", "soon")],
+)  # fmt: skip
+async def test_not_before_is_a_time_or_seconds_and_at_most_a_week(
+    api: httpx.AsyncClient, parked: str, way: str, given: object
+) -> None:
+    """In each form of a submit; beyond it 422 names the field. It waits as pending until then."""
+    status, body = await submitted(api, parked, way, notBefore=given)
+    if given == 60:
+        assert status == 202
+        shown = (await api.get(f"/v1/callbacks/{body['id']}")).json()
+        waits = parse_iso(shown["nextAttemptAt"]) - parse_iso(shown["createdAt"])
+        assert (shown["status"], waits) == ("pending", 60_000)
+    else:
+        assert (status, body["details"]["field"]) == (422, "notBefore")
+
+
+@pytest.mark.parametrize("way", ["json", "raw", "batch"])
+async def test_each_run_of_a_job_is_a_callback_of_its_own(
+    api: httpx.AsyncClient, parked: str, way: str
+) -> None:
+    """D12: the run is part of the key where one is given, and is shown."""
+    taken = [await submitted(api, parked, way, run=run) for run in (None, 1, 2, 2, 1)]
+    assert [body["duplicate"] for _, body in taken] == [False, False, False, True, True]
+    assert len({body["id"] for _, body in taken}) == 3
+    shown = [(await api.get(f"/v1/callbacks/{body['id']}")).json() for _, body in taken]
+    assert [one.get("run") for one in shown] == [None, 1, 2, 2, 1]
+    for wrong in (0, -1, 1_000_000_000):
+        status, refused = await submitted(api, parked, way, run=wrong)
+        assert (status, refused["details"]["field"]) == (422, "run")
+
+
+async def test_a_repeated_key_must_come_with_the_same_run(
+    api: httpx.AsyncClient, parked: str
+) -> None:
+    headers = {"Idempotency-Key": "k"}
+    first = await api.post("/v1/callbacks", json={**SUBMIT, "run": 1}, headers=headers)
+    again = await api.post("/v1/callbacks", json={**SUBMIT, "run": 2}, headers=headers)
+    assert (first.status_code, again.status_code) == (202, 409)
+
+
+async def submitted(
+    api: httpx.AsyncClient, parked: str, way: str, **more: Any
+) -> tuple[int, dict[str, Any]]:
+    """What a submit comes to, made in one of the three ways."""
+    fields = {"jobId": "j", "destination": parked}
+    fields |= {name: value for name, value in more.items() if value is not None}
+    if way == "json":
+        response = await api.post("/v1/callbacks", json={**fields, "payload": 1})
+    elif way == "raw":
+        response = await api.post("/v1/callbacks/raw", params=fields, content=b"1")
+    else:
+        line = json.dumps({**fields, "payload": 1}).encode()
+        media = {"Content-Type": "application/x-ndjson"}
+        response = await api.post("/v1/callbacks/batch", content=line, headers=media)
+        body = response.json()
+        refused = "error" in body
+        return (body["status"], body) if refused else (202, body)
+    return response.status_code, response.json()

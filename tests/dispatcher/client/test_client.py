@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,29 @@ def test_bytes_of_a_payload_travel_as_they_are(client: Client, service: Running)
     )
     assert client.payload(raw.id).body == b"\x00\xff"
     assert client.payload(raw.id).content_type == "image/png"
+
+
+def test_a_run_and_the_time_not_to_be_sent_before_go_with_each_way_to_submit(
+    client: Client, service: Running
+) -> None:
+    """As seconds, as a time with a zone, or in UTC without."""
+    to: Any = {"callback_url": service.hook(200)}
+    later = datetime.now(UTC) + timedelta(hours=1)
+    made = [
+        client.submit("j", 1, **to, run=1, not_before=3_600),
+        client.submit("j", 1, **to, run=2, not_before=later),
+        client.submit("j", 1, **to, run=3, not_before=later.replace(tzinfo=None)),
+        client.submit("j", 1, **to, run=4, not_before=later.isoformat()),
+        client.submit_raw("j", b"1", content_type="text/plain", **to, run=5, not_before=later),
+        client.submit_raw("j", b"1", content_type="text/plain", **to, run=6, not_before=0.5e4),
+    ]
+    many = [Submission(job_id="j", payload=1, **to, run=7, not_before=later)]
+    made += [line.submitted for line in client.submit_many(many) if line.submitted is not None]
+    shown = [client.get(one.id) for one in made]
+    assert [one.run for one in shown] == [1, 2, 3, 4, 5, 6, 7]
+    for one in shown:
+        assert one.next_attempt_at is not None
+        assert one.next_attempt_at > datetime.now(UTC) + timedelta(minutes=50)
 
 
 def test_a_repeated_submit_answers_with_the_first(client: Client, service: Running) -> None:

@@ -103,6 +103,8 @@ def callback(
     tags: dict[str, str] | None = None,
     policy: str | None = None,
     headers: Headers = (),
+    run: int | None = None,
+    not_before_ms: int | None = None,
 ) -> NewCallback:
     """A submit as the API builds it; `key` is an explicit idempotency key."""
     where = destination_id(tenant, name=name, url=url)
@@ -128,6 +130,8 @@ def callback(
         explicit_key=key is not None,
         content=sha256(f"{job}\0{job_status}\0{where}".encode() + digest).digest()[:16],
         created_ms=now_ms,
+        run=run,
+        not_before_ms=not_before_ms,
     )
 
 

@@ -266,3 +266,36 @@ async def test_each_callback_has_its_policys_maximum_age_and_lease(world: World)
     assert delivery.expires_ms == T0 + 60_000
     assert await world.store.reclaim(now_ms=T0 + 2_000 + 10_000 - 1) == 0
     assert await world.store.reclaim(now_ms=T0 + 2_000 + 10_000) == 1
+
+
+async def test_what_may_not_go_yet_is_stored_to_be_due_then(world: World) -> None:
+    """No direct dispatch; due at that moment, and others of its lane meanwhile go."""
+    later = await world.submit("later", handover=True, not_before_ms=world.now_ms + 60_000)
+    assert (later.state, later.delivery) == ("pending", None)
+    assert world.next_ready_ms() == T0 + 60_000
+    assert (await world.submit("now", handover=True)).delivery is not None
+    world.tick(59_999)
+    assert await world.claim() == []
+    world.tick()
+    assert [one.id for one in await world.claim()] == [later.id]
+
+
+async def test_a_callback_does_not_expire_before_it_may_first_go(world: World) -> None:
+    """The maximum age counts from then, in the row and in what is leased."""
+    short = dump(Rule(attempts=1, max_age=10))
+    one = await world.submit("j", policy=short, not_before_ms=T0 + 60_000)
+    world.tick(60_000)
+    assert await world.store.expire(now_ms=world.now_ms, limit=10) == 0
+    delivery = await world.one()
+    assert (delivery.id, delivery.expires_ms) == (one.id, T0 + 70_000)
+
+
+async def test_the_run_and_the_status_go_with_the_delivery(world: World) -> None:
+    """Handed over or claimed, for the job's own headers."""
+    handed = (await world.submit("one", handover=True, run=3, job_status="failed")).delivery
+    assert handed is not None
+    await world.submit("two", run=4, job_status=None)
+    claimed = await world.one()
+    assert (handed.run, handed.job_status) == (3, "failed")
+    assert (claimed.run, claimed.job_status) == (4, None)
+    assert (await world.get(claimed.id)).run == 4
