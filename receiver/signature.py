@@ -78,7 +78,8 @@ _V1J_VALUE: Final = re.compile(r"v1j,[A-Za-z0-9+/]{43}=")
 _V1J_PREFIX: Final = "v1j,"
 _JOB_NAMES: Final = tuple(name.lower().encode() for name in JOB_HEADERS)
 # As signed: without a full stop, so that three of them in a row can be read in one way only.
-_JOB_VALUE: Final = re.compile(r"(?:[A-Za-z0-9_~-]|%[0-9A-Fa-f]{2})*")
+_JOB_VALUES: Final = re.compile(r"[A-Za-z0-9_~%-]*\.[A-Za-z0-9_~%-]*\.[A-Za-z0-9_~%-]*")
+_ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_~-]*")
 _RUN: Final = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -177,7 +178,8 @@ def sign_standard(
 
 
 def _sign(key: bytes, sent_as: str, job: Mapping[str, str]) -> str:
-    signed = _v1j_signed(sent_as, [job.get(name, "") for name in JOB_HEADERS])
+    stated = ".".join(job.get(name, "") for name in JOB_HEADERS)
+    signed = f"v1j.{sent_as}{stated}".encode("ascii")
     return _v1j(hmac.digest(key, signed, hashlib.sha256))
 
 
@@ -485,9 +487,10 @@ def _verified_job(
     """Return the job that a v1j by one of these keys vouches for; None where none does."""
     given = [value for value in signatures.split(" ") if _V1J_VALUE.fullmatch(value)]
     values = [fields.get(name) or "" for name in _JOB_NAMES]
-    if not given or not all(map(_JOB_VALUE.fullmatch, values)):
+    stated = ".".join(values)
+    if not given or not _JOB_VALUES.fullmatch(stated):
         return None
-    signed = _v1j_signed(sent_as, values)
+    signed = f"v1j.{sent_as}{stated}".encode("ascii")
     if not any_equal([_v1j(digest(key, signed)) for key in signers], given):
         return None
     id, status, run = map(_decoded, values)
@@ -504,10 +507,6 @@ def _sent_as(msg_id: str, timestamp_s: int) -> str:
     return f"{msg_id}.{timestamp_s}."
 
 
-def _v1j_signed(sent_as: str, values: Iterable[str]) -> bytes:
-    return f"v1j.{sent_as}{'.'.join(values)}".encode("ascii")
-
-
 def _encoded(text: str) -> str:
     value = text if _PLAIN.fullmatch(text) else quote(text, safe="").replace(".", "%2E")
     if len(value) > HEADER_CHARS_MAX:
@@ -516,10 +515,15 @@ def _encoded(text: str) -> str:
 
 
 def _decoded(value: str) -> str | None:
+    if "%" not in value:
+        return value or None
     try:
-        return unquote_to_bytes(value).decode("utf-8") or None
+        text = unquote_to_bytes(value).decode("utf-8")
     except UnicodeDecodeError:
-        raise SignatureError("malformed", "a header of the job is not UTF-8") from None
+        text = ""
+    if not text or not _ENCODED.fullmatch(value):
+        raise SignatureError("malformed", "a header of the job is not percent-encoded UTF-8")
+    return text
 
 
 def _v1_keys(secrets: list[str]) -> list[bytes]:

@@ -4,6 +4,7 @@ documents are ordinary."""
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Final, TypeVar
 
@@ -11,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from dispatcher.api.errors import ApiError
+from dispatcher.intake import may_repeat_a_key
 from receiver.base.http import Refusal, invalid
 
 T = TypeVar("T")
@@ -19,10 +21,8 @@ JSON: Final = "application/json"
 NO_STORE: Final = {"Cache-Control": "no-store"}  # with a response that holds a key or a secret
 _ENCODER: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
-_WHITESPACE: Final = b" \t\r\n"
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
 _UNMARKED: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
-_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _WHERE: Final = re.compile(r"(?P<key>`key` in )?`\$(?P<path>[\w.\[\]]*)`")
 _FIELD: Final = re.compile(
     r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL
@@ -60,10 +60,19 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> 
     except msgspec.ValidationError as error:
         raise _shape_error(str(error), _parsed(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise malformed(str(error)) from None
+        raise malformed(_reason(error, body)) from None
     except RecursionError:
         raise malformed("nested too deep") from None
     return value
+
+
+def _reason(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> str:
+    """Return why a body is no JSON. Half of a surrogate pair looks to the parser like the end."""
+    if "truncated" in str(error):
+        with suppress(ValueError, RecursionError):
+            json.loads(body, parse_int=len)
+            return "a string holds half a surrogate pair, which is no character"
+    return str(error)
 
 
 def malformed(reason: str) -> ApiError:
@@ -93,22 +102,9 @@ def check_depth(body: bytes, depth_max: int) -> None:
 
 
 def check_keys(body: bytes) -> None:
-    """Raise if a top-level key is there twice, where parsers silently keep the last.
-
-    A parsed object accounts for every byte of its text that is not whitespace: keys, values and
-    punctuation. What a duplicate's first value took is then left over. Escaped keys also leave
-    bytes over, so only then does a slower parser that sees all keys decide.
-    """
-    members = _MEMBERS.decode(body)
-    accounted = 1 + max(1, len(members))  # braces and commas
-    for key, value in members.items():
-        accounted += 3 + len(key.encode()) + _solid(bytes(value))  # quotes and colon
-    if accounted != _solid(body):
+    """Raise if a top-level key is there twice, where parsers silently keep the last."""
+    if may_repeat_a_key(body):
         _check_keys_slowly(body)
-
-
-def _solid(text: bytes) -> int:
-    return len(text.translate(None, _WHITESPACE))
 
 
 def _check_keys_slowly(body: bytes) -> None:

@@ -64,6 +64,7 @@ def _headers(event: Event) -> dict[str, str]:
         "Content-Type": _content_type(event),
         "Postback-Job-Id": quote(event.job_id),
         "Postback-Job-Status": quote(event.status),
+        "Postback-Job-Run": str(event.run),
         "Postback-Platform": event.platform,
         "Postback-Source": quote(event.source),
         "Postback-Attempt": str(event.attempt),

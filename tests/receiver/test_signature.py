@@ -160,7 +160,14 @@ def test_a_job_header_that_is_there_twice_is_ambiguous() -> None:
 
 @pytest.mark.parametrize(
     "stated",
-    [("%ff", "", ""), ("a", "%C3", ""), ("a", "b", "0"), ("a", "b", "1e3"), ("a", "", "01")],
+    [
+        ("%ff", "", ""),
+        ("a", "%C3", ""),
+        ("a", "b", "0"),
+        ("a", "b", "1e3"),
+        ("a", "", "01"),
+        ("%zz", "", ""),
+    ],
 )
 def test_a_signed_job_that_cannot_be_is_malformed(stated: tuple[str, str, str]) -> None:
     """Validly signed by who holds the secret: bytes that are no text, a run that is no number."""

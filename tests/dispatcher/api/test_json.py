@@ -192,3 +192,13 @@ def test_no_bytes_at_all_are_more_than_a_refusal(body: bytes) -> None:
     for shape in (Submit, ReplayRequest):
         with contextlib.suppress(Refusal):
             decode(msgspec.json.Decoder(shape), body, depth_max=64)
+
+
+@pytest.mark.parametrize("text", [rb"\ud800", rb"a\udbff", rb"\udc00"])
+def test_half_a_pair_is_called_so(text: bytes) -> None:
+    """Not the end of the data, as the parser has it."""
+    body = b'{"jobId":"a","payload":{"x":"' + text + b'"}}'
+    with pytest.raises(Refusal, match="surrogate pair"):
+        decode(SUBMIT, body, depth_max=64)
+    with pytest.raises(Refusal, match="truncated"):
+        decode(SUBMIT, b'{"jobId":"a","payload":{"x":"', depth_max=64)
