@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Final, TypeVar, cast
 
 import typer
@@ -63,6 +64,11 @@ def run_app(
     """Run one command (the process's, unless given); return its exit code. `explain` makes of an
     error what is printed; those that it does not know are raised. `one_line` puts hints beside
     their errors, not below."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, TextIOWrapper
+        ):  # what it cannot show is no error, but a question mark
+            stream.reconfigure(errors="replace")
     try:
         code = app(
             list(sys.argv[1:] if argv is None else argv), prog_name=program, standalone_mode=False

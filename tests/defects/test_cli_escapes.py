@@ -1,6 +1,9 @@
 """What a stranger submitted commands no operator's terminal, and what is typed ends in one line."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -36,6 +39,21 @@ def test_a_listing_has_nothing_that_commands_a_terminal(
     if form:
         assert json.loads(out) == CALLBACK
         assert "caf\u00e9 \u4e2d" in out
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp1252", "utf-8"])
+def test_a_stream_that_cannot_show_a_mark_is_no_error(encoding: str) -> None:
+    """Cron and some terminals have such ones: the rest is shown."""
+    page = json.dumps({"data": [CALLBACK], "nextCursor": None}).encode()
+    with serving(saying(200, page)) as url:
+        ran = subprocess.run(
+            [sys.executable, "-m", "dispatcher", "--url", url, "--api-key", "k", "list"],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"cb_1" in ran.stdout
 
 
 @pytest.mark.parametrize(
