@@ -419,6 +419,8 @@ def read_policy(choice: wire.PolicyChoice | None) -> tuple[str | None, Policy | 
     codes = choice.acknowledge
     if codes != "2xx" and GONE in codes:
         raise Invalid("policy.acknowledge", GONE, "410 always means gone")
+    if not isinstance(choice.retry, str) and GONE in choice.retry:
+        raise Invalid("policy.retry", GONE, "410 always means gone")
     grown = choice.exponential
     policy = Policy(
         attempts=choice.attempts,

@@ -321,6 +321,22 @@ def test_ordinary_headers_pass_as_they_are() -> None:
             custom_headers(many, SIGNATURE)
 
 
+def test_a_policy_says_what_being_turned_away_costs_and_which_codes_are_tried_again() -> None:
+    text = b'{"attempts":2,"turnedAway":"try","retry":[500,404]}'
+    stored, policy = read_policy(msgspec.json.decode(text, type=PolicyShape))
+    assert policy is not None
+    assert policy == load(stored)
+    assert (policy.turned_away, policy.retry) == ("try", frozenset({404, 500}))
+    shown = msgspec.json.decode(msgspec.json.encode(policy_shape(policy)))
+    assert (shown["turnedAway"], shown["retry"]) == ("try", [404, 500])
+    _, default = read_policy(PolicyShape(attempts=1))
+    assert default is not None
+    assert (default.turned_away, default.retry) == ("free", "all")
+    _, lost_alone = read_policy(PolicyShape(attempts=1, retry=[]))
+    assert lost_alone is not None
+    assert not lost_alone.retries(503)
+
+
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_a_preset_is_shown_in_the_contracts_shape_and_reads_back_the_same(name: str) -> None:
     """What the API shows for a policy can be given to it again, and means the same."""
@@ -348,6 +364,11 @@ def test_a_preset_is_shown_in_the_contracts_shape_and_reads_back_the_same(name: 
         '{"attempts":1,"acknowledge":[199]}',
         '{"attempts":1,"acknowledge":[200,410]}',
         '{"attempts":1,"acknowledge":"3xx"}',
+        '{"attempts":1,"turnedAway":"maybe"}',
+        '{"attempts":1,"retry":"none"}',
+        '{"attempts":1,"retry":[199]}',
+        '{"attempts":1,"retry":[404,410]}',
+        '{"attempts":1,"retry":null}',
         '{"attempts":1,"maxAge":0}',
         '{"attempts":1,"maxAge":2592001}',
         '{"attempts":1,"delays":null}',
