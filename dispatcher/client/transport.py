@@ -114,8 +114,13 @@ class Endpoint:
         }
 
     def connect(self, kind: type[AnyClient], transport: Any, timeout_s: float) -> AnyClient:
-        """Return httpx's client of this kind for the endpoint, for use within a time limit."""
-        client = kind(transport=transport, **self.options(timeout_s))
+        """Return httpx's client of this kind for the endpoint, for use within a time limit. Raises
+        ValueError for authorities of the environment that cannot be read."""
+        try:
+            client = kind(transport=transport, **self.options(timeout_s))
+        except OSError as error:
+            message = f"SSL_CERT_FILE or SSL_CERT_DIR cannot be used: {error.strerror or error}"
+            raise ValueError(message) from None
         if isinstance(client, httpx.Client):
             _limit(client)
         return client

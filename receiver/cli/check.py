@@ -11,6 +11,7 @@ from rich.table import Table
 
 from receiver.base.cli import FAILED, USAGE, command, console, plain, table
 from receiver.base.secrets import mistaken_for_secret
+from receiver.base.settings import SettingError
 from receiver.cli.common import (
     EXIT_CODES,
     AsJson,
@@ -84,7 +85,7 @@ def check_command(
         findings = asyncio.run(
             check(url, active, effects_url=effects, schemes=schemes, wait_s=wait)
         )
-    except KitError as error:
+    except (KitError, SettingError) as error:
         end(str(error), FAILED)
     wrong = sum(finding.grade == "wrong" for finding in findings)
     if as_json:
