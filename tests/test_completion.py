@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dispatcher import wire
+from dispatcher import signing, wire
 from dispatcher.api.json import decode, decoder
 from dispatcher.api.submits import raw_submission
 from dispatcher.intake import IntakeError, Submission, from_wire, new_callback
@@ -24,7 +24,7 @@ from receiver.base.clock import now_ms
 from receiver.base.completion import STATUSES
 from receiver.base.http import Refusal
 from receiver.signature import Job
-from receiver.testing import Client, Clock, signed_request
+from receiver.testing import Client, Clock
 
 T = TypeVar("T")
 
@@ -103,15 +103,14 @@ class Halves:
     async def deliver(self, new: NewCallback) -> tuple[str, Event]:
         """Send what was taken as the dispatcher does; who handled it, and what he was handed."""
         self.handled.clear()
-        job = Job(id=new.job_id, status=new.job_status)
-        headers = signed_request(
-            new.body,
-            SECRET,
+        signed = signing.headers(
             message_id=new.id,
-            timestamp_s=self.client.receiver.now_ms() // 1000,
-            job=job,
+            body=new.body,
+            secrets=signing.Secrets(current=SECRET),
+            job=Job(id=new.job_id, status=new.job_status, run=new.run),
+            now_s=self.client.receiver.now_ms() // 1000,
         )
-        headers = {**dict(new.headers), **headers, "Content-Type": new.content_type}
+        headers = {**dict(new.headers), **dict(signed), "Content-Type": new.content_type}
         response = await self.client.post(new.body, headers=headers)
         assert (response.status_code, response.json()["status"]) == (200, "accepted"), response.text
         await self.client.idle()
@@ -180,6 +179,7 @@ BOUNDED = settings(
     hazards=st.lists(st.sampled_from(HAZARDS), max_size=3, unique=True),
     bare=st.none() | st.sampled_from(["7", "[1, 1e400]", '"text"', "null"]),
     headers=HEADERS,
+    run=st.none() | st.integers(-1, 10**9),
 )
 def test_what_is_submitted_as_json_reaches_the_handler_of_its_true_status(
     halves: Halves,
@@ -189,6 +189,7 @@ def test_what_is_submitted_as_json_reaches_the_handler_of_its_true_status(
     hazards: list[str],
     bare: str | None,
     headers: dict[str, str] | None,
+    run: int | None,
 ) -> None:
     """Whatever the payload holds; the status that was named, else the payload's own."""
     halves.count += 1
@@ -202,16 +203,18 @@ def test_what_is_submitted_as_json_reaches_the_handler_of_its_true_status(
         payload, true = bare, "completed"
     if named is not None:
         true = named[1]
-    fields = {"jobId": job_id, "callbackUrl": URL}
+    fields: dict[str, Any] = {"jobId": job_id, "callbackUrl": URL, "headers": headers}
     if named is not None:
         fields["jobStatus"] = named[0]
-    document = json.dumps({**fields, "headers": headers})[:-1] + f', "payload": {payload}}}'
+    if run is not None:
+        fields["run"] = run
+    document = json.dumps(fields)[:-1] + f', "payload": {payload}}}'
     new = submitted(document)
     if new is None:
         return
     handler, event = halves.run(halves.deliver(new))
     assert (handler, event.status, event.job_id) == (true, true, job_id)
-    assert event.raw == payload.encode()
+    assert (event.run, event.raw) == (run or 1, payload.encode())
 
 
 WAYS: dict[str, Any] = {

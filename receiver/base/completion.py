@@ -103,7 +103,10 @@ def unread_status(body: bytes) -> str | None:
     if not _may_be_object(body):
         return None
     pairs = _pairs(body)
-    return UNKNOWN if pairs is None or any(key == "status" for key, _ in pairs) else None
+    if pairs is None:
+        return UNKNOWN
+    stated = [value for key, value in pairs if key == "status" and value not in (None, "")]
+    return UNKNOWN if stated else None
 
 
 def names_two(body: bytes, *names: str) -> bool:

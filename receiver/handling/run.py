@@ -7,13 +7,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
+from receiver.base.completion import DEPTH_MAX, UNKNOWN
 from receiver.event import Event, read_event
 from receiver.handling.handlers import Handler
 from receiver.handling.tx import AsyncTx, Effects, Transaction
 from receiver.inbox.message import Claimed
 from receiver.verification.identity import Identity, read
 
-_DEPTH_MAX: Final = 900  # whatever limit a body was let in under, it was below this
+_DEPTH_MAX: Final = 900  # under the interpreter's own limit of about 1000
 
 
 class HandlerTimeout(Exception):
@@ -122,7 +123,9 @@ def check_ran(handler: Handler, result: Any) -> None:
 
 def event_of(claimed: Claimed) -> Event:
     """Return the event that a stored message is. Its body is read again, as when it came."""
-    document, unread = read(claimed.body, depth_max=_DEPTH_MAX)
+    # Where its status was not to be read when it came, nothing in it is believed now.
+    depth_max = DEPTH_MAX if claimed.job_status == UNKNOWN else _DEPTH_MAX
+    document, unread = read(claimed.body, depth_max=depth_max)
     identity = Identity(
         job_id=claimed.job_id,
         status=claimed.job_status,

@@ -143,6 +143,7 @@ READ, UNREAD = b'{"status":"failed"}', b'{"status":"failed"'
         (b'{"status":"f\xe4iled"}', Job(id="j"), "unknown"),
         (b'{"status":"failed","x":1e999}', Job(id="j"), "unknown"),
         (b'{"x":1e999}', Job(id="j"), "completed"),
+        (b'{"status":null,"x":1e999}', Job(id="j"), "completed"),
         (b'{"status":7}', Job(id="j"), "unknown"),
         (b'{"status":null}', Job(id="j"), "completed"),
         (b'{"status":""}', Job(id="j"), "completed"),
