@@ -98,6 +98,8 @@ class Handler(ResponseHandler):
         else:
             unwritten = self.transport is None or self.transport.get_write_buffer_size() > 0
             self.early = unwritten or not self._written
+            if self.early:
+                self.force_close()  # what is left to write of this request must be no other's
             self._answered = True
             self._received = b""
         if self._informational > _INFORMATIONAL_MAX:

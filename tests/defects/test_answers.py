@@ -14,7 +14,7 @@ from dispatcher.policy import Policy, dump
 from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import Rig, rigged
 from tests.dispatcher.peers import OK, Behaviour, Peer, answer, answers, listening, sending
-from tests.dispatcher.store.builders import TENANT
+from tests.dispatcher.store.builders import TENANT, World
 
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 ONCE = dump(Policy(attempts=1, timeout=5.0))
@@ -162,3 +162,42 @@ async def test_a_peer_that_turns_a_herd_away_gets_it_all_and_no_storm(tmp_path: 
 
     assert states == {"delivered": 60}
     assert posts <= 2.5 * 60
+
+
+@pytest.mark.parametrize("status", ["410 Gone", "503 Busy", "429 Slow"])
+async def test_the_old_urls_late_answer_says_nothing_of_the_new_url(
+    tmp_path: Path, status: str
+) -> None:
+    """It ends or delays the one callback that it is about; the rest goes to the new URL at once."""
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def late(peer: Peer, reader: Any, writer: Any) -> None:
+        await peer.receive(reader)
+        asked.set()
+        await go.wait()
+        writer.write(answer(status, "Retry-After: 3600"))
+
+    async with (
+        listening(late) as old,
+        listening(answers(OK)) as new,
+        delivering(tmp_path) as rig,
+    ):
+        world = World(make=lambda: rig.store, store=rig.store, now_ms=now_ms())
+        await world.register("mended", url=old.url, concurrency=1)
+        first = await rig.submit("first", name="mended")
+        await asked.wait()
+        rest = [await rig.submit(f"job-{n}", name="mended") for n in range(3)]
+        await world.change("mended", url=new.url)
+        go.set()
+
+        async def delivered() -> bool:
+            return {(await rig.get(one.id)).state for one in rest} == {"delivered"}
+
+        await rig.until(delivered)
+        shown = await world.destination("mended")
+        ended = await rig.get(first.id)
+
+    assert (shown.disabled_reason, shown.held_reason) == (None, None)
+    assert len(new.received) == 3
+    assert ended.state == ("dead" if status == "410 Gone" else "pending")
+    assert ended.last_error == f"http_{status[:3]}"

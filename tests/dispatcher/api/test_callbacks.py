@@ -102,6 +102,8 @@ async def test_a_listed_callback_has_the_contracts_fields(
         "timeout": 15.0,
         "acknowledge": "2xx",
         "maxAge": 604800.0,
+        "turnedAway": "free",
+        "retry": "all",
     }
 
 
