@@ -18,7 +18,11 @@ from typing import Any, Final, cast
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from receiver.base.http import EXCHANGE, Receive, Refusal, Scope, Send, busy, send_response
 
@@ -185,6 +189,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._running: RequestResponseCycle | None = None  # where requests wait, not the newest
         self._awaits_head = True  # between two messages, or within a head
         self._in_head = False  # its first byte is there, its last one is not
         self._heads = 0
@@ -206,6 +211,9 @@ class BoundedProtocol(HttpToolsProtocol):
         for timer in (self.timeout_keep_alive_task, self._closer):
             if timer is not None:
                 timer.cancel()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -304,6 +312,10 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.timeout_keep_alive_task is None:
                 self._check_idle_in(self.timeout_keep_alive)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def _unset_keepalive_if_required(self) -> None:
         self._idle_since_s = None
 
@@ -325,8 +337,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def whole_body(self, scope: Scope) -> bytes | None:
         """For an `Exchange`: what `RequestResponseCycle.receive` would give now."""
-        cycle = self.cycle
-        if cycle.scope is not scope or cycle.more_body or cycle.disconnected:
+        cycle = self._running
+        if cycle is None or cycle.scope is not scope or cycle.more_body or cycle.disconnected:
             return None
         body = bytes(cycle.body)
         cycle.body = bytearray()
@@ -334,8 +346,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def respond(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
         """For an `Exchange`: as `RequestResponseCycle.send` does it with two events."""
-        cycle = self.cycle
-        if cycle.scope is not scope or cycle.response_started or scope["method"] == "HEAD":
+        cycle = self._running
+        if cycle is None or cycle.scope is not scope or cycle.response_started:
+            return False
+        if scope["method"] == "HEAD":
             return False
         if cycle.disconnected or cycle.flow.write_paused:
             return False
