@@ -2,7 +2,7 @@
 
 What aiohttp leaves open is closed here: floods of informational answers, bytes that nobody asked
 for, and idle connections to ever more hosts. And what it throws away is kept: a complete head, when
-what comes with it or after it is garbled (`head.py`), and whether it came before the request was
+what comes with it or after it is garbled, and whether it came before the request was
 written.
 """
 
@@ -17,8 +17,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
-from dispatcher.sending import head
 from dispatcher.sending.egress import Egress
+from dispatcher.sending.response import HEAD_BYTES_MAX, find_head
 
 # Under the 5 s after which uvicorn and Node close an idle connection: we close it first, so that
 # a delivery seldom meets one that is just being closed.
@@ -85,7 +85,7 @@ class Handler(ResponseHandler):
         if not self._answered:
             if not self._received:
                 self._received = data
-            elif len(self._received) < head.BYTES_MAX:
+            elif len(self._received) < HEAD_BYTES_MAX:
                 if isinstance(self._received, bytes):
                     self._received = bytearray(self._received)
                 self._received += data
@@ -121,7 +121,7 @@ class Handler(ResponseHandler):
     def _save_head(self) -> bool:
         """Take a head that is complete, with what came after it as it came; whether there is one.
         The connection has been closed: nothing tells where the answer ends."""
-        found = head.find(bytes(self._received), self, self._params)
+        found = find_head(bytes(self._received), self, self._params)
         if found is None:
             return False
         message, payload = found
