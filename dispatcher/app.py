@@ -40,7 +40,7 @@ class Service:
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
         self.replayer = Replayer(settings, self.store)
-        self.sweeper = Sweeper(settings, self.store, self.metrics)
+        self.sweeper = Sweeper(settings, self.store, self.metrics, held=self.engine.held)
         self.intake = Intake(settings, self.store, self.access, self.engine, self.metrics)
         self.api: Router = create_api(
             Context(

@@ -12,6 +12,7 @@ Retry = Literal["all"] | frozenset[int]
 TurnedAway = Literal["free", "try"]
 PresetName = Literal["exponential", "standard-webhooks", "runpod", "cerebrium"]
 GONE: Final = 410
+TIMEOUT_MS_MAX: Final = 60_000  # of one attempt
 # A delivery that its peer alone keeps turning away, while it answers others, waits at no cost so
 # many times.
 TURNED_AWAY_MAX: Final = 5

@@ -11,6 +11,7 @@ from typing import Final
 from dispatcher.store.errors import NotFound
 from dispatcher.values import SigningSecret
 from receiver.base import log
+from receiver.base.clock import monotonic_ms
 from receiver.base.secrets import is_weak
 from receiver.signature import (
     ID_HEADER,
@@ -43,8 +44,14 @@ class SecretCache:
     """The tenants' signing secrets, kept in memory. The most specific one signs: a destination's
     own, else its tenant's. `read` gives all of a tenant's that sign or signed, newest first."""
 
-    def __init__(self, read: Callable[[str], Awaitable[Sequence[SigningSecret]]]) -> None:
+    def __init__(
+        self,
+        read: Callable[[str], Awaitable[Sequence[SigningSecret]]],
+        *,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
+    ) -> None:
         self._read = read
+        self._monotonic_ms = monotonic_ms
         self._cached: OrderedDict[str, _TenantSecrets] = OrderedDict()
         self._loading = asyncio.Lock()
         self._forgotten = 0
@@ -54,8 +61,8 @@ class SecretCache:
         """Return what signs now. Raises NotFound for a tenant without secrets, and what `read`
         raises."""
         cached = self._cached.get(tenant)
-        if cached is None or cached.fresh_until_ms <= now_ms:
-            cached = await self._load(tenant, now_ms)
+        if cached is None or cached.fresh_until_ms <= self._monotonic_ms():
+            cached = await self._load(tenant)
         return cached.secrets(destination, now_ms)
 
     def forget(self, tenant: str) -> None:
@@ -68,15 +75,15 @@ class SecretCache:
         self._forgotten += 1
         self._cached.clear()
 
-    async def _load(self, tenant: str, now_ms: int) -> "_TenantSecrets":
+    async def _load(self, tenant: str) -> "_TenantSecrets":
         async with self._loading:  # one read for all that wait, not one each
             cached = self._cached.get(tenant)
-            if cached is not None and cached.fresh_until_ms > now_ms:
+            if cached is not None and cached.fresh_until_ms > self._monotonic_ms():
                 return cached
             forgotten = self._forgotten
             secrets = await self._read(tenant)
             self._warn(secrets)
-            cached = _TenantSecrets(tenant, secrets, now_ms + _FRESH_MS)
+            cached = _TenantSecrets(tenant, secrets, self._monotonic_ms() + _FRESH_MS)
             # What was read while a rotation committed may be the state before it.
             if forgotten == self._forgotten:
                 self._cached[tenant] = cached

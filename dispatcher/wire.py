@@ -10,7 +10,14 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from dispatcher.policy import DEFAULT, PRESETS, Policy, PresetName, TurnedAway
+from dispatcher.policy import (
+    DEFAULT,
+    PRESETS,
+    TIMEOUT_MS_MAX,
+    Policy,
+    PresetName,
+    TurnedAway,
+)
 from dispatcher.states import State
 from dispatcher.values import Priority, Scope
 from receiver.base.completion import HEADERS_MAX, JOB_ID_CHARS_MAX, STATUS_CHARS_MAX
@@ -138,7 +145,9 @@ class PolicyShape(Shape, frozen=True, kw_only=True):
     jitter: Annotated[float, Meta(ge=0, le=1, description="0.2 spreads waits by ±20 %.")] = (
         _DEFAULT.jitter
     )
-    timeout: Annotated[float, Meta(ge=0.1, le=60, description="Of one attempt.")] = _DEFAULT.timeout
+    timeout: Annotated[
+        float, Meta(ge=0.1, le=TIMEOUT_MS_MAX / 1000, description="Of one attempt.")
+    ] = _DEFAULT.timeout
     acknowledge: Literal["2xx"] | Annotated[list[StatusCode], Meta(min_length=1, max_length=20)] = (
         "2xx"
     )

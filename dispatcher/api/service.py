@@ -37,7 +37,7 @@ async def stats(call: Call) -> Response:
     if everybody == "true":
         call.principal.require_platform()
     tenant = None if everybody == "true" else call.tenant
-    figures = await call.context.store.stats(tenant, now_ms=call.now_ms)
+    figures = await call.context.store.stats(tenant)
     view = wire.StatsView(
         counts={state: figures.counts.get(state, 0) for state in STATES},
         accepted_per_second=figures.accepted_per_second,

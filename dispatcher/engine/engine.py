@@ -17,7 +17,7 @@ from dispatcher.store.requests import Settlement
 from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
 from receiver.base import log
-from receiver.base.clock import now_ms
+from receiver.base.clock import monotonic_ms, now_ms
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class Engine:
         *,
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = _RANDOM.random,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -52,13 +53,15 @@ class Engine:
         self._metrics = metrics
         self._clock = clock
         self._chance = chance
+        self._monotonic_ms = monotonic_ms
         self._slots = Slots(settings.slots, bytes_max=settings.in_flight_bytes_max)
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
-        self._empty_until_ms = 0
+        self._empty_until_ms = 0  # of the monotonic clock
         self._incoming: set[asyncio.Task[Any]] = set()
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
+        self._held: dict[asyncio.Task[None], tuple[str, int]] = {}
         self._claiming: asyncio.Task[None] | None = None
         self.ready = False
 
@@ -66,6 +69,10 @@ class Engine:
     def in_flight(self) -> int:
         """Attempts that run now in this process."""
         return self._slots.taken
+
+    def held(self) -> frozenset[tuple[str, int]]:
+        """Return what this process works on, from its lease to its settlement: ids and fences."""
+        return frozenset(self._held.values())
 
     # --- life ---
 
@@ -153,7 +160,7 @@ class Engine:
 
     def drain_rate(self) -> float:
         """Deliveries that came to a final state a second, over the last minute."""
-        return self._store.finished_per_second(now_ms=self._clock())
+        return self._store.finished_per_second()
 
     # --- claiming ---
 
@@ -166,8 +173,10 @@ class Engine:
         if self._next_ready_ms is None or self._slots.free <= 0:
             self._alarm.set(None)
             return
-        ready_ms = max(self._next_ready_ms, self._empty_until_ms)
-        self._alarm.set((ready_ms - self._clock()) / 1000)
+        wait_ms = self._next_ready_ms - self._clock()
+        if self._empty_until_ms:
+            wait_ms = max(wait_ms, self._empty_until_ms - self._monotonic_ms())
+        self._alarm.set(wait_ms / 1000)
 
     async def _claim_when_due(self) -> None:
         while True:
@@ -194,7 +203,7 @@ class Engine:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
             self._begin(delivery)
         if not deliveries:
-            self._empty_until_ms = self._clock() + EMPTY_CLAIM_WAIT_MS
+            self._empty_until_ms = self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
         self._arm()
 
     # --- delivering ---
@@ -203,11 +212,13 @@ class Engine:
         task = asyncio.create_task(self._deliver(delivery))
         self._working.add(task)
         self._sending[task] = delivery
+        self._held[task] = delivery.id, delivery.fence
         task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._working.discard(task)
         self._sending.pop(task, None)
+        self._held.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("delivering failed", error=repr(task.exception()))
 
@@ -267,7 +278,7 @@ class Engine:
         name = attempt_outcome(outcome, delivery.policy)
         self._metrics.attempted(name, outcome, verdict)
         if verdict.state == "delivered":
-            self._metrics.latency((settlement.now_ms - delivery.created_ms) / 1000)
+            self._metrics.latency(max(0, settlement.now_ms - delivery.created_ms) / 1000)
         _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))
 
     def _free(self, tenant: str, *, high: bool, size: int) -> None:

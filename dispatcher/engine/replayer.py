@@ -9,7 +9,7 @@ from dispatcher.store.errors import StoreError
 from dispatcher.store.store import Store
 from dispatcher.values import Replay
 from receiver.base import log
-from receiver.base.clock import now_ms
+from receiver.base.clock import monotonic_ms, now_ms
 
 _LOG: Final = log.get("dispatcher.replayer")
 # One slice of 200 rows holds a commit up for a few milliseconds (measured: about 20 µs a row).
@@ -25,12 +25,18 @@ class Replayer:
     """
 
     def __init__(
-        self, settings: Settings, store: Store, *, clock: Callable[[], int] = now_ms
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        clock: Callable[[], int] = now_ms,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         # One that another process left, or that a fault broke off, is found after this long.
         self._interval_s = settings.sweep_interval
         self._store = store
         self._clock = clock
+        self._monotonic_ms = monotonic_ms
         self._awake = asyncio.Event()
         self._feeding: dict[str, asyncio.Task[None]] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -80,9 +86,9 @@ class Replayer:
             _LOG.error("a replay was broken off", id=task.get_name(), error=repr(error))
 
     async def _feed(self, replay: Replay) -> None:
-        pace = Pace(replay.rate_per_second, self._clock())
+        pace = Pace(replay.rate_per_second, self._monotonic_ms())
         while replay.state == "running":
-            limit = pace.allows(self._clock(), rows_max=SLICE)
+            limit = pace.allows(self._monotonic_ms(), rows_max=SLICE)
             if not limit:
                 await asyncio.sleep(_TICK_S)
                 continue
@@ -104,7 +110,8 @@ class Replayer:
 
 
 class Pace:
-    """How many rows a replay may feed by now; without a rate, as many as requested."""
+    """How many rows a replay may feed by now, by a clock that nobody sets; without a rate, as many
+    as requested."""
 
     def __init__(self, rate_per_second: float | None, started_ms: int) -> None:
         self._rate = rate_per_second

@@ -96,6 +96,10 @@ class Database(Protocol):
     usage: Usage
     """As last measured, at most about a second ago."""
 
+    @property
+    def skew_ms(self) -> int:
+        """How far its clock was ahead of this process's at the last commit."""
+
     async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
         """Open, lock and migrate; `recount` is told what others changed. Raises CannotStart."""
 

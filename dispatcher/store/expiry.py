@@ -1,17 +1,19 @@
 """What ends with time, or is handed back before: leases, maximum ages, retention. In slices that a
 commit does not notice."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from dispatcher.states import State
 from dispatcher.store.callbacks import finish
+from dispatcher.store.clocks import SLACK_MS
 from dispatcher.store.lanes import DRAINING
 from dispatcher.store.requests import Retention
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery
 
 _FOREVER_MS: Final = 2**62
+_ENDS_LATE: Final = "SELECT id FROM callbacks WHERE state = 'sending' AND lease_ms > ?"
 _PARTS: Final = ("payloads", "attempts", "tags")  # of a callback, in tables of their own
 
 
@@ -27,9 +29,15 @@ def release(tx: Tx, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
         _end_leases(tx, leased, now_ms)
 
 
-def reclaim(tx: Tx, *, now_ms: int) -> int:
-    """Make leased work due whose lease has ended."""
-    return _reclaim(tx, now_ms, now_ms)
+def reclaim(
+    tx: Tx, *, now_ms: int, ended_ms: int, lease_ms_max: int, held: Collection[tuple[str, int]]
+) -> int:
+    """Make leased work due whose lease ended by `ended_ms`, but what this process holds, as ids and
+    fences. One given by a clock that ran ahead ends as late as one given now may."""
+    latest_ms = now_ms + lease_ms_max
+    for (callback,) in tx.all(_ENDS_LATE, latest_ms + SLACK_MS):
+        tx.run("UPDATE callbacks SET lease_ms = ? WHERE id = ?", latest_ms, callback)
+    return _reclaim(tx, now_ms, ended_ms, held)
 
 
 def take_over(tx: Tx, *, now_ms: int) -> int:
@@ -38,12 +46,15 @@ def take_over(tx: Tx, *, now_ms: int) -> int:
     return _reclaim(tx, now_ms, _FOREVER_MS if tx.sole_owner else now_ms)
 
 
-def _reclaim(tx: Tx, now_ms: int, until_ms: int) -> int:
+def _reclaim(
+    tx: Tx, now_ms: int, until_ms: int, held: Collection[tuple[str, int]] = frozenset()
+) -> int:
     leased = tx.all(
-        "SELECT id, tenant, destination, cancelling FROM callbacks WHERE state = 'sending' "
-        "AND lease_ms <= ?",
+        "SELECT id, tenant, destination, cancelling, claim FROM callbacks "
+        "WHERE state = 'sending' AND lease_ms <= ?",
         until_ms,
     )
+    leased = [row[:4] for row in leased if (row[0], row[4]) not in held]
     _end_leases(tx, leased, now_ms)
     return len(leased)
 

@@ -22,7 +22,8 @@ _IDLE_MS: Final = 86_400_000
 
 SLICE: Final = "SELECT id FROM lanes WHERE id > ? ORDER BY id LIMIT ?"
 LEASE_ENDED: Final = (
-    "SELECT DISTINCT destination FROM callbacks WHERE state = 'sending' AND lease_ms <= ?"
+    "SELECT DISTINCT destination FROM callbacks "
+    "WHERE state = 'sending' AND (lease_ms <= ? OR lease_ms > ?)"
 )
 EXPIRED: Final = """
 SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
@@ -123,9 +124,10 @@ def of_deliveries(deliveries: Sequence[Delivery]) -> Lanes:
     return lambda _tx: [delivery.destination for delivery in deliveries]
 
 
-def of_ended_leases(now_ms: int) -> Lanes:
-    """Return the lanes of what is sending with a lease that has ended."""
-    return lambda tx: _first(tx, LEASE_ENDED, tx.at(now_ms))
+def of_ended_leases(now_ms: int, lease_ms_max: int) -> Lanes:
+    """Return the lanes of what is sending with a lease that has ended, or that ends later than one
+    given now may."""
+    return lambda tx: _first(tx, LEASE_ENDED, tx.at(now_ms), tx.at(now_ms) + lease_ms_max)
 
 
 def of_expiring(now_ms: int, limit: int) -> Lanes:

@@ -8,14 +8,15 @@ behind; writes are settled in the order they commit.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from dispatcher.filters import Filter
+from dispatcher.policy import TIMEOUT_MS_MAX
 from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
-from dispatcher.store import access, callbacks, destinations, expiry, lanes, replays
+from dispatcher.store import access, callbacks, clocks, destinations, expiry, lanes, replays
 from dispatcher.store.database import Counts, Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
@@ -44,6 +45,7 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
+from receiver.base.clock import monotonic_ms
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import GroupCommit
 
@@ -68,6 +70,9 @@ class Store:
         self._counts: Counter[tuple[str, State]] = Counter()
         self._queued = 0
         self._rates = Rates()
+        self._retry_after_ms = round(settings.retry_after_max * 1000)
+        self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
+        self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 
     # --- the life of the store ---
 
@@ -113,9 +118,9 @@ class Store:
             return self._queued
         return sum(self._counts[tenant, state] for state in QUEUED)
 
-    def finished_per_second(self, *, now_ms: int) -> float:
+    def finished_per_second(self) -> float:
         """Return how many attempts a second ended a delivery, over the last minute, here."""
-        return self._rates.per_second("finished", None, now_ms=now_ms)
+        return self._rates.per_second("finished", None, now_ms=monotonic_ms())
 
     # --- the path of a delivery ---
 
@@ -149,15 +154,72 @@ class Store:
         the leases end (a sole owner knows all of it), is due at once; returns how much."""
         return await self._write(
             lambda tx: expiry.take_over(tx, now_ms=tx.at(now_ms)),
-            lanes=lanes.of_ended_leases(now_ms),
+            lanes=lanes.of_ended_leases(now_ms, self._lease_ms_max),
         )
 
-    async def reclaim(self, *, now_ms: int) -> int:
-        """Make work whose lease has ended due at once; returns how much."""
+    async def reclaim(self, *, now_ms: int, held: Collection[tuple[str, int]] = frozenset()) -> int:
+        """Make work whose lease has ended due at once; returns how much. Never what this process
+        has `held` (ids and fences), nor because a clock was set ahead."""
+
+        def act(tx: Tx) -> int:
+            at_ms = tx.at(now_ms)
+            return expiry.reclaim(
+                tx,
+                now_ms=at_ms,
+                ended_ms=self._leases.judge(at_ms),
+                lease_ms_max=self._lease_ms_max,
+                held=held,
+            )
+
+        return await self._write(act, lanes=lanes.of_ended_leases(now_ms, self._lease_ms_max))
+
+    async def bring_back(self, *, now_ms: int, limit: int) -> int:
+        """Correct what a clock that ran ahead left in lanes, schedules and ends, as far as it
+        would stop something; returns how much, less than `limit` when that was all."""
+        retry_after_ms = self._retry_after_ms
+        # A reader does not know how far the database's clock is from ours; the writer does.
+        at_ms = now_ms + self._database.skew_ms
+        if not await self._read(
+            lambda tx: clocks.is_ahead(tx, now_ms=at_ms, retry_after_ms=retry_after_ms)
+        ):
+            return 0
+
+        def find(tx: Tx) -> list[str]:
+            return clocks.ahead(
+                tx, now_ms=tx.at(now_ms), retry_after_ms=retry_after_ms, limit=limit
+            )
+
         return await self._write(
-            lambda tx: expiry.reclaim(tx, now_ms=tx.at(now_ms)),
-            lanes=lanes.of_ended_leases(now_ms),
+            lambda tx: clocks.bring_back(
+                tx, now_ms=tx.at(now_ms), retry_after_ms=retry_after_ms, limit=limit
+            ),
+            lanes=find,
         )
+
+    async def hasten(
+        self, after: clocks.Place, *, now_ms: int, trusted: bool, limit: int
+    ) -> tuple[int, clocks.Place | None]:
+        """Walk `limit` of what waits from `after` on, and have nothing wait longer than from its
+        last try on; where the clock is `trusted`, as long as a peer may have asked for. Returns
+        how many waited longer, and the place to go on from (None at the end)."""
+
+        def walk(tx: Tx, at_ms: int) -> tuple[list[clocks.Late], clocks.Place | None]:
+            return clocks.late(
+                tx,
+                after,
+                now_ms=at_ms,
+                retry_after_ms=self._retry_after_ms,
+                trusted=trusted,
+                limit=limit,
+            )
+
+        at_ms = now_ms + self._database.skew_ms
+        found, place = await self._read(lambda tx: walk(tx, at_ms))
+        if found:
+            await self._write(
+                lambda tx: clocks.hasten(tx, found), lanes=lambda _tx: [one.lane for one in found]
+            )
+        return len(found), place
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""
@@ -211,22 +273,23 @@ class Store:
             lanes=lanes.of_callbacks([callback]),
         )
 
-    async def stats(self, tenant: str | None, *, now_ms: int) -> Stats:
+    async def stats(self, tenant: str | None) -> Stats:
         """Of one tenant or of all. On a shared database the counts are everybody's, the rates this
         process's."""
         counts, oldest_ms = await self._read(
             lambda tx: (callbacks.counts(tx), callbacks.oldest_pending_ms(tx, tenant))
         )
         totals: dict[State, int] = dict.fromkeys(STATES, 0)
+        at_ms = monotonic_ms()
         for (owner, state), n in counts.items():
             if tenant in (None, owner):
                 totals[state] += n
         return Stats(
             counts=totals,
             oldest_pending_ms=oldest_ms,
-            accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=now_ms),
-            delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=now_ms),
-            failed_attempts_per_second=self._rates.per_second("failed", tenant, now_ms=now_ms),
+            accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=at_ms),
+            delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=at_ms),
+            failed_attempts_per_second=self._rates.per_second("failed", tenant, now_ms=at_ms),
         )
 
     # --- replays ---
@@ -409,7 +472,7 @@ class Store:
         self._counts.update(changes.counts)
         self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)
         if changes.events:
-            self._rates.add(changes.events, now_ms=wall_ms())
+            self._rates.add(changes.events, now_ms=monotonic_ms())
         self._events.on_ready(committed.next_ready_ms)
         return committed.results
 

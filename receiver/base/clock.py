@@ -21,6 +21,12 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+def monotonic_ms() -> int:
+    """Return the milliseconds of a clock that nobody sets: for how long something lasts, or when
+    it was last done."""
+    return int(time.monotonic() * 1000)
+
+
 @overload
 def iso(ms: int) -> str: ...
 @overload

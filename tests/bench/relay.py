@@ -95,7 +95,10 @@ class Relay:
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
         return 0
 
-    reclaim = expire = prune = shrink = _nothing_due
+    reclaim = expire = prune = shrink = bring_back = _nothing_due
+
+    async def hasten(self, *_: object, **__: object) -> tuple[int, None]:
+        return 0, None
 
 
 def open_relay() -> Store:

@@ -80,6 +80,10 @@ class PostgresDatabase:
         self._schema = migrations("postgres")[-1][0]
         self.usage = Usage(used_bytes=0, free_bytes=0)
 
+    @property
+    def skew_ms(self) -> int:
+        return self._session.skew_ms
+
     async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
         self._events, self._recount = events, recount
         try:

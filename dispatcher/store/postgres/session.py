@@ -138,7 +138,7 @@ class Session(postgres.Session):
         self._notified_s = 0.0
         self._batch = 0
         self._shard = 0
-        self._skew_ms = 0
+        self.skew_ms = 0
         self._acquired: set[str] = set()
 
     # --- life ---
@@ -185,9 +185,9 @@ class Session(postgres.Session):
         cursor.nextset()
         row = cursor.fetchone()
         if row is not None:
-            self._skew_ms = skew_ms(began_ms, row[0], self._clock())
+            self.skew_ms = skew_ms(began_ms, row[0], self._clock())
         return PostgresTx(
-            connection, skew_ms=self._skew_ms, session=self.id, acquired=self._acquired
+            connection, skew_ms=self.skew_ms, session=self.id, acquired=self._acquired
         )
 
     def mark(self, tx: PostgresTx) -> int | None:

@@ -89,6 +89,7 @@ class SqliteDatabase:
     """One SQLite file that this process owns."""
 
     shared = False
+    skew_ms = 0
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -72,8 +72,8 @@ LOOKERS: Final[dict[str, Callable[[Path, str], list[tuple[Any, ...]]]]] = {
     "sqlite": sqlite_look,
     "postgres": postgres_look,
 }
-# Where those stores look at the wall clock: only to show which holds are over.
-CLOCKS: Final = ("dispatcher.store.store.wall_ms",)
+# Where those stores look at a clock: to show which holds are over, for rates, and for leases.
+CLOCKS: Final = ("dispatcher.store.store.wall_ms", "dispatcher.store.store.monotonic_ms")
 
 
 def secret(

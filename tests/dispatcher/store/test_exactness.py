@@ -249,7 +249,7 @@ class Machine(RuleBasedStateMachine):
         }
         assert stored == dict(counted)
         for tenant in (*TENANTS, None):
-            stats = self.run(self.world.store.stats(tenant, now_ms=self.world.now_ms))
+            stats = self.run(self.world.store.stats(tenant))
             for state in STATES:
                 assert stats.counts[state] == sum(
                     n
