@@ -115,11 +115,18 @@ def _messages(messages: list[dict[str, Any]]) -> Table:
             word(message["status"]),
             word(message["state"]),
             str(message["attempts"]),
-            *(plain(message[name] or "-") for name in ("jobId", "jobStatus")),
+            plain(message["jobId"] or "-"),
+            plain(_stated(message)),
             ago(message["receivedAt"]),
             str(1 + message["duplicates"]),
         )
     return made
+
+
+def _stated(message: dict[str, Any]) -> str:
+    """Return a job's status as sent, and its run where that is not the first."""
+    run = message.get("run", 1)
+    return (message["jobStatus"] or "-") + (f" (run {run})" if run != 1 else "")
 
 
 @command(app, "replay", "receiver inbox replay 42", "receiver inbox replay --dead", note=EXIT_CODES)
