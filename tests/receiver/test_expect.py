@@ -140,6 +140,21 @@ async def test_a_job_whose_every_callback_was_lost_is_handled_all_the_same(
     assert not any(b"test-token" in content for content in files(settings))
 
 
+@pytest.mark.parametrize(
+    ("stated", "known"), [("succeeded", "completed"), ("ERROR", "failed"), ("who knows", None)]
+)
+async def test_a_status_is_understood_however_it_is_spelled(
+    settings: Settings, status: StatusServer, stated: str, known: str | None
+) -> None:
+    """An end is handed on; a word that nobody knows settles nothing."""
+    status.answer = lambda: http(200, {**DONE, "status": stated})
+    async with customer(settings) as here:
+        await here.expect(status.url)
+        await here.pass_(SOON, asked=1)
+        assert [event.status for event in here.handled] == ([] if known is None else [known])
+        assert await here.state() == ("expected" if known is None else "known")
+
+
 async def test_the_callback_after_the_answer_is_a_duplicate_unless_it_differs(
     settings: Settings, status: StatusServer
 ) -> None:
