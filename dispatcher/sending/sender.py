@@ -68,6 +68,7 @@ class Sender:
         self._proxy = _proxy(settings.proxy_url)
         self._tls = tls
         self._lookup = lookup
+        self._body_s = min(_BODY_S, settings.lease_margin / 2)
         self._opened: _Sessions | None = None
 
     async def open(self) -> None:
@@ -94,8 +95,8 @@ class Sender:
             await opened.resolver.close()
 
     async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
-        """Make one attempt and say what it met, within the policy's timeout. Raises nothing that
-        the peer could cause."""
+        """Make one attempt and say what it met, within the policy's timeout and the moment in which
+        a body is read, which its lease outlasts. Raises nothing that the peer could cause."""
         started_ms, started_s = now_ms(), time.perf_counter()
         result = await self._attempt(delivery, secrets, started_ms // 1000)
         return Outcome(
@@ -168,7 +169,7 @@ class Sender:
             if content.is_eof():
                 await self._read_on(content, beginning)
             else:
-                async with asyncio.timeout(_BODY_S):
+                async with asyncio.timeout(self._body_s):
                     await self._read_on(content, beginning)
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass
