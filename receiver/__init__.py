@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.base.completion import ParseError
 from receiver.event import Event
-from receiver.signature import SignatureError, Verified, generate_secret, signed_headers
+from receiver.signature import Job, SignatureError, Verified, generate_secret, signed_headers
 from receiver.source import Source
 from receiver.verification.verify import verify
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Event",
+    "Job",
     "ParseError",
     "Receiver",
     "Settings",

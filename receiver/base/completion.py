@@ -80,9 +80,16 @@ def as_sent(status: Any) -> str | None:
     status stays `unknown` however it is shortened."""
     if status is None or status == "":
         return None
-    text = status if isinstance(status, str) else json.dumps(status)
+    text = status if isinstance(status, str) else _written(status)
     fit = UNFIT_TEXT.sub("\ufffd", text)
     return fit if len(fit) <= STATUS_CHARS_MAX else fit[: STATUS_CHARS_MAX - 1] + "…"
+
+
+def _written(value: Any) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:  # where a receiver is set to read very deep documents
+        return "…"
 
 
 def status_in(body: bytes) -> str | None:
