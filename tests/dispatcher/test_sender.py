@@ -73,7 +73,7 @@ async def test_a_delivery_carries_the_headers_of_the_contract_each_once() -> Non
     assert request.header("webhook-id") == "cb_0190f3a1b2c3d4e5f60718293a4b5c6d"
     assert set(names) == {
         "host", "user-agent", "accept", "accept-encoding", "content-type", "content-length",
-        "x-postback-attempt", "x-team", "authorization",
+        "x-postback-attempt", "x-postback-job-id", "x-team", "authorization",
         "x-webhook-signature", "webhook-id", "webhook-timestamp", "webhook-signature",
     }  # fmt: skip
 
