@@ -259,3 +259,27 @@ async def test_a_dispatcher_answers_whatever_is_sent_once_and_in_turn(
             assert (answer.headers["x-request-id"], answer.status) == (name, status)
             if status == 202:
                 assert await payload(url, answer.document["id"]) == body
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 500\r\n", "Transfer-Encoding: chunked\r\n"])
+@pytest.mark.parametrize("offer", ["", H2C])
+async def test_a_body_that_ends_early_is_never_taken(
+    receiver: Receiver, service: Service, framing: str, offer: str
+) -> None:
+    """The sender hangs up before its end: no answer says that it was taken, though what came of it
+    is signed, or could be a callback."""
+    body = body_of("one")
+    chunk = b"%x\r\n%b\r\n" % (len(body), body) if "chunked" in framing else body
+    targets = ((receiver, "/webhooks", signature(body)), (service.api, RAW.format("j"), bearer()))
+    for app, path, headers in targets:
+        async with served(app) as url:
+            head = f"POST {path} HTTP/1.1\r\nHost: r\r\n{headers}{framing}{offer}\r\n"
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.split(":")[-1]))
+            writer.write(head.encode() + chunk)
+            writer.write_eof()
+            assert b" 20" not in (await asyncio.wait_for(reader.read(), 30))[:20]
+            writer.close()
+    async with served(service.api) as url:
+        (listing,) = await talk(url, request("/v1/callbacks", headers=bearer(CLOSE)))
+    assert listing.document["data"] == []
+    assert await jobs(receiver) == []
