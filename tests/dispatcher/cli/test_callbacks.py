@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -43,10 +44,13 @@ def test_send_carries_every_option(cli: Run, client: Client, service: Running) -
         *("send", "--job-id", "job_1", "--destination", "billing", "--payload", "[1,  2]"),
         *("--status", "weird", "--tag", "a=b=c", "--tag", "d=", "--priority", "high"),
         *("--policy", "runpod", "--header", "X-One: 1", "--idempotency-key", "k", "--json"),
+        *("--run", "2", "--not-before", "3600"),
     )
     assert sent.code == 0, sent.err
     found = client.get(sent.json["id"])
-    assert (found.job_status, found.priority) == ("weird", "high")
+    assert (found.job_status, found.priority, found.run) == ("weird", "high", 2)
+    assert found.next_attempt_at is not None
+    assert found.next_attempt_at - found.created_at == timedelta(hours=1)
     assert found.tags == {"a": "b=c", "d": ""}
     assert found.destination_name == "billing"
     assert found.policy is not None

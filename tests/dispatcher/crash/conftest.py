@@ -20,7 +20,7 @@ async def sink() -> AsyncIterator[Sink]:
 
 @pytest.fixture
 async def dispatcher(tmp_path: Path) -> AsyncIterator[Dispatcher]:
-    made = Dispatcher(tmp_path / "postback.db")
+    made = Dispatcher(tmp_path / "postback.db", tmp_path / "clock")
     yield made
     if made.process is not None:
         await made.end(kill=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import struct
 import sys
 from collections import defaultdict
 from contextlib import suppress
@@ -25,6 +26,7 @@ class Sink:
     port: int = 0
     life: int = 0
     silent: bool = False
+    fail_first: bool = False  # whatever comes for the first time is answered 404
     got: dict[str, list[tuple[int, bytes]]] = field(default_factory=lambda: defaultdict(list))
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -38,7 +40,8 @@ class Sink:
                 self.arrived.set()
                 if self.silent:
                     await reader.read()  # until the other side has gone
-                writer.write(_ANSWER)
+                fails = self.fail_first and len(self.got[fields["webhook-id"]]) == 1
+                writer.write(_ANSWER.replace(b"200 OK", b"404 No") if fails else _ANSWER)
                 await writer.drain()
         writer.close()
 
@@ -52,18 +55,28 @@ class Dispatcher:
     """One life of the dispatcher after the other, on the same file."""
 
     database: Path
+    clock: Path
+    other_database: str | None = None  # the URL of one that is no file
     process: asyncio.subprocess.Process | None = None
     url: str = ""
 
+    def set_clock(self, ahead_s: float) -> None:
+        """From now on its clock, in this life and the next ones, is ahead of the true time."""
+        with self.clock.open("r+b" if self.clock.exists() else "wb") as file:
+            file.write(struct.pack("d", ahead_s))
+
     async def start(self, point: str = "never", count: int = 1, *, grace_s: float = 5) -> None:
+        if not self.clock.exists():
+            self.set_clock(0)
         self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(SCRIPT),
-            str(self.database),
+            self.other_database or str(self.database),
             KEY,
             point,
             str(count),
             str(grace_s),
+            str(self.clock),
             stdout=asyncio.subprocess.PIPE,
         )
         assert self.process.stdout is not None
