@@ -3,16 +3,17 @@
 //   import { createServer } from "node:http";
 //   import { receive } from "./receive.mjs";
 //
-//   const insert = async (jobId, status, body) => {
-//     const sql = "INSERT INTO completions VALUES ($1, $2, $3) ON CONFLICT (job_id) DO NOTHING";
-//     return (await pool.query(sql, [jobId, status, body])).rowCount === 1;
+//   const insert = async (jobId, status, body, run) => {
+//     const sql = `INSERT INTO completions VALUES ($1, $2, $3, $4)
+//                  ON CONFLICT (job_id, run) DO NOTHING`;
+//     return (await pool.query(sql, [jobId, status, body, run])).rowCount === 1;
 //   };
 //   createServer(receive({ secret: process.env.SECRET, insert })).listen(3000);
 //
 // `insert` is yours: durable, under a unique key, whether it was new; `status` is "completed",
-// "failed", "cancelled" or "timeout". Then, apart from this, handle what is in that table and mark it;
-// in one transaction, if the effect is in the same database. `unknown` is told of statuses that
-// nobody knows: they end no job.
+// "failed", "cancelled" or "timeout", and `run` counts from 1 where a job is run again. Then, apart
+// from this, handle what is in that table and mark it; in one transaction, if the effect is in the
+// same database. `unknown` is told of statuses that nobody knows: they end no job.
 
 import { endOf, verify } from "./verify.mjs";
 
@@ -47,7 +48,7 @@ async function take(request, secret, insert, unknown) {
       await unknown(event.jobId, event.status, body);
       return [200, { status: "accepted" }];
     }
-    const isNew = await insert(event.jobId, end, body);
+    const isNew = await insert(event.jobId, end, body, event.run);
     return [200, { status: isNew ? "accepted" : "duplicate" }];
   } catch {
     return [503, { error: "not stored: come back" }]; // and it does
