@@ -175,7 +175,7 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
     for one in batch:
         message, copies = one.message, facts.copies.setdefault(one.content, {})
         end = facts.ends.get(one.job) if message.kind != "opaque" else None
-        copy = _copy(copies, message.run)
+        copy = _copy(copies, message.run) if copies else None
         same = _same_message(copies, message.message_id, copy) if copies else None
         candidate = message.as_end if message.kind == "terminal" else None
         known = _known(facts, one, copy is not None, same is not None, end)
