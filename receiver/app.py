@@ -21,6 +21,7 @@ from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
 from receiver.metrics import Metrics
 from receiver.reconciler import Reconciler
+from receiver.registration import InboxClock, Registration, wanted_by
 from receiver.settings import Settings, load
 from receiver.source import Source
 from receiver.sources import all_sources, by_path
@@ -80,6 +81,7 @@ class Receiver:
         self.handlers = Handlers()
         self.metrics = Metrics()
         self.now_ms = now_ms
+        self._clock = InboxClock(now_ms)
         self._credentials = credentials or _tokens(self.settings)
         self._worker: Worker | None = None  # None without handlers
         self._running: _Opened | None = None
@@ -127,7 +129,7 @@ class Receiver:
 
     async def replay(self, id: int) -> bool:
         """Make a dead, ignored or skipped message due again; False where that must not be."""
-        return await self.inbox.replay(id, self.now_ms())
+        return await self.inbox.replay(id, self._clock())
 
     async def prune(self, older_than_s: float | None = None) -> tuple[int, int]:
         """Delete what is done with and older, by default than the configured periods; return how
@@ -139,6 +141,11 @@ class Receiver:
         if self._running is not None:
             self._wake_worker()
             self._running.reconciler.wake()
+
+    async def due_ms(self) -> int | None:
+        """When the first message that is handled here is due; 0 while one is being handled, None
+        when none waits. Raises InboxUnavailable."""
+        return await self.inbox.due_ms(wanted_by(self.handlers, self.sources))
 
     @property
     def is_idle(self) -> bool:
@@ -166,15 +173,18 @@ class Receiver:
                 opening.push_async_callback(asyncio.to_thread, effects.close)
             inbox = await open_inbox(self.settings, on_due=self._wake_worker)
             opening.push_async_callback(inbox.close)
-            await self._recover(inbox)
+            registration = Registration(inbox, self.handlers, self.sources, self._clock)
+            opening.push_async_callback(registration.stop)
+            await self._prepare(inbox, registration)
             if self.handlers:
                 self._worker = Worker(
                     inbox,
                     self.handlers,
                     effects,
                     settings=self.settings,
-                    now_ms=self.now_ms,
+                    now_ms=self._clock,
                     metrics=self.metrics,
+                    wanted=registration.wanted,
                 )
                 grace_s = self.settings.drain_grace * _STOP_GRACE_SHARE
                 opening.push_async_callback(self._worker.stop, grace_s)
@@ -220,7 +230,14 @@ class Receiver:
         await send_response(scope, send, refusal.response(request.id), request.id, close=False)
 
     def _start(self, opening: AsyncExitStack, inbox: Inbox, effects: Effects | None) -> _Opened:
-        sweeper = Sweeper(inbox, effects, settings=self.settings, now_ms=self.now_ms)
+        sweeper = Sweeper(
+            inbox,
+            effects,
+            self.sources,
+            settings=self.settings,
+            now_ms=self._clock,
+            metrics=self.metrics,
+        )
         opening.push_async_callback(sweeper.stop)
         reconciler = Reconciler(
             inbox,
@@ -228,7 +245,7 @@ class Receiver:
             self.sources,
             self._credentials,
             settings=self.settings,
-            now_ms=self.now_ms,
+            now_ms=self._clock,
             metrics=self.metrics,
         )
         opening.push_async_callback(reconciler.stop)
@@ -241,6 +258,7 @@ class Receiver:
             sweeper=sweeper,
             metrics=self.metrics,
             now_ms=self.now_ms,
+            clock=self._clock,
             is_stuck=lambda: self.is_stuck,
         )
         return _Opened(inbox=inbox, sweeper=sweeper, reconciler=reconciler, router=router)
@@ -255,10 +273,13 @@ class Receiver:
             raise SettingError(f"RECEIVER_EFFECTS_URL is not set; {', '.join(names)} takes tx")
         return open_effects(self.settings)
 
-    async def _recover(self, inbox: Inbox) -> None:
+    async def _prepare(self, inbox: Inbox, registration: Registration) -> None:
+        """Take back what this file's last process left, and say what is wanted here."""
         try:
-            attempts_max = self.settings.handler_attempts
-            await inbox.recover(now_ms=self.now_ms(), attempts_max=attempts_max)
+            if inbox.lease_s is None:
+                attempts_max = self.settings.handler_attempts
+                await inbox.recover(now_ms=self._clock(), attempts_max=attempts_max)
+            await registration.start()
         except InboxUnavailable as error:
             raise InboxError(str(error)) from None
 

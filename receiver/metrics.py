@@ -23,6 +23,7 @@ class Metrics:
         self._asked: Counter[str] = Counter({"ended": 0, "waiting": 0, "failed": 0, "lost": 0})
         self._unknown = 0
         self._hanging = 0
+        self._unclaimed = 0
 
     def count_received(self, verdict: str) -> None:
         self._received[verdict] += 1
@@ -39,6 +40,9 @@ class Metrics:
 
     def count_asked(self, outcome: str) -> None:
         self._asked[outcome] += 1
+
+    def count_unclaimed(self, count: int) -> None:
+        self._unclaimed += count
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
@@ -59,6 +63,12 @@ class Metrics:
             *_series("refused_total", "counter", "Refused requests.", "reason", self._refused),
             *_series("attempts_total", "counter", "Handlings.", "outcome", self._handlings),
             *_series("asked_total", "counter", "Questions to status URLs.", "outcome", self._asked),
+            *_single(
+                "unclaimed_total",
+                "Messages ignored: nobody handles them.",
+                self._unclaimed,
+                "counter",
+            ),
             *_series("messages", "gauge", "Messages not done with.", "state", states),
             *_series("expected_jobs", "gauge", "Jobs waited for, or lost.", "state", expected),
             "# HELP receiver_unknown_total Messages of an unknown status.",
@@ -79,9 +89,9 @@ def _series(
     ]
 
 
-def _single(name: str, about: str, value: float) -> list[str]:
+def _single(name: str, about: str, value: float, kind: str = "gauge") -> list[str]:
     return [
         f"# HELP receiver_{name} {about}",
-        f"# TYPE receiver_{name} gauge",
+        f"# TYPE receiver_{name} {kind}",
         f"receiver_{name} {value:g}",
     ]

@@ -13,7 +13,7 @@ from receiver.base.clock import NowMs, wait_until
 from receiver.base.completion import canonical
 from receiver.base.tls import trusted
 from receiver.handling.handlers import Handlers
-from receiver.handling.retry import retry_delay_ms
+from receiver.handling.retry import JITTER, retry_delay_ms
 from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
@@ -60,6 +60,8 @@ class Reconciler:
         self._sources = sources
         self._credentials = credentials
         self._settings = settings
+        wait_max_s = settings.ask_cap * (1 + JITTER) + settings.ask_timeout + 2 * MARGIN_S
+        self._wait_max_ms = round(wait_max_s * 1000)
         self._now_ms = now_ms
         self._metrics = metrics
         self._wake = asyncio.Event()
@@ -132,6 +134,8 @@ class Reconciler:
                 now_ms=now_ms,
                 until_ms=now_ms + round((self._settings.ask_timeout + MARGIN_S) * 1000),
                 limit=BATCH_MAX,
+                sources=tuple(self._sources),
+                wait_max_ms=self._wait_max_ms,
             )
             if not due:
                 return next_ms

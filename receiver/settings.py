@@ -219,12 +219,26 @@ class Settings:
         min=0.01,
         max=90 * DAY_S,
     )
+    unclaimed: float = setting(
+        DAY_S,
+        "how long a message waits that no process has a handler for any more; then it is ignored",
+        unit="s",
+        min=1,
+        max=90 * DAY_S,
+    )
     keep_bodies: float = setting(
         30 * DAY_S, "how long the body of a finished message is kept", unit="s", max=3650 * DAY_S
     )
     keep_messages: float = setting(
-        90 * DAY_S,
-        "how long a message is remembered as seen: longer than any sender retries or replays",
+        120 * DAY_S,
+        "how long a message is remembered as seen: longer than the dispatcher tries a callback (up "
+        "to 7 d) and keeps a dead one for a replay (90 d)",
+        unit="s",
+        max=3650 * DAY_S,
+    )
+    keep_dead: float = setting(
+        365 * DAY_S,
+        "how long a dead message waits to be replayed, and a job that never ends is asked for",
         unit="s",
         max=3650 * DAY_S,
     )
@@ -245,6 +259,8 @@ class Settings:
             raise SettingError(f"RECEIVER_ADMIN_KEY {fault}")
         if self.keep_messages < self.keep_bodies:
             raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
+        if self.keep_dead < self.keep_messages:
+            raise SettingError("RECEIVER_KEEP_DEAD must be at least RECEIVER_KEEP_MESSAGES")
         if not PATH.fullmatch(self.path) or self.path in OWN_PATHS:
             raise SettingError(f"RECEIVER_PATH must be a path such as /webhooks, not {self.path!r}")
         if not HEADER_NAME.fullmatch(self.signature_header):

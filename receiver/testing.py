@@ -152,5 +152,5 @@ class Client:
     async def _is_idle(self) -> bool:
         if not self.receiver.handlers:
             return True
-        due_ms = await self.receiver.inbox.due_ms()
+        due_ms = await self.receiver.due_ms()
         return self.receiver.is_idle and (due_ms is None or due_ms > self.receiver.now_ms())

@@ -5,7 +5,7 @@ import json
 import math
 from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 from rich.table import Table
@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 expect_app = typer.Typer()
 
+Status: TypeAlias = Literal[
+    "queued", "running", "completed", "failed", "cancelled", "timeout", "unknown"
+]
 # What is shown of an answer, and so must be in it.
 _MESSAGE: Final[dict[str, Any]] = {
     "id": int,
@@ -129,20 +132,43 @@ def _stated(message: dict[str, Any]) -> str:
     return (message["jobStatus"] or "-") + (f" (run {run})" if run != 1 else "")
 
 
-@command(app, "replay", "receiver inbox replay 42", "receiver inbox replay --dead", note=EXIT_CODES)
+@command(
+    app,
+    "replay",
+    "receiver inbox replay 42",
+    "receiver inbox replay --dead",
+    "receiver inbox replay --ignored --source /webhooks --job-status failed",
+    note=EXIT_CODES,
+)
 def replay_command(
     id: Annotated[int | None, typer.Argument(help="The message's id, as listed.", min=1)] = None,
     all_dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
+    all_ignored: Annotated[
+        bool, typer.Option("--ignored", help="All that were ignored: nobody handled them then.")
+    ] = False,
+    source: Annotated[
+        str | None, typer.Option(help="Of those, only what came in by this path.")
+    ] = None,
+    job_status: Annotated[
+        Status | None, typer.Option(help="Of those, only this status, however it was spelt.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Hand a message to its handler again: a dead one, or one that was ignored or skipped."""
-    if (id is None) is not all_dead:
-        end("give one message's id, or --dead", USAGE)
+    if (id is not None) + all_dead + all_ignored != 1:
+        end("give one message's id, or --dead, or --ignored", USAGE)
     if id is not None:
+        if source is not None or job_status is not None:
+            end("--source and --job-status go with --dead or --ignored", USAGE)
         response = ask(f"/inbox/{id}/replay", post=True, shape={"id": id, "state": "pending"})
         text = f"message {id} is pending"
     else:
-        response = ask("/inbox/replay", {"state": "dead"}, post=True, shape={"replayed": int})
+        query = {
+            "state": "dead" if all_dead else "ignored",
+            **({} if source is None else {"source": source}),
+            **({} if job_status is None else {"jobStatus": job_status}),
+        }
+        response = ask("/inbox/replay", query, post=True, shape={"replayed": int})
         text = f"replayed: {response['replayed']}"
     print(json.dumps(response) if as_json else text)
 

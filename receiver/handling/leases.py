@@ -1,11 +1,13 @@
 """Leases: what runs here stays ours for as long as the inbox hears from us.
 
-All leases are renewed every third of their time. Where no renewal has succeeded for two thirds of
-it, or the inbox says that a message is another replica's by now, its run is cut short: a third of
-the lease is left until somebody else may begin. This holds as far as leases can: a thread cannot
-be ended from outside, and a process that was frozen for longer than its lease finds out only when
-it goes on. What it then still does to a customer's database is kept out by the mark there; what it
-does elsewhere may happen twice.
+All leases are renewed every third of their time. Each renewal changes a mark, and another replica's
+lease has ended when its mark has not changed for the whole of it, by our own monotonic clock: what
+the time of day does, here or in the database, ends none. Where no renewal has succeeded for two
+thirds of it, or the inbox says that a message is another replica's by now, its run is cut short: a
+third of the lease is left until somebody else may begin. This holds as far as leases can: a thread
+cannot be ended from outside, and a process that was frozen for longer than its lease finds out only
+when it goes on. What it then still does to a customer's database is kept out by the mark there;
+what it does elsewhere may happen twice.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from typing import Final
 
 from receiver.base import log
 from receiver.base.clock import NowMs
+from receiver.inbox.attempts import Running
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Claimed
 
@@ -54,6 +57,19 @@ class Lease:
                 self._cut_short()
 
 
+class Watch:
+    """What runs anywhere, and since when we have seen its lease under its mark."""
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._since: dict[Running, float] = {}
+
+    def left(self, running: Iterable[Running], at_s: float) -> list[Running]:
+        """Return what was not renewed for a whole lease, of all that runs at `at_s`."""
+        self._since = {one: self._since.get(one, at_s) for one in running}
+        return [one for one, since_s in self._since.items() if at_s - since_s >= self._lease_s]
+
+
 class Leases:
     """Renews the leases that are held, until `close`. Does nothing where an inbox has none."""
 
@@ -68,6 +84,7 @@ class Leases:
         self._loop = asyncio.get_running_loop()
         self._held: set[Lease] = set()
         self._lease_s = inbox.lease_s
+        self._watch = Watch(inbox.lease_s or 0)
         self._task = (
             None
             if self._lease_s is None
@@ -97,7 +114,6 @@ class Leases:
 
     async def _work(self, every_s: float) -> None:
         while True:
-            await asyncio.sleep(every_s)
             try:
                 await self._renew(tuple(self._held))
                 await self._recover()
@@ -105,6 +121,7 @@ class Leases:
                 _LOG.warning("renewing failed", reason=str(error))
             except Exception:  # a bug of ours must not end all renewing
                 _LOG.exception("bug")
+            await asyncio.sleep(every_s)
 
     async def _renew(self, held: Iterable[Lease]) -> None:
         sent_s = self._loop.time()
@@ -117,7 +134,12 @@ class Leases:
                 lease.lose()
 
     async def _recover(self) -> None:
-        if await self._inbox.recover(now_ms=self._now_ms(), attempts_max=self._attempts_max):
+        left = self._watch.left(await self._inbox.running(), self._loop.time())
+        ours = {(lease.claimed.id, lease.claimed.fence) for lease in self._held}
+        left = [one for one in left if (one.id, one.fence) not in ours]
+        if left and await self._inbox.recover(
+            left, now_ms=self._now_ms(), attempts_max=self._attempts_max
+        ):
             self._on_due()
 
     def _set_alarm(self, lease: Lease, sent_s: float) -> None:

@@ -12,13 +12,14 @@ from receiver.base.clock import NowMs, iso, wait_until
 from receiver.event import Event
 from receiver.handling.handlers import Handler, Handlers
 from receiver.handling.leases import Lease, Leases
-from receiver.handling.retry import settlement_of
+from receiver.handling.retry import JITTER, settlement_of
 from receiver.handling.run import HandlerTimeout, Run, event_of
 from receiver.handling.slots import Slots
 from receiver.handling.tx import Effects
 from receiver.inbox.attempts import Settlement
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Claimed
+from receiver.inbox.wanted import Wanted
 from receiver.metrics import Metrics
 from receiver.settings import Settings
 
@@ -26,6 +27,7 @@ _LOG: Final = log.get("receiver")
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
+_MARGIN_S: Final = 1.0  # by which replicas' clocks may differ unnoticed
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
 
 Job: TypeAlias = tuple[str, str | int]  # a source's; a message without one stands for itself
@@ -43,7 +45,12 @@ class Worker:
         settings: Settings,
         now_ms: NowMs,
         metrics: Metrics,
+        wanted: Wanted,
     ) -> None:
+        """`wanted` is what the handlers handle, of the sources that this process has."""
+        self._wanted = wanted
+        wait_max_s = settings.handler_retry_cap * (1 + JITTER) + _MARGIN_S
+        self._wait_max_ms = round(wait_max_s * 1000)
         self._inbox = inbox
         self._handlers = handlers
         self._effects = effects
@@ -108,7 +115,12 @@ class Worker:
         """Start what is due, as far as there are slots; return when the next message may be due."""
         while free := self._slots.free:
             sent_s = asyncio.get_running_loop().time()
-            batch = await self._inbox.claim(now_ms=self._now_ms(), limit=free)
+            batch = await self._inbox.claim(
+                now_ms=self._now_ms(),
+                limit=free,
+                wanted=self._wanted,
+                wait_max_ms=self._wait_max_ms,
+            )
             for claimed in batch.claimed:
                 lease = self._leases.hold(claimed, sent_s)
                 self._slots.take(asyncio.create_task(self._run_claimed(claimed, lease)))
@@ -124,8 +136,8 @@ class Worker:
             _LOG.exception("bug")
             await self._record(self._settlement(claimed, bug))
         else:
-            if handler is None:  # it had one when it came; the handlers are others now
-                await self._record(self._ignored(claimed))
+            if handler is None:  # an earlier version took its status for another one
+                await self._hand_back(claimed, event.status)
             else:
                 await self._handle(claimed, lease, event, handler)
         finally:
@@ -138,12 +150,12 @@ class Worker:
             with self._slots.released_while_blocked():
                 await asyncio.wait((other.work,))
         if self._is_cut_short(lease):
-            await self._hand_back(claimed)
+            await self._hand_back(claimed, event.status)
             return
         started = time.perf_counter()
         error = await self._run(job, lease, event, handler)
         if error is not None and self._is_cut_short(lease):
-            await self._hand_back(claimed)
+            await self._hand_back(claimed, event.status)
             return
         settlement = self._settlement(claimed, error)
         if await self._record(settlement):
@@ -192,10 +204,6 @@ class Worker:
         spread = _RANDOM.random()
         return settlement_of(claimed, error, self._settings, now_ms=self._now_ms(), random=spread)
 
-    def _ignored(self, claimed: Claimed) -> Settlement:
-        now_ms = self._now_ms()
-        return Settlement(id=claimed.id, fence=claimed.fence, state="ignored", now_ms=now_ms)
-
     async def _record(self, settlement: Settlement) -> bool:
         """Write what came of an attempt, however long the inbox is down: an attempt whose outcome
         is not written would happen again. False where it does not count: the message was taken
@@ -208,9 +216,9 @@ class Worker:
             else:
                 return recorded
 
-    async def _hand_back(self, claimed: Claimed) -> None:
+    async def _hand_back(self, claimed: Claimed, status: str) -> None:
         try:
-            await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms())
+            await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms(), status)
         except InboxUnavailable as error:  # the next start, or another replica, takes it back
             _LOG.warning("cannot hand back", id=claimed.id, reason=str(error))
 

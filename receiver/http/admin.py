@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from receiver.base.clock import NowMs, iso
-from receiver.base.completion import ParseError, parse
+from receiver.base.completion import STATUSES, ParseError, parse
 from receiver.base.http import (
     DIGITS_MAX,
     Budget,
@@ -118,12 +118,18 @@ class Admin:
         raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
 
     async def _replay_all(self, request: Request) -> Response:
-        """`POST /inbox/replay?state=dead`: all of a state that can be."""
-        query = read_query(request.query, ("state",))
+        """`POST /inbox/replay?state=dead&source=&jobStatus=`: all of a state that can be; of a
+        source alone, or of a status, one of ours."""
+        query = read_query(request.query, ("state", "source", "jobStatus"))
         state = choice(query, "state", REPLAYABLE)
         if state is None:
             raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
-        replayed = await self._inbox.replay_all(cast("State", state), self._now_ms())
+        replayed = await self._inbox.replay_all(
+            cast("State", state),
+            self._now_ms(),
+            source=query.get("source"),
+            status=choice(query, "jobStatus", STATUSES),
+        )
         return Response(document={"replayed": replayed})
 
     async def _prune(self, request: Request) -> Response:

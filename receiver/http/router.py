@@ -64,16 +64,17 @@ class Router:
         sweeper: Sweeper,
         metrics: Metrics,
         now_ms: NowMs,
+        clock: NowMs,
         is_stuck: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._sources = sources
         self._inbox = inbox
         self._metrics = metrics
-        self._now_ms = now_ms
+        self._now_ms = clock
         self._is_stuck = is_stuck
-        self._webhook = Webhook(settings, handlers, inbox, now_ms=now_ms)
-        self._admin = Admin(settings, inbox, reconciler, sweeper, now_ms=now_ms)
+        self._webhook = Webhook(settings, handlers, inbox, now_ms=now_ms, clock=clock)
+        self._admin = Admin(settings, inbox, reconciler, sweeper, now_ms=clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive, request_id())

@@ -28,8 +28,16 @@ class Webhook:
     """Takes the messages of all sources into the inbox."""
 
     def __init__(
-        self, settings: Settings, handlers: Handlers, inbox: Inbox, *, now_ms: NowMs
+        self,
+        settings: Settings,
+        handlers: Handlers,
+        inbox: Inbox,
+        *,
+        now_ms: NowMs,
+        clock: NowMs,
     ) -> None:
+        """`now_ms` judges timestamps; `clock` is the inbox's, and says when messages came."""
+        self._clock = clock
         self._body_bytes_max = settings.body_bytes_max
         self._body_timeout_s = settings.request_timeout
         self._budget = Budget(settings.in_flight_bytes_max)
@@ -81,7 +89,7 @@ class Webhook:
             job_status=identity.status,
             run=identity.run,
             sent_ms=None if verified.timestamp is None else verified.timestamp * 1000,
-            received_ms=now_ms,
+            received_ms=self._clock(),
             platform=identity.platform,
             latest=source.reruns == "latest",
             has_handler=self._handlers.find(status) is not None,

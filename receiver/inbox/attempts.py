@@ -3,10 +3,12 @@ atomic; what differs between the dialects is in their `statements`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from receiver.base.completion import canonical
 from receiver.base.db import Row, Tx
 from receiver.inbox.message import REPLAYABLE, Claimed, State, from_row, names, storable
+from receiver.inbox.wanted import Wanted
 
 CRASHED: Final = "the process ended while the handler ran"
 
@@ -25,12 +27,6 @@ OTHER_RUNS: Final = """
 """
 # What a handler needs of a message, as a claim selects it.
 CLAIMED: Final = ", ".join({"attempt": "attempts"}.get(name, name) for name in names(Claimed))
-_DUE: Final = f"""
-    SELECT id, source, job_id FROM messages
-     WHERE state = 'pending' AND due_ms <= ? AND NOT {OTHER_RUNS}
-     ORDER BY due_ms, id LIMIT ?{{skip_locked}}
-"""  # noqa: S608 - constants of ours
-_NEXT_DUE: Final = "SELECT min(due_ms) FROM messages WHERE state = 'pending' AND due_ms > ?"
 _SETTLE: Final = """
     UPDATE messages SET state = ?, due_ms = ?, handled_ms = ?
      WHERE id = ? AND state = 'running' AND fence = ?
@@ -45,16 +41,17 @@ _SKIP_OTHERS: Final = f"""
        AND state = 'pending' AND {SUPERSEDED}
 """  # noqa: S608 - constants of ours
 _HAND_BACK: Final = """
-    UPDATE messages SET state = 'pending', attempts = attempts - 1, due_ms = ?
+    UPDATE messages SET state = 'pending', attempts = attempts - 1, due_ms = ?, canonical = ?
      WHERE id = ? AND state = 'running' AND fence = ?
 """
 _REPLAY: Final = f"""
-    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?, canonical = ?
      WHERE id = ? AND state IN ('dead', 'ignored', 'skipped') AND verdict = 'accepted'
        AND body_kept = 1 AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
+_STATUS: Final = "SELECT job_status FROM messages WHERE id = ?"
 _REPLAYABLE: Final = """
-    SELECT id FROM messages WHERE state = ? AND id > ? AND verdict = 'accepted'
+    SELECT id, source, job_status FROM messages WHERE state = ? AND id > ? AND verdict = 'accepted'
      ORDER BY id LIMIT ?
 """
 
@@ -80,6 +77,15 @@ class Settlement:
     error: str | None = None
 
 
+class Running(NamedTuple):
+    """A message that runs, and the mark that each renewal of its lease changes."""
+
+    id: int
+    fence: int
+    attempts: int
+    mark: int
+
+
 class Claims(Protocol):
     """What the attempts need of the database, in its dialect."""
 
@@ -92,15 +98,40 @@ class Claims(Protocol):
     def renew(self, tx: Any, id: int, fence: int, lease_ms: int) -> bool:
         """Hold a message for another lease, if it is still held under this fence."""
 
-    def abandoned(self, tx: Any) -> Sequence[Row]:
-        """Return (id, fence, attempts) of what runs and is nobody's any more."""
+    def due(self, tx: Any, wanted: Wanted | None, now_ms: int, limit: int) -> Sequence[Row]:
+        """Return (id, source, job id) of what is due and wanted here (None: all of it)."""
+
+    def next_due(
+        self, tx: Any, wanted: Wanted | None, now_ms: int
+    ) -> tuple[int | None, int | None]:
+        """Return when the next one is due, and the last one."""
+
+    def bring_forward(self, tx: Any, wanted: Wanted | None, now_ms: int, far_ms: int) -> None:
+        """Make due now what is due later than `far_ms`, of what is wanted here."""
+
+    def running(self, tx: Any) -> Sequence[Row]:
+        """Return (id, fence, attempts, mark of its lease) of all that runs."""
+
+    def take_back(self, tx: Any, id: int, fence: int, mark: int) -> bool:
+        """Whether a message still runs under this fence and mark, and is ours to settle."""
 
 
-def claim(claims: Claims, tx: Tx, *, now_ms: int, limit: int, lease_ms: int) -> ClaimedBatch:
-    """Take up to `limit` due messages, in order of time, never two of one job at once."""
+def claim(
+    claims: Claims,
+    tx: Tx,
+    *,
+    wanted: Wanted | None,
+    now_ms: int,
+    limit: int,
+    lease_ms: int,
+    wait_max_ms: int | None,
+) -> ClaimedBatch:
+    """Take up to `limit` due messages that are wanted here, in order of time, never two of one job
+    at once. None waits longer than `wait_max_ms` from now: it was put off by a clock that ran
+    ahead, and is due."""
     jobs: set[tuple[str, str]] = set()
     claimed = []
-    for id, source, job_id in tx.all(_DUE.format(skip_locked=tx.skip_locked), now_ms, limit):
+    for id, source, job_id in claims.due(tx, wanted, now_ms, limit):
         if job_id is not None:
             job = (source, job_id)
             if job in jobs or not claims.hold(tx, job):
@@ -109,7 +140,10 @@ def claim(claims: Claims, tx: Tx, *, now_ms: int, limit: int, lease_ms: int) -> 
         row = claims.start(tx, id, lease_ms)
         if row is not None:
             claimed.append(from_row(Claimed, row))
-    ((next_ms,),) = tx.all(_NEXT_DUE, now_ms)
+    next_ms, last_ms = claims.next_due(tx, wanted, now_ms)
+    if wait_max_ms is not None and last_ms is not None and last_ms > now_ms + wait_max_ms:
+        claims.bring_forward(tx, wanted, now_ms, now_ms + wait_max_ms)
+        next_ms = now_ms
     return ClaimedBatch(claimed=claimed, next_due_ms=next_ms)
 
 
@@ -118,22 +152,31 @@ def renew(claims: Claims, tx: Tx, running: Sequence[tuple[int, int]], *, lease_m
     return {id for id, fence in running if claims.renew(tx, id, fence, lease_ms)}
 
 
-def recover(claims: Claims, tx: Tx, *, now_ms: int, attempts_max: int) -> int:
+def running(claims: Claims, tx: Tx) -> list[Running]:
+    """Return all that runs, wherever."""
+    return [Running(*row) for row in claims.running(tx)]
+
+
+def recover(
+    claims: Claims, tx: Tx, left: Sequence[Running], *, now_ms: int, attempts_max: int
+) -> int:
     """Make due again, or dead where its attempts are used up, what ended processes left running;
     how many that were."""
-    rows = claims.abandoned(tx)
-    for id, fence, attempts in rows:
-        dead = attempts >= attempts_max
+    count = 0
+    for one in left:
+        if not claims.take_back(tx, one.id, one.fence, one.mark):
+            continue
+        dead = one.attempts >= attempts_max
         settlement = Settlement(
-            id=id,
-            fence=fence,
+            id=one.id,
+            fence=one.fence,
             state="dead" if dead else "pending",
             now_ms=now_ms,
             due_ms=None if dead else now_ms,
             error=CRASHED,
         )
-        settle(tx, settlement)
-    return len(rows)
+        count += settle(tx, settlement)
+    return count
 
 
 def settle(tx: Tx, settlement: Settlement) -> bool:
@@ -151,22 +194,37 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
     return True
 
 
-def hand_back(tx: Tx, id: int, fence: int, now_ms: int) -> None:
-    """Make a message due again whose attempt was cut short by a stop: it is not spent."""
-    tx.run(_HAND_BACK, now_ms, id, fence)
+def hand_back(tx: Tx, id: int, fence: int, now_ms: int, status: str) -> None:
+    """Make a message due again whose attempt was cut short by a stop: it is not spent. `status` is
+    its canonical one."""
+    tx.run(_HAND_BACK, now_ms, status, id, fence)
 
 
 def replay(tx: Tx, id: int, now_ms: int) -> bool:
     """Whether a message could be made due again: dead, ignored or skipped, let in, its body still
     there, and nothing later of its job handled."""
-    return tx.run(_REPLAY, now_ms, id) > 0
+    row = tx.one(_STATUS, id)
+    return row is not None and tx.run(_REPLAY, now_ms, canonical(row[0]), id) > 0
 
 
 def replay_all(
-    tx: Tx, state: State, now_ms: int, *, limit: int, above: int
+    tx: Tx,
+    state: State,
+    now_ms: int,
+    *,
+    limit: int,
+    above: int,
+    source: str | None = None,
+    status: str | None = None,
 ) -> tuple[int, int | None]:
-    """Replay up to `limit` messages of a state with larger ids: (replayed, last id or None)."""
+    """Replay up to `limit` messages of a state with larger ids: (replayed, last id or None); with
+    a `source` or a canonical `status`, those of them alone."""
     if state not in REPLAYABLE:
         raise ValueError(f"nothing that is {state} can be replayed")
-    ids = [id for (id,) in tx.all(_REPLAYABLE, state, above, limit)]
-    return sum(replay(tx, id, now_ms) for id in ids), ids[-1] if ids else None
+    rows = tx.all(_REPLAYABLE, state, above, limit)
+    chosen = [
+        id
+        for id, its_source, job_status in rows
+        if source in (None, its_source) and status in (None, canonical(job_status))
+    ]
+    return sum(replay(tx, id, now_ms) for id in chosen), rows[-1][0] if rows else None

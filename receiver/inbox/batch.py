@@ -10,8 +10,10 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias
 
+from receiver.base.completion import canonical
 from receiver.inbox.dedupe import End, Known, Verdict, judge
 from receiver.inbox.message import Message, State, storable
+from receiver.inbox.wanted import Beats, Wanted, live
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
 Copy: TypeAlias = tuple[int, int | None]  # its id, and its signed run
@@ -19,6 +21,7 @@ Content: TypeAlias = tuple[str, str, bytes]  # source, job id or "", hash of the
 Name: TypeAlias = tuple[str, str]  # source, signed message id
 
 _NOTHING: Final = Known()
+_NOBODY: Final[Wanted] = frozenset()
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class New:
     state: State
     is_end: bool
     order: str | None  # of an end, where it is signed
+    canonical: str  # its status
 
     @property
     def due_ms(self) -> int | None:
@@ -88,6 +92,7 @@ COLUMNS: Final = (
     "is_end",
     "end_order",
     "run",
+    "canonical",
 )
 
 
@@ -114,6 +119,7 @@ def row(new: New) -> tuple[object, ...]:
         int(new.is_end),
         new.order,
         message.run,
+        new.canonical,
     )
 
 
@@ -126,7 +132,7 @@ class Plan:
     new: list[New] = field(default_factory=list)
     seen_again: dict[int, tuple[int, int]] = field(default_factory=dict)  # how often, last when
     orders: dict[int, str] = field(default_factory=dict)  # a later id that brought the same end
-    rearm: dict[int, int] = field(default_factory=dict)  # dead ones that came again, and when
+    rearm: dict[int, tuple[int, str]] = field(default_factory=dict)  # dead ones that came again
     known: dict[Job, int] = field(default_factory=dict)  # jobs whose end came again, and when
 
     @property
@@ -146,11 +152,15 @@ class Stored(Protocol):
         """Write a plan; whether there is something to handle now."""
 
 
-def receive(stored: Stored, tx: Any, messages: Sequence[Message]) -> tuple[list[Verdict], bool]:
-    """Store what is new; the verdicts, and whether there is something to handle now."""
+def receive(
+    stored: Stored, tx: Any, messages: Sequence[Message], beats: Beats
+) -> tuple[list[Verdict], bool]:
+    """Store what is new; the verdicts, and whether there is something to handle now. What this
+    process has no handler for may be wanted by another one."""
     batch = [incoming(message) for message in messages]
     facts, ids = stored.load(tx, batch)
-    plan = decide(batch, facts, ids)
+    ours = all(message.has_handler for message in messages)
+    plan = decide(batch, facts, ids, _NOBODY if ours else live(tx, beats))
     return plan.verdicts, stored.write(tx, plan)
 
 
@@ -168,9 +178,12 @@ def incoming(message: Message) -> Incoming:
     )
 
 
-def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
-    """Return the plan for a batch; `ids` are those that new messages may take. `facts` are kept up
-    with what is decided, and are of no use afterwards."""
+def decide(
+    batch: Sequence[Incoming], facts: Facts, ids: Iterator[int], wanted: Wanted = _NOBODY
+) -> Plan:
+    """Return the plan for a batch; `ids` are those that new messages may take, `wanted` is what
+    other processes handle. `facts` are kept up with what is decided, and are of no use
+    afterwards."""
     plan = Plan()
     for one in batch:
         message, copies = one.message, facts.copies.setdefault(one.content, {})
@@ -185,10 +198,10 @@ def decide(batch: Sequence[Incoming], facts: Facts, ids: Iterator[int]) -> Plan:
             plan.known[one.job] = message.received_ms
         if verdict == "duplicate":
             original = same or copy or (end.id if end else 0)
-            _again(plan, facts, original, message.received_ms)
+            _again(plan, facts, original, message)
             _same_end(plan, end, one, candidate)
         else:
-            new = _new(next(ids), one, verdict, candidate)
+            new = _new(next(ids), one, verdict, candidate, wanted)
             plan.new.append(new)
             copies[message.message_id or ""] = (new.id, message.run)
             _keep_up(plan, facts, one, new, candidate)
@@ -232,14 +245,18 @@ def _is_taken(facts: Facts, one: Incoming) -> bool:
     return bool(facts.bodies_under.get(one.name, set()) - {one.sha256})
 
 
-def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None) -> New:
+def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None, wanted: Wanted) -> New:
     is_end = verdict == "accepted" and candidate is not None
+    message = one.message
+    status = canonical(message.job_status) if candidate is None else candidate.status
+    is_wanted = message.has_handler or (message.source, status) in wanted
     return New(
         id=id,
-        message=one.message,
+        message=message,
         sha256=one.sha256,
         verdict=verdict,
-        state="pending" if verdict == "accepted" and one.message.has_handler else "ignored",
+        state="pending" if verdict == "accepted" and is_wanted else "ignored",
+        canonical=status,
         is_end=is_end,
         order=candidate.order if candidate is not None and is_end else None,
     )
@@ -264,11 +281,11 @@ def _replace(plan: Plan, before: StoredEnd) -> None:
     plan.replaced.append(before.id)
 
 
-def _again(plan: Plan, facts: Facts, id: int, received_ms: int) -> None:
+def _again(plan: Plan, facts: Facts, id: int, message: Message) -> None:
     count, last_ms = plan.seen_again.get(id, (0, 0))
-    plan.seen_again[id] = (count + 1, max(last_ms, received_ms))
+    plan.seen_again[id] = (count + 1, max(last_ms, message.received_ms))
     if id in facts.dead:
-        plan.rearm[id] = received_ms
+        plan.rearm[id] = (message.received_ms, canonical(message.job_status))
 
 
 def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:

@@ -1,5 +1,6 @@
 """The jobs that are waited for: expected → known, or lost when their status cannot be had."""
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -9,6 +10,7 @@ from receiver.verification.identity import Dialect
 
 Expected: TypeAlias = Literal["expected", "known", "lost"]
 
+SKEW_MS: Final = 60_000  # by which clocks of replicas may differ without harm
 EXPECTED: Final = ("expected", "known", "lost")
 
 
@@ -85,21 +87,35 @@ _EXPECT: Final = """
     ON CONFLICT (source, job_id) DO UPDATE SET state = excluded.state,
         status_url = excluded.status_url, credentials = excluded.credentials,
         platform = excluded.platform, ask_ms = excluded.ask_ms, settled_ms = excluded.settled_ms,
-        failing_since_ms = NULL, last_error = NULL
+        failing_since_ms = NULL, last_error = NULL, taken = 0, created_ms = excluded.created_ms
       WHERE expectations.state <> 'known'
 """
 _FIND: Final = f"SELECT {_COLUMNS} FROM expectations WHERE source = ? AND job_id = ?"  # noqa: S608 - constants of ours
 # Whoever takes one puts it off for as long as asking may take, so that no other replica asks as
 # well; and if nothing comes of it, because the process ends, it is asked for then.
+_DUE: Final = """
+    SELECT source, job_id FROM expectations
+     WHERE state = 'expected' AND ask_ms <= ?{of} ORDER BY ask_ms LIMIT ?{skip_locked}
+"""
 _TAKE: Final = f"""
-    WITH due AS MATERIALIZED (
-        SELECT source, job_id FROM expectations
-         WHERE state = 'expected' AND ask_ms <= ? ORDER BY ask_ms LIMIT ?{{skip_locked}})
-    UPDATE expectations SET ask_ms = ?
-     WHERE (source, job_id) IN (SELECT source, job_id FROM due)
+    UPDATE expectations SET ask_ms = ?, taken = 1 WHERE source = ? AND job_id = ?
     RETURNING {_COLUMNS}
 """  # noqa: S608 - constants of ours
-_NEXT_DUE: Final = "SELECT min(ask_ms) FROM expectations WHERE state = 'expected'"
+_NEXT_DUE: Final = "SELECT min(ask_ms) FROM expectations WHERE state = 'expected'{of}"
+# What a clock that ran ahead put off.
+_LAST_TAKEN: Final = """
+    SELECT max(ask_ms) FROM expectations WHERE state = 'expected' AND taken = 1{of}
+"""
+_BRING_FORWARD: Final = """
+    UPDATE expectations SET ask_ms = ?
+     WHERE state = 'expected' AND taken = 1 AND ask_ms > ?{of}
+"""
+_LAST_MADE: Final = "SELECT max(created_ms) FROM expectations WHERE state = 'expected'"
+_MAKE_NOW: Final = """
+    UPDATE expectations SET ask_ms = CAST(? AS bigint)
+           + CASE WHEN ask_ms > created_ms THEN ask_ms - created_ms ELSE 0 END, created_ms = ?
+     WHERE state = 'expected' AND taken = 0 AND created_ms > ?{of}
+"""
 _ASKED: Final = """
     UPDATE expectations SET asked = asked + 1, ask_ms = CAST(? AS bigint), failing_since_ms = ?,
         last_error = ?, state = ?, settled_ms = ?
@@ -119,11 +135,41 @@ def expect(jobs: Jobs, tx: Tx, new: NewExpectation) -> Expectation:
     return from_row(Expectation, row)
 
 
-def take(tx: Tx, *, now_ms: int, until_ms: int, limit: int) -> tuple[list[Expectation], int | None]:
-    """Return the jobs to ask for now, taken until `until_ms`; and when the next one will be due."""
-    taken = tx.all(_TAKE.format(skip_locked=tx.skip_locked), now_ms, limit, until_ms)
-    ((next_ms,),) = tx.all(_NEXT_DUE)
-    return [from_row(Expectation, row) for row in taken], next_ms
+def take(
+    tx: Tx,
+    *,
+    sources: Sequence[str] | None,
+    now_ms: int,
+    until_ms: int,
+    limit: int,
+    wait_max_ms: int | None,
+) -> tuple[list[Expectation], int | None]:
+    """Return the jobs of these sources (None: of all) to ask for now, taken until `until_ms`; and
+    when the next one will be due. None that was asked for before waits longer than `wait_max_ms`
+    from now: it was put off by a clock that ran ahead."""
+    taken: list[Expectation] = []
+    next_ms = []
+    ((made_ms,),) = tx.all(_LAST_MADE)
+    for source in (None,) if sources is None else sources:
+        of, values = ("", ()) if source is None else (" AND source = ?", (source,))
+        if wait_max_ms is not None:
+            _correct(tx, of, values, now_ms, wait_max_ms, made_ms)
+        sql = _DUE.format(of=of, skip_locked=tx.skip_locked)
+        for job in tx.all(sql, now_ms, *values, limit - len(taken)):
+            taken += [from_row(Expectation, row) for row in tx.all(_TAKE, until_ms, *job)]
+        next_ms += [ms for (ms,) in tx.all(_NEXT_DUE.format(of=of), *values) if ms is not None]
+    return taken, min(next_ms, default=None)
+
+
+def _correct(
+    tx: Tx, of: str, values: tuple[str, ...], now_ms: int, wait_max_ms: int, made_ms: int | None
+) -> None:
+    """Bring forward what was put off, or made, by a clock that ran ahead."""
+    ((last_ms,),) = tx.all(_LAST_TAKEN.format(of=of), *values)
+    if last_ms is not None and last_ms > now_ms + wait_max_ms:
+        tx.run(_BRING_FORWARD.format(of=of), now_ms, now_ms + wait_max_ms, *values)
+    if made_ms is not None and made_ms > now_ms + SKEW_MS:
+        tx.run(_MAKE_NOW.format(of=of), now_ms, now_ms, now_ms + SKEW_MS, *values)
 
 
 def record_ask(tx: Tx, result: AskResult) -> bool:

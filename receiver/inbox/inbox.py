@@ -1,7 +1,7 @@
 """The durable inbox: every message that was let in, once; what became of it; and the jobs that
 are waited for. The same promises on SQLite and on PostgreSQL."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
@@ -16,13 +16,14 @@ from receiver.base.db.group_commit import (
     write_all,
 )
 from receiver.base.db.url import is_postgres, sqlite_path
-from receiver.inbox import attempts, batch, expectations, listing, retention
-from receiver.inbox.attempts import ClaimedBatch, Settlement
+from receiver.inbox import attempts, batch, expectations, listing, retention, wanted
+from receiver.inbox.attempts import ClaimedBatch, Running, Settlement
 from receiver.inbox.dedupe import Verdict
 from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.listing import Backlog
 from receiver.inbox.message import Message, Page, State, StoredMessage
 from receiver.inbox.sqlite.database import SqliteDatabase
+from receiver.inbox.wanted import Beats, Wanted
 from receiver.settings import Settings
 
 T = TypeVar("T")
@@ -38,6 +39,9 @@ class InboxUnavailable(Exception):
 
 class Statements(batch.Stored, attempts.Claims, expectations.Jobs, Protocol):
     """What differs between the dialects within a transaction: a module of each."""
+
+    def clock_ms(self, tx: Any) -> int | None:
+        """Return the time by the clock that all processes share; None where there is none."""
 
     def touch(self, tx: Any) -> None:
         """Write something that shows whether the disk takes it."""
@@ -90,6 +94,8 @@ class Inbox:
         self._statements = database.statements
         self._lease_ms = round((database.lease_s or 0) * 1000)
         self._on_due = on_due
+        self._beats = Beats()
+        self._trust = retention.Trust()
         self._commits = GroupCommit(
             self._apply, operations_max=min(commit_rows_max, database.rows_max or commit_rows_max)
         )
@@ -121,11 +127,25 @@ class Inbox:
         verdict: Verdict = await self._commit(message)
         return verdict
 
-    async def claim(self, *, now_ms: int, limit: int) -> ClaimedBatch:
-        """Return the messages whose turn it is, at most `limit`, marked as running here: never two
-        of one job at once, wherever they run. Raises InboxUnavailable."""
+    async def claim(
+        self,
+        *,
+        now_ms: int,
+        limit: int,
+        wanted: Wanted | None = None,
+        wait_max_ms: int | None = None,
+    ) -> ClaimedBatch:
+        """Return the messages whose turn it is and that are `wanted` here (None: all), at most
+        `limit`, marked as running here: never two of one job at once, wherever they run. What waits
+        longer than `wait_max_ms` is due. Raises InboxUnavailable."""
         work = partial(
-            attempts.claim, self._statements, now_ms=now_ms, limit=limit, lease_ms=self._lease_ms
+            attempts.claim,
+            self._statements,
+            wanted=wanted,
+            now_ms=now_ms,
+            limit=limit,
+            lease_ms=self._lease_ms,
+            wait_max_ms=wait_max_ms,
         )
         return await self._write(work)
 
@@ -136,19 +156,31 @@ class Inbox:
         work = partial(attempts.renew, self._statements, running=running, lease_ms=self._lease_ms)
         return await self._write(work)
 
-    async def recover(self, *, now_ms: int, attempts_max: int) -> int:
-        """Take back what ended processes left running; how many that were. Those whose attempts
-        are used up are dead."""
-        work = partial(attempts.recover, self._statements, now_ms=now_ms, attempts_max=attempts_max)
+    async def running(self) -> list[Running]:
+        """Return all that runs, wherever, with the marks of its leases."""
+        return await self._read(partial(attempts.running, self._statements))
+
+    async def recover(
+        self, left: Sequence[Running] | None = None, *, now_ms: int, attempts_max: int
+    ) -> int:
+        """Take back what ended processes left running (None: all that runs); how many that were.
+        Those whose attempts are used up are dead."""
+        left = await self.running() if left is None else left
+        if not left:
+            return 0
+        work = partial(
+            attempts.recover, self._statements, left=left, now_ms=now_ms, attempts_max=attempts_max
+        )
         return await self._write(work)
 
     async def settle(self, settlement: Settlement) -> bool:
         """Write what came of an attempt; False when it was not ours any more."""
         return await self._write(partial(attempts.settle, settlement=settlement))
 
-    async def hand_back(self, id: int, fence: int, now_ms: int) -> None:
-        """Make a running message due again, its attempt unspent."""
-        await self._write(partial(attempts.hand_back, id=id, fence=fence, now_ms=now_ms))
+    async def hand_back(self, id: int, fence: int, now_ms: int, status: str) -> None:
+        """Make a running message due again, its attempt unspent; `status` is its canonical one."""
+        work = partial(attempts.hand_back, id=id, fence=fence, now_ms=now_ms, status=status)
+        await self._write(work)
 
     async def replay(self, id: int, now_ms: int) -> bool:
         """Whether a message could be made due again."""
@@ -157,8 +189,11 @@ class Inbox:
             self._on_due()
         return replayed
 
-    async def replay_all(self, state: State, now_ms: int) -> int:
-        """Replay all messages of a state that can be, in slices; how many."""
+    async def replay_all(
+        self, state: State, now_ms: int, *, source: str | None = None, status: str | None = None
+    ) -> int:
+        """Replay all messages of a state that can be, in slices; how many. With a `source` or a
+        canonical `status`, those of them alone."""
         count, above = 0, 0
         while True:
             work = partial(
@@ -167,6 +202,8 @@ class Inbox:
                 now_ms=now_ms,
                 limit=retention.SLICE_ROWS,
                 above=above,
+                source=source,
+                status=status,
             )
             replayed, last = await self._write(work)
             if last is None:
@@ -179,11 +216,24 @@ class Inbox:
         return await self._write(partial(expectations.expect, self._statements, new=new))
 
     async def take_expected(
-        self, *, now_ms: int, until_ms: int, limit: int
+        self,
+        *,
+        now_ms: int,
+        until_ms: int,
+        limit: int,
+        sources: Sequence[str] | None = None,
+        wait_max_ms: int | None = None,
     ) -> tuple[list[Expectation], int | None]:
-        """Return the jobs to ask for now, which nobody else asks for until then; and when the next
-        one will be due."""
-        work = partial(expectations.take, now_ms=now_ms, until_ms=until_ms, limit=limit)
+        """Return the jobs of these sources (None: of all) to ask for now, which nobody else asks
+        for until then; and when the next one will be due."""
+        work = partial(
+            expectations.take,
+            sources=sources,
+            now_ms=now_ms,
+            until_ms=until_ms,
+            limit=limit,
+            wait_max_ms=wait_max_ms,
+        )
         return await self._write(work)
 
     async def record_ask(self, result: AskResult) -> bool:
@@ -194,15 +244,86 @@ class Inbox:
         """Return the jobs that are or were waited for, newest first."""
         return await self._read(partial(expectations.listed, state=state, limit=limit))
 
-    async def prune(self, *, bodies_before_ms: int, messages_before_ms: int) -> tuple[int, int]:
-        """Delete what was done with before these times: (bodies, messages) deleted. In
-        slices, so that messages that come in meanwhile do not wait."""
-        bodies = await self._prune(retention.prune_bodies, bodies_before_ms)
-        messages = await self._prune(retention.prune_messages, messages_before_ms)
-        await self._prune(retention.forget_expectations, messages_before_ms)
+    async def prune(
+        self,
+        *,
+        bodies_before_ms: int,
+        messages_before_ms: int,
+        sources: Collection[str] | None = None,
+    ) -> tuple[int, int]:
+        """Delete what was done with before these times, of these sources and of nobody's (None: of
+        all): (bodies, messages) deleted. In slices, so that messages that come in meanwhile do not
+        wait."""
+        foreign = await self._foreign(sources)
+        bodies = await self._prune(retention.prune_bodies, bodies_before_ms, foreign)
+        messages = await self._prune(retention.prune_messages, messages_before_ms, foreign)
+        await self._repeat(
+            partial(retention.forget_expectations, before_ms=messages_before_ms, foreign=foreign)
+        )
         if bodies or messages:
             await self._database.shrink()
         return bodies, messages
+
+    async def give_up(
+        self, *, before_ms: int, now_ms: int, sources: Collection[str]
+    ) -> tuple[int, int]:
+        """Delete what has been dead, and give up the jobs that have been asked for, since before:
+        (messages, jobs)."""
+        foreign = await self._foreign(sources)
+        dead = await self._repeat(
+            partial(retention.prune_dead, before_ms=before_ms, foreign=foreign)
+        )
+        lost = await self._repeat(
+            partial(retention.lose_endless, before_ms=before_ms, foreign=foreign, now_ms=now_ms)
+        )
+        return dead, lost
+
+    async def trusted_ms(self, now_ms: int) -> int:
+        """Return the time to sweep by, which follows the clock (`retention.Trust`)."""
+        return await self._write(lambda tx: self._trust.follow(tx, now_ms))
+
+    async def clock_ms(self) -> int | None:
+        """Return the time by the clock that all processes share; None where there is none."""
+        return await self._read(self._statements.clock_ms)
+
+    async def register(
+        self, process: str, sources: Collection[str], what: Wanted, now_ms: int
+    ) -> set[tuple[str, str]]:
+        """Say which sources a process has and what it wants; return what nobody wanted of late."""
+        return await self._write(lambda tx: wanted.register(tx, process, sources, what, now_ms))
+
+    async def renew_registration(self, process: str, now_ms: int) -> bool:
+        """Say that a process lives; False where it is not registered any more."""
+        return await self._write(lambda tx: wanted.renew(tx, process, now_ms))
+
+    async def forget_processes(self, before_ms: int) -> None:
+        """Forget processes that have ended and were last seen before."""
+        await self._write(lambda tx: wanted.forget_processes(tx, self._beats, before_ms))
+
+    async def sort(self) -> int:
+        """Prepare a slice of what an earlier version stored to be claimed; how many. It is due."""
+        count = await self._write(wanted.sort)
+        if count:
+            self._on_due()
+        return count
+
+    async def ignore_unclaimed(
+        self, *, before_ms: int, sources: Collection[str], reason: str
+    ) -> dict[tuple[str, str], int]:
+        """Ignore what waits in these sources, or in nobody's, and is wanted by nobody since before;
+        how many of what."""
+        counts: dict[tuple[str, str], int] = {}
+        find = partial(wanted.unclaimed, beats=self._beats, own=sources, before_ms=before_ms)
+        for what in await self._write(find):
+            count = await self._repeat(
+                partial(wanted.ignore_unclaimed, what=what, before_ms=before_ms, reason=reason)
+            )
+            counts.update({what: count} if count else {})
+        return counts
+
+    async def ignored(self) -> dict[tuple[str, str], int]:
+        """Count what was let in and ignored, and can be replayed."""
+        return await self._read(wanted.ignored)
 
     async def page(
         self,
@@ -227,9 +348,10 @@ class Inbox:
         """Return what is not done with. Raises InboxUnavailable."""
         return await self._read(listing.backlog)
 
-    async def due_ms(self) -> int | None:
-        """When the first that waits is due; 0 while one is being handled, None when none waits."""
-        return await self._read(listing.due_ms)
+    async def due_ms(self, wanted: Wanted | None = None) -> int | None:
+        """When the first that waits, and is wanted here (None: any), is due; 0 while one is being
+        handled, None when none waits."""
+        return await self._read(partial(listing.due_ms, wanted=wanted))
 
     async def check(self) -> None:
         """Whether it can read, and write if the last commit failed. Raises InboxUnavailable."""
@@ -274,7 +396,7 @@ class Inbox:
 
         def receive(tx: Any, messages: Sequence[Message]) -> Sequence[Verdict]:
             nonlocal has_due
-            verdicts, is_due = batch.receive(self._statements, tx, messages)
+            verdicts, is_due = batch.receive(self._statements, tx, messages, self._beats)
             has_due |= is_due
             return verdicts
 
@@ -296,10 +418,29 @@ class Inbox:
             return InboxUnavailable(f"the database refuses it: {type(error).__name__}: {error}")
         return InboxUnavailable(str(error))
 
-    async def _prune(self, slice: Callable[[Tx, int], int], before_ms: int) -> int:
+    async def _foreign(self, sources: Collection[str] | None) -> list[str]:
+        if sources is None:
+            return []
+        return await self._read(lambda tx: wanted.foreign_sources(tx, sources))
+
+    async def _prune(
+        self,
+        slice: Callable[..., tuple[int, int | None]],
+        before_ms: int,
+        foreign: Sequence[str],
+    ) -> int:
         count = 0
-        while deleted := await self._write(lambda tx: slice(tx, before_ms)):
+        after_ms: int | None = 0
+        while after_ms is not None:
+            work = partial(slice, before_ms=before_ms, foreign=foreign, after_ms=after_ms)
+            deleted, after_ms = await self._write(work)
             count += deleted
+        return count
+
+    async def _repeat(self, slice: Callable[[Tx], int]) -> int:
+        count = 0
+        while done := await self._write(slice):
+            count += done
         return count
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from receiver.base.db import Tx
 from receiver.inbox.message import Page, StoredMessage, from_row, names, storable
+from receiver.inbox.wanted import Wanted
 
 ID_MAX: Final = 2**63 - 1
 
@@ -23,9 +24,10 @@ _SHOW: Final = f"""
     SELECT {_COLUMNS}, body, error
       FROM messages LEFT JOIN bodies USING (id) LEFT JOIN failures USING (id) WHERE id = ?
 """  # noqa: S608 - constants of ours
+_RUNNING: Final = "SELECT 1 FROM messages WHERE state = 'running' LIMIT 1"
 _DUE: Final = """
-    SELECT CASE WHEN EXISTS (SELECT 1 FROM messages WHERE state = 'running') THEN 0
-           ELSE (SELECT min(due_ms) FROM messages WHERE state = 'pending') END
+    SELECT source, canonical, min(due_ms) FROM messages WHERE state = 'pending'
+     GROUP BY source, canonical
 """
 _BACKLOG: Final = """
     SELECT (SELECT count(*) FROM messages WHERE state = 'pending'),
@@ -79,10 +81,14 @@ def show(tx: Tx, id: int) -> StoredMessage | None:
     return None if row is None else from_row(StoredMessage, row)
 
 
-def due_ms(tx: Tx) -> int | None:
-    """When the first that waits is due; 0 while one is being handled, None when none waits."""
-    ((due,),) = tx.all(_DUE)
-    return None if due is None else int(due)
+def due_ms(tx: Tx, wanted: Wanted | None) -> int | None:
+    """When the first that waits, and is wanted here (None: any), is due; 0 while one is being
+    handled, None when none waits."""
+    if tx.one(_RUNNING) is not None:
+        return 0
+    rows = tx.all(_DUE)
+    due = [ms for *what, ms in rows if wanted is None or None in what or tuple(what) in wanted]
+    return min(due, default=None)
 
 
 def backlog(tx: Tx) -> Backlog:

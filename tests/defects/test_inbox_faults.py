@@ -51,13 +51,12 @@ async def test_the_sweeper_goes_on_after_what_nobody_foresaw(
     monkeypatch.setattr(sweeper, "EVERY_S", 0.01)
     sweeps: list[Any] = []
 
-    async def prune(self: Any, older_than_s: float | None = None) -> tuple[int, int]:
-        sweeps.append(older_than_s)
+    async def sweep(self: Any) -> None:
+        sweeps.append(self)
         if len(sweeps) == 1:
             raise ZeroDivisionError
-        return 0, 0
 
-    monkeypatch.setattr(sweeper.Sweeper, "prune", prune)
+    monkeypatch.setattr(sweeper.Sweeper, "sweep", sweep)
     settings = Settings(secrets=(SECRET,), database_url=f"sqlite:///{tmp_path}/inbox.db")
     async with Receiver(settings):
         await until(lambda: len(sweeps) > 2)

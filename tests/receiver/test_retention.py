@@ -40,7 +40,7 @@ def done(id: str, status: str = "completed") -> dict[str, str]:
 
 
 async def test_bodies_go_first_then_messages_and_dead_ones_stay(client: Client) -> None:
-    """30 days and 90; a copy is known as one until then, and new afterwards."""
+    """30 days and 120; a copy is known as one until then, and new afterwards."""
     payloads = [done("good"), done("good", "failed"), done("seen", "running"), done("bad")]
     for payload in payloads:
         await client.send(payload)
@@ -53,7 +53,7 @@ async def test_bodies_go_first_then_messages_and_dead_ones_stay(client: Client) 
     answer = await client._http.get("/inbox/1", headers=ADMIN)
     assert "body" not in answer.json()
     assert await client.receiver.replay(3) is False
-    await client.advance(timedelta(days=60))
+    await client.advance(timedelta(days=90))
     assert await client.receiver.prune() == (0, 3)
     (kept,) = (await client.receiver.inbox.page()).messages
     assert (kept.job_id, kept.state) == ("bad", "dead")
@@ -100,7 +100,7 @@ async def test_settled_expectations_go_with_their_time(client: Client) -> None:
     await client.send(done("known"))
     for id in ("known", "waits"):
         await client.receiver.expect(id, "http://127.0.0.1:1/", by=timedelta(days=300))
-    await client.advance(timedelta(days=91))
+    await client.advance(timedelta(days=121))
     await client.receiver.prune()
     left = await client.receiver.inbox.expectations(state=None, limit=10)
     assert [one.job_id for one in left] == ["waits"]
@@ -126,10 +126,11 @@ async def test_the_metrics_are_prometheus_text_and_count_what_happened(client: C
         "receiver_unknown_total 1",
         'receiver_attempts_total{outcome="dead"} 1',
         'receiver_messages{state="dead"} 1',
+        "receiver_unclaimed_total 0",
         'receiver_messages{state="pending"} 0',
         "receiver_oldest_unhandled_seconds 0",
     }
     from prometheus_client.parser import text_string_to_metric_families
 
     families = list(text_string_to_metric_families(answer.text))
-    assert len(families) == 9
+    assert len(families) == 10

@@ -13,6 +13,7 @@ from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import COLUMNS, Facts, Incoming, New, Plan, StoredEnd, lookups, row
 from receiver.inbox.dedupe import End
+from receiver.inbox.wanted import Wanted
 
 # Whoever receives or claims a message of a job holds it until the end of the transaction. In the
 # order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.
@@ -45,7 +46,7 @@ _INSERT: Final = f"""
       FROM unnest(?::bigint[], ?::text[], ?::text[], ?::bytea[], ?::bigint[], ?::text[],
                   ?::text[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[],
                   ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[],
-                  ?::bigint[])
+                  ?::bigint[], ?::text[])
         AS it ({", ".join(COLUMNS)})
 """  # noqa: S608 - constants of ours
 _INSERT_BODIES: Final = "INSERT INTO bodies SELECT * FROM unnest(?::bigint[], ?::bytea[])"
@@ -66,19 +67,51 @@ _ORDERS: Final = """
       FROM unnest(?::bigint[], ?::text[]) AS it (id, end_order) WHERE messages.id = it.id
 """
 _REARM: Final = f"""
-    UPDATE messages SET state = 'pending', attempts = 0, due_ms = it.now_ms
-      FROM unnest(?::bigint[], ?::bigint[]) AS it (id, now_ms)
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = it.now_ms,
+           canonical = it.canonical
+      FROM unnest(?::bigint[], ?::bigint[], ?::text[]) AS it (id, now_ms, canonical)
      WHERE messages.id = it.id AND state = 'dead' AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
+
+# Each status that is wanted here by itself, however much of what is not waits beside it.
+_WANTED: Final = "unnest(?::text[], ?::text[]) AS w (source, status)"
+_OF: Final = "state = 'pending' AND messages.source = w.source AND canonical = w.status"
+_DUE: Final = f"""
+    SELECT due.id, due.source, due.job_id FROM {_WANTED} CROSS JOIN LATERAL (
+        SELECT id, source, job_id, due_ms FROM messages
+         WHERE {_OF} AND due_ms <= ? AND NOT {OTHER_RUNS}
+         ORDER BY due_ms, id LIMIT ? FOR UPDATE SKIP LOCKED) AS due
+     ORDER BY due.due_ms, due.id LIMIT ?
+"""  # noqa: S608 - constants of ours
+_NEXT_DUE: Final = f"""
+    SELECT min(next.due_ms), max(last.due_ms) FROM {_WANTED}
+     CROSS JOIN LATERAL (SELECT max(due_ms) AS due_ms FROM messages WHERE {_OF}) AS last
+     CROSS JOIN LATERAL (
+        SELECT min(due_ms) AS due_ms FROM messages WHERE {_OF} AND due_ms > ?) AS next
+"""  # noqa: S608 - constants of ours
+_BRING_FORWARD: Final = f"""
+    UPDATE messages SET due_ms = ? FROM {_WANTED} WHERE {_OF} AND due_ms > ?
+"""  # noqa: S608 - constants of ours
+_DUE_OF_ALL: Final = f"""
+    SELECT id, source, job_id FROM messages
+     WHERE state = 'pending' AND due_ms <= ? AND NOT {OTHER_RUNS}
+     ORDER BY due_ms, id LIMIT ? FOR UPDATE SKIP LOCKED
+"""  # noqa: S608 - constants of ours
+_NEXT_DUE_OF_ALL: Final = """
+    SELECT min(due_ms), max(due_ms) FROM messages WHERE state = 'pending' AND due_ms > ?
+"""
 
 _TOUCH: Final = "UPDATE schema_version SET version = version"
 
 _CLOCK_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+# A mark that changes with each renewal, by whatever clock: who watches it times it by its own. It
+# reads as the lease's end by the database's clock, by which earlier versions go.
+_MARK: Final = f"greatest(coalesce(lease_ms, 0) + 1, {_CLOCK_MS} + ?)"
 _TRY_HOLD: Final = "SELECT pg_try_advisory_xact_lock(?)"
 # By a statement of its own after the jobs are held: only this one sees what others have done.
 _START: Final = f"""
     WITH started AS (
-        UPDATE messages SET due_ms = NULL, lease_ms = {_CLOCK_MS} + ?,
+        UPDATE messages SET due_ms = NULL, lease_ms = {_MARK},
                attempts = attempts + 1, fence = fence + 1,
                state = CASE WHEN {SUPERSEDED} THEN 'skipped' ELSE 'running' END
          WHERE id = ? AND state = 'pending' AND NOT {OTHER_RUNS}
@@ -86,13 +119,14 @@ _START: Final = f"""
     SELECT {CLAIMED} FROM started JOIN bodies USING (id) WHERE state = 'running'
 """  # noqa: S608 - constants of ours
 _RENEW: Final = f"""
-    UPDATE messages SET lease_ms = {_CLOCK_MS} + ?
+    UPDATE messages SET lease_ms = {_MARK}
      WHERE id = ? AND fence = ? AND state = 'running'
 """  # noqa: S608 - constants of ours
-_ENDED: Final = f"""
-    SELECT id, fence, attempts FROM messages
-     WHERE state = 'running' AND lease_ms <= {_CLOCK_MS} FOR UPDATE SKIP LOCKED
-"""  # noqa: S608 - constants of ours
+_RUNNING: Final = "SELECT id, fence, attempts, lease_ms FROM messages WHERE state = 'running'"
+_TAKE_BACK: Final = """
+    SELECT id FROM messages WHERE id = ? AND fence = ? AND lease_ms = ? AND state = 'running'
+       FOR UPDATE SKIP LOCKED
+"""
 
 
 def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]:
@@ -142,13 +176,41 @@ def write(tx: PostgresTx, plan: Plan) -> bool:
         if plan.orders:
             tx.send(_ORDERS, *_columns(sorted(plan.orders.items()), 2))
         if plan.rearm:
-            rearmed = tx.send(_REARM, *_columns(sorted(plan.rearm.items()), 2))
+            dead = sorted((id, *now) for id, now in plan.rearm.items())
+            rearmed = tx.send(_REARM, *_columns(dead, 3))
     return plan.has_due or (rearmed is not None and rearmed.rowcount > 0)
 
 
 def touch(tx: PostgresTx) -> None:
     """Write something: a full disk or a standby would not show in less."""
     tx.run(_TOUCH)
+
+
+def due(tx: PostgresTx, wanted: Wanted | None, now_ms: int, limit: int) -> list[Row]:
+    """Return (id, source, job id) of what is due and wanted here, the earliest first."""
+    if wanted is None:
+        return tx.all(_DUE_OF_ALL, now_ms, limit)
+    return tx.all(_DUE, *_columns(sorted(wanted), 2), now_ms, limit, limit)
+
+
+def next_due(tx: PostgresTx, wanted: Wanted | None, now_ms: int) -> tuple[int | None, int | None]:
+    """Return when the next one is due, and the last one."""
+    if wanted is None:
+        ((next_ms, last_ms),) = tx.all(_NEXT_DUE_OF_ALL, now_ms)
+    else:
+        ((next_ms, last_ms),) = tx.all(_NEXT_DUE, *_columns(sorted(wanted), 2), now_ms)
+    return next_ms, last_ms
+
+
+def bring_forward(tx: PostgresTx, wanted: Wanted | None, now_ms: int, far_ms: int) -> None:
+    """Make due now what is due later than `far_ms`, of what is wanted here."""
+    tx.run(_BRING_FORWARD, now_ms, *_columns(sorted(wanted or ()), 2), far_ms)
+
+
+def clock_ms(tx: PostgresTx) -> int | None:
+    """Return the time by the database's clock, which all replicas share."""
+    ((ms,),) = tx.all(f"SELECT {_CLOCK_MS}")
+    return int(ms)
 
 
 def hold(tx: PostgresTx, job: tuple[str, str]) -> bool:
@@ -172,9 +234,14 @@ def renew(tx: PostgresTx, id: int, fence: int, lease_ms: int) -> bool:
     return tx.run(_RENEW, lease_ms, id, fence) > 0
 
 
-def abandoned(tx: PostgresTx) -> Sequence[Row]:
-    """Return what runs under a lease that has ended."""
-    return tx.all(_ENDED)
+def running(tx: PostgresTx) -> Sequence[Row]:
+    """Return (id, fence, attempts, mark of its lease) of all that runs."""
+    return tx.all(_RUNNING)
+
+
+def take_back(tx: PostgresTx, id: int, fence: int, mark: int) -> bool:
+    """Whether a message still runs under this fence and mark, and is ours to settle."""
+    return tx.one(_TAKE_BACK, id, fence, mark) is not None
 
 
 def lock_key(source: str, name: str) -> int:

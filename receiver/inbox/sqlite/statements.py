@@ -7,14 +7,16 @@ their share of the commit.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.base.db.sqlite import SqliteTx
-from receiver.inbox.attempts import CLAIMED, SUPERSEDED
+from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import COLUMNS, Copy, Facts, Incoming, Plan, StoredEnd, row
 from receiver.inbox.dedupe import End
+from receiver.inbox.wanted import Wanted
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
 # The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
@@ -41,7 +43,7 @@ _SEEN_AGAIN: Final = """
 """
 _ORDER: Final = "UPDATE messages SET end_order = ? WHERE id = ?"
 _REARM: Final = f"""
-    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?
+    UPDATE messages SET state = 'pending', attempts = 0, due_ms = ?, canonical = ?
      WHERE id = ? AND state = 'dead' AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
 _START: Final = """
@@ -50,6 +52,18 @@ _START: Final = """
      WHERE id = ?
 """
 _CLAIMED: Final = f"SELECT {CLAIMED} FROM messages JOIN bodies USING (id) WHERE id = ?"  # noqa: S608 - constants of ours
+_DUE: Final = f"""
+    SELECT id, source, job_id, canonical, due_ms FROM messages
+     WHERE state = 'pending' AND due_ms <= ?{{of}} AND NOT {OTHER_RUNS}
+     ORDER BY due_ms, id LIMIT ?
+"""  # noqa: S608 - constants of ours
+_DUE_OF_ALL: Final = _DUE.format(of="")
+_DUE_OF: Final = _DUE.format(of=" AND source = ? AND canonical = ?")
+_NEXT_DUE: Final = """
+    SELECT (SELECT min(due_ms) FROM messages WHERE state = 'pending' AND due_ms > ?),
+           (SELECT max(due_ms) FROM messages WHERE state = 'pending')
+"""
+_BRING_FORWARD: Final = "UPDATE messages SET due_ms = ? WHERE state = 'pending' AND due_ms > ?"
 _NOW_KNOWN: Final = """
     UPDATE expectations SET state = 'known', settled_ms = ?, ask_ms = NULL
      WHERE source = ? AND job_id = ? AND state <> 'known'
@@ -108,7 +122,7 @@ def write(tx: SqliteTx, plan: Plan) -> bool:
         tx.many(_SEEN_AGAIN, again)
     if plan.orders:
         tx.many(_ORDER, [(order, id) for id, order in plan.orders.items()])
-    rearmed = [tx.run(_REARM, due_ms, id) for id, due_ms in plan.rearm.items()]
+    rearmed = [tx.run(_REARM, *now, id) for id, now in plan.rearm.items()]
     return plan.has_due or any(rearmed)
 
 
@@ -116,6 +130,33 @@ def touch(tx: SqliteTx) -> None:
     """Write something: a full disk or a lock would not show in less."""
     ((version,),) = tx.all("PRAGMA user_version")
     tx.run(f"PRAGMA user_version = {version:d}")
+
+
+def due(tx: SqliteTx, wanted: Wanted | None, now_ms: int, limit: int) -> list[Row]:
+    """Return (id, source, job id) of what is due and wanted here, the earliest first. Mostly that
+    is all that is due; where it is not, each status is looked for by itself, however much of what
+    is not wanted waits beside it."""
+    rows = tx.all(_DUE_OF_ALL, now_ms, limit)
+    if wanted is not None and any((row[1], row[3]) not in wanted for row in rows):
+        of_each = (tx.all(_DUE_OF, now_ms, *what, limit) for what in wanted)
+        rows = sorted(chain.from_iterable(of_each), key=lambda row: (row[4], row[0]))[:limit]
+    return [row[:3] for row in rows]
+
+
+def next_due(tx: SqliteTx, wanted: Wanted | None, now_ms: int) -> tuple[int | None, int | None]:
+    """Return when the next one is due, and the last one."""
+    ((next_ms, last_ms),) = tx.all(_NEXT_DUE, now_ms)
+    return next_ms, last_ms
+
+
+def bring_forward(tx: SqliteTx, wanted: Wanted | None, now_ms: int, far_ms: int) -> None:
+    """Make due now what is due later than `far_ms`."""
+    tx.run(_BRING_FORWARD, now_ms, far_ms)
+
+
+def clock_ms(tx: SqliteTx) -> int | None:
+    """Differs: there is no clock but this process's."""
+    return None
 
 
 def hold(tx: SqliteTx, job: tuple[str, str]) -> bool:
@@ -138,6 +179,11 @@ def renew(tx: SqliteTx, id: int, fence: int, lease_ms: int) -> bool:
     return True
 
 
-def abandoned(tx: SqliteTx) -> Sequence[Row]:
-    """Return what this file's last process left running."""
-    return tx.all("SELECT id, fence, attempts FROM messages WHERE state = 'running'")
+def running(tx: SqliteTx) -> Sequence[Row]:
+    """Return (id, fence, attempts, mark of its lease) of all that runs."""
+    return tx.all("SELECT id, fence, attempts, 0 FROM messages WHERE state = 'running'")
+
+
+def take_back(tx: SqliteTx, id: int, fence: int, mark: int) -> bool:
+    """Differs: what is left by this file's last process is ours."""
+    return True

@@ -83,7 +83,7 @@ async def test_only_the_running_attempt_settles(inbox: Inbox) -> None:
     (second,) = await claim(inbox)
     assert not await inbox.settle(settlement(first))
     assert (await stored(inbox, first.id)).state == "running"
-    await inbox.hand_back(second.id, second.fence, NOW_MS)
+    await inbox.hand_back(second.id, second.fence, NOW_MS, "completed")
     (third,) = await claim(inbox)
     assert (third.id, third.attempt) == (second.id, second.attempt)
     assert not await inbox.settle(settlement(second))

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from receiver.base.db import CannotOpen
+from receiver.handling.leases import Watch
 from receiver.inbox.attempts import Settlement
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
 from receiver.inbox.message import Claimed
@@ -108,12 +109,21 @@ async def test_a_lease_that_ends_lets_another_replica_go_on(place: Place) -> Non
     await slow.receive(message(has_handler=True))
     (first,) = (await slow.claim(now_ms=NOW_MS, limit=1)).claimed
     assert await slow.renew([(first.id, first.fence), (99, 1)]) == {first.id}
-    assert await other.recover(now_ms=NOW_MS, attempts_max=10) == 1
+    watch = Watch(lease_s=30)
+    assert watch.left(await other.running(), at_s=0) == []
+    assert watch.left(await other.running(), at_s=29) == []
+    assert await slow.renew([(first.id, first.fence)]) == {first.id}
+    assert watch.left(await other.running(), at_s=31) == []  # it was renewed
+    left = watch.left(await other.running(), at_s=61)
+    assert await slow.renew([(first.id, first.fence)]) == {first.id}
+    assert await other.recover(left, now_ms=NOW_MS, attempts_max=10) == 0  # in the last moment
+    left = await other.running()
+    assert await other.recover(left, now_ms=NOW_MS, attempts_max=10) == 1
     (second,) = (await other.claim(now_ms=NOW_MS, limit=1)).claimed
     assert (second.id, second.attempt) == (first.id, 2)
     assert await slow.renew([(first.id, first.fence)]) == set()
     assert not await slow.settle(done(first))
-    assert await other.recover(now_ms=NOW_MS, attempts_max=10) == 0
+    assert await other.recover(left, now_ms=NOW_MS, attempts_max=10) == 0
     assert await other.settle(done(second))
     await asyncio.gather(slow.close(), other.close())
 

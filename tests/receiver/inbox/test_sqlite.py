@@ -190,7 +190,7 @@ async def test_retention_goes_by_its_index(inbox: Inbox, database: SqliteDatabas
 
     def trace(db: sqlite3.Connection) -> None:
         def note(sql: str) -> None:
-            if sql.lstrip().startswith("SELECT id FROM messages"):
+            if sql.lstrip().startswith("SELECT id, source, received_ms"):
                 slices.append(sql)
 
         db.set_trace_callback(note)
@@ -200,7 +200,7 @@ async def test_retention_goes_by_its_index(inbox: Inbox, database: SqliteDatabas
     assert slices
     for sql in slices:
         (row,) = await on_reader(database, partial(explained, sql=sql))
-        assert "messages_done (body_kept=? AND received_ms<?)" in row[3]
+        assert "messages_done (body_kept=? AND received_ms>? AND received_ms<?)" in row[3]
 
 
 def explained(db: sqlite3.Connection, *, sql: str) -> list[Any]:
