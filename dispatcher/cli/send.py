@@ -16,8 +16,9 @@ from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.cli.show import await_end
-from dispatcher.client import Client
+from dispatcher.client import Client, Submitted
 from dispatcher.client.calls import submit
+from dispatcher.client.transport import Call
 from receiver.base import cli
 from receiver.signature import RUN_MAX
 
@@ -129,7 +130,11 @@ def send(
     )
     if wait:
         await_end(service, service.client.call(call).id, timeout)
-        return
+    else:
+        _submit(service, call)
+
+
+def _submit(service: Service, call: Call[Submitted]) -> None:
     done = service.show(call)
     if done is not None:
         line = cli.plain(done.id).append("  ").append_text(options.word(done.status))
