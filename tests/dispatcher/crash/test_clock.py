@@ -4,6 +4,8 @@ and nothing is sent twice for it."""
 import asyncio
 import os
 import random
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +13,7 @@ import pytest
 
 from tests.dispatcher.crash.test_crash import finish
 from tests.dispatcher.crash.world import KEY, Dispatcher, Platform, Sink, settled
+from tests.dispatcher.postgres import folders
 
 HOUR_S = 3_600.0
 CYCLES = max(1, round(4 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))  # 20 at scale 5
@@ -58,6 +61,20 @@ async def test_kill_dash_nine_and_a_stepped_clock_lose_nothing(
     await finish(dispatcher, platform, sink, kills=CYCLES)
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+async def store(
+    request: pytest.FixtureRequest, dispatcher: Dispatcher, tmp_path: Path
+) -> AsyncIterator[None]:
+    """Put the dispatcher on each store."""
+    if request.param == "postgres":
+        dispatcher.other_database = folders.url_for(tmp_path, used=True)
+    yield
+    if dispatcher.process is not None:
+        await dispatcher.end(kill=True)
+    folders.empty_under(tmp_path)
+
+
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("restarted", [False, True])
 async def test_a_clock_put_right_lets_everything_go_at_once(
     dispatcher: Dispatcher, sink: Sink, restarted: bool
@@ -86,6 +103,7 @@ async def test_a_clock_put_right_lets_everything_go_at_once(
     assert sink.duplicates == 0
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("step_s", [-HOUR_S, HOUR_S])
 async def test_an_attempt_during_a_step_is_the_only_one(
     dispatcher: Dispatcher, sink: Sink, step_s: float
