@@ -3,21 +3,24 @@
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 # A rate-limited lane may catch up on a tenth of a second at once: smooth at the destination, yet
 # one claim can serve more than one delivery of a fast lane.
 PACE_BURST_S: Final = 0.1
+_NO_SERVERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadyLane:
     """A lane with due work, in the order in which it is to be served; `room` is how many more
-    attempts it may have in flight."""
+    attempts it may have in flight, `server` what it shares another bound with (None: nothing)."""
 
     id: str
     tenant: str
     room: int
+    server: str | None = None
 
 
 def high_slots(free: int, slots_max: int, busy_high: int) -> int:
@@ -33,25 +36,37 @@ def tenant_slots(slots_max: int, *, contended: bool) -> int:
     return quarter if contended else max(quarter, slots_max - quarter)
 
 
-def share(lanes: Sequence[ReadyLane], slots: int, tenant_room: Mapping[str, int]) -> dict[str, int]:
+def share(
+    lanes: Sequence[ReadyLane],
+    slots: int,
+    tenant_room: Mapping[str, int],
+    server_room: Mapping[str, int] = _NO_SERVERS,
+) -> dict[str, int]:
     """Slots per lane id: one each in turn, round and round, until slots or rooms are used up."""
-    queues: dict[str, deque[tuple[str, int]]] = defaultdict(deque)
+    servers = dict(server_room)
+    queues: dict[str, deque[tuple[str, int, str | None]]] = defaultdict(deque)
     for lane in lanes:
         if lane.room > 0:
-            queues[lane.tenant].append((lane.id, lane.room))
+            queues[lane.tenant].append((lane.id, lane.room, lane.server))
     turn = deque((tenant, tenant_room.get(tenant, 0)) for tenant in queues)
     given: dict[str, int] = defaultdict(int)
     while turn and slots > 0:
         tenant, room = turn.popleft()
         if room <= 0:
             continue
-        lane_id, lane_room = queues[tenant].popleft()
-        given[lane_id] += 1
-        slots -= 1
-        if lane_room > 1:
-            queues[tenant].append((lane_id, lane_room - 1))
-        if queues[tenant]:
-            turn.append((tenant, room - 1))
+        lane_id, lane_room, server = queues[tenant].popleft()
+        if server is None or servers[server] > 0:
+            if server is not None:
+                servers[server] -= 1
+            given[lane_id] += 1
+            slots -= 1
+            room -= 1
+            if lane_room > 1:
+                queues[tenant].append((lane_id, lane_room - 1, server))
+            if queues[tenant]:
+                turn.append((tenant, room))
+        elif queues[tenant]:
+            turn.appendleft((tenant, room))
     return dict(given)
 
 

@@ -8,7 +8,9 @@ from dispatcher.states import STATES, State
 from dispatcher.values import Priority
 from receiver.base.clock import iso, parse_iso
 
-_WORDS: Final = ("status", "jobStatus", "jobId", "destination", "priority", "error")
+_WORDS: Final = (
+    "status", "jobStatus", "jobId", "destination", "callbackUrl", "priority", "error",
+)  # fmt: skip
 _TIMES: Final = ("since", "until")
 NAMES: Final = (*_WORDS, *_TIMES, "tag.KEY")
 _VALUE_CHARS_MAX: Final = 2_048  # the longest value any field may have: a destination's URL
@@ -28,13 +30,15 @@ class FilterError(ValueError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
     """All set fields must match. `since_ms` is inclusive, `until_ms` exclusive, both on the
-    callback's creation. `destination` is an id, a registered name or a URL; `error` the code of
-    the last failed attempt (`http_503`, `timeout`, …)."""
+    callback's creation. `destination` is an id, a registered name or a server (`scheme://host:port`,
+    or any URL of it), `callback_url` the exact URL that a callback was submitted with; `error` the
+    code of the last failed attempt (`http_503`, `timeout`, …)."""
 
     status: State | None = None
     job_status: str | None = None
     job_id: str | None = None
     destination: str | None = None
+    callback_url: str | None = None
     priority: Priority | None = None
     error: str | None = None
     since_ms: int | None = None

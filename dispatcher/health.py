@@ -66,6 +66,19 @@ def after(
     return health
 
 
+def shrunk(health: Health, outcome: Outcome, failures: int) -> Health:
+    """Return a lane's health once an attempt met its server down, for the `failures`th time: that
+    counts for the server, but silence and an open circuit cost the lane its slots just the same."""
+    if health.window == 1 or (outcome.kind != "timeout" and failures < CIRCUIT_FAILURES):
+        return health
+    return replace(health, window=1)
+
+
+def reached(health: Health, outcome: Outcome) -> Health:
+    """Return a server's health once an attempt reached it, whatever it met there."""
+    return health if outcome.kind == "interrupted" else _answered(health)
+
+
 def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
     """Whether nothing changes: another response from a peer that is well. The common case."""
     clean = not (health.failures or health.openings or health.turned_away)

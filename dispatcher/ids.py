@@ -3,13 +3,28 @@ destinations, and the keys that make two submits the same one (D12)."""
 
 import os
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from dispatcher.values import NewCallback
+
 DIGEST_BYTES: Final = 16
 
+# What the earlier rule of keys took for the end of a job.
+_EARLIER_ENDS: Final = frozenset({
+    "completed", "complete", "succeeded", "success", "successful", "done", "finished", "failed",
+    "failure", "error", "errored", "crashed", "cancelled", "canceled", "aborted", "timeout",
+    "timedout", "expired",
+})  # fmt: skip
+_SEPARATORS: Final = str.maketrans("", "", " -_")
 CALLBACK_ID: Final = re.compile(r"cb_[0-9a-f]{32}")
+# The lanes that a server has at most: one hexadecimal digit.
+LANES: Final = 16
+DESTINATION_CHARS: Final = 35
+_LANE_SIGN: Final = "."
+_LANES_END: Final = "/"  # the character after the sign
 _DESTINATION_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
 _RANDOM_BYTES: Final = 10  # 80 random bits beside 48 bits of milliseconds, as in a ULID
 
@@ -48,14 +63,42 @@ def id_floor(prefix: str, now_ms: int) -> str:
 
 
 def destination_id(tenant: str, *, name: str | None = None, url: str | None = None) -> str:
-    """Return the id of a tenant's destination: registered ones are known by name, others by their
-    URL without its query, so that a token in the query does not make a lane of its own."""
-    what = f"name\0{name}" if name is not None else f"url\0{lane_url(url or '')}"
+    """Return the id of a tenant's destination: registered ones are known by name, others by the
+    server of their URL, so that a job's id or a token in it does not make one of its own."""
+    what = f"name\0{name}" if name is not None else f"server\0{server_of(url or '')}"
+    return _destination_id(tenant, what)
+
+
+def earlier_destination_id(tenant: str, url: str) -> str:
+    """Return the id that a URL's destination had by the earlier rule, which took the URL without
+    its query for one."""
+    return _destination_id(tenant, f"url\0{lane_url(url)}")
+
+
+def _destination_id(tenant: str, what: str) -> str:
     return "ds_" + sha256(f"{tenant}\0{what}".encode()).hexdigest()[:32]
 
 
+@lru_cache(maxsize=4_096)  # the URLs of busy destinations come again and again
+def lane_id(tenant: str, url: str) -> str:
+    """Return the lane of an unregistered callback: one of `LANES` of its server, by its URL without
+    query, so that a bad path holds no more than the few that share its lane."""
+    digit = sha256(lane_url(url).encode()).hexdigest()[0]
+    return f"{destination_id(tenant, url=url)}{_LANE_SIGN}{digit}"
+
+
+def destination_of(lane: str) -> str:
+    """Return the id of the destination that a lane belongs to."""
+    return lane[:DESTINATION_CHARS]
+
+
+def lanes_end(destination: str) -> str:
+    """Return the first id behind all lanes of a destination, which begin with its own id."""
+    return destination + _LANES_END
+
+
 def resolve_destination(tenant: str, destination: str) -> str:
-    """Return the destination's id, given its id, its registered name or a URL."""
+    """Return the destination's id, given its id, its registered name or a URL of its server."""
     if _DESTINATION_ID.fullmatch(destination):
         return destination
     if "://" in destination:
@@ -63,9 +106,25 @@ def resolve_destination(tenant: str, destination: str) -> str:
     return destination_id(tenant, name=destination)
 
 
+def server_of(url: str) -> str:
+    """Return `scheme://host:port` of a URL; what is none stays as it is."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return url
+    scheme = parts.scheme.lower()
+    if port is None:
+        port = 443 if scheme == "https" else 80
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
 def lane_url(url: str) -> str:
-    """`url` without query and fragment: what unregistered callbacks share a lane by."""
-    parts = urlsplit(url)
+    """`url` without query and fragment: what callbacks of one server share a lane by."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
 
 
@@ -78,16 +137,48 @@ def natural_key(
     tenant: str,
     job_id: str,
     job_status: str | None,
-    destination: str,
+    target: str,
     body_sha256: bytes,
     run: int | None = None,
     *,
     is_end: bool,
 ) -> bytes:
-    """Return the digest of a submit without a key: one per job, status, destination and run, where
-    that is given; statuses that are not the end may come again with another payload."""
+    """Return the digest of a submit without a key: one per job, status, `target` (the callback URL
+    as given or the destination's name) and run, where that is given; statuses that are not the end
+    may come again with another payload."""
     payload = "" if is_end else body_sha256.hex()
-    return _digest("job", tenant, job_id, job_status or "", destination, payload, *_run(run))
+    return _digest("job", tenant, job_id, job_status or "", target, payload, *_run(run))
+
+
+def earlier_natural_key(new: NewCallback) -> bytes:
+    """Return the key that this submit would have had by the earlier rule."""
+    status = new.job_status
+    return natural_key(
+        new.tenant,
+        new.job_id,
+        status,
+        _earlier_destination(new),
+        new.body_sha256,
+        new.run,
+        is_end=status is None or status.lower().translate(_SEPARATORS) in _EARLIER_ENDS,
+    )
+
+
+def earlier_content_digest(new: NewCallback) -> bytes:
+    """Return the content digest that this submit would have had by the earlier rule."""
+    return content_digest(
+        new.job_id,
+        new.job_status,
+        _earlier_destination(new),
+        new.url,
+        new.body_sha256,
+        new.content_type,
+        new.run,
+    )
+
+
+def _earlier_destination(new: NewCallback) -> str:
+    return new.destination if new.url is None else earlier_destination_id(new.tenant, new.url)
 
 
 def content_digest(

@@ -288,7 +288,8 @@ def new_callback(
     _check(submission, settings)
     policy_text, policy = read_policy(submission.policy)
     name, url, key = submission.destination, submission.callback_url, submission.idempotency_key
-    destination, status = ids.destination_id(tenant, name=name, url=url), submission.job_status
+    lane = ids.destination_id(tenant, name=name) if url is None else ids.lane_id(tenant, url)
+    destination, status = ids.destination_of(lane), submission.job_status
     digest = sha256(submission.body).digest()
     return NewCallback(
         id=ids.new_id("cb", now_ms),
@@ -297,6 +298,7 @@ def new_callback(
         job_status=submission.job_status,
         priority=submission.priority,
         destination=destination,
+        lane=lane,
         destination_name=name,
         url=url,
         body=submission.body,
@@ -310,7 +312,7 @@ def new_callback(
             tenant,
             submission.job_id,
             submission.job_status,
-            destination,
+            url or name or "",
             digest,
             submission.run,
             is_end=submission.is_end if status is None else ends(status),

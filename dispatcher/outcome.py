@@ -35,6 +35,7 @@ class Outcome:
     error: str | None = None
     detail: str | None = None
     excerpt: str | None = None  # the beginning of the answer's body, as text
+    connected: bool = True  # False: it failed before it reached a path of its server
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
 
     @property

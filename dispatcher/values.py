@@ -21,8 +21,9 @@ CLASSES: Final = (HIGH, NORMAL, REPLAY)
 class NewCallback:
     """A validated submit, ready to be stored.
 
-    `destination` is the lane's id; `url` is None for a registered destination, whose own URL,
-    headers and policy apply at send time, so that a correction reaches its backlog too.
+    `destination` and `lane` are ids, the same for a registered destination; for that `url` is None,
+    and its own URL, headers and policy apply at send time, so that a correction reaches its backlog
+    too.
     `policy_text` is what is stored and `policy` what it says, both None for the destination's.
     `key` is the idempotency key's digest, `content` what it must come with again.
     """
@@ -33,6 +34,7 @@ class NewCallback:
     job_status: str | None
     priority: Priority
     destination: str
+    lane: str
     destination_name: str | None
     url: str | None
     body: bytes = field(repr=False)
@@ -73,6 +75,7 @@ class Delivery:
     high: bool
     job_status: str | None = None
     run: int | None = None
+    lane: str = ""  # none for a test, which the store does not know
     turned_away: int = 0  # how often before, while others were answered, at no cost
     turned_away_ms: int | None = None  # when for the first time
     epoch: int = 0  # of the destination: what its lane may learn from this attempt
@@ -114,6 +117,7 @@ class Callback:
     state: State
     priority: Priority
     destination: str
+    lane: str
     destination_name: str | None
     url: str
     tags: dict[str, str]
@@ -143,7 +147,8 @@ class Payload:
 class Destination:
     """Where a tenant's deliveries go, with its limits and its lane's health.
 
-    Unregistered ones (no `name`) come into being with their first callback.
+    Unregistered ones (no `name`) are servers, and come into being with their first callback;
+    `last_url` is the URL of the last one.
     """
 
     id: str
@@ -157,6 +162,7 @@ class Destination:
     concurrency: int | None
     rate_per_second: float | None
     created_ms: int
+    last_url: str | None = None
     failures: int = 0
     circuit_open: bool = False
     held_until_ms: int | None = None

@@ -251,6 +251,12 @@ class DestinationChange(Shape, frozen=True, kw_only=True):
     disabled: bool | UnsetType = UNSET
 
 
+class DestinationTest(Shape, frozen=True, kw_only=True):
+    """Where a test goes: for a server its `lastUrl`, unless another URL of it is named."""
+
+    url: Url | None = None
+
+
 class NewKey(Shape, frozen=True, kw_only=True):
     """An API key to make. `tenant` null makes a platform key; left out, it is the tenant that
     the request is about."""
@@ -341,8 +347,10 @@ class AttemptView(View, Generic[Time], frozen=True, kw_only=True):
 
 
 class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True):
-    """Where deliveries go. `health`: `healthy`, `failing` (its last attempts found it down),
-    `circuit-open` (held; one probe at a time goes out) or `disabled`. `heldReason`: `paused`,
+    """Where deliveries go: one registered by name, or, without a name, a server (`url` is its
+    `scheme://host:port`, `lastUrl` the URL used last). `health`: `healthy`, `failing` (its last
+    attempts found it down), `circuit-open` (held; one probe at a time goes out) or `disabled`, the
+    gravest of its lanes. `heldReason`: `paused`,
     `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`."""
 
     id: str
@@ -362,6 +370,7 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     rate_per_second: float | None = None
     policy: AnyPolicy | None = None
     header_names: list[str] = []
+    last_url: str | None = None
 
 
 class RegisteredView(

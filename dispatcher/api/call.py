@@ -87,6 +87,15 @@ class Call:
         depth_max = self.context.settings.json_depth_max
         return json.decode(json.decoder(shape), raw, depth_max=depth_max)
 
+    async def json_if_any(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T | None:
+        """Return the request's JSON body in this shape; None where it has none. Raises Refusal."""
+        raw = await self.body(bytes_max)
+        if not raw:
+            return None
+        self.request.check_media_type((json.JSON,))
+        depth_max = self.context.settings.json_depth_max
+        return json.decode(json.decoder(shape), raw, depth_max=depth_max)
+
     def header(self, name: bytes) -> str | None:
         """Return a request header as text."""
         return self.request.header(name)

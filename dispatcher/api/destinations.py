@@ -12,7 +12,7 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
-from dispatcher.ids import destination_id, lane_url, new_id
+from dispatcher.ids import destination_id, new_id, server_of
 from dispatcher.intake import check_name, check_url, custom_headers, read_policy
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
@@ -116,7 +116,7 @@ def check_secret(value: str | None) -> None:
 async def get(call: Call) -> Response:
     """Show a destination.
 
-    By id or by registered name.
+    By id, by registered name or, for one that is not registered, by a URL of its server.
     """
     return respond(view(await call.context.store.get_destination(call.tenant, call.path["id"])))
 
@@ -198,25 +198,43 @@ async def remove(call: Call) -> Response:
     f"{_ID}/test",
     tag="destinations",
     scope="operate",
+    body=wire.DestinationTest,
+    body_optional=True,
+    example={},
     responses={200: wire.AttemptView[str]},
     errors=("NOT_FOUND",),
 )
 async def probe(call: Call) -> Response:
     """Send a test callback.
 
-    Signed like any other, sent once, and not stored.
+    Signed like any other, sent once, and not stored. A server is tested at the URL used last, or at
+    the one of it that is named.
     """
+    request = await call.json_if_any(wire.DestinationTest) or wire.DestinationTest()
     call.context.intake.check_ready()
     destination = await call.context.store.get_destination(call.tenant, call.path["id"])
     if call.context.probes.locked():
         raise unavailable("too many tests run at once")
     async with call.context.probes:
-        delivery = delivery_to(destination, call.now_ms)
+        url = test_url(destination, request.url, call.context.settings)
+        delivery = delivery_to(destination, url, call.now_ms)
         outcome = await call.context.engine.probe(delivery)
     return respond(_attempt(outcome, delivery.policy))
 
 
-def delivery_to(destination: Destination, now_ms: int) -> Delivery:
+def test_url(destination: Destination, named: str | None, settings: Settings) -> str:
+    """Return where a test goes. Raises Refusal (422) and Invalid for a URL that is not the
+    destination's."""
+    if named is None:
+        return destination.last_url or destination.url
+    check_url("url", named, settings.allow_networks)
+    own = named == destination.url if destination.name else server_of(named) == destination.url
+    if not own:
+        raise invalid("url", named, f"not a URL of {destination.name or destination.url}")
+    return named
+
+
+def delivery_to(destination: Destination, url: str, now_ms: int) -> Delivery:
     """Return a test delivery that no claim holds."""
     test_id = new_id("test", now_ms)
     policy = load(destination.policy)
@@ -227,7 +245,7 @@ def delivery_to(destination: Destination, now_ms: int) -> Delivery:
         job_id=test_id,
         destination=destination.id,
         registered=destination.name is not None,
-        url=destination.url,
+        url=url,
         body=encode(body),
         content_type=JSON,
         headers=destination.headers,
@@ -264,7 +282,8 @@ def _fields(value: Destination) -> dict[str, Any]:
     return {
         "id": value.id,
         "name": value.name,
-        "url": value.url if value.name is not None else lane_url(value.url),
+        "url": value.url,
+        "last_url": value.last_url,
         "health": health(value),
         "backlog": value.backlog,
         "sending": value.sending,

@@ -65,6 +65,7 @@ class Operation:
     tag: str
     scope: Scope | None = None
     body: Any = None
+    body_optional: bool = False
     media: tuple[str, ...] = ()
     example: Any = None
     parameters: tuple[Parameter, ...] = ()

@@ -123,7 +123,10 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     if operation.scope is not None:
         described["x-scope"] = operation.scope
     if operation.body is not None or operation.media:
-        described["requestBody"] = {"required": True, "content": _request(operation, schemas)}
+        described["requestBody"] = {
+            "required": not operation.body_optional,
+            "content": _request(operation, schemas),
+        }
     return described
 
 

@@ -26,6 +26,10 @@ Concurrency = Annotated[
 Rate = Annotated[
     float | None, typer.Option(min=0.001, max=10_000, metavar="N", help="Deliveries a second.")
 ]
+TestUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="This URL of its server, not the one used last."),
+]
 _RESETS: Final = {
     "policy": "policy",
     "headers": "headers",
@@ -176,10 +180,10 @@ def remove(
 
 
 @command(group, "test", "dispatcher destinations test billing")
-def test(service: ServiceDep, name: Name) -> None:
+def test(service: ServiceDep, name: Name, to: TestUrl = None) -> None:  # noqa: PT028 - a command
     """Send a signed test callback now and show its outcome. Exits with 1 unless it was
     acknowledged."""
-    call = calls.test_destination(name)
+    call = calls.test_destination(name, url=to)
     response = service.client.raw(call)
     attempt = call.read(response)
     if service.json:
@@ -219,6 +223,7 @@ def _facts(destination: Destination) -> dict[str, str]:
     return {
         "id": destination.id if destination.name else "",
         "url": destination.url,
+        "last used": destination.last_url or "",
         "backlog": f"{destination.backlog:,} waiting, {destination.sending:,} in flight",
         "held": _held(destination).plain,
         "disabled": destination.disabled_reason or "",

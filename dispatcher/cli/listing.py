@@ -39,7 +39,11 @@ Tag = Annotated[
 ]
 Destination = Annotated[
     str | None,
-    typer.Option(metavar="ID|NAME|URL", help="Go to this destination.", rich_help_panel=_PANEL),
+    typer.Option(metavar="ID|NAME|SERVER", help="Go to this destination.", rich_help_panel=_PANEL),
+]
+CallbackUrl = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Go to exactly this URL.", rich_help_panel=_PANEL),
 ]
 Priority = Annotated[
     Literal["high", "normal"] | None, typer.Option(help="Priority.", rich_help_panel=_PANEL)
@@ -78,6 +82,7 @@ def chosen_filters(
     job_id: JobId = None,
     tag: Tag = None,
     destination: Destination = None,
+    callback_url: CallbackUrl = None,
     priority: Priority = None,
     error: Error = None,
     since: Since = None,
@@ -89,6 +94,7 @@ def chosen_filters(
         "job_status": job_status,
         "job_id": job_id,
         "destination": destination,
+        "callback_url": callback_url,
         "priority": priority,
         "error": error,
         "since": since,

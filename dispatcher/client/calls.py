@@ -53,6 +53,7 @@ _FILTERS: Final = {
     "job_status": "jobStatus",
     "job_id": "jobId",
     "destination": "destination",
+    "callback_url": "callbackUrl",
     "priority": "priority",
     "error": "error",
     "since": "since",
@@ -92,6 +93,7 @@ class Filters(TypedDict, total=False):
     job_status: str
     job_id: str
     destination: str
+    callback_url: str
     priority: Priority
     error: str
     since: datetime | str
@@ -372,9 +374,10 @@ def remove_destination(id: str) -> Call[None]:
     return _delete("destinations", id)
 
 
-def test_destination(id: str) -> Call[Attempt]:
-    """Send a signed test callback now; its attempt. Raises NotFound."""
-    return _post(_json(Attempt), "destinations", id, "test")
+def test_destination(id: str, *, url: str | None = None) -> Call[Attempt]:  # noqa: PT028 - a call
+    """Send a signed test callback now; its attempt. For a destination without a name `url` is one
+    of its server, else the one used last. Raises NotFound."""
+    return _post(_json(Attempt), "destinations", id, "test", fields=_given({"url": url}) or None)
 
 
 # --- keys, signing secrets, tenants, figures ---

@@ -6,6 +6,7 @@ what comes with it or after it is garbled, and whether it came before the reques
 written.
 """
 
+import asyncio
 import functools
 import socket
 import ssl
@@ -176,6 +177,22 @@ class Connector(aiohttp.TCPConnector):
         )
         handler: type[ResponseHandler] = Handler
         self._factory = functools.partial(handler, loop=self._loop)
+        self._connecting: set[object] = set()
+
+    async def connect(self, *args: Any, **named: Any) -> Any:
+        """Return a connection; until there is one the task that asks is known as connecting."""
+        task = asyncio.current_task()
+        self._connecting.add(task)
+        connection = await super().connect(*args, **named)
+        self._connecting.discard(task)
+        return connection
+
+    def failed_to_connect(self) -> bool:
+        """Whether the attempt that this task made never had a connection; tells it once."""
+        task = asyncio.current_task()
+        failed = task in self._connecting
+        self._connecting.discard(task)
+        return failed
 
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False

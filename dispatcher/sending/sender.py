@@ -19,7 +19,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import aiohttp
@@ -101,6 +101,7 @@ class Sender:
         result = await self._attempt(delivery, secrets, started_ms // 1000)
         return Outcome(
             kind=result.kind,
+            connected=result.connected,
             started_ms=started_ms,
             duration_ms=(time.perf_counter() - started_s) * 1000,
             status_code=result.status_code,
@@ -113,7 +114,8 @@ class Sender:
     async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Result":
         if self._opened is None:
             raise RuntimeError("the sender is not open")
-        pooled, fresh = self._opened.pooled, self._opened.fresh
+        opened = self._opened  # attempts outlive a closing
+        pooled, fresh = opened.pooled, opened.fresh
         timeout_s = delivery.policy.timeout
         try:
             url = parse_url(delivery.url)
@@ -125,11 +127,15 @@ class Sender:
                     response = await self._post(fresh, url, headers, delivery.body)
             return await self._result(response, delivery.policy)
         except TimeoutError:
-            return _Result(kind="timeout", error=f"no complete answer within {timeout_s:g} s")
+            error = f"no complete answer within {timeout_s:g} s"
+            return _Result(kind="timeout", error=error, connected=not opened.unconnected())
         except UrlRefused as refusal:
             return _Result(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
         except (aiohttp.ClientError, OSError) as error:
-            return _failure(error)
+            return replace(_failure(error), connected=not opened.unconnected())
+        except BaseException:
+            opened.unconnected()  # cancelled: nobody will ask
+            raise
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
@@ -240,12 +246,21 @@ class _Sessions:
     fresh: aiohttp.ClientSession  # never reuses a connection
     resolver: Resolver
 
+    def unconnected(self) -> bool:
+        """Whether this task's attempt failed before it had a connection."""
+        failed = False
+        for session in (self.pooled, self.fresh):
+            if isinstance(session.connector, Connector):
+                failed |= session.connector.failed_to_connect()
+        return failed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Result:
     """An outcome without its times."""
 
     kind: Kind
+    connected: bool = True
     status_code: int | None = None
     error: str | None = None
     detail: str | None = None

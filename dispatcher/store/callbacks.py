@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from dispatcher import policy as policies
 from dispatcher.filters import Filter
-from dispatcher.ids import id_floor, lane_url, resolve_destination
+from dispatcher.ids import destination_of, id_floor, resolve_destination, server_of
 from dispatcher.states import FINAL, State
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
-from dispatcher.store.lanes import clear_circuit
+from dispatcher.store.lanes import clear_circuit, lane_now
 from dispatcher.store.requests import Page
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import REPLAY, Attempt, Callback, Payload
@@ -40,13 +40,20 @@ def where(tenant: str, filter: Filter) -> tuple[str, list[object]]:
         ("c.job_id", filter.job_id),
         ("c.job_status", filter.job_status),
         ("c.last_error", filter.error),
+        ("c.url", filter.callback_url),
     ):
         if value_of is not None:
             clauses.append(f"{column} = ?")
             values.append(value_of)
     if filter.destination is not None:
-        clauses.append("c.destination = ?")
-        values.append(resolve_destination(tenant, filter.destination))
+        # What ended by the earlier rule bears an id that is an alias now.
+        named = resolve_destination(tenant, filter.destination)
+        id = "coalesce((SELECT destination FROM aliases WHERE id = ?), ?)"
+        clauses.append(
+            f"(c.destination >= {id} AND c.destination < {id} || '/' OR c.destination IN "
+            f"(SELECT id FROM aliases WHERE id = c.destination AND destination = {id}))"
+        )
+        values += [named] * 6
     if filter.priority is not None:
         clauses.append(f"c.priority = {0 if filter.priority == 'high' else 1}")
     for bound_ms, sign in ((filter.since_ms, ">="), (filter.until_ms, "<")):
@@ -81,9 +88,7 @@ def newest(
     tx: Tx, source: str, values: Sequence[object], column: str, *, limit: int
 ) -> list[Callback]:
     """Return the first `limit` callbacks of `source` (as `where` makes it), newest first."""
-    joined = source.replace(
-        " WHERE ", " LEFT JOIN destinations d ON d.id = c.destination WHERE ", 1
-    )
+    joined = source.replace(" WHERE ", f" {rows.JOIN_DESTINATION} WHERE ", 1)
     sql = f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?"
     return rows.callbacks(tx, tx.all(sql, *values, limit))
 
@@ -91,8 +96,7 @@ def newest(
 def get(tx: Tx, tenant: str, callback: str) -> Callback:
     """Raise NotFound, for another tenant's just the same."""
     row = tx.one(
-        f"{rows.CALLBACK} FROM callbacks c LEFT JOIN destinations d ON d.id = c.destination "
-        "WHERE c.id = ? AND c.tenant = ?",
+        f"{rows.CALLBACK} FROM callbacks c {rows.JOIN_DESTINATION} WHERE c.id = ? AND c.tenant = ?",
         callback,
         tenant,
     )
@@ -147,10 +151,17 @@ def replay(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
     before = get(tx, tenant, callback)
     if before.state not in FINAL:
         raise Conflict(f"{callback} is {before.state}: only a final delivery can be replayed")
-    refuse_disabled(tx, before.destination)
-    make_pending(tx, before, class_number=None, now_ms=now_ms)
-    clear_circuit(tx, before.destination)
+    lane = _lane_now(tx, before)
+    refuse_disabled(tx, destination_of(lane))
+    make_pending(tx, before, lane, class_number=None, now_ms=now_ms)
+    clear_circuit(tx, lane)
     return get(tx, tenant, callback)
+
+
+def _lane_now(tx: Tx, callback: Callback) -> str:
+    """Return the lane that a final callback goes back to."""
+    row = tx.one("SELECT url FROM callbacks WHERE id = ?", callback.id)
+    return lane_now(tx, callback.tenant, callback.lane, None if row is None else row[0])
 
 
 def refuse_disabled(tx: Tx, destination: str) -> None:
@@ -160,7 +171,9 @@ def refuse_disabled(tx: Tx, destination: str) -> None:
         raise DestinationDisabled(f"the destination is disabled: {row[0]}")
 
 
-def make_pending(tx: Tx, callback: Callback, *, class_number: int | None, now_ms: int) -> None:
+def make_pending(
+    tx: Tx, callback: Callback, lane: str, *, class_number: int | None, now_ms: int
+) -> None:
     """Make a final delivery pending with a fresh budget; same id, same bytes, history kept.
 
     Raises PayloadGone.
@@ -171,28 +184,25 @@ def make_pending(tx: Tx, callback: Callback, *, class_number: int | None, now_ms
     tx.run(
         "UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = ?, "
         "expires_ms = ?, tries = 0, turned_away = 0, turned_away_ms = NULL, cancelling = 0, "
-        "finished_ms = NULL WHERE id = ?",
+        "finished_ms = NULL, destination = ? WHERE id = ?",
         class_number,
         now_ms,
         now_ms + max_age_ms,
+        lane,
         callback.id,
     )
     tx.changes.moved(callback.tenant, callback.state, "pending")
-    _revive(tx, callback)
+    _revive(tx, callback, lane, now_ms)
 
 
-def _revive(tx: Tx, callback: Callback) -> None:
+def _revive(tx: Tx, callback: Callback, lane: str, now_ms: int) -> None:
     """Bring back a lane that was idle and so forgotten, and an unregistered destination with it."""
-    tx.run(
-        "INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
-        callback.destination,
-        callback.tenant,
-        lane_url(callback.url),
-        callback.created_ms,
-    )
-    tx.changes.lanes.add(callback.destination)
-    tx.changes.revived_lanes.add(callback.destination)
+    if destination_of(lane) != lane:
+        server, url = server_of(callback.url), callback.url
+        made = (destination_of(lane), callback.tenant, server, now_ms, url, now_ms)
+        tx.bulk(tx.statements.INSERT_DESTINATIONS, [made])
+    tx.changes.lanes.add(lane)
+    tx.changes.revived_lanes.add(lane)
 
 
 def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: int) -> bool:
@@ -201,12 +211,13 @@ def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: in
     A circuit that opened before the replay was made is cleared, once: the operator believes the
     destination to be repaired, and if it is not, the circuit opens again.
     """
+    lane = _lane_now(tx, callback)
     try:
-        refuse_disabled(tx, callback.destination)
-        make_pending(tx, callback, class_number=REPLAY, now_ms=now_ms)
+        refuse_disabled(tx, destination_of(lane))
+        make_pending(tx, callback, lane, class_number=REPLAY, now_ms=now_ms)
     except (DestinationDisabled, PayloadGone):
         return False
-    clear_circuit(tx, callback.destination, opened_before_ms=made_ms)
+    clear_circuit(tx, lane, opened_before_ms=made_ms)
     return True
 
 
@@ -216,7 +227,7 @@ def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
     if before.state in FINAL:
         raise Conflict(f"{callback} is {before.state} already")
     if before.state == "pending":
-        row = (before.id, before.tenant, before.destination)
+        row = (before.id, before.tenant, before.lane)
         finish(tx, [row], "cancelled", error=None, now_ms=now_ms)
     else:
         tx.run("UPDATE callbacks SET cancelling = 1 WHERE id = ?", callback)
@@ -224,12 +235,12 @@ def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
 
 
 def finish(tx: Tx, pending: Sequence[Row], state: State, *, error: str | None, now_ms: int) -> None:
-    """End pending deliveries (`id, tenant, destination`); `error` None keeps the last one."""
+    """End pending deliveries (`id, tenant, lane`); `error` None keeps the last one."""
     tx.many(
         "UPDATE callbacks SET state = ?, due_ms = NULL, finished_ms = ?, "
         "last_error = coalesce(?, last_error) WHERE id = ?",
         [(state, now_ms, error, row[0]) for row in pending],
     )
-    for _, tenant, destination in pending:
+    for _, tenant, lane in pending:
         tx.changes.moved(tenant, "pending", state)
-        tx.changes.lanes.add(destination)
+        tx.changes.lanes.add(lane)

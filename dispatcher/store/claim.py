@@ -7,9 +7,10 @@ from typing import Final
 
 from dispatcher import fairness
 from dispatcher import policy as policies
+from dispatcher.ids import destination_of
 from dispatcher.store import rows
 from dispatcher.store.requests import ClaimRequest, Rules
-from dispatcher.store.tx import Row, Tx
+from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
 
 READY: Final = {HIGH: "ready_high", NORMAL: "ready_normal", REPLAY: "ready_replay"}
@@ -35,13 +36,16 @@ class _Room:
     bytes_free: int
     tenant_slots: int
     busy: Counter[str]  # per tenant
-    taken: Counter[str]  # per lane
+    taken: Counter[str]  # per lane, and per destination
 
     def take(self, tenant: str, lane: str, size: int) -> None:
         self.slots -= 1
         self.bytes_free -= size
         self.busy[tenant] += 1
         self.taken[lane] += 1
+        destination = destination_of(lane)
+        if destination != lane:
+            self.taken[destination] += 1
 
 
 def claim(tx: Tx, request: ClaimRequest, rules: Rules) -> list[Delivery]:
@@ -78,7 +82,14 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
         return []
     each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
     lanes = tx.statements.ready_lanes(tx, READY[number], free, now_ms, each)
-    granted = fairness.share([_ready_lane(row, room, now_ms) for row in lanes], slots, left)
+    servers, pace = _servers(tx, lanes, room, now_ms)
+    ready = [_ready_lane(row, room, now_ms) for row in lanes]
+    granted = fairness.share(ready, slots, left, servers)
+    for lane, slots_granted in granted.items():
+        if destination_of(lane) in servers:
+            servers[destination_of(lane)] -= slots_granted
+    # Lanes whose server is full leave the ready index, or they would be looked at for ever.
+    tx.changes.lanes |= {one.id for one in ready if one.server and servers[one.server] <= 0}
     if not granted:
         return []
     tenant_of = {row[0]: row[1] for row in lanes}
@@ -90,16 +101,64 @@ def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row
         room.take(tenant_of[lane], lane, size)
         picked.append(row)
     tx.changes.lanes |= granted.keys()
-    _serve(tx, lanes, Counter(row[1] for row in picked), now_ms)
+    taken = Counter(row[1] for row in picked)
+    _serve(tx, lanes, taken, now_ms)
+    _pace(tx, pace, taken, now_ms)
     return picked
 
 
+def _servers(
+    tx: Tx, lanes: Sequence[Row], room: _Room, now_ms: int
+) -> tuple[dict[str, int], dict[str, tuple[float, float]]]:
+    """Return how many more each server with several lanes may have in flight, all lanes together;
+    and rate and `paced_ms` of those with a rate, which are held from now on. One that another
+    process holds is left to it."""
+    room_of, rated = {}, set()
+    for lane, _tenant, _free, rate, _paced_ms, server_room in lanes:
+        if server_room is not None:
+            server = destination_of(lane)
+            room_of[server] = server_room - room.taken[server]
+            if rate is not None:
+                rated.add(server)
+    if not rated:
+        return room_of, {}
+    pace = {
+        server: (rate, paced_ms)
+        for server, rate, paced_ms in tx.all(
+            f"SELECT id, rate, paced_ms FROM destinations WHERE id IN ({marks(list(rated))}) "
+            f"AND rate IS NOT NULL ORDER BY id{tx.skip_locked}",
+            *sorted(rated),
+        )
+    }
+    for server in rated:
+        rate, paced_ms = pace.get(server, (None, 0.0))
+        paced = 0 if rate is None else fairness.paced_room(rate, paced_ms, now_ms)
+        room_of[server] = min(room_of[server], paced or 0)
+    return room_of, pace
+
+
+def _pace(
+    tx: Tx, pace: Mapping[str, tuple[float, float]], taken: Mapping[str, int], now_ms: int
+) -> None:
+    """Write down how much of their rates these servers have used."""
+    used = Counter[str]()
+    for lane, count in taken.items():
+        used[destination_of(lane)] += count
+    for server, (rate, paced_ms) in pace.items():
+        if used[server]:
+            after_ms = fairness.paced_after(rate, paced_ms, used[server], now_ms)
+            tx.run("UPDATE destinations SET paced_ms = ? WHERE id = ?", after_ms, server)
+
+
 def _ready_lane(row: Row, room: _Room, now_ms: int) -> fairness.ReadyLane:
-    lane, tenant, window_free, rate, paced_ms = row
+    lane, tenant, window_free, rate, paced_ms, server_room = row
     free = window_free - room.taken[lane]
-    paced = fairness.paced_room(rate, paced_ms, now_ms)
+    paced = fairness.paced_room(rate, paced_ms, now_ms) if server_room is None else None
     return fairness.ReadyLane(
-        id=lane, tenant=tenant, room=free if paced is None else min(free, paced)
+        id=lane,
+        tenant=tenant,
+        room=free if paced is None else min(free, paced),
+        server=None if server_room is None else destination_of(lane),
     )
 
 
@@ -120,7 +179,7 @@ def _due(
 def _serve(tx: Tx, lanes: Sequence[Row], taken: Mapping[str, int], now_ms: int) -> None:
     """Lanes and tenants that were served go behind all others that are ready."""
     served = []
-    for lane, tenant, _free, rate, paced_ms in lanes:
+    for lane, tenant, _free, rate, paced_ms, _server_room in lanes:
         if not taken[lane]:
             continue
         paced = (

@@ -152,7 +152,8 @@ def apply(
     changes = tx.changes
     if changes.revived_lanes - tx.held:
         lanes.make(tx, changes.revived_lanes, rules, now_ms=0)
-    lanes.refresh(tx, changes.lanes, changes.served_tenants, changes.served_ms)
+    touched = lanes.with_blocked(tx, changes.lanes)
+    lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms)
     return results
 
 
@@ -162,9 +163,9 @@ def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
     touched: set[str] = set()
     for operation in operations:
         if isinstance(operation, Settlement):
-            touched.add(operation.delivery.destination)
+            touched.add(operation.delivery.lane)
         elif isinstance(operation, SubmitRequest):
-            touched.add(operation.new.destination)
+            touched.add(operation.new.lane)
         elif isinstance(operation, Operation) and operation.lanes is not lanes.none:
             try:
                 with tx.savepoint():

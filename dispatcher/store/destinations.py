@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from dispatcher.ids import resolve_destination
+from dispatcher.ids import lanes_end
 from dispatcher.store import access, rows
 from dispatcher.store.errors import Conflict, NotFound
-from dispatcher.store.lanes import begin_again, clear_circuit
+from dispatcher.store.lanes import begin_again, clear_circuit, of_server, resolve
 from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
@@ -39,10 +39,10 @@ def page(
 
 
 def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
-    """By id, by registered name or by URL. Raises NotFound."""
+    """By id, by registered name or by a URL of its server. Raises NotFound."""
     row = tx.one(
         f"{rows.DESTINATION} WHERE d.id = ? AND d.tenant = ? AND d.removed_ms IS NULL",
-        resolve_destination(tenant, destination),
+        resolve(tx, tenant, destination),
         tenant,
     )
     if row is None:
@@ -56,7 +56,7 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:
     row = tx.one(
         "SELECT id, url, paused FROM destinations "
         "WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
-        resolve_destination(tenant, destination),
+        resolve(tx, tenant, destination),
         tenant,
     )
     if row is None:
@@ -95,7 +95,7 @@ def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
 def change(
     tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], rules: Rules
 ) -> str:
-    """Change the named fields of a destination and of its lane.
+    """Change the named fields of a destination and of its lanes.
     Returns the id only, so that what it costs does not grow with the backlog."""
     changed, url, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
@@ -106,21 +106,25 @@ def change(
         'UPDATE lanes SET (paused, doomed, rate, concurrency, "window") = ('
         "SELECT d.paused, d.disabled_reason, d.rate, coalesce(d.concurrency, ?), "
         "CASE WHEN lanes.window > coalesce(d.concurrency, ?) THEN coalesce(d.concurrency, ?) "
-        "ELSE lanes.window END FROM destinations d WHERE d.id = lanes.id) WHERE id = ?",
+        "ELSE lanes.window END FROM destinations d WHERE d.id = substr(lanes.id, 1, 35)) "
+        "WHERE id >= ? AND id < ?",
         rules.concurrency,
         rules.concurrency,
         rules.concurrency,
         changed,
+        lanes_end(changed),
     )
+    lanes = of_server(tx, changed)
     moved = changes.get("url", url) != url
     resumed = was_paused and changes.get("paused") is False
-    if moved:
-        begin_again(tx, changed)
-    elif resumed:
-        clear_circuit(tx, changed)
+    for lane in lanes:
+        if moved:
+            begin_again(tx, lane)
+        elif resumed:
+            clear_circuit(tx, lane)
     if moved or resumed or "disabled_reason" in changes:
         begin_epoch(tx, changed)
-    tx.changes.lanes.add(changed)
+    tx.changes.lanes.update(lanes)
     return changed
 
 
@@ -146,18 +150,22 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
         REMOVED,
         removed,
     )
-    tx.run("UPDATE lanes SET doomed = ? WHERE id = ?", REMOVED, removed)
+    tx.run(
+        "UPDATE lanes SET doomed = ? WHERE id >= ? AND id < ?", REMOVED, removed, lanes_end(removed)
+    )
     begin_epoch(tx, removed)
     tx.run("DELETE FROM secrets WHERE tenant = ? AND destination = ?", tenant, removed)
-    tx.changes.lanes.add(removed)
+    tx.changes.lanes.update(of_server(tx, removed))
 
 
 def forget(tx: Tx, destination: str) -> bool:
     """Delete a removed destination so that it can come into being again; False, and nothing is
     changed, while its old backlog has not ended."""
+    bounds = (destination, lanes_end(destination))
     for left in ("class IN (0, 1, 2) AND state = 'pending'", "state = 'sending'"):
-        if tx.one(f"SELECT 1 FROM callbacks WHERE destination = ? AND {left} LIMIT 1", destination):
+        sql = "SELECT 1 FROM callbacks WHERE destination >= ? AND destination < ?"
+        if tx.one(f"{sql} AND {left} LIMIT 1", *bounds):
             return False
     tx.run("DELETE FROM destinations WHERE id = ?", destination)
-    tx.run("DELETE FROM lanes WHERE id = ?", destination)
+    tx.run("DELETE FROM lanes WHERE id >= ? AND id < ?", *bounds)
     return True

@@ -7,7 +7,7 @@ from typing import Final
 from dispatcher.states import State
 from dispatcher.store.callbacks import finish
 from dispatcher.store.clocks import SLACK_MS
-from dispatcher.store.lanes import DRAINING
+from dispatcher.store.lanes import BLOCKED, DRAINING
 from dispatcher.store.requests import Retention
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery
@@ -33,7 +33,10 @@ def reclaim(
     tx: Tx, *, now_ms: int, ended_ms: int, lease_ms_max: int, held: Collection[tuple[str, int]]
 ) -> int:
     """Make leased work due whose lease ended by `ended_ms`, but what this process holds, as ids and
-    fences. One given by a clock that ran ahead ends as late as one given now may."""
+    fences. One given by a clock that ran ahead ends as late as one given now may. Lanes that wait
+    for their server are looked at, in case another process freed a slot of it meanwhile."""
+    if not tx.sole_owner:
+        tx.changes.lanes.update(row[0] for row in tx.all(BLOCKED))
     latest_ms = now_ms + lease_ms_max
     for (callback,) in tx.all(_ENDS_LATE, latest_ms + SLACK_MS):
         tx.run("UPDATE callbacks SET lease_ms = ? WHERE id = ?", latest_ms, callback)
@@ -60,7 +63,7 @@ def _reclaim(
 
 
 def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> None:
-    for callback, tenant, destination, cancelling in leased:
+    for callback, tenant, lane, cancelling in leased:
         state: State = "cancelled" if cancelling else "pending"
         tx.run(
             "UPDATE callbacks SET state = ?, due_ms = ?, lease_ms = NULL, finished_ms = ?, "
@@ -71,7 +74,7 @@ def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> None:
             callback,
         )
         tx.changes.moved(tenant, "sending", state)
-        tx.changes.lanes.add(destination)
+        tx.changes.lanes.add(lane)
 
 
 def expire(tx: Tx, *, now_ms: int, limit: int) -> int:

@@ -1,6 +1,11 @@
 """Lanes: kept exact by recomputing, at the end of each commit, every lane that the commit touched
 from its deliveries. Nothing is counted up and down.
 
+A registered destination has one lane, under its own id. An unregistered one, a server, has a few,
+whose ids begin with its own (`ids.lane_id`); together they have at most its concurrency, counted
+from live leases too. A lane whose work waits for its server is `blocked`, and is recomputed with
+each other lane of that server: what one leaves free the next may have.
+
 Where several processes write, a lane's row is also the lock of its deliveries: whoever changes the
 state of a delivery holds its lane. All lanes of a batch are locked at once, in the order of their
 ids, and tenants' schedules last: what one commit computes no other can make wrong before it is
@@ -12,9 +17,15 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final
 
 from dispatcher.health import WINDOW_START
-from dispatcher.ids import resolve_destination
+from dispatcher.ids import (
+    destination_of,
+    earlier_destination_id,
+    lane_id,
+    lanes_end,
+    resolve_destination,
+)
 from dispatcher.store.requests import Rules
-from dispatcher.store.tx import Tx, marks
+from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery
 
 Lanes = Callable[[Tx], Iterable[str]]
@@ -29,6 +40,7 @@ EXPIRED: Final = """
 SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
 ORDER BY expires_ms LIMIT ?
 """
+BLOCKED: Final = "SELECT id FROM lanes WHERE blocked = 1 ORDER BY id LIMIT 1000"
 DRAINING: Final = """
 SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callbacks
     WHERE destination = lanes.id AND class IN (0, 1, 2) AND state = 'pending') LIMIT 100
@@ -48,7 +60,8 @@ def refresh(tx: Tx, lanes: Set[str], served: Set[str] = frozenset(), served_ms: 
     """Recompute when these lanes, and the tenants of those that changed, are next ready; tenants
     that were served at `served_ms` too. Returns how many lanes changed."""
     tx.statements.hold(tx, lanes - tx.held)
-    changed = tx.write(tx.statements.REFRESH_LANES, tx.ids(lanes)) if lanes else []
+    ids = tx.ids(lanes)
+    changed = tx.write(tx.statements.REFRESH_LANES, ids, ids) if lanes else []
     tenants = {row[0] for row in changed}
     tenants |= served
     if tenants:
@@ -70,17 +83,56 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
     """
     ids = _first(tx, SLICE, after, limit)
     lanes = set(ids) - tx.statements.unheld(tx, set(ids))
-    disagreed = refresh(tx, lanes)
+    several = {lane for lane in lanes if destination_of(lane) != lane}
+    disagreed = refresh(tx, lanes - several) + _refresh_several(tx, several)
     idle_since_ms = now_ms - _IDLE_MS
     forgotten = tx.write(tx.statements.FORGET_LANES, tx.ids(lanes), idle_since_ms)
     if forgotten:
-        tx.run(tx.statements.FORGET_DESTINATIONS, tx.ids(row[0] for row in forgotten))
+        ids_forgotten = tx.ids({destination_of(row[0]) for row in forgotten})
+        tx.run(tx.statements.FORGET_DESTINATIONS, ids_forgotten, idle_since_ms)
     return disagreed, ids[-1] if len(ids) == limit else None
 
 
+def _refresh_several(tx: Tx, lanes: set[str]) -> int:
+    """Recompute lanes of servers that have several; returns in how many work was ready that they
+    did not show. What other lanes take of their server is known when a claim looks at them."""
+    before = _ready(tx, lanes)
+    refresh(tx, lanes)
+    after = _ready(tx, lanes)
+    return sum(any(map(_hidden, before[lane], ready)) for lane, ready in after.items())
+
+
+def _hidden(was_ms: int | None, is_ms: int | None) -> bool:
+    return is_ms is not None and (was_ms is None or is_ms < was_ms)
+
+
+def _ready(tx: Tx, lanes: Set[str]) -> dict[str, Row]:
+    if not lanes:
+        return {}
+    ids = sorted(lanes)
+    sql = "SELECT id, ready_high, ready_normal, ready_replay FROM lanes WHERE id IN"
+    return {row[0]: row[1:] for row in tx.all(f"{sql} ({marks(ids)})", *ids)}
+
+
+def with_blocked(tx: Tx, lanes: Set[str]) -> set[str]:
+    """Return these lanes, and those whose work waits for the same servers."""
+    several = [lane for lane in lanes if destination_of(lane) != lane]
+    return set(lanes) | tx.statements.blocked(tx, several) if several else set(lanes)
+
+
+def of_server(tx: Tx, destination: str) -> list[str]:
+    """Return the lanes that a destination has now."""
+    return _first(
+        tx,
+        "SELECT id FROM lanes WHERE id >= ? AND id < ? ORDER BY id",
+        destination,
+        lanes_end(destination),
+    )
+
+
 def clear_circuit(tx: Tx, lane: str, *, opened_before_ms: int | None = None) -> None:
-    """Close a lane's circuit and end its hold, but not one that the peer asked for; with
-    `opened_before_ms` only one that began to fail before."""
+    """Close a lane's circuit and its server's and end their holds, but not one that the peer asked
+    for; with `opened_before_ms` only those that began to fail before."""
     bound, values = "", []
     if opened_before_ms is not None:
         bound, values = " AND openings > 0 AND failing_since_ms < ?", [opened_before_ms]
@@ -90,6 +142,12 @@ def clear_circuit(tx: Tx, lane: str, *, opened_before_ms: int | None = None) -> 
         "held_reason = CASE WHEN held_reason = 'circuit' THEN NULL ELSE held_reason END "
         f"WHERE id = ?{bound}",
         lane,
+        *values,
+    )
+    tx.run(
+        "UPDATE destinations SET failures = 0, failing_since_ms = NULL, openings = 0, "
+        f"held_until_ms = 0 WHERE id = ? AND failures > 0{bound}",
+        destination_of(lane),
         *values,
     )
 
@@ -121,13 +179,16 @@ def of_callbacks(ids: Sequence[str]) -> Lanes:
 
 def of_deliveries(deliveries: Sequence[Delivery]) -> Lanes:
     """Return the lanes of these deliveries."""
-    return lambda _tx: [delivery.destination for delivery in deliveries]
+    return lambda _tx: [delivery.lane for delivery in deliveries]
 
 
 def of_ended_leases(now_ms: int, lease_ms_max: int) -> Lanes:
     """Return the lanes of what is sending with a lease that has ended, or that ends later than one
-    given now may."""
-    return lambda tx: _first(tx, LEASE_ENDED, tx.at(now_ms), tx.at(now_ms) + lease_ms_max)
+    given now may; and those that wait for their server."""
+    return lambda tx: [
+        *_first(tx, LEASE_ENDED, tx.at(now_ms), tx.at(now_ms) + lease_ms_max),
+        *_first(tx, BLOCKED),
+    ]
 
 
 def of_expiring(now_ms: int, limit: int) -> Lanes:
@@ -141,9 +202,14 @@ def of_slice(after: str, limit: int) -> Lanes:
 
 
 def of_destination(tenant: str, destination: str) -> Lanes:
-    """Return a destination's lane, and hold its tenant: operators change one thing of a tenant at
+    """Return a destination's lanes, and hold its tenant: operators change one thing of a tenant at
     a time."""
-    return lambda tx: [*_hold_tenant(tx, tenant), resolve_destination(tenant, destination)]
+
+    def find(tx: Tx) -> Iterable[str]:
+        _hold_tenant(tx, tenant)
+        return of_server(tx, resolve(tx, tenant, destination))
+
+    return find
 
 
 def of_tenant(tenant: str) -> Lanes:
@@ -162,12 +228,35 @@ def of_replay(replay: str, ids: Sequence[str]) -> Lanes:
     return find
 
 
-def _of_callbacks(tx: Tx, ids: Sequence[str]) -> list[str]:
+def _of_callbacks(tx: Tx, ids: Sequence[str]) -> set[str]:
+    """Return the lanes that they have, and those that a replay will give them."""
     if not ids:
-        return []
-    return _first(
-        tx, f"SELECT DISTINCT destination FROM callbacks WHERE id IN ({marks(ids)})", *ids
+        return set()
+    found = tx.all(
+        f"SELECT DISTINCT destination, tenant, url FROM callbacks WHERE id IN ({marks(ids)})", *ids
     )
+    lanes = {row[0] for row in found}
+    return lanes | {lane_now(tx, tenant, lane, url) for lane, tenant, url in found}
+
+
+def resolve(tx: Tx, tenant: str, destination: str) -> str:
+    """Return the destination's id, given its id (that of an earlier rule too), its registered name
+    or a URL of its server."""
+    id = resolve_destination(tenant, destination)
+    row = tx.one("SELECT destination FROM aliases WHERE id = ? AND tenant = ?", id, tenant)
+    return id if row is None else str(row[0])
+
+
+def lane_now(tx: Tx, tenant: str, lane: str, url: str | None) -> str:
+    """Return the lane that a callback of `url` (None: its registered destination's) has now, which
+    ended on `lane`: by the earlier rule each URL was a lane."""
+    if url is None or destination_of(lane) != lane or lane != earlier_destination_id(tenant, url):
+        return lane
+    owner = resolve(tx, tenant, lane)
+    registered = "SELECT 1 FROM destinations WHERE id = ? AND name IS NOT NULL"
+    if owner != lane and tx.one(registered, owner):
+        return owner
+    return lane_id(tenant, url)
 
 
 def _hold_tenant(tx: Tx, tenant: str) -> Iterable[str]:

@@ -71,9 +71,10 @@ class Retention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """A destination's default concurrency, how far a lease outlasts its attempt, and how long an
-    idempotency key holds."""
+    """A destination's default concurrency, how far a lease outlasts its attempt, how long an
+    idempotency key holds, and until when keys of the earlier rule do."""
 
     concurrency: int
     lease_margin_ms: int
     key_ms: int
+    earlier_keys_until_ms: int = 0

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import policy as policies
+from dispatcher.ids import destination_of
 from dispatcher.policy import Policy
+from dispatcher.states import State
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
     HIGH,
@@ -40,7 +42,7 @@ _CALLBACK: Final = {
     "job_status": "c.job_status",
     "state": "c.state",
     "priority": "c.priority",
-    "destination": "c.destination",
+    "lane": "c.destination",
     "destination_name": "d.name",
     "url": "coalesce(c.url, d.url)",
     "created_ms": "c.created_ms",
@@ -56,6 +58,8 @@ _CALLBACK: Final = {
     "run": "c.run",
 }
 CALLBACK: Final = _select(_CALLBACK)
+# What a callback `c` goes to; the unregistered one of an earlier rule may be forgotten.
+JOIN_DESTINATION: Final = "LEFT JOIN destinations d ON d.id = substr(c.destination, 1, 35)"
 
 
 def callbacks(tx: Tx, rows: Sequence[Row]) -> list[Callback]:
@@ -75,6 +79,7 @@ def _callback(row: Row, tags: dict[str, str]) -> Callback:
     named = dict(zip(_CALLBACK, row, strict=True))
     named["priority"] = "high" if named["priority"] == HIGH else "normal"
     named["url"] = named["url"] or ""
+    named["destination"] = destination_of(named["lane"])
     named["payload_pruned"] = bool(named["payload_pruned"])
     return Callback(**named, tags=tags)
 
@@ -118,7 +123,7 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
         new.job_id,
         new.job_status,
         HIGH if new.priority == "high" else NORMAL,
-        new.destination,
+        new.lane,
         new.url,
         new.policy_text,
         len(new.body),
@@ -150,7 +155,7 @@ def leased(tx: Tx, row: Row) -> Delivery:
         callback,
         tenant,
         job_id,
-        destination,
+        lane,
         own_url,
         registered_url,
         body,
@@ -174,7 +179,8 @@ def leased(tx: Tx, row: Row) -> Delivery:
         id=callback,
         tenant=tenant,
         job_id=job_id,
-        destination=destination,
+        destination=destination_of(lane),
+        lane=lane,
         registered=own_url is None,
         url=own_url or registered_url,
         body=body,
@@ -207,6 +213,26 @@ _SECRET: Final = _same("id tenant destination value created_ms expires_ms reveal
 SECRET: Final = _select(_SECRET, "FROM secrets")
 _KEY: Final = _same("id digest tenant label created_ms scopes")
 KEY: Final = _select(_KEY, "FROM keys")
+
+
+def _of_lanes(what: str, order: str = "") -> str:
+    return f"(SELECT {what} FROM lanes WHERE id >= d.id AND id < d.id || '/'{order})"
+
+
+def _of_callbacks(state: State) -> str:
+    return (
+        "(SELECT count(*) FROM callbacks "
+        f"WHERE destination >= d.id AND destination < d.id || '/' AND state = '{state}')"
+    )
+
+
+# Exact where the destination is among the last that its tenant used; the one that is stored may be
+# a second older than that.
+_LAST_URL: Final = """
+(SELECT url FROM (SELECT id, destination, url FROM callbacks WHERE tenant = d.tenant
+                  ORDER BY id DESC LIMIT 20) newest
+ WHERE destination > d.id AND destination < d.id || '/' ORDER BY id DESC LIMIT 1)
+"""
 _DESTINATION: Final = {
     "id": "d.id",
     "tenant": "d.tenant",
@@ -219,14 +245,17 @@ _DESTINATION: Final = {
     "concurrency": "d.concurrency",
     "rate_per_second": "d.rate",
     "created_ms": "d.created_ms",
-    "failures": "coalesce(l.failures, 0)",
-    "circuit_open": "coalesce(l.openings, 0)",
-    "held_until_ms": "coalesce(l.held_until_ms, 0)",
-    "held_reason": "l.held_reason",
-    "backlog": "(SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'pending')",
-    "sending": "(SELECT count(*) FROM callbacks WHERE destination = d.id AND state = 'sending')",
+    "last_url": f"CASE WHEN d.name IS NULL THEN coalesce({_LAST_URL}, d.last_url) END",
+    "failures": "d.failures",
+    "lane_failures": _of_lanes("max(failures)"),
+    "circuit_open": f"d.openings + {_of_lanes('coalesce(max(openings), 0)')}",
+    "server_held_ms": "d.held_until_ms",
+    "held_until_ms": _of_lanes("max(held_until_ms)"),
+    "held_reason": _of_lanes("held_reason", " ORDER BY held_until_ms DESC LIMIT 1"),
+    "backlog": _of_callbacks("pending"),
+    "sending": _of_callbacks("sending"),
 }
-DESTINATION: Final = _select(_DESTINATION, "FROM destinations d LEFT JOIN lanes l ON l.id = d.id")
+DESTINATION: Final = _select(_DESTINATION, "FROM destinations d")
 
 
 def attempt(row: Row) -> Attempt:
@@ -254,7 +283,11 @@ def key(row: Row) -> Key:
 def destination(row: Row, *, now_ms: int) -> Destination:
     """Return a row of DESTINATION as a value; holds that are over are not shown."""
     named = dict(zip(_DESTINATION, row, strict=True))
-    if named["held_until_ms"] <= now_ms:
+    named["failures"] = max(named["failures"], named.pop("lane_failures") or 0)
+    server_held_ms = named.pop("server_held_ms")
+    if server_held_ms > (named["held_until_ms"] or 0):
+        named["held_until_ms"], named["held_reason"] = server_held_ms, "circuit"
+    if (named["held_until_ms"] or 0) <= now_ms:
         named["held_until_ms"] = named["held_reason"] = None
     if named["paused"]:
         named["held_reason"] = "paused"

@@ -5,13 +5,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import astuple, fields, replace
 from typing import Final
 
-from dispatcher.health import Health, after
+from dispatcher.health import Health, after, reached, shrunk
 from dispatcher.outcome import Outcome
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.destinations import begin_epoch
 from dispatcher.store.requests import Settlement
-from dispatcher.store.tx import Row, Tx
+from dispatcher.store.tx import Row, Tx, marks
 
 _HEALTH: Final = tuple(field.name for field in fields(Health))
 
@@ -71,7 +71,7 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collec
         tx.changes.events[delivery.tenant, "delivered" if delivered else "failed"] += 1
         if state in FINAL:
             tx.changes.events[delivery.tenant, "finished"] += 1
-        tx.changes.lanes.add(delivery.destination)
+        tx.changes.lanes.add(delivery.lane)
 
 
 def _settled_row(tx: Tx, item: Settlement, state: State) -> Row:
@@ -109,30 +109,41 @@ def _attempt_row(item: Settlement) -> Row:
 
 
 def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
-    """Apply what the outcomes say about their lanes: windows, circuits, holds, and 410.
+    """Apply what the outcomes say about their lanes: windows, circuits, holds, and 410; and about
+    their servers, where those have several lanes.
 
     An attempt that began before its destination got another URL, was resumed, disabled, enabled or
     removed says nothing of what it is now. Returns the deliveries that were turned away while
     others of their lanes were answered.
     """
-    rows = tx.all(tx.statements.HEALTH, tx.ids({item.delivery.destination for item in settled}))
+    rows = tx.all(tx.statements.HEALTH, tx.ids({item.delivery.lane for item in settled}))
     epochs = {row[0]: row[1] for row in rows}
     concurrency = {row[0]: row[2] for row in rows}
-    before = {row[0]: Health(**dict(zip(_HEALTH, row[3:], strict=True))) for row in rows}
+    failures = {row[0]: row[3] for row in rows}
+    before = {row[0]: Health(**dict(zip(_HEALTH, row[4:], strict=True))) for row in rows}
     now = dict(before)
     alone = set()
+    of_servers = []
     for item in settled:
-        lane = item.delivery.destination
+        lane = item.delivery.lane
         if epochs.get(lane) != item.delivery.epoch:
             continue
         if item.outcome.turned_away and now[lane].answering:
             alone.add(item.delivery.id)
-        now[lane] = after(
-            now[lane],
-            _seen_by_lane(tx, item),
-            now_ms=item.now_ms + tx.skew_ms,
-            random=item.random,
-            concurrency=concurrency[lane],
+        seen = _seen_by_lane(tx, item)
+        of_server = lane != item.delivery.destination and not seen.connected
+        if of_server or failures[lane]:
+            of_servers.append((item, seen))
+        now[lane] = (
+            shrunk(now[lane], seen, failures[lane] + 1)
+            if of_server
+            else after(
+                now[lane],
+                seen,
+                now_ms=item.now_ms + tx.skew_ms,
+                random=item.random,
+                concurrency=concurrency[lane],
+            )
         )
         if item.verdict.gone and item.delivery.registered:
             disable(tx, lane, "it answered 410 Gone")
@@ -140,6 +151,8 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
     changed = [(*astuple(health), lane) for lane, health in now.items() if health != before[lane]]
     if changed:
         tx.bulk(tx.statements.SET_HEALTH, changed)
+    if of_servers:
+        _apply_to_servers(tx, of_servers)
     return alone
 
 
@@ -154,6 +167,53 @@ def _seen_by_lane(tx: Tx, item: Settlement) -> Outcome:
         if left_ms < outcome.retry_after_ms:
             outcome = replace(outcome, retry_after_ms=left_ms)
     return outcome
+
+
+def _apply_to_servers(tx: Tx, settled: Sequence[tuple[Settlement, Outcome]]) -> None:
+    """Count what failed before it reached a path; any attempt that got that far ends the count.
+    Servers are locked after all lanes, in the order of their ids."""
+    ids = sorted({item.delivery.destination for item, _ in settled})
+    rows = tx.all(
+        "SELECT id, failures, failing_since_ms, openings, held_until_ms FROM destinations "
+        f"WHERE id IN ({marks(ids)}) ORDER BY id{tx.for_update}",
+        *ids,
+    )
+    before = {row[0]: _server_health(row) for row in rows}
+    now = dict(before)
+    for item, outcome in settled:
+        server = item.delivery.destination
+        if server not in now:
+            continue
+        if outcome.connected:
+            now[server] = reached(now[server], outcome)
+        else:
+            at_ms = item.now_ms + tx.skew_ms
+            now[server] = after(
+                now[server], outcome, now_ms=at_ms, random=item.random, concurrency=1
+            )
+    for server, health in now.items():
+        if health != before[server]:
+            tx.run(
+                "UPDATE destinations SET failures = ?, failing_since_ms = ?, openings = ?, "
+                "held_until_ms = ? WHERE id = ?",
+                health.failures,
+                health.failing_since_ms,
+                health.openings,
+                health.held_until_ms,
+                server,
+            )
+
+
+def _server_health(row: Row) -> Health:
+    _server, failures, failing_since_ms, openings, held_until_ms = row
+    return Health(
+        window=1,
+        failures=failures,
+        failing_since_ms=failing_since_ms,
+        openings=openings,
+        held_until_ms=held_until_ms,
+        held_reason="circuit" if openings else None,
+    )
 
 
 def disable(tx: Tx, destination: str, reason: str) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,7 +17,16 @@ from dispatcher.filters import Filter
 from dispatcher.policy import TIMEOUT_MS_MAX
 from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
-from dispatcher.store import access, callbacks, clocks, destinations, expiry, lanes, replays
+from dispatcher.store import (
+    access,
+    callbacks,
+    clocks,
+    destinations,
+    expiry,
+    lanes,
+    replays,
+    upgrade,
+)
 from dispatcher.store.database import Counts, Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
@@ -82,9 +92,13 @@ class Store:
         await self._database.open(self._events, self._recount)
         try:
             self._recount(await self._read(callbacks.counts))
+            upgraded_ms = await self._read(upgrade.began_ms)
         except BaseException:
             await self._database.close()
             raise
+        if upgraded_ms is not None:
+            until_ms = upgraded_ms + self._rules.key_ms
+            self._rules = replace(self._rules, earlier_keys_until_ms=until_ms)
         self._commits.start()
 
     async def close(self) -> None:

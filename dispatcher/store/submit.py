@@ -4,12 +4,19 @@ Runs on the writer's thread. A batch is a handful of statements: single ones tha
 needs, and one bulk statement per table written.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dispatcher import policy as policies
 from dispatcher.health import WINDOW_START
-from dispatcher.ids import lane_url
+from dispatcher.ids import (
+    destination_of,
+    earlier_content_digest,
+    earlier_natural_key,
+    server_of,
+)
 from dispatcher.policy import Policy
 from dispatcher.store import destinations, lanes, rows
 from dispatcher.store.errors import (
@@ -20,15 +27,24 @@ from dispatcher.store.errors import (
     StoreUnavailable,
 )
 from dispatcher.store.requests import Rules, SubmitRequest
-from dispatcher.store.tx import Row, Tx
+from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery, Headers, NewCallback, Submitted
 
 Results = dict[str, Submitted | StoreError]
+# How often a destination's `last_url` is written, so that it is no row that all commits write.
+_LAST_URL_MS: Final = 1_000
+_FIRST: Final = "SELECT id, content, created_ms, state, job_id FROM callbacks"
+_OF_JOBS: Final = """
+SELECT id, content, created_ms, state, job_id, key FROM callbacks
+WHERE tenant = ? AND job_id IN ({}) AND key IS NOT NULL
+"""
+_OF_JOB: Final = f"{_FIRST} WHERE tenant = ? AND job_id = ? AND key = ?"
 
 
 @dataclass(slots=True)
 class _Target:
-    """A destination as a batch of submits sees it; `room` shrinks as deliveries are handed over."""
+    """A lane and its destination as a batch of submits sees it; `room` shrinks as deliveries are
+    handed over, that of the server (None: it has one lane) over all its lanes."""
 
     known: bool
     removed: bool
@@ -39,7 +55,10 @@ class _Target:
     has_lane: bool
     open: bool
     room: int
+    server_room: int | None
     epoch: int
+    last_url: str | None
+    last_url_ms: int
 
     def refusal(self, new: NewCallback) -> StoreError | None:
         """Return why this submit cannot be taken."""
@@ -55,15 +74,23 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     targets = _open_targets(tx, requests, rules)
     results: Results = {}
     values: dict[str, Row] = {}
+    handed: Counter[str] = Counter()
+    earlier = _earlier(tx, requests, rules)
     for request in requests:
-        new, target = request.new, targets[request.new.destination]
+        new, target = request.new, targets[request.new.lane]
         refusal = target.refusal(new)
         if refusal is not None:
             results[new.id] = refusal
             continue
+        if new.id in earlier:
+            results[new.id] = _duplicate(new, earlier[new.id])
+            continue
         policy = new.policy or policies.load(target.policy)
         direct = request.handover and target.open and target.room > 0
         direct = direct and new.not_before_ms is None
+        if direct and target.server_room is not None:
+            direct = target.server_room > handed[new.destination]
+            handed[new.destination] += direct
         if direct:
             target.room -= 1
         margin_ms = rules.lease_margin_ms if direct else None
@@ -87,32 +114,30 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
 
 
 def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> dict[str, _Target]:
-    """Return what is known of the batch's destinations.
+    """Return what is known of the batch's lanes, by their ids.
 
-    A URL whose destination was removed comes into being again with its next callback.
+    A server whose destination was removed comes into being again with its next callback.
     """
     now_ms = tx.at(requests[0].new.created_ms)
-    ids = {request.new.destination for request in requests}
-    unnamed = {
-        request.new.destination: request.new
-        for request in requests
-        if request.new.destination_name is None
-    }
-    missing = tx.statements.unheld(tx, ids)
+    lanes_ = {request.new.lane for request in requests}
+    unnamed = {request.new.lane: request.new for request in requests if request.new.url is not None}
+    missing = tx.statements.unheld(tx, lanes_)
     if missing:
         _make(tx, missing, unnamed, rules, now_ms)
-    targets = _targets(tx, ids, now_ms, rules)
-    again = {one for one in unnamed if targets[one].removed and destinations.forget(tx, one)}
+    targets = _targets(tx, lanes_, now_ms, rules)
+    removed = {destination_of(lane) for lane in unnamed if targets[lane].removed}
+    again = {one for one in removed if destinations.forget(tx, one)}
     if again:
-        _make(tx, again, unnamed, rules, now_ms)
-        targets |= _targets(tx, again, now_ms, rules)
+        of_them = {lane for lane in unnamed if destination_of(lane) in again}
+        _make(tx, of_them, unnamed, rules, now_ms)
+        targets |= _targets(tx, of_them, now_ms, rules)
     return targets
 
 
-def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
-    found = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(ids))
+def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
+    found = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(lanes_))
     return {
-        destination: _Target(
+        lane: _Target(
             known=bool(known),
             removed=removed_ms is not None,
             disabled=disabled,
@@ -123,9 +148,12 @@ def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str,
             open=bool(is_open),
             room=room,
             epoch=epoch,
+            server_room=server_room,
+            last_url=last_url,
+            last_url_ms=last_url_ms,
         )
         for (
-            destination,
+            lane,
             known,
             removed_ms,
             disabled,
@@ -136,6 +164,9 @@ def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str,
             is_open,
             room,
             epoch,
+            server_room,
+            last_url,
+            last_url_ms,
         ) in found
     }
 
@@ -143,24 +174,41 @@ def _targets(tx: Tx, ids: Iterable[str], now_ms: int, rules: Rules) -> dict[str,
 def _make_targets(
     tx: Tx, stored: Sequence[NewCallback], targets: Mapping[str, _Target], rules: Rules
 ) -> None:
-    """Make the destinations and lanes that were not there."""
-    without = {new.destination for new in stored if not targets[new.destination].has_lane}
+    """Make the destinations and lanes that were not there, and write down the URLs used last."""
+    now_ms = tx.at(stored[0].created_ms)
+    unnamed = {new.lane: new for new in stored if new.url is not None}
+    without = {new.lane for new in stored if not targets[new.lane].has_lane}
     if without:
-        unnamed = {new.destination: new for new in stored if new.destination_name is None}
-        _make(tx, without, unnamed, rules, tx.at(stored[0].created_ms))
+        _make(tx, without, unnamed, rules, now_ms)
+    _write_last_urls(
+        tx,
+        [
+            new
+            for lane, new in unnamed.items()
+            if lane not in without
+            and new.url != (target := targets[lane]).last_url
+            and now_ms - target.last_url_ms >= _LAST_URL_MS
+        ],
+        now_ms,
+    )
 
 
 def _make(
     tx: Tx, lanes_: set[str], unnamed: Mapping[str, NewCallback], rules: Rules, now_ms: int
 ) -> None:
+    _write_last_urls(tx, [unnamed[lane] for lane in lanes_ if lane in unnamed], now_ms)
+    lanes.make(tx, lanes_, rules, now_ms=now_ms)
+
+
+def _write_last_urls(tx: Tx, used: Sequence[NewCallback], now_ms: int) -> None:
+    """Make unregistered destinations where they are not there, each with the URL used last."""
+    last = {new.destination: new for new in sorted(used, key=lambda new: new.id)}
     made = [
-        (new.destination, new.tenant, lane_url(new.url or ""), now_ms)
-        for one in sorted(lanes_)
-        if (new := unnamed.get(one))
+        (one, new.tenant, server_of(new.url or ""), now_ms, new.url, now_ms)
+        for one, new in sorted(last.items())
     ]
     if made:
         tx.bulk(tx.statements.INSERT_DESTINATIONS, made)
-    lanes.make(tx, lanes_, rules, now_ms=now_ms)
 
 
 def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
@@ -169,6 +217,7 @@ def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
         tenant=new.tenant,
         job_id=new.job_id,
         destination=new.destination,
+        lane=new.lane,
         registered=new.url is None,
         url=new.url or target.url or "",
         body=new.body,
@@ -222,7 +271,7 @@ def _duplicate(new: NewCallback, first: Row | None) -> Submitted | StoreError:
     if first is None:
         return StoreUnavailable("another process holds the idempotency key; try again")
     first_id, content, created_ms, state, job_id = first
-    if content != new.content:
+    if content not in (new.content, earlier_content_digest(new)):
         return KeyReused(first_id)
     return Submitted(
         id=first_id,
@@ -233,13 +282,33 @@ def _duplicate(new: NewCallback, first: Row | None) -> Submitted | StoreError:
     )
 
 
+def _earlier(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> dict[str, Row]:
+    """Return, by the ids of these submits, what came before under a key of the earlier rule, while
+    such keys hold."""
+    now_ms = tx.at(requests[0].new.created_ms)
+    if now_ms >= rules.earlier_keys_until_ms:
+        return {}
+    jobs: dict[str, set[str]] = defaultdict(set)
+    for request in requests:
+        if not request.new.explicit_key:
+            jobs[request.new.tenant].add(request.new.job_id)
+    first = {
+        (tenant, *row[4:]): row[:5]
+        for tenant, names in jobs.items()
+        for row in tx.all(_OF_JOBS.format(marks(list(names))), tenant, *sorted(names))
+    }
+    found = {}
+    for new in (request.new for request in requests if not request.new.explicit_key):
+        row = first.get((new.tenant, new.job_id, earlier_natural_key(new)))
+        if row is not None and new.created_ms - row[2] <= rules.key_ms:
+            found[new.id] = row
+    return found
+
+
 def _first_with_key(tx: Tx, new: NewCallback) -> Row | None:
-    columns = "SELECT id, content, created_ms, state, job_id FROM callbacks"
     if new.explicit_key:
-        return tx.one(f"{columns} WHERE key = ? AND explicit_key = 1", new.key)
-    return tx.one(
-        f"{columns} WHERE tenant = ? AND job_id = ? AND key = ?", new.tenant, new.job_id, new.key
-    )
+        return tx.one(f"{_FIRST} WHERE key = ? AND explicit_key = 1", new.key)
+    return tx.one(_OF_JOB, new.tenant, new.job_id, new.key)
 
 
 def _insert_parts(
@@ -259,4 +328,4 @@ def _insert_parts(
         if isinstance(result, Submitted):
             tx.changes.moved(new.tenant, None, result.state)
             tx.changes.events[new.tenant, "accepted"] += 1
-            tx.changes.lanes.add(new.destination)
+            tx.changes.lanes.add(new.lane)

@@ -62,6 +62,8 @@ class Tx(db.Tx, Protocol):
     """What ends a SELECT of rows that nobody else may change until the transaction ends."""
     held: frozenset[str]
     """The lanes that are locked until the end of the transaction."""
+    blocked: frozenset[str]
+    """Those of `held` whose work waited for their server when they were locked."""
 
     def at(self, process_ms: int) -> int:
         """Return a time of this process's clock by the database's clock."""
@@ -120,9 +122,12 @@ class Statements(Protocol):
     def unheld(self, tx: Tx, lanes: set[str]) -> set[str]:
         """Return the lanes that must be made and held before what they hold is read."""
 
+    def blocked(self, tx: Tx, lanes: Iterable[str]) -> set[str]:
+        """Return the lanes beside these whose work waits for their common server."""
+
     MAKE_LANES: str  # concurrency, window, now_ms, ids
     MAKE_SCHEDULES: str  # ids
-    REFRESH_LANES: str  # ids; returns the tenant of each that changed
+    REFRESH_LANES: str  # ids, twice; returns the tenant of each that changed
 
     def refresh_schedules(
         self, tx: Tx, tenants: Set[str], served: Set[str], served_ms: int
@@ -131,11 +136,11 @@ class Statements(Protocol):
 
     NEXT_READY: str
     FORGET_LANES: str  # ids, idle since; returns their ids
-    FORGET_DESTINATIONS: str  # ids
+    FORGET_DESTINATIONS: str  # ids, idle since
 
     # Submit
     TARGETS: str  # now_ms, concurrency, window, ids
-    INSERT_DESTINATIONS: str  # bulk: id, tenant, url, created_ms
+    INSERT_DESTINATIONS: str  # bulk: id, tenant, url, created_ms, last_url, last_url_ms
 
     def insert_callbacks(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
         """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
@@ -150,7 +155,8 @@ class Statements(Protocol):
         self, tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int
     ) -> list[Row]:
         """Return at most `limit` ready lanes of each tenant, in the order in which they are to be
-        served and held from now on: id, tenant, free slots, rate, paced_ms."""
+        served and held from now on: id, tenant, free slots, rate, paced_ms, and how many more its
+        server may have in flight (None where that has one lane)."""
 
     DUE: str  # ids, class, now_ms, limit
     SERVE_LANES: str  # bulk: served_ms, paced_ms, id
@@ -166,7 +172,8 @@ class Statements(Protocol):
         """Store the deliveries' new states, and their attempts."""
 
     SET_TURNED_AWAY: str  # bulk: turned_away, turned_away_ms, id
-    HEALTH: str  # ids; returns lane, the destination's epoch, concurrency, the fields of Health
+    HEALTH: str  # ids; returns lane, the destination's epoch, concurrency, failures of its
+    # server, the fields of Health
     SET_HEALTH: str  # bulk: the fields of Health, id
 
 

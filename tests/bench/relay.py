@@ -113,6 +113,7 @@ def _delivery(new: NewCallback) -> Delivery:
         tenant=new.tenant,
         job_id=new.job_id,
         destination=new.destination,
+        lane=new.lane,
         registered=False,
         url=new.url or "",
         body=new.body,

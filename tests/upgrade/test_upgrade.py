@@ -20,6 +20,7 @@ from tests.upgrade.programs import (
     OLD_SECRET,
     PLATFORM_KEY,
     SECRET,
+    SINK,
     TENANT_KEY,
     TENANTS,
     fake_secret,
@@ -62,6 +63,7 @@ def test_a_dispatchers_database_opens_reads_the_same_and_goes_on(
     ):
         check_all_reads_the_same(with_new_fields(said), programs.read_dispatcher(client))
         check_keys_and_secrets(client, said)
+        check_former_ids(client, said)
         check_what_came_before_is_a_duplicate(client, said)
         check_all_is_delivered_once(client, said, sink)
         check_signatures(said, sink)
@@ -95,7 +97,7 @@ def check_all_reads_the_same(said: dict[str, Any], found: dict[str, Any]) -> Non
         }
         destinations = {one["id"]: one for one in is_now["destinations"]}
         for one in was["destinations"]:
-            if "name" in one or one["id"] in destinations:  # idle ones without a name are forgotten
+            if "name" in one:  # a URL without a name is part of a server now
                 but = HEALTH if one["id"] in moving else set()
                 assert without(destinations[one["id"]], but) == without(one, but)
 
@@ -105,7 +107,8 @@ def check_callback(was: dict[str, Any], is_now: dict[str, Any]) -> None:
         assert is_now == was
         return
     for name in ("listed", "shown"):
-        assert without(is_now[name], MOVED) == without(was[name], MOVED)
+        but = MOVED if "destinationName" in was[name] else {*MOVED, "destination"}
+        assert without(is_now[name], but) == without(was[name], but)
     count = len(was["attempts"]["data"])
     assert is_now["attempts"]["data"][:count] == was["attempts"]["data"]
     assert (is_now["payload"], is_now["contentType"]) == (was["payload"], was["contentType"])
@@ -138,6 +141,22 @@ def check_keys_and_secrets(client: httpx.Client, said: dict[str, Any]) -> None:
             for one in said[tenant]["secrets"]
         }
         assert revealed == expected
+
+
+def check_former_ids(client: httpx.Client, said: dict[str, Any]) -> None:
+    """A URL's id of before leads to its server, and finds the callbacks of before."""
+    for tenant in TENANTS:
+        headers = {"Postback-Tenant": tenant}
+        listed = {one["id"] for one in said[tenant]["destinations"]}
+        for one in (found["listed"] for found in said[tenant]["callbacks"].values()):
+            former = one["destination"]
+            if "destinationName" not in one and former in listed:
+                shown = ok(client.get(f"/v1/destinations/{former}", headers=headers))
+                assert shown["url"] == SINK
+                assert shown["id"] != former
+            params = {"destination": former, "limit": "500"}
+            found = ok(client.get("/v1/callbacks", params=params, headers=headers))["data"]
+            assert one["id"] in [callback["id"] for callback in found]
 
 
 def check_what_came_before_is_a_duplicate(client: httpx.Client, said: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "keys": ("id",),
     "secrets": ("id",),
     "destinations": ("id",),
+    "aliases": ("id",),
+    "upgrades": ("what",),
     "lanes": ("id",),
     "turns": ("tenant",),
     "callbacks": ("id",),

@@ -7,12 +7,14 @@ from typing import Final
 
 import psycopg
 
+from dispatcher.store import upgrade
 from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.lanes import next_ready_ms
 from dispatcher.store.postgres import statements
 from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
 from receiver.base import log
+from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import postgres
 from receiver.base.db.postgres import WRITER, Connection, Server, is_lost, line, translated
 
@@ -60,7 +62,28 @@ WITH marked AS (
 def migrate(connection: Connection) -> None:
     """Bring the database to the newest schema. Raises CannotStart when a newer version of this
     program was here, and what the server raises."""
-    postgres.migrate(connection, migrations("postgres"), table=SCHEMA_TABLE, lock=_MIGRATING)
+    postgres.migrate(
+        connection,
+        migrations("postgres"),
+        table=SCHEMA_TABLE,
+        lock=_MIGRATING,
+        writers="^postback [0-9a-f]{8}$",
+        finish=_finish_upgrade,
+    )
+
+
+def _refuse_older(connection: Connection) -> None:
+    postgres.refuse_older(connection, migrations("postgres"), SCHEMA_TABLE)
+
+
+def _finish_upgrade(connection: Connection) -> None:
+    """Do what an upgrade has left to do, slice by slice; nobody else works in the database."""
+    while upgrade.is_due(PostgresTx(connection)):
+        connection.execute("BEGIN")
+        moved = upgrade.move_slice(PostgresTx(connection), now_ms=wall_ms())
+        connection.execute("COMMIT")
+        if moved:
+            _LOG.info("upgrading", destinations=moved)
 
 
 class PostgresTx(Tx, postgres.PostgresTx):
@@ -86,6 +109,7 @@ class PostgresTx(Tx, postgres.PostgresTx):
         self.changes = ChangeSet()
         self.wrote = False
         self.held: frozenset[str] = frozenset()
+        self.blocked: frozenset[str] = frozenset()
 
     def run(self, sql: str, *params: object) -> int:
         self.wrote = True
@@ -133,7 +157,7 @@ class Session(postgres.Session):
 
     def __init__(self, server: Server, *, clock: Callable[[], int]) -> None:
         self.id = os.urandom(12).hex()
-        super().__init__(server, f"postback {self.id[:8]}", WRITER)
+        super().__init__(server, f"postback {self.id[:8]}", WRITER, check=_refuse_older)
         self._clock = clock
         self._notified_s = 0.0
         self._batch = 0
@@ -164,6 +188,7 @@ class Session(postgres.Session):
         """Take a number that no other living session has: its rows of counts are ours alone. An
         earlier session of ours that does not know yet that it is alone is ended, with what it
         holds."""
+        super()._on_connected(connection)
         self._acquired.clear()
         connection.execute(_END_EARLIER, (self._name,))
         row = connection.execute(_TAKE_SHARD).fetchone()

@@ -4,21 +4,32 @@ Lists come as arrays, and rows that are written as one array a column, in one st
 from collections.abc import Iterable, Sequence, Set
 from typing import Any, Final
 
+from dispatcher.ids import destination_of
 from dispatcher.store.claim import READY
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
 from dispatcher.store.tx import Row, Tx
 
 # --- lanes ---
 
+# With those beside them whose work waits for the same server: what these leave free is theirs.
 _LOCK_LANES: Final = """
-SELECT id FROM lanes WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
+SELECT id, blocked = 1 FROM lanes
+WHERE id = ANY(ARRAY(
+    SELECT unnest(?::text[])
+    UNION SELECT l.id FROM (SELECT DISTINCT left(id, 35) AS server FROM unnest(?::text[]) u(id)
+                            WHERE length(id) > 35) s
+    JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1))
+ORDER BY id FOR UPDATE
 """
 
 
 def hold(tx: Tx, lanes: Iterable[str]) -> None:
     """Lock those of these lanes that there are until the end of the transaction."""
     if lanes:
-        tx.held |= {row[0] for row in tx.all(_LOCK_LANES, tx.ids(lanes))}
+        ids = tx.ids(lanes)
+        rows = tx.all(_LOCK_LANES, ids, ids)
+        tx.held |= {row[0] for row in rows}
+        tx.blocked |= {row[0] for row in rows if row[1]}
 
 
 def unheld(tx: Tx, lanes: set[str]) -> set[str]:
@@ -27,45 +38,76 @@ def unheld(tx: Tx, lanes: set[str]) -> set[str]:
     return lanes - tx.held
 
 
+def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
+    """Return the lanes beside these whose work waits for their common server. Differs: those that
+    were locked with them, in the order of all locks; one that another process blocked meanwhile is
+    looked after by the sweeper."""
+    servers = {destination_of(lane) for lane in lanes}
+    return {lane for lane in tx.blocked if destination_of(lane) in servers}
+
+
 MAKE_LANES: Final = """
 INSERT INTO lanes (id, tenant, paused, doomed, concurrency, rate, "window", served_ms)
-SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, v.preset), rate,
-       least(coalesce(concurrency, v.preset), v.first), v.now_ms
-FROM (SELECT ?::integer, ?::integer, ?::bigint) v(preset, first, now_ms), destinations
-WHERE id = ANY(?::text[])
-ORDER BY id
+SELECT u.id, d.tenant, d.paused, d.disabled_reason, coalesce(d.concurrency, v.preset), d.rate,
+       least(coalesce(d.concurrency, v.preset), v.first), v.now_ms
+FROM (SELECT ?::integer, ?::integer, ?::bigint) v(preset, first, now_ms), unnest(?::text[]) u(id)
+JOIN destinations d ON d.id = left(u.id, 35)
+ORDER BY u.id
 ON CONFLICT (id) DO NOTHING
 """
 
 MAKE_SCHEDULES: Final = """
 INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
-WHERE id = ANY(?::text[]) ORDER BY tenant ON CONFLICT DO NOTHING
+WHERE id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)))
+ORDER BY tenant ON CONFLICT DO NOTHING
 """
 
+# Of a server that has several lanes: counted once for all of them. While its circuit is open one
+# probe at a time goes out.
+_SERVERS: Final = """
+SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
+       (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
+        AND state = 'sending') AS sending
+FROM destinations d
+WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id) WHERE length(id) > 35))
+"""
+_SERVER_ROOM: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END - s.sending"
+
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
-REFRESH_LANES: Final = """
-WITH due AS MATERIALIZED (
+REFRESH_LANES: Final = f"""
+WITH server AS MATERIALIZED ({_SERVERS}), due AS MATERIALIZED (
     SELECT l.id,
            l.paused = 0 AND l.doomed IS NULL AND l."window" > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
+           coalesce({_SERVER_ROOM} <= 0, false) AS server_full,
+           coalesce(s.held_until_ms, 0) AS server_held_ms,
            greatest(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
-               ELSE floor(l.paced_ms + 1000 / l.rate)::bigint + 1 END) AS earliest,
+               ELSE floor(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate)::bigint + 1
+               END) AS earliest,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
-    FROM lanes l WHERE l.id = ANY(?::text[])
+    FROM lanes l LEFT JOIN server s ON s.id = left(l.id, 35)
+    WHERE l.id = ANY(?::text[])
 ), ready AS MATERIALIZED (
-    SELECT id, CASE WHEN free AND high IS NOT NULL THEN greatest(high, earliest) END AS high,
-               CASE WHEN free AND normal IS NOT NULL THEN greatest(normal, earliest) END AS normal,
-               CASE WHEN free AND replay IS NOT NULL THEN greatest(replay, earliest) END AS replay
+    SELECT id,
+           CASE WHEN free AND NOT server_full AND high IS NOT NULL
+               THEN greatest(high, earliest, server_held_ms) END AS high,
+           CASE WHEN free AND NOT server_full AND normal IS NOT NULL
+               THEN greatest(normal, earliest, server_held_ms) END AS normal,
+           CASE WHEN free AND NOT server_full AND replay IS NOT NULL
+               THEN greatest(replay, earliest, server_held_ms) END AS replay,
+           (free AND (server_full OR server_held_ms > earliest)
+               AND coalesce(high, normal, replay) IS NOT NULL)::integer AS blocked
     FROM due
 )
-UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay
+UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay,
+                 blocked = r.blocked
 FROM ready r
-WHERE lanes.id = r.id AND (lanes.ready_high IS DISTINCT FROM r.high
+WHERE lanes.id = r.id AND (lanes.ready_high IS DISTINCT FROM r.high OR lanes.blocked <> r.blocked
     OR lanes.ready_normal IS DISTINCT FROM r.normal OR lanes.ready_replay IS DISTINCT FROM r.replay)
 RETURNING lanes.tenant
 """
@@ -120,12 +162,14 @@ DELETE FROM lanes WHERE id = ANY(?::text[]) AND served_ms < ?
 RETURNING id
 """
 
-# One that nobody registered or configured is known by its callbacks alone. Its lane's lock keeps
-# every submit to it waiting until both are gone.
+# One that nobody registered or configured is known by its callbacks alone. A submit that makes a
+# lane for it writes its `last_url_ms`, by which this one sees that it came in between.
 FORGET_DESTINATIONS: Final = """
 DELETE FROM destinations WHERE id = ANY(?::text[])
+    AND coalesce(last_url_ms, 0) < ?
     AND name IS NULL AND paused = 0 AND disabled_reason IS NULL AND concurrency IS NULL
     AND rate IS NULL AND policy IS NULL AND headers = '[]'
+    AND NOT EXISTS (SELECT 1 FROM lanes WHERE id > destinations.id AND id < destinations.id || '/')
 """
 
 # --- submit ---
@@ -134,6 +178,7 @@ TARGETS: Final = """
 SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy, d.headers,
        l.id IS NOT NULL,
        coalesce(l.paused, d.paused, 0) = 0 AND coalesce(l.held_until_ms, 0) <= n.ms
+       AND coalesce(d.held_until_ms, 0) <= n.ms
        AND coalesce(l.rate, d.rate) IS NULL
        AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
                      AND class = 0 AND state = 'pending'), n.ms + 1) > n.ms
@@ -141,16 +186,21 @@ SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy,
                      AND class = 1 AND state = 'pending'), n.ms + 1) > n.ms,
        coalesce(l."window", least(coalesce(d.concurrency, n.concurrency), n.first))
        - (SELECT count(*) FROM callbacks WHERE destination = j.id AND state = 'sending'),
-       coalesce(d.epoch, 0)
+       coalesce(d.epoch, 0),
+       CASE WHEN length(j.id) > 35
+           THEN CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, n.concurrency) END
+               - (SELECT count(*) FROM callbacks WHERE destination > left(j.id, 35)
+                  AND destination < left(j.id, 35) || '/' AND state = 'sending') END,
+       d.last_url, coalesce(d.last_url_ms, 0)
 FROM (SELECT ?::bigint, ?::integer, ?::integer) n(ms, concurrency, first), unnest(?::text[]) j(id)
-LEFT JOIN destinations d ON d.id = j.id
+LEFT JOIN destinations d ON d.id = left(j.id, 35)
 LEFT JOIN lanes l ON l.id = j.id
 """
 
 INSERT_DESTINATIONS: Final = """
-INSERT INTO destinations (id, tenant, url, created_ms)
-SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bigint[])
-ON CONFLICT DO NOTHING
+INSERT INTO destinations (id, tenant, url, created_ms, last_url, last_url_ms)
+SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bigint[], ?::text[], ?::bigint[])
+ON CONFLICT (id) DO UPDATE SET last_url = excluded.last_url, last_url_ms = excluded.last_url_ms
 """
 
 _INSERT_CALLBACKS: Final = f"""
@@ -203,10 +253,13 @@ CROSS JOIN LATERAL (SELECT id, {ready} AS ready FROM lanes
 ORDER BY t.place, l.ready
 """
 
-_LANES: Final = """
+_LANES: Final = f"""
+WITH server AS MATERIALIZED ({_SERVERS})
 SELECT l.id, l.tenant, l."window" - (SELECT count(*) FROM callbacks
-           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms
+           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
+       CASE WHEN s.held_until_ms > ? THEN 0 ELSE {_SERVER_ROOM} END
 FROM unnest(?::text[]) WITH ORDINALITY u(id, place) JOIN lanes l ON l.id = u.id
+LEFT JOIN server s ON s.id = left(l.id, 35)
 ORDER BY u.place
 """
 
@@ -217,7 +270,7 @@ def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: 
     rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
     locked = [row[0] for row in rows]
     tx.held |= set(locked)
-    return tx.all(_LANES, locked) if locked else []
+    return tx.all(_LANES, locked, now_ms, locked) if locked else []
 
 
 DUE: Final = """
@@ -225,7 +278,7 @@ SELECT c.id, c.destination, c.payload_size, coalesce(c.policy, d.policy)
 FROM unnest(?::text[]) u(destination)
 CROSS JOIN LATERAL (SELECT * FROM callbacks WHERE destination = u.destination AND class = ?
                     AND state = 'pending' AND due_ms <= ? ORDER BY due_ms LIMIT ?) c
-JOIN destinations d ON d.id = c.destination
+JOIN destinations d ON d.id = left(c.destination, 35)
 ORDER BY c.destination, c.due_ms
 """
 
@@ -239,7 +292,7 @@ FROM unnest(?::bigint[], ?::float8[], ?::text[]) u(served_ms, paced_ms, id) WHER
 _LEASE: Final = f"""
 UPDATE callbacks c SET state = 'sending', due_ms = NULL, claim = c.claim + 1, lease_ms = u.lease_ms
 FROM unnest(?::bigint[], ?::text[]) u(lease_ms, id), destinations d, payloads p
-WHERE c.id = u.id AND d.id = c.destination AND p.callback = u.id
+WHERE c.id = u.id AND d.id = left(c.destination, 35) AND p.callback = u.id
 RETURNING {LEASED}
 """
 
@@ -290,9 +343,9 @@ WHERE c.id = u.id
 """
 
 HEALTH: Final = """
-SELECT l.id, d.epoch, l.concurrency, l."window", l.failures, l.failing_since_ms, l.openings,
-       l.held_until_ms, l.held_reason, l.turned_away, l.threshold
-FROM lanes l JOIN destinations d ON d.id = l.id
+SELECT l.id, d.epoch, l.concurrency, d.failures, l."window", l.failures, l.failing_since_ms,
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = left(l.id, 35)
 WHERE l.id = ANY(?::text[])
 """
 

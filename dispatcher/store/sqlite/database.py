@@ -14,13 +14,14 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from dispatcher.settings import Settings
-from dispatcher.store import database, lanes
+from dispatcher.store import database, lanes, upgrade
 from dispatcher.store.access import CURRENT_SECRETS, CurrentSecrets, current_secrets
 from dispatcher.store.database import Committed, Counts, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import statements
 from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
+from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import sqlite
 from receiver.base.db.sqlite import (
     FileInUse,
@@ -52,6 +53,7 @@ class SqliteTx(Tx, sqlite.SqliteTx):
     skew_ms = 0
     for_update = ""
     held = frozenset()
+    blocked = frozenset()
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
@@ -155,6 +157,16 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise CannotStart(
             f"{path} cannot be used: {error}; it may not be a database of this program"
         ) from error
+    if upgrade.is_due(SqliteTx(connection)):
+        _upgrade(connection)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Do what an upgrade has left to do, slice by slice."""
+    moved = -1
+    while moved:
+        tx = SqliteTx(connection)
+        moved = in_transaction(connection, partial(upgrade.move_slice, tx, now_ms=wall_ms()))
 
 
 def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:

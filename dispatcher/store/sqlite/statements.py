@@ -21,43 +21,78 @@ def unheld(tx: Tx, lanes: set[str]) -> set[str]:
     return set()
 
 
+_BLOCKED: Final = """
+SELECT l.id FROM (SELECT DISTINCT substr(value, 1, 35) AS server FROM json_each(?)) s
+JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1
+"""
+
+
+def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
+    """Return the lanes beside these whose work waits for their common server."""
+    return {row[0] for row in tx.all(_BLOCKED, tx.ids(lanes))}
+
+
 MAKE_LANES: Final = """
 INSERT INTO lanes (id, tenant, paused, doomed, concurrency, rate, window, served_ms)
-SELECT id, tenant, paused, disabled_reason, coalesce(concurrency, ?1), rate,
-       min(coalesce(concurrency, ?1), ?2), ?3
-FROM destinations WHERE id IN (SELECT value FROM json_each(?4))
-ON CONFLICT (id) DO NOTHING
+SELECT j.value, d.tenant, d.paused, d.disabled_reason, coalesce(d.concurrency, ?1), d.rate,
+       min(coalesce(d.concurrency, ?1), ?2), ?3
+FROM json_each(?4) j JOIN destinations d ON d.id = substr(j.value, 1, 35)
+WHERE true ON CONFLICT (id) DO NOTHING
 """
 
 MAKE_SCHEDULES: Final = """
 INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
-WHERE id IN (SELECT value FROM json_each(?)) ON CONFLICT DO NOTHING
+WHERE id IN (SELECT substr(value, 1, 35) FROM json_each(?)) ON CONFLICT DO NOTHING
 """
 
+# Of a server that has several lanes: counted once for all of them. While its circuit is open
+# one probe at a time goes out.
+_SERVERS: Final = """
+SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
+       (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
+        AND state = 'sending') AS sending
+FROM destinations d
+"""
+_SERVER_ROOM: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END - s.sending"
+
 # "Materialized": else SQLite flattens the look-ups into the WHERE and does each of them twice.
-REFRESH_LANES: Final = """
-WITH due AS MATERIALIZED (
+REFRESH_LANES: Final = f"""
+WITH server AS MATERIALIZED (
+    {_SERVERS} WHERE d.id IN (SELECT substr(value, 1, 35) FROM json_each(?)
+                              WHERE length(value) > 35)
+), due AS MATERIALIZED (
     SELECT l.id,
            NOT l.paused AND l.doomed IS NULL AND l.window > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
+           coalesce({_SERVER_ROOM} <= 0, 0) AS server_full,
+           coalesce(s.held_until_ms, 0) AS server_held_ms,
            max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
-               ELSE CAST(l.paced_ms + 1000 / l.rate AS INTEGER) + 1 END) AS earliest,
+               ELSE CAST(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate AS INTEGER) + 1
+               END) AS earliest,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
            (SELECT min(due_ms) FROM callbacks
                WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
-    FROM lanes l WHERE l.id IN (SELECT value FROM json_each(?))
+    FROM lanes l LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
+    WHERE l.id IN (SELECT value FROM json_each(?))
 ), ready AS MATERIALIZED (
-    SELECT id, CASE WHEN free THEN max(high, earliest) END AS high,
-               CASE WHEN free THEN max(normal, earliest) END AS normal,
-               CASE WHEN free THEN max(replay, earliest) END AS replay
+    SELECT id,
+           CASE WHEN free AND NOT server_full
+               THEN max(high, earliest, server_held_ms) END AS high,
+           CASE WHEN free AND NOT server_full
+               THEN max(normal, earliest, server_held_ms) END AS normal,
+           CASE WHEN free AND NOT server_full
+               THEN max(replay, earliest, server_held_ms) END AS replay,
+           free AND (server_full OR server_held_ms > earliest)
+               AND coalesce(high, normal, replay) IS NOT NULL AS blocked
     FROM due
 )
-UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay
+UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay,
+                 blocked = r.blocked
 FROM ready r
-WHERE lanes.id = r.id AND (lanes.ready_high IS NOT r.high
+WHERE lanes.id = r.id AND (lanes.ready_high IS NOT r.high OR lanes.blocked <> r.blocked
     OR lanes.ready_normal IS NOT r.normal OR lanes.ready_replay IS NOT r.replay)
 RETURNING tenant
 """
@@ -100,8 +135,10 @@ RETURNING id
 # One that nobody registered or configured is known by its callbacks alone.
 FORGET_DESTINATIONS: Final = """
 DELETE FROM destinations WHERE id IN (SELECT value FROM json_each(?))
+    AND coalesce(last_url_ms, 0) < ?
     AND name IS NULL AND paused = 0 AND disabled_reason IS NULL AND concurrency IS NULL
     AND rate IS NULL AND policy IS NULL AND headers = '[]'
+    AND NOT EXISTS (SELECT 1 FROM lanes WHERE id > destinations.id AND id < destinations.id || '/')
 """
 
 # --- submit ---
@@ -110,6 +147,7 @@ TARGETS: Final = """
 SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy, d.headers,
        l.id IS NOT NULL,
        NOT coalesce(l.paused, d.paused, 0) AND coalesce(l.held_until_ms, 0) <= ?1
+       AND coalesce(d.held_until_ms, 0) <= ?1
        AND coalesce(l.rate, d.rate) IS NULL
        AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.value
                      AND class = 0 AND state = 'pending'), ?1 + 1) > ?1
@@ -117,14 +155,21 @@ SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.poli
                      AND class = 1 AND state = 'pending'), ?1 + 1) > ?1,
        coalesce(l.window, min(coalesce(d.concurrency, ?2), ?3))
        - (SELECT count(*) FROM callbacks WHERE destination = j.value AND state = 'sending'),
-       coalesce(d.epoch, 0)
+       coalesce(d.epoch, 0),
+       CASE WHEN length(j.value) > 35
+           THEN CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, ?2) END
+               - (SELECT count(*) FROM callbacks WHERE destination > substr(j.value, 1, 35)
+                  AND destination < substr(j.value, 1, 35) || '/' AND state = 'sending') END,
+       d.last_url, coalesce(d.last_url_ms, 0)
 FROM json_each(?4) j
-LEFT JOIN destinations d ON d.id = j.value
+LEFT JOIN destinations d ON d.id = substr(j.value, 1, 35)
 LEFT JOIN lanes l ON l.id = j.value
 """
 
 INSERT_DESTINATIONS: Final = """
-INSERT INTO destinations (id, tenant, url, created_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING
+INSERT INTO destinations (id, tenant, url, created_ms, last_url, last_url_ms)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET last_url = excluded.last_url, last_url_ms = excluded.last_url_ms
 """
 
 _PLACE: Final = {name: f"?{n}" for n, name in enumerate(NEW_CALLBACK, 1)}
@@ -163,18 +208,26 @@ WAITING_TENANTS: Final = "SELECT count(*) FROM ({})".format(
 )
 
 _LANES: Final = """
+WITH ready AS MATERIALIZED (
+    SELECT l.*, t.key AS place, l.{ready} AS ready_ms
+    FROM json_each(?1) t
+    JOIN lanes l ON l.id IN (SELECT id FROM lanes WHERE tenant = t.value AND {ready} <= ?2
+                             ORDER BY {ready} LIMIT ?3)
+), server AS MATERIALIZED (
+    {servers} WHERE d.id IN (SELECT substr(id, 1, 35) FROM ready WHERE length(id) > 35)
+)
 SELECT l.id, l.tenant, l.window - (SELECT count(*) FROM callbacks
-           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms
-FROM json_each(?1) t
-JOIN lanes l ON l.id IN (SELECT id FROM lanes WHERE tenant = t.value AND {ready} <= ?2
-                         ORDER BY {ready} LIMIT ?3)
-ORDER BY t.key, l.{ready}
+           WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
+       CASE WHEN s.held_until_ms > ?2 THEN 0 ELSE {room} END
+FROM ready l LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
+ORDER BY l.place, l.ready_ms
 """
 
 
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
     """Return at most `limit` ready lanes of each tenant, in the order in which they are served."""
-    return tx.all(_LANES.format(ready=ready), tx.ids(tenants), now_ms, limit)
+    sql = _LANES.format(ready=ready, servers=_SERVERS, room=_SERVER_ROOM)
+    return tx.all(sql, tx.ids(tenants), now_ms, limit)
 
 
 DUE: Final = """
@@ -183,7 +236,7 @@ FROM json_each(?1) j
 JOIN callbacks c ON c.id IN (
     SELECT id FROM callbacks WHERE destination = j.value AND class = ?2 AND state = 'pending'
     AND due_ms <= ?3 ORDER BY due_ms LIMIT ?4)
-JOIN destinations d ON d.id = c.destination
+JOIN destinations d ON d.id = substr(c.destination, 1, 35)
 ORDER BY c.destination, c.due_ms
 """
 
@@ -198,7 +251,7 @@ _LEASED: Final = f"""
 SELECT {LEASED}
 FROM json_each(?) j
 JOIN callbacks c ON c.id = j.value
-JOIN destinations d ON d.id = c.destination
+JOIN destinations d ON d.id = substr(c.destination, 1, 35)
 JOIN payloads p ON p.callback = c.id
 """
 
@@ -242,9 +295,9 @@ def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
 SET_TURNED_AWAY: Final = "UPDATE callbacks SET turned_away = ?, turned_away_ms = ? WHERE id = ?"
 
 HEALTH: Final = """
-SELECT l.id, d.epoch, l.concurrency, l.window, l.failures, l.failing_since_ms, l.openings,
-       l.held_until_ms, l.held_reason, l.turned_away, l.threshold
-FROM lanes l JOIN destinations d ON d.id = l.id
+SELECT l.id, d.epoch, l.concurrency, d.failures, l.window, l.failures, l.failing_since_ms,
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = substr(l.id, 1, 35)
 WHERE l.id IN (SELECT value FROM json_each(?))
 """
 

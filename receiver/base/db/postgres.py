@@ -16,7 +16,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
 from receiver.base.db.group_commit import PoisonedBatch, RetryBatch
-from receiver.base.db.migrate import Migration, missing
+from receiver.base.db.migrate import Migration, missing, reads_from
 from receiver.base.db.url import POSTGRES_TAKES, DatabaseURLError, redacted
 
 T = TypeVar("T")
@@ -197,23 +197,76 @@ def migrate(
     *,
     table: str,
     lock: int,
+    writers: str,
     schema: str | None = None,
+    finish: Callable[[Connection], None] | None = None,
 ) -> None:
     """Bring the database to the newest schema; processes that start at once do so one after the
     other, under the advisory lock `lock`. `table` holds the versions; `schema` is made where it is
-    missing. Raises CannotOpen, and what the server raises."""
+    missing; `finish` does what SQL alone cannot, before others may start.
+
+    Processes whose sessions `writers` names (a pattern) and that are too old for a migration must
+    have stopped before. Raises CannotOpen, and what the server raises.
+    """
     connection.execute(f"SELECT pg_advisory_lock({lock})".encode())
     try:
         if schema is not None:
             _make_schema(connection, schema)
-        record = f"CREATE TABLE IF NOT EXISTS {table} (version integer PRIMARY KEY)"
-        for number, script in missing(schema_version(connection, table), known):
-            written = f"INSERT INTO {table} (version) VALUES ({number})"  # noqa: S608 - ours
+        record = (
+            f"CREATE TABLE IF NOT EXISTS {table} (version integer PRIMARY KEY);\n"
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS reads_from integer"
+        )
+        found = schema_version(connection, table)
+        todo = missing(found, known, oldest_reader(connection, table))
+        if found and any(reads_from(migration) > found for migration in todo):
+            _refuse_beside(connection, writers)
+        for number, script in todo:
+            values = f"({number}, {reads_from((number, script))})"
+            written = f"INSERT INTO {table} (version, reads_from) VALUES {values}"  # noqa: S608 - ours
             connection.execute(f"BEGIN;\n{script};\n{record};\n{written};\nCOMMIT".encode())
+        if finish is not None:
+            finish(connection)
     finally:
         if not connection.closed:
             connection.execute("ROLLBACK")
             connection.execute(f"SELECT pg_advisory_unlock({lock})".encode())
+
+
+def _refuse_beside(connection: Connection, writers: str) -> None:
+    """Raise CannotOpen while processes of an older version use the database."""
+    others = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name ~ %s AND pid <> pg_backend_pid()",
+        (writers,),
+    ).fetchone()
+    if others is not None and others[0]:
+        raise CannotOpen(
+            f"{others[0]} process(es) of an older version use the database, and could not go on "
+            "beside the schema of this one: stop them first"
+        )
+
+
+def oldest_reader(connection: Connection, table: str) -> int | None:
+    """Return the oldest schema whose program may use the database; None where it does not say."""
+    there = connection.execute(
+        "SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass(%s) AND attname = 'reads_from'",
+        (table,),
+    ).fetchone()
+    if there is None:
+        return None
+    row = connection.execute(f"SELECT max(reads_from) FROM {table}".encode()).fetchone()  # noqa: S608 - a constant of ours
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def refuse_older(connection: Connection, known: list[Migration], table: str) -> None:
+    """Raise DatabaseUnavailable where a newer version brought the database, while this process was
+    away, to a schema that it must not use."""
+    oldest = oldest_reader(connection, table)
+    if oldest is not None and oldest > known[-1][0]:
+        raise DatabaseUnavailable(
+            f"the database is for versions that know schema {oldest}, this one knows "
+            f"{known[-1][0]}: restart with the newer version"
+        )
 
 
 def _make_schema(connection: Connection, schema: str) -> None:
@@ -299,10 +352,19 @@ class Session:
     """The one connection that writes; a lost one is replaced when it is next needed. Used on the
     writer's thread only."""
 
-    def __init__(self, server: Server, name: str, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        name: str,
+        settings: Mapping[str, str],
+        *,
+        check: Callable[[Connection], None] | None = None,
+    ) -> None:
+        """`check` is called with each new connection, and may refuse the database."""
         self._server = server
         self._name = name
         self._settings = settings
+        self._check = check
         self._connection: Connection | None = None
 
     def connected(self) -> Connection:
@@ -324,6 +386,8 @@ class Session:
 
     def _on_connected(self, connection: Connection) -> None:
         """Prepare a new connection."""
+        if self._check is not None:
+            self._check(connection)
 
     def begin_with(self, begin: Callable[[Connection], T]) -> T:
         """Return what `begin(connection)` does, which begins a transaction. A connection that was

@@ -19,6 +19,7 @@ from receiver.base.db.postgres import (
     Session,
     commit_with_retries,
     migrate,
+    refuse_older,
 )
 from receiver.inbox.postgres import statements
 
@@ -29,6 +30,10 @@ MIGRATIONS: Final = migrations("receiver.inbox.postgres")
 # Any number will do, as long as nobody else takes it for a lock of their own in this database.
 _MIGRATING: Final = 0x7265636569766572
 _IN_SCHEMA: Final = {"search_path": SCHEMA}
+
+
+_SCHEMA_TABLE: Final = "schema_version"
+_WRITER_NAME: Final = "postback receiver"
 
 
 class PostgresDatabase:
@@ -43,7 +48,9 @@ class PostgresDatabase:
         """Raise CannotOpen for what is no URL of a PostgreSQL database."""
         self.lease_s: float | None = lease_s
         self._server = Server(url)
-        self._session = Session(self._server, "postback receiver", {**_IN_SCHEMA, **WRITER})
+        self._session = Session(
+            self._server, _WRITER_NAME, {**_IN_SCHEMA, **WRITER}, check=_refuse_older
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inbox-writer")
         self._readers = Readers(
             self._server,
@@ -84,7 +91,7 @@ class PostgresDatabase:
         """Differs: vacuum is the server's own affair."""
 
     def _prepare(self) -> None:
-        self._server.opened("postback receiver", {**_IN_SCHEMA, **QUIET}, _migrate).close()
+        self._server.opened(f"{_WRITER_NAME} migration", {**_IN_SCHEMA, **QUIET}, _migrate).close()
 
     def _commit_once(self, apply: Callable[[Any, bool], T], isolate: bool) -> T:
         tx = self._session.begin_with(_begin)
@@ -98,7 +105,18 @@ class PostgresDatabase:
 
 
 def _migrate(connection: Connection) -> None:
-    migrate(connection, MIGRATIONS, table="schema_version", lock=_MIGRATING, schema=SCHEMA)
+    migrate(
+        connection,
+        MIGRATIONS,
+        table=_SCHEMA_TABLE,
+        lock=_MIGRATING,
+        schema=SCHEMA,
+        writers=f"^{_WRITER_NAME}$",
+    )
+
+
+def _refuse_older(connection: Connection) -> None:
+    refuse_older(connection, MIGRATIONS, _SCHEMA_TABLE)
 
 
 def _begin(connection: Connection) -> PostgresTx:

@@ -134,15 +134,37 @@ async def test_a_patch_that_cannot_be_meant_is_refused(
     assert reject(answer, 422, "VALIDATION_ERROR")["field"] == field
 
 
-async def test_an_unregistered_destination_is_listed_without_its_query(
+async def test_an_unregistered_destination_is_listed_as_its_server(
     api: httpx.AsyncClient,
 ) -> None:
-    """A token in a callback URL's query is not shown with the destination."""
-    url = "http://127.0.0.1:9/hook?token=t0ken"
-    await api.post("/v1/callbacks", json={"jobId": "j", "callbackUrl": url, "payload": 1})
+    """With the URL used last; one of two spellings of a server is the same."""
+    for url in ("http://127.0.0.1:9/job-1", "HTTP://127.0.0.1:9/job-2?token=t0ken"):
+        await api.post("/v1/callbacks", json={"jobId": url, "callbackUrl": url, "payload": 1})
     page = (await api.get(URL)).json()
-    assert [one["url"] for one in page["data"]] == ["http://127.0.0.1:9/hook"]
+    assert [(one["url"], one["lastUrl"]) for one in page["data"]] == [
+        ("http://127.0.0.1:9", "HTTP://127.0.0.1:9/job-2?token=t0ken")
+    ]
     assert "name" not in page["data"][0]
+    for url, found in (("http://127.0.0.1:9/job-1", 1), ("http://127.0.0.1:9/none", 0)):
+        listed = await api.get("/v1/callbacks", params={"callbackUrl": url})
+        assert len(listed.json()["data"]) == found
+    for which in (page["data"][0]["id"], "http://127.0.0.1:9"):
+        listed = await api.get("/v1/callbacks", params={"destination": which})
+        assert len(listed.json()["data"]) == 2
+
+
+async def test_a_test_goes_to_the_url_used_last_or_to_one_of_the_server(
+    api: httpx.AsyncClient,
+) -> None:
+    url = "http://127.0.0.1:9/hook"
+    await api.post("/v1/callbacks", json={"jobId": "j", "callbackUrl": url, "payload": 1})
+    ((shown,),) = ((await api.get(URL)).json()["data"],)
+    test = f"{URL}/{shown['id']}/test"
+    for body in (None, {}, {"url": "http://127.0.0.1:9/other"}):
+        answer = await (api.post(test) if body is None else api.post(test, json=body))
+        assert (answer.status_code, answer.json()["outcome"]) == (200, "unreachable")
+    answer = await api.post(test, json={"url": "http://127.0.0.1:10/other"})
+    assert answer.status_code == 422
 
 
 async def test_an_unregistered_destination_has_limits_but_no_url_of_its_own(

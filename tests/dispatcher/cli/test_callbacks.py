@@ -159,13 +159,15 @@ def test_list_finds_by_every_filter(
 
 
 def test_list_finds_by_destination(cli: Run, client: Client, service: Running) -> None:
-    """By URL and by id."""
+    """By server and by id; and by the exact URL."""
     made = client.submit("job_1", {}, callback_url=service.hook(200))
     client.submit("job_2", {}, callback_url=service.hook(200, "other"))
-    by_url = cli("list", "--destination", service.hook(200), "--json")
+    client.submit("job_3", {}, callback_url="http://127.0.0.1:9/elsewhere")
+    by_url = cli("list", "--callback-url", service.hook(200), "--json")
     assert [one["jobId"] for one in by_url.lines] == ["job_1"]
-    by_id = cli("list", "--destination", client.get(made.id).destination, "--json")
-    assert [one["jobId"] for one in by_id.lines] == ["job_1"]
+    for which in (service.hook(200, "any"), client.get(made.id).destination):
+        found = cli("list", "--destination", which, "--json")
+        assert [one["jobId"] for one in found.lines] == ["job_2", "job_1"]
 
 
 def test_list_says_when_nothing_matches(cli: Run) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from dispatcher.filters import Filter
-from dispatcher.ids import destination_id, new_id
+from dispatcher.ids import destination_id, lane_id, new_id
 from dispatcher.outcome import Kind, Outcome
 from dispatcher.policy import Verdict, load
 from dispatcher.settings import Settings
@@ -37,7 +37,8 @@ T0: Final = 1_790_000_000_000  # where each test's clock starts: a time in 2026
 DAY_MS: Final = 86_400_000
 LEASE_MS: Final = 25_000  # the default policy's timeout and the default margin
 PLENTY: Final = 1 << 40
-URL: Final = "http://127.0.0.1:9/hook"
+SERVER: Final = "http://127.0.0.1:9"
+URL: Final = f"{SERVER}/hook"
 TENANT: Final = "acme"
 
 Make = Callable[[Path, dict[str, Any]], Store]
@@ -108,7 +109,7 @@ def callback(
 ) -> NewCallback:
     """A submit as the API builds it; `key` is an explicit idempotency key."""
     where = destination_id(tenant, name=name, url=url)
-    natural = f"job\0{tenant}\0{job}\0{job_status}\0{where}"
+    natural = f"job\0{tenant}\0{job}\0{job_status}\0{name or url}"
     digest = sha256(body).digest()
     return NewCallback(
         id=new_id("cb", now_ms),
@@ -117,6 +118,7 @@ def callback(
         job_status=job_status,
         priority=priority,
         destination=where,
+        lane=where if name else lane_id(tenant, url),
         destination_name=name,
         url=None if name else url,
         body=body,
@@ -146,6 +148,7 @@ def outcome(
         kind=kind,
         started_ms=now_ms,
         duration_ms=1.5,
+        connected=kind not in ("unreachable", "tls_error"),
         status_code=code if kind == "answered" else None,
         error=None if code and code < 300 else f"answered {code}",
         excerpt="ok",

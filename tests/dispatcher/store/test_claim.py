@@ -13,7 +13,8 @@ from tests.dispatcher.store.conftest import Build
 
 
 def urls(count: int) -> list[str]:
-    return [f"http://127.0.0.1:9/lane-{n:05}" for n in range(count)]
+    """As many servers."""
+    return [f"http://lane-{n:05}.test/hook" for n in range(count)]
 
 
 def jobs(deliveries: list[Delivery]) -> list[str]:

@@ -4,7 +4,7 @@ import pytest
 
 from dispatcher.policy import PRESETS
 from dispatcher.store.errors import Conflict, NotFound
-from tests.dispatcher.store.builders import DAY_MS, TENANT, URL, World, raises
+from tests.dispatcher.store.builders import DAY_MS, SERVER, TENANT, URL, World, raises
 
 
 async def test_a_registered_destination_reads_back_by_id_and_by_name(world: World) -> None:
@@ -28,12 +28,16 @@ async def test_a_name_is_taken_once_per_tenant(world: World) -> None:
     assert (await world.destination("named")).id != theirs.id
 
 
-async def test_a_url_is_a_destination_from_its_first_callback_on(world: World) -> None:
+async def test_a_server_is_a_destination_from_its_first_callback_on(world: World) -> None:
+    """Whatever the paths: `last_url` is the last one used."""
     await raises(NotFound, world.destination())
     await world.submit("a", handover=True)
     await world.submit("b")
-    shown = await world.destination()
-    assert (shown.name, shown.url, shown.backlog, shown.sending) == (None, URL, 1, 1)
+    await world.submit("c", url=URL + "/job-c?token=1")
+    for which in (URL, SERVER, SERVER + "/other"):
+        shown = await world.destination(which)
+        assert (shown.name, shown.url, shown.backlog, shown.sending) == (None, SERVER, 2, 1)
+        assert shown.last_url == URL + "/job-c?token=1"
 
 
 async def test_pages_are_in_the_order_of_ids_and_of_one_tenant_only(world: World) -> None:

@@ -235,18 +235,18 @@ async def test_mending_walks_all_lanes_in_slices(world: World) -> None:
 
 async def test_idle_lanes_are_forgotten_and_busy_ones_never(world: World) -> None:
     """I7: also those of a peer that never answered."""
-    await world.ended("idle", url=URL + "/idle")
-    failed = (await world.submit("failing", url=URL + "/failing", handover=True)).delivery
+    await world.ended("idle", url="http://idle.test/")
+    failed = (await world.submit("failing", url="http://failing.test/", handover=True)).delivery
     assert failed is not None
     await world.settle(failed, "dead", kind="timeout")
-    await world.submit("waiting", url=URL + "/waiting")
-    await world.change(URL + "/waiting", paused=True)
-    await world.submit("sending", url=URL + "/sending", handover=True)
+    await world.submit("waiting", url="http://waiting.test/")
+    await world.change("http://waiting.test", paused=True)
+    await world.submit("sending", url="http://sending.test/", handover=True)
     await world.register("kept")
     await world.store.repair_lanes(now_ms=world.tick(2 * DAY_MS), after="", limit=100)
     found, _ = await world.store.destinations(TENANT, after=None, limit=100)
-    assert {one.name or one.url.removeprefix(URL) for one in found} == {
-        "/waiting",
-        "/sending",
+    assert {one.name or one.url for one in found} == {
+        "http://waiting.test:80",
+        "http://sending.test:80",
         "kept",
     }

@@ -10,18 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.filters import Filter
+from dispatcher.ids import server_of
 from dispatcher.states import STATES
 from dispatcher.store.errors import NotFound, PayloadGone
 from dispatcher.store.requests import Retention
 from dispatcher.values import Callback
 from tests.dispatcher.store.builders import FACTORIES, T0, TENANT, URL, World, raises
 
-URLS: Final = (URL, URL + "/b")
+URLS: Final = (URL, "http://other.test/b")
 FIELDS: Final[dict[str, tuple[Any, ...]]] = {
     "status": STATES,
     "job_status": ("completed", "failed", "none"),
     "job_id": ("job-3", "job-8", "job-none"),
-    "destination": (URL, URL + "/b?query=1", "named", "ds_" + "0" * 32),
+    "destination": (URL, "HTTP://other.test", "named", "ds_" + "0" * 32),
+    "callback_url": (URL, "http://other.test/b", URL + "?query=1"),
     "priority": ("high", "normal"),
     "error": ("http_404", "timeout", "http_500"),
     "since_ms": (T0, T0 + 15, T0 + 10_000),
@@ -61,14 +63,18 @@ async def filled(world: World) -> World:
 
 def matches(found: Callback, wanted: Filter) -> bool:
     """The filter's meaning, told without SQL."""
-    where = (wanted.destination or "").split("?")[0]
-    by_url = found.destination_name is None and found.url.split("?")[0] == where
+    where = wanted.destination or ""
+    by_url = found.destination_name is None and server_of(found.url) == server_of(where)
     return (
         (wanted.status in (None, found.state))
         and (wanted.job_status in (None, found.job_status))
         and (wanted.job_id in (None, found.job_id))
         and (wanted.priority in (None, found.priority))
         and (wanted.error in (None, found.last_error))
+        and (
+            wanted.callback_url is None
+            or (found.destination_name is None and found.url == wanted.callback_url)
+        )
         and (not where or where in (found.destination_name, found.destination) or by_url)
         and (wanted.since_ms is None or found.created_ms >= wanted.since_ms)
         and (wanted.until_ms is None or found.created_ms < wanted.until_ms)

@@ -12,6 +12,7 @@ from dispatcher.policy import Policy as Rule
 from dispatcher.store.errors import DestinationDisabled, KeyReused, NotFound
 from tests.dispatcher.store.builders import (
     DAY_MS,
+    SERVER,
     T0,
     TENANT,
     URL,
@@ -176,19 +177,23 @@ async def test_a_url_whose_destination_was_removed_can_be_submitted_to_again(wor
     assert (await world.destination()).disabled_reason is None
 
 
-async def test_a_new_destination_is_its_url_without_query_and_fragment(world: World) -> None:
-    """What comes after the path may be a token, and is in no listing."""
+async def test_a_new_destination_is_its_urls_server(world: World) -> None:
     await world.submit("a", url=URL + "?token=1#part")
-    assert (await world.destination()).url == URL
+    assert (await world.destination()).url == SERVER
     delivery = await world.one()
     assert delivery.url == URL + "?token=1#part"
 
 
-async def test_a_url_is_one_destination_whatever_its_query(world: World) -> None:
+async def test_a_server_is_one_destination_whatever_path_and_query(world: World) -> None:
     await world.submit("a", url=URL + "?token=1")
     await world.submit("b", url=URL + "?token=2")
-    (found,), _ = await world.store.destinations(TENANT, after=None, limit=10)
-    assert (found.url, found.backlog) == (URL, 2)
+    await world.submit("c", url=SERVER + "/other")
+    await world.submit("d", url="http://127.0.0.1:10/hook")
+    found, _ = await world.store.destinations(TENANT, after=None, limit=10)
+    assert {(one.url, one.backlog) for one in found} == {
+        (SERVER, 3),
+        ("http://127.0.0.1:10", 1),
+    }
 
 
 # --- hand-over (D6) ---
