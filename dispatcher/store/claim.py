@@ -9,6 +9,7 @@ from dispatcher import fairness
 from dispatcher import policy as policies
 from dispatcher.ids import destination_of
 from dispatcher.store import rows
+from dispatcher.store.lanes import server_rooms
 from dispatcher.store.requests import ClaimRequest, Rules
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
@@ -113,13 +114,17 @@ def _servers(
     """Return how many more each server with several lanes may have in flight, all lanes together;
     and rate and `paced_ms` of those with a rate, which are held from now on. One that another
     process holds is left to it."""
-    room_of, rated = {}, set()
-    for lane, _tenant, _free, rate, _paced_ms, server_room in lanes:
+    seeming: dict[str, tuple[int, int]] = {}
+    rated = set()
+    for lane, _tenant, _free, rate, _paced_ms, server_room, server_max in lanes:
         if server_room is not None:
             server = destination_of(lane)
-            room_of[server] = server_room - room.taken[server]
+            seeming[server] = server_room, server_max
             if rate is not None:
                 rated.add(server)
+    room_of = {
+        server: count - room.taken[server] for server, count in server_rooms(tx, seeming).items()
+    }
     if not rated:
         return room_of, {}
     pace = {
@@ -151,7 +156,7 @@ def _pace(
 
 
 def _ready_lane(row: Row, room: _Room, now_ms: int) -> fairness.ReadyLane:
-    lane, tenant, window_free, rate, paced_ms, server_room = row
+    lane, tenant, window_free, rate, paced_ms, server_room, _server_max = row
     free = window_free - room.taken[lane]
     paced = fairness.paced_room(rate, paced_ms, now_ms) if server_room is None else None
     return fairness.ReadyLane(
@@ -179,7 +184,7 @@ def _due(
 def _serve(tx: Tx, lanes: Sequence[Row], taken: Mapping[str, int], now_ms: int) -> None:
     """Lanes and tenants that were served go behind all others that are ready."""
     served = []
-    for lane, tenant, _free, rate, paced_ms, _server_room in lanes:
+    for lane, tenant, _free, rate, paced_ms, _server_room, _server_max in lanes:
         if not taken[lane]:
             continue
         paced = (

@@ -56,6 +56,7 @@ class _Target:
     open: bool
     room: int
     server_room: int | None
+    server_max: int
     epoch: int
     last_url: str | None
     last_url_ms: int
@@ -74,7 +75,7 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     targets = _open_targets(tx, requests, rules)
     results: Results = {}
     values: dict[str, Row] = {}
-    handed: Counter[str] = Counter()
+    server_rooms, handed = _server_rooms(tx, requests, targets), Counter[str]()
     earlier = _earlier(tx, requests, rules)
     for request in requests:
         new, target = request.new, targets[request.new.lane]
@@ -89,7 +90,7 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
         direct = request.handover and target.open and target.room > 0
         direct = direct and new.not_before_ms is None
         if direct and target.server_room is not None:
-            direct = target.server_room > handed[new.destination]
+            direct = server_rooms[new.destination] > handed[new.destination]
             handed[new.destination] += direct
         if direct:
             target.room -= 1
@@ -111,6 +112,18 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
             stored = _drop_duplicates(tx, stored, present, values, results, rules)
         _insert_parts(tx, stored, results)
     return [results[request.new.id] for request in requests]
+
+
+def _server_rooms(
+    tx: Tx, requests: Sequence[SubmitRequest], targets: Mapping[str, _Target]
+) -> dict[str, int]:
+    """Return how many of the batch may go at once to each server that has several lanes."""
+    seeming = {}
+    for request in requests:
+        target = targets[request.new.lane]
+        if request.handover and target.open and target.room > 0 and target.server_room is not None:
+            seeming[request.new.destination] = target.server_room, target.server_max
+    return lanes.server_rooms(tx, seeming)
 
 
 def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> dict[str, _Target]:
@@ -149,6 +162,7 @@ def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[s
             room=room,
             epoch=epoch,
             server_room=server_room,
+            server_max=server_max,
             last_url=last_url,
             last_url_ms=last_url_ms,
         )
@@ -165,6 +179,7 @@ def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[s
             room,
             epoch,
             server_room,
+            server_max,
             last_url,
             last_url_ms,
         ) in found

@@ -156,7 +156,7 @@ class Statements(Protocol):
     ) -> list[Row]:
         """Return at most `limit` ready lanes of each tenant, in the order in which they are to be
         served and held from now on: id, tenant, free slots, rate, paced_ms, and how many more its
-        server may have in flight (None where that has one lane)."""
+        server may have in flight (None where that has one lane), and how many at most."""
 
     DUE: str  # ids, class, now_ms, limit
     SERVE_LANES: str  # bulk: served_ms, paced_ms, id

@@ -62,10 +62,10 @@ def is_due(tx: Tx) -> bool:
     return tx.one(sql) is not None
 
 
-def move_slice(tx: Tx, *, now_ms: int) -> int:
+def move_slice(tx: Tx, *, now_ms: int, limit: int = SLICE) -> int:
     """Turn some more destinations of the earlier rule into what they are now; returns how many, 0
     once all are done."""
-    earlier = tx.all(_EARLIER, SLICE)
+    earlier = tx.all(_EARLIER, limit)
     if not earlier:
         tx.run("UPDATE upgrades SET done_ms = ? WHERE what = 'lanes'", now_ms)
         return 0

@@ -71,7 +71,8 @@ SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
 FROM destinations d
 WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id) WHERE length(id) > 35))
 """
-_SERVER_ROOM: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END - s.sending"
+_SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
+_SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
 
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
 REFRESH_LANES: Final = f"""
@@ -191,6 +192,7 @@ SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy,
            THEN CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, n.concurrency) END
                - (SELECT count(*) FROM callbacks WHERE destination > left(j.id, 35)
                   AND destination < left(j.id, 35) || '/' AND state = 'sending') END,
+       CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, n.concurrency) END,
        d.last_url, coalesce(d.last_url_ms, 0)
 FROM (SELECT ?::bigint, ?::integer, ?::integer) n(ms, concurrency, first), unnest(?::text[]) j(id)
 LEFT JOIN destinations d ON d.id = left(j.id, 35)
@@ -257,7 +259,7 @@ _LANES: Final = f"""
 WITH server AS MATERIALIZED ({_SERVERS})
 SELECT l.id, l.tenant, l."window" - (SELECT count(*) FROM callbacks
            WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
-       CASE WHEN s.held_until_ms > ? THEN 0 ELSE {_SERVER_ROOM} END
+       CASE WHEN s.held_until_ms > ? THEN 0 ELSE {_SERVER_ROOM} END, {_SERVER_CAP}
 FROM unnest(?::text[]) WITH ORDINALITY u(id, place) JOIN lanes l ON l.id = u.id
 LEFT JOIN server s ON s.id = left(l.id, 35)
 ORDER BY u.place

@@ -53,7 +53,8 @@ SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
         AND state = 'sending') AS sending
 FROM destinations d
 """
-_SERVER_ROOM: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END - s.sending"
+_SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
+_SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
 
 # "Materialized": else SQLite flattens the look-ups into the WHERE and does each of them twice.
 REFRESH_LANES: Final = f"""
@@ -160,6 +161,7 @@ SELECT j.value, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.poli
            THEN CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, ?2) END
                - (SELECT count(*) FROM callbacks WHERE destination > substr(j.value, 1, 35)
                   AND destination < substr(j.value, 1, 35) || '/' AND state = 'sending') END,
+       CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, ?2) END,
        d.last_url, coalesce(d.last_url_ms, 0)
 FROM json_each(?4) j
 LEFT JOIN destinations d ON d.id = substr(j.value, 1, 35)
@@ -218,7 +220,7 @@ WITH ready AS MATERIALIZED (
 )
 SELECT l.id, l.tenant, l.window - (SELECT count(*) FROM callbacks
            WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
-       CASE WHEN s.held_until_ms > ?2 THEN 0 ELSE {room} END
+       CASE WHEN s.held_until_ms > ?2 THEN 0 ELSE {room} END, {cap}
 FROM ready l LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
 ORDER BY l.place, l.ready_ms
 """
@@ -226,7 +228,7 @@ ORDER BY l.place, l.ready_ms
 
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
     """Return at most `limit` ready lanes of each tenant, in the order in which they are served."""
-    sql = _LANES.format(ready=ready, servers=_SERVERS, room=_SERVER_ROOM)
+    sql = _LANES.format(ready=ready, servers=_SERVERS, room=_SERVER_ROOM, cap=_SERVER_CAP)
     return tx.all(sql, tx.ids(tenants), now_ms, limit)
 
 

@@ -254,7 +254,9 @@ def oldest_reader(connection: Connection, table: str) -> int | None:
     ).fetchone()
     if there is None:
         return None
-    row = connection.execute(f"SELECT max(reads_from) FROM {table}".encode()).fetchone()  # noqa: S608 - a constant of ours
+    row = connection.execute(
+        f"SELECT max(coalesce(reads_from, version)) FROM {table}".encode()
+    ).fetchone()  # noqa: S608 - a constant of ours
     return None if row is None or row[0] is None else int(row[0])
 
 

@@ -108,6 +108,7 @@ class Sink:
     arrivals: dict[str, list[Arrival]] = field(default_factory=lambda: defaultdict(list))
     running: Counter[str] = field(default_factory=Counter)
     most: Counter[str] = field(default_factory=Counter)
+    most_of_all: int = 0
     twice_at_once: int = 0
     _open: Counter[str] = field(default_factory=Counter)
 
@@ -116,6 +117,7 @@ class Sink:
         self.running[where] += 1
         self._open[one] += 1
         self.most[where] = max(self.most[where], self.running[where])
+        self.most_of_all = max(self.most_of_all, sum(self.running.values()))
         self.twice_at_once += self._open[one] > 1
         try:
             await request.read()

@@ -56,7 +56,7 @@ async def filled(path: Path, count: int) -> World:
 
 async def _one(world: World, number: int) -> None:
     state = STATES[number % 5]
-    url = f"http://127.0.0.1:9/{state}/{number // 5 // 8}"
+    url = f"http://{state}-{number // 5 // 8}.test/"
     submitted = await world.submit(
         f"job-{number}",
         url=url,

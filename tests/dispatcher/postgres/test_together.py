@@ -79,7 +79,7 @@ async def test_racing_claims_lease_everything_once(together: Together) -> None:
     """I4."""
     worlds = [await together.join(slots=1_000) for _ in range(3)]
     for n in range(10):
-        await worlds[0].many(8, f"job-{n}", url=f"{URL}/{n}")
+        await worlds[0].many(8, f"job-{n}", url=f"http://host-{n}.test/")
     got: list[str] = []
     while worlds[0].store.queued() and len(got) < 80:
         for part in await asyncio.gather(*(world.claim(7) for world in worlds)):
@@ -92,14 +92,33 @@ async def test_racing_hand_overs_stay_within_one_window(together: Together) -> N
     worlds = [await together.join() for _ in range(3)]
     for n in range(5):
         submits = [
-            world.submit(f"job-{n}-{who}-{m}", url=f"{URL}/{n}", handover=True)
+            world.submit(f"job-{n}-{who}-{m}", url=f"http://host-{n}.test/", handover=True)
             for who, world in enumerate(worlds)
             for m in range(10)
         ]
         answers = await asyncio.gather(*submits)
         assert sum(one.delivery is not None for one in answers) == 8
-        shown = await worlds[0].destination(f"{URL}/{n}")
+        shown = await worlds[0].destination(f"http://host-{n}.test")
         assert (shown.sending, shown.backlog) == (8, 22)
+
+
+async def test_racing_leases_stay_within_their_servers_bound(together: Together) -> None:
+    """On different lanes of one server, by direct dispatch and by claims."""
+    worlds = [await together.join() for _ in range(3)]
+    await worlds[0].submit("first", url="http://host.test/", handover=True)
+    await worlds[0].change("http://host.test", concurrency=5)
+    for n in range(5):
+        submits = [
+            world.submit(f"job-{n}-{who}-{m}", url=f"http://host.test/{n}/{m}", handover=True)
+            for who, world in enumerate(worlds)
+            for m in range(8)
+        ]
+        await asyncio.gather(*submits)
+        await asyncio.gather(*(world.claim(now_ms=now_ms() + 1) for world in worlds))
+        assert (await worlds[0].destination("http://host.test")).sending <= 5
+    for _ in range(100):
+        await asyncio.gather(*(world.claim(now_ms=now_ms() + 1) for world in worlds))
+    assert (await worlds[0].destination("http://host.test")).sending == 5
 
 
 async def test_one_key_is_stored_once_whoever_takes_it(together: Together) -> None:

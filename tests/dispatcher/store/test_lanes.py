@@ -178,7 +178,7 @@ async def test_answers_and_silence_count_for_the_lane_alone(world: World) -> Non
                 )
         world.tick(10)
     await world.many(40, url=good, prefix="more")
-    got = Counter(one.url for one in await world.claim())
+    got = Counter([one.url for _ in range(4) for one in await world.claim()])
     assert got[good] >= 16
     assert got[dead] == 1
     assert got[busy] == 0
