@@ -129,7 +129,7 @@ async def test_a_moved_file_loses_nothing_and_goes_on(tmp_path: Path, url: str) 
 def _again() -> tuple[Any]:
     from tests.dispatcher.store.builders import callback
 
-    return (callback("job-0", url="http://127.0.0.1:9/pending/0", body=b"\x00\xff0", key="key-0"),)
+    return (callback("job-0", url="http://pending-0.test/", body=b"\x00\xff0", key="key-0"),)
 
 
 async def test_a_half_moved_database_starts_nothing(tmp_path: Path, url: str) -> None:
