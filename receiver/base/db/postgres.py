@@ -255,8 +255,8 @@ def oldest_reader(connection: Connection, table: str) -> int | None:
     if there is None:
         return None
     row = connection.execute(
-        f"SELECT max(coalesce(reads_from, version)) FROM {table}".encode()
-    ).fetchone()  # noqa: S608 - a constant of ours
+        f"SELECT max(coalesce(reads_from, version)) FROM {table}".encode()  # noqa: S608 - ours
+    ).fetchone()
     return None if row is None or row[0] is None else int(row[0])
 
 
