@@ -290,7 +290,15 @@ class Inbox:
         self, process: str, sources: Collection[str], what: Wanted, now_ms: int
     ) -> set[tuple[str, str]]:
         """Say which sources a process has and what it wants; return what nobody wanted of late."""
-        return await self._write(lambda tx: wanted.register(tx, process, sources, what, now_ms))
+        work = partial(
+            wanted.register,
+            process=process,
+            sources=sources,
+            wanted=what,
+            now_ms=now_ms,
+            is_alone=self.lease_s is None,
+        )
+        return await self._write(work)
 
     async def renew_registration(self, process: str, now_ms: int) -> bool:
         """Say that a process lives; False where it is not registered any more."""

@@ -21,6 +21,10 @@ _REGISTER: Final = """
     INSERT INTO handlers (process, source, status, seen_ms) VALUES (?, ?, ?, ?)
     ON CONFLICT (process, source, status) DO NOTHING
 """
+_REPLACE: Final = """
+    DELETE FROM handlers WHERE source = ? AND status = ? AND process <> ? AND seen_ms < ?
+"""
+_FAR_MS: Final = 2**62
 _RENEW: Final = "UPDATE handlers SET beat = beat + 1, seen_ms = ? WHERE process = ?"
 _FORGET: Final = "DELETE FROM handlers WHERE process = ? AND seen_ms < ?"
 _UNSORTED: Final = """
@@ -65,18 +69,30 @@ class Beats:
             return True
         return now_s - known[1] < SEEN_S
 
-    def forget(self, process: str) -> None:
-        """Let go of one whose rows are gone."""
-        self._since.pop(process, None)
+    def keep(self, processes: Set[str]) -> None:
+        """Let go of all others: their rows are gone."""
+        if len(self._since) > len(processes):
+            self._since = {process: self._since[process] for process in processes}
 
 
 def register(
-    tx: Tx, process: str, sources: Collection[str], wanted: Set[tuple[str, str]], now_ms: int
+    tx: Tx,
+    process: str,
+    sources: Collection[str],
+    wanted: Set[tuple[str, str]],
+    now_ms: int,
+    *,
+    is_alone: bool,
 ) -> set[tuple[str, str]]:
-    """Say which sources a process has and what it wants; return what nobody wanted of late."""
+    """Say which sources a process has and what it wants; return what nobody wanted of late.
+
+    It takes the place of those that wanted the same and are gone: all others, where it `is_alone`.
+    One that is not gone after all registers again."""
     since_ms = now_ms - SEEN_S * 1000
     known = {(source, status) for source, status, ms in tx.all(_SEEN) if ms >= since_ms}
-    rows = [(source, "") for source in sources] + sorted(wanted)
+    rows = sorted([*((source, "") for source in sources), *wanted])
+    gone_ms = _FAR_MS if is_alone else since_ms
+    tx.many(_REPLACE, [(*row, process, round(gone_ms)) for row in rows])
     tx.many(_REGISTER, [(process, *row, now_ms) for row in rows])
     return set(wanted) - known
 
@@ -89,9 +105,11 @@ def renew(tx: Tx, process: str, now_ms: int) -> bool:
 def live(tx: Tx, beats: Beats) -> Wanted:
     """Return what is wanted by processes that live."""
     rows = tx.all(_ROWS)
-    return frozenset(
+    alive = frozenset(
         (source, status) for process, source, status, beat in rows if beats.is_alive(process, beat)
     )
+    beats.keep({row[0] for row in rows})
+    return alive
 
 
 def foreign_sources(tx: Tx, own: Collection[str]) -> list[str]:
@@ -103,8 +121,8 @@ def foreign_sources(tx: Tx, own: Collection[str]) -> list[str]:
 def forget_processes(tx: Tx, beats: Beats, before_ms: int) -> None:
     """Forget the processes that do not live and were last seen before."""
     for process, beat in {(process, beat) for process, _, _, beat in tx.all(_ROWS)}:
-        if not beats.is_alive(process, beat) and tx.run(_FORGET, process, before_ms):
-            beats.forget(process)
+        if not beats.is_alive(process, beat):
+            tx.run(_FORGET, process, before_ms)
 
 
 def sort(tx: Tx) -> int:

@@ -65,9 +65,11 @@ class SqliteDatabase:
         return await self._file.readers.read(lambda connection: query(SqliteTx(connection)))
 
     async def shrink(self) -> None:
-        """Give unused pages back to the file system. Not in a transaction, where it would do
-        nothing."""
-        await self._file.write(_vacuum)
+        """Give unused pages back to the file system, in slices. Not in a transaction, where it
+        would do nothing."""
+        before, left = None, await self._file.write(_vacuum)
+        while left and left != before:
+            before, left = left, await self._file.write(_vacuum)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -94,5 +96,8 @@ def _commit(connection: sqlite3.Connection, apply: Callable[[Any, bool], T]) -> 
         return in_transaction(connection, lambda: apply(SqliteTx(connection), True))
 
 
-def _vacuum(connection: sqlite3.Connection) -> None:
+def _vacuum(connection: sqlite3.Connection) -> int:
+    """Give some pages back; return how many unused ones there still are."""
     connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(left)

@@ -88,9 +88,10 @@ def _load_known(tx: SqliteTx, one: Incoming, facts: Facts) -> None:
     source, job_id, hashed = one.content
     copies: dict[str, Copy] = {}
     facts.copies[one.content] = copies
-    for is_end, id, run, state, name, order, via, end_hashed in tx.all(
-        _KNOWN, job_id, source, hashed
-    ):
+    rows = tx.all(_KNOWN, job_id, source, hashed)
+    if len(rows) > 1:
+        rows.sort(key=_by_id)  # of several copies the first counts
+    for is_end, id, run, state, name, order, via, end_hashed in rows:
         if state == "dead":
             facts.dead.add(id)
         if is_end:
@@ -98,6 +99,10 @@ def _load_known(tx: SqliteTx, one: Incoming, facts: Facts) -> None:
             facts.ends[one.job] = StoredEnd(id=id, end=end, sha256=end_hashed)
         else:
             copies[name] = (id, run)
+
+
+def _by_id(row: Row) -> int:
+    return int(row[1])
 
 
 def write(tx: SqliteTx, plan: Plan) -> bool:
