@@ -9,6 +9,7 @@ from typing import Final
 
 from dispatcher import policy as policies
 from dispatcher.health import CIRCUIT_MOST_MS
+from dispatcher.store.lanes import of_server
 from dispatcher.store.tx import Tx, marks
 
 # Clocks of hosts and of a database differ by milliseconds, and are corrected by as much.
@@ -30,6 +31,19 @@ UPDATE lanes SET served_ms = CASE WHEN served_ms > ? THEN ? ELSE served_ms END,
         THEN CASE WHEN held_until_ms > ? THEN ? ELSE held_until_ms END
         WHEN held_until_ms > ? THEN ? ELSE held_until_ms END
 WHERE id IN ({ids})
+"""
+# What holds for a whole server stands with its destination.
+_SERVERS_AHEAD: Final = """
+SELECT id FROM destinations
+WHERE paced_ms > ? OR failing_since_ms > ? OR last_url_ms > ? OR held_until_ms > ?
+ORDER BY id LIMIT ?
+"""
+_BRING_SERVER_BACK: Final = """
+UPDATE destinations SET paced_ms = CASE WHEN paced_ms > ? THEN ? ELSE paced_ms END,
+    failing_since_ms = CASE WHEN failing_since_ms > ? THEN ? ELSE failing_since_ms END,
+    last_url_ms = CASE WHEN last_url_ms > ? THEN ? ELSE last_url_ms END,
+    held_until_ms = CASE WHEN held_until_ms > ? THEN ? ELSE held_until_ms END
+WHERE id = ?
 """
 _SERVED: Final = "SELECT tenant FROM turns WHERE served_ms > ? LIMIT ?"
 # What ended later than now would be in no replay until that moment came.
@@ -96,11 +110,25 @@ def ahead(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> list[str]:
     return [row[0] for row in rows]
 
 
+def _servers_ahead(tx: Tx, now_ms: int, limit: int) -> list[str]:
+    soon_ms = now_ms + SLACK_MS
+    rows = tx.all(_SERVERS_AHEAD, soon_ms, soon_ms, soon_ms, soon_ms + _HOLD_MS, limit)
+    return [row[0] for row in rows]
+
+
+def touched(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> list[str]:
+    """Return the lanes that bringing back will touch: they and their servers' were ahead."""
+    lanes = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
+    servers = _servers_ahead(tx, now_ms, limit)
+    return lanes + [lane for server in servers for lane in of_server(tx, server)]
+
+
 def is_ahead(tx: Tx, *, now_ms: int, retry_after_ms: int) -> bool:
     """Whether there is anything to bring back."""
     soon_ms = now_ms + SLACK_MS
     return bool(
         ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=1)
+        or _servers_ahead(tx, now_ms, 1)
         or tx.all(_SERVED, soon_ms, 1)
         or any(tx.all(sql, pruned, soon_ms, 1) for sql in _ENDED for pruned in (0, 1))
     )
@@ -110,9 +138,14 @@ def bring_back(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
     """Have lanes and tenants served by now at the latest, holds last at most as long as one of
     their kind may from now on, and what ended have ended. Returns how much was ahead; less than
     `limit` when that was all."""
+    soon = (now_ms + SLACK_MS, now_ms)
+    servers = _servers_ahead(tx, now_ms, limit)
+    for server in servers:
+        held_ms = now_ms + _HOLD_MS
+        tx.run(_BRING_SERVER_BACK, *soon, *soon, *soon, held_ms, held_ms, server)
+        tx.changes.lanes.update(of_server(tx, server))
     lanes = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
     if lanes:
-        soon = (now_ms + SLACK_MS, now_ms)
         asked_ms, held_ms = now_ms + retry_after_ms, now_ms + _HOLD_MS
         holds = (asked_ms, asked_ms, held_ms, held_ms)
         tx.run(_BRING_BACK.format(ids=marks(lanes)), *soon, *soon, *soon, *holds, *lanes)
@@ -121,7 +154,7 @@ def bring_back(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
     if tenants:
         tx.changes.served_tenants.update(tenants)
         tx.changes.served_ms = max(tx.changes.served_ms, now_ms)
-    return max(len(lanes), len(tenants), _end_by_now(tx, now_ms, limit))
+    return max(len(servers), len(lanes), len(tenants), _end_by_now(tx, now_ms, limit))
 
 
 def _end_by_now(tx: Tx, now_ms: int, limit: int) -> int:

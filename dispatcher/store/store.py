@@ -199,7 +199,7 @@ class Store:
             return 0
 
         def find(tx: Tx) -> list[str]:
-            return clocks.ahead(
+            return clocks.touched(
                 tx, now_ms=tx.at(now_ms), retry_after_ms=retry_after_ms, limit=limit
             )
 

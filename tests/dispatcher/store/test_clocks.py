@@ -8,12 +8,14 @@ import pytest
 from dispatcher.engine.sweeper import SLICE
 from dispatcher.filters import Filter
 from dispatcher.health import CIRCUIT_FAILURES, CIRCUIT_MOST_MS
+from dispatcher.outcome import Kind
 from dispatcher.policy import Policy, dump
 from dispatcher.store.clocks import START, LeaseClock, Place
 from tests.dispatcher.store.builders import LEASE_MS, T0, TENANT, URL, World
 from tests.dispatcher.store.conftest import Build
 
 HOUR_MS = 3_600_000
+SLOW = "http://127.0.0.3:9/slow"  # a server with a rate
 YEAR_MS = 365 * 24 * HOUR_MS
 HOLD_MS = CIRCUIT_MOST_MS * 6 // 5
 
@@ -48,13 +50,17 @@ async def test_a_clock_put_right_stops_nothing(
     rate too, accepted then or now, after a restart as well; and repairs find nothing to complain
     of."""
     await world.register("rated", rate_per_second=10.0)
+    await world.ended("slow", "delivered", url=SLOW)
+    await world.change(SLOW, rate_per_second=10.0)
     await served(world)
     world.tick(ahead_ms)
     await served(world)
     await served(world, 1, name="rated")
+    await served(world, 1, url=SLOW)
     left = await world.many(3, "left")
     world.tick(-ahead_ms)
     new = [*await world.many(3, "new"), (await world.submit("r", name="rated")).id]
+    new.append((await world.submit("s", url=SLOW)).id)
     if restarted:
         await world.reopen()
     assert await corrected(world)
@@ -93,8 +99,9 @@ async def test_waits_that_are_meant_stay(world: World) -> None:
     assert await corrected(world, trusted=True) == 0
 
 
-async def test_a_hold_lasts_as_long_as_one_of_its_kind_may(world: World) -> None:
-    """A circuit's, or one that the peer asked for."""
+@pytest.mark.parametrize("kind", ["timeout", "unreachable"])
+async def test_a_hold_lasts_as_long_as_one_of_its_kind_may(world: World, kind: Kind) -> None:
+    """A circuit's, of a lane or of its whole server, or one that the peer asked for."""
     world.tick(YEAR_MS)
     await world.submit("a", url=URL + "/a")
     asked: dict[str, Any] = {"code": 503, "due_in_ms": HOUR_MS, "retry_after_ms": HOUR_MS}
@@ -108,13 +115,16 @@ async def test_a_hold_lasts_as_long_as_one_of_its_kind_may(world: World) -> None
     for n in range(CIRCUIT_FAILURES):
         failing = await world.submit(f"b{n}", url="http://127.0.0.2:9/", handover=True)
         assert failing.delivery is not None
-        await world.settle(failing.delivery, "dead", kind="timeout")
+        await world.settle(failing.delivery, "dead", kind=kind)
         world.tick(4_000)
     world.tick(-YEAR_MS)
     assert await corrected(world)
     held = await world.destination("http://127.0.0.2:9/")
     assert held.held_until_ms is not None
     assert held.held_until_ms <= world.now_ms + HOLD_MS
+    new = await world.submit("c", url="http://127.0.0.2:9/")
+    world.tick(HOLD_MS)
+    assert [one.id for one in await world.claim()] == [new.id]
 
 
 async def test_what_ended_in_the_future_can_be_replayed_now(world: World) -> None:
