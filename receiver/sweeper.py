@@ -62,7 +62,7 @@ class Sweeper:
             _LOG.warning("given up after RECEIVER_KEEP_DEAD", deadMessages=dead, lostJobs=lost)
         if self._effects is not None:
             kept_ms = round(self._settings.keep_messages * 1000) * MARKS_FACTOR
-            await asyncio.to_thread(self._effects.forget, now_ms - kept_ms)
+            await asyncio.to_thread(self._effects.forget, now_ms - kept_ms, self._sources)
         await self._inbox.forget_processes(now_ms - KEEP_PROCESSES_S * 1000)
         _LOG.info("pruned", bodies=bodies, messages=messages)
 

@@ -4,7 +4,7 @@ and ends, and our marks in it."""
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from receiver.event import Event
@@ -138,9 +138,9 @@ class Effects(Protocol):
     def begin(self) -> Transaction:
         """Begin a transaction, once it is this one's turn. Raises EffectsError."""
 
-    def forget(self, before_ms: int) -> None:
-        """Delete marks that are older than any message in the inbox can be. Raises
-        EffectsError."""
+    def forget(self, before_ms: int, sources: Sequence[str]) -> None:
+        """Delete marks that are older than any message of these sources can be: another service
+        may have marks of its own in the same database. Raises EffectsError."""
 
     def close(self) -> None:
         """Close all connections, once no transaction runs; one that hangs keeps its own."""

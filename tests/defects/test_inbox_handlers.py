@@ -225,6 +225,23 @@ async def test_a_handlers_session_is_not_the_next_ones(tmp_path: Path) -> None:
     assert seen == [(None, (0,))] * 3
 
 
+async def test_marks_of_another_service_are_not_forgotten(tmp_path: Path) -> None:
+    """Which keeps its own in the same database, for as long as it likes."""
+    clock = Clock()
+    receiver = receiver_of(tmp_path, clock, effects_url=shop(tmp_path, ""))
+
+    @receiver.on("completed")
+    def pay(event: Event, tx: Any) -> None:
+        tx.execute("INSERT INTO postback_handled VALUES ('/another', 'm', 'job_1', 1)")
+
+    async with Client(receiver, SECRET, clock=clock) as client:
+        await client.send({"jobId": "job_1", "status": "completed"})
+        await client.idle()
+        clock.advance(timedelta(days=400))
+        await receiver._opened.sweeper.sweep()
+    assert [row[0] for row in rows(tmp_path, "postback_handled")] == ["/another"]
+
+
 async def test_effects_go_to_the_file_that_is_there(tmp_path: Path) -> None:
     """One that was replaced while the receiver ran, by a restore, say, gets the next effect."""
     clock = Clock()

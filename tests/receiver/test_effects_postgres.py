@@ -424,12 +424,13 @@ def test_what_a_handler_leaves_in_its_session_is_not_the_next_ones(
 
 
 def test_marks_go_after_their_time(effects: PostgresEffects) -> None:
-    """And no others; what they were for would then be new."""
+    """And no others, nor those of another service; what they were for would then be new."""
     for n in range(3):
         transaction = effects.begin()
         assert transaction.mark(replace(EVENT, message_id=f"cb_{n}"), n)
         transaction.commit()
-    effects.forget(2)
+    effects.forget(9, ["/another"])
+    effects.forget(2, ["/another", EVENT.source])
     for n, is_new in enumerate([True, True, False]):
         transaction = effects.begin()
         assert transaction.mark(replace(EVENT, message_id=f"cb_{n}"), n) is is_new

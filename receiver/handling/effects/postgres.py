@@ -6,7 +6,7 @@ Connections first, then a handler's transaction: who may end it, and what its co
 import re
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -47,6 +47,7 @@ _MARK: Final = """
      WHERE set_config('idle_in_transaction_session_timeout', %s, true) IS NOT NULL
     ON CONFLICT DO NOTHING RETURNING txid_current()
 """
+_FORGET: Final = "DELETE FROM postback_handled WHERE handled_ms < %s AND source = ANY(%s::text[])"
 _SAME: Final = "SELECT txid_current_if_assigned()"
 # What is no statement's own words: comments, texts, quoted names, dollar-quoted texts.
 _ASIDE: Final = re.compile(
@@ -101,12 +102,10 @@ class PostgresEffects:
         except psycopg.Error as error:
             raise self._unusable(error) from None
 
-    def forget(self, before_ms: int) -> None:
+    def forget(self, before_ms: int, sources: Sequence[str]) -> None:
         try:
             with self._connect() as connection:
-                connection.execute(
-                    "DELETE FROM postback_handled WHERE handled_ms < %s", (before_ms,)
-                )
+                connection.execute(_FORGET, (before_ms, list(sources)))
         except psycopg.Error as error:
             raise self._unusable(error) from None
 

@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from receiver.event import Event
@@ -20,7 +21,7 @@ _TABLE: Final = """
     ) WITHOUT ROWID
 """
 _MARK: Final = "INSERT OR IGNORE INTO postback_handled VALUES (?, ?, ?, ?)"
-_FORGET: Final = "DELETE FROM postback_handled WHERE handled_ms < ?"
+_FORGET: Final = "DELETE FROM postback_handled WHERE handled_ms < ? AND source = ?"
 
 
 class SqliteEffects:
@@ -81,11 +82,12 @@ class SqliteEffects:
         if anchor is not None:
             anchor.close()
 
-    def forget(self, before_ms: int) -> None:
+    def forget(self, before_ms: int, sources: Sequence[str]) -> None:
         with self._turn:
-            self._run(_FORGET, before_ms)
+            for source in sources:
+                self._run(_FORGET, before_ms, source)
 
-    def _run(self, sql: str, *parameters: int) -> None:
+    def _run(self, sql: str, *parameters: int | str) -> None:
         try:
             connection = self._connect()
             try:
