@@ -11,9 +11,10 @@ from hashlib import sha256
 from typing import Any, Final, Protocol, TypeAlias
 
 from receiver.base.completion import canonical
+from receiver.base.db import Row
 from receiver.inbox.dedupe import End, Known, Verdict, judge
 from receiver.inbox.message import Message, State, storable
-from receiver.inbox.wanted import Beats, Wanted, live
+from receiver.inbox.wanted import Beats, Wanted, wanted_of
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
 Copy: TypeAlias = tuple[int, int | None]  # its id, and its signed run
@@ -52,6 +53,7 @@ class Facts:
     ends: dict[Job, StoredEnd] = field(default_factory=dict)
     bodies_under: dict[Name, set[bytes]] = field(default_factory=dict)  # hashes
     dead: set[int] = field(default_factory=set)  # of the copies and ends
+    registered: Sequence[Row] = ()  # handlers of all processes, where ours do not do
 
 
 @dataclass(slots=True)
@@ -159,9 +161,13 @@ def receive(
     process has no handler for may be wanted by another one."""
     batch = [incoming(message) for message in messages]
     facts, ids = stored.load(tx, batch)
-    ours = all(message.has_handler for message in messages)
-    plan = decide(batch, facts, ids, _NOBODY if ours else live(tx, beats))
+    plan = decide(batch, facts, ids, wanted_of(facts.registered, beats))
     return plan.verdicts, stored.write(tx, plan)
+
+
+def needs_registered(batch: Iterable[Incoming]) -> bool:
+    """Whether a batch holds what this process has no handler for."""
+    return any(not one.message.has_handler for one in batch)
 
 
 def incoming(message: Message) -> Incoming:

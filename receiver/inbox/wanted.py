@@ -2,11 +2,11 @@
 configuration never decides for the others: a message that some process wants waits for it."""
 
 import time
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Final, TypeAlias
 
 from receiver.base.completion import canonical
-from receiver.base.db import Tx
+from receiver.base.db import Row, Tx
 from receiver.inbox.message import storable
 
 Wanted: TypeAlias = frozenset[tuple[str, str]]
@@ -15,7 +15,7 @@ Wanted: TypeAlias = frozenset[tuple[str, str]]
 SEEN_S: Final = 600.0  # a process that is silent for longer wants nothing any more
 SLICE_ROWS: Final = 200
 
-_ROWS: Final = "SELECT process, source, status, beat FROM handlers"
+REGISTERED: Final = "SELECT process, source, status, beat FROM handlers"
 _SEEN: Final = "SELECT source, status, max(seen_ms) FROM handlers GROUP BY source, status"
 _REGISTER: Final = """
     INSERT INTO handlers (process, source, status, seen_ms) VALUES (?, ?, ?, ?)
@@ -104,7 +104,13 @@ def renew(tx: Tx, process: str, now_ms: int) -> bool:
 
 def live(tx: Tx, beats: Beats) -> Wanted:
     """Return what is wanted by processes that live."""
-    rows = tx.all(_ROWS)
+    return wanted_of(tx.all(REGISTERED), beats)
+
+
+def wanted_of(rows: Sequence[Row], beats: Beats) -> Wanted:
+    """Return what is wanted by those of the registered that live."""
+    if not rows:
+        return frozenset()
     alive = frozenset(
         (source, status) for process, source, status, beat in rows if beats.is_alive(process, beat)
     )
@@ -120,7 +126,7 @@ def foreign_sources(tx: Tx, own: Collection[str]) -> list[str]:
 
 def forget_processes(tx: Tx, beats: Beats, before_ms: int) -> None:
     """Forget the processes that do not live and were last seen before."""
-    for process, beat in {(process, beat) for process, _, _, beat in tx.all(_ROWS)}:
+    for process, beat in {(process, beat) for process, _, _, beat in tx.all(REGISTERED)}:
         if not beats.is_alive(process, beat):
             tx.run(_FORGET, process, before_ms)
 

@@ -11,9 +11,19 @@ from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
-from receiver.inbox.batch import COLUMNS, Facts, Incoming, New, Plan, StoredEnd, lookups, row
+from receiver.inbox.batch import (
+    COLUMNS,
+    Facts,
+    Incoming,
+    New,
+    Plan,
+    StoredEnd,
+    lookups,
+    needs_registered,
+    row,
+)
 from receiver.inbox.dedupe import End
-from receiver.inbox.wanted import Wanted
+from receiver.inbox.wanted import REGISTERED, Wanted
 
 # Whoever receives or claims a message of a job holds it until the end of the transaction. In the
 # order of the array, which all replicas sort alike: so they cannot wait for each other in a ring.
@@ -143,8 +153,9 @@ def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int
         copies = tx.send(_COPIES, *_columns(sorted(contents), 3))
         ends = tx.send(_ENDS, *_columns(sorted(jobs), 2))
         under = tx.send(_UNDER, *_columns(sorted(names), 2)) if names else None
+        registered = tx.send(REGISTERED) if needs_registered(batch) else None
         ids = tx.send(_IDS, len(batch))
-    facts = Facts()
+    facts = Facts(registered=list(registered or ()))
     for source, job_id, hashed, id, message_id, state, run in copies:
         facts.copies.setdefault((source, job_id, hashed), {}).setdefault(message_id, (id, run))
         if state == "dead":

@@ -14,9 +14,18 @@ from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.base.db.sqlite import SqliteTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
-from receiver.inbox.batch import COLUMNS, Copy, Facts, Incoming, Plan, StoredEnd, row
+from receiver.inbox.batch import (
+    COLUMNS,
+    Copy,
+    Facts,
+    Incoming,
+    Plan,
+    StoredEnd,
+    needs_registered,
+    row,
+)
 from receiver.inbox.dedupe import End
-from receiver.inbox.wanted import Wanted
+from receiver.inbox.wanted import REGISTERED, Wanted
 
 _NEXT_ID: Final = "SELECT coalesce(max(id), 0) + 1 FROM messages"
 # The copies of a message within its job, and the job's end: one statement takes 2 µs less than two.
@@ -73,7 +82,7 @@ _NOW_KNOWN: Final = """
 def load(tx: SqliteTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int]]:
     """Return what bears on a batch, and the ids that its new messages may take."""
     ((first,),) = tx.all(_NEXT_ID)
-    facts = Facts()
+    facts = Facts(registered=tx.all(REGISTERED) if needs_registered(batch) else ())
     for one in batch:
         if one.content not in facts.copies:
             _load_known(tx, one, facts)
