@@ -202,7 +202,7 @@ def _make_targets(
             for lane, new in unnamed.items()
             if lane not in without
             and new.url != (target := targets[lane]).last_url
-            and now_ms - target.last_url_ms >= _LAST_URL_MS
+            and not 0 <= now_ms - target.last_url_ms < _LAST_URL_MS
         ],
         now_ms,
     )

@@ -194,3 +194,31 @@ def test_a_lease_clock_does_not_leap_and_forgets_that_it_was_asked_to() -> None:
     assert clock.judge(1_085_000 + HOUR_MS) == 1_085_000 + HOUR_MS
     at_ms += 5_000
     assert clock.judge(1_090_900 + HOUR_MS) == 1_090_900 + HOUR_MS  # small steps are none
+
+
+async def test_a_servers_hold_and_rate_last_as_long_as_one_may(world: World) -> None:
+    """What counts for a whole server, over all its lanes, is brought back as theirs is."""
+    other = "http://other.test/hook"
+    world.tick(HOUR_MS)
+    for n in range(CIRCUIT_FAILURES):
+        await world.submit(f"down-{n}", url=f"{URL}/{n}")
+    for _ in range(CIRCUIT_FAILURES):
+        world.tick(4_000)
+        await world.settle(await world.one(), "dead", kind="unreachable")
+    assert (await world.destination()).circuit_open
+    await world.submit("paced", url=other)
+    await world.change(other, rate_per_second=1.0)
+    assert await world.settle(await world.one())
+    world.tick(-HOUR_MS)
+    await world.submit("held")
+    await world.submit("again", url=other)
+    assert await world.claim() == []
+    assert await corrected(world)
+    assert await corrected(world) == 0
+    shown = await world.destination()
+    assert shown.held_until_ms is not None
+    assert shown.held_until_ms <= world.now_ms + HOLD_MS
+    world.tick(2_000)
+    assert [one.job_id for one in await world.claim()] == ["again"]
+    world.tick(HOLD_MS)
+    assert [one.job_id for one in await world.claim()] == ["held"]
