@@ -21,6 +21,7 @@ from dispatcher.values import Callback, Delivery, Submitted
 from receiver.base.clock import now_ms
 from tests.dispatcher.store.builders import TENANT, callback, outcome, secret
 
+Send = Callable[[Delivery, Secrets], Awaitable[Outcome]]
 QUICK = dump(Policy(attempts=3, delays=(0.15,), jitter=0))
 
 
@@ -135,14 +136,16 @@ class Rig:
 
 
 @asynccontextmanager
-async def rigged(folder: Path, *, started: bool = True, **changes: Any) -> AsyncIterator[Rig]:
-    """A running engine, drained in the end."""
+async def rigged(
+    folder: Path, *, started: bool = True, send: Send | None = None, **changes: Any
+) -> AsyncIterator[Rig]:
+    """A running engine, drained in the end; `send` makes the attempts instead of the script."""
     settings = Settings(
         database_url=f"sqlite:///{folder}/engine.db", **{"drain_grace": 0.1, **changes}
     )
     store = open_store(settings)
     script, metrics = Script(), Metrics()
-    engine = Engine(settings, store, script.send, SecretCache(store.secrets), metrics)
+    engine = Engine(settings, store, send or script.send, SecretCache(store.secrets), metrics)
     await store.open(StoreEvents(on_ready=engine.on_ready))
     for tenant in (TENANT, *(f"t{n}" for n in range(8))):
         await store.ensure_tenant(tenant, secret(tenant))
