@@ -187,7 +187,9 @@ def late(
         if turned_away_ms is not None:
             wait_ms = max(wait_ms, _HOLD_MS)
         if trusted and wait_ms:
-            wait_ms = max(wait_ms, retry_after_ms)
+            wait_ms = max(
+                wait_ms, retry_after_ms * 6 // 5
+            )  # what was turned away comes back spread
         until_ms = max(now_ms + wait_ms, not_before_ms or 0)
         if due_ms > until_ms + SLACK_MS:
             found.append(Late(callback, lane, due_ms, until_ms))
