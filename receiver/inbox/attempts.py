@@ -49,6 +49,7 @@ _REPLAY: Final = f"""
      WHERE id = ? AND state IN ('dead', 'ignored', 'skipped') AND verdict = 'accepted'
        AND body_kept = 1 AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
+_SORT: Final = "UPDATE messages SET canonical = ? WHERE id = ?"
 _STATUS: Final = "SELECT job_status FROM messages WHERE id = ?"
 _REPLAYABLE: Final = """
     SELECT id, source, job_status FROM messages WHERE state = ? AND id > ? AND verdict = 'accepted'
@@ -176,6 +177,8 @@ def recover(
             error=CRASHED,
         )
         count += settle(tx, settlement)
+        for (job_status,) in tx.all(_STATUS, one.id):  # an earlier version may have stored it
+            tx.run(_SORT, canonical(job_status), one.id)
     return count
 
 

@@ -243,6 +243,18 @@ async def test_what_an_earlier_version_left_waiting_is_claimed(url: str) -> None
         await until(lambda: len(ran) == wanted.SLICE_ROWS + 1)
 
 
+async def test_what_an_earlier_version_left_running_is_claimed(url: str) -> None:
+    """At once when it is taken back."""
+    inbox = await Place(url).open()
+    await inbox.receive(message("job_1", "SUCCEEDED", has_handler=True))
+    await inbox.claim(now_ms=NOW_MS, limit=1)
+    await inbox._write(lambda tx: tx.run("UPDATE messages SET canonical = NULL"))
+    assert await inbox.recover(now_ms=NOW_MS, attempts_max=9) == 1
+    ours = frozenset({("/webhooks", "completed")})
+    assert len((await inbox.claim(now_ms=NOW_MS, limit=1, wanted=ours)).claimed) == 1
+    await inbox.close()
+
+
 async def test_a_process_whose_registration_is_gone_registers_again(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
