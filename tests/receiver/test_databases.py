@@ -20,7 +20,7 @@ from receiver.base.db.group_commit import (
     apply_together,
     write_all,
 )
-from receiver.base.db.migrate import missing
+from receiver.base.db.migrate import missing, reads_from
 from receiver.base.db.postgres import TRIES_MAX, commit_with_retries
 from receiver.base.db.sqlite import (
     FileInUse,
@@ -132,6 +132,17 @@ def test_a_newer_schema_is_refused_and_an_older_one_is_told_what_it_lacks() -> N
     assert missing(3, known) == []
     with pytest.raises(CannotOpen, match="schema 4, this version knows 3"):
         missing(4, known)
+
+
+def test_a_newer_schema_may_be_used_from_the_one_on_that_it_says() -> None:
+    """D2: each migration says in `reads-from` who may run beside it; one that does not is for those
+    alone that know it."""
+    assert reads_from((7, "-- reads-from: 5\n-- An expansion.\nCREATE TABLE a (x);")) == 5
+    assert reads_from((7, "CREATE TABLE a (x); -- reads-from: 5")) == 7
+    known = [(1, "a"), (2, "b"), (3, "c")]
+    assert missing(5, known, oldest=3) == []
+    with pytest.raises(CannotOpen, match="schema 5, this version knows 3"):
+        missing(5, known, oldest=4)
 
 
 def test_a_lock_is_one_owners_until_it_lets_go(tmp_path: Path) -> None:

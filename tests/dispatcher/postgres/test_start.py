@@ -101,6 +101,59 @@ async def test_a_newer_schema_is_refused(url: str) -> None:
     assert f"knows {newest}" in said
 
 
+async def test_a_newer_schema_that_this_version_may_use_is_used(url: str) -> None:
+    """D2: an expansion says so in `reads-from`, so that an upgrade may roll, and be rolled back."""
+    newest = migrations("postgres")[-1][0]
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    await store.close()
+    with psycopg.connect(url) as connection:
+        connection.execute("INSERT INTO postback_schema VALUES (%s, %s)", (newest + 1, newest))
+    await store_opens(url)
+    with psycopg.connect(url) as connection:
+        connection.execute("INSERT INTO postback_schema VALUES (%s, %s)", (newest + 2, newest + 1))
+    assert f"schema {newest + 2}" in await refusal(url)
+
+
+async def store_opens(url: str) -> None:
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    await store.check()
+    await store.close()
+
+
+async def test_an_upgrade_waits_for_processes_that_cannot_run_beside_it(empty: str) -> None:
+    """And those that were away while it happened do not come back."""
+    before = [one for one in migrations("postgres") if one[0] < 4]
+    with psycopg.connect(empty, autocommit=True) as connection:
+        for _, script in before:
+            connection.execute(script.encode())
+        connection.execute(
+            "CREATE TABLE postback_schema (version integer PRIMARY KEY);"
+            "INSERT INTO postback_schema SELECT generate_series(1, 3)"
+        )
+    with psycopg.connect(empty, application_name="postback 0123abcd", autocommit=True):
+        assert "1 process(es) of an older version" in await refusal(empty)
+    async with asyncio.timeout(30):
+        while "older version" in await may_open(empty):  # noqa: ASYNC110  # its session ends
+            await asyncio.sleep(0.05)
+    with (
+        psycopg.connect(empty, autocommit=True) as connection,
+        pytest.raises(StoreUnavailable, match="this one knows 3"),
+    ):
+        servers.refuse_older(connection, before, "postback_schema")
+
+
+async def may_open(url: str) -> str:
+    store = open_store(Settings(database_url=url))
+    try:
+        await store.open()
+    except CannotStart as error:
+        return str(error)
+    await store.close()
+    return ""
+
+
 async def test_an_older_server_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "VERSION_MIN", 99)
     assert "needs 99 or newer" in await refusal(url)
