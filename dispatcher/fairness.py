@@ -9,6 +9,8 @@ from typing import Final
 # A rate-limited lane may catch up on a tenth of a second at once: smooth at the destination, yet
 # one claim can serve more than one delivery of a fast lane.
 PACE_BURST_S: Final = 0.1
+# A server that takes no more than this at once is for one process at a time.
+_FEW: Final = 16
 _NO_SERVERS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
@@ -68,6 +70,12 @@ def share(
         elif queues[tenant]:
             turn.appendleft((tenant, room))
     return dict(given)
+
+
+def unheld_room(room: int, at_most: int) -> int:
+    """How many of `room` free attempts of a server a commit may take while another process, which
+    may take all of them, holds that server: few where it has many, none where it is half full."""
+    return 0 if at_most <= _FEW or room * 2 <= at_most else room // 4
 
 
 def paced_room(rate: float | None, paced_ms: float, now_ms: int) -> int | None:

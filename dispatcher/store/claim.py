@@ -9,7 +9,6 @@ from dispatcher import fairness
 from dispatcher import policy as policies
 from dispatcher.ids import destination_of
 from dispatcher.store import rows
-from dispatcher.store.lanes import server_rooms
 from dispatcher.store.requests import ClaimRequest, Rules
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
@@ -114,17 +113,15 @@ def _servers(
     """Return how many more each server with several lanes may have in flight, all lanes together;
     and rate and `paced_ms` of those with a rate, which are held from now on. One that another
     process holds is left to it."""
-    seeming: dict[str, tuple[int, int]] = {}
-    rated = set()
+    room_of, rated = {}, set()
     for lane, _tenant, _free, rate, _paced_ms, server_room, server_max in lanes:
         if server_room is not None:
             server = destination_of(lane)
-            seeming[server] = server_room, server_max
+            held = tx.sole_owner or server in tx.held
+            free = server_room if held else fairness.unheld_room(server_room, server_max)
+            room_of[server] = free - room.taken[server]
             if rate is not None:
                 rated.add(server)
-    room_of = {
-        server: count - room.taken[server] for server, count in server_rooms(tx, seeming).items()
-    }
     if not rated:
         return room_of, {}
     pace = {

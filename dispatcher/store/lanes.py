@@ -13,7 +13,7 @@ visible, and the fixed order of locks leaves no room for a deadlock. So each ver
 which lanes it will touch (`of_…`); a database with one writer never asks.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final
 
 from dispatcher.health import WINDOW_START
@@ -39,13 +39,6 @@ LEASE_ENDED: Final = (
 EXPIRED: Final = """
 SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
 ORDER BY expires_ms LIMIT ?
-"""
-# A server that takes no more than this at once is always counted under its lock.
-_FEW: Final = 16
-_IN_FLIGHT: Final = """
-SELECT d.id, (SELECT count(*) FROM callbacks
-              WHERE destination > d.id AND destination < d.id || '/' AND state = 'sending')
-FROM destinations d WHERE d.id IN ({})
 """
 BLOCKED: Final = "SELECT id FROM lanes WHERE blocked = 1 ORDER BY id LIMIT 1000"
 DRAINING: Final = """
@@ -135,36 +128,6 @@ def of_server(tx: Tx, destination: str) -> list[str]:
         destination,
         lanes_end(destination),
     )
-
-
-def server_rooms(tx: Tx, rooms: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Return how many more attempts these servers may have now, given how many that seemed and how
-    many at most.
-
-    Where other processes lease too, on other lanes of the same server, one that is half full, or
-    takes few, is held and counted again; one that another process holds is left to it. Of a server
-    with more room a commit takes a quarter, which needs no lock.
-    """
-    if tx.sole_owner or not rooms:
-        return {server: room for server, (room, _) in rooms.items()}
-    tight = sorted(
-        server
-        for server, (room, at_most) in rooms.items()
-        if room > 0 and (room * 2 <= at_most or at_most <= _FEW)
-    )
-    counted: dict[str, int] = {}
-    if tight:
-        held = _first(
-            tx,
-            f"SELECT id FROM destinations WHERE id IN ({marks(tight)}) ORDER BY id{tx.skip_locked}",
-            *tight,
-        )
-        if held:
-            counted = dict(tx.all(_IN_FLIGHT.format(marks(held)), *held))
-    return {
-        server: room // 4 if server not in tight else max(0, at_most - counted.get(server, at_most))
-        for server, (room, at_most) in rooms.items()
-    }
 
 
 def clear_circuit(tx: Tx, lane: str, *, opened_before_ms: int | None = None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher import policy as policies
+from dispatcher.fairness import unheld_room
 from dispatcher.health import WINDOW_START
 from dispatcher.ids import (
     destination_of,
@@ -56,7 +57,6 @@ class _Target:
     open: bool
     room: int
     server_room: int | None
-    server_max: int
     epoch: int
     last_url: str | None
     last_url_ms: int
@@ -75,7 +75,7 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     targets = _open_targets(tx, requests, rules)
     results: Results = {}
     values: dict[str, Row] = {}
-    server_rooms, handed = _server_rooms(tx, requests, targets), Counter[str]()
+    handed: Counter[str] = Counter()
     earlier = _earlier(tx, requests, rules)
     for request in requests:
         new, target = request.new, targets[request.new.lane]
@@ -90,7 +90,7 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
         direct = request.handover and target.open and target.room > 0
         direct = direct and new.not_before_ms is None
         if direct and target.server_room is not None:
-            direct = server_rooms[new.destination] > handed[new.destination]
+            direct = target.server_room > handed[new.destination]
             handed[new.destination] += direct
         if direct:
             target.room -= 1
@@ -114,18 +114,6 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     return [results[request.new.id] for request in requests]
 
 
-def _server_rooms(
-    tx: Tx, requests: Sequence[SubmitRequest], targets: Mapping[str, _Target]
-) -> dict[str, int]:
-    """Return how many of the batch may go at once to each server that has several lanes."""
-    seeming = {}
-    for request in requests:
-        target = targets[request.new.lane]
-        if request.handover and target.open and target.room > 0 and target.server_room is not None:
-            seeming[request.new.destination] = target.server_room, target.server_max
-    return lanes.server_rooms(tx, seeming)
-
-
 def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> dict[str, _Target]:
     """Return what is known of the batch's lanes, by their ids.
 
@@ -137,6 +125,7 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     missing = tx.statements.unheld(tx, lanes_)
     if missing:
         _make(tx, missing, unnamed, rules, now_ms)
+    tx.statements.hold_servers(tx, {one.new.lane for one in requests if one.handover})
     targets = _targets(tx, lanes_, now_ms, rules)
     removed = {destination_of(lane) for lane in unnamed if targets[lane].removed}
     again = {one for one in removed if destinations.forget(tx, one)}
@@ -161,8 +150,9 @@ def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[s
             open=bool(is_open),
             room=room,
             epoch=epoch,
-            server_room=server_room,
-            server_max=server_max,
+            server_room=server_room
+            if server_room is None or tx.sole_owner or destination_of(lane) in tx.held
+            else unheld_room(server_room, server_max),
             last_url=last_url,
             last_url_ms=last_url_ms,
         )
@@ -201,6 +191,7 @@ def _make_targets(
             new
             for lane, new in unnamed.items()
             if lane not in without
+            and (tx.sole_owner or new.destination in tx.held)
             and new.url != (target := targets[lane]).last_url
             and not 0 <= now_ms - target.last_url_ms < _LAST_URL_MS
         ],

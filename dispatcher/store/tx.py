@@ -61,7 +61,7 @@ class Tx(db.Tx, Protocol):
     for_update: str
     """What ends a SELECT of rows that nobody else may change until the transaction ends."""
     held: frozenset[str]
-    """The lanes that are locked until the end of the transaction."""
+    """The lanes, and servers of lanes, that are locked until the end of the transaction."""
     blocked: frozenset[str]
     """Those of `held` whose work waited for their server when they were locked."""
 
@@ -118,6 +118,10 @@ class Statements(Protocol):
     # Lanes
     def hold(self, tx: Tx, lanes: Iterable[str]) -> None:
         """Lock those of these lanes that there are until the end of the transaction."""
+
+    def hold_servers(self, tx: Tx, lanes: Iterable[str]) -> None:
+        """Lock the servers of these lanes that have several, but those that others hold: who leases
+        without that takes no more than `fairness.unheld_room`."""
 
     def unheld(self, tx: Tx, lanes: set[str]) -> set[str]:
         """Return the lanes that must be made and held before what they hold is read."""

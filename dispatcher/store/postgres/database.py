@@ -18,6 +18,7 @@ from dispatcher.store import callbacks, database, lanes
 from dispatcher.store.access import CURRENT_SECRETS, current_secrets
 from dispatcher.store.database import Committed, Counts, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import Topic, Tx
@@ -231,7 +232,7 @@ def _commit_once(
 ) -> Committed:
     tx = session.begin()
     with session.rolled_back_on_error():
-        tx.statements.hold(tx, database.lanes_of(tx, operations))
+        statements.hold_with_blocked(tx, database.lanes_of(tx, operations))
         results = database.apply(tx, operations, rules, isolate=isolate)
         next_ready_ms = session.mark(tx)
     committed = Committed(results, tx.changes, next_ready_ms)

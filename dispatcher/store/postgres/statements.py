@@ -11,8 +11,11 @@ from dispatcher.store.tx import Row, Tx
 
 # --- lanes ---
 
-# With those beside them whose work waits for the same server: what these leave free is theirs.
 _LOCK_LANES: Final = """
+SELECT id FROM lanes WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
+"""
+# With those beside them whose work waits for the same server: what these leave free is theirs.
+_LOCK_WITH_BLOCKED: Final = """
 SELECT id, blocked = 1 FROM lanes
 WHERE id = ANY(ARRAY(
     SELECT unnest(?::text[])
@@ -26,10 +29,30 @@ ORDER BY id FOR UPDATE
 def hold(tx: Tx, lanes: Iterable[str]) -> None:
     """Lock those of these lanes that there are until the end of the transaction."""
     if lanes:
+        tx.held |= {row[0] for row in tx.all(_LOCK_LANES, tx.ids(lanes))}
+
+
+def hold_with_blocked(tx: Tx, lanes: Iterable[str]) -> None:
+    """Lock these lanes, and those beside them whose work waits for the same servers: all in the
+    order of their ids, as the first thing that a commit does."""
+    if lanes:
         ids = tx.ids(lanes)
-        rows = tx.all(_LOCK_LANES, ids, ids)
+        rows = tx.all(_LOCK_WITH_BLOCKED, ids, ids)
         tx.held |= {row[0] for row in rows}
         tx.blocked |= {row[0] for row in rows if row[1]}
+
+
+_LOCK_SERVERS: Final = """
+SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
+"""
+
+
+def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
+    """Lock the servers of these lanes that have several, but those that another process holds:
+    nobody waits for one. What is in flight to it is read by a later statement."""
+    servers = {destination_of(lane) for lane in lanes if destination_of(lane) != lane} - tx.held
+    if servers:
+        tx.held |= {row[0] for row in tx.all(_LOCK_SERVERS, tx.ids(servers))}
 
 
 def unheld(tx: Tx, lanes: set[str]) -> set[str]:
@@ -272,6 +295,7 @@ def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: 
     rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
     locked = [row[0] for row in rows]
     tx.held |= set(locked)
+    hold_servers(tx, locked)
     return tx.all(_LANES, locked, now_ms, locked) if locked else []
 
 

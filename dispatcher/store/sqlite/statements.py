@@ -16,6 +16,10 @@ def hold(tx: Tx, lanes: Iterable[str]) -> None:
     """Differs: nobody else writes."""
 
 
+def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
+    """Differs: nobody else leases."""
+
+
 def unheld(tx: Tx, lanes: set[str]) -> set[str]:
     """Differs: nobody else writes, so lanes are made only for what is stored."""
     return set()
