@@ -12,6 +12,7 @@ from tests.bench.payload import number_at
 
 SILENT: Final = "silent"
 REFUSED: Final = "refused"
+_SERVERS: Final = 128  # more than all parts together use
 _OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 _ERROR: Final = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
 
@@ -23,7 +24,8 @@ class Sink:
     """Paths under `/silent` never answer; those under `/refused` answer 500 while `refusing`."""
 
     def __init__(self) -> None:
-        self.url = ""
+        self.servers: list[str] = []
+        self._taken: dict[tuple[str, int], str] = {}
         self.refusing = False
         self.unanswered = 0
         self.on_arrival: Callable[[int, float], None] = _unheard
@@ -32,8 +34,17 @@ class Sink:
         """How often each job arrived, where that is counted."""
 
     def urls(self, count: int, group: str = "ok") -> list[str]:
-        """So many destinations of one behaviour."""
-        return [f"{self.url}/{group}/{n:03d}" for n in range(count)]
+        """So many destinations of one behaviour, each a server of its own: URLs of one server
+        share a destination, and its limits."""
+        return [f"{self._server(group, n)}/{group}/{n:03d}" for n in range(count)]
+
+    @property
+    def url(self) -> str:
+        """One more destination."""
+        return self._server("", 0)
+
+    def _server(self, group: str, n: int) -> str:
+        return self._taken.setdefault((group, n), self.servers[len(self._taken)])
 
     @asynccontextmanager
     async def hearing(self, on_arrival: Callable[[int, float], None]) -> AsyncIterator[None]:
@@ -56,15 +67,19 @@ class Sink:
 
 @asynccontextmanager
 async def listening() -> AsyncIterator[Sink]:
-    """A sink on a free loopback port."""
+    """A sink on free loopback ports."""
     sink = Sink()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(sink), "127.0.0.1", 0, backlog=2_048)
-    sink.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    servers = [
+        await loop.create_server(lambda: _Connection(sink), "127.0.0.1", 0, backlog=2_048)
+        for _ in range(_SERVERS)
+    ]
+    sink.servers = [f"http://127.0.0.1:{one.sockets[0].getsockname()[1]}" for one in servers]
     try:
         yield sink
     finally:
-        server.close()
+        for one in servers:
+            one.close()
 
 
 class _Connection(Framed):
