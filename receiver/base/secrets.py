@@ -44,7 +44,7 @@ def mistaken_for_secret(secret: str) -> str | None:
 
 
 def is_weak(secret: str) -> bool:
-    """Whether a secret that is in use would not be taken anew: it goes on, and somebody should
+    """Whether a secret that is in use would not be accepted today: it goes on, and somebody should
     know."""
     if secret.startswith(PREFIX):
         return (decoded_bytes(secret) or 0) < BYTES_MIN

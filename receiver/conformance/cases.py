@@ -99,7 +99,7 @@ def _spelled(signer: Signer) -> Iterator[Case]:
 
 
 def _rude(signer: Signer) -> Iterator[Case]:
-    """Yield what HTTP clients, and strangers, do to a connection."""
+    """Yield what HTTP clients, and anybody else, do to a connection."""
     why = (
         "an offer that is not taken is ignored, and the body read: Java's HttpClient and curl "
         "--http2 make one; or let the proxy in front drop the header Upgrade"

@@ -295,7 +295,7 @@ def _again(plan: Plan, facts: Facts, id: int, message: Message) -> None:
 
 
 def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:
-    """Return the same end under a later id: an older run that arrives afterwards must not replace
+    """Note the later id of the same end: an older run that arrives afterwards must not replace
     it."""
     if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
         return
