@@ -1,7 +1,7 @@
 """What a database is to the store: a place that commits operations, a batch for everyone who waits,
 and answers queries."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,10 @@ from dispatcher.store.access import CurrentSecrets
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
 from dispatcher.store.tx import ChangeSet, Tx
+from dispatcher.values import NewCallback
 from receiver.base.db import migrate
 from receiver.base.db.group_commit import (
+    RetryBatch,
     Write,
     apply_isolated,
     apply_kinds,
@@ -150,8 +152,11 @@ def apply(
     )
     results = apply_kinds(kinds, operations)
     changes = tx.changes
-    if changes.revived_lanes - tx.held:
-        lanes.make(tx, changes.revived_lanes, rules, now_ms=0)
+    revived = changes.revived_lanes - tx.held
+    if revived:
+        made = lanes.make(tx, revived, rules, now_ms=0)
+        if not tx.sole_owner and made != revived:
+            raise RetryBatch("another process made the same lanes at this moment")
     touched = lanes.with_blocked(tx, changes.lanes)
     lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms)
     return results
@@ -174,3 +179,11 @@ def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
                 if tx.is_fatal(error):
                     raise
     return touched
+
+
+def unmade(tx: Tx, operations: Sequence[object], missing: Set[str]) -> list[NewCallback]:
+    """Return, of the batch's submits, one for each lane that is missing and that can be made."""
+    if not missing:
+        return []
+    requests = [one for one in operations if isinstance(one, SubmitRequest)]
+    return submit.unmade(tx, [one.new for one in requests if one.new.lane in missing])

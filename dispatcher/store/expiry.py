@@ -7,7 +7,7 @@ from typing import Final
 from dispatcher.states import State
 from dispatcher.store.callbacks import finish
 from dispatcher.store.clocks import SLACK_MS
-from dispatcher.store.lanes import BLOCKED, DRAINING
+from dispatcher.store.lanes import BLOCKED, DRAINING, held_of
 from dispatcher.store.requests import Retention
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery
@@ -36,7 +36,7 @@ def reclaim(
     fences. One given by a clock that ran ahead ends as late as one given now may. Lanes that wait
     for their server are looked at, in case another process freed a slot of it meanwhile."""
     if not tx.sole_owner:
-        tx.changes.lanes.update(row[0] for row in tx.all(BLOCKED))
+        tx.changes.lanes.update(row[0] for row in held_of(tx, tx.all(BLOCKED), 0))
     latest_ms = now_ms + lease_ms_max
     for (callback,) in tx.all(_ENDS_LATE, latest_ms + SLACK_MS):
         tx.run("UPDATE callbacks SET lease_ms = ? WHERE id = ?", latest_ms, callback)
@@ -57,7 +57,7 @@ def _reclaim(
         "WHERE state = 'sending' AND lease_ms <= ?",
         until_ms,
     )
-    leased = [row[:4] for row in leased if (row[0], row[4]) not in held]
+    leased = [row[:4] for row in held_of(tx, leased, 2) if (row[0], row[4]) not in held]
     _end_leases(tx, leased, now_ms)
     return len(leased)
 
@@ -86,13 +86,14 @@ def expire(tx: Tx, *, now_ms: int, limit: int) -> int:
         now_ms,
         limit,
     )
+    old = held_of(tx, old, 2)
     finish(tx, old, "dead", error="expired", now_ms=now_ms)
     return len(old) + _drain_disabled(tx, now_ms=now_ms, limit=limit - len(old))
 
 
 def _drain_disabled(tx: Tx, *, now_ms: int, limit: int) -> int:
     ended = 0
-    for (lane,) in tx.all(DRAINING):
+    for (lane,) in held_of(tx, tx.all(DRAINING), 0):
         backlog = tx.all(
             "SELECT id, tenant, destination FROM callbacks WHERE destination = ? "
             "AND class IN (0, 1, 2) AND state = 'pending' LIMIT ?",

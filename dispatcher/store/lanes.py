@@ -10,7 +10,8 @@ Where several processes write, a lane's row is also the lock of its deliveries: 
 state of a delivery holds its lane. All lanes of a batch are locked at once, in the order of their
 ids, and tenants' schedules last: what one commit computes no other can make wrong before it is
 visible, and the fixed order of locks leaves no room for a deadlock. So each verb tells beforehand
-which lanes it will touch (`of_…`); a database with one writer never asks.
+which lanes it will touch (`of_…`), and touches no other (`held_of`); lanes that there are not yet
+are made before, by a transaction that holds none. A database with one writer never asks.
 """
 
 from collections.abc import Callable, Iterable, Sequence, Set
@@ -47,19 +48,26 @@ SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callback
 """
 
 
-def make(tx: Tx, lanes: Iterable[str], rules: Rules, *, now_ms: int) -> None:
-    """Make lanes for destinations that have none, with the limits their destinations set."""
-    lanes = set(lanes)
+def make(tx: Tx, lanes: Iterable[str], rules: Rules, *, now_ms: int) -> set[str]:
+    """Make those of these lanes that there are not, with the limits their destinations set; return
+    them: they are held."""
     ids = tx.ids(lanes)
-    tx.run(tx.statements.MAKE_LANES, rules.concurrency, WINDOW_START, now_ms, ids)
-    tx.statements.hold(tx, lanes)
+    rows = tx.write(tx.statements.MAKE_LANES, rules.concurrency, WINDOW_START, now_ms, ids)
     tx.run(tx.statements.MAKE_SCHEDULES, ids)
+    made = {row[0] for row in rows}
+    tx.held |= made
+    return made
+
+
+def held_of(tx: Tx, rows: list[Row], lane: int) -> list[Row]:
+    """Return those rows whose lane, their column `lane`, this transaction may change: what came up
+    since it told its lanes is left to the next."""
+    return rows if tx.sole_owner else [row for row in rows if row[lane] in tx.held]
 
 
 def refresh(tx: Tx, lanes: Set[str], served: Set[str] = frozenset(), served_ms: int = 0) -> int:
     """Recompute when these lanes, and the tenants of those that changed, are next ready; tenants
     that were served at `served_ms` too. Returns how many lanes changed."""
-    tx.statements.hold(tx, lanes - tx.held)
     ids = tx.ids(lanes)
     changed = tx.write(tx.statements.REFRESH_LANES, ids, ids) if lanes else []
     tenants = {row[0] for row in changed}
@@ -82,7 +90,7 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
     Returns how many disagreed, and the id to go on after (None at the end).
     """
     ids = _first(tx, SLICE, after, limit)
-    lanes = set(ids) - tx.statements.unheld(tx, set(ids))
+    lanes = set(ids) if tx.sole_owner else tx.held.intersection(ids)
     several = {lane for lane in lanes if destination_of(lane) != lane}
     disagreed = refresh(tx, lanes - several) + _refresh_several(tx, several)
     idle_since_ms = now_ms - _IDLE_MS

@@ -122,9 +122,6 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     now_ms = tx.at(requests[0].new.created_ms)
     lanes_ = {request.new.lane for request in requests}
     unnamed = {request.new.lane: request.new for request in requests if request.new.url is not None}
-    missing = tx.statements.unheld(tx, lanes_)
-    if missing:
-        _make(tx, missing, unnamed, rules, now_ms)
     tx.statements.hold_servers(tx, {one.new.lane for one in requests if one.handover})
     targets = _targets(tx, lanes_, now_ms, rules)
     removed = {destination_of(lane) for lane in unnamed if targets[lane].removed}
@@ -197,6 +194,21 @@ def _make_targets(
         ],
         now_ms,
     )
+
+
+def unmade(tx: Tx, submits: Sequence[NewCallback]) -> list[NewCallback]:
+    """Return one for each of their lanes that can be made: a name must be a destination's."""
+    by_lane = {new.lane: new for new in submits}
+    names = [new.destination for new in by_lane.values() if new.url is None]
+    sql = f"SELECT id FROM destinations WHERE id IN ({marks(names)})"
+    known = {row[0] for row in tx.all(sql, *names)} if names else set()
+    return [new for new in by_lane.values() if new.url is not None or new.destination in known]
+
+
+def make_lanes(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> None:
+    """Make the lanes of these submits, and the destinations that came with URLs."""
+    unnamed = {new.lane: new for new in submits if new.url is not None}
+    _make(tx, {new.lane for new in submits}, unnamed, rules, tx.at(submits[0].created_ms))
 
 
 def _make(

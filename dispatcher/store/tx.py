@@ -116,20 +116,14 @@ class Statements(Protocol):
     """
 
     # Lanes
-    def hold(self, tx: Tx, lanes: Iterable[str]) -> None:
-        """Lock those of these lanes that there are until the end of the transaction."""
-
     def hold_servers(self, tx: Tx, lanes: Iterable[str]) -> None:
         """Lock the servers of these lanes that have several, but those that others hold: who leases
         without that takes no more than `fairness.unheld_room`."""
 
-    def unheld(self, tx: Tx, lanes: set[str]) -> set[str]:
-        """Return the lanes that must be made and held before what they hold is read."""
-
     def blocked(self, tx: Tx, lanes: Iterable[str]) -> set[str]:
         """Return the lanes beside these whose work waits for their common server."""
 
-    MAKE_LANES: str  # concurrency, window, now_ms, ids
+    MAKE_LANES: str  # concurrency, window, now_ms, ids; returns the ids that it made
     MAKE_SCHEDULES: str  # ids
     REFRESH_LANES: str  # ids, twice; returns the tenant of each that changed
 

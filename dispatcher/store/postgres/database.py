@@ -14,7 +14,7 @@ import psycopg
 
 from dispatcher.settings import Settings
 from dispatcher.states import State
-from dispatcher.store import callbacks, database, lanes
+from dispatcher.store import callbacks, database, lanes, submit
 from dispatcher.store.access import CURRENT_SECRETS, current_secrets
 from dispatcher.store.database import Committed, Counts, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
@@ -22,6 +22,7 @@ from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import Topic, Tx
+from dispatcher.values import NewCallback
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import RetryBatch
@@ -230,15 +231,42 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
 def _commit_once(
     session: Session, operations: Sequence[object], rules: Rules, isolate: bool
 ) -> Committed:
-    tx = session.begin()
+    tx = _begin_with_lanes(session, operations, rules)
     with session.rolled_back_on_error():
-        statements.hold_with_blocked(tx, database.lanes_of(tx, operations))
         results = database.apply(tx, operations, rules, isolate=isolate)
         next_ready_ms = session.mark(tx)
     committed = Committed(results, tx.changes, next_ready_ms)
     if not session.commit_marked(tx):
         raise RetryBatch("the connection was lost while committing, and nothing was committed")
     return committed
+
+
+def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rules) -> PostgresTx:
+    """Return a transaction that holds every lane which the batch is to touch.
+
+    Lanes that there are not yet are made before, in a transaction that waits for no other lane:
+    processes that made them while they held some would wait for each other in a circle.
+    """
+    while True:
+        tx = session.begin()
+        with session.rolled_back_on_error():
+            touched = database.lanes_of(tx, operations)
+            statements.hold_with_blocked(tx, touched)
+            unmade = database.unmade(tx, operations, touched - tx.held)
+        if not unmade:
+            return tx
+        session.roll_back()
+        _make_lanes(session, unmade, rules)
+
+
+def _make_lanes(session: Session, submits: Sequence[NewCallback], rules: Rules) -> None:
+    """Without a sync of its own: lanes are worth nothing without the callbacks that follow. Nor is
+    it asked what became of a commit that was cut off: lanes are made once, however often."""
+    tx = session.begin()
+    with session.rolled_back_on_error():
+        tx.run("SET LOCAL synchronous_commit = off")
+        submit.make_lanes(tx, submits, rules)
+        tx.run("COMMIT")
 
 
 # --- the other processes ---

@@ -11,9 +11,6 @@ from dispatcher.store.tx import Row, Tx
 
 # --- lanes ---
 
-_LOCK_LANES: Final = """
-SELECT id FROM lanes WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
-"""
 # With those beside them whose work waits for the same server: what these leave free is theirs.
 _LOCK_WITH_BLOCKED: Final = """
 SELECT id, blocked = 1 FROM lanes
@@ -26,15 +23,10 @@ ORDER BY id FOR UPDATE
 """
 
 
-def hold(tx: Tx, lanes: Iterable[str]) -> None:
-    """Lock those of these lanes that there are until the end of the transaction."""
-    if lanes:
-        tx.held |= {row[0] for row in tx.all(_LOCK_LANES, tx.ids(lanes))}
-
-
 def hold_with_blocked(tx: Tx, lanes: Iterable[str]) -> None:
-    """Lock these lanes, and those beside them whose work waits for the same servers: all in the
-    order of their ids, as the first thing that a commit does."""
+    """Lock those of these lanes that there are until the end of the transaction, and those beside
+    them whose work waits for the same servers: all in the order of their ids, as the first thing
+    that a commit does."""
     if lanes:
         ids = tx.ids(lanes)
         rows = tx.all(_LOCK_WITH_BLOCKED, ids, ids)
@@ -55,12 +47,6 @@ def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
         tx.held |= {row[0] for row in tx.all(_LOCK_SERVERS, tx.ids(servers))}
 
 
-def unheld(tx: Tx, lanes: set[str]) -> set[str]:
-    """Differs: lanes are made before anything is read, and for refused submits too: without a lane
-    to hold, two processes could each hand over as much as the destination takes in all."""
-    return lanes - tx.held
-
-
 def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
     """Return the lanes beside these whose work waits for their common server. Differs: those that
     were locked with them, in the order of all locks; one that another process blocked meanwhile is
@@ -77,6 +63,7 @@ FROM (SELECT ?::integer, ?::integer, ?::bigint) v(preset, first, now_ms), unnest
 JOIN destinations d ON d.id = left(u.id, 35)
 ORDER BY u.id
 ON CONFLICT (id) DO NOTHING
+RETURNING id
 """
 
 MAKE_SCHEDULES: Final = """

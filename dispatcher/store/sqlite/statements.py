@@ -12,17 +12,8 @@ from dispatcher.store.tx import Row, Tx
 # --- lanes ---
 
 
-def hold(tx: Tx, lanes: Iterable[str]) -> None:
-    """Differs: nobody else writes."""
-
-
 def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
     """Differs: nobody else leases."""
-
-
-def unheld(tx: Tx, lanes: set[str]) -> set[str]:
-    """Differs: nobody else writes, so lanes are made only for what is stored."""
-    return set()
 
 
 _BLOCKED: Final = """
@@ -42,6 +33,7 @@ SELECT j.value, d.tenant, d.paused, d.disabled_reason, coalesce(d.concurrency, ?
        min(coalesce(d.concurrency, ?1), ?2), ?3
 FROM json_each(?4) j JOIN destinations d ON d.id = substr(j.value, 1, 35)
 WHERE true ON CONFLICT (id) DO NOTHING
+RETURNING id
 """
 
 MAKE_SCHEDULES: Final = """

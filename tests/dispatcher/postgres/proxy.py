@@ -21,6 +21,7 @@ class Proxy:
     port: int
     url: str = ""
     fault: Fault | None = None
+    commits_before: int = 0  # the fault
     refusing: bool = False
     refuse_after_fault: bool = False
     failed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -37,7 +38,7 @@ class Proxy:
         answers = asyncio.create_task(_copy(server_reader, writer))
         try:
             while data := await reader.read(1 << 16):
-                if self.fault is not None and data.endswith(COMMIT):
+                if self.fault is not None and COMMIT in data and not self._passes():
                     await self._fail(data, answers, server_reader, writer, server_writer)
                     return
                 server_writer.write(data)
@@ -48,6 +49,10 @@ class Proxy:
             writer.close()
             if server_writer not in self._lingering:
                 server_writer.close()
+
+    def _passes(self) -> bool:
+        self.commits_before -= 1
+        return self.commits_before >= 0
 
     async def _fail(
         self,

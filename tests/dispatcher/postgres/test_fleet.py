@@ -90,6 +90,8 @@ def check_database(url: str, platform: Platform, sink: Sink) -> None:
             "WHERE a.callback = c.id AND a.outcome = 'acknowledged')"
         ).fetchone()
         assert without == (0,)
+        sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+        assert connection.execute(sql).fetchone() == (0,), "each stops deliveries for a second"
     assert stored == platform.acknowledged, "one callback a job, the acknowledged one"
     assert set(sink.arrivals) == set(stored.values())
 

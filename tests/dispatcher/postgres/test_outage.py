@@ -5,7 +5,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -19,6 +19,8 @@ from tests.dispatcher.postgres.proxy import Fault, Proxy, proxied
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
 
 FAULTS: tuple[Fault, ...] = ("answer lost", "commit lost", "half open")
+# The first submit for a destination makes its lane, in a commit before its own.
+COMMITS: Final = {"making the lane": 0, "storing": 1}
 
 
 @pytest.fixture
@@ -63,11 +65,12 @@ async def until_back(world: World) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("commit", COMMITS)
 async def test_a_submit_whose_commit_was_cut_off_is_stored_once_and_answered(
-    fault: Fault, world: World, proxy: Proxy, tmp_path: Path
+    fault: Fault, commit: str, world: World, proxy: Proxy, tmp_path: Path
 ) -> None:
     """The database is asked what became of it; what did not happen is done again."""
-    proxy.fault = fault
+    proxy.fault, proxy.commits_before = fault, COMMITS[commit]
     began = time.monotonic()
     answers = await asyncio.gather(
         *(world.submit(f"job-{n}", handover=True) for n in range(5)), world.submit("more")
@@ -98,17 +101,24 @@ async def test_a_settlement_whose_commit_was_cut_off_is_recorded_once(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("commit", COMMITS)
 async def test_what_became_of_a_commit_cannot_be_learnt_so_nobody_is_told_it_worked(
-    fault: Fault, world: World, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Fault,
+    commit: str,
+    world: World,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The caller's retry makes no second callback, whatever had happened."""
     monkeypatch.setattr("dispatcher.store.postgres.session._ASK_S", 0.2)
     proxy.fault, proxy.refuse_after_fault = fault, True
+    proxy.commits_before = COMMITS[commit]
     await raises(StoreUnavailable, world.submit("a"))
     proxy.refusing = False
     await until_back(world)
     again = await world.submit("a")
-    assert again.duplicate is (fault == "answer lost")
+    assert again.duplicate is (fault == "answer lost" and commit == "storing")
     assert count(tmp_path, "callbacks") == 1
     assert (await world.get(again.id)).state == "pending"
 

@@ -2,15 +2,18 @@
 and clocks that differ do no harm (I4, D16)."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from dispatcher.access import Access
 from dispatcher.filters import Filter
+from dispatcher.ids import lane_id
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreError
 from dispatcher.store.postgres.database import PostgresDatabase
@@ -58,7 +61,16 @@ async def together(tmp_path: Path) -> AsyncIterator[Together]:
     yield joined
     for world in joined.worlds:
         await world.store.close()
+    assert deadlocks(joined.url) == 0
     folders.empty_under(tmp_path)
+
+
+def deadlocks(url: str) -> int:
+    """How often the server had to end a circle of waiting: each stops deliveries for a second."""
+    sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+    with psycopg.connect(url) as connection:
+        found = connection.execute(sql).fetchone()
+    return int(found[0]) if found else 0
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -145,6 +157,36 @@ async def test_keys_in_opposite_orders_do_not_lock_each_other_out(together: Toge
         async with asyncio.timeout(60):
             answers = await asyncio.gather(*submits)
         assert sum(not one.duplicate for one in answers) == 20
+
+
+async def test_who_waits_for_another_to_make_a_lane_holds_none(together: Together) -> None:
+    """Else two processes that make lanes, each beside some that it holds, wait in a circle."""
+    world = await together.join()
+    known, new = "http://known.test/", "http://new.test/"
+    await world.submit("first", url=known)
+    await world.submit("second", url="http://other.test/")
+    copied = "INSERT INTO {0} SELECT (json_populate_record(t, %s)).* FROM {0} t WHERE id = %s"
+    lane = lane_id(TENANT, "http://other.test/")
+    async with await psycopg.AsyncConnection.connect(together.url) as other:
+        made = json.dumps({"id": lane_id(TENANT, new)})
+        await other.execute(copied.format("lanes").encode(), (made, lane))
+        both = asyncio.gather(world.submit("known", url=known), world.submit("new", url=new))
+        await until_waiting(together.url)
+        held = "SELECT 1 FROM lanes WHERE id = %s FOR UPDATE NOWAIT"
+        assert await (await other.execute(held, (lane_id(TENANT, known),))).fetchone()
+    assert [one.state for one in await both] == ["pending", "pending"]
+
+
+async def until_waiting(url: str) -> None:
+    """Until some session waits for a lock."""
+    sql = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as looking:
+        async with asyncio.timeout(60):
+            while True:
+                found = await (await looking.execute(sql)).fetchone()
+                if found and found[0]:
+                    return
+                await asyncio.sleep(0.01)
 
 
 async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: Path) -> None:
