@@ -23,11 +23,12 @@ TURNED_AWAY_FIRST_MS: Final = 1_000
 TURNED_AWAY_MOST_MS: Final = 300_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Health:
-    """What a lane remembers of its peer. `openings` counts the circuit's holds since it opened,
-    zero means closed; `turned_away` counts the holds in a row after which the peer only turned
-    away again. From `threshold` slots on (None: nowhere) the window grows slowly."""
+    """What a lane remembers of its peer, in the order of the store's columns. `openings` counts the
+    circuit's holds since it opened, zero means closed; `turned_away` counts the holds in a row
+    after which the peer only turned away again. From `threshold` slots on (None: nowhere) the
+    window grows slowly."""
 
     window: int = WINDOW_START
     failures: int = 0

@@ -126,9 +126,7 @@ class Database(Protocol):
         """Give up to `pages` free pages back to the file system; return how many."""
 
 
-def apply(
-    tx: Tx, operations: Sequence[object], rules: Rules, *, isolate: bool = True
-) -> list[object]:
+def apply(tx: Tx, operations: Sequence[object], rules: Rules, *, isolate: bool) -> list[object]:
     """Apply all operations within the running transaction, and bring the lanes that they touched up
     to date. What begins and ends the transaction is each database's own.
 
@@ -179,6 +177,13 @@ def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
                 if tx.is_fatal(error):
                     raise
     return touched
+
+
+def servers_of(operations: Sequence[object]) -> set[str]:
+    """Return the servers with several lanes that the batch may lease for at once: who does so
+    without holding one takes no more of it than `fairness.unheld_room`."""
+    submits = [one.new for one in operations if isinstance(one, SubmitRequest) and one.handover]
+    return {new.destination for new in submits if new.destination != new.lane}
 
 
 def unmade(tx: Tx, operations: Sequence[object], missing: Set[str]) -> list[NewCallback]:

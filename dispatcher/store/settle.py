@@ -2,7 +2,8 @@
 about their lanes, in one commit and only under the current fences (I4)."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import astuple, fields, replace
+from dataclasses import fields, replace
+from operator import attrgetter
 from typing import Final
 
 from dispatcher.health import Health, after, reached, shrunk
@@ -13,7 +14,7 @@ from dispatcher.store.destinations import begin_epoch
 from dispatcher.store.requests import Settlement
 from dispatcher.store.tx import Row, Tx, marks
 
-_HEALTH: Final = tuple(field.name for field in fields(Health))
+_health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
 
 
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
@@ -120,7 +121,7 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
     epochs = {row[0]: row[1] for row in rows}
     concurrency = {row[0]: row[2] for row in rows}
     failures = {row[0]: row[3] for row in rows}
-    before = {row[0]: Health(**dict(zip(_HEALTH, row[4:], strict=True))) for row in rows}
+    before = {row[0]: Health(*row[4:]) for row in rows}
     now = dict(before)
     alone = set()
     of_servers = []
@@ -148,7 +149,9 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
         if item.verdict.gone and item.delivery.registered:
             disable(tx, lane, "it answered 410 Gone")
             del epochs[lane]
-    changed = [(*astuple(health), lane) for lane, health in now.items() if health != before[lane]]
+    changed = [
+        (*_health_columns(health), lane) for lane, health in now.items() if health != before[lane]
+    ]
     if changed:
         tx.bulk(tx.statements.SET_HEALTH, changed)
     if of_servers:

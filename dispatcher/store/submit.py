@@ -122,7 +122,6 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     now_ms = tx.at(requests[0].new.created_ms)
     lanes_ = {request.new.lane for request in requests}
     unnamed = {request.new.lane: request.new for request in requests if request.new.url is not None}
-    tx.statements.hold_servers(tx, {one.new.lane for one in requests if one.handover})
     targets = _targets(tx, lanes_, now_ms, rules)
     removed = {destination_of(lane) for lane in unnamed if targets[lane].removed}
     again = {one for one in removed if destinations.forget(tx, one)}

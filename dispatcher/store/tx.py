@@ -116,16 +116,12 @@ class Statements(Protocol):
     """
 
     # Lanes
-    def hold_servers(self, tx: Tx, lanes: Iterable[str]) -> None:
-        """Lock the servers of these lanes that have several, but those that others hold: who leases
-        without that takes no more than `fairness.unheld_room`."""
-
     def blocked(self, tx: Tx, lanes: Iterable[str]) -> set[str]:
         """Return the lanes beside these whose work waits for their common server."""
 
     MAKE_LANES: str  # concurrency, window, now_ms, ids; returns the ids that it made
     MAKE_SCHEDULES: str  # ids
-    REFRESH_LANES: str  # ids, twice; returns the tenant of each that changed
+    REFRESH_LANES: str  # ids; returns the tenant of each that changed
 
     def refresh_schedules(
         self, tx: Tx, tenants: Set[str], served: Set[str], served_ms: int

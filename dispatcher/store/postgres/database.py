@@ -251,7 +251,7 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
         tx = session.begin()
         with session.rolled_back_on_error():
             touched = database.lanes_of(tx, operations)
-            statements.hold_with_blocked(tx, touched)
+            statements.hold(tx, touched, database.servers_of(operations))
             unmade = database.unmade(tx, operations, touched - tx.held)
         if not unmade:
             return tx

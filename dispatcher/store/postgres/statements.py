@@ -11,37 +11,42 @@ from dispatcher.store.tx import Row, Tx
 
 # --- lanes ---
 
-# With those beside them whose work waits for the same server: what these leave free is theirs.
-_LOCK_WITH_BLOCKED: Final = """
-SELECT id, blocked = 1 FROM lanes
-WHERE id = ANY(ARRAY(
-    SELECT unnest(?::text[])
-    UNION SELECT l.id FROM (SELECT DISTINCT left(id, 35) AS server FROM unnest(?::text[]) u(id)
-                            WHERE length(id) > 35) s
-    JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1))
-ORDER BY id FOR UPDATE
+# Lanes with those beside them whose work waits for the same server (what these leave free is
+# theirs; mostly none waits at all), and servers that nobody else holds, in one round trip.
+_LOCK: Final = """
+WITH locked AS (
+    SELECT id, blocked = 1 AS blocked FROM lanes
+    WHERE id = ANY(ARRAY(
+        SELECT unnest(?::text[])
+        UNION SELECT l.id FROM (SELECT DISTINCT left(id, 35) AS server FROM unnest(?::text[]) u(id)
+                                WHERE length(id) > 35) s
+        JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1
+        WHERE EXISTS (SELECT 1 FROM lanes WHERE blocked = 1)))
+    ORDER BY id FOR UPDATE
+), servers AS (
+    SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
+)
+SELECT id, blocked FROM locked UNION ALL SELECT id, false FROM servers
 """
-
-
-def hold_with_blocked(tx: Tx, lanes: Iterable[str]) -> None:
-    """Lock those of these lanes that there are until the end of the transaction, and those beside
-    them whose work waits for the same servers: all in the order of their ids, as the first thing
-    that a commit does."""
-    if lanes:
-        ids = tx.ids(lanes)
-        rows = tx.all(_LOCK_WITH_BLOCKED, ids, ids)
-        tx.held |= {row[0] for row in rows}
-        tx.blocked |= {row[0] for row in rows if row[1]}
-
-
 _LOCK_SERVERS: Final = """
 SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
 
-def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
-    """Lock the servers of these lanes that have several, but those that another process holds:
-    nobody waits for one. What is in flight to it is read by a later statement."""
+def hold(tx: Tx, lanes: Set[str], servers: Set[str]) -> None:
+    """Lock those of these lanes that there are until the end of the transaction, and those beside
+    them whose work waits for the same servers: all in the order of their ids, as the first thing
+    that a commit does. And those of these servers that no other process holds: nobody waits for
+    one, and what is in flight to it is read by a later statement."""
+    if lanes:
+        ids = tx.ids(lanes)
+        rows = tx.all(_LOCK, ids, ids, tx.ids(servers))
+        tx.held |= {row[0] for row in rows}
+        tx.blocked |= {row[0] for row in rows if row[1]}
+
+
+def _hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
+    """Lock the servers of these lanes that have several, but those that another process holds."""
     servers = {destination_of(lane) for lane in lanes if destination_of(lane) != lane} - tx.held
     if servers:
         tx.held |= {row[0] for row in tx.all(_LOCK_SERVERS, tx.ids(servers))}
@@ -79,31 +84,34 @@ SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
        (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
         AND state = 'sending') AS sending
 FROM destinations d
-WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id) WHERE length(id) > 35))
 """
 _SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
 _SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
+_FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
+               WHERE destination = u.id AND class = {} AND state = 'pending')"""
 
+# Most lanes of most commits have nothing waiting: of those nothing more is looked up.
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
 REFRESH_LANES: Final = f"""
-WITH server AS MATERIALIZED ({_SERVERS}), due AS MATERIALIZED (
-    SELECT l.id,
+WITH due AS MATERIALIZED (
+    SELECT u.id, {_FIRST_DUE.format(0)} AS high, {_FIRST_DUE.format(1)} AS normal,
+           {_FIRST_DUE.format(2)} AS replay
+    FROM unnest(?::text[]) u(id)
+), server AS MATERIALIZED (
+    {_SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM due
+        WHERE coalesce(high, normal, replay) IS NOT NULL AND length(id) > 35))
+), waiting AS MATERIALIZED (
+    SELECT due.id, due.high, due.normal, due.replay,
            l.paused = 0 AND l.doomed IS NULL AND l."window" > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
            coalesce({_SERVER_ROOM} <= 0, false) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            greatest(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
                ELSE floor(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate)::bigint + 1
-               END) AS earliest,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
-    FROM lanes l LEFT JOIN server s ON s.id = left(l.id, 35)
-    WHERE l.id = ANY(?::text[])
-), ready AS MATERIALIZED (
+               END) AS earliest
+    FROM due JOIN lanes l ON l.id = due.id LEFT JOIN server s ON s.id = left(l.id, 35)
+    WHERE coalesce(due.high, due.normal, due.replay) IS NOT NULL
+), ready AS (
     SELECT id,
            CASE WHEN free AND NOT server_full AND high IS NOT NULL
                THEN greatest(high, earliest, server_held_ms) END AS high,
@@ -111,9 +119,10 @@ WITH server AS MATERIALIZED ({_SERVERS}), due AS MATERIALIZED (
                THEN greatest(normal, earliest, server_held_ms) END AS normal,
            CASE WHEN free AND NOT server_full AND replay IS NOT NULL
                THEN greatest(replay, earliest, server_held_ms) END AS replay,
-           (free AND (server_full OR server_held_ms > earliest)
-               AND coalesce(high, normal, replay) IS NOT NULL)::integer AS blocked
-    FROM due
+           (free AND (server_full OR server_held_ms > earliest))::integer AS blocked
+    FROM waiting
+    UNION ALL
+    SELECT id, NULL, NULL, NULL, 0 FROM due WHERE coalesce(high, normal, replay) IS NULL
 )
 UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay,
                  blocked = r.blocked
@@ -266,7 +275,9 @@ ORDER BY t.place, l.ready
 """
 
 _LANES: Final = f"""
-WITH server AS MATERIALIZED ({_SERVERS})
+WITH server AS MATERIALIZED (
+    {_SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)
+                                      WHERE length(id) > 35)))
 SELECT l.id, l.tenant, l."window" - (SELECT count(*) FROM callbacks
            WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
        CASE WHEN s.held_until_ms > ? THEN 0 ELSE {_SERVER_ROOM} END, {_SERVER_CAP}
@@ -282,7 +293,7 @@ def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: 
     rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
     locked = [row[0] for row in rows]
     tx.held |= set(locked)
-    hold_servers(tx, locked)
+    _hold_servers(tx, locked)
     return tx.all(_LANES, locked, now_ms, locked) if locked else []
 
 

@@ -27,6 +27,7 @@ from receiver.base.db.sqlite import (
     FileInUse,
     FileLock,
     SqliteFile,
+    commit_batch,
     connect_reader,
     in_transaction,
     make_durable,
@@ -171,11 +172,14 @@ def _upgrade(connection: sqlite3.Connection) -> None:
 
 def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
     """Do what `Database.write` does, on the writer's thread."""
-    return in_transaction(connection, partial(_apply, SqliteTx(connection), operations, rules))
+    return commit_batch(connection, partial(_apply, connection, operations, rules))
 
 
-def _apply(tx: SqliteTx, operations: Sequence[object], rules: Rules) -> Committed:
-    results = database.apply(tx, operations, rules)
+def _apply(
+    connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, isolate: bool
+) -> Committed:
+    tx = SqliteTx(connection)
+    results = database.apply(tx, operations, rules, isolate=isolate)
     _count(tx)
     return Committed(results, tx.changes, lanes.next_ready_ms(tx))
 

@@ -12,10 +12,7 @@ from dispatcher.store.tx import Row, Tx
 # --- lanes ---
 
 
-def hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
-    """Differs: nobody else leases."""
-
-
+_ANY_BLOCKED: Final = "SELECT 1 FROM lanes WHERE blocked = 1 LIMIT 1"
 _BLOCKED: Final = """
 SELECT l.id FROM (SELECT DISTINCT substr(value, 1, 35) AS server FROM json_each(?)) s
 JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1
@@ -23,7 +20,9 @@ JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1
 
 
 def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
-    """Return the lanes beside these whose work waits for their common server."""
+    """Return the lanes beside these whose work waits for their common server: mostly none does."""
+    if tx.one(_ANY_BLOCKED) is None:
+        return set()
     return {row[0] for row in tx.all(_BLOCKED, tx.ids(lanes))}
 
 
@@ -52,29 +51,31 @@ FROM destinations d
 _SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
 _SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
 
+_FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
+               WHERE destination = j.value AND class = {} AND state = 'pending')"""
+
+# Most lanes of most commits have nothing waiting: of those nothing more is looked up.
 # "Materialized": else SQLite flattens the look-ups into the WHERE and does each of them twice.
 REFRESH_LANES: Final = f"""
-WITH server AS MATERIALIZED (
-    {_SERVERS} WHERE d.id IN (SELECT substr(value, 1, 35) FROM json_each(?)
-                              WHERE length(value) > 35)
-), due AS MATERIALIZED (
-    SELECT l.id,
+WITH due AS MATERIALIZED (
+    SELECT j.value AS id, {_FIRST_DUE.format(0)} AS high, {_FIRST_DUE.format(1)} AS normal,
+           {_FIRST_DUE.format(2)} AS replay
+    FROM json_each(?) j
+), server AS MATERIALIZED (
+    {_SERVERS} WHERE d.id IN (SELECT substr(id, 1, 35) FROM due
+        WHERE coalesce(high, normal, replay) IS NOT NULL AND length(id) > 35)
+), waiting AS MATERIALIZED (
+    SELECT due.id, due.high, due.normal, due.replay,
            NOT l.paused AND l.doomed IS NULL AND l.window > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
            coalesce({_SERVER_ROOM} <= 0, 0) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
                ELSE CAST(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate AS INTEGER) + 1
-               END) AS earliest,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 0 AND state = 'pending') AS high,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 1 AND state = 'pending') AS normal,
-           (SELECT min(due_ms) FROM callbacks
-               WHERE destination = l.id AND class = 2 AND state = 'pending') AS replay
-    FROM lanes l LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
-    WHERE l.id IN (SELECT value FROM json_each(?))
-), ready AS MATERIALIZED (
+               END) AS earliest
+    FROM due JOIN lanes l ON l.id = due.id LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
+    WHERE coalesce(due.high, due.normal, due.replay) IS NOT NULL
+), ready AS (
     SELECT id,
            CASE WHEN free AND NOT server_full
                THEN max(high, earliest, server_held_ms) END AS high,
@@ -82,9 +83,10 @@ WITH server AS MATERIALIZED (
                THEN max(normal, earliest, server_held_ms) END AS normal,
            CASE WHEN free AND NOT server_full
                THEN max(replay, earliest, server_held_ms) END AS replay,
-           free AND (server_full OR server_held_ms > earliest)
-               AND coalesce(high, normal, replay) IS NOT NULL AS blocked
-    FROM due
+           free AND (server_full OR server_held_ms > earliest) AS blocked
+    FROM waiting
+    UNION ALL
+    SELECT id, NULL, NULL, NULL, 0 FROM due WHERE coalesce(high, normal, replay) IS NULL
 )
 UPDATE lanes SET ready_high = r.high, ready_normal = r.normal, ready_replay = r.replay,
                  blocked = r.blocked

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
+from receiver.base.db.group_commit import PoisonedBatch
 from receiver.base.db.migrate import Migration, missing
 
 T = TypeVar("T")
@@ -104,6 +105,15 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
         if connection.in_transaction:  # a full disk may have ended it already
             connection.execute("ROLLBACK")
     return result
+
+
+def commit_batch(connection: sqlite3.Connection, apply: Callable[[bool], T]) -> T:
+    """Return what `apply(isolate)` did, durably: without savepoints at first; with them where it
+    raises PoisonedBatch, which is rare."""
+    try:
+        return in_transaction(connection, lambda: apply(False))
+    except PoisonedBatch:
+        return in_transaction(connection, lambda: apply(True))
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from receiver.base.db import CannotOpen
-from receiver.base.db.group_commit import PoisonedBatch
 from receiver.base.db.migrate import migrations, missing
 from receiver.base.db.sqlite import (
     FileInUse,
     SqliteFile,
     SqliteTx,
-    in_transaction,
+    commit_batch,
     make_durable,
     migrate,
     schema_version,
@@ -89,11 +88,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _commit(connection: sqlite3.Connection, apply: Callable[[Any, bool], T]) -> T:
-    """Commit a batch; one with a bad operation is done again, each operation in a savepoint."""
-    try:
-        return in_transaction(connection, lambda: apply(SqliteTx(connection), False))
-    except PoisonedBatch:
-        return in_transaction(connection, lambda: apply(SqliteTx(connection), True))
+    return commit_batch(connection, lambda isolate: apply(SqliteTx(connection), isolate))
 
 
 def _vacuum(connection: sqlite3.Connection) -> int:

@@ -20,7 +20,7 @@ SELECT id, tenant FROM callbacks WHERE state = '{}' AND pruned = ? AND finished_
 AND finished_ms < ? ORDER BY finished_ms LIMIT ? FOR UPDATE SKIP LOCKED
 """
 CASES: Final[dict[str, tuple[str, set[str]]]] = {
-    "lock lanes": (statements._LOCK_WITH_BLOCKED, {"lanes_pkey", "lanes_blocked"}),
+    "lock lanes": (statements._LOCK, {"lanes_pkey", "lanes_blocked", "destinations_pkey"}),
     "lock servers": (statements._LOCK_SERVERS, {"destinations_pkey"}),
     "refresh lanes": (
         statements.REFRESH_LANES,

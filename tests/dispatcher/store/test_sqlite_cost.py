@@ -23,7 +23,7 @@ FAST: Final = "http://fast.test/hook"
 _SMALL: Final = re.compile(
     r"SCAN (c |callbacks )?USING (COVERING )?INDEX callbacks_sending"
     r"|SCAN callbacks USING (COVERING )?INDEX callbacks_sending"
-    r"|SCAN (lanes|turns|replays|tenants|keys|counts|secrets|json_each|j|t|due|ready|r)\b"
+    r"|SCAN (lanes|turns|replays|tenants|keys|counts|secrets|json_each|j|t|due|waiting|ready|r)\b"
     # The servers of a batch's lanes, the lanes of a claim, and a tenant's twenty newest callbacks.
     r"|SCAN (s|server|l|newest)\b"
     r"|SCAN (\d+ )?CONSTANT ROW|SCAN \(subquery"
