@@ -1,6 +1,9 @@
 # Every target sets up .venv by itself; only Python 3.11+ and make are needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# How many processes run the suite. Much of it waits: two are worth it on a single core, too.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: install demo quick test coverage check format generate bench clean
 
@@ -19,14 +22,14 @@ quick: install
 	$(BIN)/pytest -m quick
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 # The same suite, slower by a third; fails under the floor that pyproject.toml sets, unless there is
 # no PostgreSQL to run its half of the stores on.
 NO_FLOOR := from tests.dispatcher.postgres.server import available as a; print("" if a() else "--fail-under=0")
 coverage: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(PARALLEL)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report $$($(BIN)/python -c '$(NO_FLOOR)')
 

@@ -11,12 +11,16 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Final, cast
 
 import freezegun
 import hypothesis
 import psycopg
 import pytest
+
+# Nobody asks how a worker's process ends: it writes down here what it leaves open.
+_LEFT_OPEN = "POSTBACK_TEST_LEFT_OPEN"
+_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 
 @atexit.register  # the first of all, so that it is called last
@@ -24,11 +28,23 @@ def nothing_is_left_open() -> None:
     """Fail a run that leaves a connection, a socket or an event loop open, at whose end Python
     would only complain, when the summary has long been written."""
     gc.collect()
-    left = [repr(one) for one in gc.get_objects() if _is_open(one)]
+    left = "".join(f"  {one!r}\n" for one in gc.get_objects() if _is_open(one))
+    found = Path(os.environ[_LEFT_OPEN])
+    if _IS_WORKER:
+        with found.open("a") as file:
+            file.write(left)
+        return
+    left += found.read_text()
+    found.unlink()
     if left:
-        print("left open:", *left, sep="\n  ", file=sys.stderr, flush=True)
+        print("left open:", left, sep="\n", end="", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
+if not _IS_WORKER:
+    handle, os.environ[_LEFT_OPEN] = tempfile.mkstemp(prefix="postback-left-open-")
+    os.close(handle)
 
 
 def _is_open(one: object) -> bool:
@@ -135,3 +151,23 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     root = session.config.stash.get(_OURS, None)
     if root is not None and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         shutil.rmtree(root, ignore_errors=True)
+
+
+_STORES: Final = ("postgres", "sqlite")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say on which stores the conformance suite ran: a skipped one must not go unseen."""
+    for name in _STORES:
+        ran = [
+            f"{len(found)} {outcome}"
+            for outcome in ("passed", "failed", "skipped")
+            if (found := [one for one in terminalreporter.getreports(outcome) if _of(one, name)])
+        ]
+        if ran:
+            terminalreporter.write_line(f"conformance suite on {name}: {', '.join(ran)}")
+
+
+def _of(report: pytest.TestReport, store: str) -> bool:
+    node = report.nodeid
+    return "dispatcher/store/" in node and (f"[{store}]" in node or f"[{store}-" in node)

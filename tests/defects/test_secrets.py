@@ -19,11 +19,10 @@ from receiver.base.secrets import is_weak, key_fault, secret_fault, split_secret
 from receiver.base.settings import SettingError
 from receiver.cli.root import run
 from receiver.settings import load
-from receiver.signature import generate_secret
 from tests.dispatcher.client.running import settings_for
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-OTHER = generate_secret()
+OTHER = "whsec_dGVzdC1vZi1hLXNlY3JldC13aXRoLTMyLWJ5dGVzLXg="
 PLAIN = "secret-of-another-platform"
 WEAK = "whsec_c2hvcnQtc2hvcnQtc2hvcg=="  # 19 bytes
 NO_SECRETS = [

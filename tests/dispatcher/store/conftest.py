@@ -49,20 +49,3 @@ async def build(
 @pytest.fixture
 async def world(build: Build) -> World:
     return await build()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say on which stores the conformance suite ran: a skipped one must not go unseen."""
-    for name in sorted(FACTORIES):
-        ran = [
-            f"{len(found)} {outcome}"
-            for outcome in ("passed", "failed", "skipped")
-            if (found := [one for one in terminalreporter.getreports(outcome) if _of(one, name)])
-        ]
-        if ran:
-            terminalreporter.write_line(f"conformance suite on {name}: {', '.join(ran)}")
-
-
-def _of(report: pytest.TestReport, name: str) -> bool:
-    node = report.nodeid
-    return "dispatcher/store/" in node and (f"[{name}]" in node or f"[{name}-" in node)
