@@ -11,7 +11,7 @@ from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
-from receiver.base.server import Bounds
+from receiver.base.protocol import Bounds
 
 _LOG: Final = log.get("dispatcher.server")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode

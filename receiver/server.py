@@ -6,7 +6,7 @@ from typing import Final
 
 from receiver.app import Receiver
 from receiver.base import log, server
-from receiver.base.server import Bounds
+from receiver.base.protocol import Bounds
 from receiver.handling.tx import EffectsError
 from receiver.http.router import DRAIN_BYTES_MAX
 from receiver.inbox.inbox import InboxError

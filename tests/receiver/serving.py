@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from receiver.base import server
-from receiver.base.server import Bounds
+from receiver.base.protocol import Bounds
 
 BOUNDS = Bounds(
     connections_max=1000, head_bytes_max=16_384, head_timeout_s=10, body_bytes_max=100 * 2**20

@@ -11,7 +11,7 @@ import pytest
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from receiver.base import server
-from receiver.base.server import Bounds
+from receiver.base.protocol import Bounds
 from tests.dispatcher.api.talk import ADMIN_KEY, reject
 
 HEAD = (
