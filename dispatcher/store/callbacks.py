@@ -1,7 +1,9 @@
 """Callbacks: found by a filter, in the order that an index gives; and what operators do to single
 ones: replay, cancel."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from dispatcher import policy as policies
 from dispatcher.filters import Filter
@@ -133,6 +135,27 @@ def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:
         for name in names
     ]
     return min((row[0] for row in oldest if row is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How many callbacks of each tenant are in each state, and what a tenant's take up."""
+
+    counts: Mapping[tuple[str, State], int]
+    bytes: Mapping[str, int]
+
+
+def totals(tx: Tx) -> Totals:
+    """Return what there is of all tenants."""
+    counts: dict[tuple[str, State], int] = {}
+    sizes: Counter[str] = Counter()
+    for tenant, state, n, size in tx.all(
+        "SELECT tenant, state, CAST(sum(n) AS bigint), CAST(sum(bytes) AS bigint) "
+        "FROM counts GROUP BY tenant, state"
+    ):
+        counts[tenant, state] = n
+        sizes[tenant] += size
+    return Totals(counts, sizes)
 
 
 def counts(tx: Tx) -> dict[tuple[str, State], int]:

@@ -1,15 +1,15 @@
 """What a database is to the store: a place that commits operations, a batch for everyone who waits,
 and answers queries."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from dispatcher.states import State
 from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.access import CurrentSecrets
+from dispatcher.store.callbacks import Totals
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
 from dispatcher.store.tx import ChangeSet, Tx
@@ -26,7 +26,6 @@ from receiver.base.db.group_commit import (
 from receiver.base.db.migrate import Migration
 
 T = TypeVar("T")
-Counts = Mapping[tuple[str, State], int]
 Dialect = Literal["sqlite", "postgres"]
 
 
@@ -102,7 +101,7 @@ class Database(Protocol):
     def skew_ms(self) -> int:
         """How far its clock was ahead of this process's at the last commit."""
 
-    async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
+    async def open(self, events: StoreEvents, recount: Callable[[Totals], None]) -> None:
         """Open, lock and migrate; `recount` is told what others changed. Raises CannotStart."""
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from dispatcher.states import State
+from dispatcher.store import rows
 from dispatcher.store.callbacks import finish
 from dispatcher.store.clocks import SLACK_MS
 from dispatcher.store.lanes import BLOCKED, DRAINING, held_of
@@ -126,10 +127,13 @@ def prune(tx: Tx, periods: Retention, *, now_ms: int, limit: int) -> int:
 
 
 def _prune_payloads(tx: Tx, state: State, before_ms: int, limit: int) -> int:
-    gone = [row[0] for row in _due(tx, state, 0, before_ms, limit)]
+    due = _due(tx, state, 0, before_ms, limit)
+    gone = [row[0] for row in due]
     if gone:
         tx.run(f"DELETE FROM payloads WHERE callback IN ({marks(gone)})", *gone)
         tx.run(f"UPDATE callbacks SET pruned = 1 WHERE id IN ({marks(gone)})", *gone)
+        for _, tenant, size, _ in due:
+            tx.changes.bytes[tenant] -= size
     return len(gone)
 
 
@@ -140,15 +144,18 @@ def _prune_rows(tx: Tx, state: State, before_ms: int, limit: int) -> int:
         for part in _PARTS:
             tx.run(f"DELETE FROM {part} WHERE callback IN ({marks(gone)})", *gone)
         tx.run(f"DELETE FROM callbacks WHERE id IN ({marks(gone)})", *gone)
-        for _, tenant in due:
+        for _, tenant, payload_bytes, other_bytes in due:
             tx.changes.moved(tenant, state, None)
+            tx.changes.bytes[tenant] -= payload_bytes + other_bytes
     return len(gone)
 
 
 def _due(tx: Tx, state: State, pruned: int, before_ms: int, limit: int) -> list[Row]:
-    """Return what is due; the state stands in the text so that the partial index can serve."""
+    """Return what is due: id, tenant, bytes of its payload that is there, bytes of all else. The
+    state stands in the text so that the partial index can serve."""
     return tx.all(
-        f"SELECT id, tenant FROM callbacks WHERE state = '{state}' AND pruned = ? "
+        f"SELECT id, tenant, (1 - pruned) * payload_size, {rows.ROW_BYTES} + extra_bytes "
+        f"FROM callbacks WHERE state = '{state}' AND pruned = ? "
         "AND finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?"
         f"{tx.skip_locked}",
         pruned,

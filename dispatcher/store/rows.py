@@ -84,6 +84,37 @@ def _callback(row: Row, tags: dict[str, str]) -> Callback:
     return Callback(**named, tags=tags)
 
 
+# What a callback takes up beside its payload: its rows and their index entries, measured; and what
+# one more row of its tags or attempts does, beside what stands in it.
+ROW_BYTES: Final = 1_024
+_TAG_BYTES: Final = 160
+_ATTEMPT_BYTES: Final = 128
+# What callbacks take up; what a tenant may store is compared with this.
+STORED_BYTES: Final = (
+    f"sum({ROW_BYTES} + extra_bytes + CASE WHEN pruned = 0 THEN payload_size ELSE 0 END)"
+)
+
+
+def extra_bytes(new: NewCallback) -> int:
+    """Return what a new callback takes up beside its row and its payload."""
+    size = len(new.policy_text) if new.policy_text else 0
+    if new.headers:
+        size += sum(len(name) + len(value) for name, value in new.headers)
+    if new.tags:  # each is in the table and in an index
+        size += sum(_TAG_BYTES + 2 * len((key + value).encode()) for key, value in new.tags)
+    return size
+
+
+def stored_bytes(new: NewCallback) -> int:
+    """Return what a new callback takes up."""
+    return ROW_BYTES + len(new.body) + extra_bytes(new)
+
+
+def attempt_bytes(error: str | None, excerpt: str | None) -> int:
+    """Return what an attempt takes up."""
+    return _ATTEMPT_BYTES + len(error or "") + len(excerpt or "")
+
+
 # The columns of a new callback that the submit says, with their types on PostgreSQL; the rest
 # (state, class, fence) follows from them.
 NEW_CALLBACK: Final = {
@@ -106,6 +137,7 @@ NEW_CALLBACK: Final = {
     "lease_ms": "bigint",
     "run": "bigint",
     "not_before_ms": "bigint",
+    "extra_bytes": "bigint",
 }
 
 
@@ -137,6 +169,7 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
         now_ms + round(rule.timeout * 1000) + (lease_margin_ms or 0) if leased else None,
         new.run,
         None if new.not_before_ms is None else starts_ms,
+        extra_bytes(new),
     )
 
 

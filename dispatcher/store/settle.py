@@ -12,6 +12,7 @@ from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.destinations import begin_epoch
 from dispatcher.store.requests import Settlement
+from dispatcher.store.rows import attempt_bytes
 from dispatcher.store.tx import Row, Tx, marks
 
 _health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
@@ -55,9 +56,13 @@ def _recorded(tx: Tx, stale: Sequence[Settlement]) -> set[Row]:
 
 
 def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collection[str]) -> None:
+    sizes = [attempt_bytes(item.outcome.error, item.outcome.excerpt) for item, _ in settled]
     tx.statements.record(
         tx,
-        [_settled_row(tx, item, state) for item, state in settled],
+        [
+            _settled_row(tx, item, state, size)
+            for (item, state), size in zip(settled, sizes, strict=True)
+        ],
         [_attempt_row(item) for item, _ in settled],
     )
     turned_away = [
@@ -65,9 +70,10 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collec
     ]
     if turned_away:
         tx.bulk(tx.statements.SET_TURNED_AWAY, turned_away)
-    for item, state in settled:
+    for (item, state), size in zip(settled, sizes, strict=True):
         delivery = item.delivery
         tx.changes.moved(delivery.tenant, "sending", state)
+        tx.changes.bytes[delivery.tenant] += size
         delivered = item.verdict.state == "delivered"
         tx.changes.events[delivery.tenant, "delivered" if delivered else "failed"] += 1
         if state in FINAL:
@@ -75,7 +81,7 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collec
         tx.changes.lanes.add(delivery.lane)
 
 
-def _settled_row(tx: Tx, item: Settlement, state: State) -> Row:
+def _settled_row(tx: Tx, item: Settlement, state: State, size: int) -> Row:
     delivery, verdict = item.delivery, item.verdict
     due_ms = verdict.due_ms if state == "pending" else None
     return (
@@ -85,6 +91,7 @@ def _settled_row(tx: Tx, item: Settlement, state: State) -> Row:
         delivery.attempt,
         tx.at(item.now_ms) if state in FINAL else None,
         None if verdict.state == "delivered" else item.outcome.error_code,
+        size,
         delivery.id,
     )
 

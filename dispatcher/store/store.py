@@ -27,7 +27,8 @@ from dispatcher.store import (
     replays,
     upgrade,
 )
-from dispatcher.store.database import Counts, Database, Operation, StoreEvents
+from dispatcher.store.callbacks import Totals
+from dispatcher.store.database import Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.rates import Rates
@@ -78,6 +79,7 @@ class Store:
         )
         self._events = StoreEvents()
         self._counts: Counter[tuple[str, State]] = Counter()
+        self._bytes: Counter[str] = Counter()
         self._queued = 0
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
@@ -91,7 +93,7 @@ class Store:
         self._events = events or StoreEvents()
         await self._database.open(self._events, self._recount)
         try:
-            self._recount(await self._read(callbacks.counts))
+            self._recount(await self._read(callbacks.totals))
             upgraded_ms = await self._read(upgrade.began_ms)
         except BaseException:
             await self._database.close()
@@ -131,6 +133,11 @@ class Store:
         if tenant is None:
             return self._queued
         return sum(self._counts[tenant, state] for state in QUEUED)
+
+    def stored_bytes(self, tenant: str) -> int:
+        """Return what a tenant's callbacks take up, whatever state they are in; exact after each
+        commit of this process."""
+        return self._bytes[tenant]
 
     def finished_per_second(self) -> float:
         """Return how many attempts a second ended a delivery, over the last minute, here."""
@@ -484,13 +491,14 @@ class Store:
         self._events.on_commit(len(operations), time.perf_counter() - started)
         changes = committed.changes
         self._counts.update(changes.counts)
+        self._bytes.update(changes.bytes)
         self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)
         if changes.events:
             self._rates.add(changes.events, now_ms=monotonic_ms())
         self._events.on_ready(committed.next_ready_ms)
         return committed.results
 
-    def _recount(self, counts: Counts) -> None:
+    def _recount(self, totals: Totals) -> None:
         """Begin again with what the database says."""
-        self._counts = Counter(counts)
+        self._counts, self._bytes = Counter(totals.counts), Counter(totals.bytes)
         self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)

@@ -344,5 +344,6 @@ def _insert_parts(
         result = results[new.id]
         if isinstance(result, Submitted):
             tx.changes.moved(new.tenant, None, result.state)
+            tx.changes.bytes[new.tenant] += rows.stored_bytes(new)
             tx.changes.events[new.tenant, "accepted"] += 1
             tx.changes.lanes.add(new.lane)

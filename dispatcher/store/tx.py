@@ -19,13 +19,15 @@ a filtered replay was made."""
 @dataclass(slots=True)
 class ChangeSet:
     """What a commit changed: lanes to refresh, those among them that may have been forgotten,
-    tenants that a claim served (and when), and how far the counts and the rates moved."""
+    tenants that a claim served (and when), and how far the counts, the stored bytes of tenants and
+    the rates moved."""
 
     lanes: set[str] = field(default_factory=set)
     revived_lanes: set[str] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
     served_ms: int = 0
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
 
     def absorb(self, other: "ChangeSet") -> None:
@@ -35,6 +37,7 @@ class ChangeSet:
         self.served_tenants |= other.served_tenants
         self.served_ms = max(self.served_ms, other.served_ms)
         self.counts.update(other.counts)
+        self.bytes.update(other.bytes)
         self.events.update(other.events)
 
     def moved(self, tenant: str, before: State | None, after: State | None) -> None:
@@ -44,9 +47,17 @@ class ChangeSet:
         if after is not None:
             self.counts[tenant, after] += 1
 
-    def moves(self) -> list[tuple[str, State, int]]:
-        """Return the counts that changed, as (tenant, state, by how much)."""
-        return [(tenant, state, n) for (tenant, state), n in self.counts.items() if n]
+    def moves(self) -> list[tuple[str, State, int, int]]:
+        """Return what changed, as (tenant, state, by how many, by how many bytes). The bytes of a
+        tenant stand in the first of its rows, since only their sum means something."""
+        left = {tenant: size for tenant, size in self.bytes.items() if size}
+        moves = [
+            (tenant, state, n, left.pop(tenant, 0))
+            for (tenant, state), n in self.counts.items()
+            if n
+        ]
+        moves += [(tenant, "dead", 0, size) for tenant, size in left.items()]
+        return moves
 
 
 class Tx(db.Tx, Protocol):

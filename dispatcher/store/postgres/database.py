@@ -3,7 +3,7 @@ one session that listens to the other processes (D3, D16)."""
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -13,10 +13,10 @@ from typing import Any, Final, TypeVar, get_args
 import psycopg
 
 from dispatcher.settings import Settings
-from dispatcher.states import State
 from dispatcher.store import callbacks, database, lanes, submit
 from dispatcher.store.access import CURRENT_SECRETS, current_secrets
-from dispatcher.store.database import Committed, Counts, ServerState, StoreEvents, migrations
+from dispatcher.store.callbacks import Totals
+from dispatcher.store.database import Committed, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
@@ -76,7 +76,7 @@ class PostgresDatabase:
             timeout_s=settings.read_timeout,
         )
         self._events = StoreEvents()
-        self._recount: Callable[[Counts], None] = lambda _counts: None
+        self._recount: Callable[[Totals], None] = lambda _totals: None
         self._watching: asyncio.Task[None] | None = None
         self._revision: int | None = None
         self._schema = migrations("postgres")[-1][0]
@@ -86,7 +86,7 @@ class PostgresDatabase:
     def skew_ms(self) -> int:
         return self._session.skew_ms
 
-    async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
+    async def open(self, events: StoreEvents, recount: Callable[[Totals], None]) -> None:
         self._events, self._recount = events, recount
         try:
             await self._in_thread(self._prepare)
@@ -164,10 +164,10 @@ class PostgresDatabase:
     async def _observe(self) -> None:
         """Take over what the others changed."""
         try:
-            counts, next_ready_ms, revision, schema = await self._in_thread(observe, self._session)
+            totals, next_ready_ms, revision, schema = await self._in_thread(observe, self._session)
         except psycopg.Error as error:
             raise translated(error) from error
-        self._recount(counts)
+        self._recount(totals)
         if self._revision not in (None, revision):
             self._events.on_access()
         self._revision = revision
@@ -186,20 +186,20 @@ class PostgresDatabase:
         self.usage = Usage(used_bytes=used, free_bytes=max(0, self._bytes_max - used))
 
 
-def observe(session: Session) -> tuple[Mapping[tuple[str, State], int], int | None, int, int]:
-    """Return what all processes together have, on the writer's thread between two commits: counts,
+def observe(session: Session) -> tuple[Totals, int | None, int, int]:
+    """Return what all processes together have, on the writer's thread between two commits: totals,
     when the next work is ready, how often keys, tenants or secrets changed, and the schema.
 
     Raises StoreUnavailable.
     """
     tx = session.begin()
     try:
-        counts = callbacks.counts(tx)
+        totals = callbacks.totals(tx)
         next_ready_ms = lanes.next_ready_ms(tx)
         revision, schema = tx.one(_OTHERS) or (0, 0)
     finally:
         session.roll_back()
-    return counts, next_ready_ms, revision or 0, schema or 0
+    return totals, next_ready_ms, revision or 0, schema or 0
 
 
 def _bring_up_to_date(connection: Connection) -> None:

@@ -13,6 +13,7 @@ import psycopg
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import text
+from dispatcher.store.rows import STORED_BYTES
 from dispatcher.store.sqlite.database import IN_USE_ADVICE, prepare
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
@@ -40,9 +41,9 @@ _SLICE: Final = 2_000
 _BUSY_MS: Final = 2_000
 _MOVING: Final = 0x6D6F7665  # the advisory lock of a move: "move"
 
-_COUNT: Final = """
-INSERT INTO counts (tenant, state, seat, n)
-SELECT tenant, state, 0, count(*) FROM callbacks GROUP BY tenant, state
+_COUNT: Final = f"""
+INSERT INTO counts (tenant, state, seat, n, bytes)
+SELECT tenant, state, 0, count(*), {STORED_BYTES} FROM callbacks GROUP BY tenant, state
 """
 
 # Asked of both databases; the answers must be the same.
@@ -54,6 +55,7 @@ CHECKS: Final[dict[str, str]] = {
     ),
     "schedules": "SELECT sum(due_ms), sum(lease_ms), sum(expires_ms), sum(claim) FROM callbacks",
     "payload bytes": "SELECT sum(length(body)) FROM payloads",
+    "stored bytes": f"SELECT CAST({STORED_BYTES} AS bigint) FROM callbacks",
 }
 
 Progress = Callable[[str, int, int], None]

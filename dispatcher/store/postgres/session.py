@@ -50,10 +50,11 @@ WITH marked AS (
     INSERT INTO writers (id, batch, seen_ms) VALUES (?, ?, {_NOW_MS})
     ON CONFLICT (id) DO UPDATE SET batch = excluded.batch, seen_ms = excluded.seen_ms
 ), counted AS (
-    INSERT INTO counts (tenant, state, seat, n)
-    SELECT tenant, state, ?::integer, n FROM unnest(?::text[], ?::text[], ?::bigint[])
-        u(tenant, state, n)
-    ON CONFLICT (tenant, state, seat) DO UPDATE SET n = counts.n + excluded.n
+    INSERT INTO counts (tenant, state, seat, n, bytes)
+    SELECT tenant, state, ?::integer, n, bytes
+    FROM unnest(?::text[], ?::text[], ?::bigint[], ?::bigint[]) u(tenant, state, n, bytes)
+    ON CONFLICT (tenant, state, seat)
+        DO UPDATE SET n = counts.n + excluded.n, bytes = counts.bytes + excluded.bytes
 )
 {statements.NEXT_READY}
 """
@@ -222,7 +223,7 @@ class Session(postgres.Session):
             return next_ready_ms(tx)
         self._batch += 1
         moves = tx.changes.moves()
-        columns = ([move[place] for move in moves] for place in range(3))
+        columns = ([move[place] for move in moves] for place in range(4))
         row = tx.one(_MARK, self.id, self._batch, self._shard, *columns)
         ready_ms = None if row is None else row[0]
         return None if ready_ms is None else tx.here(ready_ms)

@@ -343,9 +343,11 @@ WHERE callback = ANY(?::text[])
 _SETTLE: Final = """
 WITH settled AS (
 UPDATE callbacks c SET state = u.state, due_ms = u.due_ms, lease_ms = NULL, tries = u.tries,
-    attempts = u.attempts, finished_ms = u.finished_ms, last_error = u.last_error, cancelling = 0
-FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::text[])
-    u(state, due_ms, tries, attempts, finished_ms, last_error, id)
+    attempts = u.attempts, finished_ms = u.finished_ms, last_error = u.last_error, cancelling = 0,
+    extra_bytes = c.extra_bytes + u.bytes
+FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[], ?::bigint[],
+            ?::text[])
+    u(state, due_ms, tries, attempts, finished_ms, last_error, bytes, id)
 WHERE c.id = u.id
 )
 INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)

@@ -16,7 +16,8 @@ from urllib.parse import unquote
 from dispatcher.settings import Settings
 from dispatcher.store import database, lanes, upgrade
 from dispatcher.store.access import CURRENT_SECRETS, CurrentSecrets, current_secrets
-from dispatcher.store.database import Committed, Counts, StoreEvents, migrations
+from dispatcher.store.callbacks import Totals
+from dispatcher.store.database import Committed, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import statements
@@ -106,7 +107,7 @@ class SqliteDatabase:
         self._measured_s = 0.0
         self.usage = Usage(used_bytes=0, free_bytes=0)
 
-    async def open(self, events: StoreEvents, recount: Callable[[Counts], None]) -> None:
+    async def open(self, events: StoreEvents, recount: Callable[[Totals], None]) -> None:
         try:
             self.usage = await self._file.open(self._prepare)
         except FileInUse as error:
@@ -188,8 +189,9 @@ def _count(tx: Tx) -> None:
     moves = tx.changes.moves()
     if moves:
         tx.many(
-            "INSERT INTO counts (tenant, state, n) VALUES (?, ?, ?) "
-            "ON CONFLICT (tenant, state) DO UPDATE SET n = n + excluded.n",
+            "INSERT INTO counts (tenant, state, n, bytes) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (tenant, state) DO UPDATE SET n = n + excluded.n, "
+            "bytes = bytes + excluded.bytes",
             moves,
         )
 

@@ -276,7 +276,7 @@ WHERE callback IN (SELECT value FROM json_each(?))
 
 _SETTLE: Final = """
 UPDATE callbacks SET state = ?, due_ms = ?, lease_ms = NULL, tries = ?, attempts = ?,
-    finished_ms = ?, last_error = ?, cancelling = 0
+    finished_ms = ?, last_error = ?, cancelling = 0, extra_bytes = extra_bytes + ?
 WHERE id = ?
 """
 

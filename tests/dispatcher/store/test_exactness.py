@@ -26,6 +26,7 @@ from dispatcher.policy import Policy, dump
 from dispatcher.states import QUEUED, STATES, legal
 from dispatcher.store.errors import StoreError
 from dispatcher.store.requests import Retention
+from dispatcher.store.rows import STORED_BYTES
 from dispatcher.values import Delivery
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import DAY_MS, FACTORIES, LOOKERS, T0, World
@@ -249,6 +250,11 @@ class Machine(RuleBasedStateMachine):
             if n
         }
         assert stored == dict(counted)
+        taken = self.look(f"SELECT tenant, {STORED_BYTES} FROM callbacks GROUP BY tenant")
+        summed = self.look("SELECT tenant, sum(bytes) FROM counts GROUP BY tenant")
+        assert dict(summed) == dict(taken)
+        for tenant, size in taken:
+            assert self.world.store.stored_bytes(tenant) == size
         for tenant in (*TENANTS, None):
             stats = self.run(self.world.store.stats(tenant))
             for state in STATES:
