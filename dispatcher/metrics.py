@@ -63,6 +63,9 @@ class Metrics:
         self._commit_s = histogram("commit_seconds", "How long commits took.", _COMMIT_S)
         self._commit_size = histogram("commit_operations", "Operations in a commit.", _BATCH)
         self._stale = counter("stale_settlements", "Late results of old claims, not recorded.")
+        self._own_faults = counter(
+            "own_faults", "Attempts that we could not make, by what we lacked.", "lack"
+        )
         self._repaired = counter("lanes_mended", "Lanes that disagreed with their deliveries.")
         self._reclaimed = counter("reclaimed", "Deliveries taken back from ended leases.")
         self._expired = counter("expired", "Deliveries dead by their maximum age.")
@@ -97,6 +100,11 @@ class Metrics:
     def stale_settlement(self) -> None:
         """Count a result that came after its claim had been taken over."""
         self._stale.inc()
+
+    def own_fault(self, lack: str) -> None:
+        """Count an attempt that was not made for `lack` of something of ours, in one of our own
+        words; anything above zero deserves a look."""
+        self._count(self._own_faults, lack)
 
     def lane_repaired(self, count: int = 1) -> None:
         """Count lanes that the sweeper repaired; anything above zero deserves a look."""

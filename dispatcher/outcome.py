@@ -9,7 +9,7 @@ Kind = Literal[
     "unreachable",  # blocked, refused, reset before an answer or not resolvable: one class (D9)
     "tls_error",  # the TLS handshake or the certificate failed
     "protocol_error",  # an answer that is not HTTP, or breaks our limits
-    "interrupted",  # we stopped before the answer came (shutdown)
+    "interrupted",  # we could not make it, or stopped before the answer came: our own fault (D21)
 ]
 AttemptOutcome = (
     Literal["acknowledged", "rejected"]
@@ -19,6 +19,7 @@ AttemptOutcome = (
 `acknowledged` or `rejected` by the delivery's policy, and its code stands in `statusCode`."""
 
 
+INTERRUPTED: Final = "the dispatcher could not make this attempt: a fault of its own"
 TOO_MANY_REQUESTS: Final = 429
 SERVICE_UNAVAILABLE: Final = 503
 
@@ -37,6 +38,7 @@ class Outcome:
     excerpt: str | None = None  # the beginning of the answer's body, as text
     connected: bool = True  # False: it failed before it reached a path of its server
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
+    lack: str | None = None  # of an interrupted one: what we lacked, in one word
 
     @property
     def error_code(self) -> str:

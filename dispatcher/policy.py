@@ -160,14 +160,19 @@ def judge(
     expires_ms: int,
     now_ms: int,
     random: float,
+    pause_ms: int = 1_000,
 ) -> Verdict:
     """Return the verdict on an attempt that was the delivery's `tries`-th (from 1) of its budget.
 
     `turned_away` is how often it was turned away before while others were answered, and
     `turned_away_ms` when for the first time. `Retry-After` only ever lengthens the wait, and ends
     no delivery: where it asks for longer than the delivery may live, a last try goes out shortly
-    before its end.
+    before its end. What we could not do ourselves is due again after `pause_ms`, unspent (D21).
     """
+    if outcome.kind == "interrupted":
+        return _unspent(
+            now_ms + pause_ms, "our own fault: no try spent", expires_ms=expires_ms, now_ms=now_ms
+        )
     code = outcome.status_code
     if code is not None and outcome.kind == "answered":
         if policy.acknowledges(code):
@@ -200,10 +205,17 @@ def _turned_away(outcome: Outcome, *, expires_ms: int, now_ms: int, random: floa
     were turned away come back in one moment."""
     wait_ms = outcome.retry_after_ms or _TURNED_AWAY_FIRST_MS
     wait_ms += round(random * min(wait_ms, _SPREAD_MOST_MS))
-    due_ms = min(now_ms + wait_ms, _last_try_ms(expires_ms, now_ms))
+    return _unspent(
+        now_ms + wait_ms, "turned away: no try spent", expires_ms=expires_ms, now_ms=now_ms
+    )
+
+
+def _unspent(due_ms: int, reason: str, *, expires_ms: int, now_ms: int) -> Verdict:
+    """Wait at no cost, but not past the last try."""
+    due_ms = min(due_ms, _last_try_ms(expires_ms, now_ms))
     if due_ms <= now_ms:
         return Verdict(state="dead", reason=TOO_OLD)
-    return Verdict(state="pending", due_ms=due_ms, reason="turned away: no try spent", spent=False)
+    return Verdict(state="pending", due_ms=due_ms, reason=reason, spent=False)
 
 
 def _last_try_ms(expires_ms: int, now_ms: int) -> int:

@@ -214,6 +214,12 @@ class Settings:
                 "DISPATCHER_KEEP_DELIVERED_PAYLOAD must not exceed DISPATCHER_KEEP_DELIVERED"
             )
 
+    @property
+    def body_read_s(self) -> float:
+        """How long an answer's body is read that is not there with its head: for its excerpt, and
+        well within the lease."""
+        return min(1.0, self.lease_margin / 2)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:

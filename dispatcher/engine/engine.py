@@ -3,9 +3,11 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
+from dispatcher.engine.faults import INTERNAL, Faults, interrupted
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
@@ -18,11 +20,16 @@ from dispatcher.store.store import Store
 from dispatcher.values import Delivery, NewCallback, Submitted
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
+from receiver.base.lack import OwnLack
 
 T = TypeVar("T")
 
 _LOG: Final = log.get("dispatcher.engine")
 _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
+# An error that is not the store's may be one that what the peer sent causes: after so many of them
+# a result is recorded without its texts.
+_ODD_ERRORS_MAX: Final = 3
+_SECRETS_RETRY_S: Final = 0.2
 _CLAIM_RETRY_S: Final = 0.5
 # A generator of its own: whoever seeds the global one (a test, a library) does not seed our jitter.
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
@@ -55,6 +62,10 @@ class Engine:
         self._chance = chance
         self._monotonic_ms = monotonic_ms
         self._slots = Slots(settings.slots, bytes_max=settings.in_flight_bytes_max)
+        self._faults = Faults(metrics)
+        # A lease lasts for the timeout and this much: what is recorded by its end leaves so much
+        # for what comes before the attempt.
+        self._ahead_ms = round(1000 * (settings.lease_margin - settings.body_read_s))
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
         self._empty_until_ms = 0  # of the monotonic clock
@@ -108,7 +119,7 @@ class Engine:
     async def _release(self, deliveries: Sequence[Delivery]) -> None:
         try:
             await self._store.release(deliveries, now_ms=self._clock())
-        except StoreError as error:
+        except Exception as error:
             # The rest must still be closed in order; the leases end, or the next start ends them.
             _LOG.warning("cannot hand back", deliveries=len(deliveries), reason=str(error))
         else:
@@ -140,6 +151,7 @@ class Engine:
 
     async def _submit(self, new: NewCallback, handover: bool, high: bool, size: int) -> Submitted:
         delivery = None
+        leased_ms = self._monotonic_ms() - max(0, self._clock() - new.created_ms)
         try:
             submitted = await self._store.submit(new, handover=handover)
             delivery = submitted.delivery
@@ -147,7 +159,7 @@ class Engine:
             if handover and delivery is None:
                 self._free(new.tenant, high=high, size=size)
         if delivery is not None:
-            self._begin(delivery)
+            self._begin(delivery, leased_ms)
         return submitted
 
     async def probe(self, delivery: Delivery) -> Outcome:
@@ -194,6 +206,7 @@ class Engine:
                 self._alarm.set(_CLAIM_RETRY_S)
 
     async def _claim(self) -> None:
+        leased_ms = self._monotonic_ms()
         ask = self._slots.ask(self._clock())
         try:
             deliveries = await self._store.claim(ask)
@@ -201,15 +214,16 @@ class Engine:
             self._slots.answered(ask)
         for delivery in deliveries:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
-            self._begin(delivery)
+            self._begin(delivery, leased_ms)
         if not deliveries:
             self._empty_until_ms = self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
         self._arm()
 
     # --- delivering ---
 
-    def _begin(self, delivery: Delivery) -> None:
-        task = asyncio.create_task(self._deliver(delivery))
+    def _begin(self, delivery: Delivery, leased_ms: int) -> None:
+        """`leased_ms` is when its lease was asked for, by the monotonic clock: it is not younger."""
+        task = asyncio.create_task(self._deliver(delivery, leased_ms + self._ahead_ms))
         self._working.add(task)
         self._sending[task] = delivery
         self._held[task] = delivery.id, delivery.fence
@@ -222,15 +236,43 @@ class Engine:
         if not task.cancelled() and task.exception() is not None:
             _LOG.error("delivering failed", error=repr(task.exception()))
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, by_ms: int) -> None:
         try:
-            outcome = await self._send(delivery, await self._secrets_of(delivery))
+            outcome = await self._attempt(delivery, by_ms)
             self._no_longer_sending()
             settlement = self._judge(delivery, outcome)
             recorded = await self._settle(settlement)
             self._log_attempt(settlement, recorded)
         finally:
             self._free(delivery.tenant, high=delivery.high, size=len(delivery.body))
+
+    async def _attempt(self, delivery: Delivery, by_ms: int) -> Outcome:
+        """Return what an attempt met. Nothing goes out after `by_ms`, since it could not end before
+        its lease (I4); that, and whatever else we fail at, is our own fault (D21)."""
+        started_ms = self._clock()
+        try:
+            try:
+                secrets = await self._secrets_of(delivery)
+            except Exception:  # every delivery that waits for them would log it
+                secrets = await self._secrets_again(delivery, by_ms)
+            if self._monotonic_ms() > by_ms:
+                raise OwnLack("time", "too little was left of its lease")
+            return await self._send(delivery, secrets)
+        except Exception as error:
+            outcome = interrupted(error, started_ms=started_ms, ended_ms=self._clock())
+            if outcome.lack == INTERNAL:
+                _LOG.exception("delivering failed", error, id=delivery.id)
+            return outcome
+
+    async def _secrets_again(self, delivery: Delivery, by_ms: int) -> Secrets:
+        """Return a delivery's secrets, asked for until there is no time left to use them."""
+        while True:
+            await asyncio.sleep(_SECRETS_RETRY_S)
+            try:
+                return await self._secrets_of(delivery)
+            except Exception as error:
+                if self._monotonic_ms() > by_ms:
+                    raise OwnLack("secrets", str(error)) from error
 
     def _no_longer_sending(self) -> None:
         """From here on a shutdown waits: what was sent is recorded."""
@@ -245,6 +287,15 @@ class Engine:
 
     def _judge(self, delivery: Delivery, outcome: Outcome) -> Settlement:
         at_ms, chance = self._clock(), self._chance()
+        pause_ms = 0
+        if outcome.kind != "interrupted":
+            self._faults.none()
+        else:
+            pause_ms = self._faults.pause_ms(
+                outcome, chance=chance, monotonic_ms=self._monotonic_ms()
+            )
+            if outcome.lack == INTERNAL:  # it may well happen each time
+                pause_ms = max(pause_ms, delivery.policy.delay_ms(delivery.attempt, chance))
         verdict = judge(
             outcome,
             delivery.policy,
@@ -254,20 +305,30 @@ class Engine:
             expires_ms=delivery.expires_ms,
             now_ms=at_ms,
             random=chance,
+            pause_ms=pause_ms,
         )
         return Settlement(
             delivery=delivery, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms
         )
 
     async def _settle(self, settlement: Settlement) -> bool:
-        """Retried without end: an answer that the customer gave must not be forgotten."""
+        """Retried without end, whatever it meets: an answer that the customer gave must not be
+        forgotten."""
         waits = iter(_SETTLE_RETRY_S)
+        odd = 0
         while True:
             try:
                 return await self._store.settle(settlement)
             except StoreError as error:
                 _LOG.warning("cannot settle yet", id=settlement.delivery.id, reason=str(error))
-                await asyncio.sleep(next(waits, _SETTLE_RETRY_S[-1]))
+            except Exception as error:
+                odd += 1
+                if odd <= _ODD_ERRORS_MAX:
+                    _LOG.exception("settling failed", error, id=settlement.delivery.id)
+                if odd == _ODD_ERRORS_MAX:
+                    bare = replace(settlement.outcome, excerpt=None, error=None)
+                    settlement = replace(settlement, outcome=bare)
+            await asyncio.sleep(next(waits, _SETTLE_RETRY_S[-1]))
 
     def _log_attempt(self, settlement: Settlement, recorded: bool) -> None:
         delivery, outcome, verdict = settlement.delivery, settlement.outcome, settlement.verdict

@@ -46,7 +46,6 @@ _READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more 
 _DETAIL_CHARS_MAX: Final = 300
 _ANY_URL: Final = re.compile(r"https?://\S+")
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
-_BODY_S: Final = 1.0  # how long an answer's body is read that is not there with its head
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
 
 
@@ -68,7 +67,7 @@ class Sender:
         self._proxy = _proxy(settings.proxy_url)
         self._tls = tls
         self._lookup = lookup
-        self._body_s = min(_BODY_S, settings.lease_margin / 2)
+        self._body_s = settings.body_read_s
         self._opened: _Sessions | None = None
 
     async def open(self) -> None:

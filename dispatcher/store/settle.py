@@ -66,7 +66,9 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collec
         [_attempt_row(item) for item, _ in settled],
     )
     turned_away = [
-        _turned_away_row(tx, item, counted) for item, _ in settled if not item.verdict.spent
+        _turned_away_row(tx, item, counted)
+        for item, _ in settled
+        if not item.verdict.spent and item.outcome.turned_away
     ]
     if turned_away:
         tx.bulk(tx.statements.SET_TURNED_AWAY, turned_away)
@@ -75,7 +77,8 @@ def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collec
         tx.changes.moved(delivery.tenant, "sending", state)
         tx.changes.bytes[delivery.tenant] += size
         delivered = item.verdict.state == "delivered"
-        tx.changes.events[delivery.tenant, "delivered" if delivered else "failed"] += 1
+        if item.outcome.kind != "interrupted":
+            tx.changes.events[delivery.tenant, "delivered" if delivered else "failed"] += 1
         if state in FINAL:
             tx.changes.events[delivery.tenant, "finished"] += 1
         tx.changes.lanes.add(delivery.lane)

@@ -18,7 +18,7 @@ from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest
 from dispatcher.store.store import Store
 from dispatcher.values import Callback, Delivery, Submitted
-from receiver.base.clock import now_ms
+from receiver.base.clock import monotonic_ms, now_ms
 from tests.dispatcher.store.builders import TENANT, callback, outcome, secret
 
 Send = Callable[[Delivery, Secrets], Awaitable[Outcome]]
@@ -137,15 +137,29 @@ class Rig:
 
 @asynccontextmanager
 async def rigged(
-    folder: Path, *, started: bool = True, send: Send | None = None, **changes: Any
+    folder: Path,
+    *,
+    started: bool = True,
+    send: Send | None = None,
+    secrets: SecretCache | None = None,
+    monotonic_ms: Callable[[], int] = monotonic_ms,
+    **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A running engine, drained in the end; `send` makes the attempts instead of the script."""
+    """A running engine, drained in the end; `send` makes the attempts instead of the script, and
+    `secrets` are there in place of the store's."""
     settings = Settings(
         database_url=f"sqlite:///{folder}/engine.db", **{"drain_grace": 0.1, **changes}
     )
     store = open_store(settings)
     script, metrics = Script(), Metrics()
-    engine = Engine(settings, store, send or script.send, SecretCache(store.secrets), metrics)
+    engine = Engine(
+        settings,
+        store,
+        send or script.send,
+        secrets or SecretCache(store.secrets),
+        metrics,
+        monotonic_ms=monotonic_ms,
+    )
     await store.open(StoreEvents(on_ready=engine.on_ready))
     for tenant in (TENANT, *(f"t{n}" for n in range(8))):
         await store.ensure_tenant(tenant, secret(tenant))

@@ -1,0 +1,157 @@
+"""What this machine has run out of (D21): which errors say so, whatever raised them, and how many
+files may be open. Our own lack is nobody's fault but ours, and is booked as such."""
+
+import errno
+import resource
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+# No packet goes to these (root servers): connecting a datagram socket only looks for a route.
+_PROBES: Final = (
+    (socket.AF_INET, "198.41.0.4"),
+    (socket.AF_INET6, "2001:503:ba3e::2:30"),
+)
+_ERRORS: Final = {
+    errno.EMFILE: "descriptors",
+    errno.ENFILE: "descriptors",
+    errno.ENOBUFS: "memory",
+    errno.ENOMEM: "memory",
+}
+_NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
+_NO_THREAD: Final = "can't start new thread"  # Python's words; it has no type of its own
+# macOS refuses more than this, and calls the limit unlimited.
+_FILES_UNLIMITED: Final = 10_240
+UNLIMITED: Final = 2**31
+
+
+class OwnLack(OSError):
+    """We could not, and nobody else is to blame: `what` names what was lacking, in one word."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(reason)
+        self.what = what
+
+
+def lack_of(error: BaseException) -> str | None:
+    """Return what an error says that we lack, in one word; None where it does not: then it may be
+    the peer's. It is looked for in what caused the error, too."""
+    for cause in _causes(error):
+        if isinstance(cause, OwnLack):
+            return cause.what
+        if isinstance(cause, MemoryError):
+            return "memory"
+        if isinstance(cause, OSError) and cause.errno in _ERRORS:
+            return _ERRORS[cause.errno]
+        if isinstance(cause, RuntimeError) and _NO_THREAD in str(cause):
+            return "threads"
+        if isinstance(cause, BaseExceptionGroup):
+            lacks = [lack_of(one) for one in cause.exceptions]
+            return lacks[0] if all(lacks) else None
+    return None
+
+
+def has_no_route(error: BaseException) -> bool:
+    """Whether an error says that there is no way to an address."""
+    return any(isinstance(one, OSError) and one.errno in _NO_ROUTE for one in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def descriptors_left() -> bool:
+    """Whether one more file could be opened now. For errors that do not say why, such as those of
+    name look-ups."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
+    except OSError as error:
+        return error.errno not in _ERRORS
+    return True
+
+
+def has_route() -> bool:
+    """Whether this machine knows a way to the world."""
+    return any(is_routed(family, address) for family, address in _PROBES)
+
+
+def is_routed(family: int, address: str) -> bool:
+    """Whether this machine knows a way to an address, and has one of its own to send from."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+    except OSError as error:
+        return error.errno in _ERRORS  # else we could not look
+    return True
+
+
+class Uplink:
+    """Our own way out. A machine that never had one is not to be waited for: what cannot be
+    reached from it is the caller's affair."""
+
+    def __init__(self, has_route: Callable[[], bool] = has_route) -> None:
+        self._has_route = has_route
+        self._had = has_route()
+
+    def is_down(self) -> bool:
+        """Whether there was a way out before, and there is none now."""
+        up = self._has_route()
+        self._had = self._had or up
+        return self._had and not up
+
+
+# --- open files ---
+
+
+def raise_files_limit() -> int:
+    """Raise the soft limit of open files as far as the hard one lets us; returns what it is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, _FILES_UNLIMITED):
+        if soft != resource.RLIM_INFINITY and (wanted > soft or wanted == resource.RLIM_INFINITY):
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                break
+            except (OSError, ValueError):
+                continue
+    return files_limit()
+
+
+def files_limit(*, hard: bool = False) -> int:
+    """Return how many files this process may have open; with `hard`, how many it could."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[hard]
+    return UNLIMITED if limit == resource.RLIM_INFINITY else limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """What takes descriptors: a setting, how many it allows, how many descriptors each takes."""
+
+    setting: str
+    count: int
+    each: int = 1
+    min: int = 1  # fewer make no service
+
+
+def fit(needs: tuple[Need, Need], *, spare: int, limit: int) -> tuple[int, int]:
+    """Return how many of each there may be so that all have descriptors: what one side leaves of
+    its half is the other's."""
+    free = max(0, limit - spare)
+    first, second = (need.count * need.each for need in needs)
+    half = free // 2
+    if first + second > free:
+        first, second = (
+            (first, free - first)
+            if first <= half
+            else (free - second, second)
+            if second <= half
+            else (half, half)
+        )
+    return (
+        max(needs[0].min, min(needs[0].count, first // needs[0].each)),
+        max(needs[1].min, min(needs[1].count, second // needs[1].each)),
+    )
