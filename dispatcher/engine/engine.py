@@ -222,7 +222,7 @@ class Engine:
     # --- delivering ---
 
     def _begin(self, delivery: Delivery, leased_ms: int) -> None:
-        """`leased_ms` is when its lease was asked for, by the monotonic clock: it is not younger."""
+        """Start on what was leased not earlier than `leased_ms`, by the monotonic clock."""
         task = asyncio.create_task(self._deliver(delivery, leased_ms + self._ahead_ms))
         self._working.add(task)
         self._sending[task] = delivery
@@ -251,28 +251,26 @@ class Engine:
         its lease (I4); that, and whatever else we fail at, is our own fault (D21)."""
         started_ms = self._clock()
         try:
-            try:
-                secrets = await self._secrets_of(delivery)
-            except Exception:  # every delivery that waits for them would log it
-                secrets = await self._secrets_again(delivery, by_ms)
-            if self._monotonic_ms() > by_ms:
-                raise OwnLack("time", "too little was left of its lease")
-            return await self._send(delivery, secrets)
+            return await self._send(delivery, await self._secrets_in_time(delivery, by_ms))
         except Exception as error:
             outcome = interrupted(error, started_ms=started_ms, ended_ms=self._clock())
             if outcome.lack == INTERNAL:
                 _LOG.exception("delivering failed", error, id=delivery.id)
             return outcome
 
-    async def _secrets_again(self, delivery: Delivery, by_ms: int) -> Secrets:
-        """Return a delivery's secrets, asked for until there is no time left to use them."""
+    async def _secrets_in_time(self, delivery: Delivery, by_ms: int) -> Secrets:
+        """Return a delivery's secrets, asked for while there is time left to use them."""
         while True:
-            await asyncio.sleep(_SECRETS_RETRY_S)
             try:
-                return await self._secrets_of(delivery)
+                secrets = await self._secrets_of(delivery)
             except Exception as error:
                 if self._monotonic_ms() > by_ms:
                     raise OwnLack("secrets", str(error)) from error
+            else:
+                if self._monotonic_ms() <= by_ms:
+                    return secrets
+                raise OwnLack("time", "too little was left of its lease")
+            await asyncio.sleep(_SECRETS_RETRY_S)
 
     def _no_longer_sending(self) -> None:
         """From here on a shutdown waits: what was sent is recorded."""

@@ -33,7 +33,7 @@ class Faults:
         self._untold: dict[str, int] = {}
 
     def none(self) -> None:
-        """An attempt was made."""
+        """Note that an attempt was made."""
         self._in_a_row = 0
 
     def pause_ms(self, outcome: Outcome, *, chance: float, monotonic_ms: int) -> int:

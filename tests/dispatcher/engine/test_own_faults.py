@@ -1,4 +1,4 @@
-"""Our own lack is ours (D21): handed back unspent, never the peer's, and nothing is sent too late."""
+"""Our own lack is ours (D21): it is handed back unspent, and nothing is sent too late."""
 
 import asyncio
 import errno
