@@ -83,6 +83,7 @@ def dispatcher_story(url: str) -> dict[str, Any]:
             submit("named", "", destination="billing"),
             submit("dead", "/500/a", policy=TWICE, tags={"team": "b"}),
             submit("refused", "/410/a", policy=TWICE),
+            submit("rerun", "/200/a", run=2),
             *(submit(f"fed-{n:02}", "", destination="fed", policy=ONCE) for n in range(FED)),
         ]
         raw = client.post(
@@ -96,9 +97,10 @@ def dispatcher_story(url: str) -> dict[str, Any]:
         until(lambda: ok(client.get(f"/v1/callbacks/{acme_id}", headers=ACME))["deliveredAt"])
         _change(client, "fed", paused=True)
         replay = post("replays", {"filter": {"status": "dead", "destination": "fed"},
-                                  "ratePerSecond": 10})["id"]  # fmt: skip
+                                  "ratePerSecond": 4})["id"]  # fmt: skip
 
         retrying = submit("retrying", "/503/a", policy=LATER)
+        submit("later", "/200/later", notBefore=518_400, run=3)
         waiting = [submit(f"waiting-{n}", "", destination="paused") for n in range(3)]
         post(f"callbacks/{submit('cancelled', '', destination='paused')}/cancel", None)
         [submit(f"limited-{n}", "", destination="limited") for n in range(3)]
