@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Final
 
@@ -30,6 +30,11 @@ _LOG: Final = log.get("dispatcher.service")
 # `forget` is what ends an entry; this is for rotations made by another process.
 _FRESH_MS: Final = 30_000
 _TENANTS_MAX: Final = 10_000
+# While secrets cannot be read again, those that were read last sign: so long is waited for others,
+# so often it is tried, and told.
+_PATIENCE_S: Final = 0.5
+_AGAIN_MS: Final = 1_000
+_TELL_EVERY_MS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,11 @@ class Secrets:
 
 class SecretCache:
     """The tenants' signing secrets, kept in memory. The most specific one signs: a destination's
-    own, else its tenant's. `read` gives all of a tenant's that sign or signed, newest first."""
+    own, else its tenant's. `read` gives all of a tenant's that sign or signed, newest first.
+
+    A tenant's reading keeps no other tenant waiting. Where it fails or takes long, what was read
+    last goes on signing, unless it is known to have changed.
+    """
 
     def __init__(
         self,
@@ -53,44 +62,69 @@ class SecretCache:
         self._read = read
         self._monotonic_ms = monotonic_ms
         self._cached: OrderedDict[str, _TenantSecrets] = OrderedDict()
-        self._loading = asyncio.Lock()
-        self._forgotten = 0
+        self._reading: dict[str, asyncio.Task[_TenantSecrets]] = {}
+        self._tell_from_ms = 0
         self._told: set[str] = set()
 
     async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
         """Return what signs now. Raises NotFound for a tenant without secrets, and what `read`
-        raises."""
+        raises where there are none that were read before."""
         cached = self._cached.get(tenant)
         if cached is None or cached.fresh_until_ms <= self._monotonic_ms():
-            cached = await self._load(tenant)
+            cached = await self._read_again(tenant, cached)
         return cached.secrets(destination, now_ms)
 
     def forget(self, tenant: str) -> None:
         """Read this tenant's secrets again at the next use: they have changed."""
-        self._forgotten += 1
+        self._reading.pop(tenant, None)
         self._cached.pop(tenant, None)
 
     def forget_all(self) -> None:
         """Read all secrets again at their next use: another process changed some."""
-        self._forgotten += 1
-        self._cached.clear()
+        self._reading.clear()
+        for cached in self._cached.values():
+            cached.fresh_until_ms = 0
+
+    async def _read_again(self, tenant: str, stale: "_TenantSecrets | None") -> "_TenantSecrets":
+        reading = self._reading.get(tenant)
+        if reading is None:  # one for all that wait, not one each
+            reading = asyncio.create_task(self._load(tenant), name="read-secrets")
+            self._reading[tenant] = reading
+            reading.add_done_callback(partial(self._ended, tenant))
+        if stale is None:
+            return await asyncio.shield(reading)  # whoever goes away does not end it for others
+        await asyncio.wait((reading,), timeout=_PATIENCE_S)
+        if reading.done() and not reading.cancelled() and reading.exception() is None:
+            return reading.result()
+        stale.fresh_until_ms = self._monotonic_ms() + _AGAIN_MS
+        return stale
 
     async def _load(self, tenant: str) -> "_TenantSecrets":
-        async with self._loading:  # one read for all that wait, not one each
-            cached = self._cached.get(tenant)
-            if cached is not None and cached.fresh_until_ms > self._monotonic_ms():
-                return cached
-            forgotten = self._forgotten
-            secrets = await self._read(tenant)
-            self._warn(secrets)
-            cached = _TenantSecrets(tenant, secrets, self._monotonic_ms() + _FRESH_MS)
-            # What was read while a rotation committed may be the state before it.
-            if forgotten == self._forgotten:
-                self._cached[tenant] = cached
-                self._cached.move_to_end(tenant)
-                while len(self._cached) > _TENANTS_MAX:
-                    self._cached.popitem(last=False)
-            return cached
+        secrets = await self._read(tenant)
+        self._warn(secrets)
+        return _TenantSecrets(tenant, secrets, self._monotonic_ms() + _FRESH_MS)
+
+    def _ended(self, tenant: str, reading: "asyncio.Task[_TenantSecrets]") -> None:
+        # What was read while a rotation committed may be the state before it.
+        is_current = self._reading.get(tenant) is reading
+        if is_current:
+            del self._reading[tenant]
+        error = None if reading.cancelled() else reading.exception()
+        if error is not None:
+            self._tell(error)
+        elif is_current and not reading.cancelled():
+            self._cached[tenant] = reading.result()
+            self._cached.move_to_end(tenant)
+            while len(self._cached) > _TENANTS_MAX:
+                self._cached.popitem(last=False)
+
+    def _tell(self, error: BaseException) -> None:
+        now_ms = self._monotonic_ms()
+        if now_ms >= self._tell_from_ms:
+            self._tell_from_ms = now_ms + _TELL_EVERY_MS
+            _LOG.error(
+                "cannot read signing secrets: those read before go on signing", reason=str(error)
+            )
 
     def _warn(self, secrets: Sequence[SigningSecret]) -> None:
         """Say once of each weak secret, stored before there was a least strength, that it signs."""

@@ -139,6 +139,69 @@ async def test_tenants_do_not_share_secrets_and_one_without_any_is_not_found() -
         await book.for_delivery("nobody", "ds_1", 0)
 
 
+async def test_a_reading_that_hangs_keeps_no_other_tenant_waiting() -> None:
+    """I6: no lock is shared by tenants."""
+    vault = Vault(stored(CURRENT), stored(PREVIOUS, tenant="other"))
+    book = SecretCache(vault.secrets)
+    vault.gate.clear()
+    hanging = asyncio.create_task(book.for_delivery("acme", "ds_1", 0))
+    await vault.reading.wait()
+    vault.reading.clear()
+    other = asyncio.create_task(book.for_delivery("other", "ds_1", 0))
+    async with asyncio.timeout(10):
+        await vault.reading.wait()  # it reads, and does not wait to read
+    vault.gate.set()
+
+    assert (await other).current == PREVIOUS
+    assert (await hanging).current == CURRENT
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_what_was_read_before_signs_while_it_cannot_be_read_again(
+    hangs: bool, forgotten: bool
+) -> None:
+    """I2: whatever the store does, for as long as it does; also when another process has changed
+    something of somebody's. Then the new ones sign."""
+    vault = Vault(stored(PREVIOUS))
+    at_ms = 0
+    book = SecretCache(vault.secrets, monotonic_ms=lambda: at_ms)
+    await book.for_delivery("acme", "ds_1", 0)
+    vault.kept = (stored(CURRENT),)
+    if hangs:
+        vault.gate.clear()
+    else:
+        vault.error = StoreUnavailable("down")
+    if forgotten:
+        book.forget_all()
+    for minutes in (1, 10, 60):
+        at_ms = minutes * 60_000
+        assert (await book.for_delivery("acme", "ds_1", 0)).current == PREVIOUS
+    readings = vault.readings
+    for _ in range(20):  # the same second: nobody waits, and nothing is read
+        assert (await book.for_delivery("acme", "ds_1", 0)).current == PREVIOUS
+    assert vault.readings == readings
+
+    vault.error = None
+    vault.gate.set()
+    at_ms += 1_000
+    found = {(await book.for_delivery("acme", "ds_1", 0)).current for _ in range(2)}
+    assert found <= {PREVIOUS, CURRENT}  # a reading that had hung brings what it found then
+    at_ms += 30_000
+    assert (await book.for_delivery("acme", "ds_1", 0)).current == CURRENT
+
+
+async def test_a_tenants_own_rotation_is_never_signed_past() -> None:
+    """D10: what is known to be replaced signs nothing, also where the new one cannot be read."""
+    vault = Vault(stored(PREVIOUS))
+    book = SecretCache(vault.secrets)
+    await book.for_delivery("acme", "ds_1", 0)
+    book.forget("acme")
+    vault.error = StoreUnavailable("down")
+    with pytest.raises(StoreUnavailable):
+        await book.for_delivery("acme", "ds_1", 0)
+
+
 async def test_a_store_that_is_down_is_asked_again() -> None:
     vault = Vault(stored(CURRENT))
     vault.error = StoreUnavailable("down")
