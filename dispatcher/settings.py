@@ -178,7 +178,13 @@ class Settings:
         min=0.05,
         max=600,
     )
-    readers: int = setting(2, "read-only connections for listings", min=1, max=64)
+    readers: int = setting(
+        2,
+        "read-only connections for listings, of which one tenant has at most half; the service's "
+        "own reads have two more",
+        min=1,
+        max=64,
+    )
 
     keep_delivered_payload: float = setting(
         7 * DAY_S, "how long a delivered payload is kept, for replays", unit="s"

@@ -117,7 +117,7 @@ async def search_tenants(call: Call) -> Response:
     call.principal.require_platform()
     tenants = {
         one.name: wire.TenantView(name=one.name, created_at=iso(one.created_ms))
-        for one in await call.context.store.tenants()
+        for one in await call.context.store.tenants(listed=True)
     }
     return respond(call.listing("tenants").page_of(tenants))
 
@@ -148,7 +148,7 @@ async def search_secrets(call: Call) -> Response:
 
     Without their values.
     """
-    secrets = await call.context.store.secrets(call.tenant)
+    secrets = await call.context.store.secrets(call.tenant, listed=True)
     now_ms = call.now_ms
     views = {one.id: wire.SecretView(**_secret(one, now_ms)) for one in secrets}
     return respond(call.listing(f"secrets\0{call.tenant}").page_of(views))
@@ -213,7 +213,7 @@ async def reveal(call: Call) -> Response:
 
 async def _requested(call: Call, request: wire.Reveal) -> SigningSecret:
     owner = await _owner(call, request.destination)
-    for secret in await call.context.store.secrets(call.tenant):
+    for secret in await call.context.store.secrets(call.tenant, listed=True):
         current = secret.expires_ms is None and secret.destination == owner
         if secret.id == request.id or (request.id is None and current):
             return secret

@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal
 
@@ -21,7 +21,7 @@ from dispatcher.values import Scope
 from receiver.base import http
 from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid, read_query
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[Call], Coroutine[Any, Any, Response]]
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 # Read and forgotten before an early response: a peer that is still sending would not see it.
@@ -133,6 +133,8 @@ class Endpoint:
             if operation.scope is not None:
                 await _admit(call, operation.scope)
                 call.query = read_query(request.query, self._query_names[operation.method])
+                if operation.method == "GET":  # what nobody waits for need not be looked up
+                    return await request.while_there(operation.handler(call))
             return await operation.handler(call)
         except Disconnected:
             raise

@@ -49,7 +49,8 @@ async def start(call: Call) -> Response:
 
 
 async def _preview(call: Call, chosen: Filter) -> Response:
-    matched, sample = await call.context.store.preview_replay(call.tenant, chosen, sample=SAMPLE)
+    looking = call.context.store.preview_replay(call.tenant, chosen, sample=SAMPLE)
+    matched, sample = await call.request.while_there(looking)
     views = [callbacks.view(one) for one in sample]
     return respond(wire.PreviewView(matched=matched, sample=views, filter=filters.dump(chosen)))
 

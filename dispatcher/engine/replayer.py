@@ -94,7 +94,9 @@ class Replayer:
                 continue
             walked = replay.replayed + replay.skipped
             try:
-                replay = await self._store.feed_replay(replay.id, limit=limit, now_ms=self._clock())
+                replay = await self._store.feed_replay(
+                    replay.id, limit=limit, now_ms=self._clock(), tenant=replay.tenant
+                )
             except StoreError as error:
                 _LOG.warning("a replay waits", id=replay.id, reason=str(error))
                 await asyncio.sleep(_RETRY_S)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.access import CurrentSecrets
@@ -24,9 +24,16 @@ from receiver.base.db.group_commit import (
     write_all,
 )
 from receiver.base.db.migrate import Migration
+from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
+
+OWN_READERS: Final = 2
+"""Beside DISPATCHER_READERS: for what the service reads for its own work. Work for tenants, such as
+feeding their replays, has one of them at most."""
+PLATFORM: Final = Reader("")
+"""Who lists what belongs to no tenant, or to all."""
 
 
 def migrations(dialect: Dialect) -> list[Migration]:
@@ -117,9 +124,9 @@ class Database(Protocol):
         was committed; other errors of the database are ours, and loud.
         """
 
-    async def read(self, query: Callable[[Tx], T]) -> T:
-        """Return what `query` finds in one consistent view. Raises StoreUnavailable past the
-        deadline."""
+    async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
+        """Return what `query` finds in one consistent view, in the turn of whom it is for. Raises
+        StoreUnavailable past the deadline, and for one more than may wait."""
 
     async def shrink(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system; return how many."""

@@ -28,7 +28,7 @@ from dispatcher.store import (
     upgrade,
 )
 from dispatcher.store.callbacks import Totals
-from dispatcher.store.database import Database, Operation, StoreEvents
+from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.rates import Rates
@@ -59,6 +59,7 @@ from dispatcher.values import (
 from receiver.base.clock import monotonic_ms
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import GroupCommit
+from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
 # How long a process that does not feed a replay waits before it looks again whether it must.
@@ -261,22 +262,22 @@ class Store:
 
     async def get(self, tenant: str, callback: str) -> Callback:
         """Raise NotFound."""
-        return await self._read(lambda tx: callbacks.get(tx, tenant, callback))
+        return await self._read(lambda tx: callbacks.get(tx, tenant, callback), Reader(tenant))
 
     async def search(self, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
         """Newest first, at most `limit`, after id `after`. Raises StoreUnavailable when it takes
         longer than the read deadline."""
         return await self._read(
-            lambda tx: callbacks.page(tx, tenant, filter, after=after, limit=limit)
+            lambda tx: callbacks.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
         )
 
     async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
         """Oldest first. Raises NotFound."""
-        return await self._read(lambda tx: callbacks.attempts(tx, tenant, callback))
+        return await self._read(lambda tx: callbacks.attempts(tx, tenant, callback), Reader(tenant))
 
     async def payload(self, tenant: str, callback: str) -> Payload:
         """Raise NotFound, PayloadGone."""
-        return await self._read(lambda tx: callbacks.payload(tx, tenant, callback))
+        return await self._read(lambda tx: callbacks.payload(tx, tenant, callback), Reader(tenant))
 
     async def replay(self, tenant: str, callback: str, *, now_ms: int) -> Callback:
         """Make a final delivery due again: same id, same bytes, a fresh budget, history kept.
@@ -298,7 +299,8 @@ class Store:
         """Of one tenant or of all. On a shared database the counts are everybody's, the rates this
         process's."""
         counts, oldest_ms = await self._read(
-            lambda tx: (callbacks.counts(tx), callbacks.oldest_pending_ms(tx, tenant))
+            lambda tx: (callbacks.counts(tx), callbacks.oldest_pending_ms(tx, tenant)),
+            PLATFORM if tenant is None else Reader(tenant),
         )
         totals: dict[State, int] = dict.fromkeys(STATES, 0)
         at_ms = monotonic_ms()
@@ -319,7 +321,9 @@ class Store:
         self, tenant: str, filter: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
         """Fix the set: what matches `filter` and is final now. Feeds nothing yet."""
-        matched = await self._read(lambda tx: replays.count(tx, tenant, filter, made_ms=now_ms))
+        matched = await self._read(
+            lambda tx: replays.count(tx, tenant, filter, made_ms=now_ms), Reader(tenant)
+        )
         replay = replays.new(tenant, filter, matched, rate_per_second, now_ms)
         return await self._write(lambda tx: replays.make(tx, replay), notify="replays")
 
@@ -332,13 +336,19 @@ class Store:
             lambda tx: (
                 replays.count(tx, tenant, filter, made_ms=made_ms),
                 replays.sample(tx, tenant, filter, made_ms=made_ms, limit=sample),
-            )
+            ),
+            Reader(tenant),
         )
 
-    async def feed_replay(self, replay: str, *, limit: int, now_ms: int) -> Replay:
-        """Walk `limit` more callbacks of the set; cursor and rows move in one commit. Of several
-        processes one feeds; the others wait a second, in case it ends."""
-        cursor, ids = await self._read(lambda tx: replays.upcoming(tx, replay, limit=limit))
+    async def feed_replay(
+        self, replay: str, *, limit: int, now_ms: int, tenant: str = ""
+    ) -> Replay:
+        """Walk `limit` more callbacks of the set, of which the next are looked up in `tenant`'s
+        turn; cursor and rows move in one commit. Of several processes one feeds; the others wait a
+        second, in case it ends."""
+        cursor, ids = await self._read(
+            lambda tx: replays.upcoming(tx, replay, limit=limit), Reader(tenant, upkeep=True)
+        )
         ours, fed = await self._write(
             lambda tx: replays.feed(tx, replay, cursor, ids, now_ms=tx.at(now_ms)),
             lanes=lanes.of_replay(replay, ids),
@@ -356,7 +366,7 @@ class Store:
 
     async def get_replay(self, tenant: str, replay: str) -> Replay:
         """Raise NotFound."""
-        return await self._read(lambda tx: replays.get(tx, tenant, replay))
+        return await self._read(lambda tx: replays.get(tx, tenant, replay), Reader(tenant))
 
     async def running_replays(self) -> Sequence[Replay]:
         """Every tenant's, to go on with."""
@@ -369,13 +379,14 @@ class Store:
     ) -> tuple[Sequence[Destination], str | None]:
         """In the order of their ids, and the id to go on after."""
         return await self._read(
-            lambda tx: destinations.page(tx, tenant, after=after, limit=limit, now_ms=wall_ms())
+            lambda tx: destinations.page(tx, tenant, after=after, limit=limit, now_ms=wall_ms()),
+            Reader(tenant),
         )
 
     async def get_destination(self, tenant: str, destination: str) -> Destination:
         """By id or by registered name. Raises NotFound."""
         return await self._read(
-            lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms())
+            lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms()), Reader(tenant)
         )
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
@@ -397,7 +408,10 @@ class Store:
             lanes=lanes.of_destination(tenant, destination),
         )
         # Counting a backlog takes a second for a million: not while the writer keeps all waiting.
-        return await self._read(lambda tx: destinations.get(tx, tenant, changed, now_ms=now_ms))
+        return await self._read(
+            lambda tx: destinations.get(tx, tenant, changed, now_ms=now_ms),
+            Reader(tenant, upkeep=True),
+        )
 
     async def remove_destination(self, tenant: str, destination: str, *, now_ms: int) -> None:
         """Forget it and its secrets; its backlog is made dead. Raises NotFound."""
@@ -409,9 +423,9 @@ class Store:
 
     # --- access ---
 
-    async def tenants(self) -> Sequence[Tenant]:
-        """In the order of their names."""
-        return await self._read(access.tenants)
+    async def tenants(self, *, listed: bool = False) -> Sequence[Tenant]:
+        """In the order of their names; `listed`, in the turns of listings."""
+        return await self._read(access.tenants, PLATFORM if listed else SERVICE)
 
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         """Make the tenant with this secret, unless it exists."""
@@ -429,9 +443,11 @@ class Store:
         """Raise NotFound."""
         return await self._write(lambda tx: access.remove_key(tx, key), notify="access")
 
-    async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
-        """All that sign or signed and have not been forgotten, newest first."""
-        return await self._read(lambda tx: access.secrets(tx, tenant))
+    async def secrets(self, tenant: str, *, listed: bool = False) -> Sequence[SigningSecret]:
+        """All that sign or signed and have not been forgotten, newest first; `listed`, in the
+        turns of listings."""
+        reader = Reader(tenant) if listed else SERVICE
+        return await self._read(lambda tx: access.secrets(tx, tenant), reader)
 
     async def rotate_secret(
         self, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
@@ -466,8 +482,8 @@ class Store:
 
     # --- how the verbs get to the database ---
 
-    async def _read(self, query: Callable[[Tx], T]) -> T:
-        return await self._database.read(query)
+    async def _read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
+        return await self._database.read(query, reader)
 
     async def _write(
         self,

@@ -4,11 +4,20 @@ shape of error."""
 import asyncio
 import json
 import math
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Mapping,
+    MutableMapping,
+)
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
+T = TypeVar("T")
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Event]]
@@ -231,6 +240,26 @@ class Request:
             if exchange is not None:
                 self._whole = exchange.whole_body(self._scope) is not None
         return self._whole
+
+    async def while_there(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` does, which is cancelled when the client goes: for what only reads,
+        once the request has arrived. Raises Disconnected."""
+        if not self.has_arrived:
+            return await work
+        working, leaving = asyncio.create_task(work), asyncio.create_task(self._left())
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Disconnected
+            return working.result()
+        finally:
+            leaving.cancel()
+            if working.cancel():
+                working.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def finish(self, status: int, *, timeout_s: float, bytes_max: int) -> bool:
         """Return whether the connection must be closed after a response of this status. What has

@@ -102,7 +102,9 @@ class Router:
             self._check_head(request)
             source = self._sources.get(request.path)
             if source is None:
-                return await self._route(request)
+                routed = self._route(request)
+                is_look = request.method in ("GET", "HEAD")
+                return await (request.while_there(routed) if is_look else routed)
             allow(request, "POST")
             verdict = await self._webhook.receive(request, source)
             self._metrics.count_received(verdict)

@@ -3,7 +3,7 @@ are waited for. The same promises on SQLite and on PostgreSQL."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Tx
 from receiver.base.db.group_commit import (
@@ -15,6 +15,7 @@ from receiver.base.db.group_commit import (
     apply_together,
     write_all,
 )
+from receiver.base.db.readers import SERVICE, Reader
 from receiver.base.db.url import is_postgres, sqlite_path
 from receiver.inbox import attempts, batch, expectations, listing, retention, wanted
 from receiver.inbox.attempts import ClaimedBatch, Running, Settlement
@@ -27,6 +28,10 @@ from receiver.inbox.wanted import Beats, Wanted
 from receiver.settings import Settings
 
 T = TypeVar("T")
+
+# Whose turns its listings take; handling reads through a connection of its own.
+_OPERATOR: Final = Reader("operator")
+_MONITORING: Final = Reader("monitoring")
 
 
 class InboxError(Exception):
@@ -75,8 +80,8 @@ class Database(Protocol):
         """Return what `apply(tx, isolate)` did in one transaction, once it is on disk. It may be
         done again: `isolate`, where it raised PoisonedBatch."""
 
-    async def read(self, query: Callable[[Any], T]) -> T:
-        """Return what one query finds, cut off at its deadline."""
+    async def read(self, query: Callable[[Any], T], reader: Reader) -> T:
+        """Return what one query finds, cut off at its deadline, in the turn of whom it is for."""
 
     async def shrink(self) -> None:
         """Return to the file system what retention freed, where that does not happen by itself."""
@@ -242,7 +247,7 @@ class Inbox:
 
     async def expectations(self, *, state: str | None, limit: int) -> list[Expectation]:
         """Return the jobs that are or were waited for, newest first."""
-        return await self._read(partial(expectations.listed, state=state, limit=limit))
+        return await self._read(partial(expectations.listed, state=state, limit=limit), _OPERATOR)
 
     async def prune(
         self,
@@ -346,15 +351,15 @@ class Inbox:
         query = partial(
             listing.page, below=below, limit=limit, job_id=job_id, verdict=verdict, state=state
         )
-        return await self._read(query)
+        return await self._read(query, _OPERATOR)
 
     async def show(self, id: int) -> StoredMessage | None:
         """One message with its body, or None. Raises InboxUnavailable."""
-        return await self._read(partial(listing.show, id=id))
+        return await self._read(partial(listing.show, id=id), _OPERATOR)
 
     async def backlog(self) -> Backlog:
         """Return what is not done with. Raises InboxUnavailable."""
-        return await self._read(listing.backlog)
+        return await self._read(listing.backlog, _MONITORING)
 
     async def due_ms(self, wanted: Wanted | None = None) -> int | None:
         """When the first that waits, and is wanted here (None: any), is due; 0 while one is being
@@ -412,10 +417,10 @@ class Inbox:
         kinds = ((Message, partial(run, tx, receive)), (Write, partial(run, tx, write_all)))
         return apply_kinds(kinds, operations), has_due
 
-    async def _read(self, query: Callable[[Tx], T]) -> T:
+    async def _read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
         """Return what one query finds, cut off at its deadline. Raises InboxUnavailable."""
         try:
-            return await self._database.read(query)
+            return await self._database.read(query, reader)
         except (DatabaseUnavailable, DatabaseFull, self._database.errors) as error:
             raise self._unavailable(error) from error
 

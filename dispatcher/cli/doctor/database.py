@@ -6,7 +6,7 @@ from typing import Final
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.settings import Settings
 from dispatcher.store.access import CurrentSecrets
-from dispatcher.store.database import Dialect, ServerState, migrations
+from dispatcher.store.database import OWN_READERS, Dialect, ServerState, migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
 from receiver.base.cli import size
@@ -16,7 +16,8 @@ from receiver.base.db.url import is_postgres
 _BUG_FROM: Final = (3, 7, 0)
 _BUG_TO: Final = (3, 51, 2)
 _SKEW_S_WARN: Final = 1.0
-_OTHER_SESSIONS: Final = 2  # that a process keeps beside its readers: writer and listener
+# That a process keeps beside DISPATCHER_READERS: writer, listener, and its own readers.
+_OTHER_SESSIONS: Final = 2 + OWN_READERS
 _TRANSACTION_S_MAX: Final = 300  # an older snapshot keeps vacuum from all that was settled since
 _DEAD_ROWS_SHARE: Final = 0.5
 _DEAD_ROWS_MIN: Final = 100_000

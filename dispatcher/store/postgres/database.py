@@ -36,6 +36,7 @@ from receiver.base.db.postgres import (
     schema_version,
     translated,
 )
+from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
 
@@ -72,7 +73,8 @@ class PostgresDatabase:
         self._readers = Readers(
             self._server,
             "postback reader",
-            connections=settings.readers,
+            listings=settings.readers,
+            own=database.OWN_READERS,
             timeout_s=settings.read_timeout,
         )
         self._events = StoreEvents()
@@ -127,8 +129,8 @@ class PostgresDatabase:
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
         return await self._in_thread(commit, self._session, operations, rules)
 
-    async def read(self, query: Callable[[Tx], T]) -> T:
-        return await self._readers.read(lambda connection: query(PostgresTx(connection)))
+    async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
+        return await self._readers.read(lambda connection: query(PostgresTx(connection)), reader)
 
     async def shrink(self, *, pages: int) -> int:
         """Differs: autovacuum makes the room of what is gone usable again."""

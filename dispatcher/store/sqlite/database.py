@@ -24,6 +24,7 @@ from dispatcher.store.sqlite import statements
 from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import sqlite
+from receiver.base.db.readers import SERVICE, Reader
 from receiver.base.db.sqlite import (
     FileInUse,
     FileLock,
@@ -101,6 +102,7 @@ class SqliteDatabase:
         self._file = SqliteFile(
             self._path,
             readers=settings.readers,
+            own_readers=database.OWN_READERS,
             read_timeout_s=settings.read_timeout,
             busy_ms=_BUSY_MS,
         )
@@ -132,8 +134,8 @@ class SqliteDatabase:
                 self.usage = await self._file.write(self._measure)
         return committed
 
-    async def read(self, query: Callable[[Tx], T]) -> T:
-        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)))
+    async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
+        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)), reader)
 
     async def shrink(self, *, pages: int) -> int:
         return await self._file.write(shrink, pages)

@@ -5,9 +5,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
-from queue import LifoQueue
 from typing import Any, Final, TypeAlias, TypeVar
 
 import psycopg
@@ -15,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.numeric import Int8BinaryDumper
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
+from receiver.base.db import readers as base
 from receiver.base.db.group_commit import PoisonedBatch, RetryBatch
 from receiver.base.db.migrate import Migration, missing, reads_from
 from receiver.base.db.url import POSTGRES_TAKES, DatabaseURLError, redacted
@@ -71,6 +71,7 @@ _COLLISION: Final = frozenset({"40001", "40P01", "55P03"})
 # A server that is going away, a session ended for idling, a standby.
 _LOST: Final = frozenset({"25006", "25P03", "57P01", "57P02", "57P03"})
 _CANCELLED: Final = "57014"
+_CANCEL_S: Final = 5.0
 
 
 def is_lost(error: psycopg.Error, connection: Connection) -> bool:
@@ -480,10 +481,10 @@ def commit_with_retries(commit_once: Callable[[bool], T]) -> T:
     )
 
 
-class Readers:
-    """A small pool of read-only sessions, one thread each, each query under a deadline: a long one
-    would keep vacuum from its work. Queries queue for a session. Sessions are made when they are
-    first needed, and again when they were lost."""
+class Readers(base.Readers[Connection]):
+    """A few read-only sessions, one thread each, each query under a deadline: a long one would keep
+    vacuum from its work. Sessions are made when they are first needed, and again when they were
+    lost."""
 
     def __init__(
         self,
@@ -491,15 +492,20 @@ class Readers:
         name: str,
         *,
         settings: Mapping[str, str] | None = None,
-        connections: int,
+        listings: int,
+        own: int,
         timeout_s: float,
     ) -> None:
+        # Differs: the server keeps the deadline of each statement; connecting takes time, too.
+        super().__init__(listings=listings, own=own, timeout_s=timeout_s, deadline_s=2 * timeout_s)
         self._server = server
         self._name = name
-        self._timeout_s = timeout_s
-        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgres-reader")
-        self._idle: LifoQueue[Connection] = LifoQueue()
-        # Differs: the server keeps the deadline, so that nothing runs on for nobody.
+        self._threads = ThreadPoolExecutor(self._connections, thread_name_prefix="postgres-reader")
+        self._cancelling = ThreadPoolExecutor(
+            self._connections, thread_name_prefix="postgres-cancel"
+        )
+        self._idle: list[Connection] = []
+        self._used: dict[base.Reading[Any, Any], Connection] = {}
         self._settings = {
             **QUIET,
             **(settings or {}),
@@ -509,43 +515,51 @@ class Readers:
             "idle_in_transaction_session_timeout": "30s",
         }
 
-    async def close(self) -> None:
-        """Wait for what is being read, at most until its deadline, and disconnect."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
-        while not self._idle.empty():
-            self._idle.get_nowait().close()
+    async def _disconnect(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self._cancelling.shutdown)
+        while self._idle:
+            self._idle.pop().close()
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Return what `query` finds in one consistent view. Raises DatabaseUnavailable past the
-        deadline."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._read, query)
-        try:
-            async with asyncio.timeout(2 * self._timeout_s):
-                return await asyncio.shield(work)
-        except TimeoutError as error:
-            work.add_done_callback(lambda done: done.cancelled() or done.exception())
-            raise DatabaseUnavailable("all readers are busy; try again in a moment") from error
+    async def _begin(self, reading: base.Reading[Connection, T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, reading)
 
-    def _read(self, query: Callable[[Connection], T]) -> T:
-        connection = self._begun()
+    async def _interrupt(self, reading: base.Reading[Connection, Any]) -> None:
+        """Differs: asks the server, through a connection of its own."""
+        connection = self._used.get(reading)
+        if connection is not None:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self._cancelling, _cancel, connection)
+
+    def _release(self, reading: base.Reading[Connection, Any]) -> None:
+        connection = self._used.pop(reading, None)
+        if connection is None or connection.closed:
+            return
+        # One that was told to cancel may hear of it later, when another query runs there.
+        if reading.stopped or self._closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def _read(self, reading: base.Reading[Connection, T]) -> T:
+        connection = self._used[reading] = self._begun(reading)
         try:
-            return self._consistently(connection, query)
+            return self._consistently(connection, reading)
         except psycopg.Error as error:
             if is_lost(error, connection):
                 connection.close()
             if error.sqlstate == _CANCELLED:
-                raise DatabaseUnavailable(
-                    f"reading took longer than {self._timeout_s:g} s; narrow the filter"
-                ) from None
+                raise self.too_slow() from None
             raise translated(error) from error
-        finally:
-            if not connection.closed:
-                self._idle.put(connection)
 
-    def _begun(self) -> Connection:
+    def _begun(self, reading: base.Reading[Connection, Any]) -> Connection:
         begin = b"BEGIN ISOLATION LEVEL REPEATABLE READ"
-        while not self._idle.empty():
-            connection = self._idle.get_nowait()
+        reading.check()
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread took the last
+                break
             try:
                 connection.execute(begin)
             except psycopg.Error:
@@ -553,12 +567,22 @@ class Readers:
                 continue
             return connection
         connection = self._server.connect(self._name, self._settings)
-        connection.execute(begin)
+        try:
+            connection.execute(begin)
+        except psycopg.Error as error:
+            connection.close()
+            raise translated(error) from error
         return connection
 
-    def _consistently(self, connection: Connection, query: Callable[[Connection], T]) -> T:
+    def _consistently(self, connection: Connection, reading: base.Reading[Connection, T]) -> T:
         try:
-            return query(connection)
+            reading.check()
+            return reading.query(connection)
         finally:
             if not connection.closed:
                 connection.execute("ROLLBACK")
+
+
+def _cancel(connection: Connection) -> None:
+    with suppress(psycopg.Error):
+        connection.cancel_safe(timeout=_CANCEL_S)

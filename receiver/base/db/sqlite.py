@@ -1,6 +1,5 @@
 """A SQLite file: one owner, one connection that writes and checkpoints, a few that read."""
 
-import asyncio
 import fcntl
 import os
 import sqlite3
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import aiosqlite
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
+from receiver.base.db import readers as base
 from receiver.base.db.group_commit import PoisonedBatch
 from receiver.base.db.migrate import Migration, missing
 
@@ -224,13 +224,16 @@ class FileLock:
 class SqliteFile:
     """A database file that this process owns while it is open."""
 
-    def __init__(self, path: Path, *, readers: int, read_timeout_s: float, busy_ms: int) -> None:
-        """`busy_ms` is how long a write waits for another program's lock."""
+    def __init__(
+        self, path: Path, *, readers: int, own_readers: int, read_timeout_s: float, busy_ms: int
+    ) -> None:
+        """`readers` connections are for listings, `own_readers` for the service's own work;
+        `busy_ms` is how long a write waits for another program's lock."""
         self.path = path
         self._busy_ms = busy_ms
         self._lock = FileLock(path)
         self._writer: aiosqlite.Connection | None = None
-        self.readers = Readers(path, connections=readers, timeout_s=read_timeout_s)
+        self.readers = Readers(path, listings=readers, own=own_readers, timeout_s=read_timeout_s)
 
     async def open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
         """Take the file for this process; returns what `prepare` does on the writing connection
@@ -270,70 +273,53 @@ class SqliteFile:
             raise translated(error) from error
 
 
-class Readers:
-    """A small pool of read-only connections, each query under a deadline: a long one would pin
-    the log file. Queries queue for a connection."""
+class Readers(base.Readers[sqlite3.Connection]):
+    """A few read-only connections, each query under a deadline: a long one would pin the log
+    file."""
 
-    def __init__(self, path: Path, *, connections: int, timeout_s: float) -> None:
+    def __init__(self, path: Path, *, listings: int, own: int, timeout_s: float) -> None:
+        super().__init__(listings=listings, own=own, timeout_s=timeout_s)
         self._path = path
-        self._connections = connections
-        self._timeout_s = timeout_s
         self._all: list[aiosqlite.Connection] = []
-        self._free: asyncio.LifoQueue[aiosqlite.Connection] = asyncio.LifoQueue()
+        self._free: list[aiosqlite.Connection] = []
+        self._used: dict[base.Reading[Any, Any], aiosqlite.Connection] = {}
 
     async def open(self) -> None:
         """Connect. Raises sqlite3.Error."""
+        self._closed = False
         for _ in range(self._connections):
             connection = await aiosqlite.Connection(lambda: connect_reader(self._path), _RESULTS)
             self._all.append(connection)
-            self._free.put_nowait(connection)
+            self._free.append(connection)
 
-    async def close(self) -> None:
-        """Interrupt what is being read and disconnect."""
+    async def _disconnect(self) -> None:
         for connection in self._all:
-            await connection.interrupt()
             await connection.close()
         self._all.clear()
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Return what `query` finds in one consistent view. Raises DatabaseUnavailable past the
-        deadline."""
+    async def _begin(self, reading: base.Reading[sqlite3.Connection, T]) -> T:
+        connection = self._used[reading] = self._free.pop()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                connection = await self._free.get()
-        except TimeoutError as error:
-            raise DatabaseUnavailable("all readers are busy; try again in a moment") from error
-        work = asyncio.ensure_future(run(connection, _consistently, query))
-        work.add_done_callback(lambda ended: self._give_back(connection, ended))
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await _interrupt(connection, work)
-            raise
-        except TimeoutError as error:
-            await _interrupt(connection, work)
-            raise DatabaseUnavailable(
-                f"reading took longer than {self._timeout_s:g} s; narrow the filter"
-            ) from error
+            return await run(connection, _consistently, reading)
         except sqlite3.Error as error:
             raise translated(error) from error
 
-    def _give_back(self, connection: aiosqlite.Connection, ended: asyncio.Future[Any]) -> None:
-        self._free.put_nowait(connection)
-        if not ended.cancelled():
-            ended.exception()  # seen: nobody else looks when the caller has gone
+    async def _interrupt(self, reading: base.Reading[sqlite3.Connection, Any]) -> None:
+        if connection := self._used.get(reading):
+            await connection.interrupt()
+
+    def _release(self, reading: base.Reading[sqlite3.Connection, Any]) -> None:
+        if connection := self._used.pop(reading, None):
+            self._free.append(connection)
 
 
-async def _interrupt(connection: aiosqlite.Connection, work: asyncio.Future[Any]) -> None:
-    if not work.done():  # else the connection is somebody else's by now
-        await connection.interrupt()
-
-
-def _consistently(connection: sqlite3.Connection, query: Callable[[sqlite3.Connection], T]) -> T:
+def _consistently(
+    connection: sqlite3.Connection, reading: base.Reading[sqlite3.Connection, T]
+) -> T:
+    reading.check()
     connection.execute("BEGIN")
     try:
-        return query(connection)
+        return reading.query(connection)
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

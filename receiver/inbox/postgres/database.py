@@ -21,6 +21,7 @@ from receiver.base.db.postgres import (
     migrate,
     refuse_older,
 )
+from receiver.base.db.readers import Reader
 from receiver.inbox.postgres import statements
 
 T = TypeVar("T")
@@ -37,7 +38,8 @@ _WRITER_NAME: Final = "postback receiver"
 
 
 class PostgresDatabase:
-    """One session that writes, on a thread of its own, and one that reads."""
+    """One session that writes, on a thread of its own, one for what operators read, and one for
+    what the receiver reads itself."""
 
     statements = statements
     errors: type[Exception] = psycopg.Error
@@ -56,7 +58,8 @@ class PostgresDatabase:
             self._server,
             "postback receiver, reading",
             settings=_IN_SCHEMA,
-            connections=1,
+            listings=1,
+            own=1,
             timeout_s=read_timeout_s,
         )
 
@@ -83,9 +86,9 @@ class PostgresDatabase:
         """
         return await self._in_thread(commit_with_retries, partial(self._commit_once, apply))
 
-    async def read(self, query: Callable[[Any], T]) -> T:
+    async def read(self, query: Callable[[Any], T], reader: Reader) -> T:
         """Return what a query finds. Raises DatabaseUnavailable."""
-        return await self._readers.read(lambda connection: query(PostgresTx(connection)))
+        return await self._readers.read(lambda connection: query(PostgresTx(connection)), reader)
 
     async def shrink(self) -> None:
         """Differs: vacuum is the server's own affair."""

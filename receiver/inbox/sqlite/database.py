@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from receiver.base.db import CannotOpen
 from receiver.base.db.migrate import migrations, missing
+from receiver.base.db.readers import Reader
 from receiver.base.db.sqlite import (
     FileInUse,
     SqliteFile,
@@ -39,6 +40,7 @@ class SqliteDatabase:
         self._file = SqliteFile(
             Path(path),
             readers=1,
+            own_readers=1,
             read_timeout_s=read_timeout_s,
             busy_ms=round(lock_timeout_s * 1000),
         )
@@ -59,9 +61,9 @@ class SqliteDatabase:
         DatabaseFull."""
         return await self._file.write(_commit, apply)
 
-    async def read(self, query: Callable[[Any], T]) -> T:
+    async def read(self, query: Callable[[Any], T], reader: Reader) -> T:
         """Return what a query finds. Raises DatabaseUnavailable."""
-        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)))
+        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)), reader)
 
     async def shrink(self) -> None:
         """Give unused pages back to the file system, in slices. Not in a transaction, where it

@@ -4,13 +4,17 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
 import pytest
 
 from dispatcher.app import Service
 from dispatcher.settings import Settings
+from dispatcher.store.tx import Tx
 from receiver.base import server
+from receiver.base.db.readers import Reader
 from receiver.base.protocol import Bounds
 from tests.dispatcher.api.talk import ADMIN_KEY, reject
 
@@ -227,3 +231,70 @@ async def test_head_is_get_without_a_body(port: int) -> None:
         answer = await client.head("/healthz")
         assert (answer.status_code, answer.content) == (200, b"")
         reject(await client.get("/v1/callbacks"), 401, "UNAUTHORIZED")
+
+
+# --- listings that take long ---
+
+GET = f"GET /v1/callbacks HTTP/1.1\r\nHost: d\r\nAuthorization: Bearer {ADMIN_KEY}\r\n\r\n"
+
+
+@dataclass
+class SlowListings:
+    """A store whose listings end only when they are interrupted."""
+
+    service: Service
+    began: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def search(self, tenant: str, *_args: object, **_named: object) -> Any:
+        loop = asyncio.get_running_loop()
+
+        def query(tx: Tx) -> Any:
+            loop.call_soon_threadsafe(self.began.set)
+            try:
+                return tx.all(
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
+                    "SELECT max(i) FROM n"
+                )
+            finally:
+                loop.call_soon_threadsafe(self.ended.set)
+
+        return await self.service.store._read(query, Reader(tenant))
+
+
+@pytest.fixture
+def slow(service: Service, monkeypatch: pytest.MonkeyPatch) -> SlowListings:
+    listings = SlowListings(service)
+    monkeypatch.setattr(service.store, "search", listings.search)
+    return listings
+
+
+async def test_a_listing_whose_client_has_gone_is_not_read_on(
+    port: int, slow: SlowListings
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GET.encode())
+    async with asyncio.timeout(4):  # less than a read's deadline
+        await slow.began.wait()
+        writer.close()
+        await slow.ended.wait()
+    assert await alive(port)
+
+
+async def test_one_listing_more_than_may_wait_is_503_with_the_time_to_come_again(
+    port: int, service: Service, slow: SlowListings
+) -> None:
+    """And another tenant's are answered meanwhile."""
+    tenant = {"Authorization": f"Bearer {ADMIN_KEY}", "Postback-Tenant": "flood"}
+    reads = [asyncio.create_task(slow.search("flood")) for _ in range(257)]
+    await slow.began.wait()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        refused = await client.get("/v1/callbacks", headers=tenant)
+        other = await client.get("/v1/stats", headers={**tenant, "Postback-Tenant": "default"})
+    for one in reads:
+        one.cancel()
+    await asyncio.wait(reads)
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+    assert refused.json()["error"] == "UNAVAILABLE"
+    assert other.status_code == 200

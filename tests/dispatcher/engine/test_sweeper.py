@@ -151,11 +151,11 @@ async def test_a_replay_outlives_a_store_that_fails_for_a_while(
                 raise StoreUnavailable("test")
             return await find()
 
-        async def feeding(replay: str, *, limit: int, now_ms: int) -> Replay:
+        async def feeding(replay: str, *, limit: int, now_ms: int, tenant: str) -> Replay:
             if failures["feed"]:
                 failures["feed"] -= 1
                 raise (StoreUnavailable if failures["feed"] else RuntimeError)("test")
-            return await feed(replay, limit=limit, now_ms=now_ms)
+            return await feed(replay, limit=limit, now_ms=now_ms, tenant=tenant)
 
         monkeypatch.setattr(rig.store, "running_replays", finding)
         monkeypatch.setattr(rig.store, "feed_replay", feeding)
