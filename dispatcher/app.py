@@ -82,15 +82,17 @@ class Service:
         self.replayer.start()
         self.sweeper.start()
 
-    async def stop(self) -> None:
-        """Let go in order: no new work, then what is in flight, then the store."""
+    async def stop(self, grace_s: float | None = None) -> int:
+        """Let go in order: no new work, then what is in flight, within `grace_s` (by default the
+        setting), then the store. Returns how many results could not be recorded."""
         await self.sweeper.stop()
         await self.replayer.stop()
-        await self.engine.drain()
+        unrecorded = await self.engine.drain(grace_s)
         await self.sender.close()
         if self._reloading is not None:
             self._reloading.cancel()
         await self.store.close()
+        return unrecorded
 
     async def __aenter__(self) -> "Service":
         await self.start()

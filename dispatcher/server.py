@@ -8,10 +8,12 @@ from typing import Final
 import msgspec
 
 from dispatcher.app import Service
+from dispatcher.engine.engine import RECORD_S
 from dispatcher.settings import Settings
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
 from receiver.base.protocol import Bounds
+from receiver.base.stopping import CLOSE_S, Stop
 
 _LOG: Final = log.get("dispatcher.server")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
@@ -26,51 +28,80 @@ LOG_STYLE: Final = log.Style(
 )
 _KEEP_ALIVE_S: Final = 75  # as nginx: longer than a client's pool keeps a connection
 _HEAD_BYTES_MAX: Final = 32 * 1024  # as nginx: four buffers of 8 KiB
-_HTTP_DRAIN_S: Final = 5  # for requests that are being answered; deliveries have theirs after it
+_HTTP_DRAIN_S: Final = 5  # for requests that are being answered, while deliveries go on
 
 Announce = Callable[[str, str | None], None]
 """Told once the URL that is listened on and, at a first start, the platform key that was made."""
 
 
-def serve(settings: Settings, *, announce: Announce, listener: socket.socket | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; a second one leaves at once. A `listener` that is given is
-    used, and closed, instead of a new one.
+class UncleanStop(Exception):
+    """The service has stopped, and left something undone; the message says what."""
 
-    Raises CannotStart and SettingError.
+
+def serve(
+    settings: Settings,
+    *,
+    announce: Announce,
+    listener: socket.socket | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """Serve until a signal, or who holds `stop`, ends it. A `listener` that is given is used, and
+    closed, instead of a new one.
+
+    Raises CannotStart, SettingError and UncleanStop.
     """
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
-    with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
+    stop = Stop(_LOG) if stop is None else stop
+    with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
-            runner.run(_serve(settings, announce, listener))
+            unrecorded = runner.run(_serve(settings, announce, listener, stop))
         except server.CannotListen as error:
             advice = "choose another with --port or DISPATCHER_PORT"
             raise CannotStart(f"{error}; {advice}") from None
-
-
-async def _serve(settings: Settings, announce: Announce, given: socket.socket | None) -> None:
-    with given or server.listen(settings.host, settings.port) as listener:
-        url = server.url_of(listener)
-        service = Service(settings)
-        await service.start()
-        server.tune_gc()
-
-        def listening() -> None:
-            announce(url, service.new_key)
-            _LOG.info("listening", url=url)
-
-        config = server.config(
-            service.api,
-            _bounds(settings),
-            keep_alive_s=_KEEP_ALIVE_S,
-            drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
+    if unrecorded:
+        raise UncleanStop(
+            f"stopped, but {unrecorded} results could not be recorded: what they are about will be "
+            "sent again"
         )
-        http = server.Server(config, on_listening=listening)
-        with http.signals(service.engine.refuse_submits):
+
+
+async def _serve(
+    settings: Settings, announce: Announce, given: socket.socket | None, stop: Stop
+) -> int:
+    """Return how many results could not be recorded at the end."""
+    unrecorded = 0
+    with given or server.listen(settings.host, settings.port) as listener:
+        service = Service(settings)
+        if await stop.allows(service.start()):
+            stop.within_s = settings.drain_grace + RECORD_S + CLOSE_S
             try:
-                await http.serve(sockets=[listener])
+                await _take_requests(service, announce, listener, stop)
             finally:
-                await service.stop()
+                unrecorded = await service.stop(stop.left_s(settings.drain_grace))
     _LOG.info("stopped")
+    return unrecorded
+
+
+async def _take_requests(
+    service: Service, announce: Announce, listener: socket.socket, stop: Stop
+) -> None:
+    settings, url = service.settings, server.url_of(listener)
+    server.tune_gc()
+
+    def listening() -> None:
+        announce(url, service.new_key)
+        _LOG.info("listening", url=url)
+
+    config = server.config(
+        service.api,
+        _bounds(settings),
+        keep_alive_s=_KEEP_ALIVE_S,
+        drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
+    )
+    http = server.Server(config, on_listening=listening)
+    with stop.calling(service.engine.refuse_submits), stop.calling(http.stop):
+        if not stop.is_asked:
+            await http.serve(sockets=[listener])
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -1,6 +1,7 @@
 """The receiver as an ASGI application: what the customer makes, and what it consists of."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class Receiver:
         self._credentials = credentials or _tokens(self.settings)
         self._worker: Worker | None = None  # None without handlers
         self._running: _Opened | None = None
+        self._stop_began_s: float | None = None
         self._closing = AsyncExitStack()
 
     def on(self, *statuses: str) -> Callable[[Function], Function]:
@@ -163,8 +165,17 @@ class Receiver:
         return self._opened.inbox
 
     async def __aenter__(self) -> Self:
+        """As `open`."""
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
         """Open the inbox and go on with what is in it. Raises InboxError, EffectsError or
         SettingError, and then leaves nothing open."""
+        self._stop_began_s = None
         async with AsyncExitStack() as opening:
             self.handlers.is_open = True
             opening.callback(setattr, self.handlers, "is_open", False)
@@ -186,16 +197,23 @@ class Receiver:
                     metrics=self.metrics,
                     wanted=registration.wanted,
                 )
-                grace_s = self.settings.drain_grace * _STOP_GRACE_SHARE
-                opening.push_async_callback(self._worker.stop, grace_s)
+                opening.push_async_callback(self._stop_worker, self._worker)
             self._running = self._start(opening, inbox, effects)
             self._closing = opening.pop_all()
         for source in self.sources.values():
             if any(map(is_weak, source.secrets)):
                 _LOG.warning("a signing secret is weak: ask for a new one", source=source.path)
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def begin_to_stop(self) -> None:
+        """Start no more handlers: `close` follows, and what runs has until then as well. For any
+        thread."""
+        if self._stop_began_s is None:
+            self._stop_began_s = time.monotonic()
+        if self._worker is not None:
+            self._worker.claim_nothing_more()
+
+    async def close(self) -> None:
+        """Stop the handlers, within the time that stopping may take, and close the inbox."""
         try:
             await self._closing.aclose()  # what was opened last goes first
         finally:
@@ -267,6 +285,12 @@ class Receiver:
         if self._worker is not None:
             self._worker.wake()
 
+    async def _stop_worker(self, worker: Worker) -> None:
+        grace_s = self.settings.drain_grace * _STOP_GRACE_SHARE
+        if self._stop_began_s is not None:
+            grace_s -= time.monotonic() - self._stop_began_s
+        await worker.stop(max(0.0, grace_s))
+
     def _open_effects(self) -> Effects | None:
         names = self.handlers.take_tx
         if names and self.settings.effects_url is None:
@@ -286,13 +310,13 @@ class Receiver:
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            await self.__aenter__()
+            await self.open()
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self.__aexit__()
+        await self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -1,12 +1,14 @@
 """The receiver as a process: listen, say where, serve, finish what is in flight, leave."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from receiver.app import Receiver
 from receiver.base import log, server
 from receiver.base.protocol import Bounds
+from receiver.base.stopping import CLOSE_S, Stop
 from receiver.handling.tx import EffectsError
 from receiver.http.router import DRAIN_BYTES_MAX
 from receiver.inbox.inbox import InboxError
@@ -30,34 +32,49 @@ class CannotStart(Exception):
 
 
 def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM. Raises CannotStart, or SettingError."""
+    """Serve until SIGINT, SIGTERM or SIGHUP; a second SIGINT or SIGTERM leaves at once. Raises
+    CannotStart, or SettingError."""
     settings = app.settings
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
-    with asyncio.Runner(loop_factory=server.loop_factory()) as runner:
+    stop = Stop(_LOG)
+    with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
-            runner.run(_serve(app, on_stopped))
+            runner.run(_serve(app, on_stopped, stop))
         except (InboxError, EffectsError, server.CannotListen) as error:
             raise CannotStart(str(error)) from None
 
 
-async def _serve(app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None) -> None:
+async def _serve(
+    app: Receiver, on_stopped: Callable[[], Awaitable[None]] | None, stop: Stop
+) -> None:
     settings = app.settings
-    config = server.config(
-        app, _bounds(settings), keep_alive_s=settings.keep_alive, drain_s=settings.drain_grace
-    )
     with server.listen(settings.host, settings.port) as listener:
-        url, port = server.url_of(listener), listener.getsockname()[1]
-        http = server.Server(
-            config,
-            on_listening=lambda: _LOG.info("listening", url=f"{url}{settings.path}", port=port),
-        )
-        with http.signals():
-            async with app:  # here, not in the lifespan: the inbox's error is told in one line
-                server.tune_gc()
-                await http.serve(sockets=[listener])
+        # Here, not in the lifespan: the inbox's error is told in one line.
+        if await stop.allows(app.open()):
+            stop.within_s = settings.drain_grace + CLOSE_S
+            try:
+                await _take_requests(app, listener, stop)
+            finally:
+                await app.close()
     if on_stopped is not None:
         await on_stopped()
     _LOG.info("stopped")
+
+
+async def _take_requests(app: Receiver, listener: socket.socket, stop: Stop) -> None:
+    settings = app.settings
+    server.tune_gc()
+    url, port = server.url_of(listener), listener.getsockname()[1]
+    config = server.config(
+        app, _bounds(settings), keep_alive_s=settings.keep_alive, drain_s=settings.drain_grace
+    )
+    http = server.Server(
+        config,
+        on_listening=lambda: _LOG.info("listening", url=f"{url}{settings.path}", port=port),
+    )
+    with stop.calling(app.begin_to_stop), stop.calling(http.stop):
+        if not stop.is_asked:
+            await http.serve(sockets=[listener])
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -55,8 +55,9 @@ def serve(
         int, typer.Option(min=1, max=64, metavar="N", help="Processes; more than 1 on PostgreSQL.")
     ] = 1,
 ) -> None:
-    """Run the service until it is stopped. SIGTERM or Ctrl-C: it finishes what is in flight; a
-    second one: it leaves at once. Options win over the environment's DISPATCHER_… settings."""
+    """Run the service until it is stopped. SIGTERM, SIGHUP or Ctrl-C: it finishes what is in
+    flight; a second SIGTERM or Ctrl-C: it leaves at once. Options win over the environment's
+    DISPATCHER_… settings."""
     from dispatcher import server  # the other commands start faster without it
     from dispatcher.supervisor import serve_many
 
@@ -65,10 +66,13 @@ def serve(
         settings = replace(settings, host=host)
     if port is not None:
         settings = replace(settings, port=port)
-    if workers == 1:
-        server.serve(settings, announce=_announce)
-    else:
-        serve_many(settings, workers, announce=_announce)
+    try:
+        if workers == 1:
+            server.serve(settings, announce=_announce)
+        else:
+            serve_many(settings, workers, announce=_announce)
+    except server.UncleanStop as error:
+        raise Failed(str(error)) from None
 
 
 def _announce(url: str, new_key: str | None) -> None:

@@ -31,6 +31,8 @@ _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is reco
 _ODD_ERRORS_MAX: Final = 3
 _SECRETS_RETRY_S: Final = 0.2
 _CLAIM_RETRY_S: Final = 0.5
+RECORD_S: Final = 5.0  # how long a stopping process tries on to record results, past its grace
+_IDS_SHOWN: Final = 20
 # A generator of its own: whoever seeds the global one (a test, a library) does not seed our jitter.
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
@@ -97,31 +99,52 @@ class Engine:
         """Take no more submits: the process is about to stop."""
         self.ready = False
 
-    async def drain(self) -> None:
-        """Stop claiming, finish what is in flight within the grace period, and hand back the
-        rest unspent."""
+    async def drain(self, grace_s: float | None = None) -> int:
+        """Stop claiming, finish what is in flight within `grace_s` (by default the setting), and
+        hand back the rest unspent.
+
+        Results that cannot be recorded have `RECORD_S` more, then they are given up: returns how
+        many. Their leases end, or the next start ends them, and they are sent again.
+        """
         self.refuse_submits()
+        clock = asyncio.get_running_loop().time
+        ends_s = clock() + (self._settings.drain_grace if grace_s is None else grace_s)
+        recorded_s = ends_s + RECORD_S
         if self._claiming is not None:
             self._claiming.cancel()
             await asyncio.wait({self._claiming})
-        if self._incoming:
-            await asyncio.wait(self._incoming)  # what they lease is ours to finish
-        if self._working:
-            await asyncio.wait(self._working, timeout=self._settings.drain_grace)
+        await _wait(self._incoming, recorded_s - clock())  # what they lease is ours to finish
+        await _wait(self._working, ends_s - clock())
         unfinished = dict(self._sending)
         for task in unfinished:
             task.cancel()
-        if self._working:
-            await asyncio.wait(self._working)
+        await _wait(self._working, recorded_s - clock())
+        unrecorded = self._give_up()
         if unfinished:
             await self._release(list(unfinished.values()))
+        return unrecorded
+
+    def _give_up(self) -> int:
+        """Forget results that could not be recorded, loudly; return how many."""
+        ids = [id for task, (id, _) in self._held.items() if not task.done()]
+        for task in (*self._working, *self._incoming):
+            task.cancel()
+        if ids:
+            _LOG.error(
+                "results were not recorded: these deliveries will be sent again",
+                deliveries=len(ids),
+                ids=ids[:_IDS_SHOWN],
+            )
+        return len(ids)
 
     async def _release(self, deliveries: Sequence[Delivery]) -> None:
         try:
-            await self._store.release(deliveries, now_ms=self._clock())
+            async with asyncio.timeout(RECORD_S):
+                await self._store.release(deliveries, now_ms=self._clock())
         except Exception as error:
             # The rest must still be closed in order; the leases end, or the next start ends them.
-            _LOG.warning("cannot hand back", deliveries=len(deliveries), reason=str(error))
+            reason = str(error) or "the database does not answer"
+            _LOG.warning("cannot hand back", deliveries=len(deliveries), reason=reason)
         else:
             _LOG.warning("handed back at shutdown", deliveries=len(deliveries))
 
@@ -344,6 +367,11 @@ class Engine:
         self._slots.give(tenant, high=high, size=size)
         self._empty_until_ms = 0
         self._arm()
+
+
+async def _wait(tasks: set[asyncio.Task[Any]], timeout_s: float) -> None:
+    if tasks:
+        await asyncio.wait(tasks, timeout=max(0.0, timeout_s))
 
 
 def attempt_fields(

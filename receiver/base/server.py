@@ -1,12 +1,10 @@
-"""Serving an ASGI application as a process: listen, take signals, drain, leave."""
+"""Serving an ASGI application as a process: listen, drain, leave."""
 
 import asyncio
 import gc
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any, Final
 
 import uvicorn
@@ -14,7 +12,6 @@ import uvicorn
 from receiver.base.protocol import Bounds, bounded_protocol
 
 BACKLOG: Final = 2048  # connections the kernel holds while we are busy; uvicorn's own default
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _DATE_S: Final = 1.0  # how often the responses' Date header is made again
 _TICKS_PER_DATE: Final = 10  # as uvicorn counts
 _CLOSE_S: Final = 0.1  # for connections to close where there is no time to finish anything
@@ -26,7 +23,7 @@ class CannotListen(Exception):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; announces itself, leaves signals to `signals`, and stops when it is told
+    """uvicorn's server; announces itself, leaves signals to who runs it, and stops when it is told
     to, where uvicorn's polls ten times a second."""
 
     def __init__(self, config: uvicorn.Config, *, on_listening: Callable[[], None]) -> None:
@@ -75,25 +72,6 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # uvicorn's raises the signal again on leaving, before anything could be closed.
         yield
-
-    @contextmanager
-    def signals(self, on_stopping: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Inside, the first SIGINT or SIGTERM calls `on_stopping` and drains; a second one ends
-        the process at once, which is safe: what was acknowledged is on disk."""
-
-        def stop(number: int, _frame: FrameType | None) -> None:
-            if self.should_exit:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            on_stopping()
-            self.stop()
-
-        previous = {number: signal.signal(number, stop) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> uvicorn.Config:

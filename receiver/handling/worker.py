@@ -80,6 +80,11 @@ class Worker:
         """Whether so many handlers hang that no other one is started."""
         return self._slots.all_blocked
 
+    def claim_nothing_more(self) -> None:
+        """Begin to stop. For any thread."""
+        self._stopping = True
+        self._loop.get_loop().call_soon_threadsafe(self.wake)
+
     async def stop(self, grace_s: float) -> None:
         """Claim nothing more, let what runs end within `grace_s`, and hand back the rest. A thread
         that is still at work then keeps its message until the next start, or until its lease
