@@ -118,11 +118,11 @@ class Engine:
         unfinished = dict(self._sending)
         for task in unfinished:
             task.cancel()
-        await _wait(self._working, recorded_s - clock())
-        unrecorded = self._give_up()
-        if unfinished:
-            await self._release(list(unfinished.values()))
-        return unrecorded
+        await _wait(set(unfinished), recorded_s - clock())
+        await asyncio.gather(
+            self._release(list(unfinished.values())), _wait(self._working, recorded_s - clock())
+        )
+        return self._give_up()
 
     def _give_up(self) -> int:
         """Forget results that could not be recorded, loudly; return how many."""
@@ -138,6 +138,8 @@ class Engine:
         return len(ids)
 
     async def _release(self, deliveries: Sequence[Delivery]) -> None:
+        if not deliveries:
+            return
         try:
             async with asyncio.timeout(RECORD_S):
                 await self._store.release(deliveries, now_ms=self._clock())
