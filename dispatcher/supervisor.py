@@ -3,6 +3,7 @@ started, watched, started again when they die, and stopped together."""
 
 import asyncio
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -89,9 +90,10 @@ class _Worker:
 class Team:
     """The processes, and the loop that watches them.
 
-    They are told to stop by the end of a pipe, not by a signal: a service manager's SIGTERM and a
-    terminal's SIGHUP reach all processes themselves, and two signals would be taken as the wish
-    to leave at once. It tells them too when their parent is gone, in whatever way.
+    They are told to stop by the end of a pipe, which tells them too when their parent is gone in
+    whatever way, and by a SIGHUP, which ends those at once that do not listen yet. Never by a
+    SIGTERM: a service manager's reaches all processes itself, and a second one would be taken as
+    the wish to leave at once.
     """
 
     def __init__(self, settings: Settings, listener: socket.socket, size: int, stop: Stop) -> None:
@@ -173,6 +175,8 @@ class Team:
         for worker in tuple(self._workers):
             with suppress(OSError):
                 worker.parent.close()
+                if worker.process.pid is not None and worker.process.exitcode is None:
+                    os.kill(worker.process.pid, signal.SIGHUP)
 
     def _kill(self) -> None:
         for worker in self._workers:

@@ -129,7 +129,8 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
 
 
 async def submit(url: str, customer: Customer) -> None:
-    document = {"jobId": "job", "callbackUrl": customer.url, "payload": {}}
+    policy = {"attempts": 5, "delays": [0.2], "timeout": 5}  # its lease is soon over
+    document = {"jobId": "job", "callbackUrl": customer.url, "payload": {}, "policy": policy}
     headers = {"Authorization": f"Bearer {KEY}"}
     async with (
         aiohttp.ClientSession(headers=headers) as session,
@@ -282,7 +283,7 @@ async def test_results_that_cannot_be_recorded_keep_no_process(
     """The database is away for good: it tries for a while, says what will be sent again, and
     leaves with 1. Nothing is lost."""
     async with proxied(postgres) as proxy:
-        async with started("dispatcher", tmp_path, database=proxy.url) as process:
+        async with started("dispatcher", tmp_path, database=proxy.url, LEASE_MARGIN="1") as process:
             await submit(await listening(process, "dispatcher"), customer)
             await customer.arrived.wait()
             proxy.refusing = True
@@ -297,7 +298,7 @@ async def test_results_that_cannot_be_recorded_keep_no_process(
         assert "could not be recorded" in said
         proxy.refusing = False
         customer.arrived.clear()
-        again = {"LEASE_MARGIN": "1", "SWEEP_INTERVAL": "0.2"}
+        again = {"SWEEP_INTERVAL": "0.2"}
         async with started("dispatcher", tmp_path, database=proxy.url, **again) as process:
             await listening(process, "dispatcher")
             async with asyncio.timeout(90):  # its lease has to end
