@@ -9,9 +9,9 @@ import msgspec
 
 from dispatcher.app import Service
 from dispatcher.engine.engine import RECORD_S
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, within_files
 from dispatcher.store.errors import CannotStart
-from receiver.base import log, server
+from receiver.base import lack, log, server
 from receiver.base.protocol import Bounds
 from receiver.base.stopping import CLOSE_S, Stop
 
@@ -51,6 +51,7 @@ def serve(
     Raises CannotStart, SettingError and UncleanStop.
     """
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
+    settings = within_files(settings, lack.raise_files_limit(), is_told=True)
     stop = Stop(_LOG) if stop is None else stop
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:

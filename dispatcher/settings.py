@@ -3,14 +3,22 @@ reads the environment."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+from receiver.base import lack
 from receiver.base import settings as base
+from receiver.base.lack import Need
 from receiver.base.log import LogFormat, LogLevel
 from receiver.base.settings import DAY_S, GIB, KIB, MIB, Network, SettingError, setting
 
 _PREFIX: Final = "DISPATCHER_"
+# An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
+_FILES_PER_SLOT: Final = 2
+# Streams, listener, database sessions that are being replaced, clients that are turned away.
+_FILES_SPARE: Final = 64
+_FILES_PER_READER: Final = 2  # database and log
+_OTHER_CONNECTIONS: Final = 4  # to the database: writer, listener, our own readers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +241,33 @@ class ClientSettings:
 
     url: str
     api_key: str | None = field(repr=False)
+
+
+def files_needed(settings: Settings) -> int:
+    """Return how many files a process with these settings may have open at once."""
+    return _files_spare(settings) + sum(need.files for need in _needs(settings))
+
+
+def within_files(settings: Settings, limit: int, *, is_told: bool = False) -> Settings:
+    """Return the settings with as many slots and connections as `limit` has descriptors for: they
+    are ours to bound, since a lack of them would fail deliveries (D21)."""
+    slots, connections = _needs(settings)
+    fitting = lack.fit(slots, connections, files=max(0, limit - _files_spare(settings)))
+    if is_told:
+        lack.tell_of(zip((slots, connections), fitting, strict=True), limit=limit)
+    return replace(settings, slots=fitting[0], connections_max=fitting[1])
+
+
+def _needs(settings: Settings) -> tuple[Need, Need]:
+    return (
+        Need(setting="DISPATCHER_SLOTS", count=settings.slots, each=_FILES_PER_SLOT),
+        Need(setting="DISPATCHER_CONNECTIONS_MAX", count=settings.connections_max),
+    )
+
+
+def _files_spare(settings: Settings) -> int:
+    of_database = _FILES_PER_READER * (settings.readers + _OTHER_CONNECTIONS)
+    return _FILES_SPARE + of_database + settings.dns_lookups_max
 
 
 def variable(name: str) -> str:

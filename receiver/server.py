@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from receiver.app import Receiver
-from receiver.base import log, server
+from receiver.base import lack, log, server
+from receiver.base.lack import Need
 from receiver.base.protocol import Bounds
 from receiver.base.stopping import CLOSE_S, Stop
 from receiver.handling.tx import EffectsError
@@ -15,6 +16,8 @@ from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings
 
 _LOG: Final = log.get("receiver")
+_FILES_SPARE: Final = 96  # inbox, effects, 16 status URLs, connections that are turned away
+_FILES_PER_HANDLER: Final = 4
 LOG_STYLE: Final = log.Style(
     root="receiver",
     time="time",
@@ -36,6 +39,7 @@ def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = N
     CannotStart, or SettingError."""
     settings = app.settings
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
+    lack.raise_files_limit()
     stop = Stop(_LOG)
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:
         try:
@@ -79,8 +83,18 @@ async def _take_requests(app: Receiver, listener: socket.socket, stop: Stop) -> 
 
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
-        connections_max=settings.connections_max,
+        connections_max=connections_within(settings, lack.files_limit()),
         head_bytes_max=settings.header_bytes_max,
         head_timeout_s=settings.request_timeout,
         body_bytes_max=settings.body_bytes_max + DRAIN_BYTES_MAX,
     )
+
+
+def connections_within(settings: Settings, limit: int) -> int:
+    """Return how many connections `limit` has descriptors for, beside the inbox's and what handlers
+    and questions to status URLs open. Warn where that is less than what is set."""
+    spare = _FILES_SPARE + _FILES_PER_HANDLER * settings.handler_concurrency
+    need = Need(setting="RECEIVER_CONNECTIONS_MAX", count=settings.connections_max)
+    connections = need.within(limit - spare)
+    lack.tell_of([(need, connections)], limit=limit)
+    return connections

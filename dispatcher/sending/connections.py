@@ -7,9 +7,12 @@ written.
 """
 
 import asyncio
+import errno
 import functools
 import socket
 import ssl
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from typing import Any, Final
 
 import aiohttp
@@ -20,12 +23,14 @@ from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
 from dispatcher.sending.egress import Egress
 from dispatcher.sending.response import HEAD_BYTES_MAX, find_head
+from receiver.base.lack import OwnLack, Uplink, has_no_route, is_routed, lack_of
 
 # Under the 5 s after which uvicorn and Node close an idle connection: we close it first, so that
 # a delivery seldom meets one that is just being closed.
 KEEPALIVE_S: Final = 4.0
 # Idle connections save busy hosts their handshakes; more hosts than this are not all busy.
 _IDLE_HOSTS_MAX: Final = 256
+_COUNT_EVERY: Final = 64  # releases: idle connections are not counted at each
 # Common servers send one 100 or 103, if any.
 _INFORMATIONAL_MAX: Final = 8
 # A connection that the peer had closed already shows it within a round trip. One that ends later
@@ -154,7 +159,9 @@ class Response(aiohttp.ClientResponse):
 class Connector(aiohttp.TCPConnector):
     """Dials what `egress` lets through; without one (behind a proxy) it dials what it is told.
 
-    Has no limit of its own: only the engine's slots limit (D8).
+    Has no limit of its own: only the engine's slots limit (D8). What we lack ourselves to connect
+    is raised as OwnLack. An attempt dials `dials_max` addresses at once; about `idle_max` idle
+    connections are kept.
     """
 
     def __init__(
@@ -164,6 +171,9 @@ class Connector(aiohttp.TCPConnector):
         resolver: AbstractResolver,
         reuse: bool,
         tls: ssl.SSLContext | None,
+        uplink: Uplink,
+        dials_max: int,
+        idle_max: int,
     ) -> None:
         super().__init__(
             resolver=resolver,
@@ -178,6 +188,40 @@ class Connector(aiohttp.TCPConnector):
         handler: type[ResponseHandler] = Handler
         self._factory = functools.partial(handler, loop=self._loop)
         self._connecting: set[object] = set()
+        self._uplink = uplink
+        self._dials_max = dials_max
+        self._idle_max = idle_max
+        self._released = 0
+        self._is_full = False
+
+    async def _wrap_create_connection(
+        self, *args: Any, addr_infos: list[Any], **named: Any
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        dialled = at_once(addr_infos, self._dials_max)
+        try:
+            return await super()._wrap_create_connection(*args, addr_infos=dialled, **named)
+        except aiohttp.ClientConnectorError as error:
+            lack = self._lack_of(error.os_error, dialled)
+            if lack is None:
+                raise
+            if lack == "descriptors":
+                self._close_idle()
+            raise OwnLack(lack, str(error.os_error)) from error
+
+    def _lack_of(self, error: OSError, dialled: Sequence[Any]) -> str | None:
+        """Return what kept us from dialling, where that can be told from what is the peer's: no
+        port of ours for an address that we could send to, no way out at all."""
+        if error.errno == errno.EADDRNOTAVAIL:
+            routed = all(is_routed(info[0], str(info[4][0])) for info in dialled)
+            return "ports" if routed else None
+        if has_no_route(error) and self._uplink.is_down():
+            return "network"
+        return lack_of(error)
+
+    def _close_idle(self) -> None:
+        idle, self._conns = self._conns, type(self._conns)(self._conns.default_factory)
+        for protocol, _ in chain.from_iterable(idle.values()):
+            protocol.close()
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         """Return a connection; until there is one the task that asks is known as connecting."""
@@ -197,8 +241,23 @@ class Connector(aiohttp.TCPConnector):
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False
     ) -> None:
+        self._released += 1
+        if self._released % _COUNT_EVERY == 0:
+            self._is_full = sum(map(len, self._conns.values())) >= self._idle_max
         crowded = len(self._conns) >= _IDLE_HOSTS_MAX and key not in self._conns
+        crowded = crowded or self._is_full
         super()._release(key, protocol, should_close=should_close or crowded)
+
+
+def at_once(addr_infos: list[Any], most: int) -> list[Any]:
+    """Return the addresses to dial first: `most` of them, of each family in turn."""
+    if len(addr_infos) <= most:
+        return addr_infos
+    families: dict[int, list[Any]] = {}
+    for info in addr_infos:
+        families.setdefault(info[0], []).append(info)
+    in_turn = chain.from_iterable(zip_longest(*families.values()))
+    return [info for info in in_turn if info is not None][:most]
 
 
 def _guarded(egress: Egress, info: Any) -> socket.socket:

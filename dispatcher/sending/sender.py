@@ -26,7 +26,7 @@ import aiohttp
 from yarl import URL
 
 from dispatcher import VERSION, signing
-from dispatcher.outcome import Kind, Outcome
+from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
 from dispatcher.sending.connections import Connector, Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
@@ -36,6 +36,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
+from receiver.base.lack import Uplink, descriptors_left, files_limit, lack_of
 from receiver.base.settings import SettingError
 from receiver.signature import Job
 
@@ -45,6 +46,9 @@ _HEADERS_MAX: Final = 100  # three times what common answers have
 _READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more than this is unread
 _DETAIL_CHARS_MAX: Final = 300
 _ANY_URL: Final = re.compile(r"https?://\S+")
+_DIALS_MAX: Final = 8  # addresses of one host at once, one each 250 ms
+_DIALS_MIN: Final = 2  # an old and a new kind of address
+_PROXY_AUTH: Final = 407
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
 
@@ -68,6 +72,7 @@ class Sender:
         self._tls = tls
         self._lookup = lookup
         self._body_s = settings.body_read_s
+        self._uplink = Uplink()
         self._opened: _Sessions | None = None
 
     async def open(self) -> None:
@@ -108,6 +113,7 @@ class Sender:
             detail=result.detail,
             excerpt=result.excerpt,
             retry_after_ms=result.retry_after_ms,
+            lack=result.lack,
         )
 
     async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Result":
@@ -131,10 +137,34 @@ class Sender:
         except UrlRefused as refusal:
             return _Result(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
         except (aiohttp.ClientError, OSError) as error:
-            return replace(_failure(error), connected=not opened.unconnected())
+            unconnected = opened.unconnected()
+            lack = self._lack_of(error)
+            if lack is not None:
+                detail = reason_of(error)
+                return _Result(kind="interrupted", error=INTERRUPTED, detail=detail, lack=lack)
+            return replace(_failure(error), connected=not unconnected)
         except BaseException:
             opened.unconnected()  # cancelled: nobody will ask
             raise
+
+    def _lack_of(self, error: aiohttp.ClientError | OSError) -> str | None:
+        """Return what of ours was lacking, None where it was not we who failed. Behind an egress
+        proxy it is the proxy that we look up, dial and identify to."""
+        lack = lack_of(error)
+        if lack is not None:
+            return lack
+        is_lookup = isinstance(error, aiohttp.ClientConnectorDNSError)
+        if is_lookup and not descriptors_left():
+            return "descriptors"
+        if is_lookup and self._uplink.is_down():
+            return "network"
+        if self._proxy is not None:
+            refused = (
+                isinstance(error, aiohttp.ClientHttpProxyError) and error.status == _PROXY_AUTH
+            )
+            if is_lookup or refused or isinstance(error, aiohttp.ClientProxyConnectionError):
+                return "proxy"
+        return None
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
@@ -211,12 +241,17 @@ class Sender:
 
     def _session(self, resolver: Resolver, *, reuse: bool) -> aiohttp.ClientSession:
         header_bytes_max = self._settings.response_header_bytes_max
+        slots = self._settings.slots
+        dials = (files_limit() - self._settings.connections_max) // slots
         return aiohttp.ClientSession(
             connector=Connector(
                 egress=self._egress if self._proxy is None else None,
                 resolver=resolver,
                 reuse=reuse,
                 tls=self._tls,
+                uplink=self._uplink,
+                dials_max=max(_DIALS_MIN, min(_DIALS_MAX, dials)),
+                idle_max=slots,
             ),
             headers={"User-Agent": f"Postback/{VERSION}", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -265,6 +300,7 @@ class _Result:
     detail: str | None = None
     excerpt: str | None = None
     retry_after_ms: int | None = None
+    lack: str | None = None
 
 
 def _failure(error: aiohttp.ClientError | OSError) -> _Result:

@@ -4,10 +4,13 @@ files may be open. Our own lack is nobody's fault but ours, and is booked as suc
 import errno
 import resource
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from receiver.base import log
+
+_LOG: Final = log.get("receiver.base")
 # No packet goes to these (root servers): connecting a datagram socket only looks for a route.
 _PROBES: Final = (
     (socket.AF_INET, "198.41.0.4"),
@@ -129,29 +132,43 @@ def files_limit(*, hard: bool = False) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What takes descriptors: a setting, how many it allows, how many descriptors each takes."""
+    """What takes descriptors: a setting's name, how many it allows, how many descriptors each
+    takes, and how few there must be."""
 
     setting: str
     count: int
     each: int = 1
-    min: int = 1  # fewer make no service
+    min: int = 4
+
+    @property
+    def files(self) -> int:
+        """How many descriptors all of them take."""
+        return self.count * self.each
+
+    def within(self, files: int) -> int:
+        """Return how many so many descriptors are enough for."""
+        return max(min(self.min, self.count), min(self.count, files // self.each))
 
 
-def fit(needs: tuple[Need, Need], *, spare: int, limit: int) -> tuple[int, int]:
-    """Return how many of each there may be so that all have descriptors: what one side leaves of
-    its half is the other's."""
-    free = max(0, limit - spare)
-    first, second = (need.count * need.each for need in needs)
-    half = free // 2
-    if first + second > free:
-        first, second = (
-            (first, free - first)
-            if first <= half
-            else (free - second, second)
-            if second <= half
-            else (half, half)
-        )
-    return (
-        max(needs[0].min, min(needs[0].count, first // needs[0].each)),
-        max(needs[1].min, min(needs[1].count, second // needs[1].each)),
-    )
+def fit(one: Need, other: Need, *, files: int) -> tuple[int, int]:
+    """Return how many of each there may be, so that all have descriptors: half of them are for
+    either, and what one does not need is the other's."""
+    half = files // 2
+    if one.files + other.files <= files:
+        half = files
+    first = one.within(max(half, files - other.files))
+    return first, other.within(max(half, files - one.files))
+
+
+def tell_of(needs: Iterable[tuple[Need, int]], *, limit: int) -> None:
+    """Warn of each setting that the limit of open files does not let us keep."""
+    for need, count in needs:
+        if count < need.count:
+            _LOG.warning(
+                "the limit of open files is too low for a setting",
+                setting=need.setting,
+                configured=need.count,
+                used=count,
+                limit=limit,
+                advice="raise the hard limit (ulimit -Hn; systemd: LimitNOFILE), or lower it",
+            )

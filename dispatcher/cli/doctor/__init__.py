@@ -1,6 +1,5 @@
 """`dispatcher doctor`: is everything as it should be, and if not, what to do."""
 
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from dispatcher.cli.service import JsonDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client
 from receiver.base import cli
 from receiver.base.db.url import is_postgres
+from receiver.base.lack import files_limit
 
 _MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
 
@@ -59,7 +59,7 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
     return [
         *check_database(settings),
         *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
-        checks.files(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        checks.files(settings, files_limit(hard=True)),
         checks.clock(time.time()),
         checks.signing_secret(settings),
         checks.admin_key(settings),

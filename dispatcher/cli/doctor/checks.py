@@ -1,8 +1,8 @@
 """The doctor's checks of settings, machine and service: each from what is there to what to say."""
 
 import os
-import resource
 import time
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -11,14 +11,14 @@ import httpx
 import msgspec
 
 from dispatcher.access import secret_fault
-from dispatcher.settings import ClientSettings, Settings
+from dispatcher.settings import ClientSettings, Settings, files_needed, within_files
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite.database import path_of
 from receiver.base.cli import size
+from receiver.base.lack import UNLIMITED
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less
 _SKEW_S_MAX: Final = 30.0  # receivers refuse five minutes; half a minute is worth a word
-_FILES_SPARE: Final = 256  # database, log, listener, name look-ups
 _ADMIN_KEY_CHARS: Final = 24  # what a made key has at least
 _TIMEOUT_S: Final = 3.0
 _TWICE: Final = 2
@@ -72,17 +72,22 @@ def disk_room(free_bytes: int, reserve_bytes: int, folder: Path) -> Check:
 
 
 def files(settings: Settings, limit: int) -> Check:
-    """Whether the process may open as many sockets as it has slots and clients."""
-    needed = settings.slots + settings.connections_max + _FILES_SPARE
-    if limit == resource.RLIM_INFINITY or limit >= needed:
-        shown = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit:,}"
+    """Whether the process may open as many files as its slots and clients need: `limit` is the
+    hard one, to which `serve` raises the soft one itself."""
+    needed, fitting = files_needed(settings), within_files(settings, limit)
+    if limit >= needed:
+        shown = "unlimited" if limit >= UNLIMITED else f"{limit:,}"
         return ok("open files", f"{shown}, up to {needed:,} needed")
-    message = f"the limit of {limit:,} is below the {needed:,} that all slots and clients need"
+    message = (
+        f"the limit of {limit:,} is below the {needed:,} that all slots and clients need: "
+        f"`serve` goes on with {fitting.slots:,} slots and {fitting.connections_max:,} connections"
+    )
     advice = (
         f"start it under `ulimit -n {needed}` (systemd: LimitNOFILE={needed}), or lower "
         "DISPATCHER_SLOTS and DISPATCHER_CONNECTIONS_MAX"
     )
-    judge = bad if limit < settings.slots + _FILES_SPARE else warn
+    alone = within_files(replace(settings, connections_max=1), limit)
+    judge = bad if alone.slots < settings.slots else warn
     return judge("open files", message, advice)
 
 

@@ -10,6 +10,7 @@ import pytest
 from dispatcher.cli.doctor import checks, database
 from dispatcher.cli.doctor.checks import Check
 from dispatcher.settings import ClientSettings
+from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
 
@@ -71,12 +72,13 @@ def test_disk_space_is_measured_against_the_reserve(free: int, state: str) -> No
 
 @pytest.mark.parametrize(
     ("limit", "state"),
-    [(-1, "ok"), (5_376, "ok"), (5_375, "warn"), (1_280, "warn"), (1_279, "bad")],
+    [(UNLIMITED, "ok"), (6_252, "ok"), (6_251, "warn"), (2_157, "warn"), (2_156, "bad")],
 )
 def test_open_files_are_measured_against_slots(tmp_path: Path, limit: int, state: str) -> None:
     """Slots alone must fit; slots and clients should."""
     found = checks.files(settings_for(tmp_path, slots=1_024, connections_max=4_096), limit)
     assert found.state == state
+    assert ("connections" in found.message) is (state != "ok")
 
 
 def test_a_clock_in_the_past_is_bad() -> None:
