@@ -179,6 +179,12 @@ class Settings:
         min=1,
         max=100_000,
     )
+    commit_waiting_max: int = setting(
+        8_192,
+        "most operations of one tenant that wait to be committed; more are answered 503",
+        min=1,
+        max=1_000_000,
+    )
     read_timeout: float = setting(
         5.0,
         "longest a listing may read: a longer one would pin the write-ahead log",

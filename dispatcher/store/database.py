@@ -20,7 +20,6 @@ from receiver.base.db.group_commit import (
     Write,
     apply_isolated,
     apply_kinds,
-    apply_together,
     write_all,
 )
 from receiver.base.db.migrate import Migration
@@ -120,8 +119,8 @@ class Database(Protocol):
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
         """Apply all operations in one durable transaction.
 
-        An operation that fails does so alone. Raises StoreFull or StoreUnavailable when nothing
-        was committed; other errors of the database are ours, and loud.
+        A verb that refuses does so alone. Raises when nothing was committed: StoreFull and
+        StoreUnavailable, or PoisonedBatch where one of the operations is to blame.
         """
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
@@ -132,27 +131,26 @@ class Database(Protocol):
         """Give up to `pages` free pages back to the file system; return how many."""
 
 
-def apply(tx: Tx, operations: Sequence[object], rules: Rules, *, isolate: bool) -> list[object]:
+def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     """Apply all operations within the running transaction, and bring the lanes that they touched up
     to date. What begins and ends the transaction is each database's own.
 
-    Without `isolate` only kind `Operation`, whose verbs refuse by raising, is worth a savepoint
-    from the start; raises PoisonedBatch when another one fails.
+    Only kind `Operation`, whose verbs refuse by raising, is worth a savepoint: of whatever else
+    raises, here or at the end of the transaction, the batch is applied again in parts.
     """
 
-    def submitted(tx: Tx, items: Sequence[SubmitRequest]) -> Sequence[object]:
+    def submitted(items: Sequence[SubmitRequest]) -> Sequence[object]:
         return submit.submit(tx, items, rules)
 
-    def claimed(tx: Tx, items: Sequence[ClaimRequest]) -> Sequence[object]:
+    def claimed(items: Sequence[ClaimRequest]) -> Sequence[object]:
         return [claim.claim(tx, item, rules) for item in items]
 
-    run = apply_isolated if isolate else apply_together
     # Settling first frees slots, claiming last fills them, in the same commit.
     kinds = (
-        (Settlement, partial(run, tx, settle.settle)),
+        (Settlement, partial(settle.settle, tx)),
         (Operation, partial(apply_isolated, tx, write_all)),
-        (SubmitRequest, partial(run, tx, submitted)),
-        (ClaimRequest, partial(run, tx, claimed)),
+        (SubmitRequest, submitted),
+        (ClaimRequest, claimed),
     )
     results = apply_kinds(kinds, operations)
     changes = tx.changes

@@ -10,9 +10,7 @@ from receiver.base.db.group_commit import (
     GroupCommit,
     Operation,
     Write,
-    apply_isolated,
     apply_kinds,
-    apply_together,
     write_all,
 )
 from receiver.base.db.readers import SERVICE, Reader
@@ -76,9 +74,9 @@ class Database(Protocol):
     async def close(self) -> None:
         """Disconnect."""
 
-    async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, isolate)` did in one transaction, once it is on disk. It may be
-        done again: `isolate`, where it raised PoisonedBatch."""
+    async def commit(self, apply: Callable[[Any], T]) -> T:
+        """Return what `apply(tx)` did in one transaction, once it is on disk. It may be done again.
+        Raises PoisonedBatch where what it did is to blame."""
 
     async def read(self, query: Callable[[Any], T], reader: Reader) -> T:
         """Return what one query finds, cut off at its deadline, in the turn of whom it is for."""
@@ -400,9 +398,7 @@ class Inbox:
             self._on_due()
         return results
 
-    def _apply_within(
-        self, operations: Sequence[object], tx: Any, isolate: bool
-    ) -> tuple[list[object], bool]:
+    def _apply_within(self, operations: Sequence[object], tx: Any) -> tuple[list[object], bool]:
         """Apply the messages together, then the rest one after another; whether there is something
         to handle now."""
         has_due = False
@@ -413,8 +409,7 @@ class Inbox:
             has_due |= is_due
             return verdicts
 
-        run = apply_isolated if isolate else apply_together
-        kinds = ((Message, partial(run, tx, receive)), (Write, partial(run, tx, write_all)))
+        kinds = ((Message, partial(receive, tx)), (Write, partial(write_all, tx)))
         return apply_kinds(kinds, operations), has_due
 
     async def _read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:

@@ -17,7 +17,6 @@ from receiver.base.db.group_commit import (
     Write,
     apply_isolated,
     apply_kinds,
-    apply_together,
     write_all,
 )
 from receiver.base.db.migrate import missing, reads_from
@@ -26,6 +25,7 @@ from receiver.base.db.sqlite import (
     FileInUse,
     FileLock,
     SqliteTx,
+    commit_batch,
     in_transaction,
     migrate,
     schema_version,
@@ -63,14 +63,21 @@ def test_in_a_batch_that_is_isolated_only_the_bad_operation_fails(db: sqlite3.Co
     assert stored(db) == [1, 2, 3]
 
 
-def test_a_batch_that_is_applied_together_is_poisoned_by_a_bad_operation(
-    db: sqlite3.Connection,
-) -> None:
-    """Nothing of it is stored: it is to be applied again, isolated."""
-    with pytest.raises(PoisonedBatch):
-        applied(db, apply_together, 1, 2, 2)
+def test_a_batch_with_a_bad_operation_is_poisoned(db: sqlite3.Connection) -> None:
+    """Nothing of it is stored: it is to be applied again in parts. What the database cannot do is
+    nobody's fault, and stays what it is."""
+
+    def commit(*numbers: int) -> Sequence[object]:
+        return commit_batch(db, lambda: write_all(SqliteTx(db), [insert(n) for n in numbers]))
+
+    with pytest.raises(PoisonedBatch) as met:
+        commit(1, 2, 2)
+    assert isinstance(met.value.__cause__, sqlite3.IntegrityError)
     assert stored(db) == []
-    assert applied(db, apply_together, 1, 2) == [1, 1]
+    assert commit(1, 2) == [1, 1]
+    db.execute("PRAGMA query_only = 1")
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        commit(3)
 
 
 def test_operations_are_applied_by_kind_and_answered_in_their_own_order() -> None:
@@ -89,26 +96,24 @@ def test_operations_are_applied_by_kind_and_answered_in_their_own_order() -> Non
     assert apply_kinds(kinds, [1]) == ["number 1"]
 
 
-def test_a_commit_is_tried_again_and_isolated_once_it_is_poisoned() -> None:
-    tries: list[bool] = []
+def test_a_commit_is_tried_again_until_it_comes_through() -> None:
+    tries: list[int] = []
 
-    def commit_once(isolate: bool) -> str:
-        tries.append(isolate)
+    def commit_once() -> str:
+        tries.append(1)
         if len(tries) == 1:
             raise RetryBatch("another process was in the way")
-        if not isolate:
-            raise PoisonedBatch
         return "committed"
 
     assert commit_with_retries(commit_once) == "committed"
-    assert tries == [False, False, True]
+    assert len(tries) == 2
 
 
 def test_a_commit_that_never_comes_through_is_unavailable() -> None:
-    tries: list[bool] = []
+    tries: list[int] = []
 
-    def commit_once(isolate: bool) -> str:
-        tries.append(isolate)
+    def commit_once() -> str:
+        tries.append(1)
         raise RetryBatch("another process was in the way")
 
     with pytest.raises(DatabaseUnavailable, match="in the way"):

@@ -230,12 +230,10 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     return committed
 
 
-def _commit_once(
-    session: Session, operations: Sequence[object], rules: Rules, isolate: bool
-) -> Committed:
+def _commit_once(session: Session, operations: Sequence[object], rules: Rules) -> Committed:
     tx = _begin_with_lanes(session, operations, rules)
     with session.rolled_back_on_error():
-        results = database.apply(tx, operations, rules, isolate=isolate)
+        results = database.apply(tx, operations, rules)
         next_ready_ms = session.mark(tx)
     committed = Committed(results, tx.changes, next_ready_ms)
     if not session.commit_marked(tx):

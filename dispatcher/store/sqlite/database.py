@@ -178,11 +178,9 @@ def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: 
     return commit_batch(connection, partial(_apply, connection, operations, rules))
 
 
-def _apply(
-    connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, isolate: bool
-) -> Committed:
+def _apply(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
     tx = SqliteTx(connection)
-    results = database.apply(tx, operations, rules, isolate=isolate)
+    results = database.apply(tx, operations, rules)
     _count(tx)
     return Committed(results, tx.changes, lanes.next_ready_ms(tx))
 

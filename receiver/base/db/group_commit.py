@@ -1,18 +1,22 @@
-"""Group commit: whatever queues up while the last commit ran shares the next one, and an operation
-that fails does so alone."""
+"""Group commit: whatever queues up while the last commit ran shares the next one, tenants in turn,
+and an operation that fails does so alone."""
 
 import asyncio
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
+
+from receiver.base.db import DatabaseUnavailable
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Apply: TypeAlias = Callable[[Sequence[Any]], Awaitable[Sequence[object]]]
 """Commits operations in one transaction and returns, in their order, each one's result or the
-exception that it alone met. Raises when nothing was committed: then each caller gets that."""
+exception that it alone met. Raises when nothing was committed: PoisonedBatch where one of them is
+to blame, and what each caller gets where none is."""
 
 Bulk: TypeAlias = Callable[[Any, Sequence[Any]], Sequence[object]]
 """Applies operations of one kind within a transaction; returns a result for each."""
@@ -34,13 +38,37 @@ def write_all(tx: Any, writes: Sequence[Write[Any]]) -> Sequence[object]:
     return [write.act(tx) for write in writes]
 
 
-class GroupCommit:
-    """One writer, one transaction, many waiting callers, each answered after the commit."""
+# Most operations of one tenant in a commit that others wait in, and how long it counts as one of
+# several after another one's last operation. A commit takes a few milliseconds then.
+SHARE: Final = 32
+_TOGETHER_S: Final = 5.0
+# So much of each commit is for tenants, whatever goes before them.
+_TENANTS_PART: Final = 4
 
-    def __init__(self, apply: Apply, *, operations_max: int) -> None:
+_Waiting: TypeAlias = tuple[object, asyncio.Future[Any]]
+
+
+class QueueFull(DatabaseUnavailable):
+    """Too much of one tenant waits to be committed: it is to slow down."""
+
+
+class GroupCommit:
+    """One writer, one transaction, many waiting callers, each answered after the commit.
+
+    What belongs to no tenant goes first. Tenants are served in turn: one that has thousands waiting
+    makes nobody else's wait longer. While there are several, each has a share of a commit, and a
+    commit is short; one that is alone fills it.
+    """
+
+    def __init__(self, apply: Apply, *, operations_max: int, waiting_max: int = 1 << 30) -> None:
+        """`waiting_max` is how many operations of one tenant may wait."""
         self._apply = apply
         self._operations_max = operations_max
-        self._queue: deque[tuple[object, asyncio.Future[Any]]] = deque()
+        self._waiting_max = waiting_max
+        self._first: deque[_Waiting] = deque()
+        self._tenants: OrderedDict[str, deque[_Waiting]] = OrderedDict()  # in turn
+        self._alone: str | None = None  # whose operations alone waited last; "" where several did
+        self._together_until_s = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
@@ -56,29 +84,74 @@ class GroupCommit:
         if self._task is not None:
             await self._task
 
-    def do(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def do(self, operation: Operation[T], tenant: str | None = None) -> asyncio.Future[T]:
         """Return the future of `operation`'s result, or of what it raised: known once it is
         durable. One that is cancelled does not take its operation back, which may be on disk
-        already. Raises RuntimeError once closed."""
+        already. Raises RuntimeError once closed, and QueueFull where too much of the tenant's
+        waits."""
         if self.is_closing:
             raise RuntimeError("the database is closed")
+        if tenant is None:
+            queue = self._first
+        else:
+            queue = self._tenants.get(tenant) or self._tenants.setdefault(tenant, deque())
+            if len(queue) >= self._waiting_max:
+                raise QueueFull(f"{len(queue)} others of this tenant wait to be stored; slow down")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append((operation, future))
+        queue.append((operation, future))
         self._wake.set()
         return future
 
     async def _run(self) -> None:
-        queue = self._queue
-        while not (self.is_closing and not queue):
+        while not (self.is_closing and not self._first and not self._tenants):
             await self._wake.wait()
             self._wake.clear()
-            while queue:
-                count = min(len(queue), self._operations_max)
-                await self._commit([queue.popleft() for _ in range(count)])
+            while self._first or self._tenants:
+                await self._commit(self._next())
 
-    async def _commit(self, batch: list[tuple[object, asyncio.Future[Any]]]) -> None:
+    def _next(self) -> list[_Waiting]:
+        """Return what the next commit holds."""
+        first, room = self._first, self._operations_max
+        reserved = room // _TENANTS_PART if self._tenants else 0
+        batch = [first.popleft() for _ in range(min(len(first), room - reserved))]
+        if self._tenants and len(batch) < room:
+            self._take_in_turn(batch, room - len(batch))
+        return batch
+
+    def _take_in_turn(self, batch: list[_Waiting], room: int) -> None:
+        share = self._share(room)
+        for _ in range(len(self._tenants)):
+            tenant, queue = self._tenants.popitem(last=False)
+            count = min(len(queue), share, room)
+            batch += [queue.popleft() for _ in range(count)]
+            room -= count
+            if queue:
+                self._tenants[tenant] = queue  # behind the others
+            if not room:
+                return
+
+    def _share(self, room: int) -> int:
+        """Return how much of the next commit each tenant may have."""
+        tenant, count = next(iter(self._tenants)), len(self._tenants)
+        now_s = time.monotonic()
+        if count > 1 or self._alone not in (None, tenant):
+            self._together_until_s = now_s + _TOGETHER_S
+        self._alone = tenant if count == 1 else ""
+        return room if now_s >= self._together_until_s else max(1, min(SHARE, room // count))
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """Commit a batch. Where an operation fails it as a whole, in whatever part of it, nothing
+        is committed, and the two halves are tried apart: so the one to blame is found, and fails
+        alone."""
         try:
             results = await self._apply([operation for operation, _ in batch])
+        except PoisonedBatch as error:
+            if len(batch) > 1:
+                half = len(batch) // 2
+                await self._commit(batch[:half])
+                await self._commit(batch[half:])
+                return
+            results = [error.__cause__ or error]
         except Exception as error:  # each caller decides what its failure means
             results = [error] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
@@ -95,7 +168,8 @@ class RetryBatch(Exception):
 
 
 class PoisonedBatch(Exception):
-    """An operation failed, and with it the batch: apply it again, each in a savepoint."""
+    """An operation failed (its cause says how), and with it the batch, of which nothing was
+    committed."""
 
 
 def apply_kinds(
@@ -116,17 +190,6 @@ def apply_kinds(
             for place, result in zip(places, applied, strict=True):
                 results[place] = result
     return results
-
-
-def apply_together(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:
-    """Apply all items in one go, without a savepoint. Raises PoisonedBatch where one fails: the
-    transaction is to be rolled back then."""
-    try:
-        return bulk(tx, items)
-    except Exception as error:
-        if tx.is_fatal(error):
-            raise
-        raise PoisonedBatch from error
 
 
 def apply_isolated(tx: Any, bulk: Bulk, items: Sequence[object]) -> Sequence[object]:

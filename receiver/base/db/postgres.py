@@ -72,6 +72,8 @@ _COLLISION: Final = frozenset({"40001", "40P01", "55P03"})
 _LOST: Final = frozenset({"25006", "25P03", "57P01", "57P02", "57P03"})
 _CANCELLED: Final = "57014"
 _CANCEL_S: Final = 5.0
+# What says itself what is to become of a batch.
+_OF_THE_BATCH: Final = (RetryBatch, PoisonedBatch, DatabaseUnavailable, DatabaseFull)
 
 
 def is_lost(error: psycopg.Error, connection: Connection) -> bool:
@@ -409,7 +411,8 @@ class Session:
     @contextmanager
     def rolled_back_on_error(self) -> Iterator[None]:
         """Undo the transaction if what is inside raises, before its commit. Raises RetryBatch
-        where the same once more may pass, and else what the caller gets."""
+        where the same once more may pass, what the caller gets where the database is to blame, and
+        else PoisonedBatch."""
         try:
             yield
         except psycopg.Error as error:
@@ -421,9 +424,12 @@ class Session:
                 self.roll_back()
             if lost or is_collision(error):
                 raise RetryBatch from error
-            raise translated(error) from error
-        except BaseException:
+            told = translated(error)
+            raise (PoisonedBatch if told is error else told) from error
+        except BaseException as error:
             self.roll_back()
+            if isinstance(error, Exception) and not isinstance(error, _OF_THE_BATCH):
+                raise PoisonedBatch from error
             raise
 
     def commit(self) -> None:
@@ -459,18 +465,13 @@ class Session:
             connection.close()
 
 
-def commit_with_retries(commit_once: Callable[[bool], T]) -> T:
-    """Return what `commit_once(isolate)` does, tried again where it raises RetryBatch, since it
-    only met another process or lost its connection before the commit; and with `isolate` where it
-    raises PoisonedBatch. Without savepoints at first, each of which is two round trips: only a
-    batch with a bad operation in it, which is rare, is applied with them."""
+def commit_with_retries(commit_once: Callable[[], T]) -> T:
+    """Return what `commit_once` does, tried again where it raises RetryBatch, since it only met
+    another process or lost its connection before the commit."""
     reason: BaseException | None = None
-    isolate = False
     for tried in range(TRIES_MAX):
         try:
-            return commit_once(isolate)
-        except PoisonedBatch:
-            isolate = True
+            return commit_once()
         except RetryBatch as again:
             reason = again.__cause__ or again
             time.sleep(_WAIT_S * tried)

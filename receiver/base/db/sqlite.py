@@ -107,13 +107,19 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
     return result
 
 
-def commit_batch(connection: sqlite3.Connection, apply: Callable[[bool], T]) -> T:
-    """Return what `apply(isolate)` did, durably: without savepoints at first; with them where it
-    raises PoisonedBatch, which is rare."""
-    try:
-        return in_transaction(connection, lambda: apply(False))
-    except PoisonedBatch:
-        return in_transaction(connection, lambda: apply(True))
+def commit_batch(connection: sqlite3.Connection, apply: Callable[[], T]) -> T:
+    """Return what `apply` did, durably. Raises PoisonedBatch for what it raised, unless that is
+    the database's trouble."""
+
+    def work() -> T:
+        try:
+            return apply()
+        except Exception as error:
+            if isinstance(translated(error), DatabaseUnavailable | DatabaseFull):
+                raise
+            raise PoisonedBatch from error
+
+    return in_transaction(connection, work)
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -77,12 +77,13 @@ class PostgresDatabase:
         await self._in_thread(self._session.drop)
         self._thread.shutdown()
 
-    async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, isolate)` did, once it is on disk.
+    async def commit(self, apply: Callable[[Any], T]) -> T:
+        """Return what `apply(tx)` did, once it is on disk.
 
         A batch that met another replica's, or lost its connection before the commit, is done
-        again. Raises DatabaseUnavailable and DatabaseFull; then it may have been committed all the
-        same if the connection broke meanwhile, which is why every operation can be done twice.
+        again. Raises PoisonedBatch; and DatabaseUnavailable and DatabaseFull, with which it may
+        have been committed all the same if the connection broke meanwhile: which is why every
+        operation can be done twice.
         """
         return await self._in_thread(commit_with_retries, partial(self._commit_once, apply))
 
@@ -96,10 +97,10 @@ class PostgresDatabase:
     def _prepare(self) -> None:
         self._server.opened(f"{_WRITER_NAME} migration", {**_IN_SCHEMA, **QUIET}, _migrate).close()
 
-    def _commit_once(self, apply: Callable[[Any, bool], T], isolate: bool) -> T:
+    def _commit_once(self, apply: Callable[[Any], T]) -> T:
         tx = self._session.begin_with(_begin)
         with self._session.rolled_back_on_error():
-            result = apply(tx, isolate)
+            result = apply(tx)
         self._session.commit()
         return result
 

@@ -56,9 +56,9 @@ class SqliteDatabase:
         """Disconnect and let another process have the file."""
         await self._file.close()
 
-    async def commit(self, apply: Callable[[Any, bool], T]) -> T:
-        """Return what `apply(tx, isolate)` did, once it is on disk. Raises DatabaseUnavailable and
-        DatabaseFull."""
+    async def commit(self, apply: Callable[[Any], T]) -> T:
+        """Return what `apply(tx)` did, once it is on disk. Raises PoisonedBatch,
+        DatabaseUnavailable and DatabaseFull."""
         return await self._file.write(_commit, apply)
 
     async def read(self, query: Callable[[Any], T], reader: Reader) -> T:
@@ -89,8 +89,8 @@ def _check(connection: sqlite3.Connection) -> None:
     missing(schema_version(connection), MIGRATIONS)
 
 
-def _commit(connection: sqlite3.Connection, apply: Callable[[Any, bool], T]) -> T:
-    return commit_batch(connection, lambda isolate: apply(SqliteTx(connection), isolate))
+def _commit(connection: sqlite3.Connection, apply: Callable[[Any], T]) -> T:
+    return commit_batch(connection, lambda: apply(SqliteTx(connection)))
 
 
 def _vacuum(connection: sqlite3.Connection) -> int:

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from dispatcher.filters import Filter
 from dispatcher.store.errors import KeyReused, NotFound, StoreFull, StoreUnavailable
 from dispatcher.values import Submitted
-from receiver.base.db.group_commit import GroupCommit
+from receiver.base.db.group_commit import SHARE, GroupCommit, PoisonedBatch, QueueFull
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
 from tests.dispatcher.store.conftest import Build
 
@@ -116,6 +117,105 @@ async def test_closing_commits_what_is_queued_and_takes_no_more() -> None:
     disk.release.set()
     assert await asyncio.gather(*tasks) == ["a done", "b done", "c done"]
     await closing
+
+
+# --- whose fault it is ---
+
+
+class Fragile(Disk):
+    """Fails as a whole for as long as there is something bad in a batch."""
+
+    async def apply(self, operations: Sequence[object]) -> Sequence[object]:
+        self.batches.append(list(operations))
+        for operation in operations:
+            if str(operation).startswith("bad"):
+                raise PoisonedBatch from ValueError(str(operation))
+        return [f"{operation} done" for operation in operations]
+
+
+@pytest.mark.parametrize("bad", [{0}, {99}, {17, 18}, {3, 50, 98}])
+async def test_what_fails_a_batch_is_found_and_fails_alone(bad: set[int]) -> None:
+    """In few more commits than there are bad ones: a caller that can do it cannot slow all down."""
+    disk = Fragile()
+    commits = GroupCommit(disk.apply, operations_max=100)
+    names = [f"bad {n}" if n in bad else f"good {n}" for n in range(100)]
+    tasks = [await queued(commits, name) for name in names]
+    commits.start()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for name, result in zip(names, results, strict=True):
+        if name.startswith("bad"):
+            assert isinstance(result, ValueError)
+            assert str(result) == name
+        else:
+            assert result == f"{name} done"
+    assert len(disk.batches) <= 15 * len(bad)
+    await commits.close()
+
+
+# --- tenants in turn ---
+
+
+async def told(disk: Disk, operations: Sequence[tuple[str | None, str]], room: int) -> None:
+    """Commit these operations, which were all there from the beginning."""
+    disk.release.set()
+    commits = GroupCommit(disk.apply, operations_max=room)
+    tasks: list[Any] = [commits.do(name, tenant) for tenant, name in operations]
+    commits.start()
+    await asyncio.gather(*tasks)
+    await commits.close()
+
+
+async def test_a_tenant_alone_fills_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has been alone for a while."""
+    disk = Disk()
+    monkeypatch.setattr("receiver.base.db.group_commit._TOGETHER_S", 0.0)
+    await told(disk, [("a", f"a{n}") for n in range(300)], 100)
+    assert [len(batch) for batch in disk.batches] == [100, 100, 100]
+
+
+async def test_a_tenant_with_one_operation_is_in_the_next_commit_beside_one_with_thousands() -> (
+    None
+):
+    """I6. And that commit is short."""
+    disk = Disk()
+    await told(disk, [*(("flood", f"f{n}") for n in range(5_000)), ("small", "s")], 512)
+    assert "s" in disk.batches[0]
+    assert len(disk.batches[0]) == SHARE + 1
+
+
+async def test_of_more_tenants_than_a_commit_has_room_each_has_its_turn() -> None:
+    disk = Disk()
+    await told(disk, [(f"t{n}", f"{n} {m}") for m in range(3) for n in range(30)], 10)
+    seen = [operation for batch in disk.batches for operation in batch]
+    assert seen == [f"{n} {m}" for m in range(3) for n in range(30)]
+
+
+async def test_what_is_no_tenants_goes_first_but_never_takes_all() -> None:
+    """Settlements and claims do not wait behind submits, nor keep them out."""
+    disk = Disk()
+    floods = [(tenant, f"{tenant or 'settle'} {n}") for n in range(500) for tenant in ("a", None)]
+    await told(disk, floods, 100)
+    assert sum(str(one).startswith("settle") for one in disk.batches[0]) == 75
+    assert disk.batches[0][0] == "settle 0"
+    assert "a 0" in disk.batches[0]
+
+
+async def test_what_waits_of_one_tenant_is_bounded_and_no_other_feels_it() -> None:
+    """I7: a worth-trying-again error, at once."""
+    disk = Disk()
+    commits = GroupCommit(disk.apply, operations_max=100, waiting_max=3)
+    tasks: list[Any] = [commits.do(n, "a") for n in range(3)]
+    with pytest.raises(QueueFull):
+        commits.do("one more", "a")
+    tasks += [commits.do(n, "b") for n in range(3)]
+    tasks += [commits.do(n) for n in range(10)]
+    disk.release.set()
+    commits.start()
+    await asyncio.gather(*tasks)
+    tasks = [commits.do("again", "a")]
+    await asyncio.gather(*tasks)
+    await commits.close()
+    assert issubclass(QueueFull, StoreUnavailable)
 
 
 # --- on a real store ---
