@@ -169,9 +169,18 @@ class Settings:
     )
     dns_timeout: float = setting(5.0, "longest DNS look-up", unit="s", min=0.1, max=60)
     dns_lookups_max: int = setting(
-        32, "DNS look-ups at once; one that hangs does not block the others", min=1, max=1_024
+        128,
+        "DNS look-ups at once, a thread each, hung ones too; tenants and their domains share them",
+        min=1,
+        max=1_024,
     )
     dns_cache: float = setting(30.0, "how long a looked-up address is used", unit="s", max=3_600)
+    dns_stale: float = setting(
+        3_600.0,
+        "how long it is used beyond that while looking it up again hangs or fails",
+        unit="s",
+        max=604_800,
+    )
 
     commit_rows_max: int = setting(
         512,

@@ -17,6 +17,7 @@ _ADVICE: Final = {
     "DISPATCHER_SLOTS and DISPATCHER_CONNECTIONS_MAX",
     "ports": "widen net.ipv4.ip_local_port_range, or lower DISPATCHER_SLOTS",
     "network": "this machine has no way out: look at its network",
+    "lookups": "name look-ups hang: look at the name servers, or raise DISPATCHER_DNS_LOOKUPS_MAX",
     "secrets": "signing secrets cannot be read: look at the database",
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }

@@ -30,7 +30,8 @@ from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
 from dispatcher.sending.connections import Connector, Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
-from dispatcher.sending.resolver import Addresses, Resolver, look_up
+from dispatcher.sending.remembered import Addresses
+from dispatcher.sending.resolver import ASKER, LACK, Asker, Resolver, look_up
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
@@ -82,6 +83,7 @@ class Sender:
             timeout_s=settings.dns_timeout,
             lookups_max=settings.dns_lookups_max,
             cache_s=settings.dns_cache,
+            stale_s=settings.dns_stale,
             look_up=self._lookup,
         )
         self._opened = _Sessions(
@@ -122,6 +124,8 @@ class Sender:
         opened = self._opened  # attempts outlive a closing
         pooled, fresh = opened.pooled, opened.fresh
         timeout_s = delivery.policy.timeout
+        asker = Asker(delivery.tenant)
+        ASKER.set(asker)
         try:
             url = parse_url(delivery.url)
             headers = self._headers(delivery, secrets, now_s)
@@ -132,6 +136,10 @@ class Sender:
                     response = await self._post(fresh, url, headers, delivery.body)
             return await self._result(response, delivery.policy)
         except TimeoutError:
+            if asker.lacking:
+                opened.unconnected()
+                detail = "no place to look its name up in time"
+                return _Result(kind="interrupted", error=INTERRUPTED, detail=detail, lack=LACK)
             error = f"no complete answer within {timeout_s:g} s"
             return _Result(kind="timeout", error=error, connected=not opened.unconnected())
         except UrlRefused as refusal:
