@@ -108,6 +108,8 @@ async def _take_requests(
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
         connections_max=settings.connections_max,
+        peer_share=settings.peer_share,
+        write_timeout_s=settings.write_timeout,
         head_bytes_max=_HEAD_BYTES_MAX,
         head_timeout_s=settings.request_timeout,
         body_bytes_max=max(settings.payload_bytes_max, settings.batch_bytes_max),

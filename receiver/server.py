@@ -84,6 +84,8 @@ async def _take_requests(app: Receiver, listener: socket.socket, stop: Stop) -> 
 def _bounds(settings: Settings) -> Bounds:
     return Bounds(
         connections_max=connections_within(settings, lack.files_limit()),
+        peer_share=settings.peer_share,
+        write_timeout_s=settings.write_timeout,
         head_bytes_max=settings.header_bytes_max,
         head_timeout_s=settings.request_timeout,
         body_bytes_max=settings.body_bytes_max + DRAIN_BYTES_MAX,

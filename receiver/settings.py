@@ -133,8 +133,26 @@ class Settings:
         unit="s",
         max=3_600,
     )
+    write_timeout: float = setting(
+        10.0,
+        "longest a response may wait for its client to read it; then the connection is cut off",
+        unit="s",
+        min=0.1,
+        max=3_600,
+    )
     connections_max: int = setting(
-        1_000, "most client connections at once; more are answered 503", min=2, max=1_000_000
+        1_000,
+        "most client connections at once; more are answered 503 and closed as they come",
+        min=2,
+        max=1_000_000,
+    )
+    peer_share: float = setting(
+        0.75,
+        "largest share of the connections, and of the memory for bodies, for one client address "
+        "(of IPv6: its /64) while no other has any, and less as others come; 1 where all come "
+        "through one proxy",
+        min=0.01,
+        max=1,
     )
     commit_rows_max: int = setting(
         256,

@@ -1,22 +1,28 @@
 """uvicorn's HTTP protocol with what it lacks: bounds on the size of a head, the time that it takes
-to arrive and the bytes of one message on the wire; bodies behind an offer to upgrade; one response
-to each request, errors too in their turn."""
+to arrive, the bytes of one message on the wire, the requests that wait and the time that a response
+waits to be read; bodies behind an offer to upgrade; one response to each request, errors too in
+their turn."""
 
 import asyncio
 import json
+import struct
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Final, cast
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
 )
 
-from receiver.base.http import EXCHANGE, Receive, Refusal, Scope, Send, busy, send_response
+from receiver.base.http import EXCHANGE, Receive, Refusal, Scope, Send, send_response
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX: Final = 8
@@ -26,28 +32,55 @@ _LINGER_S: Final = 1.0
 _LINGER_BYTES_MAX: Final = 1024 * 1024
 
 
+# Closes without waiting for what is unsent.
+_RESET: Final = struct.pack("ii", 1, 0)
+# A head ends with it, as a body in chunks does.
+_END: Final = b"\r\n\r\n"
+# A body is parsed in steps of at least so many bytes, which may hold some requests behind it.
+_STEP_BYTES_MIN: Final = 256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """How much one service takes: connections, bytes of a head and seconds until it is there,
-    and bytes of a body, for which framing may take `WIRE_FACTOR_MAX` times as many."""
+    """How much one service takes: connections, and the share of them that one address may have;
+    bytes of a head and seconds until it is there; bytes of a body, for which framing may take
+    `WIRE_FACTOR_MAX` times as many; and the seconds that a response may wait to be read."""
 
     connections_max: int
+    peer_share: float
     head_bytes_max: int
     head_timeout_s: float
     body_bytes_max: int
+    write_timeout_s: float
+
+    @property
+    def wire_bytes_max(self) -> int:
+        """The most bytes of one message."""
+        return self.head_bytes_max + WIRE_FACTOR_MAX * self.body_bytes_max
+
+
+class _Flow(FlowControl):
+    """As uvicorn's; but while requests wait nothing more is read, whatever the running one asks
+    for: one more read would be thousands of requests."""
+
+    is_full = False
+
+    def resume_reading(self) -> None:
+        if not self.is_full:
+            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Refuses a head that is too large or too slow, and takes no offer to upgrade: such a request
-    is read like any other. `bounded_protocol` sets the bounds."""
+    is read like any other. While a request waits for the response to an earlier one, and that for
+    its reader, nothing is read or parsed; who does not read for too long is cut off."""
 
-    connections_max: int
-    head_bytes_max: int
-    head_timeout_s: float
-    wire_bytes_max: int
+    flow: _Flow
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, bounds: Bounds, on_cut: Callable[[], None], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._bounds = bounds
+        self._on_cut = on_cut
         self._running: RequestResponseCycle | None = None  # where requests wait, not the newest
         self._awaits_head = True  # between two messages, or within a head
         self._in_head = False  # its first byte is there, its last one is not
@@ -56,18 +89,31 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wire_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._idle_since_s: float | None = None  # by the loop's clock, between two messages
+        self._unparsed = b""  # stands behind a request that waits
+        self._unread_since_s = 0.0  # by the loop's clock
+        self._unread_s = 0.0  # how long the running response has waited for its reader, in all
+        self._write_timer: asyncio.TimerHandle | None = None
         self._is_refused = False  # nothing more is parsed
         self._refusal: bytes | None = None  # waits for the responses to earlier requests
         self._closer: asyncio.TimerHandle | None = None  # nothing more is written
         self._discarded_bytes = 0
 
+    @property
+    def is_within_body(self) -> bool:
+        """Whether much may come at once that is no request."""
+        return not self._awaits_head or self._is_refused
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
+        self.flow = _Flow(transport)
+        transport.set_write_buffer_limits(high=0)  # writing pauses while anything is unread
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        for timer in (self.timeout_keep_alive_task, self._closer):
+        self._unparsed = b""
+        self.pipeline.clear()
+        for timer in (self.timeout_keep_alive_task, self._closer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         if self._running is not None and not self._running.response_complete:
@@ -78,7 +124,25 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             self._discard(len(data))
-            return
+        elif self.flow.is_full:
+            self._unparsed += data  # was read before reading paused
+        elif data.find(_END) == data.rfind(_END):
+            self._parse(data)  # one head at most
+        else:
+            self._unparsed = data
+            self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse what has come, a message at a time, until one has to wait."""
+        data, start = self._unparsed, 0
+        while start < len(data) and not self.flow.is_full and not self._is_refused:
+            end = data.find(_END, start if self._awaits_head else start + _STEP_BYTES_MIN)
+            end = len(data) if end < 0 else end + len(_END)
+            self._parse(data[start:end])
+            start = end
+        self._unparsed = b"" if self._is_refused else data[start:]
+
+    def _parse(self, data: bytes) -> None:
         awaited_head, heads = self._awaits_head, self._heads
         try:
             try:
@@ -96,9 +160,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._start_timer()
             if head_only:
                 self._head_bytes += len(data)
-                if self._head_bytes > self.head_bytes_max:
+                if self._head_bytes > self._bounds.head_bytes_max:
                     self._refuse(431, "HEADERS_TOO_LARGE", "the head of the request is too large")
-        elif self._wire_bytes > self.wire_bytes_max:
+        elif self._wire_bytes > self._bounds.wire_bytes_max:
             self._refuse(413, "PAYLOAD_TOO_LARGE", "the request takes too many bytes on the wire")
 
     def _decline(self, rest: memoryview) -> None:
@@ -142,9 +206,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 hosts += 1
         if hosts != 1 and (hosts or self.parser.get_http_version() > "1.0"):
             self.app = _wrong_host
-        elif len(self.connections) > self.connections_max:
-            self.app = _too_many_connections
         super().on_headers_complete()
+        if self.pipeline:
+            self.flow.is_full = True
+            self.flow.pause_reading()
         self._awaits_head = False
         self._heads += 1
         self.headers = []  # what stands behind a body is no header
@@ -159,21 +224,58 @@ class BoundedProtocol(HttpToolsProtocol):
         """As uvicorn's, but for the timer: a connection has one for its life, which rings now and
         then, in place of one for each message."""
         self.server_state.total_requests += 1
-        if self._closer is not None or self.transport.is_closing():
+        self._go_on()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if self.flow.write_paused:  # the last response is unread, and is enough
+            self.pipeline.appendleft((cycle, app))
+        else:
+            self._running = cycle
+            self._unread_s = 0.0
+            super()._start_asgi_task(cycle, app)
+
+    def _go_on(self) -> None:
+        """Start the request that waits, else read on; but one response at a time."""
+        if self._closer is not None or self.transport.is_closing() or self.flow.write_paused:
             return
-        self.flow.resume_reading()
+        if self._running is not None and not self._running.response_complete:
+            return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        elif self._refusal is not None:
+        self.flow.is_full = bool(self.pipeline)
+        if self._unparsed:
+            self._parse_on()
+        self.flow.resume_reading()
+        if self._running is not None and not self._running.response_complete:
+            return
+        if self._refusal is not None:
             self._end(self._refusal)
         elif not self._in_head:
             self._idle_since_s = self.loop.time()
             if self.timeout_keep_alive_task is None:
                 self._check_idle_in(self.timeout_keep_alive)
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread_since_s = self.loop.time()
+        if self._write_timer is None:
+            left_s = max(0.0, self._bounds.write_timeout_s - self._unread_s)
+            self._write_timer = self.loop.call_later(left_s, self._cut)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        self._unread_s += self.loop.time() - self._unread_since_s
+        self._go_on()
+
+    def _cut(self) -> None:
+        """End a connection whose peer does not read: it would hold its response for ever."""
+        self._on_cut()
+        with suppress(OSError, AttributeError):  # what the kernel holds would wait on
+            self.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+        self.transport.abort()
 
     def _unset_keepalive_if_required(self) -> None:
         self._idle_since_s = None
@@ -225,7 +327,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_timer(self) -> None:
         if self._head_timer is None:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self._too_slow)
+            self._head_timer = self.loop.call_later(self._bounds.head_timeout_s, self._too_slow)
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
@@ -253,7 +355,7 @@ class BoundedProtocol(HttpToolsProtocol):
         refusal = head.encode("ascii") + body
         cycle: Any = self.cycle  # None before the first request
         if self._awaits_head:
-            is_next = cycle is None or cycle.response_complete
+            is_next = cycle is None or (cycle.response_complete and not self.flow.write_paused)
         else:
             is_next = not self.pipeline
             if self.pipeline:
@@ -272,6 +374,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Send the last response, and close when the peer has had time to read it."""
         self._is_refused = True
         self._refusal = None
+        self._unparsed = b""
         self._stop_timer()
         if self._closer is not None or self.transport.is_closing():
             return
@@ -280,6 +383,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.write_eof()
+            self.flow.is_full = False
             self.flow.resume_reading()
             self._closer = self.loop.call_later(_LINGER_S, self.transport.close)
 
@@ -287,10 +391,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded_bytes += size
         if self._discarded_bytes > _LINGER_BYTES_MAX:
             self.flow.pause_reading() if self._closer is None else self.transport.close()
-
-
-async def _too_many_connections(scope: Any, receive: Receive, send: Send) -> None:
-    await _respond_and_close(scope, send, busy("there are too many connections"))
 
 
 async def _wrong_host(scope: Any, receive: Receive, send: Send) -> None:
@@ -301,14 +401,3 @@ async def _wrong_host(scope: Any, receive: Receive, send: Send) -> None:
 async def _respond_and_close(scope: Scope, send: Send, refusal: Refusal) -> None:
     request_id = f"req_{uuid.uuid4().hex}"
     await send_response(scope, send, refusal.response(request_id), request_id, close=True)
-
-
-def bounded_protocol(bounds: Bounds) -> type[BoundedProtocol]:
-    """Return the protocol with these bounds."""
-    members = {
-        "connections_max": bounds.connections_max,
-        "head_bytes_max": bounds.head_bytes_max,
-        "head_timeout_s": bounds.head_timeout_s,
-        "wire_bytes_max": bounds.head_bytes_max + WIRE_FACTOR_MAX * bounds.body_bytes_max,
-    }
-    return type("ConfiguredProtocol", (BoundedProtocol,), members)

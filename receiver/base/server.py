@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import uvicorn
 
-from receiver.base.protocol import Bounds, bounded_protocol
+from receiver.base.connections import Connections
+from receiver.base.protocol import Bounds
 
 BACKLOG: Final = 2048  # connections the kernel holds while we are busy; uvicorn's own default
 _DATE_S: Final = 1.0  # how often the responses' Date header is made again
@@ -67,6 +68,8 @@ class Server(uvicorn.Server):
         except TimeoutError:
             for task in self.server_state.tasks:
                 task.cancel()
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -78,7 +81,7 @@ def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> 
     """Return uvicorn's configuration for `app`, whose lifespan is the caller's affair."""
     return uvicorn.Config(
         app,
-        http=bounded_protocol(bounds),
+        http=Connections(bounds),  # type: ignore[arg-type]  # it is called, whatever it is
         ws="none",
         lifespan="off",
         log_config=None,
@@ -86,7 +89,7 @@ def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> 
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=round(keep_alive_s),
-        timeout_graceful_shutdown=round(drain_s),
+        timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]  # we wait, not uvicorn
         backlog=BACKLOG,
     )
 

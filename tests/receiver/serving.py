@@ -9,7 +9,12 @@ from receiver.base import server
 from receiver.base.protocol import Bounds
 
 BOUNDS = Bounds(
-    connections_max=1000, head_bytes_max=16_384, head_timeout_s=10, body_bytes_max=100 * 2**20
+    connections_max=1000,
+    peer_share=1.0,
+    head_bytes_max=16_384,
+    head_timeout_s=10,
+    body_bytes_max=100 * 2**20,
+    write_timeout_s=10,
 )
 
 

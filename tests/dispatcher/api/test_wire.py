@@ -30,6 +30,8 @@ async def port(service: Service, settings: Settings) -> AsyncIterator[int]:
     """The service behind the real server, on a free loopback port."""
     bounds = Bounds(
         connections_max=64,
+        peer_share=1.0,
+        write_timeout_s=5,
         head_bytes_max=8_192,
         head_timeout_s=settings.request_timeout,
         body_bytes_max=settings.batch_bytes_max,
