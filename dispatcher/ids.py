@@ -26,6 +26,7 @@ DESTINATION_CHARS: Final = 35
 _LANE_SIGN: Final = "."
 _LANES_END: Final = "/"  # the character after the sign
 _DESTINATION_ID: Final = re.compile(r"ds_[0-9a-f]{32}")
+_MS_CHARS: Final = 12
 _RANDOM_BYTES: Final = 10  # 80 random bits beside 48 bits of milliseconds, as in a ULID
 
 
@@ -60,6 +61,11 @@ def id_floor(prefix: str, now_ms: int) -> str:
     """Return the smallest id that `new_id` can make at `now_ms`: turns a time bound into an id
     bound."""
     return f"{prefix}_{max(0, now_ms):012x}{'0' * 2 * _RANDOM_BYTES}"
+
+
+def made_ms(id: str) -> int:
+    """Return when an id was made."""
+    return int(id.partition("_")[2][:_MS_CHARS], 16)
 
 
 def destination_id(tenant: str, *, name: str | None = None, url: str | None = None) -> str:

@@ -168,12 +168,14 @@ class Destination:
     held_until_ms: int | None = None
     held_reason: str | None = None
     backlog: int = 0
+    backlog_exactly: bool = True  # False: more wait than are counted
     sending: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A filtered replay: a fixed set, fed in the background."""
+    """A filtered replay: a fixed set, fed in the background. Not `matched_exactly`: at least so
+    many match."""
 
     id: str
     tenant: str
@@ -185,6 +187,7 @@ class Replay:
     skipped: int
     created_ms: int
     finished_ms: int | None
+    matched_exactly: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

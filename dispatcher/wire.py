@@ -351,7 +351,8 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     `scheme://host:port`, `lastUrl` the URL used last). `health`: `healthy`, `failing` (its last
     attempts found it down), `circuit-open` (held; one probe at a time goes out) or `disabled`, the
     gravest of its lanes. `heldReason`: `paused`,
-    `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`."""
+    `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`. With
+    `backlogExactly` false at least so many wait: one answer counts 250,000 at most."""
 
     id: str
     url: str
@@ -371,6 +372,7 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     policy: AnyPolicy | None = None
     header_names: list[str] = []
     last_url: str | None = None
+    backlog_exactly: bool = True
 
 
 class RegisteredView(
@@ -385,7 +387,8 @@ class RegisteredView(
 
 
 class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
-    """A filtered replay: `replayed` and `skipped` (payload gone) grow up to `matched`."""
+    """A filtered replay: `replayed` and `skipped` (payload gone) grow up to `matched`. With
+    `matchedExactly` false at least so many match: large sets are counted while they are fed."""
 
     id: str
     matched: int
@@ -396,14 +399,17 @@ class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
     created_at: Time
     rate_per_second: float | None = None
     finished_at: Time | None = None
+    matched_exactly: bool = True
 
 
 class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
-    """What a replay would match now; nothing was changed."""
+    """What a replay would match now; nothing was changed. With `matchedExactly` false at least so
+    many match: there are more than 10,000, or more than 100,000 to look through."""
 
     matched: int
     sample: list[Item]
     filter: dict[str, str]
+    matched_exactly: bool = True
 
 
 class KeyView(View, Generic[Time], frozen=True, kw_only=True):
@@ -470,7 +476,9 @@ class StatusView(View, frozen=True, kw_only=True):
 
 
 class Page(View, Generic[Item], frozen=True, kw_only=True):
-    """One page of a listing; `nextCursor` leads to the next one, null ends it."""
+    """One page of a listing; `nextCursor` leads to the next one, null ends it. A page may hold less
+    than `limit`, even nothing, and others follow it all the same: one request looks through 25,000
+    callbacks at most."""
 
     data: list[Item]
     next_cursor: str | None

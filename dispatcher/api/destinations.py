@@ -286,6 +286,7 @@ def _fields(value: Destination) -> dict[str, Any]:
         "last_url": value.last_url,
         "health": health(value),
         "backlog": value.backlog,
+        "backlog_exactly": value.backlog_exactly,
         "sending": value.sending,
         "paused": value.paused,
         "disabled": value.disabled_reason is not None,

@@ -50,9 +50,14 @@ async def start(call: Call) -> Response:
 
 async def _preview(call: Call, chosen: Filter) -> Response:
     looking = call.context.store.preview_replay(call.tenant, chosen, sample=SAMPLE)
-    matched, sample = await call.request.while_there(looking)
-    views = [callbacks.view(one) for one in sample]
-    return respond(wire.PreviewView(matched=matched, sample=views, filter=filters.dump(chosen)))
+    counted = await call.request.while_there(looking)
+    view = wire.PreviewView(
+        matched=counted.matched,
+        sample=[callbacks.view(one) for one in counted.sample],
+        filter=filters.dump(chosen),
+        matched_exactly=counted.exact,
+    )
+    return respond(view)
 
 
 def replay_filter(raw: dict[str, str]) -> Filter:
@@ -112,6 +117,7 @@ def view(value: Replay) -> wire.ReplayView[str]:
         created_at=iso(value.created_ms),
         rate_per_second=value.rate_per_second,
         finished_at=iso(value.finished_ms),
+        matched_exactly=value.matched_exactly,
     )
 
 

@@ -54,7 +54,7 @@ def list_destinations(service: ServiceDep) -> None:
         who = destination.name or destination.id
         made.add_row(
             options.word(_health(destination)),
-            f"{destination.backlog:,}",
+            _backlog(destination),
             cli.lines(
                 cli.plain(who, "bold").append("  ").append_text(_held(destination)),
                 cli.plain(destination.url, "dim"),
@@ -224,7 +224,7 @@ def _facts(destination: Destination) -> dict[str, str]:
         "id": destination.id if destination.name else "",
         "url": destination.url,
         "last used": destination.last_url or "",
-        "backlog": f"{destination.backlog:,} waiting, {destination.sending:,} in flight",
+        "backlog": f"{_backlog(destination)} waiting, {destination.sending:,} in flight",
         "held": _held(destination).plain,
         "disabled": destination.disabled_reason or "",
         "failures": f"{destination.failures:,} in a row" if destination.failures else "",
@@ -232,6 +232,10 @@ def _facts(destination: Destination) -> dict[str, str]:
         "rate": "" if rate is None else f"{rate:g} a second",
         "headers": ", ".join(destination.header_names),
     }
+
+
+def _backlog(destination: Destination) -> str:
+    return f"{destination.backlog:,}{'' if destination.backlog_exactly else '+'}"
 
 
 def _health(destination: Destination) -> str:

@@ -11,11 +11,12 @@ from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, for_each
 from dispatcher.cli.show import await_end
-from dispatcher.client import Callback, Filters, Preview, calls
+from dispatcher.client import Callback, Filters, Preview, Replay, calls
 from receiver.base import cli
 from receiver.base.cli import Failed
 
 _SAMPLE: Final = 10
+_COUNTED: Final = 10_000  # where counting ends
 _WAIT_S: Final = 60.0
 
 app = typer.Typer()
@@ -81,25 +82,33 @@ def _replay_one(service: Service, id: str, *, wait: bool) -> None:
         _print_state(service.show(calls.replay(id)))
 
 
-def _preview(service: Service, filters: Filters) -> int:
-    """Show what matches and return how many that are."""
+def _preview(service: Service, filters: Filters) -> str:
+    """Show what matches and return how many that are, in words; "" for none."""
     found = service.show(calls.preview_replay(filters))
     if found is None:
-        return 0
+        return ""
     _print_preview(found)
-    return found.matched
+    return _matched(found) if found.matched or not found.matched_exactly else ""
+
+
+def _matched(found: Preview | Replay) -> str:
+    """Return how many match, in words: a large set is not counted to its end."""
+    if found.matched_exactly:
+        return f"{found.matched:,}"
+    return f"{'more than' if found.matched >= _COUNTED else 'at least'} {found.matched:,}"
 
 
 def _print_preview(found: Preview) -> None:
     out = cli.console()
     shown = " ".join(f"{name}={value}" for name, value in found.filter.items())
-    out.print(cli.plain(f"{found.matched:,} match {shown}", "bold"))
+    out.print(cli.plain(f"{_matched(found)} match {shown}", "bold"))
     if found.sample:
         out.print()
         out.print(callback_table(found.sample[:_SAMPLE]))
         left = found.matched - len(found.sample[:_SAMPLE])
         if left > 0:
-            out.print(f"… and {left:,} more", style="dim")
+            more = f"{left:,} more" if found.matched_exactly else "more"
+            out.print(f"… and {more}", style="dim")
 
 
 def _ask(service: Service, filters: Filters, rate: float | None) -> None:
@@ -110,7 +119,7 @@ def _ask(service: Service, filters: Filters, rate: float | None) -> None:
     if not count:
         raise typer.Exit(0)
     speed = f" at {rate:g} a second" if rate else ""
-    if not typer.confirm(f"Replay {count:,}{speed}?", err=True):
+    if not typer.confirm(f"Replay {count}{speed}?", err=True):
         raise Failed("nothing was replayed")
 
 
@@ -121,7 +130,7 @@ def _start(service: Service, filters: Filters, rate: float | None, *, wait: bool
         return
     started = service.show(call)
     if started is not None:
-        cli.console().print(f"{cli.clean(started.id)}  replaying {started.matched:,}")
+        cli.console().print(f"{cli.clean(started.id)}  replaying {_matched(started)}")
 
 
 def _watch(service: Service, id: str) -> None:
@@ -144,12 +153,13 @@ def _watch(service: Service, id: str) -> None:
         with bar:
             task = bar.add_task("", total=None)
             for last in service.client.watch_replay(id):
-                bar.update(task, total=last.matched, completed=last.replayed + last.skipped)
+                total = last.matched if last.matched_exactly else None
+                bar.update(task, total=total, completed=last.replayed + last.skipped)
     except KeyboardInterrupt:
         raise Failed(f"{id} goes on without you", f"dispatcher replay {id}") from None
     if last is not None:
         gone = f", {last.skipped:,} skipped: their payload is gone" if last.skipped else ""
-        cli.console().print(f"{last.state}: {last.replayed:,} of {last.matched:,} replayed{gone}")
+        cli.console().print(f"{last.state}: {last.replayed:,} of {_matched(last)} replayed{gone}")
 
 
 @command(
@@ -176,7 +186,8 @@ def _cancel_one(service: Service, id: str) -> None:
         replay = service.show(calls.cancel_replay(id))
         if replay is not None:
             left = replay.matched - replay.replayed - replay.skipped
-            cli.console().print(f"{cli.clean(id)} stopped with {left:,} left to replay")
+            more = f"{left:,}" if replay.matched_exactly else "more"
+            cli.console().print(f"{cli.clean(id)} stopped with {more} left to replay")
         return
     _print_state(service.show(calls.cancel(id)))
 

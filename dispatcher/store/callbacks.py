@@ -1,98 +1,36 @@
-"""Callbacks: found by a filter, in the order that an index gives; and what operators do to single
-ones: replay, cancel."""
+"""Callbacks one by one, their figures, and what operators do to single ones: replay, cancel."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from dispatcher import policy as policies
-from dispatcher.filters import Filter
-from dispatcher.ids import destination_of, id_floor, resolve_destination, server_of
+from dispatcher.ids import destination_of, made_ms, server_of
 from dispatcher.states import FINAL, State
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
 from dispatcher.store.lanes import clear_circuit, lane_now
-from dispatcher.store.requests import Page
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import REPLAY, Attempt, Callback, Payload
 
-
-def where(tenant: str, filter: Filter) -> tuple[str, list[object]]:
-    """`FROM … WHERE …` for what `filter` matches, and its parameters.
-
-    The state stands in the text, not in a parameter: only so can a partial index serve. With a
-    tag the search starts from the tag's own index, which is in the order of the ids too.
-    """
-    source, clauses = "FROM callbacks c", ["c.tenant = ?"]
-    values: list[object] = [tenant]
-    if filter.tags:
-        source, clauses, values = "FROM tags t JOIN callbacks c ON c.id = t.callback", [], []
-        for number, (key, value) in enumerate(filter.tags):
-            if number == 0:
-                clauses.append("t.tenant = ? AND t.key = ? AND t.value = ?")
-            else:
-                clauses.append(
-                    "EXISTS (SELECT 1 FROM tags o WHERE o.tenant = ? AND o.key = ? "
-                    "AND o.value = ? AND o.callback = c.id)"
-                )
-            values += [tenant, key, value]
-    if filter.status is not None:
-        clauses.append(f"c.state = '{filter.status}'")
-    for column, value_of in (
-        ("c.job_id", filter.job_id),
-        ("c.job_status", filter.job_status),
-        ("c.last_error", filter.error),
-        ("c.url", filter.callback_url),
-    ):
-        if value_of is not None:
-            clauses.append(f"{column} = ?")
-            values.append(value_of)
-    if filter.destination is not None:
-        # What ended by the earlier rule bears an id that is an alias now.
-        named = resolve_destination(tenant, filter.destination)
-        id = "coalesce((SELECT destination FROM aliases WHERE id = ?), ?)"
-        clauses.append(
-            f"(c.destination >= {id} AND c.destination < {id} || '/' OR c.destination IN "
-            f"(SELECT id FROM aliases WHERE id = c.destination AND destination = {id}))"
-        )
-        values += [named] * 6
-    if filter.priority is not None:
-        clauses.append(f"c.priority = {0 if filter.priority == 'high' else 1}")
-    for bound_ms, sign in ((filter.since_ms, ">="), (filter.until_ms, "<")):
-        if bound_ms is not None:
-            clauses.append(f"{order(filter)} {sign} ?")
-            values.append(id_floor("cb", bound_ms))
-    return f"{source} WHERE {' AND '.join(clauses)}", values
-
-
-def order(filter: Filter) -> str:
-    """Return the column to sort and to page by: the id, as the driving index holds it. The empty
-    text keeps the database from walking all ids where the few callbacks of one job can be
-    sorted."""
-    if filter.tags:
-        return "t.callback"
-    return "c.id" if filter.job_id is None else "c.id || ''"
-
-
-def page(tx: Tx, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
-    """`limit` callbacks, newest first, after id `after`."""
-    source, values = where(tenant, filter)
-    column = order(filter)
-    if after is not None:
-        source += f" AND {column} < ?"
-        values.append(after)
-    listed = newest(tx, source, values, column, limit=limit + 1)
-    more = len(listed) > limit
-    return Page(callbacks=listed[:limit], next_id=listed[limit - 1].id if more else None)
-
-
-def newest(
-    tx: Tx, source: str, values: Sequence[object], column: str, *, limit: int
-) -> list[Callback]:
-    """Return the first `limit` callbacks of `source` (as `where` makes it), newest first."""
-    joined = source.replace(" WHERE ", f" {rows.JOIN_DESTINATION} WHERE ", 1)
-    sql = f"{rows.CALLBACK} {joined} ORDER BY {column} DESC LIMIT ?"
-    return rows.callbacks(tx, tx.all(sql, *values, limit))
+_OLDEST: Final = """
+SELECT created_ms FROM callbacks WHERE tenant = ? AND state = 'pending' ORDER BY id LIMIT 1
+"""
+# One step from tenant to tenant, and one look for each: both at the beginning of an index's range.
+_OLDEST_OF_ALL: Final = """
+WITH RECURSIVE waiting(tenant) AS (
+    SELECT (SELECT c.tenant FROM callbacks c WHERE c.state = 'pending' AND c.tenant > ''
+            ORDER BY c.tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT c.tenant FROM callbacks c WHERE c.state = 'pending' AND c.tenant > w.tenant
+            ORDER BY c.tenant LIMIT 1)
+    FROM waiting w WHERE w.tenant IS NOT NULL
+)
+SELECT min((SELECT c.id FROM callbacks c WHERE c.state = 'pending' AND c.tenant = w.tenant
+            ORDER BY c.id LIMIT 1))
+FROM waiting w WHERE w.tenant IS NOT NULL
+"""
 
 
 def get(tx: Tx, tenant: str, callback: str) -> Callback:
@@ -124,17 +62,21 @@ def payload(tx: Tx, tenant: str, callback: str) -> Payload:
 
 
 def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:
-    """Return when the oldest delivery that waits was accepted, of one tenant or of all."""
-    names = [tenant] if tenant else [row[0] for row in tx.all("SELECT tenant FROM turns")]
-    oldest = [
-        tx.one(
-            "SELECT created_ms FROM callbacks WHERE tenant = ? AND state = 'pending' "
-            "ORDER BY id LIMIT 1",
-            name,
-        )
-        for name in names
-    ]
-    return min((row[0] for row in oldest if row is not None), default=None)
+    """Return when the oldest delivery that waits was accepted, of one tenant or of all: then one
+    look per tenant for whom something waits now, in one statement."""
+    if tenant is not None:
+        row = tx.one(_OLDEST, tenant)
+        return None if row is None else int(row[0])
+    row = tx.one(_OLDEST_OF_ALL)
+    return None if row is None or row[0] is None else made_ms(row[0])
+
+
+def counts_of(tx: Tx, tenant: str | None) -> dict[State, int]:
+    """Return how many callbacks are in each state, of one tenant or of all."""
+    total = "SELECT state, CAST(sum(n) AS bigint) FROM counts"
+    if tenant is None:
+        return dict(tx.all(f"{total} GROUP BY state"))
+    return dict(tx.all(f"{total} WHERE tenant = ? GROUP BY state", tenant))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
 
 REMOVED: Final = "it was removed"
+# So many waiting deliveries are counted for one listing, or for one destination; measured at 0.3 µs
+# each.
+COUNTED_MAX: Final = 250_000
 _COLUMNS: Final = {
     "url": "url",
     "policy": "policy",
@@ -27,27 +30,26 @@ def page(
     tx: Tx, tenant: str, *, after: str | None, limit: int, now_ms: int
 ) -> tuple[Sequence[Destination], str | None]:
     """`limit` destinations after id `after`, and the id to go on after."""
-    listed = tx.all(
-        f"{rows.DESTINATION} WHERE d.tenant = ? AND d.id > ? AND d.removed_ms IS NULL "
-        "ORDER BY d.id LIMIT ?",
-        tenant,
-        after or "",
-        limit + 1,
-    )
-    page = [rows.destination(row, now_ms=now_ms) for row in listed[:limit]]
-    return page, page[-1].id if len(listed) > limit else None
+    ids = "d.tenant = ? AND d.id > ? AND d.removed_ms IS NULL ORDER BY d.id LIMIT ?"
+    values = (tenant, after or "", limit + 1)
+    listed = len(tx.all(f"SELECT d.id FROM destinations d WHERE {ids}", *values))
+    counted_max = COUNTED_MAX // max(1, min(listed, limit))
+    found = tx.all(f"{rows.DESTINATION} WHERE {ids}", counted_max + 1, *values)
+    page = [rows.destination(row, now_ms=now_ms, counted_max=counted_max) for row in found[:limit]]
+    return page, page[-1].id if len(found) > limit else None
 
 
 def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     """By id, by registered name or by a URL of its server. Raises NotFound."""
     row = tx.one(
         f"{rows.DESTINATION} WHERE d.id = ? AND d.tenant = ? AND d.removed_ms IS NULL",
+        COUNTED_MAX + 1,
         resolve(tx, tenant, destination),
         tenant,
     )
     if row is None:
         raise NotFound(f"there is no destination {destination}")
-    return rows.destination(row, now_ms=now_ms)
+    return rows.destination(row, now_ms=now_ms, counted_max=COUNTED_MAX)
 
 
 def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:

@@ -2,65 +2,115 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from dispatcher import filters
 from dispatcher.filters import Filter
 from dispatcher.ids import new_id
 from dispatcher.store import callbacks, rows
 from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.search import Clause, Walk, newest, walk
 from dispatcher.store.tx import Tx
 from dispatcher.values import Callback, Replay
 
-
-def matching(tenant: str, filter: Filter, *, made_ms: int) -> tuple[str, list[object]]:
-    """Return the set, as `callbacks.where` does: what matched and was final when the replay was
-    made. Whatever ends later, or is replayed meanwhile and ends again, is not in it."""
-    source, values = callbacks.where(tenant, filter)
-    return f"{source} AND c.finished_ms <= ?", [*values, made_ms]
+# A set is counted up to here, and by so many looks; beyond that it is "more" until it was walked.
+COUNTED_MAX: Final = 10_000
+LOOKS_MAX: Final = 4
 
 
-def count(tx: Tx, tenant: str, filter: Filter, *, made_ms: int) -> int:
-    """How many callbacks a replay made now would match."""
-    source, values = matching(tenant, filter, made_ms=made_ms)
-    row = tx.one(f"SELECT count(*) {source}", *values)
-    return 0 if row is None else int(row[0])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """How many callbacks a replay made now would match (not `exact`: at least), the newest of them,
+    and the id to go on counting after (None: that was all)."""
+
+    matched: int = 0
+    exact: bool = True
+    sample: Sequence[Callback] = ()
+    next_id: str | None = None
+
+    def plus(self, other: "Count") -> "Count":
+        """Return this count and what was counted behind it."""
+        matched = self.matched + other.matched
+        return Count(
+            matched=min(matched, COUNTED_MAX),
+            exact=other.next_id is None and matched <= COUNTED_MAX,
+            sample=(*self.sample, *other.sample),
+            next_id=other.next_id if matched <= COUNTED_MAX else None,
+        )
 
 
-def sample(tx: Tx, tenant: str, filter: Filter, *, made_ms: int, limit: int) -> Sequence[Callback]:
-    """Return some of what a replay made now would match, newest first."""
-    source, values = matching(tenant, filter, made_ms=made_ms)
-    return callbacks.newest(tx, source, values, callbacks.order(filter), limit=limit)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What a replay would walk next: from its `cursor` the callbacks `ids`, up to `end_id` (None:
+    the set ends here)."""
+
+    cursor: str
+    ids: Sequence[str]
+    end_id: str | None
+
+
+def _walk(
+    tx: Tx, tenant: str, filter: Filter, *, made_ms: int, after: str | None, newest_first: bool
+) -> Walk:
+    """Walk the set: what matched and was final when the replay was made. Whatever ends later, or
+    is replayed meanwhile and ends again, is not in it."""
+    ended: Clause = ("c.finished_ms + 0 <= ?", (made_ms,))
+    return walk(tx, tenant, filter, after=after, newest_first=newest_first, also=[ended])
+
+
+def count(
+    tx: Tx, tenant: str, filter: Filter, before: Count, *, made_ms: int, sample: int
+) -> Count:
+    """Count on from `before` what a replay made now would match, as far as one look goes, and
+    have at most `sample` of it shown."""
+    walked = _walk(tx, tenant, filter, made_ms=made_ms, after=before.next_id, newest_first=True)
+    limit = COUNTED_MAX + 1 - before.matched
+    row = tx.one(
+        f"SELECT count(*) FROM (SELECT 1 {walked.source} LIMIT ?) m", *walked.values, limit
+    )
+    missing = sample - len(before.sample)
+    return before.plus(
+        Count(
+            matched=0 if row is None else int(row[0]),
+            sample=newest(tx, walked, limit=missing) if missing > 0 else (),
+            next_id=walked.last_id,
+        )
+    )
 
 
 def new(
-    tenant: str, filter: Filter, matched: int, rate_per_second: float | None, now_ms: int
+    tenant: str, filter: Filter, counted: Count, rate_per_second: float | None, now_ms: int
 ) -> Replay:
     """Return a replay of what matches now, not yet stored."""
+    some = counted.matched > 0 or not counted.exact
     return Replay(
         id=new_id("rp", now_ms),
         tenant=tenant,
         filter=json.dumps(filters.dump(filter)),
         rate_per_second=rate_per_second,
-        state="running" if matched else "done",
-        matched=matched,
+        state="running" if some else "done",
+        matched=counted.matched,
+        matched_exactly=counted.exact,
         replayed=0,
         skipped=0,
         created_ms=now_ms,
-        finished_ms=None if matched else now_ms,
+        finished_ms=None if some else now_ms,
     )
 
 
 def make(tx: Tx, replay: Replay) -> Replay:
     """Record a replay; feeding it is for later commits."""
     tx.run(
-        "INSERT INTO replays (id, tenant, filter, rate, state, matched, created_ms, finished_ms) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO replays (id, tenant, filter, rate, state, matched, matched_exactly, "
+        "created_ms, finished_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         replay.id,
         replay.tenant,
         replay.filter,
         replay.rate_per_second,
         replay.state,
         replay.matched,
+        int(replay.matched_exactly),
         replay.created_ms,
         replay.finished_ms,
     )
@@ -80,25 +130,26 @@ def running(tx: Tx) -> list[Replay]:
     return [rows.replay(row) for row in tx.all(f"{rows.REPLAY} WHERE state = 'running'")]
 
 
-def upcoming(tx: Tx, replay: str, *, limit: int) -> tuple[str, list[str]]:
-    """Return the ids that the replay would walk next, and the cursor they come after."""
+def upcoming(tx: Tx, replay: str, *, limit: int) -> Part:
+    """Return at most `limit` callbacks that the replay would walk next, as far as one look goes."""
     row = tx.one("SELECT tenant, filter, created_ms, cursor FROM replays WHERE id = ?", replay)
     if row is None:
         raise NotFound(f"there is no replay {replay}")
     tenant, text, made_ms, cursor = row
     filter = filters.parse(json.loads(text))
-    source, values = matching(tenant, filter, made_ms=made_ms)
-    column = callbacks.order(filter)
+    walked = _walk(tx, tenant, filter, made_ms=made_ms, after=cursor, newest_first=False)
     upcoming = tx.all(
-        f"SELECT c.id {source} AND {column} > ? ORDER BY {column} LIMIT ?", *values, cursor, limit
+        f"SELECT c.id {walked.source} ORDER BY {walked.column} LIMIT ?", *walked.values, limit
     )
-    return cursor, [row[0] for row in upcoming]
+    ids = [row[0] for row in upcoming]
+    if len(ids) == limit or (ids and walked.last_id is None):
+        return Part(cursor=cursor, ids=ids, end_id=ids[-1])
+    return Part(cursor=cursor, ids=ids, end_id=walked.last_id)
 
 
-def feed(
-    tx: Tx, replay: str, cursor: str, ids: Sequence[str], *, now_ms: int
-) -> tuple[bool, Replay]:
-    """Replay `ids` and move the cursor behind them, in this one commit. No `ids` end the replay.
+def feed(tx: Tx, replay: str, part: Part, *, now_ms: int) -> tuple[bool, Replay]:
+    """Replay a part of the set and move the cursor behind it, in this one commit; at the set's end
+    the replay ends.
 
     Nothing happens if the cursor has moved since they were read, if the replay has ended, or if
     another process feeds it, the first that asked: so it keeps its rate over all processes. Returns
@@ -109,11 +160,11 @@ def feed(
         raise NotFound(f"there is no replay {replay}")
     tenant, state, current, made_ms = row
     ours = tx.acquire(replay)
-    if ours and state == "running" and current == cursor:
+    if ours and state == "running" and current == part.cursor:
         fed = sum(
-            _feed_one(tx, tenant, callback, made_ms=made_ms, now_ms=now_ms) for callback in ids
+            _feed_one(tx, tenant, callback, made_ms=made_ms, now_ms=now_ms) for callback in part.ids
         )
-        _advance(tx, replay, ids, fed, now_ms=now_ms)
+        _advance(tx, replay, part, fed, now_ms=now_ms)
     after = get(tx, tenant, replay)
     if after.state != "running":
         tx.let_go(replay)
@@ -129,22 +180,25 @@ def _feed_one(tx: Tx, tenant: str, callback: str, *, made_ms: int, now_ms: int) 
     return in_the_set and callbacks.replay_in_background(tx, found, made_ms=made_ms, now_ms=now_ms)
 
 
-def _advance(tx: Tx, replay: str, ids: Sequence[str], fed: int, *, now_ms: int) -> None:
-    if ids:
+def _advance(tx: Tx, replay: str, part: Part, fed: int, *, now_ms: int) -> None:
+    if part.end_id is not None:
         tx.run(
             "UPDATE replays SET cursor = ?, replayed = replayed + ?, skipped = skipped + ? "
             "WHERE id = ?",
-            ids[-1],
+            part.end_id,
             fed,
-            len(ids) - fed,
+            len(part.ids) - fed,
             replay,
         )
     else:
-        # What left the set on its own (replayed singly, pruned) counts as skipped.
+        # What left the set on its own (replayed singly, pruned) counts as skipped, where it was
+        # counted; else the set is what was walked.
         tx.run(
-            "UPDATE replays SET state = 'done', finished_ms = ?, "
-            "skipped = CASE WHEN matched > replayed THEN matched - replayed ELSE 0 END "
-            "WHERE id = ?",
+            "UPDATE replays SET state = 'done', finished_ms = ?, skipped = CASE "
+            "WHEN matched_exactly = 1 AND matched > replayed THEN matched - replayed "
+            "WHEN matched_exactly = 1 THEN 0 ELSE skipped END, "
+            "matched = CASE WHEN matched_exactly = 1 THEN matched ELSE replayed + skipped END, "
+            "matched_exactly = 1 WHERE id = ?",
             now_ms,
             replay,
         )

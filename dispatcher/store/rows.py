@@ -7,7 +7,6 @@ from typing import Any, Final
 from dispatcher import policy as policies
 from dispatcher.ids import destination_of
 from dispatcher.policy import Policy
-from dispatcher.states import State
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
     HIGH,
@@ -238,9 +237,9 @@ def leased(tx: Tx, row: Row) -> Delivery:
 
 _ATTEMPT: Final = _same("n started_ms duration_ms outcome status_code error excerpt")
 ATTEMPT: Final = _select(_ATTEMPT, "FROM attempts")
-_REPLAY: Final = _same("id tenant filter state matched replayed skipped created_ms finished_ms") | {
-    "rate_per_second": "rate"
-}
+_REPLAY: Final = _same(
+    "id tenant filter state matched matched_exactly replayed skipped created_ms finished_ms"
+) | {"rate_per_second": "rate"}
 REPLAY: Final = _select(_REPLAY, "FROM replays")
 _SECRET: Final = _same("id tenant destination value created_ms expires_ms revealed_ms")
 SECRET: Final = _select(_SECRET, "FROM secrets")
@@ -252,11 +251,9 @@ def _of_lanes(what: str, order: str = "") -> str:
     return f"(SELECT {what} FROM lanes WHERE id >= d.id AND id < d.id || '/'{order})"
 
 
-def _of_callbacks(state: State) -> str:
-    return (
-        "(SELECT count(*) FROM callbacks "
-        f"WHERE destination >= d.id AND destination < d.id || '/' AND state = '{state}')"
-    )
+_OF_LANES: Final = "callbacks WHERE destination >= d.id AND destination < d.id || '/' AND state"
+# As many as the parameter says: counting a million takes longer than anybody should wait.
+_BACKLOG: Final = f"(SELECT count(*) FROM (SELECT 1 FROM {_OF_LANES} = 'pending' LIMIT ?) counted)"
 
 
 # Exact where the destination is among the last that its tenant used; the one that is stored may be
@@ -285,10 +282,10 @@ _DESTINATION: Final = {
     "server_held_ms": "d.held_until_ms",
     "held_until_ms": _of_lanes("max(held_until_ms)"),
     "held_reason": _of_lanes("held_reason", " ORDER BY held_until_ms DESC LIMIT 1"),
-    "backlog": _of_callbacks("pending"),
-    "sending": _of_callbacks("sending"),
+    "backlog": _BACKLOG,
+    "sending": f"(SELECT count(*) FROM {_OF_LANES} = 'sending')",
 }
-DESTINATION: Final = _select(_DESTINATION, "FROM destinations d")
+DESTINATION: Final = _select(_DESTINATION, "FROM destinations d")  # ?: how many to count
 
 
 def attempt(row: Row) -> Attempt:
@@ -297,8 +294,13 @@ def attempt(row: Row) -> Attempt:
 
 
 def replay(row: Row) -> Replay:
-    """Return a row of REPLAY as a value."""
-    return Replay(**dict(zip(_REPLAY, row, strict=True)))
+    """Return a row of REPLAY as a value. One that was not counted to its end matches at least what
+    it has walked."""
+    named = dict(zip(_REPLAY, row, strict=True))
+    named["matched_exactly"] = bool(named["matched_exactly"])
+    if not named["matched_exactly"]:
+        named["matched"] = max(named["matched"], named["replayed"] + named["skipped"])
+    return Replay(**named)
 
 
 def secret(row: Row) -> SigningSecret:
@@ -313,8 +315,9 @@ def key(row: Row) -> Key:
     return Key(**named)
 
 
-def destination(row: Row, *, now_ms: int) -> Destination:
-    """Return a row of DESTINATION as a value; holds that are over are not shown."""
+def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:
+    """Return a row of DESTINATION (its parameter `counted_max + 1`) as a value; holds that are over
+    are not shown."""
     named = dict(zip(_DESTINATION, row, strict=True))
     named["failures"] = max(named["failures"], named.pop("lane_failures") or 0)
     server_held_ms = named.pop("server_held_ms")
@@ -324,6 +327,8 @@ def destination(row: Row, *, now_ms: int) -> Destination:
         named["held_until_ms"] = named["held_reason"] = None
     if named["paused"]:
         named["held_reason"] = "paused"
+    named["backlog_exactly"] = named["backlog"] <= counted_max
+    named["backlog"] = min(named["backlog"], counted_max)
     named["headers"] = read_headers(named["headers"])
     named["paused"] = bool(named["paused"])
     named["circuit_open"] = bool(named["circuit_open"])

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,6 +26,7 @@ from dispatcher.store import (
     expiry,
     lanes,
     replays,
+    search,
     upgrade,
 )
 from dispatcher.store.callbacks import Totals
@@ -269,10 +271,11 @@ class Store:
         return await self._read(lambda tx: callbacks.get(tx, tenant, callback), Reader(tenant))
 
     async def search(self, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
-        """Newest first, at most `limit`, after id `after`. Raises StoreUnavailable when it takes
-        longer than the read deadline."""
+        """Newest first, at most `limit`, after id `after`; less, with an id to go on after, where
+        one look came no further. Raises StoreUnavailable when it takes longer than the read
+        deadline."""
         return await self._read(
-            lambda tx: callbacks.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
+            lambda tx: search.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
         )
 
     async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
@@ -304,17 +307,13 @@ class Store:
     async def stats(self, tenant: str | None) -> Stats:
         """Of one tenant or of all. On a shared database the counts are everybody's, the rates this
         process's."""
-        counts, oldest_ms = await self._read(
-            lambda tx: (callbacks.counts(tx), callbacks.oldest_pending_ms(tx, tenant)),
+        totals, oldest_ms = await self._read(
+            lambda tx: (callbacks.counts_of(tx, tenant), callbacks.oldest_pending_ms(tx, tenant)),
             PLATFORM if tenant is None else Reader(tenant),
         )
-        totals: dict[State, int] = dict.fromkeys(STATES, 0)
         at_ms = monotonic_ms()
-        for (owner, state), n in counts.items():
-            if tenant in (None, owner):
-                totals[state] += n
         return Stats(
-            counts=totals,
+            counts={state: totals.get(state, 0) for state in STATES},
             oldest_pending_ms=oldest_ms,
             accepted_per_second=self._rates.per_second("accepted", tenant, now_ms=at_ms),
             delivered_per_second=self._rates.per_second("delivered", tenant, now_ms=at_ms),
@@ -327,39 +326,47 @@ class Store:
         self, tenant: str, filter: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
         """Fix the set: what matches `filter` and is final now. Feeds nothing yet."""
-        matched = await self._read(
-            lambda tx: replays.count(tx, tenant, filter, made_ms=now_ms), Reader(tenant)
-        )
-        replay = replays.new(tenant, filter, matched, rate_per_second, now_ms)
+        counted = await self._count(tenant, filter, made_ms=now_ms, sample=0)
+        replay = replays.new(tenant, filter, counted, rate_per_second, now_ms)
         return await self._write(
             lambda tx: replays.make(tx, replay), notify="replays", tenant=tenant
         )
 
-    async def preview_replay(
-        self, tenant: str, filter: Filter, *, sample: int
-    ) -> tuple[int, Sequence[Callback]]:
-        """Return how many a replay would match, and some of them."""
-        made_ms = wall_ms()
-        return await self._read(
-            lambda tx: (
-                replays.count(tx, tenant, filter, made_ms=made_ms),
-                replays.sample(tx, tenant, filter, made_ms=made_ms, limit=sample),
-            ),
-            Reader(tenant),
-        )
+    async def preview_replay(self, tenant: str, filter: Filter, *, sample: int) -> replays.Count:
+        """Return how many a replay would match, as far as that is counted, and some of them."""
+        return await self._count(tenant, filter, made_ms=wall_ms(), sample=sample)
+
+    async def _count(
+        self, tenant: str, filter: Filter, *, made_ms: int, sample: int
+    ) -> replays.Count:
+        """Count by a few looks, between which others have their turn."""
+        counted = replays.Count()
+        for _ in range(replays.LOOKS_MAX):
+            look = partial(
+                replays.count,
+                tenant=tenant,
+                filter=filter,
+                before=counted,
+                made_ms=made_ms,
+                sample=sample,
+            )
+            counted = await self._read(look, Reader(tenant))
+            if counted.next_id is None:
+                break
+        return counted
 
     async def feed_replay(
         self, replay: str, *, limit: int, now_ms: int, tenant: str = ""
     ) -> Replay:
-        """Walk `limit` more callbacks of the set, of which the next are looked up in `tenant`'s
-        turn; cursor and rows move in one commit. Of several processes one feeds; the others wait a
-        second, in case it ends."""
-        cursor, ids = await self._read(
+        """Walk on in the set, to `limit` more callbacks of it at most, which are looked up in
+        `tenant`'s turn; cursor and rows move in one commit. Of several processes one feeds; the
+        others wait a second, in case it ends."""
+        part = await self._read(
             lambda tx: replays.upcoming(tx, replay, limit=limit), Reader(tenant, upkeep=True)
         )
         ours, fed = await self._write(
-            lambda tx: replays.feed(tx, replay, cursor, ids, now_ms=tx.at(now_ms)),
-            lanes=lanes.of_replay(replay, ids),
+            lambda tx: replays.feed(tx, replay, part, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_replay(replay, part.ids),
         )
         if not ours and fed.state == "running":
             await asyncio.sleep(_FEED_AGAIN_S)
@@ -418,7 +425,7 @@ class Store:
             lanes=lanes.of_destination(tenant, destination),
             tenant=tenant,
         )
-        # Counting a backlog takes a second for a million: not while the writer keeps all waiting.
+        # Counting a backlog takes up to 100 ms: not while the writer keeps all waiting.
         return await self._read(
             lambda tx: destinations.get(tx, tenant, changed, now_ms=now_ms),
             Reader(tenant, upkeep=True),

@@ -132,11 +132,11 @@ async def test_what_ended_in_the_future_can_be_replayed_now(world: World) -> Non
     world.tick(HOUR_MS)
     await world.ended("j", "dead")
     world.tick(-HOUR_MS)
-    matched, _ = await world.store.preview_replay(TENANT, Filter(status="dead"), sample=1)
-    assert matched == 0
+    counted = await world.store.preview_replay(TENANT, Filter(status="dead"), sample=1)
+    assert counted.matched == 0
     assert await corrected(world)
-    matched, _ = await world.store.preview_replay(TENANT, Filter(status="dead"), sample=1)
-    assert matched == 1
+    counted = await world.store.preview_replay(TENANT, Filter(status="dead"), sample=1)
+    assert counted.matched == 1
 
 
 async def test_a_lease_of_a_clock_that_ran_ahead_ends_as_one_given_now(world: World) -> None:

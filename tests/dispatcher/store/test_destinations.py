@@ -145,3 +145,16 @@ async def test_what_an_operator_set_on_a_url_outlives_its_idle_lane(world: World
     assert (await world.destination()).paused
     await world.submit("b")
     assert await world.claim() == []
+
+
+async def test_a_backlog_is_counted_to_a_bound_and_says_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.store.destinations.COUNTED_MAX", 6)
+    await world.many(4)
+    await world.many(1, url="http://other.test/")
+    shown = await world.destination()
+    assert (shown.backlog, shown.backlog_exactly) == (4, True)
+    listed, _ = await world.store.destinations(TENANT, after=None, limit=10)
+    found = {one.url: (one.backlog, one.backlog_exactly) for one in listed}
+    assert found == {SERVER: (3, False), "http://other.test:80": (1, True)}

@@ -50,6 +50,58 @@ async def test_a_replay_makes_its_set_due_and_counts_it(world: World) -> None:
     assert await world.store.running_replays() == []
 
 
+async def test_a_set_that_no_look_sees_whole_is_walked_whole(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted as far as a few looks reach, and exactly once it was walked; what ends while it
+    is walked is not in it."""
+    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 2)
+    ids = [await world.ended(f"old-{n}", job_status="ab"[n % 5 == 0]) for n in range(20)]
+    world.tick()
+    wanted = Filter(status="dead", job_status="b")
+    counted = await world.store.preview_replay(TENANT, wanted, sample=10)
+    assert (counted.matched, counted.exact) == (1, False)
+    assert [one.id for one in counted.sample] == [ids[15]]
+    made = await make(world, wanted)
+    assert (made.state, made.matched, made.matched_exactly) == ("running", 1, False)
+    later = await world.ended("later", job_status="b")
+    seen = [made]
+    while seen[-1].state == "running":
+        seen.append(await feed(world, made, 1))
+    done = seen[-1]
+    assert (done.state, done.matched, done.matched_exactly) == ("done", 4, True)
+    assert (done.replayed, done.skipped) == (4, 0)
+    assert all(one.matched >= one.replayed + one.skipped for one in seen)
+    assert await world.states([ids[0], ids[5], ids[10], ids[15], later]) == ["pending"] * 4 + [
+        "dead"
+    ]
+
+
+async def test_a_set_of_which_no_look_shows_any_is_still_walked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 1)
+    wanted_id = await world.ended("first", job_status="b")
+    await dead(world, 6)
+    made = await make(world, Filter(status="dead", job_status="b"))
+    assert (made.state, made.matched, made.matched_exactly) == ("running", 0, False)
+    done = await feed_all(world, made)
+    assert (done.matched, done.replayed) == (1, 1)
+    assert await world.states([wanted_id]) == ["pending"]
+
+
+async def test_many_are_counted_to_a_bound(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.store.replays.COUNTED_MAX", 3)
+    await dead(world, 3)
+    counted = await world.store.preview_replay(TENANT, DEAD, sample=2)
+    assert (counted.matched, counted.exact, len(counted.sample)) == (3, True, 2)
+    await dead(world, 1, "new")
+    counted = await world.store.preview_replay(TENANT, DEAD, sample=2)
+    assert (counted.matched, counted.exact, len(counted.sample)) == (3, False, 2)
+    done = await feed_all(world, await make(world))
+    assert (done.matched, done.matched_exactly, done.replayed) == (4, True, 4)
+
+
 async def test_a_replay_that_matches_nothing_is_done_at_once(world: World) -> None:
     await world.submit()
     made = await make(world)
@@ -196,21 +248,21 @@ async def test_a_replay_takes_what_the_listing_shows(world: World, wanted: dict[
         )
     world.tick()
     listed = await world.store.search(TENANT, parse(wanted), after=None, limit=100)
-    count, sample = await world.store.preview_replay(TENANT, parse(wanted), sample=100)
+    counted = await world.store.preview_replay(TENANT, parse(wanted), sample=100)
     made = await make(world, parse(wanted))
-    assert made.matched == count == len(listed.callbacks) > 0
-    assert {one.id for one in sample} == {one.id for one in listed.callbacks}
+    assert made.matched == counted.matched == len(listed.callbacks) > 0
+    assert {one.id for one in counted.sample} == {one.id for one in listed.callbacks}
     done = await feed_all(world, made, 1)
-    assert done.replayed == count
-    assert {one.id for one in await world.claim()} == {one.id for one in sample}
+    assert done.replayed == counted.matched
+    assert {one.id for one in await world.claim()} == {one.id for one in counted.sample}
 
 
 async def test_a_preview_shows_only_what_a_replay_would_take(world: World) -> None:
     ids = await dead(world, 2)
     await world.many(5, "waiting")
-    count, sample = await world.store.preview_replay(TENANT, Filter(destination=URL), sample=3)
-    assert count == 2
-    assert {one.id for one in sample} == set(ids)
+    counted = await world.store.preview_replay(TENANT, Filter(destination=URL), sample=3)
+    assert counted.matched == 2
+    assert {one.id for one in counted.sample} == set(ids)
     assert await world.states(ids) == ["dead", "dead"]
 
 

@@ -85,8 +85,9 @@ def matches(found: Callback, wanted: Filter) -> bool:
 class Oracle:
     """A filled store with an event loop of its own, for tests that hypothesis runs many times."""
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, *, reach: int) -> None:
         self.loop = asyncio.new_event_loop()
+        self.reach = reach  # how many callbacks one look is about
 
         def make() -> Any:
             return FACTORIES[name](folder, {})
@@ -105,15 +106,17 @@ class Oracle:
         seen: list[str] = []
         after = None
         while True:
-            page = self.loop.run_until_complete(
-                self.world.store.search(TENANT, wanted, after=after, limit=page_size)
-            )
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr("dispatcher.store.search.SCAN_MAX", self.reach)
+                page = self.loop.run_until_complete(
+                    self.world.store.search(TENANT, wanted, after=after, limit=page_size)
+                )
             seen += [one.id for one in page.callbacks]
             assert len(page.callbacks) <= page_size
             after = page.next_id
             if after is None:
                 break
-            assert len(page.callbacks) == page_size
+            assert len(page.callbacks) == page_size or self.reach < len(self.all)
         assert seen == expected
 
     def close(self) -> None:
@@ -121,9 +124,11 @@ class Oracle:
         self.loop.close()
 
 
-@pytest.fixture(scope="module", params=sorted(FACTORIES))
+@pytest.fixture(scope="module", params=[(n, r) for n in sorted(FACTORIES) for r in (25_000, 4)])
 def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = Oracle(request.param, tmp_path_factory.mktemp("search"))
+    """For each store twice: one whose looks reach the end, and one whose looks go on and on."""
+    name, reach = request.param
+    made = Oracle(name, tmp_path_factory.mktemp("search"), reach=reach)
     yield made
     made.close()
 
@@ -244,6 +249,18 @@ async def test_stats_are_one_tenants_or_everybodys(full: World) -> None:
     assert full.store.queued(TENANT) == mine.counts["pending"] + mine.counts["sending"]
     assert full.store.queued() == both.counts["pending"] + both.counts["sending"]
     assert (await full.store.stats("nobody")).oldest_pending_ms is None
+
+
+async def test_the_oldest_of_all_is_found_among_tenants_of_whom_some_wait_for_nothing(
+    world: World,
+) -> None:
+    for n, tenant in enumerate(("b", "d", "a", "c", "e")):
+        world.tick()
+        submitted = await world.submit(tenant, tenant=tenant)
+        if n in (0, 3):
+            await world.store.cancel(tenant, submitted.id, now_ms=world.now_ms)
+    assert (await world.store.stats(None)).oldest_pending_ms == T0 + 2
+    assert (await world.store.stats("b")).oldest_pending_ms is None
 
 
 async def test_rates_are_of_the_last_minute(world: World) -> None:
