@@ -27,7 +27,9 @@ _TINY = (
 )
 # Nothing here looks at a time, so two runs may share the cores. Of about the same length.
 _HALVES = ("1,2,3", "4,5,6") if POSTGRES else ("1,2,3", "4,6")
-_END_S = 100
+_END_S = 300  # a tenth of it is enough on two cores that are not busy
+
+pytestmark = pytest.mark.timeout(_END_S + 20)
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ async def _cancelled(world: World, callback: str) -> None:
 
 async def test_a_rate_holds_over_all_processes(together: Together) -> None:
     worlds = [await together.join() for _ in range(2)]
-    await worlds[0].register("paced", rate_per_second=10.0, concurrency=100)
+    await worlds[0].register("paced", rate_per_second=0.01, concurrency=100)
     await worlds[0].many(30, name="paced")
     got = [await world.claim(now_ms=world.now_ms + 1_000) for world in worlds]
     assert len(all_held(worlds, got)) == 1
