@@ -3,20 +3,26 @@ needs a restart (I1, I2, I3)."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 import pytest
 
+from dispatcher.app import Service
+from dispatcher.policy import Policy, dump
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import StoreError, StoreUnavailable
+from receiver.base.clock import now_ms
 from receiver.base.db.postgres import WRITER
+from tests.dispatcher.peers import LOOPBACK, OK, answers, listening
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.proxy import Fault, Proxy, proxied
-from tests.dispatcher.store.builders import TENANT, World, callback, raises
+from tests.dispatcher.store.builders import TENANT, World, callback, raises, secret
+from tests.receiver.waiting import until
 
 FAULTS: tuple[Fault, ...] = ("answer lost", "commit lost", "half open")
 # The first submit for a destination makes its lane, in a commit before its own.
@@ -213,3 +219,83 @@ async def test_a_lane_that_another_program_locks_delays_and_then_refuses(
             await world.submit("b")
     assert not (await world.submit("b")).duplicate
     assert count(tmp_path, "callbacks") == 2
+
+
+# --- deliveries that are leased when the server goes away ---
+
+
+@asynccontextmanager
+async def delivering(proxy: Proxy, **settings: Any) -> AsyncIterator[Service]:
+    """A whole service that reaches its database through the proxy; what it has read of secrets is
+    always old."""
+    given = {"allow_networks": (LOOPBACK,), "read_timeout": 1.0, "drain_grace": 0.1, **settings}
+    async with Service(Settings(database_url=proxy.url, admin_key="k" * 32, **given)) as service:
+        await service.store.ensure_tenant(TENANT, secret(TENANT))
+        yield service
+        proxy.refusing = False
+
+
+def cut_when_secrets_are_read(
+    service: Service, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is away from the next reading of secrets on."""
+    read = service.store.secrets
+
+    async def secrets(tenant: str) -> Any:
+        proxy.refusing = True
+        proxy.cut()
+        return await read(tenant)
+
+    monkeypatch.setattr(service.secrets, "_read", secrets)
+
+
+def until_delivered(service: Service, one: str) -> Callable[[], Awaitable[bool]]:
+    async def is_delivered() -> bool:
+        try:
+            return (await service.store.get(TENANT, one)).state == "delivered"
+        except StoreUnavailable:
+            return False
+
+    return is_delivered
+
+
+async def test_secrets_that_were_read_before_sign_during_an_outage(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I2, I3: however long it lasts, leased work goes out, once, and is recorded after it."""
+    monkeypatch.setattr("dispatcher.signing._FRESH_MS", 0)
+    async with listening(answers(OK)) as peer, delivering(proxy) as service:
+        first = await service.engine.submit(callback("first", url=peer.url, now_ms=now_ms()))
+        await until(until_delivered(service, first.id))
+        cut_when_secrets_are_read(service, proxy, monkeypatch)
+        one = await service.engine.submit(callback("one", url=peer.url, now_ms=now_ms()))
+        await until(lambda: len(peer.received) == 2)  # while the server is away
+        assert proxy.refusing
+        proxy.refusing = False
+        await until(until_delivered(service, one.id))
+        assert (await service.store.get(TENANT, one.id)).attempts == 1
+        assert len(peer.received) == 2
+
+
+async def test_work_whose_lease_ends_before_its_secrets_can_be_read_is_sent_once(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3, I4: handed back unspent as soon as that can be written, and not sent by who waited."""
+    async with (
+        listening(answers(OK)) as peer,
+        delivering(proxy, lease_margin=1.0, sweep_interval=0.05) as service,
+    ):
+        cut_when_secrets_are_read(service, proxy, monkeypatch)
+        policy = dump(Policy(attempts=1, timeout=0.5))
+        new = callback("one", url=peer.url, now_ms=now_ms(), policy=policy)
+        one = await service.engine.submit(new)
+
+        def given_up() -> bool:
+            return b'own_faults_total{lack="secrets"}' in service.metrics.render()
+
+        await until(given_up)
+        assert peer.received == []
+        monkeypatch.setattr(service.secrets, "_read", service.store.secrets)
+        proxy.refusing = False
+        await until(until_delivered(service, one.id))
+        assert len(peer.received) == 1
