@@ -21,6 +21,7 @@ class Metrics:
         self._refused: Counter[str] = Counter()
         self._handlings: Counter[str] = Counter({"handled": 0, "failed": 0, "dead": 0})
         self._asked: Counter[str] = Counter({"ended": 0, "waiting": 0, "failed": 0, "lost": 0})
+        self._own_faults: Counter[str] = Counter()
         self._unknown = 0
         self._hanging = 0
         self._unclaimed = 0
@@ -37,6 +38,10 @@ class Metrics:
 
     def count_handling(self, outcome: str) -> None:
         self._handlings[outcome] += 1
+
+    def count_own_fault(self, lack: str) -> None:
+        """Count what we could not do for `lack` of something of ours."""
+        self._own_faults[lack] += 1
 
     def count_asked(self, outcome: str) -> None:
         self._asked[outcome] += 1
@@ -63,6 +68,13 @@ class Metrics:
             *_series("refused_total", "counter", "Refused requests.", "reason", self._refused),
             *_series("attempts_total", "counter", "Handlings.", "outcome", self._handlings),
             *_series("asked_total", "counter", "Questions to status URLs.", "outcome", self._asked),
+            *_series(
+                "own_faults_total",
+                "counter",
+                "Handlings and questions that we could not make, by what we lacked.",
+                "lack",
+                self._own_faults,
+            ),
             *_single(
                 "unclaimed_total",
                 "Messages ignored: nobody handles them.",

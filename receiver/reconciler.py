@@ -9,11 +9,13 @@ from typing import Final
 import httpx
 
 from receiver.base import log
-from receiver.base.clock import NowMs, wait_until
+from receiver.base.clock import NowMs, monotonic_ms, wait_until
 from receiver.base.completion import canonical
+from receiver.base.lack import Lacks, Uplink, descriptors_left, lack_of
 from receiver.base.tls import trusted
 from receiver.handling.handlers import Handlers
 from receiver.handling.retry import JITTER, retry_delay_ms
+from receiver.handling.worker import ADVICE
 from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
@@ -64,6 +66,8 @@ class Reconciler:
         self._wait_max_ms = round(wait_max_s * 1000)
         self._now_ms = now_ms
         self._metrics = metrics
+        self._lacks = Lacks(_LOG, "cannot ask status URLs: the fault is ours", ADVICE)
+        self._uplink = Uplink()
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._work(), name="receiver reconciler")
 
@@ -145,13 +149,48 @@ class Reconciler:
         timeout_s, asked_ms = self._settings.ask_timeout, self._now_ms()
         try:
             reply = await ask(client, expectation, self._credentials, timeout_s=timeout_s)
-        except AskError as error:
-            await self._failed(expectation, str(error))
+        except Exception as error:
+            lack = self._lack_of(error)
+            if lack is not None:
+                await self._not_asked(expectation, lack, str(error))
+            elif isinstance(error, AskError):
+                await self._failed(expectation, str(error))
+            else:
+                raise
             return
+        self._lacks.end()
         if reply.is_final:
             await self._ended(expectation, reply, asked_ms)
         else:
             await self._waiting(expectation)
+
+    def _lack_of(self, error: Exception) -> str | None:
+        """Return what of ours kept us from asking, None where that may be the status URL's."""
+        lack = lack_of(error)
+        if lack is None and isinstance(error.__cause__, httpx.ConnectError):
+            if not descriptors_left():
+                return "descriptors"
+            if self._uplink.is_down():
+                return "network"
+        return lack
+
+    async def _not_asked(self, expectation: Expectation, lack: str, reason: str) -> None:
+        """Ask again soon: the job is no nearer to being lost than it was."""
+        self._metrics.count_own_fault(lack)
+        pause_ms = self._lacks.pause_ms(
+            lack, reason, chance=_RANDOM.random(), monotonic_ms=monotonic_ms()
+        )
+        now_ms = self._now_ms()
+        result = AskResult(
+            source=expectation.source,
+            job_id=expectation.job_id,
+            now_ms=now_ms,
+            ask_ms=now_ms + pause_ms,
+            failing_since_ms=expectation.failing_since_ms,
+            error=expectation.last_error,
+            was_asked=False,
+        )
+        await self._inbox.record_ask(result)
 
     async def _ended(self, expectation: Expectation, reply: StatusReply, asked_ms: int) -> None:
         source = self._sources.get(expectation.source)

@@ -133,7 +133,7 @@ async def ask(
     except TimeoutError:
         raise AskError(f"no answer within {timeout_s:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise AskError(f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]) from None
+        raise AskError(f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]) from error
     identity = read_reply(body, expectation.job_id, expectation.platform)
     return StatusReply(identity=identity, body=body, content_type=content_type)
 

@@ -2,15 +2,21 @@
 files may be open. Our own lack is nobody's fault but ours, and is booked as such."""
 
 import errno
+import ipaddress
 import resource
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from receiver.base import log
 
 _LOG: Final = log.get("receiver.base")
+_PAUSE_FIRST_MS: Final = 1_000
+_PAUSE_MOST_MS: Final = 16_000
+_LONGER_EVERY: Final = 64  # in a row: so many may well go out in the same moment
+_TELL_EVERY_MS: Final = 10_000
 # No packet goes to these (root servers): connecting a datagram socket only looks for a route.
 _PROBES: Final = (
     (socket.AF_INET, "198.41.0.4"),
@@ -23,6 +29,7 @@ _ERRORS: Final = {
     errno.ENOMEM: "memory",
 }
 _NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN})
+_NO_ADDRESS: Final = errno.EADDRNOTAVAIL
 _NO_THREAD: Final = "can't start new thread"  # Python's words; it has no type of its own
 # macOS refuses more than this, and calls the limit unlimited.
 _FILES_UNLIMITED: Final = 10_240
@@ -53,6 +60,18 @@ def lack_of(error: BaseException) -> str | None:
             lacks = [lack_of(one) for one in cause.exceptions]
             return lacks[0] if all(lacks) else None
     return None
+
+
+def has_no_port(error: BaseException, host: str) -> bool:
+    """Whether an error says that we have no port left to reach an address of this machine or
+    another, where `host` is one that we could send to; of a name nothing is known."""
+    if not any(isinstance(one, OSError) and one.errno == _NO_ADDRESS for one in _causes(error)):
+        return False
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError:
+        return False
+    return is_routed(socket.AF_INET if address.version == 4 else socket.AF_INET6, str(address))
 
 
 def has_no_route(error: BaseException) -> bool:
@@ -106,6 +125,36 @@ class Uplink:
         up = self._has_route()
         self._had = self._had or up
         return self._had and not up
+
+
+class Lacks:
+    """What we could not do, in a row: how long to wait before it is tried again, and what is said
+    of it, an error now and then and not one for each."""
+
+    def __init__(self, log: log.Log, event: str, advice: Mapping[str, str]) -> None:
+        self._log = log
+        self._event = event
+        self._advice = advice
+        self._in_a_row = 0
+        self._told_ms: dict[str, int] = {}
+        self._untold: Counter[str] = Counter()
+
+    def end(self) -> None:
+        """Note that something was done."""
+        self._in_a_row = 0
+
+    def pause_ms(self, what: str, detail: str | None, *, chance: float, monotonic_ms: int) -> int:
+        """Tell of one more, and return how long to wait: once to twice the pause, by `chance`."""
+        self._untold[what] += 1
+        told_ms = self._told_ms.get(what)
+        if told_ms is None or monotonic_ms - told_ms >= _TELL_EVERY_MS:
+            self._told_ms[what] = monotonic_ms
+            count = self._untold.pop(what)
+            advice = self._advice.get(what)
+            self._log.error(self._event, lack=what, count=count, detail=detail, advice=advice)
+        pause_ms = min(_PAUSE_MOST_MS, _PAUSE_FIRST_MS << min(self._in_a_row // _LONGER_EVERY, 8))
+        self._in_a_row += 1
+        return pause_ms + round(pause_ms * chance)
 
 
 # --- open files ---

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import httpx
 
+from receiver.base.lack import OwnLack, has_no_port, lack_of
 from receiver.base.tls import trusted
 from receiver.event import Event
 
@@ -39,11 +40,17 @@ class Forwarder:
         )
 
     async def __call__(self, event: Event) -> None:
-        """Raise ForwardError, or httpx.HTTPError."""
+        """Raise ForwardError or httpx.HTTPError; OwnLack where the service is not to blame."""
         request = self._client.build_request(
             "POST", self._url, content=event.raw, headers=_headers(event)
         )
-        response = await self._client.send(request, stream=True)
+        try:
+            response = await self._client.send(request, stream=True)
+        except Exception as error:
+            lack = lack_of(error) or ("ports" if has_no_port(error, request.url.host) else None)
+            if lack is not None:
+                raise OwnLack(lack, str(error)) from error
+            raise
         await response.aclose()  # nothing but its status matters
         if not response.is_success:
             raise ForwardError(f"{self._url} answered {response.status_code}")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from receiver.base.completion import DEPTH_MAX, UNKNOWN
+from receiver.base.lack import OwnLack
 from receiver.event import Event, read_event
 from receiver.handling.handlers import Handler
 from receiver.handling.tx import AsyncTx, Effects, Transaction
@@ -146,7 +147,8 @@ def event_of(claimed: Claimed) -> Event:
 
 async def in_thread(function: Callable[[], Any]) -> Any:
     """Return the function's result, from a thread of its own; one that hangs keeps nobody from
-    leaving (a pool's threads are waited for when the process ends)."""
+    leaving (a pool's threads are waited for when the process ends). Raises OwnLack where there can
+    be none."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 
@@ -172,5 +174,8 @@ async def in_thread(function: Callable[[], Any]) -> Any:
         with suppress(RuntimeError):  # the loop is gone, and with it who waited
             loop.call_soon_threadsafe(resolve, result, error)
 
-    threading.Thread(target=work, name="receiver handler", daemon=True).start()
+    try:
+        threading.Thread(target=work, name="receiver handler", daemon=True).start()
+    except RuntimeError as error:  # the system's limit of threads: nothing has run
+        raise OwnLack("threads", str(error)) from error
     return await future

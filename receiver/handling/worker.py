@@ -5,10 +5,12 @@ import asyncio
 import logging
 import random
 import time
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from receiver.base import log
-from receiver.base.clock import NowMs, iso, wait_until
+from receiver.base.clock import NowMs, iso, monotonic_ms, wait_until
+from receiver.base.lack import Lacks, OwnLack
 from receiver.event import Event
 from receiver.handling.handlers import Handler, Handlers
 from receiver.handling.leases import Lease, Leases
@@ -29,6 +31,14 @@ _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is sec
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 _MARGIN_S: Final = 1.0  # by which replicas' clocks may differ unnoticed
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
+ODD_ERRORS_MAX: Final = 3  # that are not the inbox's, until an outcome is written without its error
+ADVICE: Final = {
+    "descriptors": "raise the limit of open files (systemd: LimitNOFILE), or lower "
+    "RECEIVER_CONNECTIONS_MAX and RECEIVER_HANDLER_CONCURRENCY",
+    "threads": "raise the limit of processes (systemd: TasksMax), or lower "
+    "RECEIVER_HANDLER_CONCURRENCY",
+    "network": "this machine has no way out: look at its network",
+}
 
 Job: TypeAlias = tuple[str, str | int]  # a source's; a message without one stands for itself
 
@@ -57,6 +67,7 @@ class Worker:
         self._settings = settings
         self._now_ms = now_ms
         self._metrics = metrics
+        self._lacks = Lacks(_LOG, "cannot run handlers: the fault is ours", ADVICE)
         self._wake = asyncio.Event()
         self._slots = Slots(settings.handler_concurrency, self.wake)
         self._runs: dict[Job, Run] = {}
@@ -162,6 +173,14 @@ class Worker:
         if error is not None and self._is_cut_short(lease):
             await self._hand_back(claimed, event.status)
             return
+        if isinstance(error, OwnLack):
+            self._metrics.count_own_fault(error.what)
+            pause_ms = self._lacks.pause_ms(
+                error.what, str(error), chance=_RANDOM.random(), monotonic_ms=monotonic_ms()
+            )
+            await self._hand_back(claimed, event.status, pause_ms=pause_ms)
+            return
+        self._lacks.end()
         settlement = self._settlement(claimed, error)
         if await self._record(settlement):
             self._log(event, settlement, error, time.perf_counter() - started)
@@ -210,20 +229,27 @@ class Worker:
         return settlement_of(claimed, error, self._settings, now_ms=self._now_ms(), random=spread)
 
     async def _record(self, settlement: Settlement) -> bool:
-        """Write what came of an attempt, however long the inbox is down: an attempt whose outcome
-        is not written would happen again. False where it does not count: the message was taken
-        away from us."""
+        """Write what came of an attempt, however long the inbox is down and whatever that meets: an
+        attempt whose outcome is not written would happen again. False where it does not count: the
+        message was taken away from us."""
+        odd = 0
         while True:
             try:
-                recorded = await self._inbox.settle(settlement)
+                return await self._inbox.settle(settlement)
             except InboxUnavailable:
-                await asyncio.sleep(STORE_RETRY_S)
-            else:
-                return recorded
+                pass
+            except Exception:
+                odd += 1
+                if odd <= ODD_ERRORS_MAX:
+                    _LOG.exception("bug")
+                if odd == ODD_ERRORS_MAX:  # it may be the text that cannot be written
+                    settlement = replace(settlement, error=None)
+            await asyncio.sleep(STORE_RETRY_S)
 
-    async def _hand_back(self, claimed: Claimed, status: str) -> None:
+    async def _hand_back(self, claimed: Claimed, status: str, *, pause_ms: int = 0) -> None:
+        due_ms = self._now_ms() + pause_ms
         try:
-            await self._inbox.hand_back(claimed.id, claimed.fence, self._now_ms(), status)
+            await self._inbox.hand_back(claimed.id, claimed.fence, due_ms, status)
         except InboxUnavailable as error:  # the next start, or another replica, takes it back
             _LOG.warning("cannot hand back", id=claimed.id, reason=str(error))
 

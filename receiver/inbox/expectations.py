@@ -47,8 +47,8 @@ class NewExpectation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AskResult:
-    """What asking for a job led to: when to ask again (None: it is lost), and since when and why
-    it fails (None: it does not)."""
+    """What asking for a job led to: when to ask again (None: it is lost), since when and why it
+    fails (None: it does not), and whether it was asked at all."""
 
     source: str
     job_id: str
@@ -56,6 +56,7 @@ class AskResult:
     ask_ms: int | None
     failing_since_ms: int | None = None
     error: str | None = None
+    was_asked: bool = True
 
 
 class Jobs(Protocol):
@@ -117,8 +118,8 @@ _MAKE_NOW: Final = """
      WHERE state = 'expected' AND taken = 0 AND created_ms > ?{of}
 """
 _ASKED: Final = """
-    UPDATE expectations SET asked = asked + 1, ask_ms = CAST(? AS bigint), failing_since_ms = ?,
-        last_error = ?, state = ?, settled_ms = ?
+    UPDATE expectations SET asked = asked + CAST(? AS bigint), ask_ms = CAST(? AS bigint),
+        failing_since_ms = ?, last_error = ?, state = ?, settled_ms = ?
      WHERE source = ? AND job_id = ? AND state = 'expected'
 """
 _LIST: Final = f"""
@@ -177,6 +178,7 @@ def record_ask(tx: Tx, result: AskResult) -> bool:
     lost = result.ask_ms is None
     changed = tx.run(
         _ASKED,
+        int(result.was_asked),
         result.ask_ms,
         result.failing_since_ms,
         None if result.error is None else storable(result.error),

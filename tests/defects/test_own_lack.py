@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from receiver.testing import signed_request
 from tests.dispatcher.peers import OK, answers, listening
 from tests.receiver.waiting import until
 
@@ -121,6 +122,16 @@ async def dispatching(
         yield process, api
 
 
+def inbox(folder: Path) -> dict[str, str]:
+    """The settings of a receiver."""
+    return {
+        "RECEIVER_SECRETS": SECRET,
+        "RECEIVER_PORT": "0",
+        "RECEIVER_DATABASE_URL": f"sqlite:///{folder}/inbox.db",
+        "RECEIVER_LOG_FORMAT": "json",
+    }
+
+
 async def submit(api: httpx.AsyncClient, url: str, job: str) -> str:
     document = {"jobId": job, "callbackUrl": url, "payload": {}, "policy": ONCE}
     response = await api.post("/v1/callbacks", json=document)
@@ -139,15 +150,9 @@ def delivered(api: httpx.AsyncClient, count: int) -> Callable[[], Awaitable[bool
 
 async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
     """Both halves, at their start: 1,024 is what most shells and systemd give."""
-    inbox = {
-        "RECEIVER_SECRETS": SECRET,
-        "RECEIVER_PORT": "0",
-        "RECEIVER_DATABASE_URL": f"sqlite:///{tmp_path}/inbox.db",
-        "RECEIVER_LOG_FORMAT": "json",
-    }
     async with (
         dispatching(tmp_path, files=(256, 8_000)) as (dispatcher, _),
-        running("receiver", tmp_path, inbox, files=(256, 8_000)) as receiver,
+        running("receiver", tmp_path, inbox(tmp_path), files=(256, 8_000)) as receiver,
     ):
         for process in (dispatcher, receiver):
             assert resource.prlimit(process.child.pid, FILES) == (8_000, 8_000)
@@ -211,3 +216,38 @@ async def test_without_descriptors_deliveries_wait_and_nobody_pays(tmp_path: Pat
         assert len(peer.received) == 30
         shown = (await api.get(f"/v1/callbacks/{ids[0]}")).json()
         assert shown["attempts"] >= 2
+
+
+async def test_a_receiver_without_descriptors_spends_no_attempt(tmp_path: Path) -> None:
+    """D21: what it could not forward waits, and goes out as the first attempt that it is."""
+    body = b'{"jobId":"job_1","status":"completed"}'
+    async with listening(answers(OK)) as peer:
+        words = ("--forward", peer.url)
+        environ = inbox(tmp_path)
+        files = (4_096, 4_096)
+        async with (
+            running("receiver", tmp_path, environ, files=files, words=words) as process,
+            httpx.AsyncClient(base_url=process.url, trust_env=False) as http,
+        ):
+            await http.get("/healthz")  # its connection stays
+            process.limit(process.descriptors())
+            headers = signed_request(body, SECRET)
+            assert (await http.post("/webhooks", content=body, headers=headers)).is_success
+            told = await first(process, "cannot run handlers: the fault is ours")
+            assert (told["lack"], told["level"]) == ("descriptors", "error")
+            assert 'own_faults_total{lack="descriptors"}' in (await http.get("/metrics")).text
+            assert not process.lines("handling")
+
+            process.limit(4_096)
+            await until(lambda: bool(peer.received))
+            assert [request.header("Postback-Attempt") for request in peer.received] == ["1"]
+            assert (await first(process, "handling"))["outcome"] == "handled"
+
+
+async def test_a_receiver_keeps_descriptors_for_its_handlers(tmp_path: Path) -> None:
+    """Fewer connections than are set, told with the setting's name."""
+    async with running("receiver", tmp_path, inbox(tmp_path), files=(256, 256)) as process:
+        (told,) = process.lines("the limit of open files is too low for a setting")
+        assert told["setting"] == "RECEIVER_CONNECTIONS_MAX"
+        assert (told["configured"], told["limit"]) == (1_000, 256)
+        assert 64 < told["used"] < 256
