@@ -1,8 +1,11 @@
-"""Who gets the free slots: tenants in turn, and within a tenant its lanes in turn. Pure (D5)."""
+"""Who gets the free slots: tenants in turn, and within a tenant its lanes in turn; and what stays
+free for whoever comes next. Pure (D5)."""
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -11,7 +14,12 @@ from typing import Final
 PACE_BURST_S: Final = 0.1
 # A server that takes no more than this at once is for one process at a time.
 _FEW: Final = 16
-_NO_SERVERS: Final[Mapping[str, int]] = MappingProxyType({})
+_NONE: Final[Mapping[str, int]] = MappingProxyType({})
+# Bytes are shared in as many parts as slots are by default. The last sixteenth is for bodies of one
+# such part at most, and a larger one that is its tenant's first needs no more than that: it could
+# else wait for ever.
+_BYTE_PARTS: Final = 1_024
+_SIXTEENTH: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,43 +40,115 @@ def high_slots(free: int, slots_max: int, busy_high: int) -> int:
 
 
 def tenant_slots(slots_max: int, *, contended: bool) -> int:
-    """How many slots one tenant may hold in a process: a quarter while others wait; alone, all
-    but a quarter, so that whoever comes next finds free slots at once."""
+    """How many slots one tenant may hold in a process by claims: a quarter while others wait;
+    alone, all but a quarter, so that whoever comes next finds free slots at once."""
     quarter = max(1, slots_max // 4)
     return quarter if contended else max(quarter, slots_max - quarter)
+
+
+def direct_slots(slots_max: int, tenants: int) -> int:
+    """How many slots one tenant may hold in a process by hand-over while so many, itself included,
+    have work in flight: its part of all but a quarter, and at least a quarter."""
+    return max(tenant_slots(slots_max, contended=True), (slots_max - slots_max // 4) // tenants)
+
+
+# --- what stays free ---
+
+
+@lru_cache(maxsize=64)
+def _reserves(most: int) -> tuple[int, ...]:
+    quarter = max(1, most // 4)
+    steps = quarter.bit_length()
+    return tuple(quarter * bits // steps for bits in range(steps + 1))
+
+
+def reserve(held: int, most: int) -> int:
+    """How many of `most` places stay free when a tenant that holds `held` takes one more: none for
+    a newcomer, one step more with each doubling, a quarter for whoever holds a quarter.
+
+    So a tenant alone has three quarters, the next a part of what is left, and each newcomer finds
+    a place, until a crowd of tenants has taken the rest.
+    """
+    steps = _reserves(most)
+    return steps[min(held.bit_length(), len(steps) - 1)]
+
+
+def reserve_high(held: int, slots_max: int) -> int:
+    """Return how many of those that high priority may have stay free: as `reserve`, but of what is
+    left beside a tenant alone, a fifth as much."""
+    return reserve(held, slots_max) // 5
+
+
+def grants_max(
+    free: int, slots_max: int, *, part: float = 1.0, high_free: int | None = None
+) -> tuple[int, ...]:
+    """How many of `free` slots may be given in all before a tenant gets no more, by the bit length
+    of how many it holds. `free` is a `part` of what is free, and leaves as much of the reserve;
+    `high_free` is how many high priority may have."""
+    limits = [free - math.ceil(kept * part) for kept in _reserves(slots_max)]
+    if high_free is None:
+        return tuple(limits)
+    high = (high_free - math.ceil(kept // 5 * part) for kept in _reserves(slots_max))
+    return tuple(map(min, limits, high))
+
+
+def bytes_reserve(held: int, bytes_max: int) -> int:
+    """How many of `bytes_max` stay free when a tenant with `held` bytes in memory takes more."""
+    return reserve(held * _BYTE_PARTS // bytes_max, _BYTE_PARTS) * bytes_max // _BYTE_PARTS
+
+
+def bytes_fit(size: int, free: int, held: int, bytes_max: int, *, part: float = 1.0) -> bool:
+    """Whether a tenant with `held` bytes in memory may take `size` more of `free`, which is a
+    `part` of what is free and leaves as much of the reserve.
+
+    Nothing is overdrawn, but by a body larger than a sixteenth of all that is its tenant's first.
+    """
+    kept, needed = bytes_reserve(held, bytes_max), size
+    if size * _BYTE_PARTS > bytes_max:
+        kept = max(kept, bytes_max // _SIXTEENTH)
+        needed = size if held else min(size, bytes_max // _SIXTEENTH)
+    return needed + kept * part <= free
+
+
+# --- turns ---
 
 
 def share(
     lanes: Sequence[ReadyLane],
     slots: int,
     tenant_room: Mapping[str, int],
-    server_room: Mapping[str, int] = _NO_SERVERS,
+    server_room: Mapping[str, int] = _NONE,
+    *,
+    held: Mapping[str, int] = _NONE,
+    grants_max: Sequence[int] = (),
 ) -> dict[str, int]:
-    """Slots per lane id: one each in turn, round and round, until slots or rooms are used up."""
+    """Slots per lane id: one each in turn, round and round, until slots or rooms are used up.
+    With `grants_max`, tenants that hold much (`held`) leave what it says to those that do not."""
     servers = dict(server_room)
     queues: dict[str, deque[tuple[str, int, str | None]]] = defaultdict(deque)
     for lane in lanes:
         if lane.room > 0:
             queues[lane.tenant].append((lane.id, lane.room, lane.server))
-    turn = deque((tenant, tenant_room.get(tenant, 0)) for tenant in queues)
+    turn = deque((one, tenant_room.get(one, 0), held.get(one, 0)) for one in queues)
     given: dict[str, int] = defaultdict(int)
-    while turn and slots > 0:
-        tenant, room = turn.popleft()
-        if room <= 0:
+    top, total = len(grants_max) - 1, 0
+    while turn and total < slots:
+        tenant, room, has = turn.popleft()
+        if room <= 0 or (grants_max and total >= grants_max[min(has.bit_length(), top)]):
             continue
         lane_id, lane_room, server = queues[tenant].popleft()
         if server is None or servers[server] > 0:
             if server is not None:
                 servers[server] -= 1
             given[lane_id] += 1
-            slots -= 1
-            room -= 1
+            total += 1
+            room, has = room - 1, has + 1
             if lane_room > 1:
                 queues[tenant].append((lane_id, lane_room - 1, server))
             if queues[tenant]:
-                turn.append((tenant, room))
+                turn.append((tenant, room, has))
         elif queues[tenant]:
-            turn.appendleft((tenant, room))
+            turn.appendleft((tenant, room, has))
     return dict(given)
 
 

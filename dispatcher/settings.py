@@ -136,7 +136,7 @@ class Settings:
     )
     in_flight_bytes_max: int = setting(
         64 * MIB,
-        "most payload bytes in memory for attempts in flight",
+        "most payload bytes in memory for attempts in flight, three quarters for one tenant",
         unit="bytes",
         min=1 * MIB,
     )

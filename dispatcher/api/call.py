@@ -1,7 +1,6 @@
 """One request on its way through the API: who asks, about what, and how its body is read; and the
 pages of what is listed."""
 
-import asyncio
 import base64
 import binascii
 import re
@@ -14,6 +13,7 @@ from dispatcher import wire
 from dispatcher.access import Access, Principal
 from dispatcher.api import json
 from dispatcher.engine.engine import Engine
+from dispatcher.engine.slots import Probes
 from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
@@ -24,7 +24,10 @@ from receiver.base.http import Budget, Request, invalid, number
 
 T = TypeVar("T")
 
-PROBES_MAX: Final = 16
+# Test callbacks that run at once, each for as long as its policy's timeout: as many as an operator
+# may start in a hurry for one tenant, and four times that, so that silent ones leave room.
+TENANT_PROBES_MAX: Final = 16
+PROBES_MAX: Final = 64
 # Beside a payload: the rest of a submit, or a whole request about something else.
 JSON_BYTES_MAX: Final = 64 * 1024
 LIMIT_DEFAULT: Final = 50
@@ -47,7 +50,7 @@ class Context:
     wake_replayer: Callable[[], None]
     metrics: Metrics
     clock: Callable[[], int] = now_ms
-    probes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PROBES_MAX))
+    probes: Probes = field(default_factory=lambda: Probes(PROBES_MAX, TENANT_PROBES_MAX))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -213,12 +213,14 @@ async def probe(call: Call) -> Response:
     request = await call.json_if_any(wire.DestinationTest) or wire.DestinationTest()
     call.context.intake.check_ready()
     destination = await call.context.store.get_destination(call.tenant, call.path["id"])
-    if call.context.probes.locked():
+    url = test_url(destination, request.url, call.context.settings)
+    delivery = delivery_to(destination, url, call.now_ms)
+    if not call.context.probes.take(call.tenant):
         raise unavailable("too many tests run at once")
-    async with call.context.probes:
-        url = test_url(destination, request.url, call.context.settings)
-        delivery = delivery_to(destination, url, call.now_ms)
+    try:
         outcome = await call.context.engine.probe(delivery)
+    finally:
+        call.context.probes.give(call.tenant)
     return respond(_attempt(outcome, delivery.policy))
 
 

@@ -1,9 +1,14 @@
 """What this process has in flight: per tenant, of high priority, and in bytes."""
 
+import math
 from collections import Counter
+from typing import Final
 
 from dispatcher import fairness
 from dispatcher.store.requests import ClaimRequest
+
+# While a claim is under way, hand-over has a quarter of what was free, and the claim the rest.
+_CLAIM_PART: Final = 0.75
 
 
 class Slots:
@@ -12,10 +17,14 @@ class Slots:
 
     def __init__(self, slots_max: int, *, bytes_max: int) -> None:
         self.slots_max = slots_max
+        self._bytes_max = bytes_max
         self._bytes_free = bytes_max
-        self._busy: Counter[str] = Counter()
+        self._busy = Counter[str]()
+        self._busy_bytes = Counter[str]()
         self._high = 0
         self._taken = 0
+        self._claimed_high = 0
+        self._part = 1.0
 
     @property
     def free(self) -> int:
@@ -29,16 +38,26 @@ class Slots:
 
     def admits(self, tenant: str, *, high: bool, size: int) -> bool:
         """Whether one more of this kind may be handed straight over."""
-        if self.free <= 0 or size > self._bytes_free:
+        slots_max, part, held = self.slots_max, self._part, self._busy.get(tenant, 0)
+        if self.free <= fairness.reserve(held, slots_max) * part:
             return False
-        if high and fairness.high_slots(self.free, self.slots_max, self._high) <= 0:
+        if high and self._high_free() <= fairness.reserve_high(held, slots_max) * part:
             return False
-        return self._busy[tenant] < fairness.tenant_slots(self.slots_max, contended=False)
+        tenants = len(self._busy) + (held == 0)
+        if held >= fairness.direct_slots(slots_max, tenants):
+            return False
+        held_bytes = self._busy_bytes.get(tenant, 0)
+        return fairness.bytes_fit(size, self._bytes_free, held_bytes, self._bytes_max, part=part)
+
+    def _high_free(self) -> int:
+        busy = self._high + self._claimed_high
+        return fairness.high_slots(self.free, self.slots_max, busy)
 
     def take(self, tenant: str, *, high: bool, size: int) -> None:
         """Hold a place."""
         self._taken += 1
         self._busy[tenant] += 1
+        self._busy_bytes[tenant] += size
         self._high += high
         self._bytes_free -= size
 
@@ -46,28 +65,67 @@ class Slots:
         """Let the place go."""
         self._taken -= 1
         self._busy[tenant] -= 1
+        self._busy_bytes[tenant] -= size
         if not self._busy[tenant]:
             del self._busy[tenant]
+            del self._busy_bytes[tenant]
         self._high -= high
         self._bytes_free += size
 
     def ask(self, now_ms: int) -> ClaimRequest:
         """Hold three quarters of what is free for a claim, and what to claim for them. The rest
         stays for hand-over meanwhile; `answered` lets go of what is held."""
-        slots = self.free - self.free // 4
-        bytes_free = self._bytes_free - self._bytes_free // 4
-        self._taken += slots
-        self._bytes_free -= bytes_free
-        return ClaimRequest(
-            slots=slots,
+        claim = ClaimRequest(
+            slots=_claimed(self.free),
             slots_max=self.slots_max,
-            bytes_free=bytes_free,
+            bytes_free=_claimed(self._bytes_free),
+            bytes_max=self._bytes_max,
+            part=_CLAIM_PART,
             busy_high=self._high,
             busy=dict(self._busy),
+            busy_bytes=dict(self._busy_bytes),
             now_ms=now_ms,
         )
+        self._claimed_high = _claimed(self._high_free())
+        self._taken += claim.slots
+        self._bytes_free -= claim.bytes_free
+        self._part = 1 - _CLAIM_PART
+        return claim
 
     def answered(self, claim: ClaimRequest) -> None:
         """Let go of what was held for a claim: its deliveries are `take`n one by one."""
         self._taken -= claim.slots
         self._bytes_free += claim.bytes_free
+        self._claimed_high = 0
+        self._part = 1.0
+
+
+class Probes:
+    """Bounded test callbacks, which take no slots: `tenant_max` at most for one tenant, and what
+    is left is shared as slots are."""
+
+    def __init__(self, probes_max: int, tenant_max: int) -> None:
+        self._max = probes_max
+        self._tenant_max = tenant_max
+        self._free = probes_max
+        self._busy = Counter[str]()
+
+    def take(self, tenant: str) -> bool:
+        """Hold a place, if this tenant may have one more."""
+        held = self._busy.get(tenant, 0)
+        if held >= self._tenant_max or self._free <= fairness.reserve(held, self._max):
+            return False
+        self._free -= 1
+        self._busy[tenant] += 1
+        return True
+
+    def give(self, tenant: str) -> None:
+        """Let the place go."""
+        self._free += 1
+        self._busy[tenant] -= 1
+        if not self._busy[tenant]:
+            del self._busy[tenant]
+
+
+def _claimed(free: int) -> int:
+    return math.ceil(free * _CLAIM_PART)

@@ -1,7 +1,8 @@
 """Claim: lease due work, found through the lanes and never by scanning deliveries (D5)."""
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,9 +15,11 @@ from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
 
 READY: Final = {HIGH: "ready_high", NORMAL: "ready_normal", REPLAY: "ready_replay"}
-# Tenants that already hold their share stand first in turn until a slot of theirs is free: four
-# of them can hold a quarter each, so this many more are looked at.
+# Tenants that already hold their share stand first in turn until a slot of theirs is free: this
+# many more are looked at, and where that is not enough, all that may.
 _CAPPED_MAX: Final = 4
+# How often others are looked for in place of tenants whose next bodies do not fit.
+_ROUNDS_MAX: Final = 16
 # Of each tenant more lanes are looked at than its part of the slots, in case others have fewer;
 # where that is not enough, the next claim follows at once.
 _LANES_EACH: Final = 8
@@ -27,21 +30,53 @@ TENANTS: Final = {
 }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Room:
     """What is left to give away while one claim goes through the classes."""
 
     slots: int
+    slots_free: int
     slots_high: int
     bytes_free: int
+    request: ClaimRequest
     tenant_slots: int
     busy: Counter[str]  # per tenant
+    busy_bytes: Counter[str]  # per tenant
     taken: Counter[str]  # per lane, and per destination
 
-    def take(self, tenant: str, lane: str, size: int) -> None:
+    def of_class(self, number: int) -> int:
+        """Return how many slots a class may have."""
+        return min(self.slots, self.slots_high) if number == HIGH else self.slots
+
+    def grants_max(self, number: int) -> tuple[int, ...]:
+        """Return how many slots of a class may be given before a tenant gets no more."""
+        high_free = self.slots_high if number == HIGH else None
+        request = self.request
+        return fairness.grants_max(
+            self.slots_free, request.slots_max, part=request.part, high_free=high_free
+        )
+
+    def of_tenant(self, tenant: str, grants_max: Sequence[int]) -> int:
+        """Return how many slots a tenant may have: none where those, or its bytes, are to stay
+        for newcomers."""
+        busy = self.busy[tenant]
+        if grants_max[min(busy.bit_length(), len(grants_max) - 1)] <= 0:
+            return 0
+        return self.tenant_slots - busy if self.fits(tenant, 1) else 0
+
+    def fits(self, tenant: str, size: int) -> bool:
+        """Whether a tenant may take so many bytes more."""
+        request = self.request
+        held = self.busy_bytes[tenant]
+        return fairness.bytes_fit(size, self.bytes_free, held, request.bytes_max, part=request.part)
+
+    def take(self, tenant: str, lane: str, size: int, *, high: bool) -> None:
         self.slots -= 1
+        self.slots_free -= 1
+        self.slots_high -= high
         self.bytes_free -= size
         self.busy[tenant] += 1
+        self.busy_bytes[tenant] += size
         self.taken[lane] += 1
         destination = destination_of(lane)
         if destination != lane:
@@ -54,57 +89,111 @@ def claim(tx: Tx, request: ClaimRequest, rules: Rules) -> list[Delivery]:
     room = _room(tx, request, now_ms)
     chosen: list[Row] = []
     for number in READY:
-        slots = min(room.slots, room.slots_high) if number == HIGH else room.slots
-        if slots > 0 and room.bytes_free > 0:
-            chosen += _pick(tx, number, slots, room, now_ms)
+        passed: set[str] = set()
+        for _ in range(_ROUNDS_MAX):
+            picked, unfit = _pick(tx, number, room, passed, now_ms)
+            chosen += picked
+            if not unfit:
+                break
+            passed |= unfit
     return _lease(tx, chosen, now_ms, rules)
 
 
 def _room(tx: Tx, request: ClaimRequest, now_ms: int) -> _Room:
     waiting = tx.one(tx.statements.WAITING_TENANTS, now_ms, now_ms, now_ms)
     contended = waiting is not None and waiting[0] > 1
+    slots, slots_max, part = request.slots, request.slots_max, request.part
+    free = slots_max - sum(request.busy.values())
+    high = fairness.high_slots(slots_max, slots_max, request.busy_high)
     return _Room(
-        slots=request.slots,
-        slots_high=fairness.high_slots(request.slots, request.slots_max, request.busy_high),
-        bytes_free=request.bytes_free if request.busy else max(request.bytes_free, 1),
-        tenant_slots=fairness.tenant_slots(request.slots_max, contended=contended),
+        slots=slots,
+        slots_free=max(slots, math.ceil(free * part)),
+        slots_high=math.ceil(high * part),
+        bytes_free=request.bytes_free,
+        request=request,
+        tenant_slots=fairness.tenant_slots(slots_max, contended=contended),
         busy=Counter(request.busy),
+        busy_bytes=Counter(request.busy_bytes),
         taken=Counter(),
     )
 
 
-def _pick(tx: Tx, number: int, slots: int, room: _Room, now_ms: int) -> list[Row]:
-    """Return due deliveries of one class, as many as their tenants and lanes may have."""
-    tenants = [row[0] for row in tx.all(TENANTS[number], now_ms, slots + _CAPPED_MAX)]
-    left = {tenant: room.tenant_slots - room.busy[tenant] for tenant in tenants}
-    free = [tenant for tenant in tenants if left[tenant] > 0]
-    if not free:
-        return []
-    each = min(slots, max(_LANES_EACH, 4 * slots // len(free)))
-    lanes = tx.statements.ready_lanes(tx, READY[number], free, now_ms, each)
+def _pick(
+    tx: Tx, number: int, room: _Room, passed: Set[str], now_ms: int
+) -> tuple[list[Row], set[str]]:
+    """Return due deliveries of one class, as many as their tenants and lanes may have. If bodies
+    did not fit, the slots meant for them are free still, and others than the tenants that are
+    returned too may have them; `passed` are those of earlier rounds."""
+    slots, grants_max = room.of_class(number), room.grants_max(number)
+    left = _tenants(tx, number, slots, room, grants_max, passed, now_ms)
+    if not left:
+        return [], set()
+    each = min(slots, max(_LANES_EACH, 4 * slots // len(left)))
+    lanes = tx.statements.ready_lanes(tx, READY[number], list(left), now_ms, each)
     servers, pace = _servers(tx, lanes, room, now_ms)
     ready = [_ready_lane(row, room, now_ms) for row in lanes]
-    granted = fairness.share(ready, slots, left, servers)
+    granted = fairness.share(ready, slots, left, servers, held=room.busy, grants_max=grants_max)
     for lane, slots_granted in granted.items():
         if destination_of(lane) in servers:
             servers[destination_of(lane)] -= slots_granted
     # Lanes whose server is full leave the ready index, or they would be looked at for ever.
     tx.changes.lanes |= {one.id for one in ready if one.server and servers[one.server] <= 0}
     if not granted:
-        return []
+        return [], set()
     tenant_of = {row[0]: row[1] for row in lanes}
-    picked = []
-    for row in _due(tx, granted, list(tenant_of), number, now_ms):
-        if room.bytes_free <= 0:
-            break
-        _callback, lane, size, _policy = row
-        room.take(tenant_of[lane], lane, size)
-        picked.append(row)
+    due = _due(tx, granted, list(tenant_of), number, now_ms)
+    picked, all_fit = _fitting(due, tenant_of, room, high=number == HIGH)
     tx.changes.lanes |= granted.keys()
     taken = Counter(row[1] for row in picked)
     _serve(tx, lanes, taken, now_ms)
     _pace(tx, pace, taken, now_ms)
-    return picked
+    return picked, set() if all_fit else {tenant_of[lane] for lane in granted}
+
+
+def _tenants(
+    tx: Tx,
+    number: int,
+    slots: int,
+    room: _Room,
+    grants_max: Sequence[int],
+    passed: Set[str],
+    now_ms: int,
+) -> dict[str, int]:
+    """Return the first tenants in turn that may have more slots, enough for `slots`, and how many
+    each may have."""
+    if slots <= 0:
+        return {}
+    limit = slots + _CAPPED_MAX
+    left: dict[str, int] = {}
+    for more in (len(passed), len(passed) + len(room.busy)):
+        tenants = [row[0] for row in tx.all(TENANTS[number], now_ms, limit + more)]
+        left = {
+            tenant: most
+            for tenant in tenants
+            if tenant not in passed and (most := room.of_tenant(tenant, grants_max)) > 0
+        }
+        if len(left) >= slots or len(tenants) < limit + more:
+            break
+    return left
+
+
+def _fitting(
+    due: Sequence[Row], tenant_of: Mapping[str, str], room: _Room, *, high: bool
+) -> tuple[list[Row], bool]:
+    """Take those whose bodies fit into memory, of each lane up to the first that does not; and say
+    whether all did."""
+    picked: list[Row] = []
+    full: set[str] = set()
+    for row in due:
+        _callback, lane, size, _policy = row
+        if lane in full:
+            continue
+        if room.fits(tenant_of[lane], size):
+            room.take(tenant_of[lane], lane, size, high=high)
+            picked.append(row)
+        else:
+            full.add(lane)
+    return picked, not full
 
 
 def _servers(

@@ -31,16 +31,20 @@ class Settlement:
 class ClaimRequest:
     """How much work a process can take on now.
 
-    `slots` of all its `slots_max` are free, and `bytes_free` of payload may still be in memory
-    (one delivery always may). `busy` counts its own work in flight per tenant, `busy_high` that
-    of high priority, which never takes more than four slots in five.
+    `slots` of all its `slots_max` may be filled, and `bytes_free` of payload of `bytes_max` may be
+    taken into memory. They are the `part` of what is free that is for claims; the same part is
+    left of what stays for newcomers. `busy` and `busy_bytes` are its own work in flight per
+    tenant, `busy_high` that of high priority, which never takes more than four slots in five.
     """
 
     slots: int
     slots_max: int
     bytes_free: int
+    bytes_max: int
+    part: float = 1.0
     busy_high: int = 0
     busy: Mapping[str, int] = field(default_factory=dict)
+    busy_bytes: Mapping[str, int] = field(default_factory=dict)
     now_ms: int
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dispatcher.api import destinations
-from dispatcher.api.call import PROBES_MAX
+from dispatcher.api.call import TENANT_PROBES_MAX
 from dispatcher.app import Service
 from dispatcher.values import Destination
 from receiver.signature import generate_secret
@@ -230,10 +230,10 @@ async def test_i7_only_so_many_tests_run_at_once(api: httpx.AsyncClient) -> None
     patience = {"attempts": 1, "timeout": 0.5}
     async with listening(silent) as peer:
         await api.post(URL, json={"name": "billing", "url": peer.url, "policy": patience})
-        tests = (api.post(f"{URL}/billing/test") for _ in range(PROBES_MAX + 1))
+        tests = (api.post(f"{URL}/billing/test") for _ in range(TENANT_PROBES_MAX + 1))
         tested = await asyncio.gather(*tests)
     codes = sorted(one.status_code for one in tested)
-    assert codes == [200] * PROBES_MAX + [503]
+    assert codes == [200] * TENANT_PROBES_MAX + [503]
     assert {one.json()["outcome"] for one in tested if one.status_code == 200} == {"timeout"}
 
 

@@ -210,13 +210,20 @@ class World:
         return [(await self.submit(f"{prefix}-{n}", **more)).id for n in range(count)]
 
     async def claim(
-        self, slots: int = 100, *, slots_max: int = 1_000, bytes_free: int = PLENTY, **more: Any
+        self,
+        slots: int = 100,
+        *,
+        slots_max: int = 1_000,
+        bytes_free: int = PLENTY,
+        bytes_max: int = PLENTY,
+        **more: Any,
     ) -> list[Delivery]:
         return await self.store.claim(
             ClaimRequest(
                 slots=slots,
                 slots_max=slots_max,
                 bytes_free=bytes_free,
+                bytes_max=bytes_max,
                 **{"now_ms": self.now_ms, **more},
             )
         )

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,7 @@ async def test_one_slot_in_five_stays_for_the_rest(world: World) -> None:
     assert Counter(one.high for one in got) == {True: 8}  # as much as a tenant alone may have
     for url in urls(10):
         await world.many(2, url, url=url, tenant="other")
+        await world.many(2, url, url=url, tenant="third")
     rest = await world.claim(2, slots_max=10, busy_high=8, busy={TENANT: 8})
     assert Counter(one.high for one in rest) == {False: 2}
 
@@ -206,6 +208,36 @@ async def test_tenants_at_their_share_do_not_hide_the_others(world: World) -> No
     await world.many(1, "late", tenant="e")
     busy = dict.fromkeys(("a", "b", "c", "d"), 5)
     assert jobs(await world.claim(1, slots_max=20, busy=busy)) == ["late-0"]
+
+
+async def test_many_tenants_at_their_share_do_not_hide_a_newcomer(world: World) -> None:
+    """More of them than are looked at first; each leaves the last slot to who has none."""
+    tenants = [f"t{n}" for n in range(18)]
+    for tenant in tenants:
+        await world.many(2, tenant=tenant)
+    world.tick(1_000)
+    await world.many(1, "late", tenant="e")
+    busy = dict.fromkeys(tenants, 1)
+    assert jobs(await world.claim(1, slots_max=19, busy=busy)) == ["late-0"]
+    assert await world.claim(1, slots_max=19, busy=busy) == []
+
+
+async def test_four_tenants_leave_slots_for_a_fifth(world: World) -> None:
+    """A quarter each would be all there are."""
+    for tenant in "abcd":
+        for url in urls(8):
+            await world.many(8, url, url=url, tenant=tenant)
+    busy: Counter[str] = Counter()
+    for _ in range(8):
+        free = 100 - busy.total()
+        got = await world.claim(free, slots_max=100, busy=dict(busy))
+        busy += Counter(one.tenant for one in got)
+    assert set(busy) == set("abcd")
+    assert 75 <= busy.total() < 100
+    assert max(busy.values()) <= 25
+    await world.many(4, "late", tenant="e")
+    got = await world.claim(100 - busy.total(), slots_max=100, busy=dict(busy))
+    assert {one.tenant for one in got} >= {"e"}
 
 
 async def test_a_lane_never_has_more_in_flight_than_its_window(world: World) -> None:
@@ -307,15 +339,57 @@ async def test_a_paced_lane_says_when_it_goes_on(world: World) -> None:
 
 
 async def test_no_more_payload_is_leased_than_may_be_in_memory(world: World) -> None:
+    """And a tenant alone takes no more than three quarters of it."""
     await world.many(8, body=b"x" * 1_000)
-    got = await world.claim(bytes_free=3_500, busy={"other": 1})
-    assert 3 <= len(got) <= 4
-    assert await world.claim(bytes_free=0, busy={"other": 1}) == []
+    got = await world.claim(bytes_free=5_000, bytes_max=5_000)
+    assert len(got) == 3
+    assert await world.claim(bytes_free=0, bytes_max=5_000, busy={"other": 1}) == []
 
 
 async def test_one_delivery_always_fits(world: World) -> None:
     await world.many(2, body=b"x" * 1_000)
-    assert len(await world.claim(bytes_free=0)) == 1
+    assert len(await world.claim(bytes_free=100, bytes_max=100)) == 1
+
+
+async def test_a_claim_never_overdraws_what_may_be_in_memory(world: World) -> None:
+    """What does not fit waits, however many ask for it."""
+    for tenant in "abcd":
+        for url in urls(4):
+            await world.many(4, url, url=url, tenant=tenant, body=b"x" * 1_000)
+    for bytes_free in (500, 1_999, 5_000, 20_000):
+        got = await world.claim(bytes_free=bytes_free, bytes_max=20_000, busy={"other": 1})
+        assert sum(len(one.body) for one in got) <= bytes_free
+
+
+async def test_small_bodies_go_on_where_large_ones_do_not_fit(world: World) -> None:
+    """Of other tenants, also in a claim for one slot; and within a lane nothing overtakes."""
+    await world.many(4, "large", tenant="a", body=b"x" * 1_000)
+    world.tick()
+    await world.many(2, "behind", tenant="a", body=b"x")
+    world.tick(1_000)
+    await world.many(2, "small", tenant="b", body=b"x")
+    held: dict[str, Any] = {
+        "busy": {"a": 6, "other": 1},
+        "busy_bytes": {"a": 6_000, "other": 700},
+        "bytes_free": 1_300,
+        "bytes_max": 8_000,
+    }
+    assert jobs(await world.claim(1, **held)) == ["small-0"]
+    assert jobs(await world.claim(**held)) == ["small-1"]
+
+
+async def test_tenants_whose_bodies_do_not_fit_hide_no_others(world: World) -> None:
+    """However many stand before, in a claim for one slot."""
+    tenants = [f"t{n}" for n in range(9)]
+    for tenant in tenants:
+        await world.many(2, tenant=tenant, body=b"x" * 4_000)
+    world.tick(1_000)
+    await world.many(1, "small", tenant="b", body=b"x")
+    busy = dict.fromkeys(tenants, 1)
+    got = await world.claim(
+        1, busy=busy, busy_bytes=dict.fromkeys(tenants, 1), bytes_free=3_000, bytes_max=1 << 20
+    )
+    assert jobs(got) == ["small-0"]
 
 
 async def test_a_rate_is_not_spent_on_what_had_no_room(world: World) -> None:

@@ -226,7 +226,9 @@ async def test_a_claims_cost_is_its_slots_not_how_much_is_ready(tmp_path: Path, 
         async with sqlite_world(tmp_path / str(count)) as world:
             spread = {"url": "http://host-{n}.test/"} if kind == "lanes" else {"tenant": "t{n}"}
             await submit_many(world, count, **spread)
-            ask = ClaimRequest(slots=10, slots_max=1_000, bytes_free=PLENTY, now_ms=world.tick())
+            ask = ClaimRequest(
+                slots=10, slots_max=1_000, bytes_free=PLENTY, bytes_max=PLENTY, now_ms=world.tick()
+            )
             taken[count], got = await steps(world, world.store.claim(ask))
             assert len(got) == 10
     assert taken[5_000] <= taken[50] * 1.2 + 500, taken
