@@ -74,9 +74,8 @@ def add_key(tx: Tx, key: Key) -> None:
 def remove_key(tx: Tx, key: str) -> Key:
     """Raise NotFound."""
     row = tx.one(f"{rows.KEY} WHERE id = ?", key)
-    if row is None:
+    if row is None or not tx.run("DELETE FROM keys WHERE id = ?", key):
         raise NotFound(f"there is no key {key}")
-    tx.run("DELETE FROM keys WHERE id = ?", key)
     return rows.key(row)
 
 

@@ -10,6 +10,7 @@ from dispatcher import fairness
 from dispatcher import policy as policies
 from dispatcher.ids import destination_of
 from dispatcher.store import rows
+from dispatcher.store.callbacks import finish
 from dispatcher.store.requests import ClaimRequest, Rules
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import HIGH, NORMAL, REPLAY, Delivery
@@ -136,8 +137,11 @@ def _pick(
     for lane, slots_granted in granted.items():
         if destination_of(lane) in servers:
             servers[destination_of(lane)] -= slots_granted
-    # Lanes whose server is full leave the ready index, or they would be looked at for ever.
-    tx.changes.lanes |= {one.id for one in ready if one.server and servers[one.server] <= 0}
+    # Lanes that may have nothing now, or whose server is full, leave the ready index, or they would
+    # be looked at for ever.
+    tx.changes.lanes |= {
+        one.id for one in ready if one.room <= 0 or (one.server and servers[one.server] <= 0)
+    }
     if not granted:
         return [], set()
     tenant_of = {row[0]: row[1] for row in lanes}
@@ -293,4 +297,18 @@ def _lease(tx: Tx, chosen: Sequence[Row], now_ms: int, rules: Rules) -> list[Del
     deliveries = [rows.leased(tx, row) for row in tx.statements.lease(tx, leases)]
     for delivery in deliveries:
         tx.changes.moved(delivery.tenant, "pending", "sending")
+    if len(deliveries) < len(leases):
+        _end_without_payload(tx, [callback for _, callback in leases], now_ms)
     return deliveries
+
+
+def _end_without_payload(tx: Tx, ids: Sequence[str], now_ms: int) -> None:
+    """Make dead what has nothing left to send, so that it is not found due again and again. No verb
+    leaves such a delivery behind; a database that was repaired by hand, or by an earlier version,
+    may hold one."""
+    gone = tx.all(
+        f"SELECT c.id FROM callbacks c WHERE c.id IN ({marks(ids)}) "
+        "AND NOT EXISTS (SELECT 1 FROM payloads WHERE callback = c.id)",
+        *ids,
+    )
+    finish(tx, [row[0] for row in gone], "dead", error="payload_gone", now_ms=now_ms)

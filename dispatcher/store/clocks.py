@@ -60,6 +60,11 @@ WHERE c.state = 'pending' AND (c.expires_ms, c.id) > (?, ?)
 ORDER BY c.expires_ms, c.id LIMIT ?
 """
 
+# Only what still waits as it did: the state is hidden from planners, as in `callbacks`.
+_HASTEN: Final = """
+UPDATE callbacks SET due_ms = ? WHERE id = ? AND state || '' = 'pending' AND due_ms = ?
+"""
+
 Place = tuple[int, str]
 """How far a walk over what waits has come: a maximum age, and an id."""
 START: Final[Place] = (-1, "")
@@ -143,8 +148,10 @@ def bring_back(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
     for server in servers:
         held_ms = now_ms + _HOLD_MS
         tx.run(_BRING_SERVER_BACK, *soon, *soon, *soon, held_ms, held_ms, server)
-        tx.changes.lanes.update(of_server(tx, server))
-    lanes = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
+        of_it = of_server(tx, server)
+        tx.changes.lanes.update(of_it if tx.sole_owner else tx.held.intersection(of_it))
+    found = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
+    lanes = found if tx.sole_owner else [lane for lane in found if lane in tx.held]
     if lanes:
         asked_ms, held_ms = now_ms + retry_after_ms, now_ms + _HOLD_MS
         holds = (asked_ms, asked_ms, held_ms, held_ms)
@@ -197,13 +204,11 @@ def late(
 
 
 def hasten(tx: Tx, late: Sequence[Late]) -> int:
-    """Have them wait no longer than they should."""
+    """Have them wait no longer than they should; return how many did so still."""
+    hastened = 0
     for one in late:
-        tx.run(
-            "UPDATE callbacks SET due_ms = ? WHERE id = ? AND state = 'pending' AND due_ms = ?",
-            one.until_ms,
-            one.id,
-            one.due_ms,
-        )
-        tx.changes.lanes.add(one.lane)
-    return len(late)
+        changed = tx.run(_HASTEN, one.until_ms, one.id, one.due_ms)
+        if changed:
+            tx.changes.lanes.add(one.lane)
+            hastened += changed
+    return hastened

@@ -101,9 +101,9 @@ def change(
     Returns the id only, so that what it costs does not grow with the backlog."""
     changed, url, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
-        tx.run(
-            f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ?", _stored(value), changed
-        )
+        sql = f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ? AND removed_ms IS NULL"
+        if not tx.run(sql, _stored(value), changed):  # idle, and so forgotten at this moment
+            raise NotFound(f"there is no destination {destination}")
     tx.run(
         'UPDATE lanes SET (paused, doomed, rate, concurrency, "window") = ('
         "SELECT d.paused, d.disabled_reason, d.rate, coalesce(d.concurrency, ?), "
@@ -146,12 +146,15 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
     it; what waits for it is made dead slice by slice."""
     removed, _url, _paused = find(tx, tenant, destination)
-    tx.run(
-        "UPDATE destinations SET removed_ms = ?, disabled_reason = ? WHERE id = ?",
+    there = tx.run(
+        "UPDATE destinations SET removed_ms = ?, disabled_reason = ? "
+        "WHERE id = ? AND removed_ms IS NULL",
         now_ms,
         REMOVED,
         removed,
     )
+    if not there:
+        raise NotFound(f"there is no destination {destination}")
     tx.run(
         "UPDATE lanes SET doomed = ? WHERE id >= ? AND id < ?", REMOVED, removed, lanes_end(removed)
     )
@@ -162,12 +165,13 @@ def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
 
 def forget(tx: Tx, destination: str) -> bool:
     """Delete a removed destination so that it can come into being again; False, and nothing is
-    changed, while its old backlog has not ended."""
+    changed, while its old backlog has not ended. Where another process did so at this moment, what
+    is there now is that one's."""
     bounds = (destination, lanes_end(destination))
     for left in ("class IN (0, 1, 2) AND state = 'pending'", "state = 'sending'"):
         sql = "SELECT 1 FROM callbacks WHERE destination >= ? AND destination < ?"
         if tx.one(f"{sql} AND {left} LIMIT 1", *bounds):
             return False
-    tx.run("DELETE FROM destinations WHERE id = ?", destination)
-    tx.run("DELETE FROM lanes WHERE id >= ? AND id < ?", *bounds)
+    if tx.run("DELETE FROM destinations WHERE id = ? AND removed_ms IS NOT NULL", destination):
+        tx.run("DELETE FROM lanes WHERE id >= ? AND id < ?", *bounds)
     return True

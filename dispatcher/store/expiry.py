@@ -15,19 +15,22 @@ from dispatcher.values import Delivery
 
 _FOREVER_MS: Final = 2**62
 _ENDS_LATE: Final = "SELECT id FROM callbacks WHERE state = 'sending' AND lease_ms > ?"
+_END_EARLIER: Final = "UPDATE callbacks SET lease_ms = ? WHERE id = ? AND lease_ms > ?"
+# Under the fence of the lease that was looked at. The state is hidden from planners, as in
+# `callbacks`.
+_END_LEASE: Final = """
+UPDATE callbacks SET state = CASE WHEN cancelling = 1 THEN 'cancelled' ELSE 'pending' END,
+    due_ms = CASE WHEN cancelling = 0 THEN CAST(? AS bigint) END, lease_ms = NULL,
+    finished_ms = CASE WHEN cancelling = 1 THEN CAST(? AS bigint) END, cancelling = 0
+WHERE id = ? AND claim = ? AND state || '' = 'sending'
+RETURNING tenant, destination, state
+"""
 _PARTS: Final = ("payloads", "attempts", "tags")  # of a callback, in tables of their own
 
 
 def release(tx: Tx, deliveries: Sequence[Delivery], *, now_ms: int) -> None:
     """Hand leased work back, unspent, where the fence is still current."""
-    for delivery in deliveries:
-        leased = tx.all(
-            "SELECT id, tenant, destination, cancelling FROM callbacks "
-            "WHERE id = ? AND claim = ? AND state = 'sending'",
-            delivery.id,
-            delivery.fence,
-        )
-        _end_leases(tx, leased, now_ms)
+    _end_leases(tx, [(delivery.id, delivery.fence) for delivery in deliveries], now_ms)
 
 
 def reclaim(
@@ -40,7 +43,7 @@ def reclaim(
         tx.changes.lanes.update(row[0] for row in held_of(tx, tx.all(BLOCKED), 0))
     latest_ms = now_ms + lease_ms_max
     for (callback,) in tx.all(_ENDS_LATE, latest_ms + SLACK_MS):
-        tx.run("UPDATE callbacks SET lease_ms = ? WHERE id = ?", latest_ms, callback)
+        tx.run(_END_EARLIER, latest_ms, callback, latest_ms)
     return _reclaim(tx, now_ms, ended_ms, held)
 
 
@@ -54,55 +57,50 @@ def _reclaim(
     tx: Tx, now_ms: int, until_ms: int, held: Collection[tuple[str, int]] = frozenset()
 ) -> int:
     leased = tx.all(
-        "SELECT id, tenant, destination, cancelling, claim FROM callbacks "
-        "WHERE state = 'sending' AND lease_ms <= ?",
+        "SELECT id, claim, destination FROM callbacks WHERE state = 'sending' AND lease_ms <= ?",
         until_ms,
     )
-    leased = [row[:4] for row in held_of(tx, leased, 2) if (row[0], row[4]) not in held]
-    _end_leases(tx, leased, now_ms)
-    return len(leased)
+    ended = [row[:2] for row in held_of(tx, leased, 2) if row[:2] not in held]
+    return _end_leases(tx, ended, now_ms)
 
 
-def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> None:
-    for callback, tenant, lane, cancelling in leased:
-        state: State = "cancelled" if cancelling else "pending"
-        tx.run(
-            "UPDATE callbacks SET state = ?, due_ms = ?, lease_ms = NULL, finished_ms = ?, "
-            "cancelling = 0 WHERE id = ?",
-            state,
-            None if cancelling else now_ms,
-            now_ms if cancelling else None,
-            callback,
-        )
-        tx.changes.moved(tenant, "sending", state)
-        tx.changes.lanes.add(lane)
+def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> int:
+    """End the leases of these (ids and fences), as far as they have them still; return how many
+    that were."""
+    ended = 0
+    for callback, fence in leased:
+        for tenant, lane, state in tx.write(_END_LEASE, now_ms, now_ms, callback, fence):
+            tx.changes.moved(tenant, "sending", state)
+            tx.changes.lanes.add(lane)
+            ended += 1
+    return ended
 
 
 def expire(tx: Tx, *, now_ms: int, limit: int) -> int:
     """Make pending deliveries dead that are past their maximum age, or whose destination is
     disabled."""
     old = tx.all(
-        "SELECT id, tenant, destination FROM callbacks WHERE state = 'pending' "
+        "SELECT id, destination FROM callbacks WHERE state = 'pending' "
         "AND expires_ms <= ? ORDER BY expires_ms LIMIT ?",
         now_ms,
         limit,
     )
-    old = held_of(tx, old, 2)
-    finish(tx, old, "dead", error="expired", now_ms=now_ms)
-    return len(old) + _drain_disabled(tx, now_ms=now_ms, limit=limit - len(old))
+    ids = [row[0] for row in held_of(tx, old, 1)]
+    ended = finish(tx, ids, "dead", error="expired", now_ms=now_ms)
+    return ended + _drain_disabled(tx, now_ms=now_ms, limit=limit - ended)
 
 
 def _drain_disabled(tx: Tx, *, now_ms: int, limit: int) -> int:
     ended = 0
     for (lane,) in held_of(tx, tx.all(DRAINING), 0):
         backlog = tx.all(
-            "SELECT id, tenant, destination FROM callbacks WHERE destination = ? "
+            "SELECT id FROM callbacks WHERE destination = ? "
             "AND class IN (0, 1, 2) AND state = 'pending' LIMIT ?",
             lane,
             max(0, limit - ended),
         )
-        finish(tx, backlog, "dead", error="disabled", now_ms=now_ms)
-        ended += len(backlog)
+        ids = [row[0] for row in backlog]
+        ended += finish(tx, ids, "dead", error="disabled", now_ms=now_ms)
     return ended
 
 
@@ -151,8 +149,9 @@ def _prune_rows(tx: Tx, state: State, before_ms: int, limit: int) -> int:
 
 
 def _due(tx: Tx, state: State, pruned: int, before_ms: int, limit: int) -> list[Row]:
-    """Return what is due: id, tenant, bytes of its payload that is there, bytes of all else. The
-    state stands in the text so that the partial index can serve."""
+    """Return what is due: id, tenant, bytes of its payload that is there, bytes of all else; and
+    hold it, so that nobody else changes it until the transaction ends. The state stands in the text
+    so that the partial index can serve."""
     return tx.all(
         f"SELECT id, tenant, (1 - pruned) * payload_size, {rows.ROW_BYTES} + extra_bytes "
         f"FROM callbacks WHERE state = '{state}' AND pruned = ? "

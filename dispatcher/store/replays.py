@@ -181,14 +181,16 @@ def _feed_one(tx: Tx, tenant: str, callback: str, *, made_ms: int, now_ms: int) 
 
 
 def _advance(tx: Tx, replay: str, part: Part, fed: int, *, now_ms: int) -> None:
+    """Under `of_replay`'s lock: it runs, and its cursor is where this part begins."""
     if part.end_id is not None:
         tx.run(
             "UPDATE replays SET cursor = ?, replayed = replayed + ?, skipped = skipped + ? "
-            "WHERE id = ?",
+            "WHERE id = ? AND cursor = ?",
             part.end_id,
             fed,
             len(part.ids) - fed,
             replay,
+            part.cursor,
         )
     else:
         # What left the set on its own (replayed singly, pruned) counts as skipped, where it was
@@ -198,20 +200,23 @@ def _advance(tx: Tx, replay: str, part: Part, fed: int, *, now_ms: int) -> None:
             "WHEN matched_exactly = 1 AND matched > replayed THEN matched - replayed "
             "WHEN matched_exactly = 1 THEN 0 ELSE skipped END, "
             "matched = CASE WHEN matched_exactly = 1 THEN matched ELSE replayed + skipped END, "
-            "matched_exactly = 1 WHERE id = ?",
+            "matched_exactly = 1 WHERE id = ? AND cursor = ?",
             now_ms,
             replay,
+            part.cursor,
         )
 
 
 def cancel(tx: Tx, tenant: str, replay: str, *, now_ms: int) -> Replay:
     """Stop feeding; what was fed stays. Cancelling twice is fine."""
-    if get(tx, tenant, replay).state == "done":
-        raise Conflict(f"{replay} is done already")
     tx.run(
         "UPDATE replays SET state = 'cancelled', finished_ms = ? "
-        "WHERE id = ? AND state = 'running'",
+        "WHERE id = ? AND tenant = ? AND state = 'running'",
         now_ms,
         replay,
+        tenant,
     )
-    return get(tx, tenant, replay)
+    after = get(tx, tenant, replay)
+    if after.state == "done":
+        raise Conflict(f"{replay} is done already")
+    return after

@@ -243,11 +243,12 @@ class Store:
 
         at_ms = now_ms + self._database.skew_ms
         found, place = await self._read(lambda tx: walk(tx, at_ms))
-        if found:
-            await self._write(
-                lambda tx: clocks.hasten(tx, found), lanes=lambda _tx: [one.lane for one in found]
-            )
-        return len(found), place
+        if not found:
+            return 0, place
+        hastened = await self._write(
+            lambda tx: clocks.hasten(tx, found), lanes=lambda _tx: [one.lane for one in found]
+        )
+        return hastened, place
 
     async def expire(self, *, now_ms: int, limit: int) -> int:
         """Make pending deliveries past their maximum age dead, held or not; returns how many."""

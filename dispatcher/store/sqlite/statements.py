@@ -247,6 +247,11 @@ UPDATE callbacks SET state = 'sending', due_ms = NULL, claim = claim + 1, lease_
 WHERE id = ?
 """
 
+# Differs: found only afterwards to have nothing to send.
+_UNLEASE: Final = """
+UPDATE callbacks SET state = 'pending', lease_ms = NULL, claim = claim - 1 WHERE id = ?
+"""
+
 _LEASED: Final = f"""
 SELECT {LEASED}
 FROM json_each(?) j
@@ -259,7 +264,11 @@ JOIN payloads p ON p.callback = c.id
 def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
     """Lease deliveries (lease's end, id); return rows of `rows.LEASED` in their order."""
     tx.many(_LEASE, leases)
-    return tx.all(_LEASED, tx.ids(callback for _, callback in leases))
+    leased = tx.all(_LEASED, tx.ids(callback for _, callback in leases))
+    if len(leased) < len(leases):
+        there = {row[0] for row in leased}
+        tx.many(_UNLEASE, [(callback,) for _, callback in leases if callback not in there])
+    return leased
 
 
 # --- settle ---
