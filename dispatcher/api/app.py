@@ -20,10 +20,15 @@ from dispatcher.api.call import Call, Context
 from dispatcher.api.endpoint import Endpoint, Operation, not_found
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, encode
+from receiver.base.budget import Budget as Shares
 from receiver.base.http import Budget
 
 # All bodies that are still arriving, together: eight of the largest batches.
 BUFFERED_BYTES_MAX: Final = 128 * 1024 * 1024
+# All long responses whose clients have not read them yet: two of the largest payloads there can be.
+# A tenant alone may have two thirds of it, so that there is room for the others'.
+OUTGOING_BYTES_MAX: Final = 192 * 1024 * 1024
+OUTGOING_SHARE: Final = 2 / 3
 
 # In the order of how often they are used, since they are looked for from the top.
 OPERATIONS: Final[tuple[Operation, ...]] = (
@@ -47,8 +52,9 @@ def create_api(context: Context) -> Router:
     """Return the whole HTTP interface over `context`. It owns nothing: whoever made the parts of
     the context opens and closes them."""
     bodies = Budget(BUFFERED_BYTES_MAX, unavailable)
+    outgoing = Shares(OUTGOING_BYTES_MAX, OUTGOING_SHARE)
     routes = [
-        Route(operations[0].path, Endpoint(context, bodies, *operations))
+        Route(operations[0].path, Endpoint(context, bodies, outgoing, *operations))
         for operations in _by_path((*OPERATIONS, *_documentation()))
     ]
     return Router(routes, redirect_slashes=False, default=not_found)

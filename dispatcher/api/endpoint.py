@@ -15,10 +15,11 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as Asgi
 
 from dispatcher.api.call import Call, Context
-from dispatcher.api.errors import ApiError, to_refusal
+from dispatcher.api.errors import ApiError, to_refusal, unavailable
 from dispatcher.api.json import respond
 from dispatcher.values import Scope
 from receiver.base import http
+from receiver.base.budget import Budget as Shares
 from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid, read_query
 
 Handler = Callable[[Call], Coroutine[Any, Any, Response]]
@@ -26,6 +27,9 @@ Method = Literal["GET", "POST", "PATCH", "DELETE"]
 
 # Read and forgotten before an early response: a peer that is still sending would not see it.
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
+# Of a shorter response the kernel mostly takes all at once.
+_LONG_BYTES: Final = 64 * 1024
+_UNREAD: Final = "too much of what was asked for is unread yet; read it, and try again"
 # A second one of these would make the request say two things.
 _SINGLE: Final = (
     b"authorization", b"content-length", b"content-type", b"content-encoding", b"idempotency-key",
@@ -91,8 +95,12 @@ class Operation:
 class Endpoint:
     """The operations of one path, as an ASGI application."""
 
-    def __init__(self, context: Context, bodies: Budget, *operations: Operation) -> None:
+    def __init__(
+        self, context: Context, bodies: Budget, outgoing: Shares, *operations: Operation
+    ) -> None:
+        """`outgoing` is the bytes of long responses that are being read, shared by tenants."""
         self._context = context
+        self._outgoing = outgoing
         self._path = operations[0].path
         self._bodies = bodies
         self._timeout_s = context.settings.request_timeout
@@ -107,20 +115,32 @@ class Endpoint:
             return
         begun_s = time.perf_counter()
         request = Request(scope, receive, _request_id(scope))
+        held, holder = 0, ""
         try:
-            response = await self._respond(scope, request)
+            response, holder = await self._respond(scope, request)
+            held = _held(response)
+            if held and not self._outgoing.take(held, holder):
+                held, response = 0, error_response(unavailable(_UNREAD), request.id)
             close = await request.finish(
                 response.status_code, timeout_s=self._timeout_s, bytes_max=DISCARDED_BYTES_MAX
             )
+            method = scope["method"] if scope["method"] in self._operations else "other"
+            self._context.metrics.requested(
+                method, self._path, response.status_code, time.perf_counter() - begun_s
+            )
+            await _send(scope, receive, send, response, request.id, close=close)
+            del response  # it may be as large again
+            if held:
+                await http.sent(scope)
         except Disconnected:
             return
-        method = scope["method"] if scope["method"] in self._operations else "other"
-        self._context.metrics.requested(
-            method, self._path, response.status_code, time.perf_counter() - begun_s
-        )
-        await _send(scope, receive, send, response, request.id, close=close)
+        finally:
+            if held:
+                self._outgoing.give_back(held, holder)
 
-    async def _respond(self, scope: Asgi, request: Request) -> Response:
+    async def _respond(self, scope: Asgi, request: Request) -> tuple[Response, str]:
+        """Return the response, and the tenant that it is for."""
+        tenant = ""
         try:
             operation = self._operation(request.method)
             request.check_single(_SINGLE)
@@ -132,17 +152,18 @@ class Endpoint:
             )
             if operation.scope is not None:
                 await _admit(call, operation.scope)
+                tenant = call.tenant
                 call.query = read_query(request.query, self._query_names[operation.method])
                 if operation.method == "GET":  # what nobody waits for need not be looked up
-                    return await request.while_there(operation.handler(call))
-            return await operation.handler(call)
+                    return await request.while_there(operation.handler(call)), tenant
+            return await operation.handler(call), tenant
         except Disconnected:
             raise
         except Exception as error:  # the last resort: no fault of ours may leak or hang
             refusal = to_refusal(error, request.id)
             if self._submits:
                 self._context.metrics.refused(refusal.code)
-            return error_response(refusal, request.id)
+            return error_response(refusal, request.id), tenant
 
     def _operation(self, method: str) -> Operation:
         operation = self._operations.get("GET" if method == "HEAD" else method)
@@ -153,6 +174,12 @@ class Endpoint:
                 headers={"Allow": self._allow},
             )
         return operation
+
+
+def _held(response: Response) -> int:
+    """Return how many bytes a response takes up until its client has read it, if they matter."""
+    size = len(response.body) if type(response) is Response else 0
+    return size if size > _LONG_BYTES else 0
 
 
 async def not_found(scope: Asgi, receive: Receive, send: Send) -> None:

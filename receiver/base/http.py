@@ -117,6 +117,9 @@ class Exchange(Protocol):
         """Whether it sent it all, in one write; where not, `send` has to. `head` is the lines
         of the headers; `close` ends the connection."""
 
+    async def sent(self) -> None:
+        """Wait until nothing of what was sent is left here: it is with the kernel, or lost."""
+
 
 class Request:
     """One HTTP request. `path` is below where the app is mounted; header names are lower-case."""
@@ -316,6 +319,13 @@ async def send_bytes(
     pairs = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})
+
+
+async def sent(scope: Scope) -> None:
+    """Wait until a whole response has left, where our own server serves."""
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    if exchange is not None:
+        await exchange.sent()
 
 
 def read_query(raw: bytes, allowed: Collection[str] | None = None) -> dict[str, str]:

@@ -325,6 +325,10 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.on_response()
         return True
 
+    async def sent(self) -> None:
+        """For an `Exchange`: wait for the peer to read, or to be gone."""
+        await self.flow.drain()
+
     def _start_timer(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(self._bounds.head_timeout_s, self._too_slow)
