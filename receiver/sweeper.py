@@ -53,13 +53,13 @@ class Sweeper:
         delete or ignore has time. Raises InboxUnavailable and EffectsError."""
         now_ms = await self._inbox.trusted_ms(await self._time_ms())
         await self._ignore_unclaimed(now_ms)
-        bodies, messages = await self._prune(now_ms, None)
         before_ms = now_ms - round(self._settings.keep_dead * 1000)
         dead, lost = await self._inbox.give_up(
             before_ms=before_ms, now_ms=now_ms, sources=self._sources
         )
         if dead or lost:
             _LOG.warning("given up after RECEIVER_KEEP_DEAD", deadMessages=dead, lostJobs=lost)
+        bodies, messages = await self._prune(now_ms, None)
         if self._effects is not None:
             kept_ms = round(self._settings.keep_messages * 1000) * MARKS_FACTOR
             await asyncio.to_thread(self._effects.forget, now_ms - kept_ms, self._sources)

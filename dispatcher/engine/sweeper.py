@@ -1,5 +1,6 @@
 """What is due to nobody's request: leases and maximum ages end, lanes are checked, old rows go.
-All in small slices between everyone else's commits."""
+All in small slices between everyone else's commits, and of each kind a slice in turn: what there is
+much of keeps nothing else waiting."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -20,6 +21,10 @@ SLICE: Final = 200
 _SHRINK_PAGES: Final = 256
 _WALKED: Final = 1_000  # rows read at once, of which hardly any is written
 _LOOK_MS: Final = 1_000  # how often it looks whether the clock was set
+
+
+Step = Callable[[], Awaitable[bool]]
+"""Does one slice; returns whether there is more to do."""
 
 
 class Sweeper:
@@ -43,9 +48,13 @@ class Sweeper:
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._offset_ms = clock() - monotonic_ms()
-        self._hasten = True  # at the start, too: a clock may have been set while we were down
+        # From where on what waits is hastened: from the start, since a clock may have been set
+        # while we were down.
+        self._place: Place | None = START
         self._trusted = True
+        self._corrected = 0
         self._lane_after = ""
+        self._pruning = False
         self._sweeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -60,20 +69,31 @@ class Sweeper:
 
     async def _run(self) -> None:
         while True:
-            for step in (
-                self._correct,
-                self._reclaim,
-                self._expire,
-                self._repair_lanes,
-                self._prune,
-                self._shrink,
-            ):
-                await self._try(step)
-            await self._pause()
+            until_ms = self._monotonic_ms() + round(self._interval_s * 1000)
+            if not await self._sweep(until_ms):
+                await self._pause(until_ms)
 
-    async def _pause(self) -> None:
-        """Wait for the interval; not longer than a moment once the clock was set back."""
-        until_ms = self._monotonic_ms() + round(self._interval_s * 1000)
+    async def _sweep(self, until_ms: int) -> bool:
+        """Do slices of all kinds in turn, until nothing is left to do or all are to begin again,
+        whoever is not done. Returns whether that is at once: the clock was set back."""
+        left: list[Step] = [
+            self._correct,
+            self._reclaim,
+            self._expire,
+            self._repair_lanes,
+            self._prune,
+            self._shrink,
+        ]
+        while left:
+            left = [step for step in left if await self._try(step)]
+            if self._set_back():
+                return True
+            if self._monotonic_ms() >= until_ms:
+                break
+        return False
+
+    async def _pause(self, until_ms: int) -> None:
+        """Wait until then; not longer than a moment once the clock was set back."""
         left_ms = until_ms - self._monotonic_ms()
         while left_ms > 0 and not self._set_back():
             await asyncio.sleep(min(_LOOK_MS, left_ms) / 1000)  # no event tells of it
@@ -84,48 +104,54 @@ class Sweeper:
         before_ms, self._offset_ms = self._offset_ms, self._clock() - self._monotonic_ms()
         if self._offset_ms >= before_ms - SLACK_MS:
             return False
-        self._hasten, self._trusted = True, False
+        self._place, self._trusted = START, False
         return True
 
-    async def _try(self, step: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, step: Step) -> bool:
         try:
-            await step()
+            return await step()
         except StoreError as error:
             _LOG.warning("will try again", reason=str(error))
         except Exception:
             _LOG.exception("a sweep failed")
+        return False
 
-    async def _correct(self) -> None:
+    async def _correct(self) -> bool:
         """Bring back what a clock that ran ahead has put off (D20)."""
-        total = 0
-        while found := await self._store.bring_back(now_ms=self._clock(), limit=SLICE):
-            total += found
-            self._hasten, self._trusted = True, False
-            if found < SLICE:
-                break
-        place: Place | None = START if self._hasten else None
-        while place is not None:
-            found, place = await self._store.hasten(
-                place, now_ms=self._clock(), trusted=self._trusted, limit=_WALKED
+        if self._place in (None, START):
+            found = await self._store.bring_back(now_ms=self._clock(), limit=SLICE)
+            if found:
+                self._place, self._trusted = START, False
+                self._corrected += found
+            if found >= SLICE:
+                return True
+        if self._place is not None:
+            found, self._place = await self._store.hasten(
+                self._place, now_ms=self._clock(), trusted=self._trusted, limit=_WALKED
             )
-            total += found
-        self._hasten, self._trusted = False, True
-        if total:
-            _LOG.warning("the clock was set back: what it had put off goes on", corrected=total)
+            self._corrected += found
+        if self._place is not None:
+            return True
+        self._trusted = True
+        if self._corrected:
+            message = "the clock was set back: what it had put off goes on"
+            _LOG.warning(message, corrected=self._corrected)
+            self._corrected = 0
+        return False
 
-    async def _reclaim(self) -> None:
+    async def _reclaim(self) -> bool:
         reclaimed = await self._store.reclaim(now_ms=self._clock(), held=self._held())
         if reclaimed:
             self._metrics.reclaimed(reclaimed)
             _LOG.warning("leases ended without a result", deliveries=reclaimed)
+        return False
 
-    async def _expire(self) -> None:
-        while expired := await self._store.expire(now_ms=self._clock(), limit=SLICE):
-            self._metrics.expired(expired)
-            if expired < SLICE:
-                return
+    async def _expire(self) -> bool:
+        expired = await self._store.expire(now_ms=self._clock(), limit=SLICE)
+        self._metrics.expired(expired)
+        return expired >= SLICE
 
-    async def _repair_lanes(self) -> None:
+    async def _repair_lanes(self) -> bool:
         """One slice of lanes a sweep, so that a million of them cost no more than a few."""
         repaired, after = await self._store.repair_lanes(
             now_ms=self._clock(), after=self._lane_after, limit=SLICE
@@ -134,14 +160,19 @@ class Sweeper:
         if repaired:
             self._metrics.lane_repaired(repaired)
             _LOG.error("lanes disagreed with their deliveries and were repaired", lanes=repaired)
+        return False
 
-    async def _prune(self) -> None:
-        while pruned := await self._store.prune(self._retention, now_ms=self._clock(), limit=SLICE):
-            self._metrics.pruned(pruned)
+    async def _prune(self) -> bool:
+        pruned = await self._store.prune(self._retention, now_ms=self._clock(), limit=SLICE)
+        self._metrics.pruned(pruned)
+        self._pruning = pruned > 0
+        return self._pruning
 
-    async def _shrink(self) -> None:
-        while await self._store.shrink(pages=_SHRINK_PAGES) >= _SHRINK_PAGES:
-            pass
+    async def _shrink(self) -> bool:
+        """Give space back, once no more of it comes: else pages would be moved that go anyway."""
+        if self._pruning:
+            return True
+        return await self._store.shrink(pages=_SHRINK_PAGES) >= _SHRINK_PAGES
 
 
 def _retention(settings: Settings) -> Retention:

@@ -117,11 +117,17 @@ def prune(tx: Tx, periods: Retention, *, now_ms: int, limit: int) -> int:
     for state in ("delivered", "cancelled"):
         done += _prune_payloads(tx, state, now_ms - periods.delivered_payload_ms, limit - done)
         done += _prune_rows(tx, state, now_ms - periods.delivered_ms, limit - done)
-    tx.run(
-        "DELETE FROM replays WHERE state <> 'running' AND finished_ms < ?",
-        now_ms - periods.dead_ms,
+    done += _prune_rows(tx, "dead", now_ms - periods.dead_ms, limit - done)
+    return done + _prune_replays(tx, now_ms - periods.dead_ms, limit - done)
+
+
+def _prune_replays(tx: Tx, before_ms: int, limit: int) -> int:
+    return tx.run(
+        "DELETE FROM replays WHERE id IN (SELECT id FROM replays "
+        "WHERE finished_ms IS NOT NULL AND finished_ms < ? ORDER BY finished_ms LIMIT ?)",
+        before_ms,
+        max(0, limit),
     )
-    return done + _prune_rows(tx, "dead", now_ms - periods.dead_ms, limit - done)
 
 
 def _prune_payloads(tx: Tx, state: State, before_ms: int, limit: int) -> int:

@@ -263,8 +263,7 @@ class Inbox:
         await self._repeat(
             partial(retention.forget_expectations, before_ms=messages_before_ms, foreign=foreign)
         )
-        if bodies or messages:
-            await self._database.shrink()
+        await self._database.shrink()
         return bodies, messages
 
     async def give_up(

@@ -10,6 +10,7 @@ import pytest
 import dispatcher.settings
 from dispatcher.policy import Policy
 from receiver import Event, Receiver, Settings
+from receiver.base.db import sqlite
 from receiver.base.settings import SettingError
 from receiver.inbox.expectations import NewExpectation
 from receiver.inbox.retention import ENDLESS
@@ -91,14 +92,25 @@ def test_dead_messages_are_not_forgotten_before_others() -> None:
         Settings(secrets=(SECRET,), keep_dead=DAY_S)
 
 
-async def test_pruning_gives_all_pages_back(tmp_path: Path) -> None:
-    """Not a megabyte an hour."""
+async def test_pruning_gives_all_pages_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a megabyte an hour, and by the megabyte, not by the page."""
     inbox = await Place(f"sqlite:///{tmp_path}/inbox.db").open()
     for n in range(200):
         await inbox.receive(message(f"job_{n}", text=os.urandom(20_000).hex()))
     far_ms = NOW_MS + 1
+    given: list[int] = []
+
+    def counted(connection: sqlite3.Connection, pages: int) -> int:
+        given.append(sqlite.give_back(connection, pages))
+        return given[-1]
+
+    monkeypatch.setattr("receiver.inbox.sqlite.database.give_back", counted)
     assert await inbox.prune(bodies_before_ms=far_ms, messages_before_ms=far_ms) == (200, 200)
     await inbox.close()
+    assert len(given) > 5
+    assert set(given[:-1]) == {256}
     db = sqlite3.connect(tmp_path / "inbox.db")
     assert db.execute("PRAGMA freelist_count").fetchone() == (0,)
     db.close()

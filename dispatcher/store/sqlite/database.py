@@ -31,6 +31,7 @@ from receiver.base.db.sqlite import (
     SqliteFile,
     commit_batch,
     connect_reader,
+    give_back,
     in_transaction,
     make_durable,
     schema_version,
@@ -46,6 +47,7 @@ _BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
 # A checkpoint copies this many pages at once (16 MiB): rare enough to be cheap, small enough to
 # keep the log file from growing without bound.
 _CHECKPOINT_PAGES: Final = 4_096
+_LOG_BYTES: Final = 64 * 2**20  # larger than this it is only beside a backup
 
 
 class SqliteTx(Tx, sqlite.SqliteTx):
@@ -138,7 +140,7 @@ class SqliteDatabase:
         return await self._file.readers.read(lambda connection: query(SqliteTx(connection)), reader)
 
     async def shrink(self, *, pages: int) -> int:
-        return await self._file.write(shrink, pages)
+        return await self._file.write(give_back, pages)
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
         return measure(
@@ -216,14 +218,28 @@ def path_of(url: str) -> Path:
 def measure(
     connection: sqlite3.Connection, path: Path, *, bytes_max: int, reserve_bytes: int
 ) -> Usage:
-    """Return the bytes in use, and how many more the limit and the disk allow."""
+    """Return the bytes in use, and how many more the limit and the disk allow. What the log grows
+    to beside a backup counts."""
     (size,) = connection.execute("PRAGMA page_size").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     (unused,) = connection.execute("PRAGMA freelist_count").fetchone()
     disk = os.statvfs(path.absolute().parent)
-    used = (pages - unused) * size
+    used = (pages - unused) * size + max(0, _log_bytes(connection, path) - _LOG_BYTES)
     on_disk = disk.f_bavail * disk.f_frsize - reserve_bytes + unused * size
     return Usage(used_bytes=used, free_bytes=max(0, min(bytes_max - used, on_disk)))
+
+
+def _log_bytes(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the size of the log. One that grew beside a backup, which needs the file as it was
+    when it began, is made small again as soon as that is over."""
+    log = path.with_name(path.name + "-wal")
+    size = log.stat().st_size if log.exists() else 0
+    if size <= _LOG_BYTES:
+        return size
+    connection.execute("PRAGMA busy_timeout = 0")  # nobody waits for the backup's end
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    return log.stat().st_size
 
 
 def backup_file(path: Path, target: Path) -> None:
@@ -260,15 +276,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def shrink(connection: sqlite3.Connection, pages: int) -> int:
-    """Give up to `pages` unused pages back to the file system; returns how many."""
-    (before,) = connection.execute("PRAGMA freelist_count").fetchone()
-    if before:
-        connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-    (after,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return int(before - after)
 
 
 # --- what the doctor looks at ---

@@ -161,6 +161,17 @@ def make_durable(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
 
+def give_back(connection: sqlite3.Connection, pages: int) -> int:
+    """Give up to `pages` unused pages back to the file system; return how many. Not in a
+    transaction, where it would do nothing."""
+    (before,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if before:
+        # As a script: the statement has no columns, so that fetching would end after one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({pages})")
+    (after,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(before - after)
+
+
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Return a connection that can neither write nor checkpoint. Raises sqlite3.Error."""
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"

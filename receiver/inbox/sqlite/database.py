@@ -13,6 +13,7 @@ from receiver.base.db.sqlite import (
     SqliteFile,
     SqliteTx,
     commit_batch,
+    give_back,
     make_durable,
     migrate,
     schema_version,
@@ -68,9 +69,8 @@ class SqliteDatabase:
     async def shrink(self) -> None:
         """Give unused pages back to the file system, in slices. Not in a transaction, where it
         would do nothing."""
-        before, left = None, await self._file.write(_vacuum)
-        while left and left != before:
-            before, left = left, await self._file.write(_vacuum)
+        while await self._file.write(give_back, VACUUM_PAGES) == VACUUM_PAGES:
+            pass
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -91,10 +91,3 @@ def _check(connection: sqlite3.Connection) -> None:
 
 def _commit(connection: sqlite3.Connection, apply: Callable[[Any], T]) -> T:
     return commit_batch(connection, lambda: apply(SqliteTx(connection)))
-
-
-def _vacuum(connection: sqlite3.Connection) -> int:
-    """Give some pages back; return how many unused ones there still are."""
-    connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-    (left,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return int(left)

@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.filters import Filter
+from dispatcher.metrics import Metrics
 from dispatcher.policy import Policy, dump
+from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound, StoreUnavailable
+from dispatcher.store.store import Store
 from dispatcher.values import Replay
 from receiver.base.clock import now_ms
 from tests.dispatcher.engine.rig import Rig, rigged
@@ -99,6 +102,74 @@ async def test_retention_goes_on_by_itself(tmp_path: Path) -> None:
             return False
 
         await rig.until(gone)
+
+
+class Busy:
+    """A store of which each verb has so many slices to do, and that notes their order."""
+
+    def __init__(self, **slices: int) -> None:
+        self.slices = slices
+        self.calls: list[str] = []
+        self.done = asyncio.Event()
+
+    def __getattr__(self, verb: str) -> Any:
+        async def act(*_: object, **__: object) -> Any:
+            await asyncio.sleep(0)
+            self.calls.append(verb)
+            left = self.slices.get(verb, 0)
+            self.slices[verb] = max(0, left - 1)
+            if not any(self.slices.values()):
+                self.done.set()
+            if verb == "hasten":
+                return 0, (1, "") if left else None
+            if verb == "repair_lanes":
+                return 0, None
+            return {"prune": 200, "expire": 200, "shrink": 256}.get(verb, 0) if left else 0
+
+        return act
+
+
+async def swept(busy: Busy, interval_s: float) -> list[str]:
+    """The calls until all was done, with a clock that moves a millisecond each time it is read."""
+    now_ms = [0]
+
+    def tick() -> int:
+        now_ms[0] += 1
+        return now_ms[0]
+
+    sweeper = Sweeper(
+        Settings(sweep_interval=interval_s),
+        cast(Store, busy),
+        Metrics(),
+        clock=lambda: now_ms[0],
+        monotonic_ms=tick,
+    )
+    sweeper.start()
+    async with asyncio.timeout(60):
+        await busy.done.wait()
+    await sweeper.stop()
+    return busy.calls
+
+
+async def test_what_there_is_much_of_keeps_nothing_else_waiting() -> None:
+    """Retention, maximum ages and the clock's walk go on in turn, slice by slice, and space is
+    given back once retention is done."""
+    calls = await swept(Busy(prune=40, expire=20, hasten=10, shrink=3), 3600)
+    busy = [verb for verb in calls if verb in ("prune", "expire", "hasten")]
+    assert busy[:30] == ["hasten", "expire", "prune"] * 10
+    assert busy[30:52] == ["hasten", *["expire", "prune"] * 10, "expire"][:22]
+    assert calls.index("shrink") > max(n for n, verb in enumerate(calls) if verb == "prune")
+    assert calls.count("shrink") >= 3
+
+
+async def test_a_prune_that_does_not_end_delays_no_lease_and_no_age() -> None:
+    """What ended in the meantime is looked for after each interval, as if nothing else was due."""
+    busy = Busy(prune=3_000)
+    calls = await swept(busy, 0.05)
+    assert calls.count("reclaim") >= 3
+    between = calls[calls.index("reclaim") + 1 :]
+    assert between.index("reclaim") < between.count("prune")
+    assert calls.count("expire") == calls.count("reclaim")
 
 
 async def test_a_replay_is_fed_and_delivered(tmp_path: Path) -> None:

@@ -211,3 +211,30 @@ async def test_a_backup_needs_no_running_service(tmp_path: Path) -> None:
 async def test_there_is_nothing_to_back_up_where_no_database_is(tmp_path: Path) -> None:
     await raises(StoreUnavailable, backup(names(tmp_path / "none.db"), tmp_path / "copy.db"))
     assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240
+
+
+async def test_a_log_that_grows_beside_a_backup_counts_as_storage_and_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I7: a backup needs the file as it was, so the log keeps all that is written meanwhile."""
+    monkeypatch.setattr("dispatcher.store.sqlite.database._LOG_BYTES", 2**20)
+    monkeypatch.setattr("dispatcher.store.sqlite.database._MEASURE_EVERY_S", 0.0)
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("first")
+        reader = sqlite3.connect(tmp_path / "postback.db", isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM callbacks").fetchone()
+        before = world.store.usage().used_bytes
+        # The same few pages over and over.
+        for n in range(60):
+            await asyncio.gather(*(world.change(concurrency=1 + (n + m) % 9) for m in range(3)))
+            await world.submit(f"job-{n}", body=b"x" * 40_000)
+        log = (tmp_path / "postback.db-wal").stat().st_size
+        pages = await pragma(world, "page_count")
+        assert log > 3 * 2**20
+        assert world.store.usage().used_bytes - before >= log - 2**20
+        assert world.store.usage().used_bytes > pages * 4_096
+        reader.close()
+        await world.submit("last")
+        assert (tmp_path / "postback.db-wal").stat().st_size == 0
+        assert world.store.usage().used_bytes <= pages * 4_096 + 2**20
