@@ -9,8 +9,10 @@ from typing import Final
 import psycopg
 import pytest
 
-from dispatcher.store import claim, lanes
+from dispatcher.filters import Filter
+from dispatcher.store import callbacks, claim, lanes, search
 from dispatcher.store.postgres import statements
+from dispatcher.store.postgres.session import PostgresTx
 from dispatcher.values import NORMAL
 from receiver.base.db.postgres import WRITER, Server
 from tests.dispatcher.postgres import folders
@@ -74,6 +76,43 @@ def test_a_statement_finds_its_rows_by_index(name: str, connection: psycopg.Conn
     print(f"\n{name}: {', '.join(sorted(used))}")
     assert "Seq Scan" not in plan, plan
     assert expected <= used, plan
+
+
+LOOKS: Final[dict[str, tuple[Filter, str]]] = {
+    "all": (Filter(job_status="x"), "callbacks_by_tenant"),
+    "delivered": (Filter(status="delivered"), "callbacks_by_tenant"),
+    "dead": (Filter(status="dead", destination="named"), "callbacks_dead"),
+    "pending": (Filter(status="pending", priority="high"), "callbacks_waiting"),
+    "cancelled": (Filter(status="cancelled", job_status="x"), "callbacks_cancelled"),
+    "sending": (Filter(status="sending"), "callbacks_sending"),
+    "failed": (Filter(error="http_503", callback_url="x"), "callbacks_failed"),
+    "of a job": (Filter(job_id="x", status="delivered"), "callbacks_by_job"),
+    "tagged": (Filter(tags=(("a", "b"),), priority="high"), "tags_pkey"),
+}
+
+
+@pytest.mark.parametrize("ascending", [False, True], ids=["newest", "oldest"])
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_look_walks_its_index(
+    name: str, ascending: bool, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as it may, and in its order: nothing is sorted but what there are few of."""
+    wanted, index = LOOKS[name]
+    monkeypatch.setattr("dispatcher.store.search._reach", lambda *_: "cb_5")
+    walked = search.walk(
+        PostgresTx(connection), "acme", wanted, after="cb_7", newest_first=not ascending
+    )
+    order = f"ORDER BY {walked.column} {'ASC' if ascending else 'DESC'} LIMIT ?"
+    plan = explained(connection, f"SELECT c.id, c.url {walked.source} {order}")
+    assert "Seq Scan" not in plan, plan
+    assert index in plan, plan
+    assert ("Sort" in plan) is (name in ("sending", "of a job")), plan
+
+
+def test_figures_of_all_go_from_tenant_to_tenant(connection: psycopg.Connection) -> None:
+    plan = explained(connection, callbacks._OLDEST_OF_ALL)
+    assert "Seq Scan on callbacks" not in plan, plan
+    assert plan.count("Index Only Scan using callbacks_waiting") >= 2, plan
 
 
 def explained(connection: psycopg.Connection, sql: str) -> str:

@@ -4,6 +4,7 @@ virtual machine takes."""
 import re
 import sqlite3
 from collections.abc import Awaitable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -11,6 +12,7 @@ import pytest
 
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
+from dispatcher.store import replays
 from dispatcher.store.requests import ClaimRequest, Retention
 from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World, secret
 from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world, submit_many
@@ -289,3 +291,130 @@ async def test_lanes_that_disagree_with_their_deliveries_are_repaired_and_counte
         repaired, _ = await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100)
         assert repaired == 3
         assert len(await world.claim()) == 3
+
+
+# --- looking ---
+
+
+def history(connection: sqlite3.Connection, first: int, count: int) -> None:
+    """`count` finished callbacks from number `first` on: one in six dead, one in five tagged."""
+    numbers = "WITH RECURSIVE n(i) AS (SELECT ?1 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?2)"
+    span = (first, first + count)
+    connection.execute(
+        "INSERT INTO callbacks (id, tenant, job_id, job_status, priority, destination, url, "
+        "payload_size, payload_sha256, explicit_key, content, created_ms, expires_ms, state, "
+        f"class, attempts, finished_ms, last_error) {numbers} SELECT "
+        "printf('cb_0%031d', i), ?3, 'job-' || i, 'completed', 1, ?4, ?5, 1, x'00', 0, x'00', "
+        "?6, ?6, CASE WHEN i % 6 = 0 THEN 'dead' ELSE 'delivered' END, 1, 1, ?6 + i, "
+        "CASE WHEN i % 6 = 0 THEN 'http_503' END FROM n",
+        (*span, TENANT, lane_id(TENANT, URL), URL, T0),
+    )
+    connection.execute(
+        f"INSERT INTO tags {numbers} "
+        "SELECT ?3, 'team', 'a', printf('cb_0%031d', i) FROM n WHERE i % 5 = 0",
+        (*span, TENANT),
+    )
+
+
+async def looked(world: World, verb: Awaitable[Any]) -> int:
+    """How many steps of the readers' virtual machines `verb` took, to the nearest ten."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 10
+        return 0
+
+    await on_readers(world, lambda connection: connection.set_progress_handler(count, 10))
+    await verb
+    await on_readers(world, lambda connection: connection.set_progress_handler(None, 0))
+    return counted
+
+
+def filters() -> list[dict[str, Any]]:
+    """Each filter with a value that much matches and one that nothing does, and every pair."""
+    parts: dict[str, tuple[Any, ...]] = {
+        "status": ("delivered", "dead", "pending", "sending", "cancelled"),
+        "job_status": ("completed", "nosuch"),
+        "job_id": ("job-7", "nosuch"),
+        "tags": ((("team", "a"),), (("team", "nosuch"),), (("team", "a"), ("user", "x"))),
+        "destination": (URL, FAST),
+        "callback_url": (URL, FAST),
+        "priority": ("normal", "high"),
+        "error": ("http_503", "http_999"),
+        "since_ms": (1,),
+        "until_ms": (T0,),
+    }
+    single = [{name: value} for name, values in parts.items() for value in values]
+    pairs = [one | other for one, other in combinations(single, 2) if set(one) != set(other)]
+    return [{}, *single, *pairs]
+
+
+async def costs_of_looking(world: World) -> dict[str, int]:
+    store = world.store
+    costs = {}
+    for fields in filters():
+        wanted = Filter(**fields)
+        costs[f"list {fields}"] = await looked(
+            world, store.search(TENANT, wanted, after=None, limit=50)
+        )
+        if wanted.status not in ("pending", "sending"):
+            costs[f"dry run {fields}"] = await looked(
+                world, store.preview_replay(TENANT, wanted, sample=10)
+            )
+    costs["stats"] = await looked(world, store.stats(TENANT))
+    costs["stats of all"] = await looked(world, store.stats(None))
+    costs["destinations"] = await looked(world, store.destinations(TENANT, after=None, limit=50))
+    return costs
+
+
+async def test_looking_costs_the_same_however_much_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I10: with eight times as much, every filter and pair of filters, dry run and figure takes as
+    many steps as before."""
+    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 200)
+    monkeypatch.setattr("dispatcher.store.replays.COUNTED_MAX", 100)
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("one")
+        await on_writer(world, lambda connection: history(connection, 0, 10_000))
+        before = await costs_of_looking(world)
+        await on_writer(world, lambda connection: history(connection, 10_000, 70_000))
+        after = await costs_of_looking(world)
+    grown = {
+        what: (before[what], steps)
+        for what, steps in after.items()
+        if steps > before[what] * 1.1 + 200
+    }
+    assert grown == {}
+    assert max(after.values()) < replays.LOOKS_MAX * 200 * 40
+
+
+async def test_a_backlog_shown_costs_no_more_than_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dispatcher.store.destinations.COUNTED_MAX", 1_000)
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("one")
+        where = lane_id(TENANT, URL)
+        await on_writer(world, lambda connection: pile(connection, where, 50_000, T0))
+        taken = await looked(world, world.destination())
+        assert taken < 1_000 * 10
+        shown = await world.destination()
+        assert (shown.backlog, shown.backlog_exactly) == (1_000, False)
+
+
+async def test_figures_of_all_ask_only_about_tenants_for_whom_something_waits(
+    tmp_path: Path,
+) -> None:
+    async with sqlite_world(tmp_path) as world:
+        for n in range(3):
+            await world.submit("waiting", tenant=f"t{n}")
+        before = await looked(world, world.store.stats(None))
+        await on_writer(
+            world,
+            lambda connection: connection.executemany(
+                "INSERT INTO turns (tenant) VALUES (?)", [(f"was-{n}",) for n in range(5_000)]
+            ),
+        )
+        assert await looked(world, world.store.stats(None)) <= before + 50
