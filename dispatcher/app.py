@@ -133,3 +133,7 @@ class Service:
         gauge("in_flight", "Attempts that run now", lambda: self.engine.in_flight)
         gauge("store_used_bytes", "Database in use", lambda: self.store.usage().used_bytes)
         gauge("store_free_bytes", "Room left", lambda: self.store.usage().free_bytes)
+        counter, tally = self.metrics.bind_counter, self.metrics.connections
+        counter("connections_refused", "Surplus connections closed.", lambda: tally.refused)
+        counter("connections_cut", "Connections whose peer did not read.", lambda: tally.cut)
+        counter("log_lines_dropped", "Lines of the log that nobody read.", log.dropped)

@@ -1,14 +1,17 @@
 """Counts and durations for Prometheus. No label ever names a tenant, a destination or a job (D14),
 and every label has few values, whatever peers send."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
 
 from dispatcher.outcome import AttemptOutcome, Outcome
 from dispatcher.policy import Verdict
+from receiver.base.budget import Tally
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -38,11 +41,22 @@ _COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
+class _Counted(Collector):
+    """A counter that is kept elsewhere."""
+
+    def __init__(self, name: str, about: str, fn: Callable[[], float]) -> None:
+        self._name, self._about, self._fn = name, about, fn
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._about, value=self._fn())
+
+
 class Metrics:
     """The figures of one process, in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self.connections = Tally()
         # Labelled children, since looking one up by its labels costs more than counting.
         self._counters: dict[tuple[Counter, *tuple[str, ...]], Counter] = {}
         self._histograms: dict[tuple[Histogram, *tuple[str, ...]], Histogram] = {}
@@ -131,6 +145,10 @@ class Metrics:
     def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
         """Add a gauge that calls `fn` whenever it is read."""
         Gauge(f"dispatcher_{name}", about, registry=self._registry).set_function(fn)
+
+    def bind_counter(self, name: str, about: str, fn: Callable[[], float]) -> None:
+        """Add a counter that calls `fn` whenever it is read."""
+        self._registry.register(_Counted(f"dispatcher_{name}", about, fn))
 
     def render(self) -> bytes:
         """Everything, in the text format that `CONTENT_TYPE` names."""

@@ -98,6 +98,7 @@ async def _take_requests(
         _bounds(settings),
         keep_alive_s=_KEEP_ALIVE_S,
         drain_s=min(_HTTP_DRAIN_S, settings.drain_grace),
+        tally=service.metrics.connections,
     )
     http = server.Server(config, on_listening=listening)
     with stop.calling(service.engine.refuse_submits), stop.calling(http.stop):

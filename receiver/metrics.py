@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from receiver.base import log
+from receiver.base.budget import Tally
 from receiver.inbox.listing import Backlog
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,6 +27,7 @@ class Metrics:
         self._unknown = 0
         self._hanging = 0
         self._unclaimed = 0
+        self.connections = Tally()
 
     def count_received(self, verdict: str) -> None:
         self._received[verdict] += 1
@@ -75,17 +78,19 @@ class Metrics:
                 "lack",
                 self._own_faults,
             ),
-            *_single(
-                "unclaimed_total",
-                "Messages ignored: nobody handles them.",
-                self._unclaimed,
-                "counter",
-            ),
+            *_total("unclaimed_total", "Messages ignored: nobody handles them.", self._unclaimed),
             *_series("messages", "gauge", "Messages not done with.", "state", states),
             *_series("expected_jobs", "gauge", "Jobs waited for, or lost.", "state", expected),
-            "# HELP receiver_unknown_total Messages of an unknown status.",
-            "# TYPE receiver_unknown_total counter",
-            f"receiver_unknown_total {self._unknown}",
+            *_total("unknown_total", "Messages of an unknown status.", self._unknown),
+            *_total(
+                "connections_refused_total", "Surplus connections closed.", self.connections.refused
+            ),
+            *_total(
+                "connections_cut_total",
+                "Connections whose peer did not read.",
+                self.connections.cut,
+            ),
+            *_total("log_lines_dropped_total", "Lines of the log that nobody read.", log.dropped()),
             *_single("hanging_handlers", "Handlers beyond their time.", self._hanging),
             *_single("oldest_unhandled_seconds", "Age of the oldest unhandled message.", oldest_s),
         ]
@@ -107,3 +112,7 @@ def _single(name: str, about: str, value: float, kind: str = "gauge") -> list[st
         f"# TYPE receiver_{name} {kind}",
         f"receiver_{name} {value:g}",
     ]
+
+
+def _total(name: str, about: str, value: int) -> list[str]:
+    return _single(name, about, value, "counter")

@@ -70,7 +70,11 @@ async def _take_requests(app: Receiver, listener: socket.socket, stop: Stop) -> 
     server.tune_gc()
     url, port = server.url_of(listener), listener.getsockname()[1]
     config = server.config(
-        app, _bounds(settings), keep_alive_s=settings.keep_alive, drain_s=settings.drain_grace
+        app,
+        _bounds(settings),
+        keep_alive_s=settings.keep_alive,
+        drain_s=settings.drain_grace,
+        tally=app.metrics.connections,
     )
     http = server.Server(
         config,

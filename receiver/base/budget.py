@@ -1,6 +1,7 @@
 """What many share of something bounded: one that takes much leaves room for the others."""
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Final
 
 NOBODY: Final = ""
@@ -44,3 +45,12 @@ class Budget:
     def held(self) -> int:
         """How many are taken, by all together."""
         return sum(self._held.values())
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many connections were closed as they came, because there were too many in all or from
+    their address, and how many were ended because their peer did not read."""
+
+    refused: int = 0
+    cut: int = 0

@@ -6,7 +6,7 @@ import ipaddress
 import json
 from typing import Any, Final
 
-from receiver.base.budget import Budget
+from receiver.base.budget import Budget, Tally
 from receiver.base.http import busy
 from receiver.base.protocol import BoundedProtocol, Bounds
 
@@ -21,13 +21,10 @@ Transport = asyncio.Transport
 class Connections:
     """The connections of one server, and the factory of their protocols."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Bounds, tally: Tally) -> None:
         self.bounds = bounds
+        self.tally = tally
         self.places = Budget(bounds.connections_max, bounds.peer_share)
-        self.refused = 0
-        """How many were closed as they came: there were too many, in all or from their address."""
-        self.cut = 0
-        """How many were ended because their peer did not read what it had asked for."""
         # One for all: what is in it is parsed, or copied, before the next read.
         self.read_buffer = memoryview(bytearray(_READ_BODY_BYTES))
         self.small_buffer = self.read_buffer[:_READ_BYTES]
@@ -41,7 +38,7 @@ class Connections:
         return BoundedProtocol(self.bounds, self._count_cut, **kwargs)
 
     def _count_cut(self) -> None:
-        self.cut += 1
+        self.tally.cut += 1
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -63,7 +60,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._protocol = connections.protocol(self._arguments)
             self._protocol.connection_made(transport)
         else:
-            connections.refused += 1
+            connections.tally.refused += 1
             transport.write(_SURPLUS)
             transport.close()
 

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from receiver.base.clock import iso
+from receiver.base.outlet import Outlet
 
 LogFormat: TypeAlias = Literal["auto", "json", "text"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -67,6 +68,9 @@ def configure(
     lines = Lines(out, TextFormatter(style, colour=colour) if text else JsonFormatter(style))
     for name, threshold in ((style.root, level), (_UVICORN, style.uvicorn_level or level)):
         logger = logging.getLogger(name)
+        for replaced in logger.handlers:
+            if isinstance(replaced, Lines):
+                replaced.close()
         logger.handlers[:] = [lines]
         logger.propagate = False
         logger.setLevel(threshold.upper())
@@ -138,6 +142,11 @@ class Log:
         logger.handle(record)
 
 
+def dropped() -> int:
+    """Return how many lines of this process's log nobody read in time."""
+    return Outlet.dropped
+
+
 def redact(text: str) -> str:
     """Return `text` without what looks like one of our secrets or keys: a last resort, since none
     should come this far."""
@@ -150,12 +159,12 @@ class Lines(logging.Handler):
     """Makes and writes the lines of one turn of the event loop together, where one runs: with all
     of it in the processor's caches a line costs half as much, and a write for each of them took
     longer than all the rest. A warning, and what waits before it, is written before the call
-    returns; `logging` flushes at the interpreter's exit."""
+    returns, unless nobody reads what is written; `logging` flushes at the interpreter's exit."""
 
     def __init__(self, out: TextIO, formatter: "LineFormatter") -> None:
         super().__init__()
         self._lines = formatter
-        self._out = out
+        self._outlet = Outlet(out, self._told)
         self._waiting: list[Entry] = []
         self._loop: asyncio.AbstractEventLoop | None = None  # that will write them
 
@@ -181,14 +190,25 @@ class Lines(logging.Handler):
             self._loop = None
             waiting = self._waiting[:]
             del self._waiting[: len(waiting)]  # another thread may have added to it just now
-            if waiting:
+            if waiting and self._outlet.is_full:
+                self._outlet.drop(len(waiting))
+            elif waiting:
                 line = self._lines.line
                 text = "".join([line(entry) + "\n" for entry in waiting])
                 with suppress(OSError, ValueError):  # full, or closed: there is nowhere to say so
-                    self._out.write(text)
-                    self._out.flush()
+                    self._outlet.write(text, len(waiting))
         finally:
             self.release()
+
+    def close(self) -> None:
+        self.flush()
+        self._outlet.close()
+        super().close()
+
+    def _told(self, dropped: int) -> str:
+        event = "lines of this log were dropped: nobody read it"
+        fields = {"lines": dropped}
+        return self._lines.line((time.time(), logging.WARNING, "log", event, fields, None)) + "\n"
 
 
 class LineFormatter:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from receiver.base.budget import Tally
 from receiver.base.connections import Connections
 from receiver.base.protocol import Bounds
 
@@ -77,11 +78,14 @@ class Server(uvicorn.Server):
         yield
 
 
-def config(app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float) -> uvicorn.Config:
+def config(
+    app: Any, bounds: Bounds, *, keep_alive_s: float, drain_s: float, tally: Tally | None = None
+) -> uvicorn.Config:
     """Return uvicorn's configuration for `app`, whose lifespan is the caller's affair."""
+    connections: Any = Connections(bounds, tally or Tally())
     return uvicorn.Config(
         app,
-        http=Connections(bounds),  # type: ignore[arg-type]  # it is called, whatever it is
+        http=connections,  # it is called, whatever it is
         ws="none",
         lifespan="off",
         log_config=None,
