@@ -18,6 +18,7 @@ _FILES_PER_SLOT: Final = 2
 # Streams, listener, database sessions that are being replaced, clients that are turned away.
 _FILES_SPARE: Final = 64
 _FILES_PER_READER: Final = 2  # database and log
+_LOOKUPS_SHARE: Final = 8  # name look-ups have an eighth of all descriptors at most
 _OTHER_CONNECTIONS: Final = 4  # to the database: writer, listener, our own readers
 
 
@@ -277,17 +278,24 @@ class ClientSettings:
 
 def files_needed(settings: Settings) -> int:
     """Return how many files a process with these settings may have open at once."""
-    return _files_spare(settings) + sum(need.files for need in _needs(settings))
+    needed = _files_spare(settings) + settings.dns_lookups_max
+    return needed + sum(need.files for need in _needs(settings))
 
 
 def within_files(settings: Settings, limit: int, *, is_told: bool = False) -> Settings:
-    """Return the settings with as many slots and connections as `limit` has descriptors for: they
-    are ours to bound, since a lack of them would fail deliveries (D21)."""
+    """Return the settings with as many slots, connections and look-ups as `limit` has descriptors
+    for: they are ours to bound, since a lack of them would fail deliveries (D21)."""
     slots, connections = _needs(settings)
-    fitting = lack.fit(slots, connections, files=max(0, limit - _files_spare(settings)))
+    lookups = Need(setting="DISPATCHER_DNS_LOOKUPS_MAX", count=settings.dns_lookups_max)
+    lookups_max = lookups.within(limit // _LOOKUPS_SHARE)
+    files = max(0, limit - _files_spare(settings) - lookups_max)
+    slots_max, connections_max = lack.fit(slots, connections, files=files)
     if is_told:
-        lack.tell_of(zip((slots, connections), fitting, strict=True), limit=limit)
-    return replace(settings, slots=fitting[0], connections_max=fitting[1])
+        told = ((slots, slots_max), (connections, connections_max), (lookups, lookups_max))
+        lack.tell_of(told, limit=limit)
+    return replace(
+        settings, slots=slots_max, connections_max=connections_max, dns_lookups_max=lookups_max
+    )
 
 
 def _needs(settings: Settings) -> tuple[Need, Need]:
@@ -298,8 +306,7 @@ def _needs(settings: Settings) -> tuple[Need, Need]:
 
 
 def _files_spare(settings: Settings) -> int:
-    of_database = _FILES_PER_READER * (settings.readers + _OTHER_CONNECTIONS)
-    return _FILES_SPARE + of_database + settings.dns_lookups_max
+    return _FILES_SPARE + _FILES_PER_READER * (settings.readers + _OTHER_CONNECTIONS)
 
 
 def variable(name: str) -> str:

@@ -177,11 +177,11 @@ async def test_idle_clients_and_slow_destinations_leave_descriptors_for_each_oth
     ):
         told = process.lines("the limit of open files is too low for a setting")
         used = {line["setting"]: line["used"] for line in told}
-        assert set(used) == {"DISPATCHER_SLOTS", "DISPATCHER_CONNECTIONS_MAX"}
+        assert {"DISPATCHER_SLOTS", "DISPATCHER_CONNECTIONS_MAX"} < set(used)
         assert {line["limit"] for line in told} == {256}
         assert 4 < used["DISPATCHER_SLOTS"] < 128
         await asyncio.gather(*(submit(api, f"{peer.url}/{n}", f"job-{n}") for n in range(60)))
-        await process.connect_idle(used["DISPATCHER_CONNECTIONS_MAX"] - 8)
+        await process.connect_idle(300)
         await asyncio.gather(*(submit(api, f"{peer.url}/{n}", f"more-{n}") for n in range(60)))
         silent.set()
         await until(delivered(api, 120))
