@@ -155,7 +155,7 @@ class Engine:
     async def submit(self, new: NewCallback) -> Submitted:
         """Store durably and start to deliver. Raises what `Store.submit` raises."""
         high, size = new.priority == "high", len(new.body)
-        handover = self.ready and new.not_before_ms is None
+        handover = self.ready and new.not_before_ms is None and not self._faults.until_ms
         handover = handover and self._slots.admits(new.tenant, high=high, size=size)
         if handover:
             self._slots.take(new.tenant, high=high, size=size)
@@ -213,6 +213,8 @@ class Engine:
         wait_ms = self._next_ready_ms - self._clock()
         if self._empty_until_ms:
             wait_ms = max(wait_ms, self._empty_until_ms - self._monotonic_ms())
+        if self._faults.until_ms:
+            wait_ms = max(wait_ms, self._faults.until_ms - self._monotonic_ms())
         self._alarm.set(wait_ms / 1000)
 
     async def _claim_when_due(self) -> None:
@@ -233,8 +235,10 @@ class Engine:
     async def _claim(self) -> None:
         leased_ms = self._monotonic_ms()
         ask = self._slots.ask(self._clock())
+        probes = self._faults.probes(leased_ms)
+        request = ask if probes is None else replace(ask, slots=min(ask.slots, probes))
         try:
-            deliveries = await self._store.claim(ask)
+            deliveries = await self._store.claim(request)
         finally:
             self._slots.answered(ask)
         for delivery in deliveries:

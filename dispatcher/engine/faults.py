@@ -19,20 +19,39 @@ _ADVICE: Final = {
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }
 _DETAIL_CHARS_MAX: Final = 300
+# What is lacking for every delivery, and not for those of one destination or tenant alone.
+_FOR_ALL: Final = frozenset({"descriptors", "memory", "threads", "network", "proxy"})
+_PROBES: Final = 4  # deliveries that go out to see whether others can
+_PROBE_EVERY_MS: Final = 1_000
 
 
 class Faults:
     """What we could not do. Each fault in a row makes the pause before the next try longer; any
-    attempt that was made ends the row."""
+    attempt that was made ends the row. Where nobody's delivery can go out, few are tried."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._lacks = Lacks(
             log.get("dispatcher.engine"), "we cannot deliver: the fault is ours", _ADVICE
         )
+        self._until_ms = 0
+
+    @property
+    def until_ms(self) -> int:
+        """Until when, by the monotonic clock, nothing more is taken on; 0 where all is well."""
+        return self._until_ms
+
+    def probes(self, monotonic_ms: int) -> int | None:
+        """Return how many deliveries to take on now, to see whether they can be made; None where
+        there is no reason to doubt."""
+        if not self._until_ms:
+            return None
+        self._until_ms = max(self._until_ms, monotonic_ms + _PROBE_EVERY_MS)
+        return _PROBES
 
     def none(self) -> None:
         """Note that an attempt was made."""
+        self._until_ms = 0
         self._lacks.end()
 
     def pause_ms(self, outcome: Outcome, *, chance: float, monotonic_ms: int) -> int:
@@ -40,7 +59,12 @@ class Faults:
         made again, from once to twice the pause."""
         lack = outcome.lack or INTERNAL
         self._metrics.own_fault(lack)
-        return self._lacks.pause_ms(lack, outcome.detail, chance=chance, monotonic_ms=monotonic_ms)
+        pause_ms = self._lacks.pause_ms(
+            lack, outcome.detail, chance=chance, monotonic_ms=monotonic_ms
+        )
+        if lack in _FOR_ALL:
+            self._until_ms = monotonic_ms + pause_ms
+        return pause_ms
 
 
 def interrupted(error: Exception, *, started_ms: int, ended_ms: int) -> Outcome:

@@ -197,12 +197,9 @@ async def test_without_descriptors_deliveries_wait_and_nobody_pays(tmp_path: Pat
     ):
         await api.get("/healthz")  # its connection stays
         process.limit(process.descriptors())
-        ids = [await submit(api, f"{peer.url}/{n}", f"job-{n}") for n in range(30)]
-
-        async def all_tried() -> bool:
-            return {line["id"] for line in process.lines("attempt")} == set(ids)
-
-        await until(all_tried)
+        ids = [await submit(api, f"{peer.url}/{n}", f"job-{n}") for n in range(300)]
+        await until(lambda: len(process.lines("attempt")) >= 5)
+        assert len(process.lines("attempt")) < 100  # most are not tried in vain
         assert {line["outcome"] for line in process.lines("attempt")} == {"interrupted"}
         (told, *_) = process.lines("we cannot deliver: the fault is ours")
         assert (told["lack"], told["level"]) == ("descriptors", "error")
@@ -212,8 +209,8 @@ async def test_without_descriptors_deliveries_wait_and_nobody_pays(tmp_path: Pat
         assert destination["health"] == "healthy"
 
         process.limit(4_096)
-        await until(delivered(api, 30))
-        assert len(peer.received) == 30
+        await until(delivered(api, 300))
+        assert len(peer.received) == 300
         shown = (await api.get(f"/v1/callbacks/{ids[0]}")).json()
         assert shown["attempts"] >= 2
 

@@ -100,8 +100,8 @@ async def test_our_own_faults_open_no_circuit_and_shrink_no_window(tmp_path: Pat
 
     async with rigged(tmp_path, send=send) as rig:
         ids = await rig.many(30, url="http://127.0.0.1:9/hook")
-        for one in ids[:8]:
-            await recorded(rig, one, 1)
+
+        await recorded(rig, ids[0], 1)
         (destination,), _ = await rig.store.destinations(TENANT, after=None, limit=10)
         assert (destination.failures, destination.circuit_open) == (0, False)
         assert destination.held_until_ms is None
@@ -166,6 +166,34 @@ async def test_a_delivery_whose_lease_was_taken_meanwhile_is_sent_by_its_new_hol
         shown = await rig.get(one.id)
         assert (shown.state, shown.attempts) == ("delivered", 1)
         assert rig.figure("dispatcher_stale_settlements_total") == 1
+
+
+async def test_while_nothing_can_go_out_little_is_tried(tmp_path: Path) -> None:
+    """I7: neither history nor the database pays for a backlog that we cannot deliver; and all of
+    it goes out once we can."""
+    failing, tried = True, 0
+    script = Script()
+
+    async def send(delivery: Delivery, secrets: Secrets) -> Outcome:
+        nonlocal tried
+        if failing:
+            tried += 1
+            raise OSError(errno.EMFILE, "test")
+        return await script.send(delivery, secrets)
+
+    async with rigged(tmp_path, send=send) as rig:
+        one = await rig.submit()
+        await recorded(rig, one.id, 1)
+        await rig.many(300, url="http://127.0.0.1:9/{n}")
+
+        async def tried_again() -> bool:
+            return tried > 4
+
+        await rig.until(tried_again)
+        assert tried <= 20
+        failing = False
+        await rig.idle()
+        assert len(script.sent) == 301
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), RuntimeError("odder"), MemoryError()])
