@@ -31,6 +31,7 @@ _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is sec
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
 _MARGIN_S: Final = 1.0  # by which replicas' clocks may differ unnoticed
 STORE_RETRY_S: Final = 0.5  # between attempts at an inbox that is down
+PROBE_EVERY_MS: Final = 1_000
 ODD_ERRORS_MAX: Final = 3  # that are not the inbox's, until an outcome is written without its error
 ADVICE: Final = {
     "descriptors": "raise the limit of open files (systemd: LimitNOFILE), or lower "
@@ -68,6 +69,7 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = metrics
         self._lacks = Lacks(_LOG, "cannot run handlers: the fault is ours", ADVICE)
+        self._lacking_until_ms = 0  # by the monotonic clock
         self._wake = asyncio.Event()
         self._slots = Slots(settings.handler_concurrency, self.wake)
         self._runs: dict[Job, Run] = {}
@@ -130,6 +132,12 @@ class Worker:
     async def _claim(self) -> int | None:
         """Start what is due, as far as there are slots; return when the next message may be due."""
         while free := self._slots.free:
+            if self._lacking_until_ms:  # one goes first, to see whether it can be done
+                held_ms = self._lacking_until_ms - monotonic_ms()
+                if held_ms > 0:
+                    return self._now_ms() + held_ms
+                self._lacking_until_ms += PROBE_EVERY_MS
+                free = 1
             sent_s = asyncio.get_running_loop().time()
             batch = await self._inbox.claim(
                 now_ms=self._now_ms(),
@@ -178,9 +186,11 @@ class Worker:
             pause_ms = self._lacks.pause_ms(
                 error.what, str(error), chance=_RANDOM.random(), monotonic_ms=monotonic_ms()
             )
+            self._lacking_until_ms = monotonic_ms() + pause_ms
             await self._hand_back(claimed, event.status, pause_ms=pause_ms)
             return
         self._lacks.end()
+        self._lacking_until_ms = 0
         settlement = self._settlement(claimed, error)
         if await self._record(settlement):
             self._log(event, settlement, error, time.perf_counter() - started)

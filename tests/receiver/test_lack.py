@@ -97,6 +97,36 @@ async def test_what_we_could_not_forward_is_forwarded_later_unspent(
     await forwarder.close()
 
 
+async def test_while_nothing_can_be_forwarded_little_is_tried(settings: Settings) -> None:
+    """I7: a backlog does not go round and round; and all of it is handled once it can be."""
+    failing, tried = True, 0
+
+    def transport(_request: httpx.Request) -> httpx.Response:
+        nonlocal tried
+        tried += failing
+        if failing:
+            raise httpx.ConnectError("test") from OSError(errno.EMFILE, "test")
+        return httpx.Response(200)
+
+    forwarder = Forwarder("http://127.0.0.1:9/", timeout_s=1)
+    await forwarder.close()
+    forwarder._client = httpx.AsyncClient(transport=httpx.MockTransport(transport))
+    async with opened(settings, forwarder) as client:
+        for n in range(60):
+            await client.send({**JOB, "jobId": f"job_{n}"})
+        await until(lambda: tried > settings.handler_concurrency)
+        assert tried <= 3 * settings.handler_concurrency
+        failing = False
+
+        async def all_handled() -> bool:
+            await client.advance(timedelta(seconds=40))
+            page = await client.receiver.inbox.page()
+            return {one.state for one in page.messages} == {"handled"}
+
+        await until(all_handled)
+    await forwarder.close()
+
+
 async def test_a_service_that_cannot_be_reached_spends_its_attempt(settings: Settings) -> None:
     """What may be the service's own is the service's own."""
 
