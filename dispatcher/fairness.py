@@ -12,6 +12,9 @@ from typing import Final
 # A rate-limited lane may catch up on a tenth of a second at once: smooth at the destination, yet
 # one claim can serve more than one delivery of a fast lane.
 PACE_BURST_S: Final = 0.1
+# The lowest rate of a destination or a replay, in deliveries a second: one in a quarter of an hour.
+# One that was stored lower counts as this: the time of the next delivery must be one.
+RATE_MIN: Final = 0.001
 # A server that takes no more than this at once is for one process at a time.
 _FEW: Final = 16
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
@@ -166,13 +169,17 @@ def paced_room(rate: float | None, paced_ms: float, now_ms: int) -> int | None:
     # Never by way of `now_ms - burst`: rounded at today's magnitude it can fall short of one
     # interval, for ever.
     credit_ms = min(now_ms - paced_ms, _burst_ms(rate))
-    return max(0, int(credit_ms / (1000 / rate)))
+    return max(0, int(credit_ms / _interval_ms(rate)))
 
 
 def paced_after(rate: float, paced_ms: float, taken: int, now_ms: int) -> float:
     """Return the lane's `paced_ms` once `taken` more have been let through."""
-    return max(paced_ms, now_ms - _burst_ms(rate)) + taken * 1000 / rate
+    return max(paced_ms, now_ms - _burst_ms(rate)) + taken * _interval_ms(rate)
 
 
 def _burst_ms(rate: float) -> float:
-    return max(1000 / rate, PACE_BURST_S * 1000)
+    return max(_interval_ms(rate), PACE_BURST_S * 1000)
+
+
+def _interval_ms(rate: float) -> float:
+    return 1000 / max(rate, RATE_MIN)

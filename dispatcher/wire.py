@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from dispatcher.fairness import RATE_MIN
 from dispatcher.policy import (
     DEFAULT,
     PRESETS,
@@ -103,7 +104,7 @@ CustomHeaders = Annotated[
 ]
 Seconds = Annotated[float, Meta(ge=0, le=604_800)]
 StatusCode = Annotated[int, Meta(ge=200, le=599)]
-Rate = Annotated[float, Meta(gt=0, le=RATE_MAX, description="Deliveries a second.")]
+Rate = Annotated[float, Meta(ge=RATE_MIN, le=RATE_MAX, description="Deliveries a second.")]
 Concurrency = Annotated[
     int, Meta(ge=1, le=CONCURRENCY_MAX, description="Most attempts in flight at once.")
 ]

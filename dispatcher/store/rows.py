@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dispatcher import policy as policies
+from dispatcher.fairness import RATE_MIN
 from dispatcher.ids import destination_of
 from dispatcher.policy import Policy
 from dispatcher.store.tx import Row, Tx, marks
@@ -298,6 +299,7 @@ def replay(row: Row) -> Replay:
     it has walked."""
     named = dict(zip(_REPLAY, row, strict=True))
     named["matched_exactly"] = bool(named["matched_exactly"])
+    named["rate_per_second"] = _rate(named["rate_per_second"])
     if not named["matched_exactly"]:
         named["matched"] = max(named["matched"], named["replayed"] + named["skipped"])
     return Replay(**named)
@@ -331,8 +333,14 @@ def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:
     named["backlog"] = min(named["backlog"], counted_max)
     named["headers"] = read_headers(named["headers"])
     named["paused"] = bool(named["paused"])
+    named["rate_per_second"] = _rate(named["rate_per_second"])
     named["circuit_open"] = bool(named["circuit_open"])
     return Destination(**named)
+
+
+def _rate(stored: float | None) -> float | None:
+    """Return a rate as it counts."""
+    return None if stored is None else max(stored, RATE_MIN)
 
 
 def write_headers(headers: Headers) -> str:

@@ -12,7 +12,7 @@ import psycopg
 
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.session import migrate
-from dispatcher.store.postgres.statements import text
+from dispatcher.store.postgres.statements import NEVER_MS, text
 from dispatcher.store.rows import STORED_BYTES
 from dispatcher.store.sqlite.database import IN_USE_ADVICE, prepare
 from receiver.base.clock import now_ms
@@ -168,6 +168,7 @@ def _slices(
     """Copy the rows after the last that arrived, slice by slice; yields how many each had."""
     columns = [row[1] for row in old.execute(f"PRAGMA table_info({table})")]
     names = ", ".join(f'"{name}"' for name in columns)
+    values = ", ".join(map(_value, columns))
     order = ", ".join(key)
     backwards = ", ".join(f"{name} DESC" for name in key)
     places = [columns.index(name) for name in key]
@@ -177,13 +178,21 @@ def _slices(
     while True:
         bound = f"WHERE ({order}) > ({', '.join('?' * len(key))})" if after else ""
         rows = old.execute(
-            f"SELECT {names} FROM {table} {bound} ORDER BY {order} LIMIT {_SLICE}", after or ()
+            f"SELECT {values} FROM {table} {bound} ORDER BY {order} LIMIT {_SLICE}", after or ()
         )
         number, last = _copy(new, f"COPY {table} ({names}) FROM STDIN", rows)
         if last is None:
             return
         yield number
         after = tuple(last[place] for place in places)
+
+
+def _value(column: str) -> str:
+    """Return what to read of a column. When a lane is ready is a time, but where an earlier version
+    computed it of a rate near nothing, perhaps as no integer: then a claim is to look."""
+    if column.startswith("ready_"):
+        return f"CASE WHEN {column} > {NEVER_MS} THEN 0 ELSE {column} END"
+    return f'"{column}"'
 
 
 def _copy(

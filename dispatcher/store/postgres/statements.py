@@ -4,6 +4,7 @@ Lists come as arrays, and rows that are written as one array a column, in one st
 from collections.abc import Iterable, Sequence, Set
 from typing import Any, Final
 
+from dispatcher.fairness import RATE_MIN
 from dispatcher.ids import destination_of
 from dispatcher.store.claim import READY
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
@@ -87,6 +88,8 @@ FROM destinations d
 """
 _SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
 _SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
+# Later than any time there is, and still an integer.
+NEVER_MS: Final = "9e15"
 _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
                WHERE destination = u.id AND class = {} AND state = 'pending')"""
 
@@ -107,7 +110,8 @@ WITH due AS MATERIALIZED (
            coalesce({_SERVER_ROOM} <= 0, false) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            greatest(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
-               ELSE floor(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate)::bigint + 1
+               ELSE floor(least({NEVER_MS}, coalesce(s.paced_ms, l.paced_ms)
+                                + 1000 / greatest(l.rate, {RATE_MIN})))::bigint + 1
                END) AS earliest
     FROM due JOIN lanes l ON l.id = due.id LEFT JOIN server s ON s.id = left(l.id, 35)
     WHERE coalesce(due.high, due.normal, due.replay) IS NOT NULL

@@ -5,6 +5,7 @@ come as JSON; rows that are written go one by one (`executemany`: measured at a 
 from collections.abc import Iterable, Sequence, Set
 from typing import Final
 
+from dispatcher.fairness import RATE_MIN
 from dispatcher.store.claim import READY
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
 from dispatcher.store.tx import Row, Tx
@@ -51,6 +52,8 @@ FROM destinations d
 _SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
 _SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
 
+# Later than any time there is, and still an integer.
+NEVER_MS: Final = "9e15"
 _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
                WHERE destination = j.value AND class = {} AND state = 'pending')"""
 
@@ -71,7 +74,8 @@ WITH due AS MATERIALIZED (
            coalesce({_SERVER_ROOM} <= 0, 0) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
-               ELSE CAST(coalesce(s.paced_ms, l.paced_ms) + 1000 / l.rate AS INTEGER) + 1
+               ELSE CAST(min({NEVER_MS}, coalesce(s.paced_ms, l.paced_ms)
+                             + 1000 / max(l.rate, {RATE_MIN})) AS INTEGER) + 1
                END) AS earliest
     FROM due JOIN lanes l ON l.id = due.id LEFT JOIN server s ON s.id = substr(l.id, 1, 35)
     WHERE coalesce(due.high, due.normal, due.replay) IS NOT NULL

@@ -60,6 +60,7 @@ async def test_a_secret_of_ones_own_is_taken_and_not_repeated(api: httpx.AsyncCl
         ({"concurrency": 0}, "concurrency"),
         ({"concurrency": 1.5}, "concurrency"),
         ({"ratePerSecond": 0}, "ratePerSecond"),
+        ({"ratePerSecond": 0.0009}, "ratePerSecond"),
         ({"ratePerSecond": 10_001}, "ratePerSecond"),
         ({"policy": "nope"}, "policy"),
         ({"headers": {"webhook-id": "x"}}, "headers.webhook-id"),

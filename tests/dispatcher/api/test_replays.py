@@ -93,6 +93,7 @@ async def test_without_a_status_only_dead_ones_match_and_the_answer_says_so(
         ({"filter": {"jobId": 7}}, "filter"),
         ({"filter": {"jobId": "a\0"}}, "filter.jobId"),
         ({"filter": {"jobId": "a"}, "ratePerSecond": 0}, "ratePerSecond"),
+        ({"filter": {"jobId": "a"}, "ratePerSecond": 1e-17}, "ratePerSecond"),
         ({"filter": {"jobId": "a"}, "ratePerSecond": 10_001}, "ratePerSecond"),
         ({"filter": {"jobId": "a"}, "dryRun": "yes"}, "dryRun"),
         ({"filter": {"jobId": "a"}, "dry": True}, "dry"),

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from dispatcher.cli import main
+from dispatcher.fairness import RATE_MIN
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
@@ -79,6 +80,30 @@ def rows(path: Path, url: str, table: str) -> tuple[list[Any], list[Any]]:
         names = ", ".join(f'"{name}"' for name in columns)
         sql = f"SELECT {names} FROM {table} ORDER BY {order}"
         return old.execute(sql).fetchall(), new.execute(sql.encode()).fetchall()
+
+
+async def test_a_file_with_a_rate_near_nothing_is_moved(tmp_path: Path, url: str) -> None:
+    """As an earlier version stored one: its lane was ready at no whole number. In its new place
+    what waits goes out, at the lowest rate there is."""
+    path = tmp_path / "old.db"
+    world = await filled(path, 5)
+    with sqlite3.connect(path) as old:
+        for table in ("destinations", "lanes"):
+            old.execute(f"UPDATE {table} SET rate = 1e-17")
+        for table in ("lanes", "turns"):
+            old.execute(f"UPDATE {table} SET ready_normal = 9.3e18 WHERE ready_normal > 0")
+    moved = await asyncio.to_thread(move, path, url, quiet)
+    assert moved.differing == []
+    world.store = open_store(Settings(database_url=url))
+    await world.open()
+    try:
+        claimed = await world.claim(now_ms=world.tick(1_000))
+        assert [one.job_id for one in claimed] == ["job-0"]
+        shown = await world.destination("named")
+        assert shown.rate_per_second == RATE_MIN
+        await world.settle(claimed[0])
+    finally:
+        await world.store.close()
 
 
 @pytest.mark.slow
