@@ -6,16 +6,16 @@ Keys are kept in memory as digests, so a check costs one hash and one look-up.
 import os
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, get_args
 
 from dispatcher.ids import new_id
 from dispatcher.settings import Settings
-from dispatcher.store.errors import NotFound
+from dispatcher.store.errors import LimitReached, NotFound, TenantErasing
 from dispatcher.store.store import Store
-from dispatcher.values import Key, Scope, SigningSecret
+from dispatcher.values import Key, Scope, SigningSecret, Tenant
 from receiver.base import log
 from receiver.base.clock import now_ms
 from receiver.base.secrets import BYTES_MIN, PREFIX, decoded_bytes
@@ -90,7 +90,8 @@ class Access:
         self._clock = clock
         self._keys: dict[str, Key] = {}
         self._principals: dict[bytes, Principal] = {}
-        self._tenants: set[str] = set()
+        self._tenants: dict[str, Tenant] = {}
+        self._changes = 0  # made by this process
 
     async def bootstrap(self) -> str | None:
         """Load keys and tenants, and make what a first start lacks. Returns the platform key it
@@ -113,8 +114,12 @@ class Access:
 
     async def reload(self) -> None:
         """Read keys and tenants again, for changes made by another process."""
-        keys = await self._store.keys()
-        self._tenants = {tenant.name for tenant in await self._store.tenants()}
+        while True:
+            changes = self._changes
+            keys, tenants = await self._store.keys(), await self._store.tenants()
+            if changes == self._changes:  # else what was read may be older than a change made here
+                break
+        self._tenants = {tenant.name: tenant for tenant in tenants}
         self._keys = {key.id: key for key in keys}
         self._index()
 
@@ -131,9 +136,42 @@ class Access:
         return principal
 
     async def ensure_tenant(self, tenant: str) -> None:
-        """Make the tenant, with a signing secret of its own, unless it exists."""
-        if tenant not in self._tenants:
+        """Make the tenant, with a signing secret of its own, unless it exists. Raises
+        TenantErasing, and LimitReached where there are as many as there may be."""
+        known = self._tenants.get(tenant)
+        if known is None:
+            if len(self._tenants) >= self._settings.tenants_max:
+                setting, max = "DISPATCHER_TENANTS_MAX", self._settings.tenants_max
+                raise LimitReached("the service", "tenants", setting, max)
             await self._make_tenant(tenant, None)
+        elif known.erasing_ms is not None:
+            raise TenantErasing(tenant)
+
+    def tenant(self, tenant: str) -> Tenant | None:
+        """Return what is known of a tenant, None where there is none of this name."""
+        return self._tenants.get(tenant)
+
+    async def change_tenant(self, tenant: str, changes: Mapping[str, object]) -> Tenant:
+        """Change the named fields of a tenant. Raises NotFound, TenantErasing."""
+        changed = await self._store.change_tenant(tenant, changes)
+        self._changes += 1
+        self._tenants[tenant] = changed
+        return changed
+
+    async def erase_tenant(self, tenant: str) -> Tenant:
+        """Have a tenant end: its keys are worthless at once, and it takes nothing new. Raises
+        NotFound."""
+        erasing = await self._store.begin_erasing(tenant, now_ms=self._clock())
+        self._changes += 1
+        self._tenants[tenant] = erasing
+        self._keys = {id: key for id, key in self._keys.items() if key.tenant != tenant}
+        self._index()
+        return erasing
+
+    def forget_tenant(self, tenant: str) -> None:
+        """Know nothing more of a tenant that was erased."""
+        self._changes += 1
+        self._tenants.pop(tenant, None)
 
     def keys(self, tenant: str | None) -> Sequence[Key]:
         """Return the keys of one tenant, or with None all there are, in the order they were
@@ -157,7 +195,12 @@ class Access:
         )
         if tenant is not None:
             await self.ensure_tenant(tenant)
+        keys_max = self._settings.tenant_keys_max
+        if sum(one.tenant == tenant for one in self._keys.values()) >= keys_max:
+            owner = "the platform" if tenant is None else f"the tenant {tenant}"
+            raise LimitReached(owner, "keys", "DISPATCHER_TENANT_KEYS_MAX", keys_max)
         await self._store.add_key(key)
+        self._changes += 1
         self._keys[key.id] = key
         self._index()
         return key, text
@@ -168,6 +211,7 @@ class Access:
         if key is None or (tenant is not None and key.tenant != tenant):
             raise NotFound("no such key")
         await self._store.remove_key(key_id)
+        self._changes += 1
         self._keys.pop(key_id, None)
         self._index()
 
@@ -195,8 +239,10 @@ class Access:
             )
 
     async def _make_tenant(self, tenant: str, value: str | None) -> None:
-        await self._store.ensure_tenant(tenant, new_secret(tenant, self._clock(), value=value))
-        self._tenants.add(tenant)
+        now = self._clock()
+        await self._store.ensure_tenant(tenant, new_secret(tenant, now, value=value))
+        self._changes += 1
+        self._tenants.setdefault(tenant, Tenant(name=tenant, created_ms=now))
 
 
 def new_secret(

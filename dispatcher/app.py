@@ -9,10 +9,12 @@ from starlette.routing import Router
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
 from dispatcher.engine.engine import Engine
+from dispatcher.engine.eraser import Eraser
 from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
+from dispatcher.quotas import Quotas
 from dispatcher.sending.sender import Sender
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
@@ -40,8 +42,10 @@ class Service:
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
         self.replayer = Replayer(settings, self.store)
+        self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
         self.sweeper = Sweeper(settings, self.store, self.metrics, held=self.engine.held)
-        self.intake = Intake(settings, self.store, self.access, self.engine, self.metrics)
+        self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
+        self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
         self.api: Router = create_api(
             Context(
                 settings=settings,
@@ -50,7 +54,9 @@ class Service:
                 intake=self.intake,
                 engine=self.engine,
                 secrets=self.secrets,
+                quotas=self.quotas,
                 wake_replayer=self.replayer.wake,
+                wake_eraser=self.eraser.wake,
                 metrics=self.metrics,
             )
         )
@@ -80,12 +86,14 @@ class Service:
         self._show_gauges()
         self.engine.start()
         self.replayer.start()
+        self.eraser.start()
         self.sweeper.start()
 
     async def stop(self, grace_s: float | None = None) -> int:
         """Let go in order: no new work, then what is in flight, within `grace_s` (by default the
         setting), then the store. Returns how many results could not be recorded."""
         await self.sweeper.stop()
+        await self.eraser.stop()
         await self.replayer.stop()
         unrecorded = await self.engine.drain(grace_s)
         await self.sender.close()
@@ -105,6 +113,10 @@ class Service:
         trace: TracebackType | None,
     ) -> None:
         await self.stop()
+
+    def _tenant_erased(self, tenant: str) -> None:
+        self.access.forget_tenant(tenant)
+        self.secrets.forget(tenant)
 
     def _access_changed(self) -> None:
         """Forget what another process on the same database changed: keys, tenants or secrets."""

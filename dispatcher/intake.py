@@ -1,7 +1,6 @@
 """Accept a callback, whatever way it came in: validate it, see whether it came before, look for
 room, store it. Nothing here knows of a request or a response."""
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ from dispatcher.access import Access
 from dispatcher.engine.engine import Engine
 from dispatcher.metrics import Metrics
 from dispatcher.policy import GONE, PRESETS, Policy, dump
+from dispatcher.quotas import Quotas
 from dispatcher.sending.egress import Egress
 from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound, StoreFull
-from dispatcher.store.store import Store
+from dispatcher.store.rows import stored_bytes
 from dispatcher.values import Headers, NewCallback, Priority, Submitted
 from receiver.base.clock import now_ms, parse_iso
 from receiver.base.completion import (
@@ -36,10 +36,6 @@ from receiver.base.settings import Network
 from receiver.signature import RUN_MAX
 
 JSON_TYPE: Final = "application/json"
-# What a callback takes up beside its payload: its rows and their index entries, measured.
-ROW_BYTES: Final = 1_024
-WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
-RETRY_S_MAX: Final = 60
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(wire.NAME.strip("^$"))  # a $ would let a line end through
@@ -83,28 +79,6 @@ class NotReady(IntakeError):
         super().__init__("not taking callbacks now: starting or stopping")
 
 
-class QueueFull(IntakeError):
-    """`estimated_wait_s` is how long this queue takes to drain at the measured rate,
-    `retry_after_s` how long until there is room for one more."""
-
-    def __init__(self, queue_size: int, estimated_wait_s: int, retry_after_s: int) -> None:
-        super().__init__("too many deliveries are waiting")
-        self.queue_size = queue_size
-        self.estimated_wait_s = estimated_wait_s
-        self.retry_after_s = retry_after_s
-
-
-class StorageFull(IntakeError):
-    """What this callback would take, and what is left."""
-
-    retry_after_s: Final = RETRY_S_MAX
-
-    def __init__(self, estimated_bytes: int, remaining_bytes: int) -> None:
-        super().__init__("there is no room to store this callback")
-        self.estimated_bytes = estimated_bytes
-        self.remaining_bytes = remaining_bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A callback as somebody hands it in, not validated. `body` is delivered byte for byte; one of
@@ -132,16 +106,16 @@ class Intake:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
         access: Access,
+        quotas: Quotas,
         engine: Engine,
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self._settings = settings
-        self._store = store
         self._access = access
+        self._quotas = quotas
         self._engine = engine
         self._metrics = metrics
         self._clock = clock
@@ -150,21 +124,20 @@ class Intake:
         """Store the callback durably and start to deliver it; one that came before is answered
         with the first.
 
-        Raises Invalid and PayloadTooLarge for what can never be taken; NotReady, QueueFull and
-        StorageFull for what may be taken later; and of the store's errors KeyReused,
-        DestinationDisabled and StoreUnavailable.
+        Raises Invalid and PayloadTooLarge for what can never be taken; NotReady and QuotaError for
+        what may be taken later; and of the store's errors KeyReused, DestinationDisabled,
+        LimitReached, TenantErasing and StoreUnavailable.
         """
         new = new_callback(submission, tenant, self._settings, self._clock())
         self.check_ready()
         await self._access.ensure_tenant(tenant)
-        self._check_queue(tenant)
-        size = len(new.body) + ROW_BYTES
-        if self._store.usage().free_bytes < size:
-            raise self._storage_full(size)
+        self._quotas.check_rate(tenant)
+        size = stored_bytes(new)
         try:
-            submitted = await self._engine.submit(new)
+            with self._quotas.room(tenant, size):
+                submitted = await self._engine.submit(new)
         except StoreFull:
-            raise self._storage_full(size) from None
+            raise self._quotas.storage_full(tenant, size) from None
         except NotFound:
             reason = "no destination of this name is registered"
             raise Invalid("destination", new.destination_name, reason) from None
@@ -175,33 +148,6 @@ class Intake:
         """Raise NotReady unless callbacks are taken."""
         if not self._engine.ready:
             raise NotReady
-
-    def _check_queue(self, tenant: str) -> None:
-        settings, rate = self._settings, self._engine.drain_rate
-        queued = self._store.queued(tenant)
-        if queued >= settings.tenant_queue_max:
-            raise queue_full(queued, over=queued - settings.tenant_queue_max + 1, drain_rate=rate())
-        # Of the whole queue a tenant is told the limit, not how much the others have in it (I9).
-        queued = self._store.queued()
-        if queued >= settings.queue_max:
-            over = queued - settings.queue_max + 1
-            raise queue_full(settings.queue_max, over=over, drain_rate=rate())
-
-    def _storage_full(self, size: int) -> StorageFull:
-        return StorageFull(size, max(0, self._store.usage().free_bytes))
-
-
-def queue_full(queue_size: int, *, over: int, drain_rate: float) -> QueueFull:
-    """Return the error for a queue that drains at `drain_rate` deliveries a second, and has room
-    again when `over` of them have gone."""
-    wait_s = _seconds(queue_size, drain_rate, WAIT_S_MAX)
-    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX))
-
-
-def _seconds(count: int, rate: float, seconds_max: int) -> int:
-    if rate <= 0 or count / rate >= seconds_max:
-        return seconds_max
-    return max(1, math.ceil(count / rate))
 
 
 # --- from what is handed in to what is stored ---

@@ -111,11 +111,38 @@ class Settings:
         "most deliveries waiting for one tenant, so that its flood leaves room for the others",
         min=1,
     )
+    tenant_rate_per_second: float = setting(
+        0.0,
+        "most submits a second of one tenant in one process, unless it has its own; 0: as many as "
+        "come",
+        max=1_000_000,
+    )
+    tenants_max: int = setting(
+        100_000, "most tenants: each is held in memory, with its limits and counts", min=1
+    )
+    tenant_keys_max: int = setting(
+        1_000, "most API keys of one tenant, or of the platform: each is held in memory", min=1
+    )
+    tenant_destinations_max: int = setting(
+        10_000,
+        "most destinations of one tenant, registered or servers: each has up to 16 lanes, which "
+        "are looked after",
+        min=1,
+    )
+    tenant_replays_max: int = setting(
+        20, "most filtered replays of one tenant that run at once: each reads as it goes", min=1
+    )
     storage_bytes_max: int = setting(
         50 * GIB,
         "largest database; beyond it submits are answered STORAGE_LIMIT_EXCEEDED",
         unit="bytes",
         min=1 * MIB,
+    )
+    tenant_storage_bytes_max: int = setting(
+        0,
+        "most that one tenant's callbacks may take up, those that ended too, so that it leaves "
+        "room for the others; 0: a quarter of DISPATCHER_STORAGE_BYTES_MAX",
+        unit="bytes",
     )
     storage_reserve_bytes: int = setting(
         256 * MIB,

@@ -217,10 +217,16 @@ class SigningSecret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
-    """One customer account of the platform."""
+    """One customer account of the platform, with the limits of its own (None: the settings').
+    `erasing_ms`: since when it is being erased."""
 
     name: str
     created_ms: int
+    label: str = ""
+    storage_bytes_max: int | None = None
+    queue_max: int | None = None
+    rate_per_second: float | None = None
+    erasing_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

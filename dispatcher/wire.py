@@ -37,6 +37,7 @@ TAG_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 256
 RATE_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 65_536
+LIMIT_MAX: Final = 10**15  # of what a tenant may store, or have waiting
 NOT_BEFORE_S_MAX: Final = 604_800  # a week: a key then holds for the longest default schedule too
 _DEFAULT: Final = PRESETS[DEFAULT]
 
@@ -267,6 +268,33 @@ class NewKey(Shape, frozen=True, kw_only=True):
     label: Annotated[str, Meta(max_length=100)] = ""
 
 
+class TenantChange(Shape, frozen=True, kw_only=True):
+    """The limits to change; null puts one back to the service's default."""
+
+    label: Annotated[str, Meta(max_length=100)] | UnsetType | None = UNSET
+    storage_bytes_max: (
+        Annotated[
+            int,
+            Meta(ge=0, le=LIMIT_MAX, description="Most that its callbacks may take up, in bytes."),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    queue_max: (
+        Annotated[int, Meta(ge=0, le=LIMIT_MAX, description="Most deliveries that may wait.")]
+        | UnsetType
+        | None
+    ) = UNSET
+    rate_per_second: (
+        Annotated[
+            float,
+            Meta(ge=0.001, le=1_000_000, description="Most submits a second, in each process."),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+
+
 class Rotate(Shape, frozen=True, kw_only=True):
     """A rotation of the tenant's signing secret, or of one registered destination's."""
 
@@ -453,10 +481,24 @@ class ShownSecretView(SecretView[Time], Generic[Time], frozen=True, kw_only=True
 
 
 class TenantView(View, Generic[Time], frozen=True, kw_only=True):
-    """One customer account."""
+    """One customer account. `erasingAt`: since when it is being erased."""
 
     name: str
     created_at: Time
+    label: str = ""
+    erasing_at: Time | None = None
+
+
+class TenantDetailView(TenantView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A tenant with the limits in force, of which `defaults` are not its own, and what it uses of
+    them. `ratePerSecond` absent: as many submits as come."""
+
+    storage_bytes_max: int
+    queue_max: int
+    rate_per_second: float | None = None
+    defaults: list[str]
+    storage_bytes: int
+    queued: int
 
 
 class StatsView(View, Generic[Time], frozen=True, kw_only=True):

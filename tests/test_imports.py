@@ -23,6 +23,7 @@ FLOORS: Final = (
     "settings",
     "store metrics wire",
     "access signing client",
+    "quotas",
     "sending",
     "engine",
     "intake",

@@ -1,4 +1,4 @@
-"""API keys, tenants and signing secrets."""
+"""API keys and signing secrets."""
 
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ _LOG: Final = log.get("dispatcher.api")
 _KEYS: Final = "/v1/keys"
 _SECRETS: Final = "/v1/secrets"
 
-# --- keys and tenants ---
+# --- keys ---
 
 
 @Operation(
@@ -53,6 +53,7 @@ async def search_keys(call: Call) -> Response:
     body=wire.NewKey,
     example={"tenant": "acme", "scopes": ["submit", "read"], "label": "acme's backend"},
     responses={201: wire.NewKeyView[str]},
+    errors=("LIMIT_REACHED", "TENANT_ERASING"),
 )
 async def make_key(call: Call) -> Response:
     """Make an API key.
@@ -99,27 +100,6 @@ async def remove_key(call: Call) -> Response:
     """
     await call.context.access.remove_key(call.path["id"], call.principal.tenant)
     return Response(status_code=204)
-
-
-@Operation(
-    "GET",
-    "/v1/tenants",
-    tag="access",
-    scope="admin",
-    parameters=PAGE,
-    responses={200: list[wire.TenantView[str]]},
-)
-async def search_tenants(call: Call) -> Response:
-    """List tenants.
-
-    For platform keys only.
-    """
-    call.principal.require_platform()
-    tenants = {
-        one.name: wire.TenantView(name=one.name, created_at=iso(one.created_ms))
-        for one in await call.context.store.tenants(listed=True)
-    }
-    return respond(call.listing("tenants").page_of(tenants))
 
 
 def _key(value: Key) -> dict[str, Any]:
@@ -256,5 +236,5 @@ def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
 
 
 OPERATIONS: Final = (
-    search_keys, make_key, remove_key, search_tenants, search_secrets, rotate, reveal,
+    search_keys, make_key, remove_key, search_secrets, rotate, reveal,
 )  # fmt: skip

@@ -15,6 +15,7 @@ from dispatcher.api import (
     replays,
     service,
     submits,
+    tenants,
 )
 from dispatcher.api.call import Call, Context
 from dispatcher.api.endpoint import Endpoint, Operation, not_found
@@ -37,6 +38,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *replays.OPERATIONS,
     *destinations.OPERATIONS,
     *access.OPERATIONS,
+    *tenants.OPERATIONS,
     *service.OPERATIONS,
 )
 _PAGE_HEADERS: Final = {

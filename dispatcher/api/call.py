@@ -16,6 +16,7 @@ from dispatcher.engine.engine import Engine
 from dispatcher.engine.slots import Probes
 from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
+from dispatcher.quotas import Quotas
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
 from dispatcher.store.store import Store
@@ -47,7 +48,9 @@ class Context:
     intake: Intake
     engine: Engine
     secrets: SecretCache
+    quotas: Quotas
     wake_replayer: Callable[[], None]
+    wake_eraser: Callable[[], None]
     metrics: Metrics
     clock: Callable[[], int] = now_ms
     probes: Probes = field(default_factory=lambda: Probes(PROBES_MAX, TENANT_PROBES_MAX))

@@ -4,19 +4,22 @@ become."""
 from collections.abc import Mapping
 from typing import Any, Final
 
-from dispatcher import intake
+from dispatcher import intake, quotas
 from dispatcher.access import Forbidden, Unauthorized
 from dispatcher.filters import FilterError
 from dispatcher.intake import IntakeError
+from dispatcher.quotas import QuotaError
 from dispatcher.store.errors import (
     Conflict,
     DestinationDisabled,
     KeyReused,
+    LimitReached,
     NotFound,
     PayloadGone,
     StoreError,
     StoreFull,
     StoreUnavailable,
+    TenantErasing,
 )
 from receiver.base import log
 from receiver.base.http import Refusal, invalid
@@ -35,11 +38,14 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "CONFLICT": (409, "The thing is in a state that does not allow this."),
     "IDEMPOTENCY_CONFLICT": (409, "The idempotency key came before, with other content."),
     "DESTINATION_DISABLED": (409, "The destination takes no callbacks."),
+    "TENANT_ERASING": (409, "The tenant is being erased; it takes nothing until that is done."),
+    "LIMIT_REACHED": (409, "As many of these as there may be; details say which limit it is."),
     "PAYLOAD_GONE": (410, "The payload's retention has ended."),
     "PAYLOAD_TOO_LARGE": (413, "The body is larger than the limit."),
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
     "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
     "QUEUE_FULL": (429, "Too many deliveries wait; details say for how long."),
+    "RATE_LIMITED": (429, "The tenant submits faster than it may; details say how fast it may."),
     "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
     "UNAVAILABLE": (503, "Not ready, stopping, or the database does not answer."),
     "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
@@ -74,12 +80,17 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
             return error
         case IntakeError():
             return _from_intake(error)
+        case QuotaError():
+            return _from_quota(error)
         case FilterError():
             return from_filter(error)
         case Unauthorized():
             return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
         case Forbidden():
             return ApiError("FORBIDDEN", str(error))
+        case LimitReached():
+            details = {"limit": error.setting, "max": error.max}
+            return ApiError("LIMIT_REACHED", str(error), details=details)
         case KeyReused():
             details = {"firstId": error.first_id}
             return ApiError("IDEMPOTENCY_CONFLICT", str(error), details=details)
@@ -96,6 +107,7 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
 _STORE_CODES: Final[dict[type[StoreError], str]] = {
     NotFound: "NOT_FOUND",
     DestinationDisabled: "DESTINATION_DISABLED",
+    TenantErasing: "TENANT_ERASING",
     PayloadGone: "PAYLOAD_GONE",
     Conflict: "CONFLICT",
     StoreFull: "STORAGE_LIMIT_EXCEEDED",
@@ -110,23 +122,32 @@ def _from_intake(error: IntakeError) -> Refusal:
             return invalid(error.field, error.value, error.reason)
         case intake.PayloadTooLarge():
             return ApiError("PAYLOAD_TOO_LARGE", message, details={"bytesMax": error.bytes_max})
-        case intake.QueueFull():
+        case _:  # NotReady
+            return unavailable(message)
+
+
+def _from_quota(error: QuotaError) -> Refusal:
+    """Return what the caller is told about a callback that there is no room for now."""
+    code = "QUEUE_FULL"
+    details: dict[str, float] = {}
+    match error:
+        case quotas.QueueFull():
             details = {
                 "queueSize": error.queue_size,
                 "estimatedWait": error.estimated_wait_s,
                 "retryAfter": error.retry_after_s,
             }
-            headers = {"Retry-After": str(error.retry_after_s)}
-            return ApiError("QUEUE_FULL", message, details=details, headers=headers)
-        case intake.StorageFull():
+        case quotas.RateLimited():
+            code = "RATE_LIMITED"
+            details = {"ratePerSecond": error.rate_per_second, "retryAfter": error.retry_after_s}
+        case quotas.StorageFull():
+            code = "STORAGE_LIMIT_EXCEEDED"
             details = {
                 "estimatedSize": error.estimated_bytes,
                 "remainingQuota": error.remaining_bytes,
             }
-            headers = {"Retry-After": str(error.retry_after_s)}
-            return ApiError("STORAGE_LIMIT_EXCEEDED", message, details=details, headers=headers)
-        case _:  # NotReady
-            return unavailable(message)
+    headers = {"Retry-After": str(error.retry_after_s)}
+    return ApiError(code, str(error), details=details, headers=headers)
 
 
 def from_filter(error: FilterError, prefix: str = "") -> Refusal:

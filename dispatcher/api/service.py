@@ -11,7 +11,7 @@ from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.json import respond
 from dispatcher.metrics import CONTENT_TYPE
 from dispatcher.states import STATES
-from dispatcher.store.errors import StoreError
+from dispatcher.store.errors import StoreError, StoreFull
 from receiver.base.clock import iso
 from receiver.base.http import invalid
 
@@ -56,13 +56,22 @@ async def healthz(_: Call) -> Response:
 
 @Operation("GET", "/readyz", tag="service", responses={200: wire.StatusView, 503: wire.StatusView})
 async def readyz(call: Call) -> Response:
-    """Whether submits are taken."""
+    """Whether submits are taken.
+
+    503 with the `reason` while every submit is refused: the process starts or stops, the database
+    does not answer, its disk or its storage is full, or the queue of all tenants is.
+    """
     if not call.context.engine.ready:
         return _unready("starting or stopping")
     try:
         await call.context.store.check()
+    except StoreFull:
+        return _unready("the disk is full: what is accepted could not be written")
     except StoreError as error:
         return _unready(str(error))
+    refusal = call.context.quotas.refusal()
+    if refusal is not None:
+        return _unready(refusal)
     return respond(wire.StatusView(status="ready"))
 
 

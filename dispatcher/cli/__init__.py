@@ -15,6 +15,7 @@ from dispatcher.cli import (
     send,
     serve,
     show,
+    tenants,
 )
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
 from dispatcher.client import PostbackError
@@ -32,7 +33,7 @@ _START: Final = examples(
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay),
-    "Setting up": (destinations, access),
+    "Setting up": (destinations, access, tenants),
 }
 
 

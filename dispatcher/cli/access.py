@@ -1,4 +1,4 @@
-"""`dispatcher keys`, `secrets`, `tenants`: who may use the service, and what signs deliveries."""
+"""`dispatcher keys`, `secrets`: who may use the service, and what signs deliveries."""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -9,7 +9,7 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
-from dispatcher.client import Key, RevealedSecret, Secret, Tenant, calls
+from dispatcher.client import Key, RevealedSecret, Secret, calls
 from receiver.base import cli
 from receiver.base.cli import examples
 
@@ -203,15 +203,3 @@ def _state(secret: Secret) -> Text:
     if secret.expires_at is not None:
         return Text(f"signs too, ends {cli.ago(secret.expires_at)}", style="yellow")
     return Text("signs", style="green")
-
-
-@command(app, "tenants", "dispatcher tenants", "dispatcher tenants --json")
-def list_tenants(service: ServiceDep) -> None:
-    """List the tenants. One comes into being when a platform key first uses it."""
-    made = cli.table("TENANT", "SINCE", "AGE")
-
-    def row(tenant: Tenant) -> None:
-        age = cli.ago(tenant.created_at)
-        made.add_row(cli.plain(tenant.name), cli.stamp(tenant.created_at), age)
-
-    print_list(service, calls.tenants, made, row, "no tenants yet")

@@ -18,6 +18,7 @@ from dispatcher.client.errors import (
     NotFound,
     PostbackError,
     QueueFull,
+    RateLimited,
     StorageFull,
     TooLarge,
     Unauthorized,
@@ -40,6 +41,7 @@ from dispatcher.client.results import (
     Stats,
     Submitted,
     Tenant,
+    TenantDetail,
 )
 from dispatcher.client.sync import Client
 from dispatcher.wire import Page
@@ -65,6 +67,7 @@ __all__ = [
     "PostbackError",
     "Preview",
     "QueueFull",
+    "RateLimited",
     "Registered",
     "Replay",
     "RevealedSecret",
@@ -74,6 +77,7 @@ __all__ = [
     "Submission",
     "Submitted",
     "Tenant",
+    "TenantDetail",
     "TooLarge",
     "Unauthorized",
     "Unavailable",

@@ -29,6 +29,7 @@ from dispatcher.client.results import (
     Stats,
     Submitted,
     Tenant,
+    TenantDetail,
 )
 from dispatcher.client.transport import Call, Response
 from dispatcher.states import State
@@ -429,6 +430,31 @@ def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page
     return _get(_page(Tenant), "tenants", params=_paging(cursor, limit))
 
 
+def get_tenant(name: str) -> Call[TenantDetail]:
+    """One tenant with its limits and what it uses of them, for platform keys. Raises NotFound."""
+    return _get(_json(TenantDetail), "tenants", name)
+
+
+def change_tenant(name: str, changes: Mapping[str, Any]) -> Call[TenantDetail]:
+    """Change the named fields, as `PATCH` takes them: `label storageBytesMax queueMax
+    ratePerSecond`; None puts one back to the service's default. Raises NotFound and
+    ValidationFailed."""
+    return Call(
+        method="PATCH",
+        path=_path("tenants", name),
+        read=_json(TenantDetail),
+        repeatable=True,
+        body=json.dumps(changes).encode(),
+        content_type=JSON,
+    )
+
+
+def erase_tenant(name: str) -> Call[TenantDetail | None]:
+    """Erase a tenant with all that it has, in the background; None where there is none of this
+    name any more."""
+    return Call(method="DELETE", path=_path("tenants", name), read=_read_erasing, repeatable=True)
+
+
 def stats(*, all_tenants: bool = False) -> Call[Stats]:
     """Count by state, oldest pending, rates: of the tenant, or with a platform key of all."""
     return _get(_json(Stats), "stats", params=(("all", "true"),) if all_tenants else ())
@@ -587,6 +613,12 @@ def _read_nothing(response: Response) -> None:
     """Raise BadAnswer unless the service says that it is done, for which it has no other words."""
     if response.status != NO_CONTENT or response.body:
         raise BadAnswer.of(response.status, "it should be 204, without a body")
+
+
+def _read_erasing(response: Response) -> TenantDetail | None:
+    if response.status == NO_CONTENT:
+        return None
+    return _decode(response.body, TenantDetail, response.status)
 
 
 def _read_lines(response: Response, count: int) -> list[LineResult]:

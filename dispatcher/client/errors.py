@@ -111,12 +111,17 @@ class QueueFull(PostbackError):
     """429: the queue has no room; `details` has `queueSize`, `estimatedWait` and `retryAfter`."""
 
 
+class RateLimited(QueueFull):
+    """429: the tenant submits faster than it may; `details` has `ratePerSecond` and
+    `retryAfter`."""
+
+
 class Unavailable(PostbackError):
     """503: the service cannot take this now; nothing was changed."""
 
 
 class StorageFull(PostbackError):
-    """507: the service has no room left on its disk; nothing was changed."""
+    """507: the service has no room left, or the tenant none; nothing was changed."""
 
 
 _BY_STATUS: Final[dict[int, type[PostbackError]]] = {
@@ -132,6 +137,7 @@ _BY_STATUS: Final[dict[int, type[PostbackError]]] = {
     503: Unavailable,
     507: StorageFull,
 }
+_BY_CODE: Final[dict[str, type[PostbackError]]] = {"RATE_LIMITED": RateLimited}
 _BY_PROXY: Final[dict[int, type[PostbackError]]] = {
     429: QueueFull,
     502: Unreachable,
@@ -162,7 +168,8 @@ def error_from(
     """Return the error whose class says what `status` means and whose `fields` are the API's one
     shape. Raises msgspec.ValidationError for another shape."""
     shape = msgspec.convert(fields, _Shape)
-    return _BY_STATUS.get(status, PostbackError)(
+    kind = _BY_CODE.get(shape.error) or _BY_STATUS.get(status, PostbackError)
+    return kind(
         shape.error,
         shape.message,
         details=shape.details,

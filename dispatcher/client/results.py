@@ -96,5 +96,10 @@ class Tenant(wire.TenantView[datetime], frozen=True, kw_only=True):
     """One customer account."""
 
 
+class TenantDetail(wire.TenantDetailView[datetime], frozen=True, kw_only=True):
+    """A tenant with the limits in force, of which `defaults` are not its own, and what it uses of
+    them."""
+
+
 class Stats(wire.StatsView[datetime], frozen=True, kw_only=True):
     """A tenant's figures; rates are over the last minute."""

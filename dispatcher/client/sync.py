@@ -131,6 +131,9 @@ class Client:
     rotate_secret = _method(calls.rotate_secret)
     reveal_secret = _method(calls.reveal_secret)
     tenants = _listing(calls.tenants)
+    get_tenant = _method(calls.get_tenant)
+    change_tenant = _method(calls.change_tenant)
+    erase_tenant = _method(calls.erase_tenant)
     stats = _method(calls.stats)
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Callback]:

@@ -7,17 +7,8 @@ from typing import Any, Final
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx
-from dispatcher.values import Key, SigningSecret, Tenant
+from dispatcher.values import Key, SigningSecret
 from receiver.base.secrets import is_weak
-
-
-def tenants(tx: Tx) -> list[Tenant]:
-    """In the order of their names."""
-    return [
-        Tenant(name=name, created_ms=created_ms)
-        for name, created_ms in tx.all("SELECT name, created_ms FROM tenants ORDER BY name")
-    ]
-
 
 CURRENT_SECRETS: Final = "SELECT tenant, destination, value FROM secrets WHERE expires_ms IS NULL"
 

@@ -190,9 +190,11 @@ def servers_of(operations: Sequence[object]) -> set[str]:
     return {new.destination for new in submits if new.destination != new.lane}
 
 
-def unmade(tx: Tx, operations: Sequence[object], missing: Set[str]) -> list[NewCallback]:
+def unmade(
+    tx: Tx, operations: Sequence[object], missing: Set[str], rules: Rules
+) -> list[NewCallback]:
     """Return, of the batch's submits, one for each lane that is missing and that can be made."""
     if not missing:
         return []
     requests = [one for one in operations if isinstance(one, SubmitRequest)]
-    return submit.unmade(tx, [one.new for one in requests if one.new.lane in missing])
+    return submit.unmade(tx, [one.new for one in requests if one.new.lane in missing], rules)

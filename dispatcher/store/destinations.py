@@ -7,6 +7,7 @@ from dispatcher.ids import lanes_end
 from dispatcher.store import access, rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.lanes import begin_again, clear_circuit, of_server, resolve
+from dispatcher.store.limits import Destinations
 from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
@@ -66,13 +67,16 @@ def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:
     return row[0], row[1], bool(row[2])
 
 
-def register(tx: Tx, new: Destination, secret: SigningSecret) -> Destination:
-    """Raise Conflict if the name is taken. One that was removed may be registered again."""
+def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destinations) -> Destination:
+    """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may. One
+    that was removed may be registered again."""
     before = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
     if before is not None and before[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
     if before is not None and not forget(tx, new.id):
         raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
+    if limit.count(tx, new.tenant) >= limit.max:
+        raise limit.refusal(new.tenant)
     tx.run(
         "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
         "disabled_reason, concurrency, rate, created_ms, epoch) "

@@ -27,6 +27,22 @@ class KeyReused(Conflict):
         self.first_id = first_id
 
 
+class LimitReached(Conflict):
+    """`owner` has as many of `what` as it may have: `setting` says how many, `max`."""
+
+    def __init__(self, owner: str, what: str, setting: str, max: int) -> None:
+        super().__init__(f"{owner} has {max:,} {what}, as many as {setting} allows")
+        self.setting = setting
+        self.max = max
+
+
+class TenantErasing(Conflict):
+    """The tenant is being erased: it takes nothing new until that is done."""
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"the tenant {tenant} is being erased: it takes nothing until it is")
+
+
 class DestinationDisabled(Conflict):
     """The destination takes no callbacks: its reason says why."""
 

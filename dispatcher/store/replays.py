@@ -9,7 +9,7 @@ from dispatcher import filters
 from dispatcher.filters import Filter
 from dispatcher.ids import new_id
 from dispatcher.store import callbacks, rows
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import Conflict, LimitReached, NotFound
 from dispatcher.store.search import Clause, Walk, newest, walk
 from dispatcher.store.tx import Tx
 from dispatcher.values import Callback, Replay
@@ -17,6 +17,8 @@ from dispatcher.values import Callback, Replay
 # A set is counted up to here, and by so many looks; beyond that it is "more" until it was walked.
 COUNTED_MAX: Final = 10_000
 LOOKS_MAX: Final = 4
+_FEEDER: Final = "feed replays"  # what the one process that feeds has acquired
+_KEPT: Final = 1_000  # that ended, of one tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +101,27 @@ def new(
     )
 
 
-def make(tx: Tx, replay: Replay) -> Replay:
-    """Record a replay; feeding it is for later commits."""
+def check_running(tx: Tx, tenant: str, running_max: int) -> None:
+    """Raise LimitReached where the tenant has as many that run as it may."""
+    sql = "SELECT count(*) FROM replays WHERE tenant = ? AND state = 'running'"
+    row = tx.one(sql, tenant)
+    if row is not None and row[0] >= running_max:
+        owner, setting = f"the tenant {tenant}", "DISPATCHER_TENANT_REPLAYS_MAX"
+        raise LimitReached(owner, "filtered replays that run", setting, running_max)
+
+
+def make(tx: Tx, replay: Replay, running_max: int) -> Replay:
+    """Record a replay; feeding it is for later commits. Of those that ended the newest are kept.
+    Raises LimitReached where as many run as may."""
+    if replay.state == "running":
+        check_running(tx, replay.tenant, running_max)
+    tx.run(
+        "DELETE FROM replays WHERE tenant = ? AND state <> 'running' AND id <= "
+        "(SELECT id FROM replays WHERE tenant = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+        replay.tenant,
+        replay.tenant,
+        _KEPT - 1,
+    )
     tx.run(
         "INSERT INTO replays (id, tenant, filter, rate, state, matched, matched_exactly, "
         "created_ms, finished_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -125,9 +146,10 @@ def get(tx: Tx, tenant: str, replay: str) -> Replay:
     return rows.replay(row)
 
 
-def running(tx: Tx) -> list[Replay]:
-    """Every tenant's."""
-    return [rows.replay(row) for row in tx.all(f"{rows.REPLAY} WHERE state = 'running'")]
+def running(tx: Tx, after: str, *, limit: int) -> list[Replay]:
+    """`limit` of every tenant's after id `after`, in the order of their ids."""
+    sql = f"{rows.REPLAY} WHERE state = 'running' AND id > ? ORDER BY id LIMIT ?"
+    return [rows.replay(row) for row in tx.all(sql, after, limit)]
 
 
 def upcoming(tx: Tx, replay: str, *, limit: int) -> Part:
@@ -147,28 +169,31 @@ def upcoming(tx: Tx, replay: str, *, limit: int) -> Part:
     return Part(cursor=cursor, ids=ids, end_id=walked.last_id)
 
 
-def feed(tx: Tx, replay: str, part: Part, *, now_ms: int) -> tuple[bool, Replay]:
+def acquire(tx: Tx) -> bool:
+    """Whether this process is the one that feeds replays: one does for all, so that each keeps its
+    rate, and so that many cost the database no more locks than one."""
+    return tx.acquire(_FEEDER)
+
+
+def feed(tx: Tx, replay: str, part: Part, *, now_ms: int) -> Replay:
     """Replay a part of the set and move the cursor behind it, in this one commit; at the set's end
     the replay ends.
 
-    Nothing happens if the cursor has moved since they were read, if the replay has ended, or if
-    another process feeds it, the first that asked: so it keeps its rate over all processes. Returns
-    whether this is the one that feeds.
+    Nothing happens if the cursor has moved since they were read, or if the replay has ended. Raises
+    NotFound, and Conflict where another process feeds.
     """
     row = tx.one("SELECT tenant, state, cursor, created_ms FROM replays WHERE id = ?", replay)
     if row is None:
         raise NotFound(f"there is no replay {replay}")
     tenant, state, current, made_ms = row
-    ours = tx.acquire(replay)
-    if ours and state == "running" and current == part.cursor:
+    if state == "running" and not acquire(tx):
+        raise Conflict("another process feeds the filtered replays")
+    if state == "running" and current == part.cursor:
         fed = sum(
             _feed_one(tx, tenant, callback, made_ms=made_ms, now_ms=now_ms) for callback in part.ids
         )
         _advance(tx, replay, part, fed, now_ms=now_ms)
-    after = get(tx, tenant, replay)
-    if after.state != "running":
-        tx.let_go(replay)
-    return ours, after
+    return get(tx, tenant, replay)
 
 
 def _feed_one(tx: Tx, tenant: str, callback: str, *, made_ms: int, now_ms: int) -> bool:

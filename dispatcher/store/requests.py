@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
+from dispatcher.store.limits import Destinations
 from dispatcher.values import Callback, Delivery, NewCallback
 
 
@@ -76,8 +77,10 @@ class Retention:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """A destination's default concurrency, how far a lease outlasts its attempt, how long an
-    idempotency key holds, and until when keys of the earlier rule do."""
+    idempotency key holds, until when keys of the earlier rule do, and how many destinations a
+    tenant may have."""
 
+    destinations: Destinations
     concurrency: int
     lease_margin_ms: int
     key_ms: int

@@ -21,6 +21,7 @@ from dispatcher.values import (
     NewCallback,
     Replay,
     SigningSecret,
+    Tenant,
 )
 
 
@@ -244,6 +245,10 @@ _REPLAY: Final = _same(
 REPLAY: Final = _select(_REPLAY, "FROM replays")
 _SECRET: Final = _same("id tenant destination value created_ms expires_ms revealed_ms")
 SECRET: Final = _select(_SECRET, "FROM secrets")
+_TENANT: Final = _same("name created_ms label storage_bytes_max queue_max erasing_ms") | {
+    "rate_per_second": "rate"
+}
+TENANT: Final = _select(_TENANT, "FROM tenants")
 _KEY: Final = _same("id digest tenant label created_ms scopes")
 KEY: Final = _select(_KEY, "FROM keys")
 
@@ -308,6 +313,11 @@ def replay(row: Row) -> Replay:
 def secret(row: Row) -> SigningSecret:
     """Return a row of SECRET as a value."""
     return SigningSecret(**dict(zip(_SECRET, row, strict=True)))
+
+
+def tenant(row: Row) -> Tenant:
+    """Return a row of TENANT as a value."""
+    return Tenant(**dict(zip(_TENANT, row, strict=True)))
 
 
 def key(row: Row) -> Key:

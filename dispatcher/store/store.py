@@ -5,7 +5,6 @@ out. Every verb that writes returns only after its commit is on disk (I1). Reads
 behind; writes are settled in the order they commit.
 """
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,12 +26,13 @@ from dispatcher.store import (
     lanes,
     replays,
     search,
+    tenants,
     upgrade,
 )
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
-from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
+from dispatcher.store.limits import Destinations
 from dispatcher.store.rates import Rates
 from dispatcher.store.requests import (
     ClaimRequest,
@@ -43,6 +43,7 @@ from dispatcher.store.requests import (
     SubmitRequest,
     Usage,
 )
+from dispatcher.store.tenants import Erasure
 from dispatcher.store.tx import Topic, Tx
 from dispatcher.values import (
     Attempt,
@@ -64,8 +65,7 @@ from receiver.base.db.group_commit import GroupCommit
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
-# How long a process that does not feed a replay waits before it looks again whether it must.
-_FEED_AGAIN_S: Final = 1.0
+_PROBE_EVERY_S: Final = 1.0
 
 
 class Store:
@@ -80,6 +80,7 @@ class Store:
             waiting_max=settings.commit_waiting_max,
         )
         self._rules = Rules(
+            destinations=Destinations(settings.tenant_destinations_max),
             concurrency=settings.destination_concurrency,
             lease_margin_ms=round(settings.lease_margin * 1000),
             key_ms=round(settings.keep_keys * 1000),
@@ -88,6 +89,8 @@ class Store:
         self._counts: Counter[tuple[str, State]] = Counter()
         self._bytes: Counter[str] = Counter()
         self._queued = 0
+        self._probed_s = 0.0
+        self._replays_max = settings.tenant_replays_max
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
         self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
@@ -116,10 +119,12 @@ class Store:
         await self._database.close()
 
     async def check(self) -> None:
-        """Raise StoreUnavailable or StoreFull unless a write would be taken now."""
-        await self._write(lambda tx: tx.touch())
-        if self._database.usage.free_bytes <= 0:
-            raise StoreFull("there is no room left for callbacks")
+        """Raise StoreUnavailable or StoreFull unless a write of some size is taken now. It is made
+        at most once a second, however often this is asked."""
+        probe = time.monotonic() - self._probed_s > _PROBE_EVERY_S
+        await self._write(lambda tx: tx.touch(probe=probe))
+        if probe:
+            self._probed_s = time.monotonic()
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target`, while work goes on. Raises Conflict if it exists."""
@@ -326,11 +331,18 @@ class Store:
     async def make_replay(
         self, tenant: str, filter: Filter, *, rate_per_second: float | None, now_ms: int
     ) -> Replay:
-        """Fix the set: what matches `filter` and is final now. Feeds nothing yet."""
+        """Fix the set: what matches `filter` and is final now. Feeds nothing yet. Raises
+        LimitReached while as many run as may."""
+        running_max = self._replays_max
+        # Counting may take long.
+        await self._read(lambda tx: replays.check_running(tx, tenant, running_max), Reader(tenant))
         counted = await self._count(tenant, filter, made_ms=now_ms, sample=0)
         replay = replays.new(tenant, filter, counted, rate_per_second, now_ms)
         return await self._write(
-            lambda tx: replays.make(tx, replay), notify="replays", tenant=tenant
+            lambda tx: replays.make(tx, replay, running_max),
+            lanes=lanes.of_tenant(tenant),
+            notify="replays",
+            tenant=tenant,
         )
 
     async def preview_replay(self, tenant: str, filter: Filter, *, sample: int) -> replays.Count:
@@ -356,22 +368,24 @@ class Store:
                 break
         return counted
 
+    async def feeds_replays(self) -> bool:
+        """Whether this process is the one that feeds: of several the first that asked, while it
+        lives."""
+        return await self._write(replays.acquire)
+
     async def feed_replay(
         self, replay: str, *, limit: int, now_ms: int, tenant: str = ""
     ) -> Replay:
         """Walk on in the set, to `limit` more callbacks of it at most, which are looked up in
-        `tenant`'s turn; cursor and rows move in one commit. Of several processes one feeds; the
-        others wait a second, in case it ends."""
+        `tenant`'s turn; cursor and rows move in one commit. Raises NotFound, and Conflict in a
+        process that is not the one that feeds."""
         part = await self._read(
             lambda tx: replays.upcoming(tx, replay, limit=limit), Reader(tenant, upkeep=True)
         )
-        ours, fed = await self._write(
+        return await self._write(
             lambda tx: replays.feed(tx, replay, part, now_ms=tx.at(now_ms)),
             lanes=lanes.of_replay(replay, part.ids),
         )
-        if not ours and fed.state == "running":
-            await asyncio.sleep(_FEED_AGAIN_S)
-        return fed
 
     async def cancel_replay(self, tenant: str, replay: str, *, now_ms: int) -> Replay:
         """Stop feeding; what was fed stays. Raises NotFound, Conflict (done)."""
@@ -385,9 +399,9 @@ class Store:
         """Raise NotFound."""
         return await self._read(lambda tx: replays.get(tx, tenant, replay), Reader(tenant))
 
-    async def running_replays(self) -> Sequence[Replay]:
-        """Every tenant's, to go on with."""
-        return await self._read(replays.running)
+    async def running_replays(self, *, after: str = "", limit: int = 1_000) -> Sequence[Replay]:
+        """`limit` of every tenant's after id `after`, in the order of their ids."""
+        return await self._read(lambda tx: replays.running(tx, after, limit=limit))
 
     # --- destinations ---
 
@@ -407,9 +421,9 @@ class Store:
         )
 
     async def register(self, new: Destination, secret: SigningSecret) -> Destination:
-        """Raise Conflict if the name is taken."""
+        """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may."""
         return await self._write(
-            lambda tx: destinations.register(tx, new, secret),
+            lambda tx: destinations.register(tx, new, secret, self._rules.destinations),
             lanes=lanes.of_destination(new.tenant, new.id),
             notify="access",
             tenant=new.tenant,
@@ -445,7 +459,36 @@ class Store:
 
     async def tenants(self, *, listed: bool = False) -> Sequence[Tenant]:
         """In the order of their names; `listed`, in the turns of listings."""
-        return await self._read(access.tenants, PLATFORM if listed else SERVICE)
+        return await self._read(tenants.tenants, PLATFORM if listed else SERVICE)
+
+    async def change_tenant(self, tenant: str, changes: Mapping[str, object]) -> Tenant:
+        """Change the named fields (`label storage_bytes_max queue_max rate_per_second`; None: the
+        default). Raises NotFound, TenantErasing."""
+        return await self._write(
+            lambda tx: tenants.change(tx, tenant, changes),
+            lanes=lanes.of_tenant(tenant),
+            notify="access",
+        )
+
+    async def begin_erasing(self, tenant: str, *, now_ms: int) -> Tenant:
+        """Have a tenant end, its keys at once; `erase` does the rest. Raises NotFound."""
+        return await self._write(
+            lambda tx: tenants.begin_erasing(tx, tenant, now_ms=tx.at(now_ms)),
+            lanes=lanes.of_tenant(tenant),
+            notify="access",
+        )
+
+    async def erasing(self) -> Sequence[str]:
+        """Return the tenants that are being erased."""
+        return await self._read(tenants.erasing, SERVICE)
+
+    async def erase(self, tenant: str, *, now_ms: int, limit: int) -> Erasure:
+        """Delete about `limit` more rows of a tenant that is being erased; other processes are told
+        when nothing is left."""
+        return await self._write(
+            lambda tx: tenants.erase(tx, tenant, now_ms=tx.at(now_ms), limit=limit),
+            lanes=tenants.of_erasing(tenant, limit),
+        )
 
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         """Make the tenant with this secret, unless it exists."""

@@ -76,10 +76,13 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     results: Results = {}
     values: dict[str, Row] = {}
     handed: Counter[str] = Counter()
+    beyond = _beyond_limit(tx, requests, targets, rules)
     earlier = _earlier(tx, requests, rules)
     for request in requests:
         new, target = request.new, targets[request.new.lane]
         refusal = target.refusal(new)
+        if new.destination in beyond:
+            refusal = rules.destinations.refusal(new.tenant)
         if refusal is not None:
             results[new.id] = refusal
             continue
@@ -130,6 +133,22 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
         _make(tx, of_them, unnamed, rules, now_ms)
         targets |= _targets(tx, of_them, now_ms, rules)
     return targets
+
+
+def _beyond_limit(
+    tx: Tx, requests: Sequence[SubmitRequest], targets: Mapping[str, _Target], rules: Rules
+) -> set[str]:
+    """Return the destinations that would come into being and may not."""
+    new = {
+        request.new.destination: request.new
+        for request in requests
+        if request.new.url is not None and not targets[request.new.lane].known
+    }
+    return {one for one, first in new.items() if not _may_make(tx, first, rules)}
+
+
+def _may_make(tx: Tx, new: NewCallback, rules: Rules) -> bool:
+    return rules.destinations.admits(tx, new.tenant, now_ms=tx.at(new.created_ms))
 
 
 def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
@@ -195,13 +214,20 @@ def _make_targets(
     )
 
 
-def unmade(tx: Tx, submits: Sequence[NewCallback]) -> list[NewCallback]:
-    """Return one for each of their lanes that can be made: a name must be a destination's."""
+def unmade(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> list[NewCallback]:
+    """Return one for each of their lanes that can be made: a name must be a destination's, and a
+    URL's either is there or is one that the tenant may have."""
     by_lane = {new.lane: new for new in submits}
-    names = [new.destination for new in by_lane.values() if new.url is None]
-    sql = f"SELECT id FROM destinations WHERE id IN ({marks(names)})"
-    known = {row[0] for row in tx.all(sql, *names)} if names else set()
-    return [new for new in by_lane.values() if new.url is not None or new.destination in known]
+    by_destination = {new.destination: new for new in by_lane.values()}
+    ids = list(by_destination)
+    sql = f"SELECT id FROM destinations WHERE id IN ({marks(ids)})"
+    known = {row[0] for row in tx.all(sql, *ids)} if ids else set()
+    known |= {
+        one
+        for one, new in by_destination.items()
+        if one not in known and new.url is not None and _may_make(tx, new, rules)
+    }
+    return [new for new in by_lane.values() if new.destination in known]
 
 
 def make_lanes(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> None:

@@ -106,17 +106,15 @@ class Tx(db.Tx, Protocol):
     def ids(self, values: Iterable[str]) -> object:
         """Return a list of ids as the one parameter that `statements` take it by."""
 
-    def touch(self) -> None:
-        """Have the commit write something, whatever else it does: proof that the disk takes it."""
+    def touch(self, *, probe: bool) -> None:
+        """Have the commit write something, whatever else it does: with `probe` as much as a submit
+        does, as proof that the disk takes it."""
 
     def notify(self, topic: Topic) -> None:
         """Tell the other processes, in the commit itself."""
 
     def acquire(self, name: str) -> bool:
         """Whether this process is the one that has `name`: the first that asks, while it lives."""
-
-    def let_go(self, name: str) -> None:
-        """Let another process acquire `name`."""
 
 
 class Statements(Protocol):

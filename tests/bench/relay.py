@@ -9,7 +9,7 @@ from dispatcher import policy as policies
 from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest, Settlement, Usage
 from dispatcher.store.store import Store
-from dispatcher.values import Delivery, Key, NewCallback, Replay, SigningSecret, Submitted, Tenant
+from dispatcher.values import Delivery, Key, NewCallback, SigningSecret, Submitted, Tenant
 
 _FREE_BYTES: Final = 2**40
 
@@ -86,8 +86,14 @@ class Relay:
     async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
         return [self._tenants[tenant]]
 
-    async def running_replays(self) -> Sequence[Replay]:
+    async def feeds_replays(self) -> bool:
+        return False
+
+    async def erasing(self) -> Sequence[str]:
         return ()
+
+    def stored_bytes(self, tenant: str) -> int:
+        return 0
 
     async def repair_lanes(self, **_: object) -> tuple[int, str | None]:
         return 0, None

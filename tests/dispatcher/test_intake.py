@@ -19,16 +19,14 @@ from dispatcher.intake import (
     Invalid,
     NotReady,
     PayloadTooLarge,
-    QueueFull,
-    StorageFull,
     Submission,
     custom_headers,
     from_wire,
     payload_status,
-    queue_full,
     read_policy,
 )
 from dispatcher.policy import PRESETS, load
+from dispatcher.quotas import QueueFull, Quotas, StorageFull, queue_full
 from dispatcher.settings import Settings
 from dispatcher.store.errors import DestinationDisabled, KeyReused, StoreFull, StoreUnavailable
 from dispatcher.store.requests import Usage
@@ -61,7 +59,8 @@ class Door:
 
 def _intake(rig: Rig, access: Access, **settings: Any) -> Intake:
     limits: Settings = replace(rig.settings, **settings)
-    return Intake(limits, rig.store, access, rig.engine, rig.metrics)
+    quotas = Quotas(limits, rig.store, access, rig.engine.drain_rate)
+    return Intake(limits, access, quotas, rig.engine, rig.metrics)
 
 
 @pytest.fixture

@@ -252,7 +252,7 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
         with session.rolled_back_on_error():
             touched = database.lanes_of(tx, operations)
             statements.hold(tx, touched, database.servers_of(operations))
-            unmade = database.unmade(tx, operations, touched - tx.held)
+            unmade = database.unmade(tx, operations, touched - tx.held, rules)
         if not unmade:
             return tx
         session.roll_back()

@@ -131,7 +131,8 @@ class PostgresTx(Tx, postgres.PostgresTx):
         """Differs: sorted, so that every process takes its locks in the same order."""
         return sorted(set(values))
 
-    def touch(self) -> None:
+    def touch(self, *, probe: bool) -> None:
+        """Differs: what marks the commit is written anyway."""
         self.wrote = True
 
     def notify(self, topic: Topic) -> None:
@@ -145,11 +146,6 @@ class PostgresTx(Tx, postgres.PostgresTx):
                 return False
             self._acquired.add(name)
         return True
-
-    def let_go(self, name: str) -> None:
-        if name in self._acquired:
-            self.one("SELECT pg_advisory_unlock(hashtextextended(?, 0))", name)
-            self._acquired.discard(name)
 
 
 class Session(postgres.Session):

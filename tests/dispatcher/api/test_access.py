@@ -65,6 +65,9 @@ ROUTES = [
     ("POST", "/v1/secrets/rotate", "admin"),
     ("POST", "/v1/secrets/reveal", "admin"),
     ("GET", "/v1/tenants", "admin"),
+    ("GET", "/v1/tenants/t_1", "admin"),
+    ("PATCH", "/v1/tenants/t_1", "admin"),
+    ("DELETE", "/v1/tenants/t_1", "admin"),
     ("GET", "/v1/stats", "read"),
 ]
 

@@ -81,3 +81,53 @@ def test_tenants_are_listed(cli: Run, client: Client, service: Running, tenant: 
     client.submit("job_1", 1, callback_url=service.hook(200))
     assert tenant in [one["name"] for one in cli("tenants", "--json").lines]
     assert tenant in cli("tenants").out
+
+
+def test_a_tenants_limits_are_shown_and_set(
+    cli: Run, client: Client, service: Running, tenant: str
+) -> None:
+    """With the unit that people write; `default` puts one back."""
+    client.submit("job_1", 1, callback_url=service.hook(200))
+    shown = cli("tenants", "show", tenant)
+    assert shown.code == 0, shown.err
+    assert "at most 12.5 GiB  (default)" in shown.out
+    assert "as many submits as come" in shown.out
+    set_to = cli("tenants", "set", tenant, "--storage", "1.5GiB", "--rate", "200", "--label", "A")
+    assert "at most 1.5 GiB\n" in set_to.out, set_to.err
+    assert "at most 200 submits a second" in set_to.out
+    assert "A" in cli("tenants", "list").out
+    found = cli("tenants", "show", tenant, "--json").json
+    assert (found["storageBytesMax"], found["ratePerSecond"]) == (3 << 29, 200)
+    back = cli("tenants", "set", tenant, "--storage", "default", "--queue", "9", "--json").json
+    assert back["defaults"] == ["storageBytesMax"]
+    assert back["queueMax"] == 9
+    assert client.get_tenant(tenant).queue_max == 9
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (),
+        ("--storage", "lots"),
+        ("--storage", "-1"),
+        ("--rate", "x"),
+        ("--rate", "nan"),
+        ("--queue", "1.5"),
+    ],
+)
+def test_what_is_no_limit_is_told(cli: Run, wrong: tuple[str, ...]) -> None:
+    assert cli("tenants", "set", "default", *wrong).code == 2
+
+
+def test_a_tenant_is_deleted_once_that_is_confirmed(
+    cli: Run, client: Client, service: Running, tenant: str
+) -> None:
+    """Without a terminal to ask on only with --yes; a misspelt name is no success."""
+    client.submit("job_1", 1, callback_url=service.hook(200))
+    assert cli("tenants", "delete", tenant).code != 0
+    assert client.get_tenant(tenant).erasing_at is None
+    assert cli("tenants", "delete", "nobody-of-this-name", "--yes").code == 1
+    assert cli("tenants", "delete", tenant, "--yes").code == 0
+    found = [one for one in cli("tenants", "--json").lines if one["name"] == tenant]
+    assert all("erasingAt" in one for one in found)
+    assert client.erase_tenant("nobody-of-this-name") is None

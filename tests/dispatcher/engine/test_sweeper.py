@@ -216,11 +216,11 @@ async def test_a_replay_outlives_a_store_that_fails_for_a_while(
         find, feed = rig.store.running_replays, rig.store.feed_replay
         failures = {"find": 1, "feed": 2}
 
-        async def finding() -> Sequence[Replay]:
+        async def finding(**page: Any) -> Sequence[Replay]:
             if failures["find"]:
                 failures["find"] -= 1
                 raise StoreUnavailable("test")
-            return await find()
+            return await find(**page)
 
         async def feeding(replay: str, *, limit: int, now_ms: int, tenant: str) -> Replay:
             if failures["feed"]:

@@ -7,6 +7,7 @@ ALTER TABLE tenants ADD COLUMN storage_bytes_max bigint;
 ALTER TABLE tenants ADD COLUMN queue_max bigint;
 ALTER TABLE tenants ADD COLUMN rate double precision;
 ALTER TABLE tenants ADD COLUMN erasing_ms bigint;
+CREATE INDEX tenants_erasing ON tenants (name) WHERE erasing_ms IS NOT NULL;
 
 ALTER TABLE callbacks ADD COLUMN extra_bytes integer NOT NULL DEFAULT 0;
 

@@ -7,6 +7,7 @@ ALTER TABLE tenants ADD COLUMN storage_bytes_max INTEGER;
 ALTER TABLE tenants ADD COLUMN queue_max INTEGER;
 ALTER TABLE tenants ADD COLUMN rate REAL;
 ALTER TABLE tenants ADD COLUMN erasing_ms INTEGER;
+CREATE INDEX tenants_erasing ON tenants (name) WHERE erasing_ms IS NOT NULL;
 
 -- What a callback takes up beside its row and its payload: headers, tags, policy, attempts.
 ALTER TABLE callbacks ADD COLUMN extra_bytes INTEGER NOT NULL DEFAULT 0;

@@ -1,0 +1,200 @@
+"""What a tenant may still use, of what all tenants share: the rate of submits, the queue, the
+storage. Each limit is the tenant's own, or the settings'."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.access import Access
+from dispatcher.settings import Settings
+from dispatcher.store.rows import ROW_BYTES
+from dispatcher.store.store import Store
+from dispatcher.values import Tenant
+from receiver.base.clock import monotonic_ms
+
+WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
+RETRY_S_MAX: Final = 60
+# How many seconds' worth of submits may come at one moment.
+_BURST_S: Final = 1.0
+
+
+class QuotaError(Exception):
+    """A callback that may be taken later; the message is fit to show."""
+
+    retry_after_s: int
+
+
+class QueueFull(QuotaError):
+    """`estimated_wait_s` is how long this queue takes to drain at the measured rate,
+    `retry_after_s` how long until there is room for one more."""
+
+    def __init__(self, queue_size: int, estimated_wait_s: int, retry_after_s: int) -> None:
+        super().__init__("too many deliveries are waiting")
+        self.queue_size = queue_size
+        self.estimated_wait_s = estimated_wait_s
+        self.retry_after_s = retry_after_s
+
+
+class RateLimited(QuotaError):
+    """The tenant submits faster than it may."""
+
+    def __init__(self, rate_per_second: float, wait_ms: float) -> None:
+        super().__init__(f"more than {rate_per_second:g} submits a second")
+        self.rate_per_second = rate_per_second
+        self.retry_after_s = max(1, min(RETRY_S_MAX, math.ceil(wait_ms / 1000)))
+
+
+class StorageFull(QuotaError):
+    """What this callback would take, and what is left to its tenant."""
+
+    def __init__(self, estimated_bytes: int, remaining_bytes: int, *, of_tenant: bool) -> None:
+        room = "within what the tenant may store" if of_tenant else "to store this callback"
+        super().__init__(f"there is no room {room}")
+        self.estimated_bytes = estimated_bytes
+        self.remaining_bytes = max(0, remaining_bytes)
+        self.retry_after_s = RETRY_S_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a tenant may use. `rate_per_second` None: as many submits as come."""
+
+    storage_bytes_max: int
+    queue_max: int
+    rate_per_second: float | None
+
+
+class Quotas:
+    """Looks at what tenants use in this process, before each submit.
+
+    Rates hold for this process alone. The queue and the storage are everybody's, as far as this
+    process knows: of other processes, about a second ago.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        access: Access,
+        drain_rate: Callable[[], float],
+        *,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._access = access
+        self._drain_rate = drain_rate
+        self._monotonic_ms = monotonic_ms
+        self._defaults = Limits(
+            storage_bytes_max=settings.tenant_storage_bytes_max or settings.storage_bytes_max // 4,
+            queue_max=settings.tenant_queue_max,
+            rate_per_second=settings.tenant_rate_per_second or None,
+        )
+        self._paces: dict[str, float] = {}  # until when each tenant's rate is used
+        self._arriving: Counter[str] = Counter()
+
+    def limits(self, tenant: str) -> Limits:
+        """Return the limits in force."""
+        known = self._access.tenant(tenant)
+        return self._defaults if known is None else self.limits_of(known)
+
+    def limits_of(self, tenant: Tenant) -> Limits:
+        """Return the limits that are in force for this tenant."""
+        storage, queue, rate = tenant.storage_bytes_max, tenant.queue_max, tenant.rate_per_second
+        if storage is None and queue is None and rate is None:
+            return self._defaults
+        default = self._defaults
+        return Limits(
+            storage_bytes_max=default.storage_bytes_max if storage is None else storage,
+            queue_max=default.queue_max if queue is None else queue,
+            rate_per_second=default.rate_per_second if rate is None else rate,
+        )
+
+    def check_rate(self, tenant: str) -> None:
+        """Count a submit. Raises RateLimited."""
+        rate = self.limits(tenant).rate_per_second
+        if rate is None:
+            return
+        now_ms = self._monotonic_ms()
+        used_ms, wait_ms = paced(self._paces.get(tenant, 0.0), rate, now_ms)
+        if wait_ms:
+            raise RateLimited(rate, wait_ms)
+        self._paces[tenant] = used_ms
+
+    @contextmanager
+    def room(self, tenant: str, size: int) -> Iterator[None]:
+        """Keep room for a callback of `size` bytes while it is stored. Raises QueueFull and
+        StorageFull."""
+        limits = self.limits(tenant)
+        self._check_queue(tenant, limits)
+        free = self._store.usage().free_bytes
+        left = limits.storage_bytes_max - self.used_bytes(tenant)
+        if left < size:
+            raise StorageFull(size, left, of_tenant=True)
+        if free < size:
+            raise StorageFull(size, min(left, free), of_tenant=False)
+        self._arriving[tenant] += size
+        try:
+            yield
+        finally:
+            self._arriving[tenant] -= size
+            if not self._arriving[tenant]:
+                del self._arriving[tenant]
+
+    def used_bytes(self, tenant: str) -> int:
+        """Return what the tenant's callbacks take up, with those that are being stored."""
+        return self._store.stored_bytes(tenant) + self._arriving[tenant]
+
+    def storage_full(self, tenant: str, size: int) -> StorageFull:
+        """Return the error for a callback that the database found no room for."""
+        left = self.limits(tenant).storage_bytes_max - self.used_bytes(tenant)
+        free = self._store.usage().free_bytes
+        return StorageFull(size, min(left, free), of_tenant=False)
+
+    def refusal(self) -> str | None:
+        """Return why every submit is refused now, whatever tenant it is of; None where none is."""
+        usage, settings = self._store.usage(), self._settings
+        if usage.free_bytes < ROW_BYTES:
+            return (
+                f"the storage is full: {usage.used_bytes:,} bytes are used, and no more than "
+                f"{usage.free_bytes:,} are free of DISPATCHER_STORAGE_BYTES_MAX and the disk"
+            )
+        if self._store.queued() >= settings.queue_max:
+            return f"the queue is full: {settings.queue_max:,} deliveries wait"
+        return None
+
+    def _check_queue(self, tenant: str, limits: Limits) -> None:
+        queued = self._store.queued(tenant)
+        if queued >= limits.queue_max:
+            over = queued - limits.queue_max + 1
+            raise queue_full(queued, over=over, drain_rate=self._drain_rate())
+        # Of the whole queue a tenant is told the limit, not how much the others have in it (I9).
+        queued, queue_max = self._store.queued(), self._settings.queue_max
+        if queued >= queue_max:
+            over = queued - queue_max + 1
+            raise queue_full(queue_max, over=over, drain_rate=self._drain_rate())
+
+
+def paced(used_ms: float, rate: float, now_ms: float) -> tuple[float, float]:
+    """Return until when a rate is used once one more has come, and how long that one must wait (0:
+    it may come): a second's worth may come at once, one always."""
+    interval_ms = 1000 / rate
+    slack_ms = max(0.0, _BURST_S * 1000 - interval_ms)
+    wait_ms = max(0.0, used_ms - slack_ms - now_ms)
+    return (used_ms, wait_ms) if wait_ms else (max(used_ms, now_ms) + interval_ms, 0.0)
+
+
+def queue_full(queue_size: int, *, over: int, drain_rate: float) -> QueueFull:
+    """Return the error for a queue that drains at `drain_rate` deliveries a second, and has room
+    again when `over` of them have gone."""
+    wait_s = _seconds(queue_size, drain_rate, WAIT_S_MAX)
+    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX))
+
+
+def _seconds(count: int, rate: float, seconds_max: int) -> int:
+    if rate <= 0 or count / rate >= seconds_max:
+        return seconds_max
+    return max(1, math.ceil(count / rate))
