@@ -107,7 +107,7 @@ async def test_many_replays_that_wait_cost_next_to_nothing(
             async with asyncio.timeout(60):
                 while len(replayer._schedule) < len(rows):  # noqa: ASYNC110 - nothing tells of it
                     await asyncio.sleep(0.01)
-            assert pages == 31
+            assert 31 <= pages < 40
             busy_s = time.process_time()
             await asyncio.sleep(1)
             busy_s = time.process_time() - busy_s
