@@ -106,9 +106,9 @@ class Call:
         """Return a request header as text."""
         return self.request.header(name)
 
-    def listing(self, about: str) -> "Listing":
-        """Return what the request's `limit` and `cursor` say. Raises Refusal (422)."""
-        limit = number(self.query, "limit", max=LIMIT_MAX) or LIMIT_DEFAULT
+    def listing(self, about: str, *, limit: int = LIMIT_DEFAULT) -> "Listing":
+        """Return what the request's `limit`, if any, and `cursor` say. Raises Refusal (422)."""
+        limit = number(self.query, "limit", max=LIMIT_MAX) or limit
         return Listing(about, limit, after(self.query.get("cursor"), about))
 
 

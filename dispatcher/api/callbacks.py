@@ -5,13 +5,14 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from dispatcher import filters, wire
-from dispatcher.api.call import Call
+from dispatcher.api.call import LIMIT_MAX, Call
 from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.json import encode, respond
 from dispatcher.policy import load
 from dispatcher.states import FINAL, State
 from dispatcher.values import Attempt, Callback, Priority
 from receiver.base.clock import iso
+from receiver.base.http import DIGITS_MAX, number
 
 _TIME: Final = "an ISO-8601 time; without an offset it is UTC"
 FILTERS: Final = (
@@ -75,16 +76,27 @@ async def get(call: Call) -> Response:
     f"{_ID}/attempts",
     tag="callbacks",
     scope="read",
+    parameters=(
+        Parameter(name="cursor", about="The `nextCursor` of the page before."),
+        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=int),
+    ),
     responses={200: list[wire.AttemptView[str]]},
     errors=("NOT_FOUND",),
 )
 async def attempts(call: Call) -> Response:
     """List its attempts.
 
-    All of them, oldest first, replays included.
+    Oldest first, replays included.
     """
-    history = await call.context.store.attempts(call.tenant, call.path["id"])
-    return respond(wire.Page(data=[attempt(one) for one in history], next_cursor=None))
+    id = call.path["id"]
+    listing = call.listing(f"attempts\0{call.tenant}\0{id}", limit=LIMIT_MAX)
+    after = number({"cursor": listing.after or "0"}, "cursor", min=0, max=10**DIGITS_MAX) or 0
+    history = await call.context.store.attempts(
+        call.tenant, id, after=after, limit=listing.limit + 1
+    )
+    shown = history[: listing.limit]
+    next_id = str(shown[-1].n) if len(history) > len(shown) else None
+    return respond(listing.page([attempt(one) for one in shown], next_id))
 
 
 @Operation(

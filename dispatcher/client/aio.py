@@ -1,6 +1,7 @@
 """The client for asyncio: the same methods, awaited."""
 
 import asyncio
+import builtins
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial, wraps
@@ -13,7 +14,7 @@ from dispatcher.client import calls
 from dispatcher.client.batches import AsyncItems, async_batches, batch
 from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
-from dispatcher.client.results import Callback, Replay
+from dispatcher.client.results import Attempt, Callback, Replay
 from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
@@ -109,7 +110,6 @@ class AsyncClient:
     submit_batch = _method(calls.submit_batch)
     get = _method(calls.get)
     page = _method(calls.page)
-    attempts = _method(calls.attempts)
     payload = _method(calls.payload)
     replay = _method(calls.replay)
     cancel = _method(calls.cancel)
@@ -140,6 +140,15 @@ class AsyncClient:
         ValueError for a filter that there is not."""
         calls.page(filters)
         return self._pages(partial(calls.page, filters))
+
+    async def attempts(self, id: str) -> builtins.list[Attempt]:
+        """Every attempt of one callback, oldest first. Raises NotFound."""
+        page = await self.call(calls.attempts(id))
+        found = page.data
+        while page.next_cursor is not None:
+            page = await self.call(calls.attempts(id, cursor=page.next_cursor))
+            found += page.data
+        return found
 
     async def submit_many(self, items: AsyncItems) -> AsyncIterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result

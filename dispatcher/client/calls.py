@@ -270,9 +270,12 @@ def page(
     return _get(_page(Callback), "callbacks", params=params)
 
 
-def attempts(id: str) -> Call[list[Attempt]]:
-    """Every attempt of one callback, oldest first. Raises NotFound."""
-    return _get(_list(Attempt), "callbacks", id, "attempts")
+def attempts(
+    id: str, *, cursor: str | None = None, limit: int | None = None
+) -> Call[Page[Attempt]]:
+    """Up to `limit` (1 to 500) attempts of one callback, oldest first, from `cursor` on. Raises
+    NotFound."""
+    return _get(_page(Attempt), "callbacks", id, "attempts", params=_paging(cursor, limit))
 
 
 def payload(id: str) -> Call[Payload]:
@@ -590,15 +593,6 @@ def _json(type: type[T]) -> _Read[T]:
 def _page(type: type[T]) -> _Read[Page[T]]:
     """Return what reads `{"data": […], "nextCursor": …}`."""
     return _json(Page[type])  # type: ignore[valid-type]  # a type at run time
-
-
-def _list(type: type[T]) -> _Read[list[T]]:
-    """Return what reads the data of a list that is always one page."""
-
-    def read(response: Response) -> list[T]:
-        return _page(type)(response).data
-
-    return read
 
 
 def _read_payload(response: Response) -> Payload:

@@ -3,6 +3,7 @@
 Generated from aio.py by `make generate`: change that file, not this one.
 """
 
+import builtins
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -15,7 +16,7 @@ from dispatcher.client import calls
 from dispatcher.client.batches import Items, batch, batches
 from dispatcher.client.calls import Filters, LineResult
 from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
-from dispatcher.client.results import Callback, Replay
+from dispatcher.client.results import Attempt, Callback, Replay
 from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
@@ -110,7 +111,6 @@ class Client:
     submit_batch = _method(calls.submit_batch)
     get = _method(calls.get)
     page = _method(calls.page)
-    attempts = _method(calls.attempts)
     payload = _method(calls.payload)
     replay = _method(calls.replay)
     cancel = _method(calls.cancel)
@@ -141,6 +141,15 @@ class Client:
         ValueError for a filter that there is not."""
         calls.page(filters)
         return self._pages(partial(calls.page, filters))
+
+    def attempts(self, id: str) -> builtins.list[Attempt]:
+        """Every attempt of one callback, oldest first. Raises NotFound."""
+        page = self.call(calls.attempts(id))
+        found = page.data
+        while page.next_cursor is not None:
+            page = self.call(calls.attempts(id, cursor=page.next_cursor))
+            found += page.data
+        return found
 
     def submit_many(self, items: Items) -> Iterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result

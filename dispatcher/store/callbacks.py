@@ -63,11 +63,11 @@ def get(tx: Tx, tenant: str, callback: str) -> Callback:
     return rows.callbacks(tx, [row])[0]
 
 
-def attempts(tx: Tx, tenant: str, callback: str) -> list[Attempt]:
-    """Oldest first. Raises NotFound."""
+def attempts(tx: Tx, tenant: str, callback: str, *, after: int, limit: int) -> list[Attempt]:
+    """Oldest first, those after number `after`. Raises NotFound."""
     get(tx, tenant, callback)
-    sql = f"{rows.ATTEMPT} WHERE callback = ? ORDER BY n"
-    return [rows.attempt(row) for row in tx.all(sql, callback)]
+    sql = f"{rows.ATTEMPT} WHERE callback = ? AND n > ? ORDER BY n LIMIT ?"
+    return [rows.attempt(row) for row in tx.all(sql, callback, after, limit)]
 
 
 def payload(tx: Tx, tenant: str, callback: str) -> Payload:

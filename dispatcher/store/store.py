@@ -284,9 +284,14 @@ class Store:
             lambda tx: search.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
         )
 
-    async def attempts(self, tenant: str, callback: str) -> Sequence[Attempt]:
-        """Oldest first. Raises NotFound."""
-        return await self._read(lambda tx: callbacks.attempts(tx, tenant, callback), Reader(tenant))
+    async def attempts(
+        self, tenant: str, callback: str, *, after: int = 0, limit: int = 500
+    ) -> Sequence[Attempt]:
+        """Oldest first, at most `limit`, those after number `after`. Raises NotFound."""
+        return await self._read(
+            lambda tx: callbacks.attempts(tx, tenant, callback, after=after, limit=limit),
+            Reader(tenant),
+        )
 
     async def payload(self, tenant: str, callback: str) -> Payload:
         """Raise NotFound, PayloadGone."""

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
+from dispatcher.api.call import cursor_after
 from dispatcher.app import Service
 from tests.dispatcher.api.talk import reject, submit, until_state
 
@@ -138,6 +139,45 @@ async def test_replay_and_cancel_follow_the_table_of_states(
     reject(await api.post(f"{path}/cancel"), 409, "CONFLICT")
     replayed = await api.post(f"{path}/replay")
     assert (replayed.status_code, replayed.json()["status"]) == (200, "pending")
+
+
+async def test_i7_a_long_history_comes_in_pages(
+    service: Service, api: httpx.AsyncClient, parked: str
+) -> None:
+    """500 attempts at most at once; each page goes on where the last one ended."""
+    made = await submit(api, "j", parked)
+    path = f"/v1/callbacks/{made}/attempts"
+    rows = [(made, n, n, 1.5, "timeout") for n in range(1, 1_202)]
+    await service.store._write(
+        lambda tx: tx.many(
+            "INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome) "
+            "VALUES (?, ?, ?, ?, ?)",
+            rows,
+        )
+    )
+    found: list[int] = []
+    pages: list[int] = []
+    cursor: dict[str, str] = {}
+    while not pages or cursor:
+        page = (await api.get(path, params=cursor)).json()
+        found += [one["n"] for one in page["data"]]
+        pages.append(len(page["data"]))
+        cursor = {"cursor": page["nextCursor"]} if page["nextCursor"] else {}
+    assert (pages, found) == ([500, 500, 201], list(range(1, 1_202)))
+    first = (await api.get(path, params={"limit": 2})).json()
+    assert [one["n"] for one in first["data"]] == [1, 2]
+
+
+@pytest.mark.parametrize("id", ["x", "9" * 40, "-1"])
+async def test_a_cursor_of_a_history_that_is_no_number_is_refused(
+    api: httpx.AsyncClient, parked: str, id: str
+) -> None:
+    """D13: whoever makes cursors of their own is told so."""
+    callback = await submit(api, "j", parked)
+    cursor = cursor_after(id, f"attempts\0default\0{callback}")
+    refused = await api.get(f"/v1/callbacks/{callback}/attempts", params={"cursor": cursor})
+    assert refused.status_code == 422
+    assert refused.json()["details"]["field"] == "cursor"
 
 
 @pytest.mark.parametrize("suffix", ["", "/attempts", "/payload"])

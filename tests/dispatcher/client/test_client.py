@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 
 from dispatcher.client import (
@@ -117,6 +118,26 @@ def test_many_are_submitted_in_order_and_a_bad_one_is_a_value(
     assert [made.job_id for made in taken] == [
         f"job_{n}" for n in range(1_200) if n not in (700, 701)
     ]
+
+
+def test_a_history_is_whole_however_many_pages_it_takes() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        n = int(request.url.params.get("cursor", "1"))
+        one = {
+            "n": n,
+            "startedAt": "2026-01-01T00:00:00Z",
+            "durationMs": 1.5,
+            "outcome": "timeout",
+            "statusCode": None,
+            "error": None,
+            "excerpt": None,
+        }
+        return httpx.Response(
+            200, json={"data": [one], "nextCursor": f"{n + 1}" if n < 3 else None}
+        )
+
+    with Client("http://postback.test", "k", transport=httpx.MockTransport(answer)) as client:
+        assert [one.n for one in client.attempts("cb_1")] == [1, 2, 3]
 
 
 def test_a_listing_goes_through_its_pages(client: Client, service: Running) -> None:
