@@ -17,15 +17,17 @@ from dispatcher.api import (
     submits,
     tenants,
 )
-from dispatcher.api.call import Call, Context
+from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
 from dispatcher.api.endpoint import Endpoint, Operation, not_found
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, encode
-from receiver.base.budget import Budget as Shares
-from receiver.base.http import Budget
+from receiver.base.budget import Budget
+from receiver.base.http import Bodies
 
-# All bodies that are still arriving, together: eight of the largest batches.
-BUFFERED_BYTES_MAX: Final = 128 * 1024 * 1024
+# All bodies that are arriving or being worked on, together: eight of the largest batches. A tenant
+# alone may have half of it.
+BODIES_BYTES_MAX: Final = 128 * 1024 * 1024
+BODIES_SHARE: Final = 1 / 2
 # All long responses whose clients have not read them yet: two of the largest payloads there can be.
 # A tenant alone may have two thirds of it, so that there is room for the others'.
 OUTGOING_BYTES_MAX: Final = 192 * 1024 * 1024
@@ -53,8 +55,14 @@ _PAGE_HEADERS: Final = {
 def create_api(context: Context) -> Router:
     """Return the whole HTTP interface over `context`. It owns nothing: whoever made the parts of
     the context opens and closes them."""
-    bodies = Budget(BUFFERED_BYTES_MAX, unavailable)
-    outgoing = Shares(OUTGOING_BYTES_MAX, OUTGOING_SHARE)
+    settings = context.settings
+    bodies = Bodies(
+        BODIES_BYTES_MAX,
+        share=BODIES_SHARE,
+        body_bytes_max=max(settings.batch_bytes_max, settings.payload_bytes_max + JSON_BYTES_MAX),
+        refusal=unavailable,
+    )
+    outgoing = Budget(OUTGOING_BYTES_MAX, OUTGOING_SHARE)
     routes = [
         Route(operations[0].path, Endpoint(context, bodies, outgoing, *operations))
         for operations in _by_path((*OPERATIONS, *_documentation()))

@@ -21,7 +21,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
 from dispatcher.store.store import Store
 from receiver.base.clock import now_ms
-from receiver.base.http import Budget, Request, invalid, number
+from receiver.base.http import Bodies, Request, invalid, number
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Call:
 
     context: Context
     request: Request = field(repr=False)
-    bodies: Budget = field(repr=False)
+    bodies: Bodies = field(repr=False)
     path: Mapping[str, str]
     principal: Principal = field(init=False)
     tenant: str = field(init=False)
@@ -74,17 +74,19 @@ class Call:
         return self.context.clock()
 
     async def body(self, bytes_max: int) -> bytes:
-        """Return the request's body. Raises what `Request.body` raises."""
-        request = self.request
+        """Return the request's body, which the tenant holds until the response is there. Raises
+        what `Request.body` raises."""
+        request, bodies = self.request, self.bodies
         request.check_encoding()
-        body = request.whole_body(bytes_max)
+        body = request.whole_body(bytes_max, bodies)
         if body is not None:
             return body
+        timeout_s = self.context.settings.request_timeout
         try:
-            timeout_s = self.context.settings.request_timeout
-            return await request.body(bytes_max=bytes_max, timeout_s=timeout_s, budget=self.bodies)
-        finally:
-            self.bodies.give_back(request.taken_bytes)
+            return await request.body(bytes_max=bytes_max, timeout_s=timeout_s, bodies=bodies)
+        except BaseException:
+            bodies.give_back(request)  # what is still sent is thrown away
+            raise
 
     async def json(self, shape: type[T], bytes_max: int = JSON_BYTES_MAX) -> T:
         """Return the request's JSON body in this shape. Raises Refusal."""

@@ -19,8 +19,8 @@ from dispatcher.api.errors import ApiError, to_refusal, unavailable
 from dispatcher.api.json import respond
 from dispatcher.values import Scope
 from receiver.base import http
-from receiver.base.budget import Budget as Shares
-from receiver.base.http import Budget, Disconnected, Refusal, Request, invalid, read_query
+from receiver.base.budget import Budget
+from receiver.base.http import Bodies, Disconnected, Refusal, Request, invalid, read_query
 
 Handler = Callable[[Call], Coroutine[Any, Any, Response]]
 Method = Literal["GET", "POST", "PATCH", "DELETE"]
@@ -96,7 +96,7 @@ class Endpoint:
     """The operations of one path, as an ASGI application."""
 
     def __init__(
-        self, context: Context, bodies: Budget, outgoing: Shares, *operations: Operation
+        self, context: Context, bodies: Bodies, outgoing: Budget, *operations: Operation
     ) -> None:
         """`outgoing` is the bytes of long responses that are being read, shared by tenants."""
         self._context = context
@@ -135,6 +135,7 @@ class Endpoint:
         except Disconnected:
             return
         finally:
+            self._bodies.give_back(request)
             if held:
                 self._outgoing.give_back(held, holder)
 
@@ -222,6 +223,7 @@ async def _admit(call: Call, scope: Scope) -> None:
     except ValueError as error:
         raise invalid("Postback-Tenant", named, str(error)) from None
     call.principal = principal
+    call.request.holder = call.tenant
 
 
 def error_response(error: Refusal, request_id: str) -> Response:

@@ -2,15 +2,18 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Final
 
 NOBODY: Final = ""
+_SITE_BITS: Final = 64  # of an IPv6 address: who has one of a site has them all
 
 
 def may_take(size: int, *, held: int, free: int, share: float) -> bool:
-    """Return whether a holder of `held` may take `size` more, of what is `free`. One alone gets
-    about `share` of the whole, two that want all get as much of what the other leaves, and so on:
-    however many they are, a part stays free, and what is held by nobody is of use to somebody."""
+    """Return whether a holder of `held` may take `size` more, of what is `free`: it gets about
+    `share` of what the others leave, so that there is something for the next one too, and what
+    nobody else wants is of use."""
     return size <= free and (held + size) * (1 - share) <= share * free
 
 
@@ -45,6 +48,20 @@ class Budget:
     def held(self) -> int:
         """How many are taken, by all together."""
         return sum(self._held.values())
+
+
+@lru_cache(maxsize=4096)
+def site_of(host: str) -> str:
+    """Return whose a connection from there is: of an IPv4 address, or of an IPv6 network."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ip_network((int(address) >> _SITE_BITS << _SITE_BITS, _SITE_BITS)))
 
 
 @dataclass(slots=True)

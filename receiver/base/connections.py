@@ -2,18 +2,16 @@
 read from each at once."""
 
 import asyncio
-import ipaddress
 import json
 from typing import Any, Final
 
-from receiver.base.budget import Budget, Tally
+from receiver.base.budget import Budget, Tally, site_of
 from receiver.base.http import busy
 from receiver.base.protocol import BoundedProtocol, Bounds
 
 # Between two messages a read is requests, which may have to wait; within a body it is bytes.
 _READ_BYTES: Final = 8 * 1024
 _READ_BODY_BYTES: Final = 32 * 1024
-_SITE_BITS: Final = 64  # of an IPv6 address: who has one of a site has them all
 
 Transport = asyncio.Transport
 
@@ -55,7 +53,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as in uvicorn
         connections = self._connections
-        self._peer = site_of(transport.get_extra_info("peername"))
+        peername = transport.get_extra_info("peername")
+        self._peer = site_of(peername[0]) if isinstance(peername, tuple) else ""
         if connections.places.take(1, self._peer):
             self._protocol = connections.protocol(self._arguments)
             self._protocol.connection_made(transport)
@@ -90,22 +89,6 @@ class _Connection(asyncio.BufferedProtocol):
             self._protocol.connection_lost(exc)
             self._protocol = None
             self._connections.places.give_back(1, self._peer)
-
-
-def site_of(peername: Any) -> str:
-    """Return who a peer is: its IPv4 address, the network of its IPv6 address, or nobody in
-    particular."""
-    if not isinstance(peername, tuple) or not peername:
-        return ""
-    try:
-        address = ipaddress.ip_address(str(peername[0]).partition("%")[0])
-    except ValueError:
-        return str(peername[0])
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((int(address) >> _SITE_BITS << _SITE_BITS, _SITE_BITS)))
 
 
 def _surplus() -> bytes:

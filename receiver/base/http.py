@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
+from receiver.base.budget import Budget, site_of
+
 T = TypeVar("T")
 Scope: TypeAlias = MutableMapping[str, Any]
 Event: TypeAlias = MutableMapping[str, Any]
@@ -88,22 +90,33 @@ def busy(message: str) -> Refusal:
     return Refusal(503, "BUSY", message, headers={"retry-after": str(BUSY_RETRY_AFTER_S)})
 
 
-class Budget:
-    """The body bytes that all requests together may hold in memory; `refusal` makes what is raised
-    where there are not enough left."""
+class Bodies:
+    """The body bytes that all requests together may hold in memory, shared by holders as a `Budget`
+    is; but one body of `body_bytes_max` fits. `refusal` makes what is raised where there are not
+    enough left."""
 
-    def __init__(self, bytes_max: int, refusal: Callable[[str], Refusal] = busy) -> None:
-        self._bytes_left = bytes_max
+    def __init__(
+        self,
+        bytes_max: int,
+        *,
+        share: float = 1.0,
+        body_bytes_max: int = 0,
+        refusal: Callable[[str], Refusal] = busy,
+    ) -> None:
+        bytes_max = max(bytes_max, body_bytes_max)
+        self._budget = Budget(bytes_max, max(share, body_bytes_max / bytes_max))
         self._refusal = refusal
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, holder: str) -> None:
         """Take so many until they are given back. Raises the refusal."""
-        if size > self._bytes_left:
+        if not self._budget.take(size, holder):
             raise self._refusal("too many bodies are being received at once")
-        self._bytes_left -= size
 
-    def give_back(self, size: int) -> None:
-        self._bytes_left += size
+    def give_back(self, request: "Request") -> None:
+        """Take back all that a request has taken."""
+        if request.taken_bytes:
+            self._budget.give_back(request.taken_bytes, request.holder)
+            request.taken_bytes = 0
 
 
 class Exchange(Protocol):
@@ -131,12 +144,19 @@ class Request:
         self.query: bytes = scope.get("query_string", b"")
         self.headers: Headers = list(scope["headers"])
         self.notes: dict[str, Any] = {}  # for the request's line in the log
-        self.taken_bytes = 0  # of the budget of its body
+        self.holder = ""  # whose share of the bodies it takes
+        self.taken_bytes = 0
         self._first = dict(reversed(self.headers))  # of several of one name
         self._scope = scope
         self._receive = receive
         self._whole = False
         self._read_bytes = 0
+
+    @property
+    def peer(self) -> str:
+        """Where it comes from: an address, or the network of an IPv6 one."""
+        client = self._scope.get("client")
+        return site_of(client[0]) if client else ""
 
     def header(self, name: bytes) -> str | None:
         """Return the first value of a header."""
@@ -176,25 +196,25 @@ class Request:
         if charset not in ("", "utf-8", "utf8", "us-ascii"):
             raise Refusal(415, "UNSUPPORTED_MEDIA_TYPE", "the charset must be utf-8")
 
-    def whole_body(self, bytes_max: int, budget: Budget | None = None) -> bytes | None:
+    def whole_body(self, bytes_max: int, bodies: Bodies | None = None) -> bytes | None:
         """Return the body where it needs no waiting for, else None: then `body` has it. Mostly our
         server has all of it by now, and waiting costs a timer. Raises Refusal: 413 too large, 400
-        for another length than the declared one, and the budget's."""
+        for another length than the declared one, and that of `bodies`."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
         body = None if exchange is None else exchange.whole_body(self._scope)
         if body is not None:
             self._whole = True
             self._read_bytes = len(body)
-            self._take(len(body), bytes_max, budget)
+            self._take(len(body), bytes_max, bodies)
             self._check_length()
         return body
 
-    async def body(self, *, bytes_max: int, timeout_s: float, budget: Budget) -> bytes:
+    async def body(self, *, bytes_max: int, timeout_s: float, bodies: Bodies) -> bytes:
         """Return the whole body, never more than `bytes_max` of it in memory. What it takes from
-        `budget` is counted in `taken_bytes`; the caller gives it back.
+        `bodies` is counted in `taken_bytes`; the caller gives it back.
 
         Raises Disconnected, and Refusal: 413 too large, 408 too slow, 400 for a length that is no
-        number or another one than declared, and the budget's.
+        number or another one than declared, and that of `bodies`.
         """
         length = self.header(b"content-length")
         if length is not None and not (length.isascii() and length.isdecimal()):
@@ -206,7 +226,7 @@ class Request:
             async with asyncio.timeout(timeout_s):
                 while not self._whole:
                     chunk = await self._chunk()
-                    self._take(len(chunk), bytes_max, budget)
+                    self._take(len(chunk), bytes_max, bodies)
                     chunks.append(chunk)
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
@@ -228,11 +248,11 @@ class Request:
         is_offer = b"upgrade" in self._first and EXCHANGE not in self._scope
         return is_offer and self._read_bytes == 0 and b"transfer-encoding" in self._first
 
-    def _take(self, size: int, bytes_max: int, budget: Budget | None) -> None:
+    def _take(self, size: int, bytes_max: int, bodies: Bodies | None) -> None:
         if self.taken_bytes + size > bytes_max:
             raise _too_large(bytes_max)
-        if budget is not None:
-            budget.take(size)
+        if bodies is not None:
+            bodies.take(size, self.holder)
             self.taken_bytes += size
 
     @property

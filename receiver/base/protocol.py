@@ -32,6 +32,7 @@ _LINGER_S: Final = 1.0
 _LINGER_BYTES_MAX: Final = 1024 * 1024
 
 
+_LONG_BYTES: Final = 64 * 1024
 # Closes without waiting for what is unsent.
 _RESET: Final = struct.pack("ii", 1, 0)
 # A head ends with it, as a body in chunks does.
@@ -318,7 +319,10 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [b"%b: %b\r\n" % header for header in cycle.default_headers]
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, head, end, body)))
+        if len(body) < _LONG_BYTES:
+            self.transport.write(b"".join((STATUS_LINE[status], *lines, head, end, body)))
+        else:  # one that many ask for is in memory once, however many do not read it
+            self.transport.writelines((b"".join((STATUS_LINE[status], *lines, head, end)), body))
         cycle.message_event.set()
         if not cycle.keep_alive:
             self._end() if cycle.more_body else self.transport.close()

@@ -10,7 +10,7 @@ from receiver.base.clock import NowMs, iso
 from receiver.base.completion import STATUSES, ParseError, parse
 from receiver.base.http import (
     DIGITS_MAX,
-    Budget,
+    Bodies,
     Refusal,
     Request,
     Response,
@@ -154,7 +154,7 @@ class Admin:
         body = await request.body(
             bytes_max=BODY_BYTES_MAX,
             timeout_s=self._settings.request_timeout,
-            budget=Budget(BODY_BYTES_MAX),
+            bodies=Bodies(BODY_BYTES_MAX),
         )
         try:
             document = parse(body)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from receiver.base.clock import NowMs
 from receiver.base.completion import UNKNOWN, ParseError, canonical
-from receiver.base.http import Budget, Refusal, Request, query_values
+from receiver.base.http import Bodies, Refusal, Request, query_values
 from receiver.handling.handlers import Handlers
 from receiver.inbox.dedupe import Verdict, kind_of
 from receiver.inbox.inbox import Inbox, InboxUnavailable
@@ -40,7 +40,11 @@ class Webhook:
         self._clock = clock
         self._body_bytes_max = settings.body_bytes_max
         self._body_timeout_s = settings.request_timeout
-        self._budget = Budget(settings.in_flight_bytes_max)
+        self._bodies = Bodies(
+            settings.in_flight_bytes_max,
+            share=settings.peer_share,
+            body_bytes_max=settings.body_bytes_max,
+        )
         self._handlers = handlers
         self._inbox = inbox
         self._now_ms = now_ms
@@ -50,17 +54,18 @@ class Webhook:
         InboxUnavailable."""
         now_ms = self._now_ms()
         request.check_encoding()
+        request.holder = request.peer  # nobody has vouched for it yet
         try:
-            body = request.whole_body(self._body_bytes_max, self._budget)
+            body = request.whole_body(self._body_bytes_max, self._bodies)
             if body is None:
                 body = await request.body(
                     bytes_max=self._body_bytes_max,
                     timeout_s=self._body_timeout_s,
-                    budget=self._budget,
+                    bodies=self._bodies,
                 )
             verdict = await self._inbox.receive(self._message(request, source, body, now_ms))
         finally:
-            self._budget.give_back(request.taken_bytes)
+            self._bodies.give_back(request)
         request.notes["outcome"] = verdict
         return verdict
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.base.http import (
-    Budget,
+    Bodies,
     Disconnected,
     Event,
     Receive,
@@ -20,15 +20,15 @@ from receiver.base.http import (
 )
 
 
-async def read(receive: Receive, budget: Budget | None = None, *, timeout_s: float = 1) -> bytes:
+async def read(receive: Receive, bodies: Bodies | None = None, *, timeout_s: float = 1) -> bytes:
     """Return a body of at most 8 bytes, as a route does it."""
-    budget = budget or Budget(100)
+    bodies = bodies or Bodies(100)
     scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
     request = Request(scope, receive, "req_1")
     try:
-        return await request.body(bytes_max=8, timeout_s=timeout_s, budget=budget)
+        return await request.body(bytes_max=8, timeout_s=timeout_s, bodies=bodies)
     finally:
-        budget.give_back(request.taken_bytes)
+        bodies.give_back(request)
 
 
 def pieces(*given: bytes, end: bool = True) -> Receive:
@@ -80,7 +80,7 @@ async def test_silence_is_408() -> None:
 
 async def test_i7_all_arriving_bodies_share_one_limit_and_give_it_back() -> None:
     """I7: beyond it 503; what was held is free again after success and after failure."""
-    budget = Budget(10)
+    bodies = Bodies(10)
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow() -> Event:
@@ -90,17 +90,17 @@ async def test_i7_all_arriving_bodies_share_one_limit_and_give_it_back() -> None
         await go_on.wait()
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    waiting = asyncio.create_task(read(slow, budget, timeout_s=5))
+    waiting = asyncio.create_task(read(slow, bodies, timeout_s=5))
     await begun.wait()
     for _ in range(2):
         with pytest.raises(Refusal) as caught:
-            await read(pieces(b"abc", b""), budget)
+            await read(pieces(b"abc", b""), bodies)
         assert caught.value.status == 503
         assert "retry-after" in caught.value.headers
-    assert await read(pieces(b"ab", b""), budget) == b"ab"
+    assert await read(pieces(b"ab", b""), bodies) == b"ab"
     go_on.set()
     assert await waiting == b"x" * 8
-    assert await read(pieces(b"x" * 8, b""), budget) == b"x" * 8
+    assert await read(pieces(b"x" * 8, b""), bodies) == b"x" * 8
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from receiver.base.http import (
-    Budget,
+    Bodies,
     Disconnected,
     Receive,
     Refusal,
@@ -65,7 +65,7 @@ class Echo:
     async def _body(self, request: Request) -> bytes:
         body = request.whole_body(1_000_000)
         if body is None:
-            body = await request.body(bytes_max=1_000_000, timeout_s=5, budget=Budget(10**9))
+            body = await request.body(bytes_max=1_000_000, timeout_s=5, bodies=Bodies(10**9))
         return body
 
 
