@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ import uvicorn
 
 from receiver.base.budget import Tally
 from receiver.base.connections import Connections
+from receiver.base.forks import not_for_children
 from receiver.base.protocol import Bounds
 
 BACKLOG: Final = 2048  # connections the kernel holds while we are busy; uvicorn's own default
@@ -102,11 +104,13 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket; port 0 takes a free one. Raises CannotListen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
         # create_server() adds the address to the text, where it stands already.
         reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]
         raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from None
+    # Not by its own close(), which leaves it open for the event loop that uses it.
+    return not_for_children(listener, lambda one: os.close(one.detach()))
 
 
 def url_of(listener: socket.socket) -> str:

@@ -154,8 +154,6 @@ class SqliteDatabase:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make the writing connection durable, and bring the file to our schema. Raises CannotStart."""
-    if path.stat().st_size == 0:
-        path.chmod(0o600)  # it will hold signing secrets
     make_durable(connection)
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     try:
@@ -254,20 +252,22 @@ def backup_file(path: Path, target: Path) -> None:
     if not path.exists():
         raise StoreUnavailable(f"there is no database at {path}")
     partial = target.with_name(target.name + ".partial")
-    partial.unlink(missing_ok=True)
     try:
+        partial.unlink(missing_ok=True)
+        # Its owner's alone from the first byte: it will hold all secrets.
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         connection = connect_reader(path)
         try:
             connection.execute("PRAGMA query_only = 0")
             connection.execute("VACUUM INTO ?", (str(partial),))
         finally:
             connection.close()
-        partial.chmod(0o600)
         _sync(partial)
         partial.rename(target)
         _sync(target.absolute().parent)
     except (sqlite3.Error, OSError) as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise StoreUnavailable(f"cannot back up to {target}: {error}") from error
 
 

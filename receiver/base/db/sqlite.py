@@ -3,6 +3,7 @@
 import fcntl
 import os
 import sqlite3
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row,
 from receiver.base.db import readers as base
 from receiver.base.db.group_commit import PoisonedBatch
 from receiver.base.db.migrate import Migration, missing
+from receiver.base.forks import not_for_children
 
 T = TypeVar("T")
 
@@ -22,6 +24,13 @@ T = TypeVar("T")
 CACHE_KIB: Final = 32 * 1024
 READER_CACHE_KIB: Final = 8 * 1024
 _OWNER_BYTES_MAX: Final = 64  # what is read of a lock file: a process id
+# An exclusive lock of one byte, far beyond what a file can hold (SQLite locks others), that belongs
+# to the open handle, not to the process: where the system has such locks (Linux).
+_LOCK: Final = (
+    struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 1 << 62, 1, 0)
+    if hasattr(fcntl, "F_OFD_SETLK")
+    else None
+)
 _RESULTS: Final = 64  # how many results aiosqlite reads at a time; we do not read through it
 
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG})
@@ -203,39 +212,68 @@ class FileInUse(CannotOpen):
 
 
 class FileLock:
-    """The lock `<path>.lock` that makes one process the file's owner until it lets go, or ends in
-    whatever way: a file left behind locks nobody out."""
+    """What makes one process the file's owner until it lets go, or ends in whatever way: a lock on
+    `<path>.lock`, which says whose it is, and one on the file itself, which holds under whatever
+    name it is opened: another link, or the one that it was moved to. Files left behind lock nobody
+    out, nor do forked children."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: int | None = None
+        self._files: list[int] = []
 
-    def take(self) -> None:
-        """Raise FileInUse, or CannotOpen where there can be no lock."""
+    def take(self, *, make: bool = False) -> None:
+        """Raise FileInUse, or CannotOpen where there can be no lock. With `make` the file is made
+        where there is none; an empty one is its owner's alone."""
+        not_for_children(self, FileLock.release)
+        self._take_name()
+        try:
+            self._take_file(make)
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another process have the file. Not before all connections to it are closed: the
+        system drops SQLite's own locks with the first handle of a process that is closed."""
+        while self._files:
+            os.close(self._files.pop())
+
+    def _take_name(self) -> None:
         # Through symbolic links: two names of one file are one file.
         name = os.path.realpath(self._path) + ".lock"
         try:
             file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise CannotOpen(f"cannot create {self._path}.lock: {error.strerror}") from None
+        self._files.append(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(file, 0)
             os.write(file, f"{os.getpid()}\n".encode())
         except BlockingIOError:
             owner = os.read(file, _OWNER_BYTES_MAX).decode("ascii", "replace").strip()
-            os.close(file)
+            self.release()
             raise FileInUse(self._path, owner if owner.isdigit() else "") from None
         except OSError as error:
-            os.close(file)
+            self.release()
             raise CannotOpen(f"cannot lock {self._path}.lock: {error.strerror}") from None
-        self._file = file
 
-    def release(self) -> None:
-        """Let another process have the file."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    def _take_file(self, make: bool) -> None:
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+        try:
+            file = os.open(self._path, flags, 0o600)
+        except OSError:
+            return  # SQLite says better what is wrong with it
+        self._files.append(file)
+        if make and os.fstat(file).st_size == 0:
+            os.fchmod(file, 0o600)  # it will hold secrets; its log files follow it
+        if _LOCK is not None:
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, _LOCK)
+            except (BlockingIOError, PermissionError):
+                raise FileInUse(self._path, "") from None
+            except OSError:
+                pass  # a file system without such locks
 
 
 class SqliteFile:
@@ -255,7 +293,7 @@ class SqliteFile:
     async def open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
         """Take the file for this process; returns what `prepare` does on the writing connection
         before anything else. Raises CannotOpen, and what `prepare` raises."""
-        self._lock.take()
+        self._lock.take(make=True)
         try:
             self._writer = await aiosqlite.Connection(
                 lambda: connect_writer(self.path, busy_ms=self._busy_ms), _RESULTS

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from receiver.event import Event
@@ -37,6 +38,9 @@ class SqliteEffects:
         self._anchored: tuple[int, int] | None = None  # which file that is
 
     def prepare(self) -> None:
+        # One that is made here is its owner's alone: SQLite would make it as the umask says.
+        with suppress(OSError):
+            os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         self._run(_TABLE)
 
     def begin(self) -> Transaction:
