@@ -56,7 +56,7 @@ def parse(raw: Mapping[str, object]) -> Filter:
     for name, value in raw.items():
         text = _text(name, value)
         if name.startswith("tag.") and len(name) > len("tag."):
-            tags.append((name.removeprefix("tag."), text))
+            tags.append((_text("tag", name.removeprefix("tag.")), text))
         elif name in _TIMES:
             fields[f"{name}_ms"] = _time(name, text)
         elif name in _WORDS:

@@ -305,16 +305,16 @@ def _check(submission: Submission, settings: Settings) -> None:
         check_url("callbackUrl", submission.callback_url, settings.allow_networks)
     elif submission.destination is not None:
         check_name("destination", submission.destination)
-    _check_text("jobId", submission.job_id, 1, JOB_ID_CHARS_MAX)
+    check_text("jobId", submission.job_id, 1, JOB_ID_CHARS_MAX)
     if submission.job_status is not None:
-        _check_text("jobStatus", submission.job_status, 1, STATUS_CHARS_MAX)
+        check_text("jobStatus", submission.job_status, 1, STATUS_CHARS_MAX)
     if submission.run is not None and not 1 <= submission.run <= RUN_MAX:
         raise Invalid("run", submission.run, f"a number from 1 to {RUN_MAX}")
     if len(submission.tags) > wire.TAGS_MAX:
         raise Invalid("tags", len(submission.tags), f"at most {wire.TAGS_MAX} tags")
     for tag, value in submission.tags.items():
-        _check_text("tags", tag, 1, wire.TAG_CHARS_MAX)
-        _check_text(f"tags.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
+        check_text("tags", tag, 1, wire.TAG_CHARS_MAX)
+        check_text(f"tags.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
     content_type, key = submission.content_type, submission.idempotency_key
     if content_type != JSON_TYPE and not _CONTENT_TYPE.fullmatch(content_type):
         raise Invalid("Content-Type", None, "must be 1 to 255 printable ASCII characters")
@@ -322,7 +322,8 @@ def _check(submission: Submission, settings: Settings) -> None:
         raise Invalid("Idempotency-Key", key, "must be 1 to 255 visible ASCII characters")
 
 
-def _check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
+def check_text(field: str, text: str, chars_min: int, chars_max: int) -> None:
+    """Raise Invalid unless the text has so many characters, none of which is a control."""
     check_length(field, text, chars_min, chars_max)
     if UNFIT_TEXT.search(text):
         raise Invalid(field, None, "must not hold control characters")

@@ -33,6 +33,7 @@ AnyPolicy = TypeVar("AnyPolicy")
 NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 URL_CHARS_MAX: Final = 2_048
 TAGS_MAX: Final = 16
+LABEL_CHARS_MAX: Final = 100
 TAG_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 256
 RATE_MAX: Final = 10_000
@@ -265,7 +266,7 @@ class NewKey(Shape, frozen=True, kw_only=True):
 
     scopes: Scopes
     tenant: Annotated[str, Meta(pattern=NAME)] | UnsetType | None = UNSET
-    label: Annotated[str, Meta(max_length=100)] = ""
+    label: Annotated[str, Meta(max_length=LABEL_CHARS_MAX)] = ""
 
 
 class TenantChange(Shape, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import NO_STORE, respond
-from dispatcher.intake import check_name
+from dispatcher.intake import check_name, check_text
 from dispatcher.store.errors import NotFound
 from dispatcher.values import Key, SigningSecret
 from receiver.base import log
@@ -66,6 +66,7 @@ async def make_key(call: Call) -> Response:
     # Nobody makes a key that can do more than the one it is made with.
     for scope in request.scopes:
         call.principal.require(scope)
+    check_text("label", request.label, 0, wire.LABEL_CHARS_MAX)
     key, text = await call.context.access.make_key(
         tenant=_tenant_of(call, request), scopes=request.scopes, label=request.label
     )

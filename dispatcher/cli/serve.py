@@ -133,7 +133,8 @@ def move(
     ],
 ) -> None:
     """Move all data from a SQLite file to an empty PostgreSQL database: ids, states, attempts,
-    schedules, keys and secrets as they are. Stop the service first; the file is left as it is.
+    schedules, keys and secrets as they are. Stop the service first. The file keeps all that it has;
+    no service starts on it any more, and says where its data is.
 
     Interrupted, it goes on where it stopped when it is run again. At the end it compares both.
     """

@@ -91,6 +91,8 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
     """
     ids = _first(tx, SLICE, after, limit)
     lanes = set(ids) if tx.sole_owner else tx.held.intersection(ids)
+    # What this commit has changed itself is no disagreement: its lanes are refreshed at its end.
+    refresh(tx, lanes & with_blocked(tx, tx.changes.all_lanes))
     several = {lane for lane in lanes if destination_of(lane) != lane}
     disagreed = refresh(tx, lanes - several) + _refresh_several(tx, several)
     idle_since_ms = now_ms - _IDLE_MS

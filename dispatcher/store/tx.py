@@ -20,8 +20,9 @@ a filtered replay was made."""
 class ChangeSet:
     """What a commit changed: lanes to refresh, those among them that may have been forgotten,
     tenants that a claim served (and when), and how far the counts, the stored bytes of tenants and
-    the rates moved."""
+    the rates moved. `before` is what was changed outside of a savepoint, before it."""
 
+    before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
     revived_lanes: set[str] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
@@ -29,6 +30,11 @@ class ChangeSet:
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
+
+    @property
+    def all_lanes(self) -> set[str]:
+        """Every lane that this commit has changed until now."""
+        return self.lanes if self.before is None else self.lanes | self.before.all_lanes
 
     def absorb(self, other: "ChangeSet") -> None:
         """Take over what a savepoint changed. (`Counter.update` adds, negative numbers too.)"""
@@ -87,7 +93,7 @@ class Tx(db.Tx, Protocol):
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo everything inside, changes too, if it raises."""
-        outer, held, self.changes = self.changes, self.held, ChangeSet()
+        outer, held, self.changes = self.changes, self.held, ChangeSet(self.changes)
         try:
             with super().savepoint():  # type: ignore[safe-super]  # the dialect's own
                 yield

@@ -60,6 +60,9 @@ def sqlite(settings: Settings) -> Iterator[Check]:
     elif found.damage is not None:
         advice = "stop the service, keep the file as it is, restore a backup to another path"
         yield bad("database", f"{found.path} is damaged: {found.damage}", advice)
+    elif found.moved_to is not None:
+        advice = "set DISPATCHER_DATABASE_URL to that database"
+        yield bad("database", f"{found.path} was moved to {found.moved_to}", advice)
     else:
         yield ok("database", f"{found.path} is sound, {size(found.bytes)}")
     if found.schema is not None:

@@ -297,6 +297,8 @@ class Listener:
                 await self._listen(missed=missed)
             except psycopg.Error as error:
                 _LOG.info("not listening", reason=line(error))
+            except Exception:  # whatever it was, others still have to be heard
+                _LOG.exception("listening failed")
             missed = True
             await asyncio.sleep(_LISTEN_AGAIN_S)
 

@@ -2,6 +2,7 @@
 that a move that was interrupted goes on after the last row that arrived."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import NEVER_MS, text
 from dispatcher.store.rows import STORED_BYTES
-from dispatcher.store.sqlite.database import IN_USE_ADVICE, prepare
+from dispatcher.store.sqlite.database import IN_USE_ADVICE, mark_moved, prepare
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
+from receiver.base.db.url import redacted
 
 # In this order, each by its primary key. Counts are not moved but counted again.
 TABLES: Final[dict[str, tuple[str, ...]]] = {
@@ -39,6 +41,8 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
 # the server's log at once.
 _SLICE: Final = 2_000
 _BUSY_MS: Final = 2_000
+_LOCK_WAIT_S: Final = 2.0  # the server may still be ending a move that was killed
+_LOCK_LOOK_S: Final = 0.05
 _MOVING: Final = 0x6D6F7665  # the advisory lock of a move: "move"
 
 _COUNT: Final = f"""
@@ -72,9 +76,18 @@ class Moved:
     differing: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """What is moved to where, as it is shown."""
+
+    source: str
+    target: str
+
+
 def move(source: Path, target_url: str, progress: Progress) -> Moved:
     """Move everything in the file, which no service may be using, into the database, which must be
-    empty or hold an interrupted move of the same file. The file is left as it is.
+    empty or hold an interrupted move of the same file. The file keeps all that it has, and says
+    at the end where that is now: no service starts on it any more.
 
     Raises CannotStart, Conflict and StoreUnavailable; after each of them it can be run again.
     """
@@ -87,7 +100,7 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
         raise CannotStart(f"{error}: {IN_USE_ADVICE}") from None
     try:
         with _opened(source) as old, closing(_connected(target_url)) as new, _alone(new):
-            return _move(old, new, str(source.absolute()), progress)
+            return _move(old, new, _Move(str(source.absolute()), redacted(target_url)), progress)
     except (sqlite3.Error, psycopg.Error) as error:
         raise StoreUnavailable(
             f"the move was interrupted: {line(error)}; run it again, it goes on from here"
@@ -99,7 +112,10 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
 @contextmanager
 def _opened(source: Path) -> Iterator[sqlite3.Connection]:
     with closing(connect_writer(source, busy_ms=_BUSY_MS)) as connection:
-        prepare(connection, source)
+        try:
+            prepare(connection, source, moved=True)
+        except sqlite3.Error as error:
+            raise CannotStart(f"cannot open {source}: {error}") from None
         yield connection
 
 
@@ -111,8 +127,11 @@ def _connected(url: str) -> psycopg.Connection:
 def _alone(new: psycopg.Connection) -> Iterator[None]:
     """Hold the lock of a move, and let it go before the session ends, which may keep it for a
     moment: whatever became of this move, the next one may follow at once. Raises Conflict."""
-    if not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
-        raise Conflict("another move into this database is running")
+    until_s = time.monotonic() + _LOCK_WAIT_S
+    while not _number(new.execute(f"SELECT pg_try_advisory_lock({_MOVING})::integer").fetchone()):
+        if time.monotonic() > until_s:
+            raise Conflict("another move into this database is running")
+        time.sleep(_LOCK_LOOK_S)
     try:
         yield
     finally:
@@ -121,9 +140,9 @@ def _alone(new: psycopg.Connection) -> Iterator[None]:
 
 
 def _move(
-    old: sqlite3.Connection, new: psycopg.Connection, source: str, progress: Progress
+    old: sqlite3.Connection, new: psycopg.Connection, names: _Move, progress: Progress
 ) -> Moved:
-    _begin(new, source)
+    _begin(old, new, names)
     moved = Moved()
     for table, key in TABLES.items():
         total = _number(old.execute(f"SELECT count(*) FROM {table}").fetchone())
@@ -139,15 +158,18 @@ def _move(
         with new.transaction():
             new.execute("DELETE FROM counts")
             new.execute(_COUNT)
-            new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), source))
+            new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), names.source))
+        mark_moved(old, names.target, now_ms())
         new.execute("ANALYZE")
     return moved
 
 
-def _begin(new: psycopg.Connection, source: str) -> None:
+def _begin(old: sqlite3.Connection, new: psycopg.Connection, names: _Move) -> None:
     """Raise Conflict where this file cannot be moved to this database."""
+    source = names.source
     found: dict[str, int | None] = dict(new.execute("SELECT source, done_ms FROM moves").fetchall())
     if found.get(source) is not None:
+        mark_moved(old, names.target, now_ms())  # which an interruption may have prevented
         raise Conflict(f"{source} was moved into this database already")
     if source in found:
         return

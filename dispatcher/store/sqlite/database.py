@@ -152,18 +152,48 @@ class SqliteDatabase:
         )
 
 
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the writing connection durable, and bring the file to our schema. Raises CannotStart."""
+def prepare(connection: sqlite3.Connection, path: Path, *, moved: bool = False) -> None:
+    """Make the writing connection durable, and bring the file to our schema. Raises CannotStart,
+    also for a file that was moved to another database, unless it may be `moved`."""
     make_durable(connection)
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     try:
-        sqlite.migrate(connection, migrations("sqlite"))
+        target = None if moved else moved_to(connection)
+        if target is None:
+            sqlite.migrate(connection, migrations("sqlite"))
     except sqlite3.Error as error:
         raise CannotStart(
             f"{path} cannot be used: {error}; it may not be a database of this program"
         ) from error
+    if target is not None:
+        raise CannotStart(
+            f"{path} was moved to {target}: set DISPATCHER_DATABASE_URL to that database; "
+            "to use the file all the same, drop its table `moved`"
+        )
     if upgrade.is_due(SqliteTx(connection)):
         _upgrade(connection)
+
+
+def moved_to(connection: sqlite3.Connection) -> str | None:
+    """Return the database that the file's content was moved to, which goes on without it. Raises
+    sqlite3.Error."""
+    sql = "SELECT 1 FROM sqlite_schema WHERE name = 'moved'"
+    if connection.execute(sql).fetchone() is None:
+        return None
+    row = connection.execute("SELECT target FROM moved").fetchone()
+    return None if row is None else str(row[0])
+
+
+def mark_moved(connection: sqlite3.Connection, target: str, now_ms: int) -> None:
+    """Write into the file where its content is now: nobody is to go on with the old one. A table
+    of its own, since only files that were moved have it."""
+
+    def mark() -> None:
+        connection.execute("CREATE TABLE IF NOT EXISTS moved (target TEXT, at_ms INTEGER)")
+        connection.execute("DELETE FROM moved")
+        connection.execute("INSERT INTO moved VALUES (?, ?)", (target, now_ms))
+
+    in_transaction(connection, mark)
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
@@ -285,14 +315,15 @@ def _sync(path: Path) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileState:
     """What the doctor wants to know of a database file. `damage` is what is wrong with its content,
-    `unreadable` why that could not be told; `owner` the process id of the service that has it
-    open, "unknown" where its lock does not say."""
+    `unreadable` why that could not be told; `moved_to` the database that has it now; `owner` the
+    process id of the service that has it open, "unknown" where its lock does not say."""
 
     path: Path
     bytes: int = 0
     schema: int | None = None
     damage: str | None = None
     unreadable: str | None = None
+    moved_to: str | None = None
     owner: str | None = None
     secrets: CurrentSecrets = field(default_factory=CurrentSecrets)
 
@@ -309,6 +340,7 @@ def inspect(url: str) -> FileState | None:
         with closing(connect_reader(path)) as connection:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             schema = schema_version(connection)
+            moved = moved_to(connection)
             secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
@@ -318,6 +350,7 @@ def inspect(url: str) -> FileState | None:
         bytes=path.stat().st_size + (log.stat().st_size if log.exists() else 0),
         schema=schema,
         damage=None if verdict == "ok" else str(verdict),
+        moved_to=moved,
         owner=owner,
         secrets=secrets,
     )

@@ -1,10 +1,11 @@
 """Destinations and lanes are two things (D5): a server has few lanes and one bound on what is in
 flight to it, however many URLs it has; what fails before it reaches a path counts for it."""
 
+import asyncio
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -204,3 +205,30 @@ async def test_a_callback_url_never_picks_up_a_registration(world: World) -> Non
     await world.submit("by-name", name="named")
     await world.submit("by-url")
     assert [one.job_id for one in await world.claim()] == ["by-url"]
+
+
+@pytest.mark.parametrize("registered", [True, False])
+async def test_a_repair_complains_of_nothing_that_its_own_commit_changed(
+    world: World, registered: bool
+) -> None:
+    """A metric that should stay 0 and an ERROR line: no false alarms beside settlements, replays
+    and cancellations of the same commit."""
+    where: dict[str, Any] = {"url": URL}
+    if registered:
+        await world.register("named")
+        where = {"name": "named"}
+    await world.many(2, **where)
+    first, second = await world.claim(2)
+    *_, (repaired, _) = await asyncio.gather(
+        world.settle(first, "pending", due_in_ms=1_000),
+        world.settle(second, "dead"),
+        world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100),
+    )
+    assert repaired == 0
+    (waiting,) = await world.many(1, "more", **where)
+    *_, (repaired, _) = await asyncio.gather(
+        world.store.cancel(TENANT, waiting, now_ms=world.now_ms),
+        world.store.replay(TENANT, second.id, now_ms=world.tick(10)),
+        world.store.repair_lanes(now_ms=world.now_ms, after="", limit=100),
+    )
+    assert repaired == 0
