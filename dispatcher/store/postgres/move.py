@@ -4,7 +4,7 @@ that a move that was interrupted goes on after the last row that arrived."""
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -111,8 +111,10 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[sqlite3.Connection]:
-    with closing(connect_writer(source, busy_ms=_BUSY_MS)) as connection:
+    with ExitStack() as closing_it:
         try:
+            connection = connect_writer(source, busy_ms=_BUSY_MS)
+            closing_it.enter_context(closing(connection))
             prepare(connection, source, moved=True)
         except sqlite3.Error as error:
             raise CannotStart(f"cannot open {source}: {error}") from None

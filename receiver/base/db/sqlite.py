@@ -1,5 +1,6 @@
 """A SQLite file: one owner, one connection that writes and checkpoints, a few that read."""
 
+import asyncio
 import fcntl
 import os
 import sqlite3
@@ -202,6 +203,17 @@ async def run(
     return await execute(function, connection._conn, *arguments)
 
 
+async def connected(connect: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
+    """Return a connection with a thread of its own, which is gone again where `connect` fails: it
+    reports to the event loop, and would find it closed. Raises what `connect` raises."""
+    made = aiosqlite.Connection(connect, _RESULTS)
+    try:
+        return await made
+    except BaseException:
+        await asyncio.to_thread(made._thread.join)
+        raise
+
+
 class FileInUse(CannotOpen):
     """Another process owns the file: `owner` is its id, or an empty text."""
 
@@ -295,9 +307,7 @@ class SqliteFile:
         before anything else. Raises CannotOpen, and what `prepare` raises."""
         self._lock.take(make=True)
         try:
-            self._writer = await aiosqlite.Connection(
-                lambda: connect_writer(self.path, busy_ms=self._busy_ms), _RESULTS
-            )
+            self._writer = await connected(lambda: connect_writer(self.path, busy_ms=self._busy_ms))
             prepared = await run(self._writer, prepare)
             await self.readers.open()
         except BaseException as error:
@@ -343,7 +353,7 @@ class Readers(base.Readers[sqlite3.Connection]):
         """Connect. Raises sqlite3.Error."""
         self._closed = False
         for _ in range(self._connections):
-            connection = await aiosqlite.Connection(lambda: connect_reader(self._path), _RESULTS)
+            connection = await connected(lambda: connect_reader(self._path))
             self._all.append(connection)
             self._free.append(connection)
 

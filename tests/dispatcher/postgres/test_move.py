@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,12 @@ import psycopg
 import pytest
 
 from dispatcher.cli import main
+from dispatcher.cli.doctor import database as doctors
 from dispatcher.fairness import RATE_MIN
 from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
-from dispatcher.store.errors import CannotStart, Conflict
+from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.move import TABLES, move
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE
@@ -198,6 +200,103 @@ async def test_a_file_that_a_service_uses_is_not_moved(tmp_path: Path, url: str)
             await asyncio.to_thread(move, path, url, quiet)
     finally:
         await store.close()
+
+
+async def test_a_moved_file_starts_nothing_and_says_where_its_data_is(
+    tmp_path: Path, url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its backlog would be delivered a second time. A copy of it can be made, and who drops its
+    mark may go back."""
+    path = tmp_path / "old.db"
+    await filled(path, 5)
+    secretly = url.replace("postback_test@", "postback_test:test-password@")
+    assert await asyncio.to_thread(main, ["move", f"sqlite:///{path}", secretly]) == 0
+    capfd.readouterr()
+    for command in ("serve", "migrate"):
+        words = [command, "--database-url", f"sqlite:///{path}"]
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dispatcher", *words), stderr=asyncio.subprocess.PIPE
+        )
+        said = (await running.communicate())[1].decode()
+        assert running.returncode == 3
+        assert url.split("?")[0] in said
+        assert "test-password" not in said
+        assert said.count("\n") == 1
+    (check, *_) = doctors.sqlite(Settings(database_url=f"sqlite:///{path}"))
+    assert (check.state, url.split("?")[0] in check.message) == ("bad", True)
+    backup = ["backup", str(tmp_path / "copy.db"), "--database-url", f"sqlite:///{path}"]
+    assert await asyncio.to_thread(main, backup) == 0
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE moved")
+    connection.close()
+    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    await store.open()
+    await store.close()
+
+
+async def test_an_interrupted_move_leaves_a_file_that_can_be_used(tmp_path: Path, url: str) -> None:
+    """It was not moved yet."""
+    path = tmp_path / "old.db"
+    await filled(path, 5)
+
+    def interrupt(_table: str, _there: int, _total: int) -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        await asyncio.to_thread(move, path, url, interrupt)
+    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize("fault", ["psycopg", "sqlite", "any", "file"])
+async def test_whatever_ends_a_move_the_next_one_may_follow_at_once(
+    tmp_path: Path, url: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock of the database and that of the file are let go."""
+    path = tmp_path / "old.db"
+    await filled(path, 20)
+    errors: dict[str, Exception] = {
+        "psycopg": psycopg.errors.DiskFull("test"),
+        "sqlite": sqlite3.DatabaseError("test"),
+        "any": ValueError("test"),
+    }
+
+    def failing(table: str, there: int, _total: int) -> None:
+        if table == "callbacks" and there:
+            raise errors[fault]
+
+    if fault == "file":
+        whole = path.read_bytes()
+        path.write_bytes(b"garbage" * 1_000)
+        with pytest.raises(CannotStart, match="not a database"):
+            await asyncio.to_thread(move, path, url, quiet)
+        path.write_bytes(whole)
+    else:
+        with pytest.raises((StoreUnavailable, ValueError)):
+            await asyncio.to_thread(move, path, url, failing)
+    moved = await asyncio.to_thread(move, path, url, quiet)
+    assert moved.differing == []
+
+
+async def test_a_move_that_was_killed_keeps_nobody_waiting(tmp_path: Path, url: str) -> None:
+    """In the middle of it, by kill -9: the same command again."""
+    path = tmp_path / "old.db"
+    await filled(path, 20)
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from dispatcher.store.postgres.move import move\n"
+        "def die(table, there, total):\n"
+        "    if table == 'callbacks' and there: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "move(Path(sys.argv[1]), sys.argv[2], die)\n"
+    )
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(path), url, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await killed.communicate()
+    assert killed.returncode == -9, said.decode()
+    assert (await asyncio.to_thread(move, path, url, quiet)).differing == []
 
 
 async def test_the_command_says_what_it_moved(
