@@ -258,6 +258,31 @@ async def test_being_turned_away_spends_no_try_and_is_in_the_history(world: Worl
     assert len(history) == 3
 
 
+async def test_what_we_could_not_send_is_in_the_history_and_nowhere_else(world: World) -> None:
+    """D21: no try spent, nothing learned of lane and server, no failure in the figures; not even
+    beside a server that fails, whose count it neither ends nor goes on with."""
+    await world.submit()
+    await fail(world, 19)
+    await world.store.cancel(TENANT, (await world.search())[0], now_ms=world.now_ms)
+    assert (await world.destination()).failures == 19
+    ours = [await straight(world, f"ours-{n}", url=f"{URL}/{n}") for n in range(30)]
+    for one in ours:
+        failed = (await world.store.stats(TENANT)).failed_attempts_per_second
+        await world.settle(one, "pending", kind="interrupted", due_in_ms=1_000, spent=False)
+        assert (await world.store.stats(TENANT)).failed_attempts_per_second == failed
+        shown = await world.get(one.id)
+        assert (shown.state, shown.attempts, shown.tries) == ("pending", 1, 0)
+        assert shown.last_error == "interrupted"
+    one = ours[-1]
+    (met,) = await world.store.attempts(TENANT, one.id)
+    assert met.outcome == "interrupted"
+    after = await world.destination()
+    assert (after.failures, after.circuit_open, after.held_until_ms) == (19, False, None)
+    world.tick(1_000)
+    claimed = await world.claim(slots=100)
+    assert {(again.tries, again.turned_away_ms) for again in claimed} == {(0, None)}
+
+
 async def test_a_delivery_remembers_how_often_it_alone_was_turned_away(world: World) -> None:
     """While others of its lane are answered; and since when. A replay starts anew."""
     one = await straight(world, "a")
