@@ -183,13 +183,14 @@ def make_pending(
 
 
 def _revive(tx: Tx, callback: Callback, lane: str, now_ms: int) -> None:
-    """Bring back a lane that was idle and so forgotten, and an unregistered destination with it."""
+    """Have the commit bring back a lane that was idle and so forgotten, and an unregistered
+    destination with it."""
+    made = None
     if destination_of(lane) != lane:
         server, url = server_of(callback.url), callback.url
         made = (destination_of(lane), callback.tenant, server, now_ms, url, now_ms)
-        tx.bulk(tx.statements.INSERT_DESTINATIONS, [made])
     tx.changes.lanes.add(lane)
-    tx.changes.revived_lanes.add(lane)
+    tx.changes.revived[lane] = made
 
 
 def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: int) -> bool:

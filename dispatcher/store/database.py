@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
+from dispatcher.ids import destination_of
 from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.access import CurrentSecrets
 from dispatcher.store.callbacks import Totals
-from dispatcher.store.lanes import Lanes
+from dispatcher.store.lanes import Holding, Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
 from dispatcher.store.tx import ChangeSet, Tx
 from dispatcher.values import NewCallback
@@ -148,39 +149,77 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     # Settling first frees slots, claiming last fills them, in the same commit.
     kinds = (
         (Settlement, partial(settle.settle, tx)),
-        (Operation, partial(apply_isolated, tx, write_all)),
+        (Operation, partial(_in_order, tx)),
         (SubmitRequest, submitted),
         (ClaimRequest, claimed),
     )
     results = apply_kinds(kinds, operations)
     changes = tx.changes
-    revived = changes.revived_lanes - tx.held
-    if revived:
-        made = lanes.make(tx, revived, rules, now_ms=0)
-        if not tx.sole_owner and made != revived:
-            raise RetryBatch("another process made the same lanes at this moment")
+    _revive(tx, rules)
     touched = lanes.with_blocked(tx, changes.lanes)
     lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms)
     return results
 
 
-def lanes_of(tx: Tx, operations: Sequence[object]) -> set[str]:
-    """Return every lane that the batch is known to touch. One that cannot be looked up, since its
-    operation is bad, is left to the operation, which fails alone."""
+def _row(operation: Operation[Any]) -> str:
+    return operation.lanes.row if isinstance(operation.lanes, Holding) else ""
+
+
+def _in_order(tx: Tx, operations: Sequence[Operation[Any]]) -> Sequence[object]:
+    """Apply operations in the order of the rows that they hold, which they may also make."""
+    order = sorted(range(len(operations)), key=lambda place: _row(operations[place]))
+    applied = apply_isolated(tx, write_all, [operations[place] for place in order])
+    results = dict(zip(order, applied, strict=True))
+    return [results[place] for place in range(len(operations))]
+
+
+def _revive(tx: Tx, rules: Rules) -> None:
+    """Bring back lanes that were idle and so forgotten, and unregistered destinations with them.
+    Raises RetryBatch where another process has made some: they are to be held first."""
+    revived = {lane: row for lane, row in tx.changes.revived.items() if lane not in tx.held}
+    if not revived:
+        return
+    servers = {row[0]: row for row in revived.values() if row is not None}
+    if servers:
+        made = [servers[server] for server in sorted(servers)]
+        tx.bulk(tx.statements.INSERT_DESTINATIONS, made)
+    if lanes.make(tx, revived, rules, now_ms=0) != revived.keys() and not tx.sole_owner:
+        raise RetryBatch("another process made the same lanes at this moment")
+
+
+def rows_of(tx: Tx, operations: Sequence[object]) -> tuple[set[str], set[str]]:
+    """Return every lane that the batch is known to touch, and every server whose failures it will
+    count or forget. What cannot be looked up, since an operation is bad, is left to the operation,
+    which fails alone."""
     touched: set[str] = set()
+    servers: set[str] = set()
+    looked_up: list[Operation[Any]] = []
     for operation in operations:
         if isinstance(operation, Settlement):
-            touched.add(operation.delivery.lane)
+            delivery = operation.delivery
+            touched.add(delivery.lane)
+            if not operation.outcome.connected and delivery.lane != delivery.destination:
+                servers.add(delivery.destination)
         elif isinstance(operation, SubmitRequest):
             touched.add(operation.new.lane)
         elif isinstance(operation, Operation) and operation.lanes is not lanes.none:
-            try:
-                with tx.savepoint():
-                    touched.update(operation.lanes(tx))
-            except Exception as error:
-                if tx.is_fatal(error):
-                    raise
-    return touched
+            looked_up.append(operation)
+    for operation in sorted(looked_up, key=_row):
+        found = _looked_up(tx, operation)
+        touched |= found
+        if isinstance(operation.lanes, Holding) and operation.lanes.clears:
+            servers |= {destination_of(lane) for lane in found if destination_of(lane) != lane}
+    return touched, servers
+
+
+def _looked_up(tx: Tx, operation: Operation[Any]) -> set[str]:
+    try:
+        with tx.savepoint():
+            return set(operation.lanes(tx))
+    except Exception as error:
+        if tx.is_fatal(error):
+            raise
+        return set()
 
 
 def servers_of(operations: Sequence[object]) -> set[str]:

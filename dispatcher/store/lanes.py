@@ -11,10 +11,13 @@ state of a delivery holds its lane. All lanes of a batch are locked at once, in 
 ids, and tenants' schedules last: what one commit computes no other can make wrong before it is
 visible, and the fixed order of locks leaves no room for a deadlock. So each verb tells beforehand
 which lanes it will touch (`of_…`), and touches no other (`held_of`); lanes that there are not yet
-are made before, by a transaction that holds none. A database with one writer never asks.
+are made before, by a transaction that holds none. Rows that operations hold by name come before the
+lanes (`Holding`), and servers of which failures are counted or forgotten right after them. A
+database with one writer never asks.
 """
 
 from collections.abc import Callable, Iterable, Sequence, Set
+from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.health import WINDOW_START
@@ -30,6 +33,22 @@ from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery
 
 Lanes = Callable[[Tx], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Lanes that an operation touches, told while it holds a row of its own, until the transaction
+    ends. `row` names that one: all processes take these in the order of the names. Where it may
+    close circuits (`clears`), it needs the rows of the lanes' servers as well."""
+
+    row: str
+    find: Lanes
+    clears: bool = False
+
+    def __call__(self, tx: Tx) -> Iterable[str]:
+        return self.find(tx)
+
+
 _IDLE_MS: Final = 86_400_000
 
 SLICE: Final = "SELECT id FROM lanes WHERE id > ? ORDER BY id LIMIT ?"
@@ -184,7 +203,7 @@ def none(_tx: Tx) -> Iterable[str]:
 
 def of_callbacks(ids: Sequence[str]) -> Lanes:
     """Return the lanes of these callbacks."""
-    return lambda tx: _of_callbacks(tx, ids)
+    return Holding("", lambda tx: _of_callbacks(tx, ids), clears=True)
 
 
 def of_deliveries(deliveries: Sequence[Delivery]) -> Lanes:
@@ -219,12 +238,17 @@ def of_destination(tenant: str, destination: str) -> Lanes:
         _hold_tenant(tx, tenant)
         return of_server(tx, resolve(tx, tenant, destination))
 
-    return find
+    return Holding(f"tenants {tenant}", find)
 
 
 def of_tenant(tenant: str) -> Lanes:
     """Return no lane, but hold the tenant: nobody else rotates or registers for it."""
-    return lambda tx: _hold_tenant(tx, tenant)
+    return Holding(f"tenants {tenant}", lambda tx: _hold_tenant(tx, tenant))
+
+
+def of_new_tenant(tenant: str) -> Lanes:
+    """Return no lane; the tenant's row is made in the order in which such rows are held."""
+    return Holding(f"tenants {tenant}", none)
 
 
 def of_replay(replay: str, ids: Sequence[str]) -> Lanes:
@@ -235,7 +259,7 @@ def of_replay(replay: str, ids: Sequence[str]) -> Lanes:
         tx.all(f"SELECT 1 FROM replays WHERE id = ?{tx.for_update}", replay)
         return _of_callbacks(tx, ids)
 
-    return find
+    return Holding(f"replays {replay}", find, clears=True)
 
 
 def _of_callbacks(tx: Tx, ids: Sequence[str]) -> set[str]:

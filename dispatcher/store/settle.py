@@ -184,11 +184,12 @@ def _seen_by_lane(tx: Tx, item: Settlement) -> Outcome:
 
 def _apply_to_servers(tx: Tx, settled: Sequence[tuple[Settlement, Outcome]]) -> None:
     """Count what failed before it reached a path; any attempt that got that far ends the count.
-    Servers are locked after all lanes, in the order of their ids."""
+    The servers of what failed are held since the beginning of the transaction. One that is only
+    reached is left to its holder: the next attempt reaches it too."""
     ids = sorted({item.delivery.destination for item, _ in settled})
     rows = tx.all(
         "SELECT id, failures, failing_since_ms, openings, held_until_ms FROM destinations "
-        f"WHERE id IN ({marks(ids)}) ORDER BY id{tx.for_update}",
+        f"WHERE id IN ({marks(ids)}) ORDER BY id{tx.skip_locked}",
         *ids,
     )
     before = {row[0]: _server_health(row) for row in rows}

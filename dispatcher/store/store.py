@@ -497,7 +497,11 @@ class Store:
 
     async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
         """Make the tenant with this secret, unless it exists."""
-        await self._write(lambda tx: access.ensure_tenant(tx, tenant, secret), notify="access")
+        await self._write(
+            lambda tx: access.ensure_tenant(tx, tenant, secret),
+            lanes=lanes.of_new_tenant(tenant),
+            notify="access",
+        )
 
     async def keys(self) -> Sequence[Key]:
         """Oldest first."""

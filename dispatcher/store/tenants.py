@@ -12,7 +12,7 @@ from dispatcher.ids import lanes_end
 from dispatcher.states import State
 from dispatcher.store import rows
 from dispatcher.store.errors import NotFound, TenantErasing
-from dispatcher.store.lanes import Lanes, held_of
+from dispatcher.store.lanes import Holding, Lanes, held_of
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Tenant
 
@@ -102,7 +102,7 @@ def of_erasing(tenant: str, limit: int) -> Lanes:
             *(row[2] for row in tx.all(_OLDEST, tenant, limit)),
         ]
 
-    return find
+    return Holding(f"tenants {tenant}", find)
 
 
 def erase(tx: Tx, tenant: str, *, now_ms: int, limit: int) -> Erasure:

@@ -18,13 +18,15 @@ a filtered replay was made."""
 
 @dataclass(slots=True)
 class ChangeSet:
-    """What a commit changed: lanes to refresh, those among them that may have been forgotten,
+    """What a commit changed: lanes to refresh, those among them that may have been forgotten (each
+    with the row of its destination, where nobody registered that), what to tell other processes,
     tenants that a claim served (and when), and how far the counts, the stored bytes of tenants and
     the rates moved. `before` is what was changed outside of a savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
-    revived_lanes: set[str] = field(default_factory=set)
+    revived: dict[str, Row | None] = field(default_factory=dict)
+    topics: set[Topic] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
     served_ms: int = 0
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
@@ -39,7 +41,8 @@ class ChangeSet:
     def absorb(self, other: "ChangeSet") -> None:
         """Take over what a savepoint changed. (`Counter.update` adds, negative numbers too.)"""
         self.lanes |= other.lanes
-        self.revived_lanes |= other.revived_lanes
+        self.revived |= other.revived
+        self.topics |= other.topics
         self.served_tenants |= other.served_tenants
         self.served_ms = max(self.served_ms, other.served_ms)
         self.counts.update(other.counts)
@@ -117,7 +120,8 @@ class Tx(db.Tx, Protocol):
         does, as proof that the disk takes it."""
 
     def notify(self, topic: Topic) -> None:
-        """Tell the other processes, in the commit itself."""
+        """Have the commit tell the other processes."""
+        self.changes.topics.add(topic)
 
     def acquire(self, name: str) -> bool:
         """Whether this process is the one that has `name`: the first that asks, while it lives."""

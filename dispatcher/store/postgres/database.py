@@ -250,8 +250,8 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
     while True:
         tx = session.begin()
         with session.rolled_back_on_error():
-            touched = database.lanes_of(tx, operations)
-            statements.hold(tx, touched, database.servers_of(operations))
+            touched, servers = database.rows_of(tx, operations)
+            statements.hold(tx, touched, servers, database.servers_of(operations))
             unmade = database.unmade(tx, operations, touched - tx.held, rules)
         if not unmade:
             return tx

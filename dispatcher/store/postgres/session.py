@@ -12,7 +12,7 @@ from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.lanes import next_ready_ms
 from dispatcher.store.postgres import statements
-from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
+from dispatcher.store.tx import ChangeSet, Row, Statements, Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import postgres
@@ -135,9 +135,11 @@ class PostgresTx(Tx, postgres.PostgresTx):
         """Differs: what marks the commit is written anyway."""
         self.wrote = True
 
-    def notify(self, topic: Topic) -> None:
-        self.run("UPDATE revisions SET n = n + 1 WHERE what = ?", topic)
-        self.one("SELECT pg_notify(?, ?)", CHANNEL, f"{topic} {self._session}")
+    def tell(self) -> None:
+        """Notify the others of what there is to tell, in the same order as they do."""
+        for topic in sorted(self.changes.topics):
+            self.run("UPDATE revisions SET n = n + 1 WHERE what = ?", topic)
+            self.one("SELECT pg_notify(?, ?)", CHANNEL, f"{topic} {self._session}")
 
     def acquire(self, name: str) -> bool:
         if name not in self._acquired:
@@ -215,6 +217,8 @@ class Session(postgres.Session):
     def mark(self, tx: PostgresTx) -> int | None:
         """Write the counts, and into the commit itself that it is this one; returns when the next
         work is ready. A transaction that wrote nothing stays so, and costs no fsync."""
+        if tx.changes.topics:
+            tx.tell()
         if not tx.wrote:
             return next_ready_ms(tx)
         self._batch += 1

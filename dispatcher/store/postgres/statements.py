@@ -13,7 +13,8 @@ from dispatcher.store.tx import Row, Tx
 # --- lanes ---
 
 # Lanes with those beside them whose work waits for the same server (what these leave free is
-# theirs; mostly none waits at all), and servers that nobody else holds, in one round trip.
+# theirs; mostly none waits at all), then servers that are waited for, then those that nobody else
+# holds, in one round trip. Nobody waits for a server who has one of the last kind already.
 _LOCK: Final = """
 WITH locked AS (
     SELECT id, blocked = 1 AS blocked FROM lanes
@@ -25,23 +26,27 @@ WITH locked AS (
         WHERE EXISTS (SELECT 1 FROM lanes WHERE blocked = 1)))
     ORDER BY id FOR UPDATE
 ), servers AS (
+    SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
+), leased AS (
     SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
 )
 SELECT id, blocked FROM locked UNION ALL SELECT id, false FROM servers
+UNION ALL SELECT id, false FROM leased
 """
 _LOCK_SERVERS: Final = """
 SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
 
-def hold(tx: Tx, lanes: Set[str], servers: Set[str]) -> None:
+def hold(tx: Tx, lanes: Set[str], servers: Set[str], leased: Set[str]) -> None:
     """Lock those of these lanes that there are until the end of the transaction, and those beside
     them whose work waits for the same servers: all in the order of their ids, as the first thing
-    that a commit does. And those of these servers that no other process holds: nobody waits for
-    one, and what is in flight to it is read by a later statement."""
+    that a commit does. Then these servers, and those that may be `leased` for, of which what no
+    other process holds: nobody waits for one, and what is in flight to it is read by a later
+    statement."""
     if lanes:
         ids = tx.ids(lanes)
-        rows = tx.all(_LOCK, ids, ids, tx.ids(servers))
+        rows = tx.all(_LOCK, ids, ids, tx.ids(servers), tx.ids(leased - servers))
         tx.held |= {row[0] for row in rows}
         tx.blocked |= {row[0] for row in rows if row[1]}
 

@@ -21,7 +21,7 @@ from dispatcher.store.database import Committed, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import statements
-from dispatcher.store.tx import ChangeSet, Row, Statements, Topic, Tx
+from dispatcher.store.tx import ChangeSet, Row, Statements, Tx
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import sqlite
 from receiver.base.db.readers import SERVICE, Reader
@@ -85,9 +85,6 @@ class SqliteTx(Tx, sqlite.SqliteTx):
         """Differs: every transaction that begins to write shows that it may."""
         if probe:
             self.run("INSERT OR REPLACE INTO probe (id, body) VALUES (1, randomblob(?))", _PROBE)
-
-    def notify(self, topic: Topic) -> None:
-        """Differs: there are no others."""
 
     def acquire(self, name: str) -> bool:
         return True

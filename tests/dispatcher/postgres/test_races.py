@@ -14,7 +14,7 @@ from dispatcher.store import lanes
 from dispatcher.store.errors import NotFound, PayloadGone
 from dispatcher.store.requests import Retention
 from tests.dispatcher.postgres.test_together import Together, together
-from tests.dispatcher.store.builders import TENANT
+from tests.dispatcher.store.builders import TENANT, secret
 
 __all__ = ("together",)  # a fixture
 
@@ -151,3 +151,91 @@ async def test_a_sweep_that_holds_the_lane_first_ends_what_no_claim_gets(
     assert await sweeping == 1
     assert await claimer.states([one]) == ["dead"]
     assert exact(together.url) == {"dead": 1}
+
+
+# --- whoever waits for whom, nobody waits in a circle (the fixture asks the server) ---
+
+
+async def test_operators_changes_of_several_tenants_do_not_wait_in_a_circle(
+    together: Together,
+) -> None:
+    """In opposite orders, with one in the middle that is held."""
+    worlds = [await together.join(), await together.join()]
+    tenants = ["a", "m", "b"]
+    for tenant in tenants:
+        await worlds[0].register("d", tenant=tenant)
+    with holding(together.url, "SELECT 1 FROM tenants WHERE name = 'm' FOR UPDATE") as held:
+        changing = [
+            asyncio.create_task(world.change("d", tenant=tenant, concurrency=3))
+            for world, order in zip(worlds, (tenants, tenants[::-1]), strict=True)
+            for tenant in order
+        ]
+        await waiting(together.url, 2)
+        held.rollback()
+    for changed in await asyncio.gather(*changing):
+        assert changed.concurrency == 3
+
+
+async def test_several_replays_do_not_wait_in_a_circle(together: Together) -> None:
+    worlds = [await together.join(), await together.join()]
+    for n in range(3):
+        await worlds[0].ended(f"a{n}", "delivered", url=f"http://h{n}.test/")
+    made = [
+        await worlds[0].store.make_replay(
+            TENANT, Filter(job_id=f"a{n}"), rate_per_second=None, now_ms=worlds[0].tick(1_000)
+        )
+        for n in range(3)
+    ]
+    ids = [one.id for one in made]
+    middle = f"SELECT 1 FROM replays WHERE id = '{ids[1]}' FOR UPDATE"
+    with holding(together.url, middle) as held:
+        cancelling = [
+            asyncio.create_task(world.store.cancel_replay(TENANT, one, now_ms=world.now_ms))
+            for world, order in zip(worlds, (ids, ids[::-1]), strict=True)
+            for one in order
+        ]
+        await waiting(together.url, 2)
+        held.rollback()
+    assert {one.state for one in await asyncio.gather(*cancelling)} == {"cancelled"}
+
+
+async def test_tenants_that_are_new_to_all_do_not_wait_in_a_circle(together: Together) -> None:
+    worlds = [await together.join(), await together.join()]
+    for turn in range(5):
+        names = [f"t{turn}-{n}" for n in range(10)]
+        await asyncio.gather(
+            *(
+                world.store.ensure_tenant(name, secret(name))
+                for world, order in zip(worlds, (names, names[::-1]), strict=True)
+                for name in order
+            )
+        )
+    assert len(await worlds[0].store.tenants()) == 50
+
+
+async def test_failures_of_one_server_and_leases_of_another_do_not_wait_in_a_circle(
+    together: Together,
+) -> None:
+    """Each process counts a failure of the server that the other one has just leased for."""
+    worlds = [await together.join(), await together.join()]
+    servers = ["http://one.test", "http://two.test"]
+    for turn in range(6):
+        working: list[asyncio.Future[Any]] = []
+        failed = []
+        for who, world in enumerate(worlds):
+            sent = await world.submit(f"a{turn}{who}", url=f"{servers[who]}/{who}", handover=True)
+            assert sent.delivery is not None
+            failed.append(sent.delivery)
+        with holding(together.url, "SELECT 1 FROM lanes ORDER BY id FOR UPDATE") as held:
+            for who, world in enumerate(worlds):
+                settling = world.settle(failed[who], "dead", kind="unreachable")
+                other = f"{servers[1 - who]}/{who + 2}"
+                submitting = world.submit(f"b{turn}{who}", url=other, handover=True)
+                working += map(asyncio.ensure_future, (settling, submitting))
+            await waiting(together.url, 2)
+            held.rollback()
+        for done in await asyncio.gather(*working):
+            if done is not True and done.delivery is not None:
+                await worlds[0].settle(done.delivery)
+            assert done is not False
+    exact(together.url)
