@@ -20,6 +20,7 @@ from rich.console import Console
 from receiver.base.clock import iso, now_ms
 from tests.bench import (
     backlog,
+    isolation,
     machine,
     receiving,
     report,
@@ -37,7 +38,12 @@ if TYPE_CHECKING:  # its driver is an extra, which SQLite alone does not need
     from tests.bench.databases import Postgres
 
 _WHOLE: Final = {1: throughput.measure, 5: together.measure, 6: receiving.measure}
-_BY_STORE: Final = {2: steady.measure, 3: silence.measure, 4: backlog.measure}
+_BY_STORE: Final = {
+    2: steady.measure,
+    3: silence.measure,
+    4: backlog.measure,
+    7: isolation.measure,
+}
 
 _WIDTH: Final = 110  # of what is not a terminal
 

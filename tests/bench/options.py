@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-PARTS: Final = (1, 2, 3, 4, 5, 6)
+from tests.bench.attack import BUSY, HOLDING
+
+PARTS: Final = (1, 2, 3, 4, 5, 6, 7)
 STORES: Final = {
     "sqlite": ("sqlite",),
     "postgres": ("postgres",),
     "both": ("sqlite", "postgres"),
 }
+ATTACKS: Final = (*HOLDING, *BUSY)
 SHARED: Final = 5  # the part that takes a database which processes can share
 # A fill of a million takes minutes there, and a fifth of it shows as well whether cost grows.
 _POSTGRES_SHARE: Final = 5
@@ -31,6 +34,8 @@ class Options:
     silence_seconds: float
     backlog: int
     in_flight: int
+    attacks: tuple[str, ...]
+    attack_scale: float
     json_path: Path
     directory: Path | None
 
@@ -61,6 +66,8 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         silence_seconds=_or(given.silence_seconds, silence),
         backlog=_or(given.backlog, backlog),
         in_flight=given.in_flight,
+        attacks=given.attacks or ATTACKS,
+        attack_scale=given.attack_scale,
         json_path=given.json,
         directory=given.dir,
     )
@@ -95,6 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--in-flight", type=int, default=256, metavar="N", help="callbacks in flight (256)")
     add(
+        "--attacks",
+        type=_attacks,
+        metavar="A,B,…",
+        help=f"of part 7: {', '.join(ATTACKS)} (all); A+B: at once",
+    )
+    add("--attack-scale", type=float, default=1.0, metavar="X", help="size of part 7's attacks (1)")
+    add(
         "--json",
         type=Path,
         default=Path(tempfile.gettempdir()) / "postback-bench.json",
@@ -111,8 +125,15 @@ def _parts(text: str) -> tuple[int, ...]:
     except ValueError:
         parts = ()
     if not parts or not set(parts) <= set(PARTS):
-        raise argparse.ArgumentTypeError("takes numbers from 1 to 6, such as 1,3")
+        raise argparse.ArgumentTypeError("takes numbers from 1 to 7, such as 1,3")
     return parts
+
+
+def _attacks(text: str) -> tuple[str, ...]:
+    attacks = tuple(text.split(","))
+    if not {one for attack in attacks for one in attack.split("+")} <= set(ATTACKS):
+        raise argparse.ArgumentTypeError(f"takes names of {', '.join(ATTACKS)}")
+    return attacks
 
 
 def _or(given: Any, default: Any) -> Any:

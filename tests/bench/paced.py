@@ -35,8 +35,15 @@ class Paced:
     for."""
 
     def __init__(
-        self, submits: Requests, sink: Sink, numbers: Iterator[int], *, silent: Collection[int] = ()
+        self,
+        submits: Requests,
+        sink: Sink,
+        numbers: Iterator[int],
+        *,
+        silent: Collection[int] = (),
+        drain_s: float = _DRAIN_S,
     ) -> None:
+        self._drain_s = drain_s
         self._submits = submits
         self._sink = sink
         self._numbers = numbers
@@ -58,10 +65,12 @@ class Paced:
         clients = await self._connect()
         self._idle = list(clients)
         self._began_s = time.monotonic() + _LEAD_S
-        async with self._sink.hearing(self._arrived), self._ticking(count, rate):
-            await self._drain(_LEAD_S + seconds + _DRAIN_S)
-        for client in clients:
-            client.transport.close()
+        try:
+            async with self._sink.hearing(self._arrived), self._ticking(count, rate):
+                await self._drain(_LEAD_S + seconds + self._drain_s)
+        finally:
+            for client in clients:
+                client.transport.close()
         return list(self._samples.values())
 
     def _is_loud(self, destination: int) -> bool:

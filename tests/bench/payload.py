@@ -1,7 +1,7 @@
 """The founding document's completion callback, made unique by a number in its jobId."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -64,7 +64,14 @@ class Submits:
     accepted = b"HTTP/1.1 202"
     arrive = True
 
-    def __init__(self, dispatcher_url: str, callback_urls: Sequence[str]) -> None:
+    def __init__(
+        self,
+        dispatcher_url: str,
+        callback_urls: Sequence[str],
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._headers = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         self.destinations = len(callback_urls)
         self.host, self.port = address(dispatcher_url)
         self._parts = [self._prepare(url) for url in callback_urls]
@@ -78,7 +85,7 @@ class Submits:
         head = (
             "POST /v1/callbacks HTTP/1.1\r\n"
             f"Host: {self.host}:{self.port}\r\n"
-            f"Authorization: Bearer {ADMIN_KEY}\r\n"
+            f"Authorization: Bearer {ADMIN_KEY}\r\n{self._headers}"
             "Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )

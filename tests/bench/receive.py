@@ -7,7 +7,7 @@ and logs to standard error.
 
 import os
 import sys
-from typing import Any, Self, cast
+from typing import Any, cast
 from unittest import mock
 
 from starlette.applications import Starlette
@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from receiver import server
 from receiver.app import Receiver
 from receiver.base import log
+from receiver.metrics import Metrics
 from receiver.settings import Settings, load
 
 
@@ -27,16 +28,20 @@ class Bare:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.metrics = Metrics()
         self._app = Starlette(routes=[Route(settings.path, _accept, methods=["POST"])])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def open(self) -> None:
+        """Nothing to open."""
 
-    async def __aexit__(self, *_: object) -> None:
+    async def close(self) -> None:
         """Nothing to close."""
+
+    def begin_to_stop(self) -> None:
+        """Nothing to finish."""
 
 
 async def _accept(_request: Request) -> JSONResponse:

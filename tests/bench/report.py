@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import figures, rows, silence, steady
+from tests.bench import figures, isolation, rows, silence, steady
 from tests.bench.bench import DESTINATIONS
 from tests.bench.options import SHARED, Options
 from tests.bench.rows import RECEIVER, WHOLE, Part
@@ -18,6 +18,7 @@ TITLES: Final = {
     4: "backlog",
     SHARED: "together",
     RECEIVER: "receiver",
+    7: "isolation",
 }
 NAMES: Final = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
 
@@ -97,4 +98,5 @@ def _title(number: int, options: Options) -> str:
         SHARED: f"5. Together: processes on one PostgreSQL, {load} in all; server and load share "
         "the same cores",
         RECEIVER: f"6. Receiver on one core: {options.in_flight} connections, {spans}, no handlers",
+        7: f"7. Isolation: a tenant's {isolation.RATE_PER_S}/s beside attacks, {spans}",
     }[number]

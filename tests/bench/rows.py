@@ -113,6 +113,26 @@ def _receiver(found: Part) -> Iterator[Row]:
     yield "said to be kept / found in the file", f"{found['kept']:,} / {found['stored']:,}", "equal"
 
 
+def _isolation(found: Part) -> Iterator[Row]:
+    for name, attack in found.items():
+        if not isinstance(attack, dict):
+            continue
+        without, beside = attack["without"], attack["beside"]
+        target = "≤ 1.3 × + 5"
+        if "equal" in attack or name == "keys":
+            target = "≤ 50, ≤ 2 × equal"
+        yield f"{name}: p99 without, ms", _arrival(without), ""
+        yield f"{name}: p99 beside it, ms", _arrival(beside), target
+        if "equal" in attack:
+            yield f"{name}: p99 beside equal tenants, ms", _arrival(attack["equal"]), ""
+        did = ", ".join(f"{what}: {count:,}" for what, count in beside.get("did", {}).items())
+        yield f"{name}: the attack's own", did or "–", ""
+
+
+def _arrival(run: Part) -> str:
+    return run["failed"] if "failed" in run else of(run["arrivalP99Ms"])
+
+
 OF: Final[Mapping[int, Callable[[Part], Iterator[Row]]]] = {
     1: _throughput,
     2: _steady,
@@ -120,6 +140,7 @@ OF: Final[Mapping[int, Callable[[Part], Iterator[Row]]]] = {
     4: _backlog,
     SHARED: _together,
     RECEIVER: _receiver,
+    7: _isolation,
 }
 
 
