@@ -127,13 +127,17 @@ class Service:
             self._reload_again = True
 
     async def _reload_access(self) -> None:
-        """Until what was read is what was last announced: a revoked key must not linger."""
+        """Until what was read is what was last announced, whatever that meets: a revoked key must
+        not linger."""
         while True:
             self._reload_again = False
             try:
                 await self.access.reload()
-            except StoreError as error:
-                _LOG.warning("cannot read keys again yet", reason=str(error))
+            except Exception as error:
+                if isinstance(error, StoreError):
+                    _LOG.warning("cannot read keys again yet", reason=str(error))
+                else:
+                    _LOG.exception("reading keys again failed", error)
                 await asyncio.sleep(_RELOAD_RETRY_S)
                 continue
             if not self._reload_again:

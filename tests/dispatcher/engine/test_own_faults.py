@@ -15,6 +15,7 @@ from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.requests import Settlement
 from dispatcher.values import Delivery, SigningSecret
 from receiver.base.clock import now_ms
+from receiver.base.db.readers import Reader
 from tests.dispatcher.engine.rig import QUICK, Rig, Script, rigged
 from tests.dispatcher.store.builders import TENANT, secret
 
@@ -110,6 +111,30 @@ async def test_our_own_faults_open_no_circuit_and_shrink_no_window(tmp_path: Pat
         failing = False
         await rig.idle()
         assert {(await rig.get(one)).state for one in ids} == {"delivered"}
+
+
+async def test_slow_listings_keep_no_delivery_from_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I3, I6: many readings that do not end, of a tenant that may only read, and secrets that are
+    read for each delivery: all go out, once."""
+    monkeypatch.setattr("dispatcher.signing._FRESH_MS", 0)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+    async with rigged(tmp_path, read_timeout=60.0) as rig:
+        reads = [
+            asyncio.create_task(rig.store._read(lambda tx: tx.all(endless), Reader("t7")))
+            for _ in range(50)
+        ]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(30):  # half of what the listings may take
+            ids = [(await rig.submit(f"job-{n}", tenant=f"t{n % 3}")).id for n in range(12)]
+            await rig.idle()
+        assert not any(one.done() for one in reads)
+        assert sorted(one.id for one in rig.script.sent) == sorted(ids)
+        for one in reads:
+            one.cancel()
+        await asyncio.wait(reads)
 
 
 async def test_a_delivery_waits_for_its_secrets_while_its_lease_lasts(tmp_path: Path) -> None:

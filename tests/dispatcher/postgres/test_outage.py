@@ -299,3 +299,23 @@ async def test_work_whose_lease_ends_before_its_secrets_can_be_read_is_sent_once
         proxy.refusing = False
         await until(until_delivered(service, one.id))
         assert len(peer.received) == 1
+
+
+async def test_keys_are_read_again_whatever_that_meets(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D14: what another process revoked does not linger, also where the first look fails oddly."""
+    async with delivering(proxy) as service:
+        reload, failures = service.access.reload, iter([ValueError("odd"), MemoryError()])
+        reloaded = asyncio.Event()
+
+        async def failing() -> None:
+            for error in failures:
+                raise error
+            await reload()
+            reloaded.set()
+
+        monkeypatch.setattr(service.access, "reload", failing)
+        service._access_changed()
+        async with asyncio.timeout(60):
+            await reloaded.wait()
