@@ -20,6 +20,7 @@ from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
 from receiver.metrics import Metrics
+from receiver.names import with_own_lookups
 from receiver.settings import Settings
 from receiver.source import Source
 from receiver.status_url import (
@@ -117,8 +118,8 @@ class Reconciler:
 
     async def _work(self) -> None:
         # Neither proxies nor .netrc from the environment: they would see the credentials.
-        async with httpx.AsyncClient(
-            verify=trusted(), trust_env=False, follow_redirects=False
+        async with with_own_lookups(
+            httpx.AsyncClient(verify=trusted(), trust_env=False, follow_redirects=False)
         ) as client:
             while True:
                 try:

@@ -4,9 +4,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-_HOSTS_MAX: Final = 4_096
+from receiver.base.lookups import Addresses
 
-Addresses = tuple[str, ...]
+_HOSTS_MAX: Final = 4_096
 
 
 @dataclass(slots=True)

@@ -30,14 +30,14 @@ from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
 from dispatcher.sending.connections import Connector, Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
-from dispatcher.sending.remembered import Addresses
-from dispatcher.sending.resolver import ASKER, LACK, Asker, Resolver, look_up
+from dispatcher.sending.resolver import ASKER, Resolver
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
 from receiver.base.lack import Uplink, descriptors_left, files_limit, lack_of
+from receiver.base.lookups import LACK, Addresses, Asker, look_up
 from receiver.base.settings import SettingError
 from receiver.signature import Job
 

@@ -12,6 +12,7 @@ import httpx
 from receiver.base.lack import OwnLack, has_no_port, lack_of
 from receiver.base.tls import trusted
 from receiver.event import Event
+from receiver.names import with_own_lookups
 
 TIMEOUT_MARGIN: Final = 1.0  # the handler's own time ends first: its log says which it was
 
@@ -32,11 +33,13 @@ class Forwarder:
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"not an http or https URL: {url!r}")
         self._url = url
-        self._client = httpx.AsyncClient(
-            verify=trusted(),
-            timeout=timeout_s + TIMEOUT_MARGIN,
-            trust_env=False,
-            follow_redirects=False,
+        self._client = with_own_lookups(
+            httpx.AsyncClient(
+                verify=trusted(),
+                timeout=timeout_s + TIMEOUT_MARGIN,
+                trust_env=False,
+                follow_redirects=False,
+            )
         )
 
     async def __call__(self, event: Event) -> None:

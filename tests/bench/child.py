@@ -16,9 +16,8 @@ from unittest import mock
 
 from dispatcher import app, server, settings
 from dispatcher.app import Service
-from dispatcher.sending.remembered import Addresses
-from dispatcher.sending.resolver import look_up
 from dispatcher.sending.sender import Sender
+from receiver.base.lookups import Addresses, look_up
 from tests.bench.relay import open_relay
 
 _HANG_S: Final = 20.0  # as glibc does, whose servers do not answer

@@ -1,9 +1,9 @@
-"""sending/places.py: who may look up a name next; sending/remembered.py: what is known of names."""
+"""Who may look up a name next (receiver/base/places.py), and what is remembered of names."""
 
 import pytest
 
-from dispatcher.sending.places import Places, domain_of
 from dispatcher.sending.remembered import Known, Remembered
+from receiver.base.places import Places, domain_of
 
 
 def started(places: Places[str]) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.sending.remembered import Addresses
-from dispatcher.sending.resolver import ASKER, Asker, Resolver, look_up
+from dispatcher.sending.resolver import ASKER, Resolver
 from receiver.base.lack import OwnLack, lack_of
+from receiver.base.lookups import Addresses, Asker, look_up
 
 
 class Names:
