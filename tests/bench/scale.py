@@ -32,6 +32,7 @@ _SPAN_MS: Final = 25 * 86_400_000
 _DEAD_EVERY: Final = 6
 _PIECE: Final = 20_000
 _SHOWN: Final = 12
+_TIMES: Final = 3
 _BODY: Final = b'{"status":"completed","output":{"pages":50,"text":"' + b"y" * 200 + b'"}}'
 _URLS: Final = [f"http://127.0.0.{n}:9/hook" for n in range(1, 51)]
 _QUIET: Final = "http://127.0.0.99:9/never"
@@ -264,10 +265,12 @@ def _others(store: Store) -> dict[str, Ask]:
 async def _print(title: str, questions: Sequence[tuple[dict[str, Any], Ask]]) -> None:
     taken = []
     for fields, ask in questions:
-        await ask(fields)
-        began_s = time.perf_counter()
-        found = await ask(fields)
-        taken.append((1000 * (time.perf_counter() - began_s), fields, found))
+        times = []
+        for _ in range(_TIMES):
+            began_s = time.perf_counter()
+            found = await ask(fields)
+            times.append(1000 * (time.perf_counter() - began_s))
+        taken.append((min(times), fields, found))
     taken.sort(key=lambda one: -one[0])
     over = sum(ms > 100 for ms, *_ in taken)
     print(f"\n{title}: {len(taken)} asked, {over} over 100 ms; slowest", flush=True)

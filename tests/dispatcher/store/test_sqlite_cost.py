@@ -13,6 +13,7 @@ import pytest
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
 from dispatcher.store import replays
+from dispatcher.store.clocks import START
 from dispatcher.store.requests import ClaimRequest, Retention
 from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World, secret
 from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world, submit_many
@@ -418,3 +419,49 @@ async def test_figures_of_all_ask_only_about_tenants_for_whom_something_waits(
             ),
         )
         assert await looked(world, world.store.stats(None)) <= before + 50
+
+
+# --- sweeping ---
+
+
+async def costs_of_sweeping(world: World) -> dict[str, int]:
+    """The steps that each slice of a sweep takes on the writer."""
+    store, keep = world.store, Retention(delivered_payload_ms=1, delivered_ms=1, dead_ms=1)
+    verbs: dict[str, Awaitable[Any]] = {
+        "bring back": store.bring_back(now_ms=world.now_ms, limit=200),
+        "reclaim": store.reclaim(now_ms=world.now_ms),
+        "expire": store.expire(now_ms=world.now_ms, limit=200),
+        "repair": store.repair_lanes(now_ms=world.now_ms, after="", limit=200),
+        "prune": store.prune(keep, now_ms=world.now_ms, limit=200),
+    }
+    return {name: (await steps(world, verb))[0] for name, verb in verbs.items()}
+
+
+def replays_that_run(connection: sqlite3.Connection, count: int) -> None:
+    connection.execute(
+        "INSERT INTO replays (id, tenant, filter, rate, state, matched, created_ms) "
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
+        "SELECT printf('rp_0%031d', i), ?, '{}', 0.001, 'running', 1, ? FROM n",
+        (count, TENANT, T0),
+    )
+
+
+async def test_what_waits_and_replays_that_run_do_not_slow_the_sweeps(tmp_path: Path) -> None:
+    """I10."""
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("one")
+        await world.change(paused=True)
+        before = await costs_of_sweeping(world)
+        where = lane_id(TENANT, URL)
+        await on_writer(world, lambda connection: pile(connection, where, 50_000, T0 + 10**9))
+        await on_writer(world, lambda connection: replays_that_run(connection, 5_000))
+        after = await costs_of_sweeping(world)
+        started = await looked(world, hastened(world))
+    assert all(taken <= before[name] * 1.1 + 200 for name, taken in after.items()), (before, after)
+    assert started < 1_000 * 100
+
+
+async def hastened(world: World) -> None:
+    """One slice of the walk over all that waits: 1,000 of 50,000."""
+    _, place = await world.store.hasten(START, now_ms=world.now_ms, trusted=True, limit=1_000)
+    assert place is not None
