@@ -265,7 +265,7 @@ def _others(store: Store) -> dict[str, Ask]:
 async def _print(title: str, questions: Sequence[tuple[dict[str, Any], Ask]]) -> None:
     taken = []
     for fields, ask in questions:
-        times = []
+        times, found = [], ""
         for _ in range(_TIMES):
             began_s = time.perf_counter()
             found = await ask(fields)

@@ -24,6 +24,7 @@ T = TypeVar("T")
 # Hashes and ids fall all over their indexes: what does not fit here is read again for each row.
 CACHE_KIB: Final = 32 * 1024
 READER_CACHE_KIB: Final = 8 * 1024
+_SURPLUS_BYTES: Final = 4 * 2**20  # what a file may be too long by
 _OWNER_BYTES_MAX: Final = 64  # what is read of a lock file: a process id
 # An exclusive lock of one byte, far beyond what a file can hold (SQLite locks others), that belongs
 # to the open handle, not to the process: where the system has such locks (Linux).
@@ -179,7 +180,18 @@ def give_back(connection: sqlite3.Connection, pages: int) -> int:
         # As a script: the statement has no columns, so that fetching would end after one page.
         connection.executescript(f"PRAGMA incremental_vacuum({pages})")
     (after,) = connection.execute("PRAGMA freelist_count").fetchone()
+    if before - after < pages and _surplus_bytes(connection) > _SURPLUS_BYTES:
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return int(before - after)
+
+
+def _surplus_bytes(connection: sqlite3.Connection) -> int:
+    """Return by how much the file is longer than its content: it is cut by a checkpoint, and where
+    little is written the next one may be far."""
+    _, _, name = connection.execute("PRAGMA database_list").fetchone()
+    (count,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    return os.stat(name).st_size - int(count * size)
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -146,3 +146,23 @@ async def test_a_slice_of_retention_ends_no_more_records_than_it_may(world: Worl
     world.tick(KEEP.dead_ms + 1)
     assert [await prune(world, 2) for _ in range(4)] == [2, 2, 2, 0]
     assert (await world.store.get_replay(TENANT, running.id)).state == "running"
+
+
+@pytest.mark.parametrize("store_name", ["sqlite"], indirect=True)
+async def test_the_file_is_cut_even_where_little_is_written_afterwards(
+    build: Build, tmp_path: Path
+) -> None:
+    """I7: not only when the log is full, which may be far."""
+    world = await build()
+    for n in range(100):
+        await world.submit(f"j-{n}", body=b"x" * 100_000)
+    await world.reopen()
+    while claimed := await world.claim():
+        for one in claimed:
+            await world.settle(one)
+    world.tick(8 * DAY_MS)
+    while await prune(world):
+        pass
+    while await world.store.shrink(pages=256):
+        pass
+    assert (tmp_path / "0" / "postback.db").stat().st_size < 5 * 2**20
