@@ -434,7 +434,7 @@ class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
 
 class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
     """What a replay would match now; nothing was changed. With `matchedExactly` false at least so
-    many match: there are more than 10,000, or more than 100,000 to look through."""
+    many match: there are more than 10,000, or more than it looks through."""
 
     matched: int
     sample: list[Item]
@@ -521,8 +521,8 @@ class StatusView(View, frozen=True, kw_only=True):
 
 class Page(View, Generic[Item], frozen=True, kw_only=True):
     """One page of a listing; `nextCursor` leads to the next one, null ends it. A page may hold less
-    than `limit`, even nothing, and others follow it all the same: one request looks through 25,000
-    callbacks at most."""
+    than `limit`, even nothing, and others follow it all the same: one request looks through a
+    bounded number of callbacks."""
 
     data: list[Item]
     next_cursor: str | None

@@ -76,6 +76,15 @@ def callbacks(tx: Tx, rows: Sequence[Row]) -> list[Callback]:
     return [_callback(row, tags.get(row[0], {})) for row in rows]
 
 
+def callbacks_by_id(tx: Tx, ids: Sequence[str]) -> list[Callback]:
+    """Return these callbacks, in this order."""
+    if not ids:
+        return []
+    sql = f"{CALLBACK} FROM callbacks c {JOIN_DESTINATION} WHERE c.id IN ({marks(ids)})"
+    found = {one.id: one for one in callbacks(tx, tx.all(sql, *ids))}
+    return [found[id] for id in ids if id in found]
+
+
 def _callback(row: Row, tags: dict[str, str]) -> Callback:
     named = dict(zip(_CALLBACK, row, strict=True))
     named["priority"] = "high" if named["priority"] == HIGH else "normal"

@@ -55,7 +55,8 @@ async def test_a_set_that_no_look_sees_whole_is_walked_whole(
 ) -> None:
     """It is counted as far as a few looks reach, and exactly once it was walked; what ends while it
     is walked is not in it."""
-    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 2)
+    for name in ("SCAN_MAX", "COVERED_MAX"):
+        monkeypatch.setattr(f"dispatcher.store.search.{name}", 2)
     ids = [await world.ended(f"old-{n}", job_status="ab"[n % 5 == 0]) for n in range(20)]
     world.tick()
     wanted = Filter(status="dead", job_status="b")
@@ -80,7 +81,8 @@ async def test_a_set_that_no_look_sees_whole_is_walked_whole(
 async def test_a_set_of_which_no_look_shows_any_is_still_walked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 1)
+    for name in ("SCAN_MAX", "COVERED_MAX"):
+        monkeypatch.setattr(f"dispatcher.store.search.{name}", 1)
     wanted_id = await world.ended("first", job_status="b")
     await dead(world, 6)
     made = await make(world, Filter(status="dead", job_status="b"))

@@ -108,6 +108,7 @@ class Oracle:
         while True:
             with pytest.MonkeyPatch.context() as patched:
                 patched.setattr("dispatcher.store.search.SCAN_MAX", self.reach)
+                patched.setattr("dispatcher.store.search.COVERED_MAX", self.reach)
                 page = self.loop.run_until_complete(
                     self.world.store.search(TENANT, wanted, after=after, limit=page_size)
                 )

@@ -375,6 +375,7 @@ async def test_looking_costs_the_same_however_much_is_stored(
     """I10: with eight times as much, every filter and pair of filters, dry run and figure takes as
     many steps as before."""
     monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 200)
+    monkeypatch.setattr("dispatcher.store.search.COVERED_MAX", 400)
     monkeypatch.setattr("dispatcher.store.replays.COUNTED_MAX", 100)
     async with sqlite_world(tmp_path) as world:
         await world.submit("one")
@@ -388,7 +389,35 @@ async def test_looking_costs_the_same_however_much_is_stored(
         if steps > before[what] * 1.1 + 200
     }
     assert grown == {}
-    assert max(after.values()) < replays.LOOKS_MAX * 200 * 40
+    assert max(after.values()) < replays.LOOKS_MAX * 400 * 20
+
+
+async def test_what_is_dead_is_looked_through_by_its_index_alone(tmp_path: Path) -> None:
+    """No row is read of what does not match."""
+    fields: tuple[dict[str, Any], ...] = (
+        {"destination": FAST},
+        {"error": "x"},
+        {"job_status": "x"},
+        {"priority": "high"},
+    )
+    async with sqlite_world(tmp_path) as world:
+        await world.submit("one")
+        for one in fields:
+            wanted = Filter(status="dead", **one)
+            for look in (
+                world.store.search(TENANT, wanted, after=None, limit=5),
+                world.store.preview_replay(TENANT, wanted, sample=5),
+            ):
+                statements = await traced(world, discard(look))
+                walks = [sql for sql in statements if "state = 'dead'" in sql]
+                assert walks
+                for sql in walks:
+                    steps_taken = "\n".join(await plan(world, sql))
+                    assert "COVERING INDEX callbacks_dead" in steps_taken, (sql, steps_taken)
+
+
+async def discard(verb: Awaitable[Any]) -> None:
+    await verb
 
 
 async def test_a_backlog_shown_costs_no_more_than_is_counted(
