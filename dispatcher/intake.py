@@ -131,7 +131,6 @@ class Intake:
         new = new_callback(submission, tenant, self._settings, self._clock())
         self.check_ready()
         await self._access.ensure_tenant(tenant)
-        self._quotas.check_rate(tenant)
         size = stored_bytes(new)
         try:
             with self._quotas.room(tenant, size):

@@ -113,22 +113,13 @@ class Quotas:
             rate_per_second=default.rate_per_second if rate is None else rate,
         )
 
-    def check_rate(self, tenant: str) -> None:
-        """Count a submit. Raises RateLimited."""
-        rate = self.limits(tenant).rate_per_second
-        if rate is None:
-            return
-        now_ms = self._monotonic_ms()
-        used_ms, wait_ms = paced(self._paces.get(tenant, 0.0), rate, now_ms)
-        if wait_ms:
-            raise RateLimited(rate, wait_ms)
-        self._paces[tenant] = used_ms
-
     @contextmanager
     def room(self, tenant: str, size: int) -> Iterator[None]:
-        """Keep room for a callback of `size` bytes while it is stored. Raises QueueFull and
-        StorageFull."""
+        """Count a submit, and keep room for its `size` bytes while it is stored. Raises
+        RateLimited, QueueFull and StorageFull."""
         limits = self.limits(tenant)
+        if limits.rate_per_second is not None:
+            self._check_rate(tenant, limits.rate_per_second)
         self._check_queue(tenant, limits)
         free = self._store.usage().free_bytes
         left = limits.storage_bytes_max - self.used_bytes(tenant)
@@ -166,6 +157,13 @@ class Quotas:
             return f"the queue is full: {settings.queue_max:,} deliveries wait"
         return None
 
+    def _check_rate(self, tenant: str, rate: float) -> None:
+        now_ms = self._monotonic_ms()
+        used_ms, wait_ms = paced(self._paces.get(tenant, 0.0), rate, now_ms)
+        if wait_ms:
+            raise RateLimited(rate, wait_ms)
+        self._paces[tenant] = used_ms
+
     def _check_queue(self, tenant: str, limits: Limits) -> None:
         queued = self._store.queued(tenant)
         if queued >= limits.queue_max:
@@ -183,6 +181,7 @@ def paced(used_ms: float, rate: float, now_ms: float) -> tuple[float, float]:
     it may come): a second's worth may come at once, one always."""
     interval_ms = 1000 / rate
     slack_ms = max(0.0, _BURST_S * 1000 - interval_ms)
+    used_ms = min(used_ms, now_ms + slack_ms + interval_ms)  # it may have been another rate's
     wait_ms = max(0.0, used_ms - slack_ms - now_ms)
     return (used_ms, wait_ms) if wait_ms else (max(used_ms, now_ms) + interval_ms, 0.0)
 

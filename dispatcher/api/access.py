@@ -143,7 +143,7 @@ async def search_secrets(call: Call) -> Response:
     body=wire.Rotate,
     example={"overlap": 86400},
     responses={201: wire.ShownSecretView[str]},
-    errors=("NOT_FOUND", "CONFLICT"),
+    errors=("NOT_FOUND", "CONFLICT", "TENANT_ERASING"),
 )
 async def rotate(call: Call) -> Response:
     """Rotate a signing secret.

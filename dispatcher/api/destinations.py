@@ -55,7 +55,7 @@ async def search(call: Call) -> Response:
     body=wire.Register,
     example={"name": "billing", "url": "https://example.com/webhooks", "concurrency": 8},
     responses={201: wire.RegisteredView[str, PolicyShape]},
-    errors=("CONFLICT",),
+    errors=("CONFLICT", "LIMIT_REACHED", "TENANT_ERASING"),
 )
 async def register(call: Call) -> Response:
     """Register a destination.

@@ -28,6 +28,7 @@ SAMPLE: Final = 10
     body=wire.ReplayRequest,
     example={"filter": {"status": "dead", "tag.team": "a"}, "dryRun": True},
     responses={202: wire.ReplayView[str], 200: wire.PreviewView[wire.CallbackView[str]]},
+    errors=("LIMIT_REACHED", "TENANT_ERASING"),
 )
 async def start(call: Call) -> Response:
     """Replay what a filter matches.

@@ -3,14 +3,18 @@ was on its way in them goes on."""
 
 import base64
 import json
+import sqlite3
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
+import psycopg
 import pytest
 
+from dispatcher.store.rows import STORED_BYTES
 from receiver.signature import verify
 from tests.upgrade import programs
 from tests.upgrade.make import ACME, send
@@ -67,6 +71,22 @@ def test_a_dispatchers_database_opens_reads_the_same_and_goes_on(
         check_what_came_before_is_a_duplicate(client, said)
         check_all_is_delivered_once(client, said, sink)
         check_signatures(said, sink)
+    check_stored_bytes(url)
+
+
+def check_stored_bytes(url: str) -> None:
+    """What a tenant's callbacks take up is kept from the upgrade on, and equals the rows."""
+    rows = f"SELECT tenant, CAST({STORED_BYTES} AS bigint) FROM callbacks GROUP BY 1 ORDER BY 1"
+    kept = "SELECT tenant, CAST(sum(bytes) AS bigint) FROM counts GROUP BY 1 ORDER BY 1"
+    connection: Any
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    else:
+        connection = psycopg.connect(url)
+    with closing(connection):
+        found = connection.execute(rows).fetchall()
+        assert found == connection.execute(kept).fetchall()
+        assert found
 
 
 def with_new_fields(said: Any) -> Any:

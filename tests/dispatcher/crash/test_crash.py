@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dispatcher.store.rows import STORED_BYTES
 from tests.dispatcher.crash.serve import POINTS
 from tests.dispatcher.crash.world import Dispatcher, Platform, Sink, settled
 
@@ -48,6 +49,11 @@ def check_file(database: Path, sink: Sink) -> None:
     wrong = connection.execute(
         "SELECT tenant, state, count(*) FROM callbacks GROUP BY 1, 2 "
         "EXCEPT SELECT tenant, state, n FROM counts"
+    ).fetchall()
+    assert wrong == []
+    wrong = connection.execute(
+        f"SELECT tenant, {STORED_BYTES} FROM callbacks GROUP BY 1 "
+        "EXCEPT SELECT tenant, sum(bytes) FROM counts GROUP BY 1"
     ).fetchall()
     assert wrong == []
     for one, attempts in connection.execute("SELECT id, attempts FROM callbacks"):

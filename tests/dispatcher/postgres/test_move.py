@@ -19,6 +19,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres.move import TABLES, move
+from dispatcher.store.rows import ROW_BYTES
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE
 from tests.dispatcher.store.builders import TENANT, World, raises, secret
@@ -149,6 +150,9 @@ async def test_a_moved_file_loses_nothing_and_goes_on(tmp_path: Path, url: str) 
         assert sum(stats.counts.values()) == count
         assert all(stats.counts[state] for state in ("pending", "delivered", "dead", "cancelled"))
         assert (await store.submit(*_again(), handover=False)).duplicate  # keys hold
+        with sqlite3.connect(path) as old_file:
+            (kept,) = old_file.execute("SELECT sum(bytes) FROM counts").fetchone()
+        assert store.stored_bytes(TENANT) == kept > count * ROW_BYTES
     finally:
         await store.close()
 

@@ -12,6 +12,7 @@ CREATE INDEX tenants_erasing ON tenants (name) WHERE erasing_ms IS NOT NULL;
 ALTER TABLE callbacks ADD COLUMN extra_bytes integer NOT NULL DEFAULT 0;
 
 ALTER TABLE counts ADD COLUMN bytes bigint NOT NULL DEFAULT 0;
+-- One pass over all callbacks: about two seconds of a processor for 1.2 million.
 INSERT INTO counts (tenant, state, seat, n, bytes)
 SELECT tenant, 'dead', 0, 0, sum(1024 + CASE WHEN pruned = 0 THEN payload_size ELSE 0 END)
 FROM callbacks GROUP BY tenant

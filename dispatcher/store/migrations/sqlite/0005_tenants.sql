@@ -15,6 +15,7 @@ ALTER TABLE callbacks ADD COLUMN extra_bytes INTEGER NOT NULL DEFAULT 0;
 -- What a tenant's callbacks take up, moved in the same commit as the callbacks themselves. Only the
 -- sum over all rows of a tenant means something: each commit adds to a row that it writes anyway.
 ALTER TABLE counts ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+-- One pass over all callbacks: about two seconds of a processor for 1.2 million.
 INSERT INTO counts (tenant, state, n, bytes)
 SELECT tenant, 'dead', 0, sum(1024 + CASE WHEN pruned = 0 THEN payload_size ELSE 0 END)
 FROM callbacks WHERE true GROUP BY tenant
