@@ -1,7 +1,6 @@
 """Who gets the free slots: tenants in turn, and within a tenant its lanes in turn; and what stays
 free for whoever comes next. Pure (D5)."""
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ RATE_MIN: Final = 0.001
 _FEW: Final = 16
 _NONE: Final[Mapping[str, int]] = MappingProxyType({})
 # Bytes are shared in as many parts as slots are by default. The last sixteenth is for bodies of one
-# such part at most, and a larger one that is its tenant's first needs no more than that: it could
-# else wait for ever.
+# such part at most; and a body larger than a sixteenth needs no more, or it could wait for ever.
 _BYTE_PARTS: Final = 1_024
 _SIXTEENTH: Final = 16
 
@@ -82,17 +80,10 @@ def reserve_high(held: int, slots_max: int) -> int:
     return reserve(held, slots_max) // 5
 
 
-def grants_max(
-    free: int, slots_max: int, *, part: float = 1.0, high_free: int | None = None
-) -> tuple[int, ...]:
-    """How many of `free` slots may be given in all before a tenant gets no more, by the bit length
-    of how many it holds. `free` is a `part` of what is free, and leaves as much of the reserve;
-    `high_free` is how many high priority may have."""
-    limits = [free - math.ceil(kept * part) for kept in _reserves(slots_max)]
-    if high_free is None:
-        return tuple(limits)
-    high = (high_free - math.ceil(kept // 5 * part) for kept in _reserves(slots_max))
-    return tuple(map(min, limits, high))
+def claim_reserves(slots_max: int, slots: int, free: int) -> tuple[int, ...]:
+    """Return what a claim for `slots` of the `free` ones leaves of them, by the bit length of how
+    many a tenant holds: its part of the reserve. Hand-over leaves the rest."""
+    return tuple(kept * slots // free for kept in _reserves(slots_max))
 
 
 def bytes_reserve(held: int, bytes_max: int) -> int:
@@ -104,13 +95,14 @@ def bytes_fit(size: int, free: int, held: int, bytes_max: int, *, part: float = 
     """Whether a tenant with `held` bytes in memory may take `size` more of `free`, which is a
     `part` of what is free and leaves as much of the reserve.
 
-    Nothing is overdrawn, but by a body larger than a sixteenth of all that is its tenant's first.
+    Nothing is overdrawn, but by one body that is larger than a sixteenth of all.
     """
-    kept, needed = bytes_reserve(held, bytes_max), size
-    if size * _BYTE_PARTS > bytes_max:
-        kept = max(kept, bytes_max // _SIXTEENTH)
-        needed = size if held else min(size, bytes_max // _SIXTEENTH)
-    return needed + kept * part <= free
+    if held and free <= bytes_reserve(held, bytes_max) * part:
+        return False
+    if size * _BYTE_PARTS <= bytes_max:
+        return size <= free
+    sixteenth = bytes_max // _SIXTEENTH
+    return min(size, sixteenth) + sixteenth * part <= free
 
 
 # --- turns ---
@@ -126,7 +118,8 @@ def share(
     grants_max: Sequence[int] = (),
 ) -> dict[str, int]:
     """Slots per lane id: one each in turn, round and round, until slots or rooms are used up.
-    With `grants_max`, tenants that hold much (`held`) leave what it says to those that do not."""
+    `grants_max` says, by the bit length of how many a tenant holds (`held`), how many may be given
+    in all before it gets no more."""
     servers = dict(server_room)
     queues: dict[str, deque[tuple[str, int, str | None]]] = defaultdict(deque)
     for lane in lanes:

@@ -25,6 +25,7 @@ class Slots:
         self._taken = 0
         self._claimed_high = 0
         self._part = 1.0
+        self._split = 1, 1  # of so many free slots, those for hand-over and all
 
     @property
     def free(self) -> int:
@@ -38,8 +39,10 @@ class Slots:
 
     def admits(self, tenant: str, *, high: bool, size: int) -> bool:
         """Whether one more of this kind may be handed straight over."""
-        slots_max, part, held = self.slots_max, self._part, self._busy.get(tenant, 0)
-        if self.free <= fairness.reserve(held, slots_max) * part:
+        slots_max, part, free = self.slots_max, self._part, self.free
+        held = self._busy.get(tenant, 0)
+        ours, all_free = self._split
+        if free <= 0 or (free - 1) * all_free < fairness.reserve(held, slots_max) * ours:
             return False
         if high and self._high_free() <= fairness.reserve_high(held, slots_max) * part:
             return False
@@ -87,6 +90,7 @@ class Slots:
             now_ms=now_ms,
         )
         self._claimed_high = _claimed(self._high_free())
+        self._split = self.free - claim.slots, self.free
         self._taken += claim.slots
         self._bytes_free -= claim.bytes_free
         self._part = 1 - _CLAIM_PART
@@ -98,6 +102,7 @@ class Slots:
         self._bytes_free += claim.bytes_free
         self._claimed_high = 0
         self._part = 1.0
+        self._split = 1, 1
 
 
 class Probes:

@@ -38,6 +38,7 @@ class _Room:
     slots: int
     slots_free: int
     slots_high: int
+    kept: Sequence[int]  # of the free ones, by the bit length of how many a tenant holds
     bytes_free: int
     request: ClaimRequest
     tenant_slots: int
@@ -50,11 +51,14 @@ class _Room:
         return min(self.slots, self.slots_high) if number == HIGH else self.slots
 
     def grants_max(self, number: int) -> tuple[int, ...]:
-        """Return how many slots of a class may be given before a tenant gets no more."""
-        high_free = self.slots_high if number == HIGH else None
-        request = self.request
-        return fairness.grants_max(
-            self.slots_free, request.slots_max, part=request.part, high_free=high_free
+        """Return how many slots of a class may be given before a tenant gets no more, by the bit
+        length of how many it holds."""
+        limits = tuple(self.slots_free - kept for kept in self.kept)
+        if number != HIGH:
+            return limits
+        return tuple(
+            min(one, self.slots_high - kept // 5)
+            for one, kept in zip(limits, self.kept, strict=True)
         )
 
     def of_tenant(self, tenant: str, grants_max: Sequence[int]) -> int:
@@ -104,12 +108,14 @@ def _room(tx: Tx, request: ClaimRequest, now_ms: int) -> _Room:
     waiting = tx.one(tx.statements.WAITING_TENANTS, now_ms, now_ms, now_ms)
     contended = waiting is not None and waiting[0] > 1
     slots, slots_max, part = request.slots, request.slots_max, request.part
-    free = slots_max - sum(request.busy.values())
+    free = max(slots, slots_max - sum(request.busy.values()))
+    usable = max(slots, math.ceil(free * part))
     high = fairness.high_slots(slots_max, slots_max, request.busy_high)
     return _Room(
         slots=slots,
-        slots_free=max(slots, math.ceil(free * part)),
+        slots_free=usable,
         slots_high=math.ceil(high * part),
+        kept=fairness.claim_reserves(slots_max, usable, free) if free else (0,),
         bytes_free=request.bytes_free,
         request=request,
         tenant_slots=fairness.tenant_slots(slots_max, contended=contended),

@@ -341,9 +341,9 @@ async def test_a_paced_lane_says_when_it_goes_on(world: World) -> None:
 async def test_no_more_payload_is_leased_than_may_be_in_memory(world: World) -> None:
     """And a tenant alone takes no more than three quarters of it."""
     await world.many(8, body=b"x" * 1_000)
-    got = await world.claim(bytes_free=5_000, bytes_max=5_000)
+    got = await world.claim(bytes_free=4_000, bytes_max=4_000)
     assert len(got) == 3
-    assert await world.claim(bytes_free=0, bytes_max=5_000, busy={"other": 1}) == []
+    assert await world.claim(bytes_free=0, bytes_max=4_000, busy={"other": 1}) == []
 
 
 async def test_one_delivery_always_fits(world: World) -> None:
@@ -369,10 +369,10 @@ async def test_small_bodies_go_on_where_large_ones_do_not_fit(world: World) -> N
     world.tick(1_000)
     await world.many(2, "small", tenant="b", body=b"x")
     held: dict[str, Any] = {
-        "busy": {"a": 6, "other": 1},
-        "busy_bytes": {"a": 6_000, "other": 700},
-        "bytes_free": 1_300,
-        "bytes_max": 8_000,
+        "busy": {"a": 1, "other": 1},
+        "busy_bytes": {"a": 100, "other": 14_400},
+        "bytes_free": 1_500,
+        "bytes_max": 16_000,
     }
     assert jobs(await world.claim(1, **held)) == ["small-0"]
     assert jobs(await world.claim(**held)) == ["small-1"]
