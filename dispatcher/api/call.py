@@ -1,6 +1,7 @@
 """One request on its way through the API: who asks, about what, and how its body is read; and the
 pages of what is listed."""
 
+import asyncio
 import base64
 import binascii
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, TypeVar
+from weakref import WeakValueDictionary
 
 from dispatcher import wire
 from dispatcher.access import Access, Principal
@@ -25,6 +27,8 @@ from receiver.base.http import Bodies, Request, invalid, number
 
 T = TypeVar("T")
 
+# Batches of one tenant of which lines are submitted at once: enough to fill commits.
+TENANT_BATCHES_MAX: Final = 2
 # Test callbacks that run at once, each for as long as its policy's timeout: as many as an operator
 # may start in a hurry for one tenant, and four times that, so that silent ones leave room.
 TENANT_PROBES_MAX: Final = 16
@@ -35,6 +39,22 @@ LIMIT_DEFAULT: Final = 50
 LIMIT_MAX: Final = 500
 _MARK_BYTES: Final = 6
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # an id of ours, or a tenant's name
+
+
+class Batches:
+    """The batches whose lines are submitted now: a few of each tenant, in turn, since a hundred at
+    once would let no other request between."""
+
+    def __init__(self, tenant_max: int) -> None:
+        self._tenant_max = tenant_max
+        self._tenants: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    def of(self, tenant: str) -> asyncio.Semaphore:
+        """Return what a batch of this tenant holds while some of its lines are submitted."""
+        turn = self._tenants.get(tenant)
+        if turn is None:
+            self._tenants[tenant] = turn = asyncio.Semaphore(self._tenant_max)
+        return turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +73,7 @@ class Context:
     wake_eraser: Callable[[], None]
     metrics: Metrics
     clock: Callable[[], int] = now_ms
+    batches: Batches = field(default_factory=lambda: Batches(TENANT_BATCHES_MAX))
     probes: Probes = field(default_factory=lambda: Probes(PROBES_MAX, TENANT_PROBES_MAX))
 
 

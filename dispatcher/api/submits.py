@@ -232,8 +232,11 @@ class Lines(Response):
 
 async def _results(call: Call, lines: Sequence[tuple[int, bytes]]) -> AsyncIterator[bytes]:
     waiting = iter(lines)
+    turn = call.context.batches.of(call.tenant)
     while some := tuple(islice(waiting, LINES_AT_ONCE)):
-        yield b"".join(await asyncio.gather(*(_result(call, n, line) for n, line in some)))
+        async with turn:
+            results = await asyncio.gather(*(_result(call, n, line) for n, line in some))
+        yield b"".join(results)
 
 
 async def _result(call: Call, n: int, line: bytes) -> bytes:
