@@ -16,6 +16,8 @@ from receiver.base.forks import not_for_children
 from receiver.base.protocol import Bounds
 
 BACKLOG: Final = 2048  # connections the kernel holds while we are busy; uvicorn's own default
+# What the kernel takes beyond what is on its way; otherwise up to 4 MiB for who does not read.
+_UNSENT_BYTES_MAX: Final = 64 * 1024
 _DATE_S: Final = 1.0  # how often the responses' Date header is made again
 _TICKS_PER_DATE: Final = 10  # as uvicorn counts
 _CLOSE_S: Final = 0.1  # for connections to close where there is no time to finish anything
@@ -109,6 +111,8 @@ def listen(host: str, port: int) -> socket.socket:
         # create_server() adds the address to the text, where it stands already.
         reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]
         raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from None
+    with suppress(AttributeError, OSError):  # connections inherit it, where there is such a thing
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
     # Not by its own close(), which leaves it open for the event loop that uses it.
     return not_for_children(listener, lambda one: os.close(one.detach()))
 

@@ -203,3 +203,23 @@ def test_a_wrong_option_is_a_usage_error(parts: str, said: str) -> None:
     )
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("half", ["dispatcher", "receiver"])
+def test_hostile_connections_are_measured(half: str) -> None:
+    """A row of the table for each kind."""
+    command = [sys.executable, "-m", "tests.bench.hostile", "--half", half, "--connections", "20"]
+    done = subprocess.run(
+        [*command, "--kinds", "half a head,slow reader"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_END_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    _, _, _, *rows = done.stdout.splitlines()
+    assert [row.split(" | ")[:3] for row in rows] == [
+        ["| half a head", "20", "20"],
+        ["| slow reader", "20", "20"],
+    ]
