@@ -110,6 +110,7 @@ def main(database: str, key: str, point: str, count: str, grace: str, clock: str
         log_format="json",
         log_level="error",
         sweep_interval=0.2,
+        lease_margin=1 if "://" in database else 10,
         drain_grace=float(grace),
     )
     serve(settings, announce=lambda url, _key: print(url, flush=True))

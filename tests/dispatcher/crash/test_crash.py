@@ -5,13 +5,16 @@ import asyncio
 import os
 import random
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dispatcher.store.rows import STORED_BYTES
 from tests.dispatcher.crash.serve import POINTS
 from tests.dispatcher.crash.world import Dispatcher, Platform, Sink, settled
+from tests.dispatcher.postgres import server
 
 pytestmark = pytest.mark.slow
 CYCLES = max(1, round(5 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))
@@ -37,7 +40,24 @@ async def finish(dispatcher: Dispatcher, platform: Platform, sink: Sink, *, kill
             assert received[0][1] == platform.acknowledged[one], "not the bytes that were accepted"
         lives = [life for life, _ in received]
         assert len(lives) == len(set(lives)), "sent twice without a crash between"
-    check_file(dispatcher.database, sink)
+    if dispatcher.other_database is None:
+        check_file(dispatcher.database, sink)
+    else:
+        check_database(dispatcher.other_database, sink)
+
+
+def check_database(url: str, sink: Sink) -> None:
+    """As of a file."""
+    with psycopg.connect(url) as connection:
+        wrong = connection.execute(
+            "SELECT tenant, state, count(*) FROM callbacks GROUP BY 1, 2 "
+            "EXCEPT SELECT tenant, state, sum(n) FROM counts GROUP BY 1, 2"
+        ).fetchall()
+        assert wrong == []
+        found = connection.execute("SELECT id, attempts FROM callbacks").fetchall()
+    for one, attempts in found:
+        assert 1 <= attempts <= len(sink.got[one])
+    assert len(found) == len(sink.got)
 
 
 def check_file(database: Path, sink: Sink) -> None:
@@ -62,12 +82,30 @@ def check_file(database: Path, sink: Sink) -> None:
     connection.close()
 
 
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """A database whose commits are on disk."""
+    with server.private_server(durable=True) as running, server.database(running.url) as made:
+        yield made
+
+
 @pytest.mark.timeout(60 + 10 * CYCLES)
 async def test_kill_dash_nine_at_random_moments_loses_nothing(
     dispatcher: Dispatcher, sink: Sink
 ) -> None:
     """I1, I2, I3: load through HTTP all the while."""
-    platform = Platform(sink)
+    await kill_again_and_again(dispatcher, Platform(sink), sink)
+
+
+@pytest.mark.timeout(120 + 10 * CYCLES)
+async def test_nor_does_it_on_postgresql(dispatcher: Dispatcher, sink: Sink, postgres: str) -> None:
+    """Where what a killed process had in flight waits for the end of its lease."""
+    dispatcher.other_database = postgres
+    policy = ',"policy":{"attempts":50,"delays":[0.2],"timeout":10}'
+    await kill_again_and_again(dispatcher, Platform(sink, more=policy), sink)
+
+
+async def kill_again_and_again(dispatcher: Dispatcher, platform: Platform, sink: Sink) -> None:
     chance = random.Random(CYCLES)
     for _ in range(CYCLES):
         sink.life += 1

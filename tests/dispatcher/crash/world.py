@@ -107,6 +107,7 @@ class Platform:
     """Submits one callback after the other and remembers which were acknowledged."""
 
     sink: Sink
+    more: str = ""  # of each submit's document
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     tried: int = 0
     taken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -129,7 +130,7 @@ class Platform:
         job = f"job-{self._names}"
         payload = f'{{"jobId": "{job}",\t"status":"completed" , "n": 1.0e0, "x": "\\u00e9é"}}'
         target = f"http://127.0.0.1:{self.sink.port}/lane-{self._names % 3}"
-        body = f'{{"jobId":"{job}","callbackUrl":"{target}","payload":{payload}}}'
+        body = f'{{"jobId":"{job}","callbackUrl":"{target}","payload":{payload}{self.more}}}'
         async with session.post(
             f"{url}/v1/callbacks",
             data=body.encode(),
