@@ -307,6 +307,48 @@ async def test_results_that_cannot_be_recorded_keep_no_process(
             assert (await ended(process))[0] == 0
 
 
+async def test_a_database_that_says_nothing_keeps_no_process(
+    postgres: str, tmp_path: Path, customer: Customer
+) -> None:
+    """Its connections stand, and no answer comes: there is nothing that would fail."""
+    async with (
+        proxied(postgres) as proxy,
+        started("dispatcher", tmp_path, database=proxy.url) as process,
+    ):
+        await submit(await listening(process, "dispatcher"), customer)
+        await customer.arrived.wait()
+        proxy.silent = True
+        customer.may_answer.set()
+        process.send_signal(TERM)
+        began_s = time.monotonic()
+        code, said = await ended(process)
+        assert time.monotonic() - began_s < GRACE_S + 8 + 3
+        assert code == 1
+        assert "these deliveries will be sent again" in said
+
+
+@pytest.mark.parametrize("half", ["dispatcher", "receiver"])
+async def test_answers_that_nobody_reads_keep_no_process(half: str, tmp_path: Path) -> None:
+    """Of many requests on one connection, and within the grace."""
+    async with started(half, tmp_path) as process:
+        url = await listening(process, half)
+        port = int(url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        request = b"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n\r\n"
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request % KEY.encode() * 5_000)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await writer.drain()
+        process.send_signal(TERM)
+        began_s = time.monotonic()
+        code, said = await ended(process)
+        assert time.monotonic() - began_s < GRACE_S + 3 + 2
+        assert code == 0, said
+        assert not reader.at_eof()
+        writer.transport.abort()
+
+
 @pytest.mark.parametrize("half", ["dispatcher", "receiver"])
 async def test_a_log_that_nobody_reads_keeps_no_process(half: str, tmp_path: Path) -> None:
     """Whether the service goes on beside a full pipe, or stands still."""

@@ -24,6 +24,7 @@ class Proxy:
     commits_before: int = 0  # the fault
     refusing: bool = False
     refuse_after_fault: bool = False
+    silent: bool = False  # what comes from now on is swallowed, and nobody hangs up
     failed: asyncio.Event = field(default_factory=asyncio.Event)
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
     _lingering: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -38,6 +39,8 @@ class Proxy:
         answers = asyncio.create_task(_copy(server_reader, writer))
         try:
             while data := await reader.read(1 << 16):
+                if self.silent:
+                    continue
                 if self.fault is not None and COMMIT in data and not self._passes():
                     await self._fail(data, answers, server_reader, writer, server_writer)
                     return

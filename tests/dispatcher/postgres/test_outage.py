@@ -16,8 +16,10 @@ from dispatcher.policy import Policy, dump
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import StoreError, StoreUnavailable
+from dispatcher.store.postgres import database
+from dispatcher.store.postgres.session import CHANNEL
 from receiver.base.clock import now_ms
-from receiver.base.db.postgres import WRITER
+from receiver.base.db.postgres import WRITER, Server
 from tests.dispatcher.peers import LOOPBACK, OK, answers, listening
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.proxy import Fault, Proxy, proxied
@@ -319,3 +321,33 @@ async def test_keys_are_read_again_whatever_that_meets(
         service._access_changed()
         async with asyncio.timeout(60):
             await reloaded.wait()
+
+
+async def test_a_listener_goes_on_whatever_it_meets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception of any kind, also of what it calls, ends no listening for good; what was missed
+    meanwhile is made up for."""
+    monkeypatch.setattr(database, "_LISTEN_AGAIN_S", 0.01)
+    failed: list[str] = []
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    def hear(topic: str, _session: str) -> None:
+        if not failed:
+            failed.append(topic)
+            raise ValueError("test")
+        heard.put_nowait(topic)
+
+    url = folders.url_for(tmp_path, used=True)
+    listener = database.Listener(Server(url), hear)
+    listener.start()
+    try:
+        async with asyncio.timeout(60):
+            with psycopg.connect(url, autocommit=True) as connection:
+                while not failed:
+                    connection.execute(f"NOTIFY {CHANNEL}, 'ready test'".encode())
+                    await asyncio.sleep(0.05)
+            assert {await heard.get() for _ in range(3)} == {"ready", "access", "replays"}
+    finally:
+        await listener.stop()
+        folders.empty_under(tmp_path)
