@@ -15,7 +15,7 @@ from dispatcher.cli.service import JsonDep
 from dispatcher.settings import Settings, load
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite.database import path_of
-from receiver.base import cli
+from receiver.base import cli, log
 from receiver.base.cli import Failed
 from receiver.base.db.url import is_postgres
 
@@ -72,7 +72,9 @@ def serve(
         else:
             serve_many(settings, workers, announce=_announce)
     except server.UncleanStop as error:
-        raise Failed(str(error)) from None
+        # Through the log, which waits for no reader: what keeps this process is over.
+        log.get("dispatcher").error("stopped, and not in order", reason=str(error))
+        raise typer.Exit(cli.FAILED) from None
 
 
 def _announce(url: str, new_key: str | None) -> None:
