@@ -9,6 +9,7 @@ from typing import Final
 
 from receiver.base.completion import canonical
 from receiver.base.db import Row
+from receiver.base.db.group_commit import RetryBatch
 from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import (
@@ -171,8 +172,9 @@ def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int
 
 
 def write(tx: PostgresTx, plan: Plan) -> bool:
-    """Write a plan; whether there is something to handle now."""
-    rearmed = None
+    """Write a plan; whether there is something to handle now. Raises RetryBatch where another
+    process has deleted what the plan builds on: retention holds no jobs."""
+    rearmed = seen = None
     with tx.pipeline():
         if plan.replaced:
             tx.send(_REPLACED, plan.replaced)
@@ -183,12 +185,14 @@ def write(tx: PostgresTx, plan: Plan) -> bool:
             tx.send(_NOW_KNOWN, *_columns(known, 3))
         if plan.seen_again:
             again = sorted((id, *seen) for id, seen in plan.seen_again.items())
-            tx.send(_SEEN_AGAIN, *_columns(again, 3))
+            seen = tx.send(_SEEN_AGAIN, *_columns(again, 3))
         if plan.orders:
             tx.send(_ORDERS, *_columns(sorted(plan.orders.items()), 2))
         if plan.rearm:
             dead = sorted((id, *now) for id, now in plan.rearm.items())
             rearmed = tx.send(_REARM, *_columns(dead, 3))
+    if seen is not None and seen.rowcount < len(plan.seen_again.keys() - {0}):
+        raise RetryBatch("what came again was deleted by another process at this moment: it is new")
     return plan.has_due or (rearmed is not None and rearmed.rowcount > 0)
 
 
