@@ -159,10 +159,9 @@ class Quotas:
 
     def _check_rate(self, tenant: str, rate: float) -> None:
         now_ms = self._monotonic_ms()
-        used_ms, wait_ms = paced(self._paces.get(tenant, 0.0), rate, now_ms)
+        self._paces[tenant], wait_ms = paced(self._paces.get(tenant, 0.0), rate, now_ms)
         if wait_ms:
             raise RateLimited(rate, wait_ms)
-        self._paces[tenant] = used_ms
 
     def _check_queue(self, tenant: str, limits: Limits) -> None:
         queued = self._store.queued(tenant)

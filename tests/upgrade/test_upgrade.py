@@ -60,18 +60,18 @@ def test_a_dispatchers_database_opens_reads_the_same_and_goes_on(
     version: str, store: str, tmp_path: Path
 ) -> None:
     # Longer ago than the wait of the callback that is to be tried again after a day.
-    with (
-        restored(version, "dispatcher", store, tmp_path, age_s=1.1 * DAY_S) as (url, said),
-        programs.sink(friendly=True) as sink,
-        programs.dispatcher(url) as client,
-    ):
-        check_all_reads_the_same(with_new_fields(said), programs.read_dispatcher(client))
-        check_keys_and_secrets(client, said)
-        check_former_ids(client, said)
-        check_what_came_before_is_a_duplicate(client, said)
-        check_all_is_delivered_once(client, said, sink)
-        check_signatures(said, sink)
-    check_stored_bytes(url)
+    with restored(version, "dispatcher", store, tmp_path, age_s=1.1 * DAY_S) as (url, said):
+        with (
+            programs.sink(friendly=True) as sink,
+            programs.dispatcher(url) as client,
+        ):
+            check_all_reads_the_same(with_new_fields(said), programs.read_dispatcher(client))
+            check_keys_and_secrets(client, said)
+            check_former_ids(client, said)
+            check_what_came_before_is_a_duplicate(client, said)
+            check_all_is_delivered_once(client, said, sink)
+            check_signatures(said, sink)
+        check_stored_bytes(url)
 
 
 def check_stored_bytes(url: str) -> None:
