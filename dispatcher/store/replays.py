@@ -16,7 +16,7 @@ from dispatcher.values import Callback, Replay
 
 # A set is counted up to here, and by so many looks; beyond that it is "more" until it was walked.
 COUNTED_MAX: Final = 10_000
-LOOKS_MAX: Final = 4
+LOOKS_MAX: Final = 2
 _FEEDER: Final = "feed replays"  # what the one process that feeds has acquired
 _KEPT: Final = 1_000  # that ended, of one tenant
 
@@ -68,17 +68,15 @@ def count(
     have at most `sample` of it shown."""
     walked = _walk(tx, tenant, filter, made_ms=made_ms, after=before.next_id, newest_first=True)
     limit = COUNTED_MAX + 1 - before.matched
-    row = tx.one(
-        f"SELECT count(*) FROM (SELECT 1 {walked.source} LIMIT ?) m", *walked.values, limit
-    )
-    missing = sample - len(before.sample)
-    return before.plus(
-        Count(
-            matched=0 if row is None else int(row[0]),
-            sample=newest(tx, walked, limit=missing) if missing > 0 else (),
-            next_id=walked.last_id,
-        )
-    )
+    missing = max(0, sample - len(before.sample))
+    shown = newest(tx, walked, limit=missing) if missing else []
+    if missing and len(shown) < missing:
+        matched = len(shown)  # that was all: no need to look once more
+    else:
+        counting = f"SELECT count(*) FROM (SELECT 1 {walked.source} LIMIT ?) m"
+        row = tx.one(counting, *walked.values, limit)
+        matched = 0 if row is None else int(row[0])
+    return before.plus(Count(matched=matched, sample=shown, next_id=walked.last_id))
 
 
 def new(

@@ -53,6 +53,15 @@ _SIZE: Final = "SELECT pg_database_size(current_database())"
 OnNotification = Callable[[str, str], None]
 """Told a topic and which session notified; on a new connection every topic, for what was missed."""
 
+# As the writer's: a look goes by its index as far as it may, and reads no table whole. One look
+# takes one core.
+_READER: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+
 
 class PostgresDatabase:
     """One PostgreSQL database that any number of processes share.
@@ -73,6 +82,7 @@ class PostgresDatabase:
         self._readers = Readers(
             self._server,
             "postback reader",
+            settings=_READER,
             listings=settings.readers,
             own=database.OWN_READERS,
             timeout_s=settings.read_timeout,
