@@ -15,8 +15,9 @@ from receiver.base.settings import DAY_S, GIB, KIB, MIB, Network, SettingError, 
 _PREFIX: Final = "DISPATCHER_"
 # An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
 _FILES_PER_SLOT: Final = 2
-# Streams, listener, database sessions that are being replaced, clients that are turned away.
-_FILES_SPARE: Final = 64
+# Streams, listener, database sessions that are being replaced, clients that are turned away; and
+# 64 test callbacks, which take no slots, a file each.
+_FILES_SPARE: Final = 64 + 64
 _FILES_PER_READER: Final = 2  # database and log
 _LOOKUPS_SHARE: Final = 8  # name look-ups have an eighth of all descriptors at most
 _OTHER_CONNECTIONS: Final = 4  # to the database: writer, listener, our own readers

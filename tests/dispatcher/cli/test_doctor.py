@@ -72,7 +72,7 @@ def test_disk_space_is_measured_against_the_reserve(free: int, state: str) -> No
 
 @pytest.mark.parametrize(
     ("limit", "state"),
-    [(UNLIMITED, "ok"), (6_348, "ok"), (6_347, "warn"), (2_253, "warn"), (2_252, "bad")],
+    [(UNLIMITED, "ok"), (6_412, "ok"), (6_411, "warn"), (2_317, "warn"), (2_316, "bad")],
 )
 def test_open_files_are_measured_against_slots(tmp_path: Path, limit: int, state: str) -> None:
     """Slots alone must fit; slots and clients should."""
