@@ -12,7 +12,7 @@ from typing import Final
 # one claim can serve more than one delivery of a fast lane.
 PACE_BURST_S: Final = 0.1
 # The lowest rate of a destination or a replay, in deliveries a second: one in a quarter of an hour.
-# One that was stored lower counts as this: the time of the next delivery must be one.
+# A destination's that was stored lower counts as this: when the next may go must be a time.
 RATE_MIN: Final = 0.001
 # A server that takes no more than this at once is for one process at a time.
 _FEW: Final = 16

@@ -313,7 +313,6 @@ def replay(row: Row) -> Replay:
     it has walked."""
     named = dict(zip(_REPLAY, row, strict=True))
     named["matched_exactly"] = bool(named["matched_exactly"])
-    named["rate_per_second"] = _rate(named["rate_per_second"])
     if not named["matched_exactly"]:
         named["matched"] = max(named["matched"], named["replayed"] + named["skipped"])
     return Replay(**named)
@@ -352,14 +351,10 @@ def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:
     named["backlog"] = min(named["backlog"], counted_max)
     named["headers"] = read_headers(named["headers"])
     named["paused"] = bool(named["paused"])
-    named["rate_per_second"] = _rate(named["rate_per_second"])
+    if named["rate_per_second"] is not None:  # what it counts as
+        named["rate_per_second"] = max(named["rate_per_second"], RATE_MIN)
     named["circuit_open"] = bool(named["circuit_open"])
     return Destination(**named)
-
-
-def _rate(stored: float | None) -> float | None:
-    """Return a rate as it counts."""
-    return None if stored is None else max(stored, RATE_MIN)
 
 
 def write_headers(headers: Headers) -> str:
