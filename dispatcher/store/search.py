@@ -82,12 +82,10 @@ def walk(
         near = "<" if newest_first else ">"  # the far side ends here, before any other bound
         bounds = [bound for bound in bounds if bound[0].startswith(near)]
         bounds.append((">=" if newest_first else "<=", last_id))
-    # Of the driving table and of what is joined: neither is then read from another end.
-    columns = {chosen.column, "c.id"} if chosen.sorted else {chosen.column}
-    for column in sorted(columns):
-        for sign, bound in bounds:
-            clauses.append(f"{column} {sign} ?")
-            values.append(bound)
+    # Of the driving table alone: bounds of what is joined would have it read from that end.
+    for sign, bound in bounds:
+        clauses.append(f"{chosen.column} {sign} ?")
+        values.append(bound)
     for clause, of_clause in (*_rest(tx, tenant, filter, chosen.serves), *also):
         clauses.append(clause)
         values += of_clause

@@ -111,6 +111,9 @@ def test_a_look_walks_its_index(
     assert "Seq Scan" not in plan, plan
     assert index in plan, plan
     assert ("Sort" in plan) is (name in ("sending", "of a job")), plan
+    if name == "tagged":  # from the tag's callbacks to their rows, not from all rows to their tags
+        assert "Index Cond: (id = t.callback)" in count, count
+        assert "Index Cond: (id = t.callback)" in plan, plan
 
 
 def test_listings_are_planned_as_writes_are() -> None:
