@@ -155,15 +155,15 @@ async def test_listings_come_in_their_indexs_order(tmp_path: Path) -> None:
 
 
 async def steps(world: World, verb: Awaitable[T]) -> tuple[int, T]:
-    """How many steps of the writer's virtual machine `verb` took, to the nearest hundred."""
+    """How many steps of the writer's virtual machine `verb` took, about."""
     counted = 0
 
     def count() -> int:
         nonlocal counted
-        counted += 100
+        counted += 10
         return 0
 
-    await on_writer(world, lambda connection: connection.set_progress_handler(count, 100))
+    await on_writer(world, lambda connection: connection.set_progress_handler(count, 10))
     result = await verb
     await on_writer(world, lambda connection: connection.set_progress_handler(None, 0))
     return counted, result
