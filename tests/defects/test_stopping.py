@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import psycopg
 import pytest
 
+from receiver.signature import signed_headers
 from tests.dispatcher.postgres import server
 from tests.dispatcher.postgres.proxy import proxied
 
@@ -27,6 +29,13 @@ ENDS_S = 30.0  # on a busy machine; what a bound promises is measured where it i
 GRACE_S = 0.5
 ROUNDS = 6
 TERM = signal.SIGTERM
+SHOP = """
+import asyncio
+
+async def slow(event):
+    print(flush=True)
+    await asyncio.sleep(60)
+"""
 
 
 @dataclass(slots=True)
@@ -243,6 +252,34 @@ async def test_sighup_drains_the_receiver(tmp_path: Path) -> None:
         assert '"event": "stopped"' in said
 
 
+async def test_requests_and_handlers_share_the_grace(tmp_path: Path) -> None:
+    """A request that does not end and a handler that runs on: one grace for both."""
+    grace_s = 4.0
+    (tmp_path / "shop.py").write_text(SHOP, "ascii")
+    words = ("--handler", "shop:slow")
+    async with started("receiver", tmp_path, *words, DRAIN_GRACE=str(grace_s)) as process:
+        url = await listening(process, "receiver")
+        body = b'{"jobId":"job_1","status":"completed"}'
+        headers = signed_headers(body, [SECRET], message_id="a", timestamp_s=int(time.time()))
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{url}/webhooks", data=body, headers=headers) as answer,
+        ):
+            assert answer.status == 200
+        assert process.stdout is not None
+        async with asyncio.timeout(ENDS_S):
+            await process.stdout.readline()  # it is being handled
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"POST /webhooks HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        await writer.drain()
+        process.send_signal(TERM)
+        began_s = time.monotonic()
+        code, said = await ended(process)
+        assert code == 0, said
+        assert time.monotonic() - began_s < grace_s + 3
+        writer.close()
+
+
 async def test_sighup_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """`nohup dispatcher serve`: its terminal may close."""
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -269,12 +306,18 @@ async def test_a_signal_to_all_workers_and_their_parent_is_one_signal(
     ) as process:
         await submit(await listening(process, "dispatcher"), customer)
         await customer.arrived.wait()
-        os.killpg(process.pid, TERM)
+        for worker in workers_of(process.pid):
+            os.kill(worker, TERM)
+        await asyncio.sleep(0.3)  # until theirs is heard: two at once may count as one
+        process.send_signal(TERM)
         await asyncio.sleep(0.3)
         customer.may_answer.set()
         code, said = await ended(process)
         assert code == 0, said
     assert customer.got == 1
+    with psycopg.connect(postgres) as connection:
+        states = connection.execute("SELECT state, attempts FROM callbacks").fetchall()
+    assert states == [("delivered", 1)]
 
 
 async def test_results_that_cannot_be_recorded_keep_no_process(
