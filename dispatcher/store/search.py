@@ -218,8 +218,8 @@ def _asked(filter: Filter, served: str) -> set[str]:
 
 
 def _rest(tx: Tx, tenant: str, filter: Filter, served: str) -> Iterator[Clause]:
-    """Yield the conditions that are left, with their values. Empty texts keep the databases from
-    choosing an index for one of them."""
+    """Yield the conditions that are left, with their values. Empty texts and zeros keep
+    the databases from beginning with one of them, by an index or by what is known of its values."""
     for key, value in filter.tags:
         if served != f"tag.{key}":
             of_tag = "o.tenant = ? AND o.key = ? AND o.value = ? AND o.callback = c.id"
@@ -227,16 +227,16 @@ def _rest(tx: Tx, tenant: str, filter: Filter, served: str) -> Iterator[Clause]:
     for name, column, value_of in (
         ("status", "c.state || ''", filter.status),
         ("job_id", "c.job_id || ''", filter.job_id),
-        ("job_status", "c.job_status", filter.job_status),
+        ("job_status", "c.job_status || ''", filter.job_status),
         ("error", "coalesce(c.last_error, '')", filter.error),
-        ("callback_url", "c.url", filter.callback_url),
+        ("callback_url", "c.url || ''", filter.callback_url),
     ):
         if value_of is not None and served != name:
             yield f"{column} = ?", (value_of,)
     if filter.destination is not None:
         yield _of_destination(tx, tenant, filter.destination)
     if filter.priority is not None:
-        yield f"c.priority = {0 if filter.priority == 'high' else 1}", ()
+        yield f"c.priority + 0 = {0 if filter.priority == 'high' else 1}", ()
 
 
 def _of_destination(tx: Tx, tenant: str, destination: str) -> Clause:
@@ -244,7 +244,7 @@ def _of_destination(tx: Tx, tenant: str, destination: str) -> Clause:
     row = tx.one("SELECT destination FROM aliases WHERE id = ?", id)
     if row is not None:
         id = row[0]
-    clause, values = "c.destination >= ? AND c.destination < ?", [id, lanes_end(id)]
+    clause, values = "c.destination || '' >= ? AND c.destination || '' < ?", [id, lanes_end(id)]
     if tx.one("SELECT 1 FROM aliases LIMIT 1") is None:
         return clause, values
     # What ended by the earlier rule bears an id that is an alias now.

@@ -60,6 +60,7 @@ _READER: Final = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "max_parallel_workers_per_gather": "0",
+    "random_page_cost": "1.1",
 }
 
 

@@ -43,6 +43,42 @@ async def test_a_dry_run_counts_and_samples_and_changes_nothing(
     assert (await api.get("/v1/stats")).json()["counts"]["cancelled"] == 2
 
 
+async def test_what_is_not_counted_to_its_end_says_so(
+    api: httpx.AsyncClient, parked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`matchedExactly` false: at least so many. A replay takes all of them, and knows how many."""
+    await cancelled(api, parked, "one", "two", "three")
+    asked: dict[str, Any] = {"filter": {"status": "cancelled"}}
+    assert "matchedExactly" not in (await api.post(URL, json=asked | {"dryRun": True})).json()
+    monkeypatch.setattr("dispatcher.store.replays.COUNTED_MAX", 2)
+    preview = (await api.post(URL, json=asked | {"dryRun": True})).json()
+    assert (preview["matched"], preview["matchedExactly"], len(preview["sample"])) == (2, False, 3)
+    started = await api.post(URL, json=asked)
+    assert (started.json()["matched"], started.json()["matchedExactly"]) == (2, False)
+    done = await finished(api, started.headers["Location"])
+    assert (done["matched"], done["replayed"]) == (3, 3)
+    assert "matchedExactly" not in done
+
+
+async def test_an_empty_page_may_lead_on(
+    api: httpx.AsyncClient, parked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request looks through a bounded part; its cursor goes on from there."""
+    for job_id in ("wanted", "b", "c", "d"):
+        await submit(api, job_id, parked, jobStatus="x" if job_id == "wanted" else "y")
+    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 1)
+    seen: list[str] = []
+    pages, cursor = 0, dict[str, str]()
+    while True:
+        page = (await api.get("/v1/callbacks", params={"jobStatus": "x", **cursor})).json()
+        seen += [one["jobId"] for one in page["data"]]
+        pages += 1
+        if page["nextCursor"] is None:
+            break
+        cursor = {"cursor": page["nextCursor"]}
+    assert (seen, pages >= 4) == (["wanted"], True)
+
+
 async def test_a_replay_is_accepted_watched_and_done(api: httpx.AsyncClient, parked: str) -> None:
     """202 with Location; it ends with everything that matched replayed."""
     await cancelled(api, parked, "one", "two", "three")

@@ -222,6 +222,27 @@ def test_a_replay_is_previewed_run_and_counted(cli: Run, client: Client, dead: s
     assert "attempt 4" in one.out
 
 
+def test_what_is_not_counted_to_its_end_says_so(
+    cli: Run, client: Client, service: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least so many match, and a replay takes all. A list goes on until it has what there is."""
+    ids = [
+        client.submit(f"job_{n}", {}, callback_url=service.hook(503), policy={"attempts": 1}).id
+        for n in range(3)
+    ]
+    assert {client.wait(one).status for one in ids} == {"dead"}
+    monkeypatch.setattr("dispatcher.store.replays.COUNTED_MAX", 2)
+    monkeypatch.setattr("dispatcher.cli.replay._COUNTED", 2)
+    assert "more than 2 match status=dead" in cli("replay", "--status", "dead", "--dry-run").out
+    monkeypatch.setattr("dispatcher.store.search.SCAN_MAX", 1)
+    found = cli("list", "--job-status", "none", "--all", "--json")
+    assert (found.code, found.out) == (0, "")
+    listed = cli("list", "--callback-url", service.hook(503), "--json").lines
+    assert {one["id"] for one in listed} == set(ids)
+    done = cli("replay", "--status", "dead", "--yes")
+    assert done.out.strip() == "done: 3 of 3 replayed"
+
+
 def test_replay_asks_and_a_no_changes_nothing(
     cli: Run, client: Client, dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

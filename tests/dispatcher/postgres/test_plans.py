@@ -118,7 +118,7 @@ def test_a_look_walks_its_index(
 
 def test_listings_are_planned_as_writes_are() -> None:
     """By index, whatever the statistics say: what they look at is bounded by it."""
-    assert {name: WRITER.get(name, "0") for name in database._READER} == database._READER
+    assert database._READER.items() >= {one for one in WRITER.items() if "enable_" in one[0]}
 
 
 def test_figures_of_all_go_from_tenant_to_tenant(connection: psycopg.Connection) -> None:
