@@ -162,6 +162,7 @@ class Endpoint:
             raise
         except Exception as error:  # the last resort: no fault of ours may leak or hang
             refusal = to_refusal(error, request.id)
+            refusal.__traceback__ = None  # it would keep itself, and the body, until a collection
             if self._submits:
                 self._context.metrics.refused(refusal.code)
             return error_response(refusal, request.id), tenant

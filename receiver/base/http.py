@@ -225,14 +225,15 @@ class Request:
         try:
             async with asyncio.timeout(timeout_s):
                 while not self._whole:
-                    chunk = await self._chunk()
-                    self._take(len(chunk), bytes_max, bodies)
-                    chunks.append(chunk)
+                    chunks.append(await self._chunk())
+                    self._take(len(chunks[-1]), bytes_max, bodies)
+            self._check_length()
+            return b"".join(chunks)
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
-        self._check_length()
-        return b"".join(chunks)
+        finally:
+            chunks.clear()  # or the traceback of an error would keep them
 
     def _check_length(self) -> None:
         if self._is_cut():

@@ -33,6 +33,8 @@ _LINGER_BYTES_MAX: Final = 1024 * 1024
 
 
 _LONG_BYTES: Final = 64 * 1024
+# Of a body: then reading pauses until its application asks for it. Thousands come in one turn.
+_KEPT_BYTES: Final = 8 * 1024
 # Closes without waiting for what is unsent.
 _RESET: Final = struct.pack("ii", 1, 0)
 # A head ends with it, as a body in chunks does.
@@ -65,8 +67,10 @@ class _Flow(FlowControl):
     for: one more read would be thousands of requests."""
 
     is_full = False
+    is_wanted = False  # more of the message that is being read
 
     def resume_reading(self) -> None:
+        self.is_wanted = True
         if not self.is_full:
             super().resume_reading()
 
@@ -101,8 +105,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def is_within_body(self) -> bool:
-        """Whether much may come at once that is no request."""
-        return not self._awaits_head or self._is_refused
+        """Whether what comes is no request, and somebody takes it."""
+        return self._is_refused or (self.flow.is_wanted and not self._awaits_head)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -127,11 +131,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._discard(len(data))
         elif self.flow.is_full:
             self._unparsed += data  # was read before reading paused
-        elif data.find(_END) == data.rfind(_END):
-            self._parse(data)  # one head at most
+        elif self._is_one(data):
+            self._parse(data)
         else:
             self._unparsed = data
             self._parse_on()
+
+    def _is_one(self, data: bytes) -> bool:
+        """Whether it holds the end of one head at most. Most bodies have no carriage return, which
+        is looked for much faster; and the last end is found faster than the first one."""
+        first = data.find(_END) if self._awaits_head else -1
+        return data.find(b"\r", first + len(_END) if first >= 0 else 0) < 0 or (
+            data.rfind(_END) <= first
+        )
 
     def _parse_on(self) -> None:
         """Parse what has come, a message at a time, until one has to wait."""
@@ -192,6 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._wire_bytes = 0
         self._idle_since_s = None
+        self.flow.is_wanted = False
         super().on_message_begin()
         cast(Scope, self.scope)[EXCHANGE] = self
 
@@ -214,6 +227,15 @@ class BoundedProtocol(HttpToolsProtocol):
         self._awaits_head = False
         self._heads += 1
         self.headers = []  # what stands behind a body is no header
+
+    def on_body(self, body: bytes) -> None:
+        cycle: Any = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > _KEPT_BYTES:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         if self._awaits_head:

@@ -85,6 +85,7 @@ class Router:
                 response = await self._respond(request)
             except Refusal as refusal:
                 response = self._refused(request, refusal)
+                refusal.__traceback__ = None  # it has the body
                 close = await request.finish(
                     refusal.status,
                     timeout_s=self._settings.request_timeout,

@@ -75,6 +75,21 @@ def test_batches_whose_results_nobody_reads_are_bounded(half: Half) -> None:
         assert submitted(half, "good", MIB) == 202
 
 
+def test_a_refused_batch_is_forgotten(half: Half) -> None:
+    """Its body is not kept by the error that it caused."""
+    before = half.rss_bytes()
+    for _ in range(12):
+        refused = httpx.post(
+            f"{half.url}/v1/callbacks/batch",
+            content=b"\n" * 16 * MIB,
+            headers={"Authorization": f"Bearer {KEY}", "Content-Type": "application/x-ndjson"},
+            trust_env=False,
+            timeout=WITHIN_S,
+        )
+        assert refused.status_code == 413
+    assert half.rss_bytes() - before < 100 * MIB
+
+
 def test_unsigned_bodies_of_one_address_leave_room_for_others(tmp_path: Path) -> None:
     """At the receiver nobody has vouched for a body before it is whole."""
     size = MIB
