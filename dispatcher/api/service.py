@@ -63,15 +63,15 @@ async def readyz(call: Call) -> Response:
     """
     if not call.context.engine.ready:
         return _unready("starting or stopping")
+    refusal = call.context.quotas.refusal()
+    if refusal is not None:
+        return _unready(refusal)
     try:
         await call.context.store.check()
     except StoreFull:
         return _unready("the disk is full: what is accepted could not be written")
     except StoreError as error:
         return _unready(str(error))
-    refusal = call.context.quotas.refusal()
-    if refusal is not None:
-        return _unready(refusal)
     return respond(wire.StatusView(status="ready"))
 
 

@@ -31,6 +31,7 @@ from dispatcher.store import (
 )
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
+from dispatcher.store.errors import StoreFull
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.limits import Destinations
 from dispatcher.store.rates import Rates
@@ -125,6 +126,8 @@ class Store:
         await self._write(lambda tx: tx.touch(probe=probe))
         if probe:
             self._probed_s = time.monotonic()
+        if self._database.usage.free_bytes <= 0:
+            raise StoreFull("there is no room left for callbacks")
 
     async def backup(self, target: Path) -> None:
         """Write a consistent copy to `target`, while work goes on. Raises Conflict if it exists."""

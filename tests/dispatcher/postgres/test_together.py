@@ -15,7 +15,7 @@ from dispatcher.access import Access
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
 from dispatcher.settings import Settings
-from dispatcher.store.errors import Conflict, StoreError
+from dispatcher.store.errors import Conflict, StoreError, TenantErasing
 from dispatcher.store.postgres.database import PostgresDatabase
 from dispatcher.store.postgres.session import skew_ms
 from dispatcher.store.store import Store
@@ -306,6 +306,37 @@ async def test_a_replay_is_fed_by_one_process_until_it_is_gone(together: Togethe
             await asyncio.sleep(0.01)
     await other.store.feed_replay(made.id, limit=2, now_ms=now_ms())
     assert (await other.store.get_replay(TENANT, made.id)).replayed == 4
+
+
+# --- tenants ---
+
+
+async def test_a_tenants_limits_and_its_end_are_everybodys(
+    together: Together, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one process sets or counts the others know, and one erases for all."""
+    monkeypatch.setattr("dispatcher.store.tenants.HEARD_MS", 0)
+    one, other = await together.join(), await together.join()
+    await one.store.ensure_tenant(TENANT, secret())
+    settings = Settings(database_url=together.url)
+    here, there = Access(one.store, settings), Access(other.store, settings)
+    await here.reload()
+    await one.many(5, "a")
+    await until(lambda: other.store.stored_bytes(TENANT) == one.store.stored_bytes(TENANT) > 0)
+    await here.change_tenant(TENANT, {"queue_max": 5})
+    await there.reload()
+    known = there.tenant(TENANT)
+    assert known is not None
+    assert known.queue_max == 5
+    await here.erase_tenant(TENANT)
+    await there.reload()
+    await raises(TenantErasing, there.ensure_tenant(TENANT))
+    while await one.store.erase(TENANT, now_ms=now_ms(), limit=2) == "going on":
+        assert await other.store.erase(TENANT, now_ms=now_ms(), limit=2) == "another's"
+    assert await one.store.erase(TENANT, now_ms=now_ms(), limit=2) == "done"
+    await there.reload()
+    assert there.tenant(TENANT) is None
+    await until(lambda: other.store.stored_bytes(TENANT) == other.store.queued(TENANT) == 0)
 
 
 # --- clocks ---
