@@ -11,7 +11,7 @@ from dispatcher.access import Access
 from dispatcher.filters import Filter
 from dispatcher.quotas import Quotas
 from dispatcher.settings import Settings
-from dispatcher.store.errors import KeyReused, NotFound, StoreUnavailable
+from dispatcher.store.errors import KeyReused, NotFound, StoreFull, StoreUnavailable
 from dispatcher.values import Submitted
 from receiver.base.db.group_commit import SHARE, GroupCommit, PoisonedBatch, QueueFull
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
@@ -298,6 +298,7 @@ async def test_a_store_without_room_takes_nothing_and_says_so(
     )  # a store of one byte
     world = await build(storage_bytes_max=1)
     assert world.store.usage().free_bytes == 0
+    await raises(StoreFull, world.store.check())
     settings = Settings()
     quotas = Quotas(settings, world.store, Access(world.store, settings), lambda: 0.0)
     assert (quotas.refusal() or "").startswith("the storage is full")
