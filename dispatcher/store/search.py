@@ -56,8 +56,8 @@ class _Index:
         """How many entries one look is about, where `rest` is asked of each."""
         if rest and rest <= self.covers:
             return COVERED_MAX
-        # What is joined is found one by one, and nowhere near each other: twice as dear.
-        return max(1, SCAN_MAX // 2) if self.join else SCAN_MAX
+        # What is joined is found one by one, and nowhere near each other.
+        return max(1, SCAN_MAX * 2 // 5) if self.join else SCAN_MAX
 
     @property
     def source(self) -> str:
