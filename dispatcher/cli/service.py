@@ -18,6 +18,7 @@ from dispatcher.client import (
     Page,
     PostbackError,
     QueueFull,
+    RateLimited,
     StorageFull,
     Unauthorized,
     Unavailable,
@@ -40,8 +41,9 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
     (Forbidden, "use a key with that scope: dispatcher keys create --help"),
     (NotFound, "check the name or id; for another tenant's: --tenant NAME"),
     (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
+    (RateLimited, "submit more slowly, or raise it: dispatcher tenants set NAME --rate PER_SECOND"),
     (QueueFull, "see what is waiting: dispatcher stats"),
-    (StorageFull, "give it room, or raise DISPATCHER_STORAGE_BYTES_MAX; see: dispatcher doctor"),
+    (StorageFull, "see whose limit it is: dispatcher tenants show NAME, dispatcher doctor"),
     (Unavailable, "try again in a moment; see: dispatcher doctor"),
     (WaitTimeout, "it is still on its way; look again with: dispatcher show ID"),
 )
