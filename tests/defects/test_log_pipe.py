@@ -130,7 +130,9 @@ def test_where_one_cannot_ask_a_thread_writes(monkeypatch: pytest.MonkeyPatch) -
         for number in range(MANY):
             write(lines, "a", number)
         seen = read_until(reading, lambda line: "lines" in line)
-        assert [line["n"] for line in seen[:-1]] == list(range(len(seen) - 1))
+        numbers = [line["n"] for line in seen[:-1]]
+        assert numbers == sorted(set(numbers))  # the thread may make room for some in between
+        assert numbers[0] == 0
         lines.close()
 
 

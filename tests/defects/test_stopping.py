@@ -228,6 +228,15 @@ def workers_of(group: int) -> list[int]:
 # --- while it serves ---
 
 
+@pytest.fixture
+def hangs_up() -> Iterator[None]:
+    """Where the tests ignore hang-ups, as under `nohup`, what they start would ignore them too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangs_up")
 @pytest.mark.parametrize("signals", [["HUP"], ["HUP", "HUP"], ["TERM", "HUP"], ["HUP", "TERM"]])
 async def test_sighup_drains(signals: list[str], tmp_path: Path, customer: Customer) -> None:
     """As a terminal that closes, and some service managers, send it: beside others, or twice."""
@@ -243,6 +252,7 @@ async def test_sighup_drains(signals: list[str], tmp_path: Path, customer: Custo
     assert customer.got == 1
 
 
+@pytest.mark.usefixtures("hangs_up")
 async def test_sighup_drains_the_receiver(tmp_path: Path) -> None:
     async with started("receiver", tmp_path) as process:
         await listening(process, "receiver")

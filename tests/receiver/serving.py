@@ -11,7 +11,7 @@ from receiver.base.protocol import Bounds
 BOUNDS = Bounds(
     connections_max=1000,
     peer_share=1.0,
-    head_bytes_max=16_384,
+    head_bytes_max=96 * 1024,
     head_timeout_s=10,
     body_bytes_max=100 * 2**20,
     write_timeout_s=10,

@@ -41,6 +41,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "sources_file": "/etc/sources.toml",
         "effects_url": "sqlite:///effects.db",
         "credentials": "a@h=t, b@h=t",
+        "peer_share": "0.5",
         "log_format": "text",
         "log_level": "debug",
     }
