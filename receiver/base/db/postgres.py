@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 from receiver.base.db import CannotOpen, DatabaseFull, DatabaseUnavailable, Row, Tx
 from receiver.base.db import readers as base
+from receiver.base.db.arrays import ListDumper
 from receiver.base.db.group_commit import PoisonedBatch, RetryBatch
 from receiver.base.db.migrate import Migration, missing, reads_from
 from receiver.base.db.url import POSTGRES_TAKES, DatabaseURLError, redacted
@@ -144,6 +145,7 @@ class Server:
         # Every integer goes as a bigint: by default its size decides its type, and each mix of
         # types would be another prepared statement.
         connection.adapters.register_dumper(int, Int8BinaryDumper)
+        connection.adapters.register_dumper(list, ListDumper)
         setting = [f"SET {key} = '{value}'" for key, value in settings.items()]
         try:
             connection.execute("; ".join([*setting, _DURABLE]).encode())
