@@ -51,6 +51,21 @@ class Holding:
 
 _IDLE_MS: Final = 86_400_000
 
+# --- parts of statements on either database ---
+
+# Of a server that has several lanes: counted once for all of them. While its circuit is open one
+# probe at a time goes out.
+SERVERS: Final = """
+SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
+       (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
+        AND state = 'sending') AS sending
+FROM destinations d
+"""
+SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
+SERVER_ROOM: Final = f"{SERVER_CAP} - s.sending"
+# Later than any time there is, and still an integer.
+NEVER_MS: Final = "9e15"
+
 SLICE: Final = "SELECT id FROM lanes WHERE id > ? ORDER BY id LIMIT ?"
 LEASE_ENDED: Final = (
     "SELECT DISTINCT destination FROM callbacks "

@@ -12,8 +12,9 @@ from typing import Any, Final
 import psycopg
 
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.lanes import NEVER_MS
 from dispatcher.store.postgres.session import migrate
-from dispatcher.store.postgres.statements import NEVER_MS, text
+from dispatcher.store.postgres.statements import text
 from dispatcher.store.rows import STORED_BYTES
 from dispatcher.store.sqlite.database import IN_USE_ADVICE, mark_moved, prepare
 from receiver.base.clock import now_ms

@@ -7,6 +7,7 @@ from typing import Any, Final
 from dispatcher.fairness import RATE_MIN
 from dispatcher.ids import destination_of
 from dispatcher.store.claim import READY
+from dispatcher.store.lanes import NEVER_MS, SERVER_CAP, SERVER_ROOM, SERVERS
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
 from dispatcher.store.tx import Row, Tx
 
@@ -83,18 +84,6 @@ WHERE id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)))
 ORDER BY tenant ON CONFLICT DO NOTHING
 """
 
-# Of a server that has several lanes: counted once for all of them. While its circuit is open one
-# probe at a time goes out.
-_SERVERS: Final = """
-SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
-       (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
-        AND state = 'sending') AS sending
-FROM destinations d
-"""
-_SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
-_SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
-# Later than any time there is, and still an integer.
-NEVER_MS: Final = "9e15"
 _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
                WHERE destination = u.id AND class = {} AND state = 'pending')"""
 
@@ -106,13 +95,13 @@ WITH due AS MATERIALIZED (
            {_FIRST_DUE.format(2)} AS replay
     FROM unnest(?::text[]) u(id)
 ), server AS MATERIALIZED (
-    {_SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM due
+    {SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM due
         WHERE coalesce(high, normal, replay) IS NOT NULL AND length(id) > 35))
 ), waiting AS MATERIALIZED (
     SELECT due.id, due.high, due.normal, due.replay,
            l.paused = 0 AND l.doomed IS NULL AND l."window" > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
-           coalesce({_SERVER_ROOM} <= 0, false) AS server_full,
+           coalesce({SERVER_ROOM} <= 0, false) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            greatest(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
                ELSE floor(least({NEVER_MS}, coalesce(s.paced_ms, l.paced_ms)
@@ -285,11 +274,11 @@ ORDER BY t.place, l.ready
 
 _LANES: Final = f"""
 WITH server AS MATERIALIZED (
-    {_SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)
+    {SERVERS} WHERE d.id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)
                                       WHERE length(id) > 35)))
 SELECT l.id, l.tenant, l."window" - (SELECT count(*) FROM callbacks
            WHERE destination = l.id AND state = 'sending'), l.rate, l.paced_ms,
-       CASE WHEN s.held_until_ms > ? THEN 0 ELSE {_SERVER_ROOM} END, {_SERVER_CAP}
+       CASE WHEN s.held_until_ms > ? THEN 0 ELSE {SERVER_ROOM} END, {SERVER_CAP}
 FROM unnest(?::text[]) WITH ORDINALITY u(id, place) JOIN lanes l ON l.id = u.id
 LEFT JOIN server s ON s.id = left(l.id, 35)
 ORDER BY u.place

@@ -7,6 +7,7 @@ from typing import Final
 
 from dispatcher.fairness import RATE_MIN
 from dispatcher.store.claim import READY
+from dispatcher.store.lanes import NEVER_MS, SERVER_CAP, SERVER_ROOM, SERVERS
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
 from dispatcher.store.tx import Row, Tx
 
@@ -41,19 +42,6 @@ INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
 WHERE id IN (SELECT substr(value, 1, 35) FROM json_each(?)) ON CONFLICT DO NOTHING
 """
 
-# Of a server that has several lanes: counted once for all of them. While its circuit is open
-# one probe at a time goes out.
-_SERVERS: Final = """
-SELECT d.id, d.held_until_ms, d.openings, d.paced_ms,
-       (SELECT count(*) FROM callbacks WHERE destination > d.id AND destination < d.id || '/'
-        AND state = 'sending') AS sending
-FROM destinations d
-"""
-_SERVER_CAP: Final = "CASE WHEN s.openings > 0 THEN 1 ELSE l.concurrency END"
-_SERVER_ROOM: Final = f"{_SERVER_CAP} - s.sending"
-
-# Later than any time there is, and still an integer.
-NEVER_MS: Final = "9e15"
 _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
                WHERE destination = j.value AND class = {} AND state = 'pending')"""
 
@@ -65,13 +53,13 @@ WITH due AS MATERIALIZED (
            {_FIRST_DUE.format(2)} AS replay
     FROM json_each(?) j
 ), server AS MATERIALIZED (
-    {_SERVERS} WHERE d.id IN (SELECT substr(id, 1, 35) FROM due
+    {SERVERS} WHERE d.id IN (SELECT substr(id, 1, 35) FROM due
         WHERE coalesce(high, normal, replay) IS NOT NULL AND length(id) > 35)
 ), waiting AS MATERIALIZED (
     SELECT due.id, due.high, due.normal, due.replay,
            NOT l.paused AND l.doomed IS NULL AND l.window > (SELECT count(*) FROM callbacks
                WHERE destination = l.id AND state = 'sending') AS free,
-           coalesce({_SERVER_ROOM} <= 0, 0) AS server_full,
+           coalesce({SERVER_ROOM} <= 0, 0) AS server_full,
            coalesce(s.held_until_ms, 0) AS server_held_ms,
            max(l.held_until_ms, l.served_ms, CASE WHEN l.rate IS NULL THEN 0
                ELSE CAST(min({NEVER_MS}, coalesce(s.paced_ms, l.paced_ms)
@@ -230,7 +218,7 @@ ORDER BY l.place, l.ready_ms
 
 def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: int) -> list[Row]:
     """Return at most `limit` ready lanes of each tenant, in the order in which they are served."""
-    sql = _LANES.format(ready=ready, servers=_SERVERS, room=_SERVER_ROOM, cap=_SERVER_CAP)
+    sql = _LANES.format(ready=ready, servers=SERVERS, room=SERVER_ROOM, cap=SERVER_CAP)
     return tx.all(sql, tx.ids(tenants), now_ms, limit)
 
 
