@@ -234,7 +234,8 @@ class Engine:
 
     async def _claim(self) -> None:
         leased_ms = self._monotonic_ms()
-        ask = self._slots.ask(self._clock())
+        waiting = self._store.queued() - self._slots.taken
+        ask = self._slots.ask(self._clock(), waiting=waiting)
         probes = self._faults.probes(leased_ms)
         request = ask if probes is None else replace(ask, slots=min(ask.slots, probes))
         try:

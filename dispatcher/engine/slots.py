@@ -7,8 +7,10 @@ from typing import Final
 from dispatcher import fairness
 from dispatcher.store.requests import ClaimRequest
 
-# While a claim is under way, hand-over has a quarter of what was free, and the claim the rest.
+# While a claim is under way it has at most this part of what was free, and hand-over the rest; and
+# as little as this where less waits: hand-over costs half as much as a claim.
 _CLAIM_PART: Final = 0.75
+_CLAIM_PART_MIN: Final = 0.25
 
 
 class Slots:
@@ -75,11 +77,13 @@ class Slots:
         self._high -= high
         self._bytes_free += size
 
-    def ask(self, now_ms: int) -> ClaimRequest:
-        """Hold three quarters of what is free for a claim, and what to claim for them. The rest
-        stays for hand-over meanwhile; `answered` lets go of what is held."""
+    def ask(self, now_ms: int, *, waiting: int) -> ClaimRequest:
+        """Hold so many slots for a claim as deliveries are `waiting`, but from a quarter to three
+        quarters of what is free, and return what to claim for them. The rest stays for hand-over
+        meanwhile; `answered` lets go of what is held."""
+        least = math.ceil(self.free * _CLAIM_PART_MIN)
         claim = ClaimRequest(
-            slots=_claimed(self.free),
+            slots=min(_claimed(self.free), max(least, waiting)),
             slots_max=self.slots_max,
             bytes_free=_claimed(self._bytes_free),
             bytes_max=self._bytes_max,

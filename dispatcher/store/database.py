@@ -146,12 +146,13 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     def claimed(items: Sequence[ClaimRequest]) -> Sequence[object]:
         return [claim.claim(tx, item, rules) for item in items]
 
-    # Settling first frees slots, claiming last fills them, in the same commit.
+    # Settling first frees slots, which the same commit fills: with what waits, then what comes new.
+    # A submit behind what is due would wait too, and the next ones behind it, each to be claimed.
     kinds = (
         (Settlement, partial(settle.settle, tx)),
         (Operation, partial(_in_order, tx)),
-        (SubmitRequest, submitted),
         (ClaimRequest, claimed),
+        (SubmitRequest, submitted),
     )
     results = apply_kinds(kinds, operations)
     changes = tx.changes

@@ -35,7 +35,7 @@ class Process:
     def claim(self, hungry: str, meanwhile: str = "") -> None:
         """Give all slots that they may have to tenants with work without end; `meanwhile`
         others submit."""
-        ask = self.slots.ask(0)
+        ask = self.slots.ask(0, waiting=10**6)
         for tenant in meanwhile:
             self.hand_over(tenant)
         if not ask.slots:

@@ -18,7 +18,7 @@ def test_what_is_given_back_is_free_again(
     works: list[tuple[str, bool, int]], slots_max: int
 ) -> None:
     slots = Slots(slots_max, bytes_max=1_000)
-    before = slots.ask(0)
+    before = slots.ask(0, waiting=9)
     slots.answered(before)
     taken = []
     for tenant, high, size in works:
@@ -32,13 +32,13 @@ def test_what_is_given_back_is_free_again(
     assert sum(size for _, _, size in taken) <= 1_000
     for tenant, high, size in taken:
         slots.give(tenant, high=high, size=size)
-    assert slots.ask(0) == before
+    assert slots.ask(0, waiting=9) == before
 
 
 def test_what_a_claim_asks_for_is_held_until_it_is_answered() -> None:
     """So that hand-over, which goes on meanwhile, never fills the same place."""
     slots = Slots(8, bytes_max=800)
-    ask = slots.ask(5)
+    ask = slots.ask(5, waiting=9)
     assert (ask.slots, ask.slots_max, ask.bytes_free, ask.now_ms) == (6, 8, 600, 5)
     assert slots.free == 2
     slots.take("a", high=True, size=100)
@@ -46,15 +46,26 @@ def test_what_a_claim_asks_for_is_held_until_it_is_answered() -> None:
     assert not slots.admits("b", high=False, size=1)
     slots.answered(ask)
     assert slots.free == 6
-    second = slots.ask(6)
+    second = slots.ask(6, waiting=9)
     assert (second.busy, second.busy_high) == ({"a": 2}, 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "slots"), [(-3, 25), (0, 25), (26, 26), (75, 75), (10_000, 75)]
+)
+def test_a_claim_holds_no_more_than_waits(waiting: int, slots: int) -> None:
+    """What it holds, hand-over cannot have: a quarter at least, since others may have stored more,
+    and three quarters at most."""
+    asked = Slots(100, bytes_max=1)
+    assert asked.ask(0, waiting=waiting).slots == slots
+    assert asked.free == 100 - slots
 
 
 def test_the_last_free_slot_can_be_claimed() -> None:
     slots = Slots(4, bytes_max=1)
     for _ in range(3):
         slots.take("a", high=False, size=0)
-    assert slots.ask(0).slots == 1
+    assert slots.ask(0, waiting=9).slots == 1
 
 
 async def test_the_alarm_rings_at_its_time() -> None:

@@ -232,6 +232,19 @@ async def test_a_new_callback_does_not_overtake_due_work_of_its_lane(world: Worl
     assert (await world.submit("second", handover=True)).delivery is None
 
 
+async def test_a_commit_that_claims_what_was_due_hands_new_callbacks_over(world: World) -> None:
+    """Else each one that comes while a claim is under way would wait for the next, for ever."""
+    await world.many(3)
+    _, claimed, new = await asyncio.gather(
+        world.submit("elsewhere", url="http://elsewhere.test/hook"),  # may begin a commit alone
+        world.claim(),
+        world.submit("new", handover=True),
+    )
+    assert world.commits[-1] >= 2
+    assert len(claimed) == 3
+    assert new.state == "sending"
+
+
 async def test_a_retry_of_later_does_not_hold_a_new_callback_up(world: World) -> None:
     delivery = (await world.submit("first", handover=True)).delivery
     assert delivery is not None
