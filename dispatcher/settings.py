@@ -44,6 +44,11 @@ class Settings:
     allow_networks: tuple[Network, ...] = setting(
         (), "comma-separated CIDRs that deliveries may reach beside global addresses"
     )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (),
+        "comma-separated CIDRs of the proxies in front of us: from these alone `X-Forwarded-For` "
+        "and `X-Forwarded-Proto` say who asks; unset: nobody's word counts",
+    )
     proxy_url: str | None = setting(
         None, "egress proxy for all deliveries (http://host:port)", secret=True
     )
@@ -98,7 +103,7 @@ class Settings:
     peer_share: float = setting(
         0.75,
         "largest share of the connections for one client address (of IPv6: its /64) while no other "
-        "has any, and less as others come; 1 where all come through one proxy",
+        "has any, and less as others come; 1 where all come through one proxy, trusted or not",
         min=0.01,
         max=1,
     )

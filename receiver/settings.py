@@ -11,7 +11,7 @@ from receiver.base import settings as base
 from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
 from receiver.base.log import LogFormat, LogLevel
 from receiver.base.secrets import decoded_bytes, key_fault, secret_fault, split_secrets
-from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, SettingError, setting
+from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, Network, SettingError, setting
 from receiver.signature import SECRETS_MAX, TOLERANCE_S, Require
 from receiver.source import DEPTH_LIMIT, HEADER_NAME, TOLERANCE_MAX_S, Reruns, Source
 from receiver.verification.identity import Dialect
@@ -78,6 +78,11 @@ class Settings:
         "key of the admin routes, of 16 characters or more, sent as a Bearer token; unset: they "
         "are off",
         secret=True,
+    )
+    trusted_proxies: tuple[Network, ...] = setting(
+        (),
+        "comma-separated CIDRs of the proxies in front of us: from these alone `X-Forwarded-For` "
+        "says who asks, for the log and for the shares of bodies; unset: nobody's word counts",
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
     log_format: LogFormat = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
@@ -150,7 +155,7 @@ class Settings:
         0.75,
         "largest share of the connections, and of the memory for bodies, for one client address "
         "(of IPv6: its /64) while no other has any, and less as others come; 1 where all come "
-        "through one proxy",
+        "through one proxy (connections are always those of the socket's address)",
         min=0.01,
         max=1,
     )

@@ -217,6 +217,7 @@ def _log_fields(call: Call, secret: SigningSecret) -> dict[str, object]:
         "secretId": secret.id,
         "destination": secret.destination,
         "by": call.principal.key_id,
+        "address": call.address,
         "requestId": call.request.id,
     }
 

@@ -94,6 +94,11 @@ class Call:
         """The time by the service's clock."""
         return self.context.clock()
 
+    @property
+    def address(self) -> str:
+        """The address that asks; empty where that is not known."""
+        return self.request.address
+
     async def body(self, bytes_max: int) -> bytes:
         """Return the request's body, which the tenant holds until the response is there. Raises
         what `Request.body` raises."""

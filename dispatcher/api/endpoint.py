@@ -20,6 +20,7 @@ from dispatcher.api.json import respond
 from dispatcher.values import Scope
 from receiver.base import http
 from receiver.base.budget import Budget
+from receiver.base.forwarded import Proxies
 from receiver.base.http import Bodies, Disconnected, Refusal, Request, invalid, read_query
 
 Handler = Callable[[Call], Coroutine[Any, Any, Response]]
@@ -104,6 +105,7 @@ class Endpoint:
         self._path = operations[0].path
         self._bodies = bodies
         self._timeout_s = context.settings.request_timeout
+        self._proxies = Proxies(context.settings.trusted_proxies)
         self._operations: dict[str, Operation] = {one.method: one for one in operations}
         self._query_names = {one.method: one.query_names for one in operations}
         self._submits = any(one.scope == "submit" for one in operations)
@@ -114,7 +116,7 @@ class Endpoint:
             await not_found(scope, receive, send)
             return
         begun_s = time.perf_counter()
-        request = Request(scope, receive, _request_id(scope))
+        request = Request(scope, receive, _request_id(scope), self._proxies)
         held, holder = 0, ""
         try:
             response, holder = await self._respond(scope, request)

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from receiver.base.budget import Budget, site_of
+from receiver.base.forwarded import NOBODY_TRUSTED, Proxies
 
 T = TypeVar("T")
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -135,9 +136,16 @@ class Exchange(Protocol):
 
 
 class Request:
-    """One HTTP request. `path` is below where the app is mounted; header names are lower-case."""
+    """One HTTP request. `path` is below where the app is mounted; header names are lower-case.
+    `proxies` are those whose word on who asks counts."""
 
-    def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        request_id: str,
+        proxies: Proxies = NOBODY_TRUSTED,
+    ) -> None:
         self.id = request_id
         self.method: str = scope["method"]
         self.path = _path(scope)
@@ -149,14 +157,30 @@ class Request:
         self._first = dict(reversed(self.headers))  # of several of one name
         self._scope = scope
         self._receive = receive
+        self._proxies = proxies
+        self._address: str | None = None
         self._whole = False
         self._read_bytes = 0
 
     @property
+    def address(self) -> str:
+        """Who asks: the address of the connection's peer, or by the word of a trusted proxy that of
+        whom it asks for; empty where there is none."""
+        if self._address is None:
+            client = self._scope.get("client")
+            self._address = self._proxies.address(client[0], self.headers) if client else ""
+        return self._address
+
+    @property
+    def scheme(self) -> str:
+        """What it was asked by, `http` or `https`: as a trusted proxy says, or as it came."""
+        client, scheme = self._scope.get("client"), str(self._scope.get("scheme", "http"))
+        return self._proxies.scheme(client[0], scheme, self.headers) if client else scheme
+
+    @property
     def peer(self) -> str:
-        """Where it comes from: an address, or the network of an IPv6 one."""
-        client = self._scope.get("client")
-        return site_of(client[0]) if client else ""
+        """Whose share it takes: of the address that asks, or of the network of an IPv6 one."""
+        return site_of(self.address)
 
     def header(self, name: bytes) -> str | None:
         """Return the first value of a header."""

@@ -10,6 +10,7 @@ from typing import Final, get_args
 
 from receiver.base import log
 from receiver.base.clock import NowMs
+from receiver.base.forwarded import Proxies
 from receiver.base.http import (
     Disconnected,
     Receive,
@@ -68,6 +69,7 @@ class Router:
         is_stuck: Callable[[], bool],
     ) -> None:
         self._settings = settings
+        self._proxies = Proxies(settings.trusted_proxies)
         self._sources = sources
         self._inbox = inbox
         self._metrics = metrics
@@ -77,7 +79,7 @@ class Router:
         self._admin = Admin(settings, inbox, reconciler, sweeper, now_ms=clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, request_id())
+        request = Request(scope, receive, request_id(), self._proxies)
         started = time.perf_counter()
         close = False
         try:
@@ -167,6 +169,7 @@ class Router:
             path=request.path,
             status=status,
             durationMs=round(duration_s * 1000, 1),
+            address=request.address,
             requestId=request.id,
             **request.notes,
         )

@@ -1,6 +1,7 @@
 """Any ASGI application on a free loopback port, for as long as a test needs it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,11 +21,15 @@ BOUNDS = Bounds(
 
 @asynccontextmanager
 async def served(
-    app: Any, *, keep_alive_s: float = 75, bounds: Bounds = BOUNDS
+    app: Any,
+    *,
+    keep_alive_s: float = 75,
+    bounds: Bounds = BOUNDS,
+    given: socket.socket | None = None,
 ) -> AsyncIterator[str]:
-    """Its URL."""
+    """Its URL; where a listener is `given`, that one's."""
     listening = asyncio.Event()
-    with server.listen("127.0.0.1", 0) as listener:
+    with given or server.listen("127.0.0.1", 0) as listener:
         config = server.config(app, bounds, keep_alive_s=keep_alive_s, drain_s=5)
         listener_server = server.Server(config, on_listening=listening.set)
         running = asyncio.create_task(listener_server.serve(sockets=[listener]))
