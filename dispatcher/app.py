@@ -13,6 +13,7 @@ from dispatcher.engine.eraser import Eraser
 from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.intake import Intake
+from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
 from dispatcher.sending.sender import Sender
@@ -27,6 +28,7 @@ from receiver.base.clock import now_ms
 
 _LOG: Final = log.get("dispatcher.service")
 _RELOAD_RETRY_S: Final = 0.5
+_USES_S: Final = 1.0  # for recording the last uses of keys, at the end
 
 
 class Service:
@@ -43,7 +45,14 @@ class Service:
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
         self.replayer = Replayer(settings, self.store)
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
-        self.sweeper = Sweeper(settings, self.store, self.metrics, held=self.engine.held)
+        self.key_keeper = KeyKeeper(self.access, self.store)
+        self.sweeper = Sweeper(
+            settings,
+            self.store,
+            self.metrics,
+            held=self.engine.held,
+            others=(self.key_keeper.step,),
+        )
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
         self.api: Router = create_api(
@@ -96,6 +105,11 @@ class Service:
         await self.eraser.stop()
         await self.replayer.stop()
         unrecorded = await self.engine.drain(grace_s)
+        try:
+            async with asyncio.timeout(_USES_S):
+                await self.key_keeper.finish()
+        except (StoreError, TimeoutError) as error:
+            _LOG.warning("the last uses of API keys are not recorded", reason=str(error))
         await self.sender.close()
         if self._reloading is not None:
             self._reloading.cancel()

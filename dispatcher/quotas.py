@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher.access import Access
+from dispatcher.pace import paced
 from dispatcher.settings import Settings
 from dispatcher.store.rows import ROW_BYTES
 from dispatcher.store.store import Store
@@ -17,8 +18,6 @@ from receiver.base.clock import monotonic_ms
 
 WAIT_S_MAX: Final = 86_400  # as much as can be said of a queue that does not move
 RETRY_S_MAX: Final = 60
-# How many seconds' worth of submits may come at one moment.
-_BURST_S: Final = 1.0
 
 
 class QuotaError(Exception):
@@ -173,16 +172,6 @@ class Quotas:
         if queued >= queue_max:
             over = queued - queue_max + 1
             raise queue_full(queue_max, over=over, drain_rate=self._drain_rate())
-
-
-def paced(used_ms: float, rate: float, now_ms: float) -> tuple[float, float]:
-    """Return until when a rate is used once one more has come, and how long that one must wait (0:
-    it may come): a second's worth may come at once, one always."""
-    interval_ms = 1000 / rate
-    slack_ms = max(0.0, _BURST_S * 1000 - interval_ms)
-    used_ms = min(used_ms, now_ms + slack_ms + interval_ms)  # it may have been another rate's
-    wait_ms = max(0.0, used_ms - slack_ms - now_ms)
-    return (used_ms, wait_ms) if wait_ms else (max(used_ms, now_ms) + interval_ms, 0.0)
 
 
 def queue_full(queue_size: int, *, over: int, drain_rate: float) -> QueueFull:

@@ -276,7 +276,8 @@ class Settings:
     )
     secret_overlap: float = setting(
         DAY_S,
-        "how long the previous secret signs beside the new one after a rotation",
+        "how long the previous secret signs, or a key's previous text is good, beside the new one "
+        "after a rotation",
         unit="s",
         max=30 * DAY_S,
     )

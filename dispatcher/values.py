@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dispatcher.keys import UNLIMITED, Limits
 from dispatcher.policy import Policy
 from dispatcher.states import State
 
@@ -192,7 +193,8 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """An API key without the key: `tenant` None is a platform key, good for any tenant."""
+    """An API key without the key: `tenant` None is a platform key, good for any tenant. The text
+    that it had before its last rotation is good until `previous_until_ms`."""
 
     id: str
     digest: bytes = field(repr=False)
@@ -200,6 +202,18 @@ class Key:
     scopes: frozenset[str]
     label: str
     created_ms: int
+    limits: Limits = UNLIMITED
+    previous_digest: bytes | None = field(default=None, repr=False)
+    previous_until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """When a key was used last, to about a minute, and its text before the last rotation."""
+
+    key: str
+    used_ms: int | None
+    previous_used_ms: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,10 @@ TAG_VALUE_CHARS_MAX: Final = 256
 RATE_MAX: Final = 10_000
 CONCURRENCY_MAX: Final = 65_536
 LIMIT_MAX: Final = 10**15  # of what a tenant may store, or have waiting
+KEY_NETWORKS_MAX: Final = 32
+KEY_DESTINATIONS_MAX: Final = 64
+SERVER_CHARS_MAX: Final = 300
+EXPIRES_S_MAX: Final = 3_650 * 86_400
 NOT_BEFORE_S_MAX: Final = 604_800  # a week: a key then holds for the longest default schedule too
 _DEFAULT: Final = PRESETS[DEFAULT]
 
@@ -76,6 +80,13 @@ NotBefore = Annotated[
         description="When it may first be sent: an ISO-8601 time, or seconds from now; at most a "
         "week ahead. The policy's maximum age counts from then.",
         examples=["2026-01-31T12:00:00Z", 30],
+    ),
+]
+ExpiresAt = Annotated[
+    Annotated[str, Meta(max_length=64)] | Annotated[float, Meta(gt=0, le=EXPIRES_S_MAX)],
+    Meta(
+        description="When it ends: an ISO-8601 time, or seconds from now; at most ten years ahead.",
+        examples=["2027-01-31T12:00:00Z", 7_776_000],
     ),
 ]
 Url = Annotated[
@@ -262,11 +273,55 @@ class DestinationTest(Shape, frozen=True, kw_only=True):
 
 class NewKey(Shape, frozen=True, kw_only=True):
     """An API key to make. `tenant` null makes a platform key; left out, it is the tenant that
-    the request is about."""
+    the request is about. What it is to be bound to and is left out, it is bound to as the key that
+    it is made with."""
 
     scopes: Scopes
     tenant: Annotated[str, Meta(pattern=NAME)] | UnsetType | None = UNSET
     label: Annotated[str, Meta(max_length=LABEL_CHARS_MAX)] = ""
+    expires_at: ExpiresAt | None = None
+    networks: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=64)]],
+        Meta(
+            max_length=KEY_NETWORKS_MAX,
+            description="CIDRs that it may be used from; none: from anywhere.",
+            examples=[["203.0.113.0/24", "2001:db8::/48"]],
+        ),
+    ] = []
+    destinations: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=SERVER_CHARS_MAX)]],
+        Meta(
+            max_length=KEY_DESTINATIONS_MAX,
+            description="Where it may submit to: names of registered destinations, and servers of "
+            "callback URLs (`scheme://host:port`); none: to any. It bounds submits alone.",
+            examples=[["billing", "https://example.com"]],
+        ),
+    ] = []
+    rate_per_second: (
+        Annotated[
+            float,
+            Meta(
+                ge=0.001,
+                le=1_000_000,
+                description="Most requests a second, in each process; a batch is one.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class RotateKey(Shape, frozen=True, kw_only=True):
+    """A new text for an API key, which stays what it is."""
+
+    overlap: (
+        Annotated[
+            float,
+            Meta(ge=0, le=2_592_000, description="Seconds that the text before is good on."),
+        ]
+        | None
+    ) = None
+    force: Annotated[bool, Meta(description="End an earlier rotation's overlap at once.")] = False
+    expires_at: ExpiresAt | None = None
 
 
 class TenantChange(Shape, frozen=True, kw_only=True):
@@ -443,13 +498,23 @@ class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
 
 
 class KeyView(View, Generic[Time], frozen=True, kw_only=True):
-    """An API key, without the key. `tenant` null: a platform key, good for any tenant."""
+    """An API key, without the key. `tenant` null: a platform key, good for any tenant. Of what it
+    may be bound to, what it is not bound to is left out. `lastUsedAt` is exact to a minute or two;
+    the text before the last rotation is good until `previousExpiresAt`, and was used last at
+    `previousUsedAt`."""
 
     id: str
     tenant: str | None
     scopes: list[Scope]
     label: str
     created_at: Time
+    expires_at: Time | None = None
+    last_used_at: Time | None = None
+    networks: list[str] = []
+    destinations: list[str] = []
+    rate_per_second: float | None = None
+    previous_expires_at: Time | None = None
+    previous_used_at: Time | None = None
 
 
 class NewKeyView(KeyView[Time], Generic[Time], frozen=True, kw_only=True):

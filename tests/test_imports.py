@@ -19,11 +19,11 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "fairness filters health ids outcome policy states values",
+    "fairness filters health ids keys outcome pace policy states values",
     "settings",
     "store metrics wire",
     "access signing client",
-    "quotas",
+    "key_keeper quotas",
     "sending",
     "engine",
     "intake",
@@ -36,7 +36,8 @@ FLOORS: Final = (
     "__main__",
 )
 # Decisions: time and chance are arguments, and nothing waits.
-DECISIONS: Final = ("fairness", "filters", "health", "outcome", "policy", "states", "values")
+DECISIONS: Final = ("fairness", "filters", "health", "outcome", "pace", "policy", "states",
+                    "values")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",
                   "threading", "time", "urllib.request"}  # fmt: skip

@@ -1,6 +1,9 @@
 """API keys and signing secrets."""
 
+import re
+from ipaddress import ip_network
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from msgspec import UNSET
 from starlette.responses import Response
@@ -12,16 +15,21 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import NO_STORE, respond
+from dispatcher.ids import server_of
 from dispatcher.intake import check_name, check_text
+from dispatcher.keys import UNLIMITED, Limits, inherited
 from dispatcher.store.errors import NotFound
-from dispatcher.values import Key, SigningSecret
+from dispatcher.values import Key, KeyUse, SigningSecret
 from receiver.base import log
-from receiver.base.clock import iso
+from receiver.base.clock import iso, parse_iso
+from receiver.base.db.readers import Reader
+from receiver.base.forwarded import Network, plain_network
 from receiver.base.http import invalid
 
 _LOG: Final = log.get("dispatcher.api")
 _KEYS: Final = "/v1/keys"
 _SECRETS: Final = "/v1/secrets"
+_SERVER: Final = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
 
 # --- keys ---
 
@@ -39,10 +47,13 @@ async def search_keys(call: Call) -> Response:
 
     Without the keys. A platform key sees all, a tenant's key its tenant's.
     """
-    owner = call.principal.tenant
-    keys = call.context.access.keys(owner)
-    listing = call.listing(f"keys\0{owner or ''}")
-    return respond(listing.page_of({key.id: wire.KeyView(**_key(key)) for key in keys}))
+    owner, context = call.principal.tenant, call.context
+    keys = {key.id: key for key in context.access.keys(owner)}
+    page = call.listing(f"keys\0{owner or ''}").page_of(keys)
+    ids = [key.id for key in page.data]
+    uses = {one.key: one for one in await context.store.uses(ids, reader=Reader(owner or ""))}
+    views = [wire.KeyView(**_key(key, uses.get(key.id))) for key in page.data]
+    return respond(wire.Page(data=views, next_cursor=page.next_cursor))
 
 
 @Operation(
@@ -51,27 +62,119 @@ async def search_keys(call: Call) -> Response:
     tag="access",
     scope="admin",
     body=wire.NewKey,
-    example={"tenant": "acme", "scopes": ["submit", "read"], "label": "acme's backend"},
+    example={
+        "tenant": "acme",
+        "scopes": ["submit", "read"],
+        "label": "acme's backend",
+        "expiresAt": "2027-01-31T12:00:00Z",
+        "networks": ["203.0.113.0/24"],
+    },
     responses={201: wire.NewKeyView[str]},
     errors=("LIMIT_REACHED", "TENANT_ERASING"),
 )
 async def make_key(call: Call) -> Response:
     """Make an API key.
 
-    This answer is the only time that it is shown. Its scopes are some of the scopes of the key it
-    is made with. A platform key names the `tenant`, or makes another platform key; a tenant's key
-    makes keys for its own tenant.
+    This answer is the only time that it is shown. It may do nothing that the key that it is made
+    with may not: its scopes are some of that one's, and it is bound to no less. A platform key
+    names the `tenant`, or makes another platform key; a tenant's key makes keys for its own tenant.
     """
     request = await call.json(wire.NewKey)
+    limits = inherited(call.principal.limits, _limits(request, call.now_ms))
     # Nobody makes a key that can do more than the one it is made with.
-    for scope in request.scopes:
-        call.principal.require(scope)
+    call.principal.require_no_more(request.scopes, limits)
     check_text("label", request.label, 0, wire.LABEL_CHARS_MAX)
     key, text = await call.context.access.make_key(
-        tenant=_tenant_of(call, request), scopes=request.scopes, label=request.label
+        tenant=_tenant_of(call, request),
+        scopes=request.scopes,
+        label=request.label,
+        limits=limits,
     )
     location = {"Location": f"{_KEYS}/{key.id}", **NO_STORE}
     return respond(wire.NewKeyView(**_key(key), key=text), 201, location)
+
+
+@Operation(
+    "POST",
+    f"{_KEYS}/{{id}}/rotate",
+    tag="access",
+    scope="admin",
+    body=wire.RotateKey,
+    example={"overlap": 86400},
+    responses={201: wire.NewKeyView[str]},
+    errors=("NOT_FOUND", "CONFLICT"),
+)
+async def rotate_key(call: Call) -> Response:
+    """Rotate an API key.
+
+    It keeps its id and all that it may do, and gets a new text, which this answer alone shows. The
+    text before is good for `overlap` seconds more (a day by default), but never beyond its own
+    end. A second rotation within that time is refused, unless it is forced. A key that may do more
+    than the one that asks cannot be rotated with it.
+    """
+    request = await call.json(wire.RotateKey)
+    key, text = await call.context.access.rotate_key(
+        call.path["id"],
+        call.principal,
+        overlap_ms=None if request.overlap is None else round(request.overlap * 1000),
+        force=request.force,
+        expires_ms=_expires_ms(request.expires_at, call.now_ms),
+    )
+    _LOG.info(
+        "API key rotated",
+        keyId=key.id,
+        tenant=key.tenant,
+        by=call.principal.key_id,
+        address=call.address,
+        requestId=call.request.id,
+    )
+    return respond(wire.NewKeyView(**_key(key), key=text), 201, NO_STORE)
+
+
+def _limits(request: wire.NewKey, now_ms: int) -> Limits:
+    """Return what a new key is to be bound to. Raises Refusal (422)."""
+    limits = Limits(
+        expires_ms=_expires_ms(request.expires_at, now_ms),
+        networks=tuple(_network(n, text) for n, text in enumerate(request.networks)),
+        destinations=frozenset(_target(n, text) for n, text in enumerate(request.destinations)),
+        rate_per_second=request.rate_per_second,
+    )
+    return UNLIMITED if limits == UNLIMITED else limits
+
+
+def _expires_ms(given: str | float | None, now_ms: int) -> int | None:
+    if given is None:
+        return None
+    ahead_ms = wire.EXPIRES_S_MAX * 1000
+    try:
+        at_ms = parse_iso(given) if isinstance(given, str) else now_ms + round(given * 1000)
+    except (ValueError, OverflowError):
+        at_ms = 0
+    if not now_ms < at_ms <= now_ms + ahead_ms:
+        reason = "a time to come, or seconds from now, at most ten years ahead"
+        raise invalid("expiresAt", given, reason)
+    return at_ms
+
+
+def _network(n: int, text: str) -> Network:
+    try:
+        return plain_network(ip_network(text))
+    except ValueError:
+        reason = "a CIDR such as 203.0.113.0/24, without bits beyond its length"
+        raise invalid(f"networks[{n}]", text, reason) from None
+
+
+def _target(n: int, text: str) -> str:
+    """Return a registered name, or the server that a URL names."""
+    field = f"destinations[{n}]"
+    if "://" not in text:
+        check_name(field, text)
+        return text
+    server = server_of(text)
+    parts = urlsplit(server)
+    if parts.scheme not in ("http", "https") or not parts.hostname or _SERVER.fullmatch(text) is None:
+        raise invalid(field, text, "a server is http:// or https://, a host and perhaps a port")
+    return server
 
 
 def _tenant_of(call: Call, request: wire.NewKey) -> str | None:
@@ -103,13 +206,21 @@ async def remove_key(call: Call) -> Response:
     return Response(status_code=204)
 
 
-def _key(value: Key) -> dict[str, Any]:
+def _key(value: Key, use: KeyUse | None = None) -> dict[str, Any]:
+    limits = value.limits
     return {
         "id": value.id,
         "tenant": value.tenant,
         "scopes": sorted(value.scopes),
         "label": value.label,
         "created_at": iso(value.created_ms),
+        "expires_at": iso(limits.expires_ms),
+        "last_used_at": None if use is None else iso(use.used_ms),
+        "networks": [str(network) for network in limits.networks],
+        "destinations": sorted(limits.destinations),
+        "rate_per_second": limits.rate_per_second,
+        "previous_expires_at": iso(value.previous_until_ms),
+        "previous_used_at": None if use is None else iso(use.previous_used_ms),
     }
 
 
@@ -238,5 +349,5 @@ def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
 
 
 OPERATIONS: Final = (
-    search_keys, make_key, remove_key, search_secrets, rotate, reveal,
+    search_keys, make_key, rotate_key, remove_key, search_secrets, rotate, reveal,
 )  # fmt: skip

@@ -14,9 +14,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as Asgi
 
+from dispatcher.access import Principal, TooFast
 from dispatcher.api.call import Call, Context
 from dispatcher.api.errors import ApiError, to_refusal, unavailable
 from dispatcher.api.json import respond
+from dispatcher.keys import UNLIMITED
 from dispatcher.values import Scope
 from receiver.base import http
 from receiver.base.budget import Budget
@@ -130,7 +132,7 @@ class Endpoint:
             self._context.metrics.requested(
                 method, self._path, response.status_code, time.perf_counter() - begun_s
             )
-            await _send(scope, receive, send, response, request.id, close=close)
+            await _send(scope, receive, send, response, request, close=close)
             del response  # it may be as large again
             if held:
                 await http.sent(scope)
@@ -194,7 +196,7 @@ async def not_found(scope: Asgi, receive: Receive, send: Send) -> None:
     request = Request(scope, receive, _request_id(scope))
     unknown = ApiError("NOT_FOUND", "there is no such route; see /docs")
     response = error_response(unknown, request.id)
-    await _send(scope, receive, send, response, request.id, close=not request.has_arrived)
+    await _send(scope, receive, send, response, request, close=not request.has_arrived)
 
 
 async def _send(
@@ -202,11 +204,12 @@ async def _send(
     receive: Receive,
     send: Send,
     response: Response,
-    request_id: str,
+    request: Request,
     *,
     close: bool,
 ) -> None:
-    response.raw_headers.append((b"x-request-id", request_id.encode()))
+    response.raw_headers.append((b"x-request-id", request.id.encode()))
+    response.raw_headers.extend(request.response_headers)
     if type(response) is Response:
         head = b"".join([b"%b: %b\r\n" % pair for pair in response.raw_headers])
         body = bytes(response.body)
@@ -218,7 +221,11 @@ async def _send(
 
 
 async def _admit(call: Call, scope: Scope) -> None:
-    principal = await call.context.access.principal(call.header(b"authorization"))
+    access = call.context.access
+    principal = await access.principal(call.header(b"authorization"))
+    if principal.limits is not UNLIMITED:
+        _hold(call, principal)
+    access.mark_used(principal)
     principal.require(scope)
     named = call.header(b"postback-tenant")
     try:
@@ -227,6 +234,22 @@ async def _admit(call: Call, scope: Scope) -> None:
         raise invalid("Postback-Tenant", named, str(error)) from None
     call.principal = principal
     call.request.holder = call.tenant
+
+
+def _hold(call: Call, principal: Principal) -> None:
+    """Hold a request against what its key is bound to, and have the response say what is left of
+    its rate. Raises Elsewhere and TooFast."""
+    quota, rate = call.context.access.admit(principal, call.address), principal.limits
+    if quota is None or rate.rate_per_second is None:
+        return
+    policy = f'"key";q={quota.quota};w={quota.window_s}'
+    left = f'"key";r={quota.left};t={quota.reset_s}'
+    call.request.response_headers += (
+        (b"ratelimit-policy", policy.encode()),
+        (b"ratelimit", left.encode()),
+    )
+    if quota.wait_ms:
+        raise TooFast(principal.key_id, rate.rate_per_second, quota.wait_ms)
 
 
 def error_response(error: Refusal, request_id: str) -> Response:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher import intake, quotas
-from dispatcher.access import Forbidden, Unauthorized
+from dispatcher.access import Elsewhere, Forbidden, TooFast, Unauthorized
 from dispatcher.filters import FilterError
 from dispatcher.intake import IntakeError
 from dispatcher.quotas import QuotaError
@@ -30,8 +30,8 @@ _LOG: Final = log.get("dispatcher.api")
 CODES: Final[dict[str, tuple[int, str]]] = {
     "BAD_REQUEST": (400, "The request's headers contradict each other."),
     "MALFORMED_JSON": (400, "The body is not one JSON document in UTF-8."),
-    "UNAUTHORIZED": (401, "No API key, or one that is not valid."),
-    "FORBIDDEN": (403, "The key's scopes or its tenant do not allow this."),
+    "UNAUTHORIZED": (401, "No API key, or one that is mistyped, has ended or is not valid."),
+    "FORBIDDEN": (403, "The key does not allow this: its scopes, tenant, networks, destinations."),
     "NOT_FOUND": (404, "No such thing, or it belongs to another tenant."),
     "METHOD_NOT_ALLOWED": (405, "The route has other methods: see the Allow header."),
     "REQUEST_TIMEOUT": (408, "The body did not arrive in time."),
@@ -45,7 +45,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
     "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
     "QUEUE_FULL": (429, "Too many deliveries wait; details say for how long."),
-    "RATE_LIMITED": (429, "The tenant submits faster than it may; details say how fast it may."),
+    "RATE_LIMITED": (429, "The tenant submits, or the key asks, faster than it may; see details."),
     "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
     "UNAVAILABLE": (503, "Not ready, stopping, or the database does not answer."),
     "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
@@ -86,8 +86,12 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
             return from_filter(error)
         case Unauthorized():
             return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
+        case Elsewhere():
+            return ApiError("FORBIDDEN", str(error), details={"address": error.address})
         case Forbidden():
             return ApiError("FORBIDDEN", str(error))
+        case TooFast():
+            return _from_rate(error)
         case LimitReached():
             details = {"limit": error.setting, "max": error.max}
             return ApiError("LIMIT_REACHED", str(error), details=details)
@@ -124,6 +128,14 @@ def _from_intake(error: IntakeError) -> Refusal:
             return ApiError("PAYLOAD_TOO_LARGE", message, details={"bytesMax": error.bytes_max})
         case _:  # NotReady
             return unavailable(message)
+
+
+def _from_rate(error: TooFast) -> Refusal:
+    """Return what the caller is told whose key is used faster than it may."""
+    rate, retry_s = error.rate_per_second, error.retry_after_s
+    details = {"ratePerSecond": rate, "retryAfter": retry_s, "key": error.key_id}
+    headers = {"Retry-After": str(retry_s)}
+    return ApiError("RATE_LIMITED", str(error), details=details, headers=headers)
 
 
 def _from_quota(error: QuotaError) -> Refusal:

@@ -21,7 +21,7 @@ TAGS: Final = {
 }
 _TYPE_ARGUMENTS: Final = re.compile(rb'(View)(?:_[\w.]+|\[[^"]*\])')
 _REF: Final = "#/components/schemas/{name}"
-_KEYED: Final = ("UNAUTHORIZED", "FORBIDDEN", "VALIDATION_ERROR")
+_KEYED: Final = ("UNAUTHORIZED", "FORBIDDEN", "VALIDATION_ERROR", "RATE_LIMITED")
 _BODIED: Final = (
     "MALFORMED_JSON",
     "REQUEST_TIMEOUT",

@@ -114,6 +114,7 @@ async def submit_raw(call: Call) -> Response:
 
 
 async def _take(call: Call, submission: Submission) -> Response:
+    call.principal.require_target(submission.destination, submission.callback_url)
     submitted = await call.context.intake.accept(call.tenant, submission)
     status = 200 if submitted.duplicate else 202
     location = {"Location": f"/v1/callbacks/{submitted.id}"}
@@ -245,6 +246,7 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
         depth_max = call.context.settings.json_depth_max
         shape = decode(decoder(wire.BatchLine), line, depth_max=depth_max)
         submission = intake.from_wire(shape, shape.idempotency_key)
+        call.principal.require_target(submission.destination, submission.callback_url)
         submitted = await call.context.intake.accept(call.tenant, submission)
     except Exception as error:  # told in its line, and logged where it is ours
         refusal = to_refusal(error, call.request.id)

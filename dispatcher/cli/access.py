@@ -1,5 +1,6 @@
 """`dispatcher keys`, `secrets`: who may use the service, and what signs deliveries."""
 
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -9,7 +10,7 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
-from dispatcher.client import Key, RevealedSecret, Secret, calls
+from dispatcher.client import Key, NewKey, RevealedSecret, Secret, calls
 from receiver.base import cli
 from receiver.base.cli import examples
 
@@ -27,6 +28,11 @@ Destination = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="A registered destination's own; otherwise the tenant's."),
 ]
+Expires = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="When it ends: 12h, 90d, or 2027-01-31T12:00:00Z."),
+]
+_SOON: Final = timedelta(days=7)  # as long before as the service warns
 _SECRETS: Final = (
     "dispatcher secrets                    [dim]# the first time: shows the tenant's secret[/dim]",
     "dispatcher secrets reveal",
@@ -35,7 +41,7 @@ _SECRETS: Final = (
 
 app = typer.Typer()
 keys = typer.Typer(no_args_is_help=True)
-app.add_typer(keys, name="keys", help="API keys: list, create, revoke")
+app.add_typer(keys, name="keys", help="API keys: list, create, rotate, revoke")
 secrets = typer.Typer(invoke_without_command=True, epilog=examples(*_SECRETS))
 app.add_typer(secrets, name="secrets")
 
@@ -43,10 +49,10 @@ app.add_typer(secrets, name="secrets")
 @command(keys, "list", "dispatcher keys list")
 def list_keys(service: ServiceDep) -> None:
     """List the API keys, without the keys themselves."""
-    made = cli.table("KEY", "FOR", "SCOPES", "LABEL", "MADE")
+    made = cli.table("KEY", "FOR", "SCOPES", "LABEL", "MADE", "USED", "ENDS", "BOUND TO")
 
     def row(key: Key) -> None:
-        made.columns[0].min_width = len(key.id)  # `revoke` takes nothing less
+        made.columns[0].min_width = len(key.id)  # `revoke` and `rotate` take nothing less
         owner = cli.plain(key.tenant) if key.tenant else Text("platform", style="bold")
         made.add_row(
             cli.plain(key.id),
@@ -54,16 +60,46 @@ def list_keys(service: ServiceDep) -> None:
             cli.plain(" ".join(key.scopes)),
             cli.plain(key.label),
             cli.ago(key.created_at),
+            "never" if key.last_used_at is None else cli.ago(key.last_used_at),
+            _end(key.expires_at),
+            _bounds(key),
         )
 
     nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
     print_list(service, calls.keys, made, row, nothing)
 
 
+def _end(at: datetime | None) -> Text:
+    """Return when a key ends, which is to be seen from a week before on."""
+    if at is None:
+        return Text("never", style="dim")
+    left = at - datetime.now(UTC)
+    if left <= timedelta(0):
+        return Text("expired", style="bold red")
+    return Text(cli.ago(at), style="yellow" if left <= _SOON else "")
+
+
+def _bounds(key: Key) -> Text:
+    """Return what a key is bound to, in words; and that the text before is good, while it is."""
+    parts = [*key.networks, *(f"to {one}" for one in key.destinations)]
+    if key.rate_per_second is not None:
+        parts.append(f"{key.rate_per_second:g}/s")
+    bounds = cli.plain(", ".join(parts))
+    ends = key.previous_expires_at
+    if ends is not None and ends > datetime.now(UTC):
+        used = key.previous_used_at
+        seen = "unused" if used is None else f"used {cli.ago(used)}"
+        note = f"old text good, ends {cli.ago(ends)}, {seen}"
+        bounds.append(f"{'; ' if parts else ''}{note}", style="yellow")
+    return bounds
+
+
 @command(
     keys,
     "create",
     "dispatcher keys create --for acme --scope submit --scope read --label 'acme backend'",
+    "dispatcher keys create --scope submit --destination billing --network 203.0.113.0/24 "
+    "--expires 90d --rate 50",
     "dispatcher keys create --scope operate --scope read --label on-call   "
     "[dim]# a platform key[/dim]",
 )
@@ -77,12 +113,73 @@ def create_key(
         typer.Option("--for", metavar="TENANT", help="Whose key; otherwise a platform key."),
     ] = None,
     label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    expires: Expires = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CIDR", help="Where it may be used from (repeatable)."),
+    ] = None,
+    destination: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Where it may submit to: a name or a server (repeatable)."
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="PER_SECOND", help="Most requests a second.")
+    ] = None,
 ) -> None:
-    """Make an API key. It is shown once, here, and never again."""
-    call = calls.create_key(list(dict.fromkeys(scope)), tenant=tenant_of, label=label)
+    """Make an API key. It is shown once, here, and never again. What it is not bound to by options
+    it is bound to as the key that makes it."""
+    call = calls.create_key(
+        list(dict.fromkeys(scope)),
+        tenant=tenant_of,
+        label=label,
+        expires=None if expires is None else options.ahead(expires),
+        networks=network or (),
+        destinations=destination or (),
+        rate_per_second=rate,
+    )
+    key = service.show(call)
+    if key is not None:
+        _show(key)
+
+
+@command(
+    keys,
+    "rotate",
+    "dispatcher keys rotate key_0192…",
+    "dispatcher keys rotate key_0192… --overlap 7d --expires 90d",
+)
+def rotate_key(
+    service: ServiceDep,
+    id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
+    overlap: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long the old text is good too: 90m, 24h, 7d."),
+    ] = None,
+    expires: Expires = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="End an earlier rotation's overlap at once.")
+    ] = False,
+) -> None:
+    """Give an API key a new text, shown once, here. The key stays what it is, and the old text is
+    good until the overlap ends (24 h), so that who uses it can change over."""
+    call = calls.rotate_key(
+        id,
+        overlap_s=None if overlap is None else options.duration_s(overlap),
+        force=force,
+        expires=None if expires is None else options.ahead(expires),
+    )
     key = service.show(call)
     if key is None:
         return
+    _show(key)
+    if key.previous_expires_at is not None:
+        until = cli.ago(key.previous_expires_at)
+        _note(service, f"The old text ends {until}; `keys list` shows whether it is still used.")
+
+
+def _show(key: NewKey) -> None:
     cli.console().print(cli.plain(key.key, "bold"))
     tenants = f"for {key.tenant}" if key.tenant else "for every tenant"
     note = f"{key.id}, {tenants}: {' '.join(key.scopes)}. Keep it now: it is not shown again."

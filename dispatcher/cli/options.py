@@ -132,6 +132,19 @@ def moment(text: str) -> str:
         ) from None
 
 
+def ahead(text: str) -> str | float:
+    """Return `90d` from now as seconds, or a time, as ISO-8601."""
+    try:
+        return iso(parse_iso(text.strip()))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return duration_s(text)
+    except typer.BadParameter:
+        message = f"{text!r} is not a time: write 12h or 90d (from now), or 2027-01-31T12:00:00Z"
+        raise typer.BadParameter(message) from None
+
+
 def duration_s(text: str) -> float:
     """`90`, `30s`, `2h` or `1d` as seconds."""
     found = _AGO.fullmatch(text.strip() if text.strip()[-1:] in _UNITS else f"{text.strip()}s")

@@ -38,10 +38,14 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
         Unauthorized,
         "set DISPATCHER_API_KEY to a key of the service; its first start printed one",
     ),
-    (Forbidden, "use a key with that scope: dispatcher keys create --help"),
+    (Forbidden, "use a key that may do that: dispatcher keys create --help"),
     (NotFound, "check the name or id; for another tenant's: --tenant NAME"),
     (BadAnswer, "is that really the dispatcher's URL? (--url, DISPATCHER_URL)"),
-    (RateLimited, "submit more slowly, or raise it: dispatcher tenants set NAME --rate PER_SECOND"),
+    (
+        RateLimited,
+        "ask more slowly; a tenant's rate is raised by: dispatcher tenants set NAME --rate "
+        "PER_SECOND, a key's by making another",
+    ),
     (QueueFull, "see what is waiting: dispatcher stats"),
     (StorageFull, "see whose limit it is: dispatcher tenants show NAME, dispatcher doctor"),
     (Unavailable, "try again in a moment; see: dispatcher doctor"),

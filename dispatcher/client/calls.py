@@ -393,13 +393,46 @@ def keys(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Ke
 
 
 def create_key(
-    scopes: Sequence[str], *, tenant: str | None = None, label: str = ""
+    scopes: Sequence[str],
+    *,
+    tenant: str | None = None,
+    label: str = "",
+    expires: Moment | None = None,
+    networks: Sequence[str] = (),
+    destinations: Sequence[str] = (),
+    rate_per_second: float | None = None,
 ) -> Call[NewKey]:
     """Make a key with these scopes (`submit`, `read`, `operate`, `admin`): for `tenant`, or with
     None another of the kind that asks (a platform's key makes a platform key). The answer is the
-    only time the key is shown."""
-    fields = _given({"scopes": list(scopes), "label": label, "tenant": tenant})
-    return _post(_json(NewKey), "keys", fields=fields)
+    only time the key is shown.
+
+    It is good until `expires` (a time, or seconds from now), from `networks` (CIDRs), for submits
+    to `destinations` (registered names, servers), and for `rate_per_second` requests; what is left
+    out is as with the key that asks."""
+    fields = {
+        "scopes": list(scopes),
+        "label": label,
+        "tenant": tenant,
+        "expiresAt": _moment(expires),
+        "networks": list(networks) or None,
+        "destinations": list(destinations) or None,
+        "ratePerSecond": rate_per_second,
+    }
+    return _post(_json(NewKey), "keys", fields=_given(fields))
+
+
+def rotate_key(
+    id: str,
+    *,
+    overlap_s: float | None = None,
+    force: bool = False,
+    expires: Moment | None = None,
+) -> Call[NewKey]:
+    """Give a key a new text, which the answer alone shows; the text before is good for `overlap_s`
+    more (default a day). `expires` (a time, or seconds from now) is its new end. Raises NotFound,
+    and Conflict while an earlier overlap lasts, unless `force`, which ends that one."""
+    fields = {"overlap": overlap_s, "force": force or None, "expiresAt": _moment(expires)}
+    return _post(_json(NewKey), "keys", id, "rotate", fields=_given(fields), repeatable=False)
 
 
 def revoke_key(id: str) -> Call[None]:

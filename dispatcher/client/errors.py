@@ -80,11 +80,12 @@ class BadRequest(PostbackError):
 
 
 class Unauthorized(PostbackError):
-    """401: no API key, or not one the service knows."""
+    """401: no API key, or not one the service knows, or one that is mistyped or has ended."""
 
 
 class Forbidden(PostbackError):
-    """403: the API key does not carry the scope, or is not good for that tenant."""
+    """403: the API key does not carry the scope, or is not good for that tenant, from that address
+    (`details` has it), or to submit to that destination."""
 
 
 class NotFound(PostbackError):
@@ -112,8 +113,8 @@ class QueueFull(PostbackError):
 
 
 class RateLimited(QueueFull):
-    """429: the tenant submits faster than it may; `details` has `ratePerSecond` and
-    `retryAfter`."""
+    """429: the tenant submits, or the key (`details` has its `key`) asks, faster than it may;
+    `details` has `ratePerSecond` and `retryAfter`."""
 
 
 class Unavailable(PostbackError):

@@ -3,7 +3,7 @@ All in small slices between everyone else's commits, and of each kind a slice in
 much of keeps nothing else waiting."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from dispatcher.metrics import Metrics
@@ -28,7 +28,8 @@ Step = Callable[[], Awaitable[bool]]
 
 
 class Sweeper:
-    """Runs until it is stopped; a failing step is logged and tried again the next time."""
+    """Runs until it is stopped; a failing step is logged and tried again the next time. `others`
+    are steps of other parts of the service."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Sweeper:
         metrics: Metrics,
         *,
         held: Callable[[], Collection[tuple[str, int]]] = frozenset,
+        others: Sequence[Step] = (),
         clock: Callable[[], int] = now_ms,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
@@ -45,6 +47,7 @@ class Sweeper:
         self._store = store
         self._metrics = metrics
         self._held = held
+        self._others = others
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._offset_ms = clock() - monotonic_ms()
@@ -83,6 +86,7 @@ class Sweeper:
             self._repair_lanes,
             self._prune,
             self._shrink,
+            *self._others,
         ]
         while left:
             left = [step for step in left if await self._try(step)]

@@ -1,16 +1,47 @@
 """Tenants, API keys and signing secrets. Portable."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, NotFound
-from dispatcher.store.tx import Tx
-from dispatcher.values import Key, SigningSecret
+from dispatcher.store.tx import Tx, marks
+from dispatcher.values import Key, KeyUse, SigningSecret
 from receiver.base.secrets import is_weak
 
 CURRENT_SECRETS: Final = "SELECT tenant, destination, value FROM secrets WHERE expires_ms IS NULL"
+
+
+ENDING_KEYS: Final = (
+    "SELECT id, label, expires_ms FROM keys WHERE expires_ms IS NOT NULL ORDER BY expires_ms "
+    "LIMIT 1000"
+)
+KEYS_SCHEMA: Final = 7
+"""From which schema on keys have an end."""
+USED_MS: Final = 60_000
+"""How far apart the times are that are recorded of a key's use, whichever process it came to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndingKey:
+    """What the doctor wants to know of a key that has an end."""
+
+    id: str
+    label: str
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """What a key becomes: the digest of its new text, how long the one before is good, whether an
+    earlier overlap ends at once, and when it expires, where that changes."""
+
+    digest: bytes = field(repr=False)
+    overlap_ms: int
+    force: bool
+    expires_ms: int | None
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +63,11 @@ def current_secrets(rows: Iterable[Sequence[Any]]) -> CurrentSecrets:
     return CurrentSecrets(weak=weak, default=default)
 
 
+def ending_keys(rows: Iterable[Sequence[Any]]) -> tuple[EndingKey, ...]:
+    """Return what `rows` of ENDING_KEYS say, those that end first first."""
+    return tuple(EndingKey(id=id, label=label, expires_ms=ends) for id, label, ends in rows)
+
+
 def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:
     """Make the tenant and its secret, unless it exists."""
     made = tx.run(
@@ -51,14 +87,15 @@ def keys(tx: Tx) -> list[Key]:
 def add_key(tx: Tx, key: Key) -> None:
     """Store a key's digest; nothing happens if it is there."""
     tx.run(
-        "INSERT INTO keys (id, digest, tenant, scopes, label, created_ms) "
-        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO keys (id, digest, tenant, scopes, label, created_ms, expires_ms, networks, "
+        "destinations, rate) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         key.id,
         key.digest,
         key.tenant,
         " ".join(sorted(key.scopes)),
         key.label,
         key.created_ms,
+        *rows.limits_columns(key.limits),
     )
 
 
@@ -68,6 +105,66 @@ def remove_key(tx: Tx, key: str) -> Key:
     if row is None or not tx.run("DELETE FROM keys WHERE id = ?", key):
         raise NotFound(f"there is no key {key}")
     return rows.key(row)
+
+
+def key_of(tx: Tx, digest: bytes) -> Key | None:
+    """Return the key whose text has this digest."""
+    row = tx.one(f"{rows.KEY} WHERE digest = ?", digest)
+    return None if row is None else rows.key(row)
+
+
+def rotate_key(tx: Tx, key: str, rotation: Rotation) -> Key:
+    """Give a key another text; the one before is good until the overlap ends, and no longer than it
+    was. Raises NotFound, and Conflict while an earlier overlap lasts, unless it is forced to end."""
+    row = tx.one(f"{rows.KEY} WHERE id = ?{tx.for_update}", key)
+    if row is None:
+        raise NotFound(f"there is no key {key}")
+    before = rows.key(row)
+    until_ms = before.previous_until_ms
+    if until_ms is not None and until_ms > rotation.now_ms and not rotation.force:
+        raise Conflict(
+            "an earlier rotation's overlap has not ended: wait for it, or force this one"
+        )
+    ends_ms = rotation.now_ms + rotation.overlap_ms
+    if before.limits.expires_ms is not None:
+        ends_ms = min(ends_ms, before.limits.expires_ms)
+    expires_ms = rotation.expires_ms
+    after = replace(
+        before,
+        digest=rotation.digest,
+        limits=before.limits if expires_ms is None else replace(before.limits, expires_ms=expires_ms),
+        previous_digest=before.digest,
+        previous_until_ms=ends_ms,
+    )
+    tx.run(
+        "UPDATE keys SET digest = ?, expires_ms = ?, previous_digest = ?, previous_until_ms = ?, "
+        "previous_used_ms = NULL WHERE id = ?",
+        after.digest,
+        after.limits.expires_ms,
+        after.previous_digest,
+        after.previous_until_ms,
+        key,
+    )
+    return after
+
+
+def mark_used(tx: Tx, uses: Sequence[KeyUse]) -> None:
+    """Record when keys were used, where that was not recorded within the last minute."""
+    marked = [
+        (one.used_ms, one.previous_used_ms, one.key)
+        for one in sorted(uses, key=lambda use: use.key)
+    ]
+    tx.bulk(tx.statements.SET_KEYS_USED, marked)
+
+
+def uses(tx: Tx, keys: Sequence[str]) -> list[KeyUse]:
+    """Return when these keys were used last, as far as that is recorded."""
+    if not keys:
+        return []
+    found = tx.all(
+        f"SELECT id, used_ms, previous_used_ms FROM keys WHERE id IN ({marks(keys)})", *keys
+    )
+    return [KeyUse(key=id, used_ms=used, previous_used_ms=previous) for id, used, previous in found]
 
 
 def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:

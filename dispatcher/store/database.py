@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from dispatcher.ids import destination_of
 from dispatcher.store import claim, lanes, settle, submit
-from dispatcher.store.access import CurrentSecrets
+from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.lanes import Holding, Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
@@ -76,6 +76,7 @@ class ServerState:
     dead_rows: int
     oldest_transaction_s: float
     secrets: CurrentSecrets
+    ending_keys: Sequence[EndingKey] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,6 +266,16 @@ def of_new_tenant(tenant: str) -> Lanes:
     return Holding(f"tenants {tenant}", none)
 
 
+def of_key(key: str) -> Lanes:
+    """Return no lane, but hold the key: two processes change several in the same order."""
+
+    def find(tx: Tx) -> Iterable[str]:
+        tx.all(f"SELECT 1 FROM keys WHERE id = ?{tx.for_update}", key)
+        return ()
+
+    return Holding(f"keys {key}", find)
+
+
 def of_replay(replay: str, ids: Sequence[str]) -> Lanes:
     """Hold the replay's row, so that its cursor moves once, and return the lanes of what it
     feeds."""

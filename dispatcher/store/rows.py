@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any, Final
 
 from dispatcher import policy as policies
 from dispatcher.fairness import RATE_MIN
 from dispatcher.ids import destination_of
+from dispatcher.keys import Limits
 from dispatcher.policy import Policy
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
@@ -258,8 +260,12 @@ _TENANT: Final = _same("name created_ms label storage_bytes_max queue_max erasin
     "rate_per_second": "rate"
 }
 TENANT: Final = _select(_TENANT, "FROM tenants")
-_KEY: Final = _same("id digest tenant label created_ms scopes")
+_KEY: Final = _same(
+    "id digest tenant label created_ms scopes expires_ms networks destinations "
+    "previous_digest previous_until_ms"
+) | {"rate_per_second": "rate"}
 KEY: Final = _select(_KEY, "FROM keys")
+_LIMITS: Final = ("expires_ms", "networks", "destinations", "rate_per_second")
 
 
 def _of_lanes(what: str, order: str = "") -> str:
@@ -332,7 +338,21 @@ def key(row: Row) -> Key:
     """Return a row of KEY as a value."""
     named = dict(zip(_KEY, row, strict=True))
     named["scopes"] = frozenset(named["scopes"].split())
-    return Key(**named)
+    expires_ms, networks, destinations, rate = (named.pop(name) for name in _LIMITS)
+    limits = Limits(
+        expires_ms=expires_ms,
+        networks=tuple(ip_network(text) for text in (networks or "").split()),
+        destinations=frozenset((destinations or "").split()),
+        rate_per_second=rate,
+    )
+    return Key(**named, limits=limits)
+
+
+def limits_columns(limits: Limits) -> tuple[object, ...]:
+    """Return a key's limits as they are stored: expires_ms, networks, destinations, rate."""
+    networks = " ".join(map(str, limits.networks))
+    destinations = " ".join(sorted(limits.destinations))
+    return limits.expires_ms, networks or None, destinations or None, limits.rate_per_second
 
 
 def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:

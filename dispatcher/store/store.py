@@ -29,6 +29,7 @@ from dispatcher.store import (
     tenants,
     upgrade,
 )
+from dispatcher.store.access import Rotation
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull
@@ -52,6 +53,7 @@ from dispatcher.values import (
     Delivery,
     Destination,
     Key,
+    KeyUse,
     NewCallback,
     Payload,
     Replay,
@@ -516,7 +518,30 @@ class Store:
 
     async def remove_key(self, key: str) -> Key:
         """Raise NotFound."""
-        return await self._write(lambda tx: access.remove_key(tx, key), notify="access")
+        return await self._write(
+            lambda tx: access.remove_key(tx, key), lanes=lanes.of_key(key), notify="access"
+        )
+
+    async def key_of(self, digest: bytes) -> Key | None:
+        """Return the key whose text has this digest, if another process has made it."""
+        return await self._read(lambda tx: access.key_of(tx, digest), PLATFORM)
+
+    async def rotate_key(self, key: str, rotation: Rotation) -> Key:
+        """Give a key another text; the one before is good until the overlap ends. Raises NotFound,
+        and Conflict while an earlier overlap lasts, unless it is forced to end."""
+        return await self._write(
+            lambda tx: access.rotate_key(tx, key, rotation),
+            lanes=lanes.of_key(key),
+            notify="access",
+        )
+
+    async def mark_used(self, uses: Sequence[KeyUse]) -> None:
+        """Record when keys were used, each once a minute at most, whoever asks for it."""
+        await self._write(lambda tx: access.mark_used(tx, uses))
+
+    async def uses(self, keys: Sequence[str], *, reader: Reader = PLATFORM) -> Sequence[KeyUse]:
+        """Return when these keys were used last; `reader` is who wants to know."""
+        return await self._read(lambda tx: access.uses(tx, keys), reader)
 
     async def secrets(self, tenant: str, *, listed: bool = False) -> Sequence[SigningSecret]:
         """All that sign or signed and have not been forgotten, newest first; `listed`, in the

@@ -177,6 +177,9 @@ class Statements(Protocol):
     def lease(self, tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
         """Lease deliveries (lease's end, id); return rows of `rows.LEASED` in their order."""
 
+    # Keys
+    SET_KEYS_USED: str  # bulk: used_ms, previous_used_ms, id
+
     # Settle
     HELD: str  # ids
     RECORDED: str  # ids

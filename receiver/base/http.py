@@ -152,6 +152,7 @@ class Request:
         self.query: bytes = scope.get("query_string", b"")
         self.headers: Headers = list(scope["headers"])
         self.notes: dict[str, Any] = {}  # for the request's line in the log
+        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # whatever the response is
         self.holder = ""  # whose share of the bodies it takes
         self.taken_bytes = 0
         self._first = dict(reversed(self.headers))  # of several of one name

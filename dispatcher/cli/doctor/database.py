@@ -1,15 +1,17 @@
 """The doctor's checks of the database: what the store found, and what to say about it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
+from dispatcher.key_keeper import EXPIRES_SOON_MS
 from dispatcher.settings import Settings
-from dispatcher.store.access import CurrentSecrets
+from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.database import OWN_READERS, Dialect, ServerState, migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
 from receiver.base.cli import size
+from receiver.base.clock import iso, now_ms
 from receiver.base.db.url import is_postgres
 
 # The WAL-reset bug: two connections that write and checkpoint at once can lose commits.
@@ -21,6 +23,7 @@ _OTHER_SESSIONS: Final = 2 + OWN_READERS
 _TRANSACTION_S_MAX: Final = 300  # an older snapshot keeps vacuum from all that was settled since
 _DEAD_ROWS_SHARE: Final = 0.5
 _DEAD_ROWS_MIN: Final = 100_000
+_NAMED_MAX: Final = 3  # keys, one by one
 
 
 def check_database(settings: Settings) -> Iterator[Check]:
@@ -68,6 +71,7 @@ def sqlite(settings: Settings) -> Iterator[Check]:
     if found.schema is not None:
         yield schema(found.schema)
     yield from _secrets(found.secrets, settings)
+    yield from keys(found.ending_keys, now_ms())
     if found.owner is None:
         yield ok("owner", "nobody has it open: no service runs here")
     else:
@@ -85,6 +89,25 @@ def _secrets(found: CurrentSecrets, settings: Settings) -> Iterator[Check]:
         message = "DISPATCHER_SIGNING_SECRET has no effect: the tenant `default` has another one"
         advice = "unset it, or make it the secret: POST /v1/secrets/rotate with `secret`"
         yield warn("stored secret", message, advice)
+
+
+def keys(ending: Sequence[EndingKey], now_ms: int) -> Iterator[Check]:
+    """Yield which API keys expire within a week, and which have; nothing where none does."""
+    soon = [key for key in ending if now_ms < key.expires_ms <= now_ms + EXPIRES_SOON_MS]
+    over = [key for key in ending if key.expires_ms <= now_ms]
+    if soon:
+        message = f"{_named(soon)} will expire within a week, the first at {iso(soon[0].expires_ms)}"
+        advice = "give them a new text and end: dispatcher keys rotate ID --expires 90d"
+        yield warn("keys that end", message, advice)
+    if over:
+        message = f"{_named(over)} expired; they count for DISPATCHER_TENANT_KEYS_MAX"
+        yield ok("expired keys", message, "dispatcher keys revoke ID")
+
+
+def _named(keys: Sequence[EndingKey]) -> str:
+    names = [f"{key.id} ({key.label})" if key.label else key.id for key in keys[:_NAMED_MAX]]
+    more = len(keys) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
 def _absent(url: str) -> Check:
@@ -135,6 +158,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
     yield _sessions(found, settings)
     yield schema(found.schema, "postgres")
     yield from _secrets(found.secrets, settings)
+    yield from keys(found.ending_keys, now_ms())
     if found.schema:
         yield _vacuum(found)
 

@@ -14,7 +14,13 @@ import psycopg
 
 from dispatcher.settings import Settings
 from dispatcher.store import callbacks, database, lanes, submit
-from dispatcher.store.access import CURRENT_SECRETS, current_secrets
+from dispatcher.store.access import (
+    CURRENT_SECRETS,
+    ENDING_KEYS,
+    KEYS_SCHEMA,
+    current_secrets,
+    ending_keys,
+)
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
@@ -361,6 +367,7 @@ def inspect(url: str) -> ServerState:
             schema = schema_version(connection, SCHEMA_TABLE)
             live, dead = _one(connection, _ROWS) if schema else (0, 0)
             secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
+            keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
             (oldest_s,) = _one(connection, _OLDEST)
         except psycopg.Error as error:
             raise StoreUnavailable(line(error)) from None
@@ -377,6 +384,7 @@ def inspect(url: str) -> ServerState:
         dead_rows=dead,
         oldest_transaction_s=oldest_s,
         secrets=secrets,
+        ending_keys=keys,
     )
 
 

@@ -325,6 +325,23 @@ def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
     return [leased[callback] for _, callback in leases if callback in leased]
 
 
+# --- keys ---
+
+# Differs: a row that somebody else changes now is left out, and so is waited for by nobody.
+SET_KEYS_USED: Final = """
+UPDATE keys k SET used_ms = greatest(k.used_ms, free.at_ms),
+    previous_used_ms = coalesce(free.previous_ms, k.previous_used_ms)
+FROM (
+    SELECT k.id, u.at_ms, u.previous_ms
+    FROM unnest(?::bigint[], ?::bigint[], ?::text[]) u(at_ms, previous_ms, id)
+    JOIN keys k ON k.id = u.id
+    WHERE coalesce(k.used_ms, 0) <= u.at_ms - 60000
+       OR coalesce(k.previous_used_ms, 0) <= u.previous_ms - 60000
+    FOR UPDATE OF k SKIP LOCKED
+) free
+WHERE k.id = free.id
+"""
+
 # --- settle ---
 
 # Differs: the state is looked at by the reader, so that no plan can go by a partial index.

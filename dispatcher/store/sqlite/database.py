@@ -15,7 +15,15 @@ from urllib.parse import unquote
 
 from dispatcher.settings import Settings
 from dispatcher.store import database, lanes, upgrade
-from dispatcher.store.access import CURRENT_SECRETS, CurrentSecrets, current_secrets
+from dispatcher.store.access import (
+    CURRENT_SECRETS,
+    ENDING_KEYS,
+    KEYS_SCHEMA,
+    CurrentSecrets,
+    EndingKey,
+    current_secrets,
+    ending_keys,
+)
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
@@ -323,6 +331,7 @@ class FileState:
     moved_to: str | None = None
     owner: str | None = None
     secrets: CurrentSecrets = field(default_factory=CurrentSecrets)
+    ending_keys: Sequence[EndingKey] = ()
 
 
 def inspect(url: str) -> FileState | None:
@@ -339,6 +348,8 @@ def inspect(url: str) -> FileState | None:
             schema = schema_version(connection)
             moved = moved_to(connection)
             secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
+            has_ends = schema is not None and schema >= KEYS_SCHEMA
+            keys = ending_keys(connection.execute(ENDING_KEYS) if has_ends else ())
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
     log = path.with_name(path.name + "-wal")
@@ -350,6 +361,7 @@ def inspect(url: str) -> FileState | None:
         moved_to=moved,
         owner=owner,
         secrets=secrets,
+        ending_keys=keys,
     )
 
 

@@ -263,6 +263,15 @@ def lease(tx: Tx, leases: Sequence[tuple[int, str]]) -> list[Row]:
     return leased
 
 
+# --- keys ---
+
+SET_KEYS_USED: Final = """
+UPDATE keys SET used_ms = max(coalesce(used_ms, 0), ?1),
+    previous_used_ms = coalesce(?2, previous_used_ms)
+WHERE id = ?3
+  AND (coalesce(used_ms, 0) <= ?1 - 60000 OR coalesce(previous_used_ms, 0) <= ?2 - 60000)
+"""
+
 # --- settle ---
 
 HELD: Final = """

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from dispatcher.app import Service
-from dispatcher.quotas import paced
+from dispatcher.pace import paced
 from dispatcher.settings import Settings
 from dispatcher.store.rows import ROW_BYTES
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject

@@ -10,6 +10,7 @@ import pytest
 from dispatcher.cli.doctor import checks, database
 from dispatcher.cli.doctor.checks import Check
 from dispatcher.settings import ClientSettings
+from dispatcher.store.access import EndingKey
 from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
@@ -97,6 +98,19 @@ def test_secrets_are_judged_and_never_shown(tmp_path: Path) -> None:
     assert "test-key" not in f"{short}"
     assert checks.admin_key(settings_for(tmp_path)).state == "ok"
     assert checks.signing_secret(settings_for(tmp_path)).state == "ok"
+
+
+def test_keys_that_end_are_named(tmp_path: Path) -> None:
+    """A week before; those that have ended too, which still count. Never more than a few names."""
+    day_ms = 86_400_000
+    ending = [EndingKey(id=f"key_{n}", label="x" * (n == 2), expires_ms=n * day_ms) for n in range(9)]
+    found = {check.name: check for check in database.keys(ending, now_ms=2 * day_ms - 1)}
+    assert found["keys that end"].state == "warn"
+    assert "key_2 (x), key_3, key_4 and 4 more" in found["keys that end"].message
+    assert found["expired keys"].state == "ok"
+    assert "key_0, key_1 expired" in found["expired keys"].message
+    assert list(database.keys(ending[8:], now_ms=0)) == []
+    assert list(database.keys([], now_ms=0)) == []
 
 
 @pytest.mark.parametrize(

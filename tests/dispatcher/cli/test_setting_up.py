@@ -1,5 +1,7 @@
 """Destinations, keys, secrets and tenants from the command line, against a real service."""
 
+from typing import Any
+
 import pytest
 
 from dispatcher.client import Client, NotFound, Unauthorized
@@ -53,6 +55,41 @@ def test_a_key_is_shown_once_and_revoked_at_once(cli: Run, service: Running, ten
         assert cli("keys", "revoke", found["id"]).code == 0
         with pytest.raises(Unauthorized):
             reader.stats()
+
+
+def test_a_key_is_bound_rotated_and_listed(cli: Run, service: Running, tenant: str) -> None:
+    """By options; the list shows all of it, for people and for programs."""
+    made = cli("keys", "create", "--for", tenant, "--scope", "submit", "--scope", "read",
+               "--expires", "90d", "--network", "127.0.0.0/8", "--network", "2001:db8::/32",
+               "--destination", "billing", "--rate", "50")  # fmt: skip
+    assert made.code == 0, made.err
+    old = made.out.strip()
+
+    def listed() -> dict[str, Any]:
+        (found,) = [one for one in cli("keys", "list", "--json").lines if one["tenant"] == tenant]
+        return dict(found)
+
+    found = listed()
+    assert found["networks"] == ["127.0.0.0/8", "2001:db8::/32"]
+    assert (found["destinations"], found["ratePerSecond"]) == (["billing"], 50)
+    rotated = cli("keys", "rotate", found["id"], "--overlap", "1h", "--expires", "10d")
+    assert rotated.code == 0, rotated.err
+    new = rotated.out.strip()
+    assert new not in ("", old)
+    assert "old text" in rotated.err
+    assert found["expiresAt"] > listed()["expiresAt"]
+    for text in (old, new):
+        with Client(service.url, text) as reader:
+            reader.stats()
+    shown = " ".join(cli("keys", "list").out.split())
+    for word in ("127.0.0.0/8", "billing", "50/s", "old text"):
+        assert word in shown
+    refused = cli("keys", "rotate", found["id"])
+    assert (refused.code, refused.out) == (1, "")
+    assert cli("keys", "rotate", found["id"], "--force", "--json").json["key"]
+    with Client(service.url, old) as reader, pytest.raises(Unauthorized):
+        reader.stats()
+    cli("keys", "revoke", found["id"])
 
 
 def test_secrets_are_shown_the_first_time_only(cli: Run, client: Client, service: Running) -> None:

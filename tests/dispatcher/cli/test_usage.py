@@ -71,6 +71,9 @@ TO = ("--to", "https://example.com/")
         ("destinations", "remove", "billing"),
         ("keys", "create"),
         ("keys", "create", "--scope", "everything"),
+        ("keys", "create", "--scope", "read", "--expires", "soon"),
+        ("keys", "rotate"),
+        ("keys", "rotate", "key_1", "--overlap", "long"),
         ("secrets", "rotate", "--overlap", "soon"),
         ("secrets", "rotate", "--overlap", ""),
         ("secrets", "reveal", "--id", "a", "--destination", "b"),
@@ -100,7 +103,7 @@ GROUPS = {
     "destinations": [
         *("list", "show", "add", "set", "pause", "resume", "disable", "enable", "remove", "test")
     ],
-    "keys": ["list", "create", "revoke"],
+    "keys": ["list", "create", "rotate", "revoke"],
     "secrets": ["list", "reveal", "rotate"],
 }
 ALL = [(name,) for name in COMMANDS] + [

@@ -11,9 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from dispatcher.access import Access
+from dispatcher.access import SCOPES, Access, Principal, Unauthorized
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
+from dispatcher.keys import new_text
 from dispatcher.settings import Settings
 from dispatcher.store.errors import Conflict, StoreError, TenantErasing
 from dispatcher.store.postgres.database import PostgresDatabase
@@ -278,6 +279,49 @@ async def test_a_key_revoked_in_one_process_is_refused_in_all(together: Together
         await heard.wait()
     await there.reload()
     assert key.id not in {one.id for one in there.keys(None)}
+
+
+async def test_a_new_text_is_good_everywhere_before_others_have_heard_of_it(
+    together: Together,
+) -> None:
+    """Whoever gets one uses it at once, and need not meet the process that made it; one that was
+    revoked meanwhile is no good for that."""
+    one, other = await together.join(), await together.join()
+    settings = Settings(database_url=together.url)
+    here, there = Access(one.store, settings), Access(other.store, settings)
+    await here.bootstrap()
+    await there.bootstrap()
+    key, text = await here.make_key(tenant="acme", scopes=["read"], label="test")
+    admin = Principal(key_id=key.id, tenant=None, scopes=SCOPES)
+    assert (await there.principal(f"Bearer {text}")).key_id == key.id
+    _, rotated = await here.rotate_key(key.id, admin)
+    for one_text in (rotated, text):
+        assert (await there.principal(f"Bearer {one_text}")).key_id == key.id
+    await here.remove_key(key.id, None)
+    await there.reload()
+    for one_text in (rotated, text):
+        await raises(Unauthorized, there.principal(f"Bearer {one_text}"))
+
+
+async def test_keys_that_nobody_knows_are_looked_for_a_few_times_a_second(
+    together: Together,
+) -> None:
+    """However many come: guessing costs the database next to nothing."""
+    one = await together.join()
+    looks = 0
+    key_of = one.store.key_of
+
+    async def counted(digest: bytes) -> Any:
+        nonlocal looks
+        looks += 1
+        return await key_of(digest)
+
+    setattr(one.store, "key_of", counted)  # noqa: B010  # to count
+    access = Access(one.store, Settings(database_url=together.url), monotonic_ms=lambda: 1_000)
+    await access.bootstrap()
+    for _ in range(100):
+        await raises(Unauthorized, access.principal(f"Bearer {new_text()}"))
+    assert looks == 10
 
 
 async def test_counts_are_everybodys(together: Together) -> None:

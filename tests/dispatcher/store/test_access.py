@@ -1,10 +1,15 @@
 """Tenants, API keys and signing secrets."""
 
 import asyncio
+from dataclasses import replace
+from ipaddress import ip_network
+from typing import Any
 
 from dispatcher.ids import new_id
+from dispatcher.keys import Limits
+from dispatcher.store.access import Rotation
 from dispatcher.store.errors import Conflict, NotFound
-from dispatcher.values import Key
+from dispatcher.values import Key, KeyUse
 from tests.dispatcher.store.builders import DAY_MS, T0, TENANT, World, raises, secret
 
 
@@ -115,3 +120,102 @@ async def test_secrets_and_keys_survive_reopening(world: World) -> None:
     await world.reopen()
     assert await world.store.secrets(TENANT) == [one]
     assert list(await world.store.keys()) == [platform]
+
+
+# --- what keys are bound to, their rotation and their uses ---
+
+BOUND = Limits(
+    expires_ms=T0 + DAY_MS,
+    networks=(ip_network("203.0.113.0/24"), ip_network("2001:db8::/32")),
+    destinations=frozenset({"billing", "https://example.com:443"}),
+    rate_per_second=0.25,
+)
+
+
+async def test_what_a_key_is_bound_to_reads_back(world: World) -> None:
+    one = replace(key("bound"), limits=BOUND)
+    await world.store.add_key(one)
+    await world.reopen()
+    assert list(await world.store.keys()) == [one]
+    assert await world.store.key_of(one.digest) == one
+    assert await world.store.key_of(b"?" * 32) is None
+
+
+def rotation(world: World, digest: bytes, **changes: Any) -> Rotation:
+    named: dict[str, Any] = {"overlap_ms": 1_000, "force": False, "expires_ms": None, **changes}
+    return Rotation(digest=digest, now_ms=world.now_ms, **named)
+
+
+async def test_a_rotated_key_keeps_all_but_its_text(world: World) -> None:
+    one = replace(key("one"), limits=BOUND)
+    await world.store.add_key(one)
+    rotated = await world.store.rotate_key(one.id, rotation(world, b"2" * 32))
+    assert rotated == replace(
+        one,
+        digest=b"2" * 32,
+        previous_digest=one.digest,
+        previous_until_ms=world.now_ms + 1_000,
+    )
+    assert list(await world.store.keys()) == [rotated]
+    assert await world.store.key_of(b"2" * 32) == rotated
+    await raises(NotFound, world.store.rotate_key("key_0", rotation(world, b"3" * 32)))
+
+
+async def test_a_key_rotates_again_after_the_overlap_or_by_force(world: World) -> None:
+    one = key("one")
+    await world.store.add_key(one)
+    await world.store.rotate_key(one.id, rotation(world, b"2" * 32))
+    world.tick(999)
+    await raises(Conflict, world.store.rotate_key(one.id, rotation(world, b"3" * 32)))
+    forced = await world.store.rotate_key(one.id, rotation(world, b"3" * 32, force=True))
+    assert forced.previous_digest == b"2" * 32
+    world.tick(1_000)
+    last = await world.store.rotate_key(one.id, rotation(world, b"4" * 32, expires_ms=T0 + 9 * DAY_MS))
+    assert last.limits.expires_ms == T0 + 9 * DAY_MS
+
+
+async def test_of_rotations_at_once_one_succeeds(world: World) -> None:
+    """Whoever made the others was told so, and handed out no text."""
+    one = key("one")
+    await world.store.add_key(one)
+    came = await asyncio.gather(
+        *(world.store.rotate_key(one.id, rotation(world, bytes([n]) * 32)) for n in range(5)),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in came) == ["Conflict"] * 4 + ["Key"]
+    (stored,) = await world.store.keys()
+    assert stored in came
+
+
+async def test_the_text_before_lives_no_longer_than_it_would_have(world: World) -> None:
+    one = replace(key("one"), limits=Limits(expires_ms=T0 + 500))
+    await world.store.add_key(one)
+    rotated = await world.store.rotate_key(
+        one.id, rotation(world, b"2" * 32, expires_ms=T0 + DAY_MS)
+    )
+    assert rotated.previous_until_ms == T0 + 500
+
+
+def used(id: str, at_ms: int, previous_ms: int | None = None) -> KeyUse:
+    return KeyUse(key=id, used_ms=at_ms, previous_used_ms=previous_ms)
+
+
+async def test_a_use_is_recorded_once_a_minute_whoever_records_it(world: World) -> None:
+    """Never backwards; of a key that has gone, nothing. The use of a text before counts apart."""
+    keys = [key(f"key-{n}", now_ms=T0 + n) for n in range(3)]
+    for one in keys:
+        await world.store.add_key(one)
+    first, second, third = (one.id for one in keys)
+    await world.store.mark_used([used(second, T0), used(first, T0), used("key_0", T0)])
+    await world.store.mark_used([used(first, T0 + 59_999), used(second, T0 + 60_000, T0 + 60_000)])
+    await world.store.mark_used([used(second, T0 + 60_001, T0 + 60_001), used(first, T0 - 90_000)])
+    found = {one.key: one for one in await world.store.uses([first, second, third, "key_0"])}
+    assert found == {
+        first: used(first, T0),
+        second: used(second, T0 + 60_000, T0 + 60_000),
+        third: KeyUse(key=third, used_ms=None, previous_used_ms=None),
+    }
+    await world.store.mark_used([used(first, T0 + 61_000, T0 + 61_000)])
+    await world.store.rotate_key(first, rotation(world, b"2" * 32))
+    assert await world.store.uses([first]) == [used(first, T0 + 61_000)]
+    assert await world.store.uses([]) == []

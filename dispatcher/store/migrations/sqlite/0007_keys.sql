@@ -1,0 +1,12 @@
+-- reads-from: 7
+-- What a key is bound to, when it was used, and the text that it had before its last rotation: an
+-- earlier version beside this one would let in what has expired, from anywhere.
+
+ALTER TABLE keys ADD COLUMN expires_ms INTEGER;
+ALTER TABLE keys ADD COLUMN networks TEXT;       -- space-separated CIDRs; NULL: from anywhere
+ALTER TABLE keys ADD COLUMN destinations TEXT;   -- space-separated names and servers; NULL: to any
+ALTER TABLE keys ADD COLUMN rate REAL;
+ALTER TABLE keys ADD COLUMN used_ms INTEGER;
+ALTER TABLE keys ADD COLUMN previous_digest BLOB;
+ALTER TABLE keys ADD COLUMN previous_until_ms INTEGER;
+ALTER TABLE keys ADD COLUMN previous_used_ms INTEGER;
