@@ -75,8 +75,9 @@ class TooFast(AccessError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Whose request it is: one key, its tenant (None: any, a platform key), its scopes and what it
-    is bound to (`UNLIMITED` itself, where that is nothing). `ends_ms` is when the text that came is good no longer; `mark` names the key, and
-    whether it came by the text before its last rotation, for the record of its uses."""
+    is bound to (`UNLIMITED` itself, where that is nothing). `ends_ms` is when the text that came is
+    good no longer; `mark` names the key, and whether it came by the text before its last rotation,
+    for the record of its uses."""
 
     key_id: str
     tenant: str | None
@@ -102,7 +103,7 @@ class Principal:
             self.require(scope)
         excess = keys_.excess(self.limits, limits)
         if excess is not None:
-            raise Forbidden(f"this needs a key that is not itself bound by its {excess}")
+            raise Forbidden(f"{excess}: that would be more than the key may that asks for it")
 
     def require_target(self, name: str | None, url: str | None) -> None:
         """Raise Forbidden unless the key may submit to the destination of this name, or to the
@@ -399,9 +400,7 @@ class Access:
             self._principals.pop(digest, None)
 
     def _index(self) -> None:
-        self._principals = dict(
-            pair for key in self._keys.values() for pair in _principals(key)
-        )
+        self._principals = dict(pair for key in self._keys.values() for pair in _principals(key))
         self._paces = {id: used for id, used in self._paces.items() if id in self._keys}
         admin_key = self._settings.admin_key
         if admin_key is not None:

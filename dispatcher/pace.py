@@ -7,6 +7,8 @@ from typing import Final
 
 # How many seconds' worth may come at one moment.
 _BURST_S: Final = 1.0
+# What sums of a third of a second may be off by.
+_NOISE_MS: Final = 0.001
 
 
 def paced(used_ms: float, rate: float, now_ms: float) -> tuple[float, float]:
@@ -14,8 +16,8 @@ def paced(used_ms: float, rate: float, now_ms: float) -> tuple[float, float]:
     it may come): a second's worth may come at once, one always."""
     interval_ms, slack_ms = _times(rate)
     used_ms = min(used_ms, now_ms + slack_ms + interval_ms)  # it may have been another rate's
-    wait_ms = max(0.0, used_ms - slack_ms - now_ms)
-    return (used_ms, wait_ms) if wait_ms else (max(used_ms, now_ms) + interval_ms, 0.0)
+    wait_ms = used_ms - slack_ms - now_ms
+    return (used_ms, wait_ms) if wait_ms > _NOISE_MS else (max(used_ms, now_ms) + interval_ms, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +36,18 @@ def quota(used_ms: float, rate: float, now_ms: float, wait_ms: float) -> Quota:
     """Return what is left of a rate that is used until then; `wait_ms` as `paced` returned it."""
     interval_ms, slack_ms = _times(rate)
     most = max(1, math.floor(rate * _BURST_S))
-    left = math.floor((now_ms + slack_ms - used_ms) / interval_ms) + 1
+    left = math.floor((now_ms + slack_ms - used_ms + _NOISE_MS) / interval_ms) + 1
     return Quota(
         quota=most,
-        window_s=math.ceil(most * interval_ms / 1000),
+        window_s=_seconds(most * interval_ms),
         left=0 if wait_ms else max(0, min(most, left)),
-        reset_s=max(1, math.ceil((wait_ms or used_ms - now_ms) / 1000)),
+        reset_s=_seconds(wait_ms or used_ms - now_ms),
         wait_ms=wait_ms,
     )
+
+
+def _seconds(ms: float) -> int:
+    return max(1, math.ceil((ms - _NOISE_MS) / 1000))
 
 
 def _times(rate: float) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 import re
 from ipaddress import ip_network
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from msgspec import UNSET
 from starlette.responses import Response
@@ -29,7 +28,10 @@ from receiver.base.http import invalid
 _LOG: Final = log.get("dispatcher.api")
 _KEYS: Final = "/v1/keys"
 _SECRETS: Final = "/v1/secrets"
-_SERVER: Final = re.compile(r"https?://[^/?#@\s]+/?", re.IGNORECASE)
+_PORT_MAX: Final = 65_535
+_SERVER: Final = re.compile(
+    r"https?://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?/?", re.IGNORECASE
+)
 
 # --- keys ---
 
@@ -158,10 +160,13 @@ def _expires_ms(given: str | float | None, now_ms: int) -> int | None:
 
 def _network(n: int, text: str) -> Network:
     try:
-        return plain_network(ip_network(text))
+        network = ip_network(text)
     except ValueError:
+        network = None
+    if network is None or "%" in text:  # a zone is this machine's own affair
         reason = "a CIDR such as 203.0.113.0/24, without bits beyond its length"
-        raise invalid(f"networks[{n}]", text, reason) from None
+        raise invalid(f"networks[{n}]", text, reason)
+    return plain_network(network)
 
 
 def _target(n: int, text: str) -> str:
@@ -170,11 +175,10 @@ def _target(n: int, text: str) -> str:
     if "://" not in text:
         check_name(field, text)
         return text
-    server = server_of(text)
-    parts = urlsplit(server)
-    if parts.scheme not in ("http", "https") or not parts.hostname or _SERVER.fullmatch(text) is None:
+    parts = _SERVER.fullmatch(text)
+    if parts is None or int(parts["port"] or 0) > _PORT_MAX:
         raise invalid(field, text, "a server is http:// or https://, a host and perhaps a port")
-    return server
+    return server_of(text)
 
 
 def _tenant_of(call: Call, request: wire.NewKey) -> str | None:

@@ -126,6 +126,7 @@ class Client:
     destinations = _listing(calls.destinations)
     keys = _listing(calls.keys)
     create_key = _method(calls.create_key)
+    rotate_key = _method(calls.rotate_key)
     revoke_key = _method(calls.revoke_key)
     secrets = _listing(calls.secrets)
     rotate_secret = _method(calls.rotate_secret)

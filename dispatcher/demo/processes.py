@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from dispatcher.access import KEY_PREFIX
+from dispatcher.keys import new_text
 from receiver.signature import generate_secret
 
 _START_S: Final = 20.0
@@ -70,7 +70,7 @@ class Cast:
     """Who plays: a dispatcher, a customer's receiver, and two difficult customers."""
 
     def __init__(self, folder: Path) -> None:
-        self.api_key = KEY_PREFIX + secrets.token_urlsafe(32)
+        self.api_key = new_text()
         self.admin_key = secrets.token_urlsafe(32)
         signing_secret = generate_secret()
         ports = free_ports(3)

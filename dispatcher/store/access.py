@@ -115,7 +115,8 @@ def key_of(tx: Tx, digest: bytes) -> Key | None:
 
 def rotate_key(tx: Tx, key: str, rotation: Rotation) -> Key:
     """Give a key another text; the one before is good until the overlap ends, and no longer than it
-    was. Raises NotFound, and Conflict while an earlier overlap lasts, unless it is forced to end."""
+    was. Raises NotFound, and Conflict while an earlier overlap lasts, unless that is forced to
+    end."""
     row = tx.one(f"{rows.KEY} WHERE id = ?{tx.for_update}", key)
     if row is None:
         raise NotFound(f"there is no key {key}")
@@ -132,7 +133,9 @@ def rotate_key(tx: Tx, key: str, rotation: Rotation) -> Key:
     after = replace(
         before,
         digest=rotation.digest,
-        limits=before.limits if expires_ms is None else replace(before.limits, expires_ms=expires_ms),
+        limits=before.limits
+        if expires_ms is None
+        else replace(before.limits, expires_ms=expires_ms),
         previous_digest=before.digest,
         previous_until_ms=ends_ms,
     )

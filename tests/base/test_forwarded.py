@@ -93,8 +93,8 @@ def test_addresses_of_the_old_kind_are_written_as_the_new_kind_too() -> None:
 
 def test_lines_are_joined_in_their_order() -> None:
     """A proxy may add a line of its own, below those that came."""
-    lines = [(b"x-forwarded-for", b"192.0.2.1"), (b"host", b"x"), (b"x-forwarded-for", b"192.0.2.2"),
-             (b"x-forwarded-for", b"10.0.0.7")]  # fmt: skip
+    lines = [(b"x-forwarded-for", b"192.0.2.1"), (b"host", b"x"),
+             (b"x-forwarded-for", b"192.0.2.2"), (b"x-forwarded-for", b"10.0.0.7")]  # fmt: skip
     assert PROXIES.address(PEER, lines) == "192.0.2.2"
 
 

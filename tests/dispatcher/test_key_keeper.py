@@ -120,7 +120,9 @@ def ending(id: str, ends_ms: int | None) -> Key:
 async def test_a_key_that_ends_within_a_week_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """And again with another end; those that have none, have ended, or end later are not."""
     soon = ending("key_soon", T0 + 7 * DAY_MS)
-    rig = Rig(keys_=[soon, ending("key_1", None), ending("key_2", T0), ending("key_3", T0 + 8 * DAY_MS)])
+    rig = Rig(
+        keys_=[soon, ending("key_1", None), ending("key_2", T0), ending("key_3", T0 + 8 * DAY_MS)]
+    )
 
     def told() -> list[str]:
         lines = [record.__dict__["fields"]["keyId"] for record in caplog.records]

@@ -1,5 +1,5 @@
-"""The drill of a key's rotation: clients send on while their key is rotated, and change over when it
-suits them, within the overlap. No request of theirs is refused, at whichever process (D14).
+"""The drill of a key's rotation: clients send on while their key is rotated, and change over when
+it suits them, within the overlap. No request of theirs is refused, at whichever process (D14).
 
 Sized by POSTBACK_TEST_SCALE: rounds and clients.
 """
@@ -109,10 +109,8 @@ async def test_no_request_is_refused_while_keys_are_rotated(urls: list[str]) -> 
             drill.text = (await rotate(drill, key["id"]))["key"]
             rotated.set()
             await asyncio.gather(*clients)
-            async with asyncio.timeout(30):  # by their own clocks all processes end it themselves
-                for url in urls:
-                    while (await _status(http, url, old)) != 401:
-                        await asyncio.sleep(0.05)
+            # The clients went on a little beyond the end, by which every process ends it itself.
+            assert [await _status(http, url, old) for url in urls] == [401] * len(urls)
         refused = {met: n for met, n in drill.met.items() if met[1] != 200}
         print(f"\n{len(urls)} processes, {ROUNDS} rotations, {CLIENTS} clients:", dict(drill.met))
         assert refused == {}

@@ -42,6 +42,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "effects_url": "sqlite:///effects.db",
         "credentials": "a@h=t, b@h=t",
         "peer_share": "0.5",
+        "trusted_proxies": "10.0.0.0/8, ::1",
         "log_format": "text",
         "log_level": "debug",
     }

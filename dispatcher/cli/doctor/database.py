@@ -96,7 +96,8 @@ def keys(ending: Sequence[EndingKey], now_ms: int) -> Iterator[Check]:
     soon = [key for key in ending if now_ms < key.expires_ms <= now_ms + EXPIRES_SOON_MS]
     over = [key for key in ending if key.expires_ms <= now_ms]
     if soon:
-        message = f"{_named(soon)} will expire within a week, the first at {iso(soon[0].expires_ms)}"
+        first = iso(soon[0].expires_ms)
+        message = f"{_named(soon)} will expire within a week, the first at {first}"
         advice = "give them a new text and end: dispatcher keys rotate ID --expires 90d"
         yield warn("keys that end", message, advice)
     if over:

@@ -348,8 +348,7 @@ def inspect(url: str) -> FileState | None:
             schema = schema_version(connection)
             moved = moved_to(connection)
             secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
-            has_ends = schema is not None and schema >= KEYS_SCHEMA
-            keys = ending_keys(connection.execute(ENDING_KEYS) if has_ends else ())
+            keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
     log = path.with_name(path.name + "-wal")

@@ -60,6 +60,7 @@ ROUTES = [
     ("POST", "/v1/destinations/ds_1/test", "operate"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
+    ("POST", "/v1/keys/key_1/rotate", "admin"),
     ("DELETE", "/v1/keys/key_1", "admin"),
     ("GET", "/v1/secrets", "admin"),
     ("POST", "/v1/secrets/rotate", "admin"),

@@ -21,6 +21,7 @@ from dispatcher.wire import (
     Register,
     ReplayRequest,
     Rotate,
+    RotateKey,
 )
 from tests.dispatcher.api.talk import ADMIN_KEY, connect
 
@@ -32,18 +33,21 @@ JSON = st.recursive(
 )
 FIELDS = st.sampled_from(
     sorted(
-        {field for shape in (BatchLine, ReplayRequest, Register, DestinationChange, NewKey, Rotate)
+        {field for shape in (BatchLine, ReplayRequest, Register, DestinationChange, NewKey, Rotate,
+                             RotateKey)
          for field in shape.__struct_encode_fields__}
     )
 )  # fmt: skip
 SEEDS = st.sampled_from(
     ["parked", "http://127.0.0.1:9/", "high", "runpod", "dead", {"attempts": 2, "delays": [1]},
-     {"a": "b"}, {"status": "dead"}, ["read"], 1, 0.5, True, "whsec_" + "A" * 44]
+     {"a": "b"}, {"status": "dead"}, ["read"], 1, 0.5, True, ["10.0.0.0/8"],
+     ["https://a"], 1e300, "whsec_" + "A" * 44]
 )  # fmt: skip
 BODIES = st.dictionaries(FIELDS, SEEDS | JSON, max_size=7).map(lambda one: json.dumps(one).encode())
 POSTED = st.sampled_from(
     ["/v1/callbacks", "/v1/callbacks/raw", "/v1/callbacks/batch", "/v1/replays",
-     "/v1/destinations", "/v1/keys", "/v1/secrets/rotate", "/v1/secrets/reveal"]
+     "/v1/destinations", "/v1/keys", "/v1/keys/key_1/rotate", "/v1/secrets/rotate",
+     "/v1/secrets/reveal"]
 )  # fmt: skip
 NAMES = st.sampled_from(
     ["status", "jobStatus", "jobId", "tag.a", "destination", "priority", "error", "since", "until",

@@ -53,6 +53,7 @@ async def test_i9_anothers_ids_answer_exactly_like_unknown_ones(
         ("PATCH", "/v1/destinations/{}", destination, {"paused": False}),
         ("DELETE", "/v1/destinations/{}", destination, None),
         ("POST", "/v1/destinations/{}/test", destination, None),
+        ("POST", "/v1/keys/{}/rotate", key, {"overlap": 1}),
         ("DELETE", "/v1/keys/{}", key, None),
         ("POST", "/v1/secrets/reveal", secret, {"id": "{}"}),
         ("POST", "/v1/secrets/reveal", parked, {"destination": "{}"}),

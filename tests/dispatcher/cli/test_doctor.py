@@ -103,7 +103,9 @@ def test_secrets_are_judged_and_never_shown(tmp_path: Path) -> None:
 def test_keys_that_end_are_named(tmp_path: Path) -> None:
     """A week before; those that have ended too, which still count. Never more than a few names."""
     day_ms = 86_400_000
-    ending = [EndingKey(id=f"key_{n}", label="x" * (n == 2), expires_ms=n * day_ms) for n in range(9)]
+    ending = [
+        EndingKey(id=f"key_{n}", label="x" * (n == 2), expires_ms=n * day_ms) for n in range(9)
+    ]
     found = {check.name: check for check in database.keys(ending, now_ms=2 * day_ms - 1)}
     assert found["keys that end"].state == "warn"
     assert "key_2 (x), key_3, key_4 and 4 more" in found["keys that end"].message

@@ -170,7 +170,9 @@ async def test_a_key_rotates_again_after_the_overlap_or_by_force(world: World) -
     forced = await world.store.rotate_key(one.id, rotation(world, b"3" * 32, force=True))
     assert forced.previous_digest == b"2" * 32
     world.tick(1_000)
-    last = await world.store.rotate_key(one.id, rotation(world, b"4" * 32, expires_ms=T0 + 9 * DAY_MS))
+    last = await world.store.rotate_key(
+        one.id, rotation(world, b"4" * 32, expires_ms=T0 + 9 * DAY_MS)
+    )
     assert last.limits.expires_ms == T0 + 9 * DAY_MS
 
 
