@@ -12,12 +12,13 @@ from hashlib import sha256
 from typing import Final, get_args
 
 from dispatcher import keys as keys_
+from dispatcher.audit import Entry, MakeEntry, by_service
 from dispatcher.ids import new_id, server_of
 from dispatcher.keys import UNLIMITED, Limits
 from dispatcher.pace import Quota, paced, quota
 from dispatcher.settings import Settings
 from dispatcher.store.access import Rotation
-from dispatcher.store.errors import LimitReached, NotFound, TenantErasing
+from dispatcher.store.errors import LimitReached, NotFound, StoreError, TenantErasing
 from dispatcher.store.store import Store
 from dispatcher.values import Key, Scope, SigningSecret, Tenant
 from receiver.base import log
@@ -144,6 +145,9 @@ class Access:
         self._settings = settings
         self._clock = clock
         self._monotonic_ms = monotonic_ms
+        self._by_service = by_service(clock)
+        self._bootstrap = Principal(key_id=BOOTSTRAP_ID, tenant=None, scopes=SCOPES)
+        self.unused_bootstrap: Principal | None = self._bootstrap
         self._keys: dict[str, Key] = {}
         self._principals: dict[bytes, Principal] = {}
         self._tenants: dict[str, Tenant] = {}
@@ -162,7 +166,7 @@ class Access:
         _check_settings(self._settings)
         await self.reload()
         if DEFAULT_TENANT not in self._tenants:
-            await self._make_tenant(DEFAULT_TENANT, self._settings.signing_secret)
+            await self._make_tenant(DEFAULT_TENANT, self._settings.signing_secret, self._by_service)
         elif self._settings.signing_secret is not None:
             await self._compare(self._settings.signing_secret)
         if self._settings.admin_key is not None or any(map(self._administers, self._keys.values())):
@@ -218,15 +222,26 @@ class Access:
         used, self._used = self._used, set()
         return used
 
-    async def ensure_tenant(self, tenant: str) -> None:
-        """Make the tenant, with a signing secret of its own, unless it exists. Raises
-        TenantErasing, and LimitReached where there are as many as there may be."""
+    async def record_bootstrap(self, entry: MakeEntry) -> None:
+        """Record that the bootstrap key was used, for the first time in this process. A database
+        that takes nothing now keeps nobody from looking what is wrong: then the next use is."""
+        self.unused_bootstrap = None
+        try:
+            await self._store.record(entry("key.bootstrap", BOOTSTRAP_ID, tenant=None))
+        except StoreError as error:
+            self.unused_bootstrap = self._bootstrap
+            _LOG.warning("the bootstrap key's use is not in the audit trail", reason=str(error))
+
+    async def ensure_tenant(self, tenant: str, entry: MakeEntry | None = None) -> None:
+        """Make the tenant, with a signing secret of its own, unless it exists; `entry` makes the
+        audit trail's, by default as the service's own doing. Raises TenantErasing, and LimitReached
+        where there are as many as there may be."""
         known = self._tenants.get(tenant)
         if known is None:
             if len(self._tenants) >= self._settings.tenants_max:
                 setting, max = "DISPATCHER_TENANTS_MAX", self._settings.tenants_max
                 raise LimitReached("the service", "tenants", setting, max)
-            await self._make_tenant(tenant, None)
+            await self._make_tenant(tenant, None, entry or self._by_service)
         elif known.erasing_ms is not None:
             raise TenantErasing(tenant)
 
@@ -234,17 +249,19 @@ class Access:
         """Return what is known of a tenant, None where there is none of this name."""
         return self._tenants.get(tenant)
 
-    async def change_tenant(self, tenant: str, changes: Mapping[str, object]) -> Tenant:
+    async def change_tenant(
+        self, tenant: str, changes: Mapping[str, object], *entries: Entry
+    ) -> Tenant:
         """Change the named fields of a tenant. Raises NotFound, TenantErasing."""
-        changed = await self._store.change_tenant(tenant, changes)
+        changed = await self._store.change_tenant(tenant, changes, entries=entries)
         self._changes += 1
         self._tenants[tenant] = changed
         return changed
 
-    async def erase_tenant(self, tenant: str) -> Tenant:
+    async def erase_tenant(self, tenant: str, entry: Entry | None = None) -> Tenant:
         """Have a tenant end: its keys are worthless at once, and it takes nothing new. Raises
         NotFound."""
-        erasing = await self._store.begin_erasing(tenant, now_ms=self._clock())
+        erasing = await self._store.begin_erasing(tenant, now_ms=self._clock(), entry=entry)
         self._changes += 1
         self._tenants[tenant] = erasing
         for key in [key for key in self._keys.values() if key.tenant == tenant]:
@@ -269,8 +286,11 @@ class Access:
         scopes: Collection[str],
         label: str,
         limits: Limits = UNLIMITED,
+        entry: MakeEntry | None = None,
     ) -> tuple[Key, str]:
-        """Return a new key (`tenant` None: a platform key) and its text, which nothing keeps."""
+        """Return a new key (`tenant` None: a platform key) and its text, which nothing keeps.
+        `entry` makes the audit trail's, by default as the service's own doing."""
+        entry = entry or self._by_service
         text = keys_.new_text()
         now = self._clock()
         key = Key(
@@ -283,12 +303,13 @@ class Access:
             limits=limits,
         )
         if tenant is not None:
-            await self.ensure_tenant(tenant)
+            await self.ensure_tenant(tenant, entry)
         keys_max = self._settings.tenant_keys_max
         if sum(one.tenant == tenant for one in self._keys.values()) >= keys_max:
             owner = "the platform" if tenant is None else f"the tenant {tenant}"
             raise LimitReached(owner, "keys", "DISPATCHER_TENANT_KEYS_MAX", keys_max)
-        await self._store.add_key(key)
+        made = entry("key.create", key.id, tenant=tenant, scopes=sorted(scopes), label=label)
+        await self._store.add_key(key, entries=[made])
         self._enter(key)
         return key, text
 
@@ -300,6 +321,7 @@ class Access:
         overlap_ms: int | None = None,
         force: bool = False,
         expires_ms: int | None = None,
+        entry: MakeEntry | None = None,
     ) -> tuple[Key, str]:
         """Give a key a new text, which is returned and which nothing keeps; the one before is good
         until the overlap (by default the setting's) ends. Raises NotFound; Forbidden where the key
@@ -318,14 +340,22 @@ class Access:
             expires_ms=expires_ms,
             now_ms=self._clock(),
         )
-        rotated = await self._store.rotate_key(key_id, rotation)
+        entry = entry or self._by_service
+        made = entry(
+            "key.rotate", key_id, tenant=key.tenant, overlap=overlap_ms / 1000, force=force
+        )
+        rotated = await self._store.rotate_key(key_id, rotation, entries=[made])
         self._enter(rotated)
         return rotated, text
 
-    async def remove_key(self, key_id: str, tenant: str | None) -> None:
+    async def remove_key(
+        self, key_id: str, tenant: str | None, entry: MakeEntry | None = None
+    ) -> None:
         """Make a key of this tenant (None: of any) worthless at once. Raises NotFound."""
-        self._key(key_id, tenant)
-        await self._store.remove_key(key_id)
+        known = self._key(key_id, tenant)
+        entry = entry or self._by_service
+        removed = entry("key.revoke", key_id, tenant=known.tenant, label=known.label)
+        await self._store.remove_key(key_id, entries=[removed])
         self._changes += 1
         key = self._keys.get(key_id)
         if key is not None:
@@ -404,15 +434,15 @@ class Access:
         self._paces = {id: used for id, used in self._paces.items() if id in self._keys}
         admin_key = self._settings.admin_key
         if admin_key is not None:
-            self._principals[_digest(admin_key)] = Principal(
-                key_id=BOOTSTRAP_ID, tenant=None, scopes=SCOPES
-            )
+            self._principals[_digest(admin_key)] = self._bootstrap
 
-    async def _make_tenant(self, tenant: str, value: str | None) -> None:
+    async def _make_tenant(self, tenant: str, value: str | None, entry: MakeEntry) -> None:
         now = self._clock()
-        await self._store.ensure_tenant(tenant, new_secret(tenant, now, value=value))
+        made = entry("tenant.create", tenant, tenant=tenant)
+        secret = new_secret(tenant, now, value=value)
+        created_ms = await self._store.ensure_tenant(tenant, secret, entry=made)
         self._changes += 1
-        self._tenants.setdefault(tenant, Tenant(name=tenant, created_ms=now))
+        self._tenants.setdefault(tenant, Tenant(name=tenant, created_ms=created_ms))
 
 
 def new_secret(

@@ -1,13 +1,17 @@
 """The service as a whole: its parts made, bound to each other, opened and closed in order."""
 
 import asyncio
+import os
+import platform
 from types import TracebackType
 from typing import Final
 
 from starlette.routing import Router
 
+from dispatcher import VERSION
 from dispatcher.access import Access
 from dispatcher.api import Context, create_api
+from dispatcher.audit import by_service
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.eraser import Eraser
 from dispatcher.engine.replayer import Replayer
@@ -17,7 +21,7 @@ from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
 from dispatcher.sending.sender import Sender
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, not_default
 from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
 from dispatcher.store.database import StoreEvents
@@ -88,6 +92,7 @@ class Service:
             self.new_key = await self.access.bootstrap()
             await self.sender.open()
             await self.store.take_over(now_ms=now_ms())
+            await self._record_start()
         except BaseException:
             await self.sender.close()
             await self.store.close()
@@ -97,6 +102,17 @@ class Service:
         self.replayer.start()
         self.eraser.start()
         self.sweeper.start()
+
+    async def _record_start(self) -> None:
+        """Tell the audit trail of this process. A database that takes nothing now keeps nobody from
+        delivering: then the log has it alone."""
+        settings = not_default(self.settings)
+        where = f"{platform.node()}:{os.getpid()}"
+        start = by_service(now_ms)("service.start", where, version=VERSION, settings=settings)
+        try:
+            await self.store.record(start)
+        except StoreError as error:
+            _LOG.warning("the start is not in the audit trail", reason=str(error), **settings)
 
     async def stop(self, grace_s: float | None = None) -> int:
         """Let go in order: no new work, then what is in flight, within `grace_s` (by default the

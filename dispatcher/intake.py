@@ -12,6 +12,7 @@ import msgspec
 
 from dispatcher import ids, wire
 from dispatcher.access import Access
+from dispatcher.audit import MakeEntry
 from dispatcher.engine.engine import Engine
 from dispatcher.metrics import Metrics
 from dispatcher.policy import GONE, PRESETS, Policy, dump
@@ -120,9 +121,11 @@ class Intake:
         self._metrics = metrics
         self._clock = clock
 
-    async def accept(self, tenant: str, submission: Submission) -> Submitted:
+    async def accept(
+        self, tenant: str, submission: Submission, entry: MakeEntry | None = None
+    ) -> Submitted:
         """Store the callback durably and start to deliver it; one that came before is answered
-        with the first.
+        with the first. `entry` makes the audit trail's, where the tenant comes into being.
 
         Raises Invalid and PayloadTooLarge for what can never be taken; NotReady and QuotaError for
         what may be taken later; and of the store's errors KeyReused, DestinationDisabled,
@@ -130,7 +133,7 @@ class Intake:
         """
         new = new_callback(submission, tenant, self._settings, self._clock())
         self.check_ready()
-        await self._access.ensure_tenant(tenant)
+        await self._access.ensure_tenant(tenant, entry)
         size = stored_bytes(new)
         try:
             with self._quotas.room(tenant, size):

@@ -3,14 +3,16 @@ reads the environment."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal, TypeAlias
 
 from receiver.base import lack
 from receiver.base import settings as base
 from receiver.base.lack import Need
 from receiver.base.log import LogFormat, LogLevel
 from receiver.base.settings import DAY_S, GIB, KIB, MIB, Network, SettingError, setting
+
+Requirement: TypeAlias = Literal["optional", "required"]
 
 _PREFIX: Final = "DISPATCHER_"
 # An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
@@ -274,6 +276,21 @@ class Settings:
         "how long an idempotency key holds: twice the longest default schedule",
         unit="s",
     )
+    keep_audit: float = setting(
+        400 * DAY_S,
+        "how long an entry of the audit trail is kept, of erased tenants too: a year and a month",
+        unit="s",
+    )
+    reveal_reason: Requirement = setting(
+        "optional",
+        "`required`: a signing secret is revealed for a reason alone (header `Postback-Reason`)",
+    )
+    replay_reason_above: int = setting(
+        0,
+        "filtered replays of more callbacks than this are made for a reason alone (header "
+        "`Postback-Reason`); 0: none has to be",
+        max=10_000,
+    )
     secret_overlap: float = setting(
         DAY_S,
         "how long the previous secret signs, or a key's previous text is good, beside the new one "
@@ -346,6 +363,16 @@ def _files_spare(settings: Settings) -> int:
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return f"{_PREFIX}{name.upper()}"
+
+
+def not_default(settings: Settings) -> dict[str, object]:
+    """Return the variables that differ from their defaults, without those that hold secrets."""
+    found: dict[str, object] = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if value != one.default and not one.metadata["secret"]:
+            found[variable(one.name)] = list(map(str, value)) if isinstance(value, tuple) else value
+    return found
 
 
 def load(environ: Mapping[str, str] | None = None) -> Settings:

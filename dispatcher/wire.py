@@ -546,6 +546,24 @@ class ShownSecretView(SecretView[Time], Generic[Time], frozen=True, kw_only=True
         return f"{type(self).__name__}(id={self.id!r})"
 
 
+class AuditView(View, Generic[Time], frozen=True, kw_only=True):
+    """One entry of the audit trail: when, who (`actor`: an API key's id, or `service`;
+    `byPlatform`: the platform's), from where, what, on what. `tenant` null: the platform itself. A
+    tenant's own keys do not see where the platform asked from."""
+
+    id: str
+    at: Time
+    actor: str
+    by_platform: bool
+    tenant: str | None
+    action: str
+    detail: dict[str, Any]
+    target: str | None = None
+    reason: str | None = None
+    address: str | None = None
+    session: str | None = None
+
+
 class TenantView(View, Generic[Time], frozen=True, kw_only=True):
     """One customer account. `erasingAt`: since when it is being erased."""
 

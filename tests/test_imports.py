@@ -19,7 +19,7 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "fairness filters health ids keys outcome pace policy states values",
+    "audit fairness filters health ids keys outcome pace policy states values",
     "settings",
     "store metrics wire",
     "access signing client",

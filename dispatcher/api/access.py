@@ -73,6 +73,7 @@ async def search_keys(call: Call) -> Response:
     },
     responses={201: wire.NewKeyView[str]},
     errors=("LIMIT_REACHED", "TENANT_ERASING"),
+    actions=("key.create",),
 )
 async def make_key(call: Call) -> Response:
     """Make an API key.
@@ -91,6 +92,7 @@ async def make_key(call: Call) -> Response:
         scopes=request.scopes,
         label=request.label,
         limits=limits,
+        entry=call.entry,
     )
     location = {"Location": f"{_KEYS}/{key.id}", **NO_STORE}
     return respond(wire.NewKeyView(**_key(key), key=text), 201, location)
@@ -105,6 +107,7 @@ async def make_key(call: Call) -> Response:
     example={"overlap": 86400},
     responses={201: wire.NewKeyView[str]},
     errors=("NOT_FOUND", "CONFLICT"),
+    actions=("key.rotate",),
 )
 async def rotate_key(call: Call) -> Response:
     """Rotate an API key.
@@ -121,6 +124,7 @@ async def rotate_key(call: Call) -> Response:
         overlap_ms=None if request.overlap is None else round(request.overlap * 1000),
         force=request.force,
         expires_ms=_expires_ms(request.expires_at, call.now_ms),
+        entry=call.entry,
     )
     _LOG.info(
         "API key rotated",
@@ -200,13 +204,14 @@ def _tenant_of(call: Call, request: wire.NewKey) -> str | None:
     scope="admin",
     responses={204: None},
     errors=("NOT_FOUND",),
+    actions=("key.revoke",),
 )
 async def remove_key(call: Call) -> Response:
     """Revoke an API key.
 
     At once.
     """
-    await call.context.access.remove_key(call.path["id"], call.principal.tenant)
+    await call.context.access.remove_key(call.path["id"], call.principal.tenant, call.entry)
     return Response(status_code=204)
 
 
@@ -259,6 +264,7 @@ async def search_secrets(call: Call) -> Response:
     example={"overlap": 86400},
     responses={201: wire.ShownSecretView[str]},
     errors=("NOT_FOUND", "CONFLICT", "TENANT_ERASING"),
+    actions=("signing-secret.rotate",),
 )
 async def rotate(call: Call) -> Response:
     """Rotate a signing secret.
@@ -272,9 +278,18 @@ async def rotate(call: Call) -> Response:
     owner = await _owner(call, request.destination)
     overlap_s = context.settings.secret_overlap if request.overlap is None else request.overlap
     new = new_secret(call.tenant, now_ms, destination=owner, value=request.secret)
-    await context.access.ensure_tenant(call.tenant)
+    await context.access.ensure_tenant(call.tenant, call.entry)
+    detail: dict[str, Any] = {
+        "destination": owner,
+        "overlap": overlap_s,
+        "force": request.force or None,
+    }
     await context.store.rotate_secret(
-        new, overlap_ms=round(overlap_s * 1000), force=request.force, now_ms=now_ms
+        new,
+        overlap_ms=round(overlap_s * 1000),
+        force=request.force,
+        now_ms=now_ms,
+        entries=[call.entry("signing-secret.rotate", new.id, **detail)],
     )
     context.secrets.forget(call.tenant)
     _LOG.info("secret rotated", **_log_fields(call, new))
@@ -290,6 +305,7 @@ async def rotate(call: Call) -> Response:
     example={},
     responses={200: wire.ShownSecretView[str]},
     errors=("NOT_FOUND",),
+    actions=("signing-secret.reveal",),
 )
 async def reveal(call: Call) -> Response:
     """Reveal a signing secret.
@@ -299,9 +315,15 @@ async def reveal(call: Call) -> Response:
     request = await call.json(wire.Reveal)
     if request.id is not None and request.destination is not None:
         raise invalid("id", request.id, "give an id or a destination, not both")
+    if call.context.settings.reveal_reason == "required":
+        call.require_reason("a secret is revealed")
     secret = await _requested(call, request)
     await call.context.store.mark_revealed(
-        call.tenant, secret.id, by=call.principal.key_id, now_ms=call.now_ms
+        call.tenant,
+        secret.id,
+        by=call.principal.key_id,
+        now_ms=call.now_ms,
+        entries=[call.entry("signing-secret.reveal", secret.id, destination=secret.destination)],
     )
     _LOG.warning("secret revealed", **_log_fields(call, secret))
     return respond(_revealed(secret, call.now_ms), headers=NO_STORE)

@@ -8,6 +8,7 @@ from starlette.routing import Route, Router
 
 from dispatcher.api import (
     access,
+    audit,
     callbacks,
     destinations,
     docs,
@@ -41,6 +42,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *destinations.OPERATIONS,
     *access.OPERATIONS,
     *tenants.OPERATIONS,
+    *audit.OPERATIONS,
     *service.OPERATIONS,
 )
 _PAGE_HEADERS: Final = {

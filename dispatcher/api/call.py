@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from dispatcher import wire
+from dispatcher import audit, wire
 from dispatcher.access import Access, Principal
 from dispatcher.api import json
+from dispatcher.audit import Entry
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.slots import Probes
 from dispatcher.intake import Intake
@@ -29,6 +30,8 @@ T = TypeVar("T")
 
 # Batches of one tenant of which lines are submitted at once: enough to fill commits.
 TENANT_BATCHES_MAX: Final = 2
+# Exports of one tenant that are read at once: each holds a page of entries.
+TENANT_EXPORTS_MAX: Final = 2
 # Test callbacks that run at once, each for as long as its policy's timeout: as many as an operator
 # may start in a hurry for one tenant, and four times that, so that silent ones leave room.
 TENANT_PROBES_MAX: Final = 16
@@ -42,8 +45,8 @@ _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # an id of ours, or a tenant'
 
 
 class Batches:
-    """The batches whose lines are submitted now: a few of each tenant, in turn, since a hundred at
-    once would let no other request between."""
+    """The batches whose lines are submitted now, or the exports that are read: a few of each
+    tenant, in turn, since a hundred at once would let no other request between."""
 
     def __init__(self, tenant_max: int) -> None:
         self._tenant_max = tenant_max
@@ -74,12 +77,14 @@ class Context:
     metrics: Metrics
     clock: Callable[[], int] = now_ms
     batches: Batches = field(default_factory=lambda: Batches(TENANT_BATCHES_MAX))
+    exports: Batches = field(default_factory=lambda: Batches(TENANT_EXPORTS_MAX))
     probes: Probes = field(default_factory=lambda: Probes(PROBES_MAX, TENANT_PROBES_MAX))
 
 
 @dataclass(slots=True, kw_only=True)
 class Call:
-    """One authenticated request. `principal`, `tenant` and `query` are unset on public routes."""
+    """One authenticated request. `principal`, `tenant` and `query` are unset on public routes;
+    `reason` is why it asks, where it says so of a change that is audited."""
 
     context: Context
     request: Request = field(repr=False)
@@ -88,6 +93,7 @@ class Call:
     principal: Principal = field(init=False)
     tenant: str = field(init=False)
     query: dict[str, str] = field(init=False)
+    reason: str | None = field(init=False, default=None)
 
     @property
     def now_ms(self) -> int:
@@ -98,6 +104,28 @@ class Call:
     def address(self) -> str:
         """The address that asks; empty where that is not known."""
         return self.request.address
+
+    def entry(
+        self, action: str, target: str | None = None, *, tenant: str | None = "", **detail: Any
+    ) -> Entry:
+        """Return the audit trail's entry of what this request does to `target`, for the verb that
+        does it. `tenant` is the request's own unless it is given; None is the platform."""
+        return audit.new_entry(
+            action,
+            at_ms=self.now_ms,
+            actor=self.principal.key_id,
+            address=self.address or None,
+            by_platform=self.principal.tenant is None,
+            tenant=self.tenant if tenant == "" else tenant,
+            target=target,
+            detail=detail,
+            reason=self.reason,
+        )
+
+    def require_reason(self, what: str) -> None:
+        """Raise Refusal (422) where the request does not say why."""
+        if self.reason is None:
+            raise invalid("Postback-Reason", None, f"is required where {what}")
 
     async def body(self, bytes_max: int) -> bytes:
         """Return the request's body, which the tenant holds until the response is there. Raises

@@ -130,6 +130,7 @@ async def payload(call: Call) -> Response:
     scope="operate",
     responses={200: wire.CallbackDetailView[str]},
     errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_GONE"),
+    actions=("callback.replay",),
 )
 async def replay(call: Call) -> Response:
     """Replay it.
@@ -137,7 +138,10 @@ async def replay(call: Call) -> Response:
     From dead, delivered or cancelled: the same id and bytes, a fresh budget of tries, the history
     kept.
     """
-    changed = await call.context.store.replay(call.tenant, call.path["id"], now_ms=call.now_ms)
+    id = call.path["id"]
+    changed = await call.context.store.replay(
+        call.tenant, id, now_ms=call.now_ms, entries=[call.entry("callback.replay", id)]
+    )
     call.context.engine.wake()
     return respond(detail(changed))
 
@@ -149,13 +153,17 @@ async def replay(call: Call) -> Response:
     scope="operate",
     responses={200: wire.CallbackDetailView[str]},
     errors=("NOT_FOUND", "CONFLICT"),
+    actions=("callback.cancel",),
 )
 async def cancel(call: Call) -> Response:
     """Cancel it.
 
     While it is sending, the attempt ends and nothing follows.
     """
-    changed = await call.context.store.cancel(call.tenant, call.path["id"], now_ms=call.now_ms)
+    id = call.path["id"]
+    changed = await call.context.store.cancel(
+        call.tenant, id, now_ms=call.now_ms, entries=[call.entry("callback.cancel", id)]
+    )
     return respond(detail(changed))
 
 

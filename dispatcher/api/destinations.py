@@ -1,5 +1,6 @@
 """Destinations: list and show, register, change, remove, and try with a test callback."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -12,7 +13,8 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
-from dispatcher.ids import destination_id, new_id, server_of
+from dispatcher.audit import Entry
+from dispatcher.ids import destination_id, new_id, resolve_destination, server_of
 from dispatcher.intake import check_name, check_url, custom_headers, read_policy
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
@@ -24,6 +26,7 @@ from receiver.base.http import invalid
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.
+_WIRE: Final = {"rate_per_second": "ratePerSecond"}
 OF_REGISTERED: Final = frozenset({"url", "policy", "headers"})
 TEST_STATUS: Final = "test"
 _PATH: Final = "/v1/destinations"
@@ -56,6 +59,7 @@ async def search(call: Call) -> Response:
     example={"name": "billing", "url": "https://example.com/webhooks", "concurrency": 8},
     responses={201: wire.RegisteredView[str, PolicyShape]},
     errors=("CONFLICT", "LIMIT_REACHED", "TENANT_ERASING"),
+    actions=("destination.register",),
 )
 async def register(call: Call) -> Response:
     """Register a destination.
@@ -67,8 +71,9 @@ async def register(call: Call) -> Response:
     new = new_destination(request, call.tenant, call.context.settings, call.now_ms)
     check_secret(request.secret)
     secret = new_secret(call.tenant, call.now_ms, destination=new.id, value=request.secret)
-    await call.context.access.ensure_tenant(call.tenant)
-    made = await call.context.store.register(new, secret)
+    await call.context.access.ensure_tenant(call.tenant, call.entry)
+    entry = call.entry("destination.register", new.id, name=new.name)
+    made = await call.context.store.register(new, secret, entries=[entry])
     call.context.secrets.forget(call.tenant)
     shown = secret.value if request.secret is None else None
     location = {"Location": f"{_PATH}/{made.id}", **NO_STORE}
@@ -130,6 +135,13 @@ async def get(call: Call) -> Response:
     example={"paused": True},
     responses={200: wire.DestinationView[str, PolicyShape]},
     errors=("NOT_FOUND",),
+    actions=(
+        "destination.change",
+        "destination.pause",
+        "destination.resume",
+        "destination.disable",
+        "destination.enable",
+    ),
 )
 async def change(call: Call) -> Response:
     """Change a destination.
@@ -142,10 +154,37 @@ async def change(call: Call) -> Response:
     if OF_REGISTERED & changes.keys():
         _check_registered(await store.get_destination(call.tenant, call.path["id"]))
     changed = await store.change_destination(
-        call.tenant, call.path["id"], changes, now_ms=call.now_ms
+        call.tenant,
+        call.path["id"],
+        changes,
+        now_ms=call.now_ms,
+        entries=_entries(call, changes),
     )
     call.context.engine.wake()
     return respond(view(changed))
+
+
+def _entries(call: Call, changes: Mapping[str, object]) -> list[Entry]:
+    """Return what the audit trail says of a change: which fields, without their values."""
+    entries = []
+    if "paused" in changes:
+        action = "destination.pause" if changes["paused"] else "destination.resume"
+        entries.append(_entry(call, action))
+    if "disabled_reason" in changes:
+        enabled = changes["disabled_reason"] is None
+        action = "destination.enable" if enabled else "destination.disable"
+        entries.append(_entry(call, action))
+    fields = sorted(_WIRE.get(one, one) for one in changes.keys() - {"paused", "disabled_reason"})
+    if fields:
+        entries.append(_entry(call, "destination.change").about(fields=fields))
+    return entries
+
+
+def _entry(call: Call, action: str) -> Entry:
+    """Return an entry of the destination that the path names: by its id, and as it was named."""
+    named = call.path["id"]
+    id = resolve_destination(call.tenant, named)
+    return call.entry(action, id, name=None if named == id else named)
 
 
 def _check_registered(destination: Destination) -> None:
@@ -182,13 +221,19 @@ def changes_of(request: wire.DestinationChange, settings: Settings) -> dict[str,
     scope="operate",
     responses={204: None},
     errors=("NOT_FOUND",),
+    actions=("destination.remove",),
 )
 async def remove(call: Call) -> Response:
     """Remove a destination.
 
     With its secrets; its backlog is made dead.
     """
-    await call.context.store.remove_destination(call.tenant, call.path["id"], now_ms=call.now_ms)
+    await call.context.store.remove_destination(
+        call.tenant,
+        call.path["id"],
+        now_ms=call.now_ms,
+        entries=[_entry(call, "destination.remove")],
+    )
     call.context.secrets.forget(call.tenant)
     return Response(status_code=204)
 
@@ -203,6 +248,7 @@ async def remove(call: Call) -> Response:
     example={},
     responses={200: wire.AttemptView[str]},
     errors=("NOT_FOUND",),
+    actions=("destination.test",),
 )
 async def probe(call: Call) -> Response:
     """Send a test callback.
@@ -218,6 +264,8 @@ async def probe(call: Call) -> Response:
     if not call.context.probes.take(call.tenant):
         raise unavailable("too many tests run at once")
     try:
+        entry = call.entry("destination.test", destination.id, name=destination.name)
+        await call.context.store.record(entry, tenant=call.tenant)
         outcome = await call.context.engine.probe(delivery)
     finally:
         call.context.probes.give(call.tenant)

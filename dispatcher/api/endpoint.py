@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as Asgi
 
+from dispatcher import audit
 from dispatcher.access import Principal, TooFast
 from dispatcher.api.call import Call, Context
 from dispatcher.api.errors import ApiError, to_refusal, unavailable
@@ -36,7 +37,7 @@ _UNREAD: Final = "too much of what was asked for is unread yet; read it, and try
 # A second one of these would make the request say two things.
 _SINGLE: Final = (
     b"authorization", b"content-length", b"content-type", b"content-encoding", b"idempotency-key",
-    b"postback-tenant", b"x-request-id",
+    b"postback-tenant", b"postback-reason", b"x-request-id",
 )  # fmt: skip
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,64}")
 _PATH_PART: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
@@ -64,6 +65,8 @@ class Operation:
     it is. `responses` names what each success status carries: a type, a media type, or nothing.
     `errors` are the codes that this operation adds to those which every one may answer. The query
     may hold its `parameters` alone, unless one is named like `tag.KEY`: then its handler checks.
+    `actions` are what the audit trail calls the changes that it makes, which the caller may give a
+    reason for.
     """
 
     method: Method
@@ -78,6 +81,7 @@ class Operation:
     parameters: tuple[Parameter, ...] = ()
     responses: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
+    actions: tuple[str, ...] = ()
     handler: Handler = field(init=False)
     summary: str = field(init=False)
     about: str = field(init=False)
@@ -159,6 +163,8 @@ class Endpoint:
                 await _admit(call, operation.scope)
                 tenant = call.tenant
                 call.query = read_query(request.query, self._query_names[operation.method])
+                if operation.actions:
+                    call.reason = _reason(call)
                 if operation.method == "GET":  # what nobody waits for need not be looked up
                     return await request.while_there(operation.handler(call)), tenant
             return await operation.handler(call), tenant
@@ -234,6 +240,20 @@ async def _admit(call: Call, scope: Scope) -> None:
         raise invalid("Postback-Tenant", named, str(error)) from None
     call.principal = principal
     call.request.holder = call.tenant
+    if principal is access.unused_bootstrap:
+        await access.record_bootstrap(call.entry)
+
+
+def _reason(call: Call) -> str | None:
+    """Return why the caller asks, None where it does not say. Raises Refusal (422)."""
+    given = call.header(b"postback-reason")
+    if not given:
+        return None
+    text = given.encode("latin-1").decode("utf-8", "surrogateescape")
+    fault = audit.reason_fault(text)
+    if fault is not None:
+        raise invalid("Postback-Reason", None, fault)
+    return text
 
 
 def _hold(call: Call, principal: Principal) -> None:

@@ -3,13 +3,14 @@ documents are ordinary."""
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from dispatcher.api.errors import ApiError
 from dispatcher.intake import may_repeat_a_key
@@ -18,6 +19,7 @@ from receiver.base.http import Refusal, invalid
 T = TypeVar("T")
 
 JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
 NO_STORE: Final = {"Cache-Control": "no-store"}  # with a response that holds a key or a secret
 _ENCODER: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
@@ -32,6 +34,25 @@ _FIELD: Final = re.compile(
 def respond(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a JSON response."""
     return Response(encode(value), status, headers, JSON)
+
+
+class Lines(Response):
+    """A response that is sent piece by piece. It goes on when the client hangs up: what was begun
+    is not left half done."""
+
+    def __init__(
+        self, pieces: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._pieces = pieces
+        super().__init__(headers=headers, media_type=NDJSON)
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        async for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def encode(value: Any) -> bytes:

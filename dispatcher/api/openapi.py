@@ -10,6 +10,7 @@ from dispatcher import VERSION
 from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import CODES
 from dispatcher.api.json import JSON
+from dispatcher.audit import REASON_CHARS_MAX
 from dispatcher.wire import ErrorView
 
 TAGS: Final = {
@@ -33,6 +34,12 @@ _TENANT: Final = Parameter(
     name="Postback-Tenant",
     where="header",
     about="The tenant that a platform key works for; `default` where it names none.",
+)
+_REASON: Final = Parameter(
+    name="Postback-Reason",
+    where="header",
+    about=f"Why: kept with the change in the audit trail. UTF-8, at most {REASON_CHARS_MAX} "
+    "characters.",
 )
 _ABOUT: Final = """\
 Carries job completions from a platform to its customers: durable, signed, retried, replayable.
@@ -122,6 +129,8 @@ def _operation(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     }
     if operation.scope is not None:
         described["x-scope"] = operation.scope
+    if operation.actions:
+        described["x-audit"] = list(operation.actions)
     if operation.body is not None or operation.media:
         described["requestBody"] = {
             "required": not operation.body_optional,
@@ -145,6 +154,8 @@ def _parameters(operation: Operation, schemas: _Schemas) -> list[dict[str, Any]]
         for name in re.findall(r"{(\w+)}", operation.path)
     ]
     named = [*operation.parameters, *([] if operation.scope is None else [_TENANT])]
+    if operation.actions:
+        named.append(_REASON)
     return in_path + [
         {
             "name": one.name,

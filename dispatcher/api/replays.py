@@ -12,7 +12,9 @@ from dispatcher.api.call import Call
 from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import respond
 from dispatcher.filters import Filter, FilterError
+from dispatcher.ids import lane_url
 from dispatcher.states import FINAL
+from dispatcher.store.errors import TooManyMatch
 from dispatcher.values import Replay
 from receiver.base.clock import iso
 from receiver.base.http import invalid
@@ -29,6 +31,7 @@ SAMPLE: Final = 10
     example={"filter": {"status": "dead", "tag.team": "a"}, "dryRun": True},
     responses={202: wire.ReplayView[str], 200: wire.PreviewView[wire.CallbackView[str]]},
     errors=("LIMIT_REACHED", "TENANT_ERASING"),
+    actions=("replay.start",),
 )
 async def start(call: Call) -> Response:
     """Replay what a filter matches.
@@ -40,13 +43,30 @@ async def start(call: Call) -> Response:
     chosen = replay_filter(request.filter)
     if request.dry_run:
         return await _preview(call, chosen)
-    store = call.context.store
-    await call.context.access.ensure_tenant(call.tenant)
-    made = await store.make_replay(
-        call.tenant, chosen, rate_per_second=request.rate_per_second, now_ms=call.now_ms
-    )
+    await call.context.access.ensure_tenant(call.tenant, call.entry)
+    unexplained_max = call.context.settings.replay_reason_above or None
+    rate, entry = request.rate_per_second, call.entry("replay.start", filter=_filter_shown(chosen))
+    try:
+        made = await call.context.store.make_replay(
+            call.tenant,
+            chosen,
+            rate_per_second=rate,
+            now_ms=call.now_ms,
+            matched_max=unexplained_max if call.reason is None else None,
+            entry=entry.about(ratePerSecond=rate),
+        )
+    except TooManyMatch as error:
+        raise invalid("Postback-Reason", None, f"is required, since {error}") from None
     call.context.wake_replayer()
     return respond(view(made), 202, {"Location": f"/v1/replays/{made.id}"})
+
+
+def _filter_shown(chosen: Filter) -> dict[str, str]:
+    """Return the filter as the audit trail shows it: a URL's query may hold a token."""
+    shown = filters.dump(chosen)
+    if "callbackUrl" in shown:
+        shown["callbackUrl"] = lane_url(shown["callbackUrl"])
+    return shown
 
 
 async def _preview(call: Call, chosen: Filter) -> Response:
@@ -96,13 +116,17 @@ async def get(call: Call) -> Response:
     scope="operate",
     responses={200: wire.ReplayView[str]},
     errors=("NOT_FOUND", "CONFLICT"),
+    actions=("replay.cancel",),
 )
 async def cancel(call: Call) -> Response:
     """Stop a replay.
 
     What was fed stays.
     """
-    ended = await call.context.store.cancel_replay(call.tenant, call.path["id"], now_ms=call.now_ms)
+    id = call.path["id"]
+    ended = await call.context.store.cancel_replay(
+        call.tenant, id, now_ms=call.now_ms, entry=call.entry("replay.cancel", id)
+    )
     return respond(view(ended))
 
 

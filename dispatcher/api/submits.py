@@ -7,13 +7,12 @@ from itertools import islice
 from typing import Any, Final, get_args
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from dispatcher import intake, wire
 from dispatcher.api.call import JSON_BYTES_MAX, Call
 from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import ApiError, to_refusal
-from dispatcher.api.json import JSON, decode, decoder, encode, respond
+from dispatcher.api.json import JSON, NDJSON, Lines, decode, decoder, encode, respond
 from dispatcher.intake import Submission
 from dispatcher.policy import PresetName
 from dispatcher.values import Priority, Submitted
@@ -22,7 +21,6 @@ from receiver.base.completion import ends, status_in
 from receiver.base.http import invalid
 from receiver.signature import RUN_MAX
 
-NDJSON: Final = "application/x-ndjson"
 # Lines submitted at once: enough to share a commit, few enough to let other requests between.
 LINES_AT_ONCE: Final = 64
 _RAW_NAMES: Final = (
@@ -115,7 +113,7 @@ async def submit_raw(call: Call) -> Response:
 
 async def _take(call: Call, submission: Submission) -> Response:
     call.principal.require_target(submission.destination, submission.callback_url)
-    submitted = await call.context.intake.accept(call.tenant, submission)
+    submitted = await call.context.intake.accept(call.tenant, submission, call.entry)
     status = 200 if submitted.duplicate else 202
     location = {"Location": f"/v1/callbacks/{submitted.id}"}
     return respond(wire.AcceptedView(**_accepted(submitted)), status, location)
@@ -214,23 +212,6 @@ async def submit_batch(call: Call) -> Response:
     return Lines(_results(call, lines))
 
 
-class Lines(Response):
-    """A response that is sent piece by piece. It goes on when the client hangs up: what was begun
-    is not left half done."""
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
-        super().__init__(media_type=NDJSON)
-        del self.headers["content-length"]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        async for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
 async def _results(call: Call, lines: Sequence[tuple[int, bytes]]) -> AsyncIterator[bytes]:
     waiting = iter(lines)
     turn = call.context.batches.of(call.tenant)
@@ -247,7 +228,7 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
         shape = decode(decoder(wire.BatchLine), line, depth_max=depth_max)
         submission = intake.from_wire(shape, shape.idempotency_key)
         call.principal.require_target(submission.destination, submission.callback_url)
-        submitted = await call.context.intake.accept(call.tenant, submission)
+        submitted = await call.context.intake.accept(call.tenant, submission, call.entry)
     except Exception as error:  # told in its line, and logged where it is ours
         refusal = to_refusal(error, call.request.id)
         call.context.metrics.refused(refusal.code)

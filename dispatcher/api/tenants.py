@@ -1,5 +1,6 @@
 """Tenants: what each may use and does use, and its end. For platform keys only."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -73,6 +74,7 @@ async def get(call: Call) -> Response:
     example={"storageBytesMax": 10_737_418_240, "ratePerSecond": 200, "queueMax": None},
     responses={200: wire.TenantDetailView[str]},
     errors=("NOT_FOUND", "TENANT_ERASING"),
+    actions=("tenant.change",),
 )
 async def change(call: Call) -> Response:
     """Change a tenant's limits.
@@ -82,7 +84,9 @@ async def change(call: Call) -> Response:
     """
     call.principal.require_platform()
     changes = _changes(await call.json(wire.TenantChange))
-    changed = await call.context.access.change_tenant(_known(call).name, changes)
+    name = _known(call).name
+    entry = call.entry("tenant.change", name, tenant=None, **_as_on_the_wire(changes))
+    changed = await call.context.access.change_tenant(name, changes, entry)
     _LOG.info("tenant changed", **_log_fields(call), **changes)
     return respond(view(call, changed))
 
@@ -93,18 +97,22 @@ async def change(call: Call) -> Response:
     tag="access",
     scope="admin",
     responses={202: wire.TenantDetailView[str], 204: None},
+    actions=("tenant.erase",),
 )
 async def remove(call: Call) -> Response:
     """Erase a tenant.
 
     With all that it has: callbacks, payloads, attempts, destinations, secrets, keys, replays. Its
     keys are worthless at once, it takes nothing new, attempts that run are its last, and the rest
-    goes in the background (202), across restarts. 204 where there is no tenant of this name, or
-    none any more. For platform keys only.
+    goes in the background (202), across restarts. What the audit trail says of it stays, for the
+    platform, until its retention ends. 204 where there is no tenant of this name, or none any more.
+    For platform keys only.
     """
     call.principal.require_platform()
+    name = call.path["name"]
     try:
-        erasing = await call.context.access.erase_tenant(call.path["name"])
+        entry = call.entry("tenant.erase", name, tenant=None)
+        erasing = await call.context.access.erase_tenant(name, entry)
     except NotFound:
         return Response(status_code=204)
     call.context.wake_eraser()
@@ -150,6 +158,14 @@ def _changes(request: wire.TenantChange) -> dict[str, Any]:
         if UNFIT_TEXT.search(changes["label"]):
             raise invalid("label", None, "must not hold control characters")
     return changes
+
+
+def _as_on_the_wire(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changed limits by the names of their fields; `default` for what was put back to it."""
+    return {
+        _LIMITS.get(name, name): "default" if value is None else value
+        for name, value in changes.items()
+    }
 
 
 def _fields(tenant: Tenant) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 from dispatcher import VERSION
 from dispatcher.cli import (
     access,
+    audit,
     destinations,
     doctor,
     listing,
@@ -33,7 +34,7 @@ _START: Final = examples(
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay),
-    "Setting up": (destinations, access, tenants),
+    "Setting up": (destinations, access, tenants, audit),
 }
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
-from dispatcher.cli.service import Service, ServiceDep, for_each, print_list
+from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, print_list
 from dispatcher.client import Key, NewKey, RevealedSecret, Secret, calls
 from receiver.base import cli
 from receiver.base.cli import examples
@@ -104,7 +104,7 @@ def _bounds(key: Key) -> Text:
     "[dim]# a platform key[/dim]",
 )
 def create_key(
-    service: ServiceDep,
+    service: ChangingDep,
     scope: Annotated[
         list[Scope], typer.Option(help="What it may do (repeatable).", show_default=False)
     ],
@@ -138,6 +138,7 @@ def create_key(
         networks=network or (),
         destinations=destination or (),
         rate_per_second=rate,
+        reason=service.reason,
     )
     key = service.show(call)
     if key is not None:
@@ -151,7 +152,7 @@ def create_key(
     "dispatcher keys rotate key_0192… --overlap 7d --expires 90d",
 )
 def rotate_key(
-    service: ServiceDep,
+    service: ChangingDep,
     id: Annotated[str, typer.Argument(metavar="ID", help="As `keys list` shows it.")],
     overlap: Annotated[
         str | None,
@@ -169,6 +170,7 @@ def rotate_key(
         overlap_s=None if overlap is None else options.duration_s(overlap),
         force=force,
         expires=None if expires is None else options.ahead(expires),
+        reason=service.reason,
     )
     key = service.show(call)
     if key is None:
@@ -188,7 +190,7 @@ def _show(key: NewKey) -> None:
 
 @command(keys, "revoke", "dispatcher keys revoke key_0192…")
 def revoke_keys(
-    service: ServiceDep,
+    service: ChangingDep,
     ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, as `keys list` shows.")],
 ) -> None:
     """Revoke API keys, at once."""
@@ -196,7 +198,7 @@ def revoke_keys(
 
 
 def _revoke(service: Service, id: str) -> None:
-    service.client.revoke_key(id)
+    service.client.revoke_key(id, reason=service.reason)
     if service.json:
         cli.print_json(b"{}")
     else:
@@ -205,7 +207,7 @@ def _revoke(service: Service, id: str) -> None:
 
 @secrets.callback()
 @with_dependencies
-def overview(context: typer.Context, service: ServiceDep) -> None:
+def overview(context: typer.Context, service: ChangingDep) -> None:
     """Signing secrets: list, reveal, rotate
 
     Alone it lists them; the tenant's secret that nobody has seen yet is shown, this once.
@@ -217,7 +219,7 @@ def overview(context: typer.Context, service: ServiceDep) -> None:
         list_secrets(service)
         _note(service, "\nreveal: dispatcher secrets reveal   rotate: dispatcher secrets rotate")
         return
-    _print(service.client.reveal_secret(id=unseen.id))
+    _print(service.client.reveal_secret(id=unseen.id, reason=service.reason))
     _note(service, "Shown this once, and recorded; see it again with: dispatcher secrets reveal")
 
 
@@ -243,7 +245,7 @@ def list_secrets(service: ServiceDep) -> None:
 
 @command(secrets, "reveal", _SECRETS[1])
 def reveal_secret(
-    service: ServiceDep,
+    service: ChangingDep,
     destination: Destination = None,
     id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="This one, as `secrets list` shows.")
@@ -252,12 +254,12 @@ def reveal_secret(
     """Show a secret's value. That you looked is recorded."""
     if id is not None and destination is not None:
         raise typer.BadParameter("--id and --destination exclude each other")
-    _print(service.show(calls.reveal_secret(id=id, destination=destination)))
+    _print(service.show(calls.reveal_secret(id=id, destination=destination, reason=service.reason)))
 
 
 @command(secrets, "rotate", _SECRETS[2])
 def rotate_secret(
-    service: ServiceDep,
+    service: ChangingDep,
     destination: Destination = None,
     overlap: Annotated[
         str | None,
@@ -270,7 +272,9 @@ def rotate_secret(
     """Make a new secret. The old one signs beside it until the overlap ends (24 h), so that
     receivers can change over without losing one delivery."""
     overlap_s = None if overlap is None else options.duration_s(overlap)
-    call = calls.rotate_secret(destination=destination, overlap_s=overlap_s, force=force)
+    call = calls.rotate_secret(
+        destination=destination, overlap_s=overlap_s, force=force, reason=service.reason
+    )
     _print(service.show(call))
     _note(service, "Give it to the receivers: the old one signs too, until the overlap ends.")
 

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from dispatcher.cli import options
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, ServiceDep, print_list
+from dispatcher.cli.service import ChangingDep, Service, ServiceDep, print_list
 from dispatcher.cli.show import met
 from dispatcher.client import Destination, calls
 from receiver.base import cli
@@ -74,7 +74,7 @@ def show_destination(service: ServiceDep, name: Name) -> None:
     group, "add", "dispatcher destinations add billing https://example.com/hooks --concurrency 8"
 )
 def add_destination(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Annotated[str, typer.Argument(metavar="NAME")],
     to: Annotated[str, typer.Argument(metavar="URL")],
     policy: PolicyText = None,
@@ -91,6 +91,7 @@ def add_destination(
             headers=options.headers(header),
             concurrency=concurrency,
             rate_per_second=rate,
+            reason=service.reason,
         )
     )
     _print(made)
@@ -103,7 +104,7 @@ def add_destination(
 
 @command(group, "set", "dispatcher destinations set billing --rate 50 --reset policy")
 def set_destination(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Name,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Its new URL.")] = None,
     policy: PolicyText = None,
@@ -136,20 +137,20 @@ def set_destination(
 
 
 @command(group, "pause", "dispatcher destinations pause billing")
-def pause(service: ServiceDep, name: Name) -> None:
+def pause(service: ChangingDep, name: Name) -> None:
     """Send nothing for now. Its backlog is kept."""
     _change(service, name, {"paused": True})
 
 
 @command(group, "resume", "dispatcher destinations resume billing")
-def resume(service: ServiceDep, name: Name) -> None:
+def resume(service: ChangingDep, name: Name) -> None:
     """Send again; resuming also closes its circuit. What waits for its next try keeps its time."""
     _change(service, name, {"paused": False})
 
 
 @command(group, "disable", "dispatcher destinations disable billing --yes")
 def disable(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -159,20 +160,20 @@ def disable(
 
 
 @command(group, "enable", "dispatcher destinations enable billing")
-def enable(service: ServiceDep, name: Name) -> None:
+def enable(service: ChangingDep, name: Name) -> None:
     """Take callbacks for it again. What died meanwhile waits for a replay."""
     _change(service, name, {"disabled": False})
 
 
 @command(group, "remove", "dispatcher destinations remove billing --yes")
 def remove(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget it and its secret; its backlog is made dead."""
     cli.confirm(f"Remove {name}, its secret and its backlog?", yes=yes)
-    service.client.remove_destination(name)
+    service.client.remove_destination(name, reason=service.reason)
     if service.json:
         cli.print_json(b"{}")
     else:
@@ -180,10 +181,10 @@ def remove(
 
 
 @command(group, "test", "dispatcher destinations test billing")
-def test(service: ServiceDep, name: Name, to: TestUrl = None) -> None:  # noqa: PT028 - a command
+def test(service: ChangingDep, name: Name, to: TestUrl = None) -> None:  # noqa: PT028 - a command
     """Send a signed test callback now and show its outcome. Exits with 1 unless it was
     acknowledged."""
-    call = calls.test_destination(name, url=to)
+    call = calls.test_destination(name, url=to, reason=service.reason)
     response = service.client.raw(call)
     attempt = call.read(response)
     if service.json:
@@ -203,7 +204,7 @@ def test(service: ServiceDep, name: Name, to: TestUrl = None) -> None:  # noqa: 
 
 
 def _change(service: Service, name: str, changes: dict[str, Any]) -> None:
-    _print(service.show(calls.change_destination(name, changes)))
+    _print(service.show(calls.change_destination(name, changes, reason=service.reason)))
 
 
 def _print(destination: Destination | None) -> None:

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dispatcher.cli import options
 from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, ServiceDep, for_each
+from dispatcher.cli.service import ChangingDep, Service, for_each
 from dispatcher.cli.show import await_end
 from dispatcher.client import Callback, Filters, Preview, Replay, calls
 from receiver.base import cli
@@ -31,7 +31,7 @@ app = typer.Typer()
     "dispatcher replay rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# watch one again[/dim]",
 )
 def replay(
-    service: ServiceDep,
+    service: ChangingDep,
     filters: FiltersDep,
     ids: Annotated[
         list[str] | None,
@@ -76,10 +76,10 @@ def _replay_one(service: Service, id: str, *, wait: bool) -> None:
     if id.startswith("rp_"):
         _watch(service, id)
     elif wait:
-        service.client.replay(id)
+        service.client.replay(id, reason=service.reason)
         await_end(service, id, _WAIT_S)
     else:
-        _print_state(service.show(calls.replay(id)))
+        _print_state(service.show(calls.replay(id, reason=service.reason)))
 
 
 def _preview(service: Service, filters: Filters) -> str:
@@ -124,7 +124,7 @@ def _ask(service: Service, filters: Filters, rate: float | None) -> None:
 
 
 def _start(service: Service, filters: Filters, rate: float | None, *, wait: bool) -> None:
-    call = calls.start_replay(filters, rate_per_second=rate)
+    call = calls.start_replay(filters, rate_per_second=rate, reason=service.reason)
     if wait:
         _watch(service, service.client.call(call).id)
         return
@@ -171,7 +171,7 @@ def _watch(service: Service, id: str) -> None:
     "dispatcher cancel rp_0192f0c1a2b33f6c1d2e4f5a6b7c8d9e0f1a   [dim]# a running replay[/dim]",
 )
 def cancel(
-    service: ServiceDep,
+    service: ChangingDep,
     ids: Annotated[
         list[str], typer.Argument(metavar="ID…", help="Callbacks, or a filtered replay.")
     ],
@@ -183,13 +183,13 @@ def cancel(
 
 def _cancel_one(service: Service, id: str) -> None:
     if id.startswith("rp_"):
-        replay = service.show(calls.cancel_replay(id))
+        replay = service.show(calls.cancel_replay(id, reason=service.reason))
         if replay is not None:
             left = replay.matched - replay.replayed - replay.skipped
             more = f"{left:,}" if replay.matched_exactly else "more"
             cli.console().print(f"{cli.clean(id)} stopped with {more} left to replay")
         return
-    _print_state(service.show(calls.cancel(id)))
+    _print_state(service.show(calls.cancel(id, reason=service.reason)))
 
 
 def _print_state(callback: Callback | None) -> None:

@@ -9,6 +9,7 @@ import msgspec
 import typer
 from rich.table import Table
 
+from dispatcher.audit import reason_fault
 from dispatcher.cli.options import Depends
 from dispatcher.client import (
     BadAnswer,
@@ -76,6 +77,12 @@ Tenant = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+Reason = Annotated[
+    str | None,
+    typer.Option(
+        "--reason", metavar="TEXT", help="Why: kept in the audit trail.", rich_help_panel=_PANEL
+    ),
+]
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print JSON for programs; of lists one object a line."),
@@ -93,11 +100,13 @@ class Globals:
 
 
 class Service:
-    """One command's way to the service. `json`: print for programs."""
+    """One command's way to the service. `json`: print for programs; `reason`: why it changes
+    something."""
 
     def __init__(self, client: Client, *, json: bool) -> None:
         self.client = client
         self.json = json
+        self.reason: str | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +153,23 @@ def connect(
     return Service(client, json=as_json or before.json)
 
 
+def connect_to_change(
+    context: typer.Context,
+    url: Url = None,
+    api_key: ApiKey = None,
+    tenant: Tenant = None,
+    as_json: AsJson = False,
+    reason: Reason = None,
+) -> Service:
+    """Return the service, for a command that changes something there."""
+    fault = None if reason is None else reason_fault(reason)
+    if fault is not None:
+        raise typer.BadParameter(f"--reason {fault}")
+    service = connect(context, url, api_key, tenant, as_json)
+    service.reason = reason
+    return service
+
+
 def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
     """Whether to print for programs, for commands that need no running service."""
     before: Globals = context.obj or Globals()
@@ -151,6 +177,7 @@ def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
 
 
 ServiceDep = Annotated[Service, Depends(connect)]
+ChangingDep = Annotated[Service, Depends(connect_to_change)]
 JsonDep = Annotated[bool, Depends(json_wanted)]
 
 

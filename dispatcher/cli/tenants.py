@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from dispatcher.cli.options import command, with_dependencies
-from dispatcher.cli.service import ServiceDep, print_list
+from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
 from dispatcher.client import Tenant, TenantDetail, calls
 from receiver.base import cli
 from receiver.base.cli import examples
@@ -63,7 +63,7 @@ def show_tenant(service: ServiceDep, name: Name) -> None:
 
 @command(group, "set", _EXAMPLES[2], _EXAMPLES[3])
 def set_limits(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Name,
     storage: Annotated[
         str | None,
@@ -91,12 +91,12 @@ def set_limits(
         changes["label"] = label
     if not changes:
         raise typer.BadParameter("name what to set: --storage, --queue, --rate or --label")
-    _print(service.show(calls.change_tenant(name, changes)))
+    _print(service.show(calls.change_tenant(name, changes, reason=service.reason)))
 
 
 @command(group, "delete", "dispatcher tenants delete acme", "dispatcher tenants delete acme --yes")
 def delete_tenant(
-    service: ServiceDep,
+    service: ChangingDep,
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -106,7 +106,7 @@ def delete_tenant(
     tenant = service.client.get_tenant(name)  # a misspelt name is told before anything is asked
     has = f"{cli.size(tenant.storage_bytes)} of callbacks, {tenant.queued:,} of them waiting"
     cli.confirm(f"Erase {cli.clean(name)} for good, with {has}?", yes=yes)
-    erasing = service.client.erase_tenant(name)
+    erasing = service.client.erase_tenant(name, reason=service.reason)
     if service.json:
         cli.print_json(b"{}")
     elif erasing is None:

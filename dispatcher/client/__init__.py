@@ -8,7 +8,7 @@ with Client("http://127.0.0.1:8600", api_key) as client:
 """
 
 from dispatcher.client.aio import AsyncClient
-from dispatcher.client.calls import Filters, LineResult, Payload, Submission
+from dispatcher.client.calls import AuditFilters, Filters, LineResult, Payload, Submission
 from dispatcher.client.errors import (
     BadAnswer,
     BadRequest,
@@ -29,6 +29,7 @@ from dispatcher.client.errors import (
 )
 from dispatcher.client.results import (
     Attempt,
+    AuditEntry,
     Callback,
     Destination,
     Key,
@@ -49,6 +50,8 @@ from dispatcher.wire import Page
 __all__ = [
     "AsyncClient",
     "Attempt",
+    "AuditEntry",
+    "AuditFilters",
     "BadAnswer",
     "BadRequest",
     "Callback",

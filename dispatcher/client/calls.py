@@ -14,9 +14,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from dispatcher.audit import reason_fault
 from dispatcher.client.errors import BadAnswer, NotFound, PostbackError, error_from
 from dispatcher.client.results import (
     Attempt,
+    AuditEntry,
     Callback,
     Destination,
     Key,
@@ -100,6 +102,18 @@ class Filters(TypedDict, total=False):
     since: datetime | str
     until: datetime | str
     tags: Mapping[str, str]
+
+
+class AuditFilters(TypedDict, total=False):
+    """What of the audit trail; everything given must match. `all_tenants`: with a platform key, of
+    all of them and of the platform itself. Otherwise as `Filters`."""
+
+    action: str
+    actor: str
+    target: str
+    since: datetime | str
+    until: datetime | str
+    all_tenants: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,16 +297,17 @@ def payload(id: str) -> Call[Payload]:
     return _get(_read_payload, "callbacks", id, "payload")
 
 
-def replay(id: str) -> Call[Callback]:
-    """Deliver once more: same id, same bytes, a fresh budget of tries, history kept. Raises
-    NotFound, Conflict (it is pending or sending), Gone (the payload is pruned)."""
-    return _post(_json(Callback), "callbacks", id, "replay")
+def replay(id: str, *, reason: str | None = None) -> Call[Callback]:
+    """Deliver once more: same id, same bytes, a fresh budget of tries, history kept. `reason`, here
+    and below, is why: for the audit trail. Raises NotFound, Conflict (it is pending or sending),
+    Gone (the payload is pruned)."""
+    return _post(_json(Callback), "callbacks", id, "replay", reason=reason)
 
 
-def cancel(id: str) -> Call[Callback]:
+def cancel(id: str, *, reason: str | None = None) -> Call[Callback]:
     """Deliver no more; a running attempt ends and nothing follows it. Raises NotFound, and
     Conflict from a final state."""
-    return _post(_json(Callback), "callbacks", id, "cancel")
+    return _post(_json(Callback), "callbacks", id, "cancel", reason=reason)
 
 
 # --- filtered replays ---
@@ -304,11 +319,14 @@ def preview_replay(filters: Filters) -> Call[Preview]:
     return _post(_json(Preview), "replays", fields=fields, repeatable=True)
 
 
-def start_replay(filters: Filters, *, rate_per_second: float | None = None) -> Call[Replay]:
+def start_replay(
+    filters: Filters, *, rate_per_second: float | None = None, reason: str | None = None
+) -> Call[Replay]:
     """Replay everything that matches and is in a final state now, in the background, at most
-    `rate_per_second`. Raises ValidationFailed without a filter."""
+    `rate_per_second`. Raises ValidationFailed without a filter, and without a reason where the
+    service wants one."""
     fields = _given({"filter": _filter_params(filters), "ratePerSecond": rate_per_second})
-    return _post(_json(Replay), "replays", fields=fields)
+    return _post(_json(Replay), "replays", fields=fields, reason=reason)
 
 
 def get_replay(id: str) -> Call[Replay]:
@@ -316,10 +334,10 @@ def get_replay(id: str) -> Call[Replay]:
     return _get(_json(Replay), "replays", id)
 
 
-def cancel_replay(id: str) -> Call[Replay]:
+def cancel_replay(id: str, *, reason: str | None = None) -> Call[Replay]:
     """Replay no more of it; what was replayed stays. Raises NotFound, and Conflict once it is
     done."""
-    return _post(_json(Replay), "replays", id, "cancel")
+    return _post(_json(Replay), "replays", id, "cancel", reason=reason)
 
 
 # --- destinations ---
@@ -344,6 +362,7 @@ def register_destination(
     headers: Mapping[str, str] | None = None,
     concurrency: int | None = None,
     rate_per_second: float | None = None,
+    reason: str | None = None,
 ) -> Call[Registered]:
     """Give a URL a name, limits and a signing secret of its own (made unless given). Raises
     Conflict if the name is taken."""
@@ -356,10 +375,12 @@ def register_destination(
         "concurrency": concurrency,
         "ratePerSecond": rate_per_second,
     }
-    return _post(_json(Registered), "destinations", fields=_given(fields))
+    return _post(_json(Registered), "destinations", fields=_given(fields), reason=reason)
 
 
-def change_destination(id: str, changes: Mapping[str, Any]) -> Call[Destination]:
+def change_destination(
+    id: str, changes: Mapping[str, Any], *, reason: str | None = None
+) -> Call[Destination]:
     """Change the named fields, as `PATCH` takes them: `url policy headers paused disabled
     concurrency ratePerSecond`; None puts one back to its default. Raises NotFound and
     ValidationFailed."""
@@ -368,20 +389,27 @@ def change_destination(id: str, changes: Mapping[str, Any]) -> Call[Destination]
         path=_path("destinations", id),
         read=_json(Destination),
         repeatable=True,
+        headers=_reason(reason),
         body=json.dumps(changes).encode(),
         content_type=JSON,
     )
 
 
-def remove_destination(id: str) -> Call[None]:
+def remove_destination(id: str, *, reason: str | None = None) -> Call[None]:
     """Forget it and its secret; its backlog is made dead. Raises NotFound."""
-    return _delete("destinations", id)
+    return _delete("destinations", id, reason=reason)
 
 
-def test_destination(id: str, *, url: str | None = None) -> Call[Attempt]:  # noqa: PT028 - a call
+def test_destination(
+    id: str,
+    *,
+    url: str | None = None,  # noqa: PT028 - a call
+    reason: str | None = None,  # noqa: PT028
+) -> Call[Attempt]:
     """Send a signed test callback now; its attempt. For a destination without a name `url` is one
     of its server, else the one used last. Raises NotFound."""
-    return _post(_json(Attempt), "destinations", id, "test", fields=_given({"url": url}) or None)
+    fields = _given({"url": url}) or None
+    return _post(_json(Attempt), "destinations", id, "test", fields=fields, reason=reason)
 
 
 # --- keys, signing secrets, tenants, figures ---
@@ -401,6 +429,7 @@ def create_key(
     networks: Sequence[str] = (),
     destinations: Sequence[str] = (),
     rate_per_second: float | None = None,
+    reason: str | None = None,
 ) -> Call[NewKey]:
     """Make a key with these scopes (`submit`, `read`, `operate`, `admin`): for `tenant`, or with
     None another of the kind that asks (a platform's key makes a platform key). The answer is the
@@ -418,7 +447,7 @@ def create_key(
         "destinations": list(destinations) or None,
         "ratePerSecond": rate_per_second,
     }
-    return _post(_json(NewKey), "keys", fields=_given(fields))
+    return _post(_json(NewKey), "keys", fields=_given(fields), reason=reason)
 
 
 def rotate_key(
@@ -427,17 +456,18 @@ def rotate_key(
     overlap_s: float | None = None,
     force: bool = False,
     expires: Moment | None = None,
+    reason: str | None = None,
 ) -> Call[NewKey]:
     """Give a key a new text, which the answer alone shows; the text before is good for `overlap_s`
     more (default a day). `expires` (a time, or seconds from now) is its new end. Raises NotFound,
     and Conflict while an earlier overlap lasts, unless `force`, which ends that one."""
     fields = {"overlap": overlap_s, "force": force or None, "expiresAt": _moment(expires)}
-    return _post(_json(NewKey), "keys", id, "rotate", fields=_given(fields), repeatable=False)
+    return _post(_json(NewKey), "keys", id, "rotate", fields=_given(fields), reason=reason)
 
 
-def revoke_key(id: str) -> Call[None]:
+def revoke_key(id: str, *, reason: str | None = None) -> Call[None]:
     """Make a key worthless at once. Raises NotFound."""
-    return _delete("keys", id)
+    return _delete("keys", id, reason=reason)
 
 
 def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Secret]]:
@@ -446,19 +476,26 @@ def secrets(*, cursor: str | None = None, limit: int | None = None) -> Call[Page
 
 
 def rotate_secret(
-    *, destination: str | None = None, overlap_s: float | None = None, force: bool = False
+    *,
+    destination: str | None = None,
+    overlap_s: float | None = None,
+    force: bool = False,
+    reason: str | None = None,
 ) -> Call[RevealedSecret]:
     """Make a new signing secret; the one before signs beside it for `overlap_s` (default a day).
     Raises Conflict while an earlier overlap lasts, unless `force`, which ends that one."""
     fields = {"destination": destination, "overlap": overlap_s, "force": force or None}
-    return _post(_json(RevealedSecret), "secrets", "rotate", fields=_given(fields))
+    return _post(_json(RevealedSecret), "secrets", "rotate", fields=_given(fields), reason=reason)
 
 
-def reveal_secret(*, id: str | None = None, destination: str | None = None) -> Call[RevealedSecret]:
+def reveal_secret(
+    *, id: str | None = None, destination: str | None = None, reason: str | None = None
+) -> Call[RevealedSecret]:
     """Return a signing secret with its value: one by id, or the current one of a destination or of
-    the tenant. That you looked is recorded."""
+    the tenant. That you looked is recorded. Raises ValidationFailed without a reason where the
+    service wants one."""
     fields = _given({"id": id, "destination": destination})
-    return _post(_json(RevealedSecret), "secrets", "reveal", fields=fields)
+    return _post(_json(RevealedSecret), "secrets", "reveal", fields=fields, reason=reason)
 
 
 def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:
@@ -471,7 +508,9 @@ def get_tenant(name: str) -> Call[TenantDetail]:
     return _get(_json(TenantDetail), "tenants", name)
 
 
-def change_tenant(name: str, changes: Mapping[str, Any]) -> Call[TenantDetail]:
+def change_tenant(
+    name: str, changes: Mapping[str, Any], *, reason: str | None = None
+) -> Call[TenantDetail]:
     """Change the named fields, as `PATCH` takes them: `label storageBytesMax queueMax
     ratePerSecond`; None puts one back to the service's default. Raises NotFound and
     ValidationFailed."""
@@ -480,15 +519,31 @@ def change_tenant(name: str, changes: Mapping[str, Any]) -> Call[TenantDetail]:
         path=_path("tenants", name),
         read=_json(TenantDetail),
         repeatable=True,
+        headers=_reason(reason),
         body=json.dumps(changes).encode(),
         content_type=JSON,
     )
 
 
-def erase_tenant(name: str) -> Call[TenantDetail | None]:
+def erase_tenant(name: str, *, reason: str | None = None) -> Call[TenantDetail | None]:
     """Erase a tenant with all that it has, in the background; None where there is none of this
     name any more."""
-    return Call(method="DELETE", path=_path("tenants", name), read=_read_erasing, repeatable=True)
+    return Call(
+        method="DELETE",
+        path=_path("tenants", name),
+        read=_read_erasing,
+        repeatable=True,
+        headers=_reason(reason),
+    )
+
+
+def audit_page(
+    filters: AuditFilters | None = None, *, cursor: str | None = None, limit: int | None = None
+) -> Call[Page[AuditEntry]]:
+    """Up to `limit` (1 to 500) entries of the audit trail that match, newest first, from `cursor`
+    on."""
+    params = (*_audit_params(filters or {}).items(), *_paging(cursor, limit))
+    return _get(_page(AuditEntry), "audit", params=params)
 
 
 def stats(*, all_tenants: bool = False) -> Call[Stats]:
@@ -508,19 +563,27 @@ def _post(
     *parts: str,
     fields: Mapping[str, Any] | None = None,
     repeatable: bool = False,
+    reason: str | None = None,
 ) -> Call[T]:
     return Call(
         method="POST",
         path=_path(*parts),
         read=read,
         repeatable=repeatable,
+        headers=_reason(reason),
         body=b"" if fields is None else json.dumps(fields, default=dict).encode(),
         content_type=None if fields is None else JSON,
     )
 
 
-def _delete(*parts: str) -> Call[None]:
-    return Call(method="DELETE", path=_path(*parts), read=_read_nothing, repeatable=False)
+def _delete(*parts: str, reason: str | None = None) -> Call[None]:
+    return Call(
+        method="DELETE",
+        path=_path(*parts),
+        read=_read_nothing,
+        repeatable=False,
+        headers=_reason(reason),
+    )
 
 
 def _path(*parts: str) -> str:
@@ -556,6 +619,23 @@ def _filter_params(filters: Filters) -> dict[str, str]:
     return params
 
 
+def _audit_params(filters: AuditFilters) -> dict[str, str]:
+    """Return `filters` under the API's names. Raises ValueError for what cannot be one of them."""
+    params: dict[str, str] = {}
+    for name, value in filters.items():
+        if name == "all_tenants" and isinstance(value, bool):
+            params |= {"all": "true"} if value else {}
+        elif name not in ("action", "actor", "target", "since", "until"):
+            raise ValueError(f"the audit trail has no filter {name!r}, or not {value!r}")
+        elif isinstance(value, datetime) and name in ("since", "until"):
+            params[name] = _time(value)
+        elif isinstance(value, str):
+            params[name] = value
+        else:
+            raise ValueError(f"the filter {name} cannot be {value!r}: leave it out, or give a text")
+    return params
+
+
 def _tag_params(tags: object) -> dict[str, str]:
     pairs: Mapping[Any, Any] = tags if isinstance(tags, Mapping) else {"": tags}
     for key, value in pairs.items():
@@ -583,6 +663,15 @@ def _key(idempotency_key: str | None) -> _Params:
     if not _VISIBLE.fullmatch(idempotency_key):
         raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
     return (("Idempotency-Key", idempotency_key),)
+
+
+def _reason(reason: str | None) -> _Params:
+    if not reason:
+        return ()
+    fault = reason_fault(reason)
+    if fault is not None:
+        raise ValueError(f"a reason {fault}")
+    return (("Postback-Reason", reason),)
 
 
 def one_value(text: bytes) -> bytes:

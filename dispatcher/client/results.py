@@ -92,6 +92,10 @@ class RevealedSecret(Secret, frozen=True, kw_only=True):
         return f"RevealedSecret(id={self.id!r}, secret=…)"
 
 
+class AuditEntry(wire.AuditView[datetime], frozen=True, kw_only=True):
+    """One entry of the audit trail. `tenant` None: the platform itself."""
+
+
 class Tenant(wire.TenantView[datetime], frozen=True, kw_only=True):
     """One customer account."""
 

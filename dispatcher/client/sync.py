@@ -14,9 +14,9 @@ import httpx
 
 from dispatcher.client import calls
 from dispatcher.client.batches import Items, batch, batches
-from dispatcher.client.calls import Filters, LineResult
+from dispatcher.client.calls import AuditFilters, Filters, LineResult
 from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
-from dispatcher.client.results import Attempt, Callback, Replay
+from dispatcher.client.results import Attempt, AuditEntry, Callback, Replay
 from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
@@ -135,6 +135,7 @@ class Client:
     get_tenant = _method(calls.get_tenant)
     change_tenant = _method(calls.change_tenant)
     erase_tenant = _method(calls.erase_tenant)
+    audit_page = _method(calls.audit_page)
     stats = _method(calls.stats)
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Callback]:
@@ -142,6 +143,12 @@ class Client:
         ValueError for a filter that there is not."""
         calls.page(filters)
         return self._pages(partial(calls.page, filters))
+
+    def audit(self, **filters: Unpack[AuditFilters]) -> Iterator[AuditEntry]:
+        """Every entry of the audit trail that matches, newest first, fetched page by page as you
+        iterate. Raises ValueError for a filter that there is not."""
+        calls.audit_page(filters)
+        return self._pages(partial(calls.audit_page, filters))
 
     def attempts(self, id: str) -> builtins.list[Attempt]:
         """Every attempt of one callback, oldest first. Raises NotFound."""

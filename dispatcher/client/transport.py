@@ -139,9 +139,9 @@ class Endpoint:
 
 def request_arguments(call: Call[Any], limit_s: float) -> dict[str, Any]:
     """Return the arguments of httpx's `stream` for `call`, which may take `limit_s`."""
-    headers = dict(call.headers)
+    headers = {name: value.encode() for name, value in call.headers}  # a reason may be any text
     if call.content_type is not None:
-        headers["Content-Type"] = call.content_type
+        headers["Content-Type"] = call.content_type.encode()
     return {
         "method": call.method,
         "url": call.path,

@@ -184,4 +184,5 @@ def _retention(settings: Settings) -> Retention:
         delivered_payload_ms=round(settings.keep_delivered_payload * 1000),
         delivered_ms=round(settings.keep_delivered * 1000),
         dead_ms=round(settings.keep_dead * 1000),
+        audit_ms=round(settings.keep_audit * 1000),
     )

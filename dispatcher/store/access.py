@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from dispatcher.store import rows
+from dispatcher.audit import Entry
+from dispatcher.store import audit, rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.tx import Tx, marks
 from dispatcher.values import Key, KeyUse, SigningSecret
@@ -68,15 +69,23 @@ def ending_keys(rows: Iterable[Sequence[Any]]) -> tuple[EndingKey, ...]:
     return tuple(EndingKey(id=id, label=label, expires_ms=ends) for id, label, ends in rows)
 
 
-def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret) -> None:
-    """Make the tenant and its secret, unless it exists."""
+def ensure_tenant(tx: Tx, tenant: str, secret: SigningSecret, entry: Entry | None = None) -> int:
+    """Make the tenant and its secret, and record that, unless it exists; return when it was made.
+    That is later than all that the audit trail has of an erased one of this name, whatever the
+    clock: it was somebody else's."""
+    created_ms = max(secret.created_ms, audit.last_ms(tx, tenant) + 1)
     made = tx.run(
         "INSERT INTO tenants (name, created_ms) VALUES (?, ?) ON CONFLICT DO NOTHING",
         tenant,
-        secret.created_ms,
+        created_ms,
     )
-    if made:
-        add_secret(tx, secret)
+    if not made:
+        row = tx.one("SELECT created_ms FROM tenants WHERE name = ?", tenant)
+        return created_ms if row is None else int(row[0])
+    add_secret(tx, secret)
+    if entry is not None:
+        audit.append(tx, entry)
+    return created_ms
 
 
 def keys(tx: Tx) -> list[Key]:

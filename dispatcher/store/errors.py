@@ -43,6 +43,10 @@ class TenantErasing(Conflict):
         super().__init__(f"the tenant {tenant} is being erased: it takes nothing until it is")
 
 
+class TooManyMatch(StoreError):
+    """A filtered replay would be about more than the caller expects."""
+
+
 class DestinationDisabled(Conflict):
     """The destination takes no callbacks: its reason says why."""
 

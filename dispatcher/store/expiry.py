@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from dispatcher.states import State
-from dispatcher.store import rows
+from dispatcher.store import audit, rows
 from dispatcher.store.callbacks import finish
 from dispatcher.store.clocks import SLACK_MS
 from dispatcher.store.lanes import BLOCKED, DRAINING, held_of
@@ -111,14 +111,16 @@ def prune(tx: Tx, periods: Retention, *, now_ms: int, limit: int) -> int:
     """Remove payloads first, then rows, each after its own period; never of what is pending or
     sending. Returns how many callbacks of this slice lost something (0: nothing is due).
 
-    Records of ended replays go with the dead callbacks that they may have been about.
+    Records of ended replays go with the dead callbacks that they may have been about; entries of
+    the audit trail after a time of their own.
     """
     done = 0
     for state in ("delivered", "cancelled"):
         done += _prune_payloads(tx, state, now_ms - periods.delivered_payload_ms, limit - done)
         done += _prune_rows(tx, state, now_ms - periods.delivered_ms, limit - done)
     done += _prune_rows(tx, "dead", now_ms - periods.dead_ms, limit - done)
-    return done + _prune_replays(tx, now_ms - periods.dead_ms, limit - done)
+    done += _prune_replays(tx, now_ms - periods.dead_ms, limit - done)
+    return done + audit.prune(tx, now_ms - periods.audit_ms, limit - done)
 
 
 def _prune_replays(tx: Tx, before_ms: int, limit: int) -> int:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from dispatcher import filters
+from dispatcher.audit import Entry
 from dispatcher.filters import Filter
 from dispatcher.ids import new_id
-from dispatcher.store import callbacks, rows
+from dispatcher.store import audit, callbacks, rows
 from dispatcher.store.errors import Conflict, LimitReached, NotFound
 from dispatcher.store.search import Clause, Walk, newest, walk
 from dispatcher.store.tx import Tx
@@ -30,6 +31,10 @@ class Count:
     exact: bool = True
     sample: Sequence[Callback] = ()
     next_id: str | None = None
+
+    def is_above(self, limit: int) -> bool:
+        """Whether more than `limit` match, or may: what is not counted to its end is many."""
+        return self.matched > limit or not self.exact
 
     def plus(self, other: "Count") -> "Count":
         """Return this count and what was counted behind it."""
@@ -108,7 +113,7 @@ def check_running(tx: Tx, tenant: str, running_max: int) -> None:
         raise LimitReached(owner, "filtered replays that run", setting, running_max)
 
 
-def make(tx: Tx, replay: Replay, running_max: int) -> Replay:
+def make(tx: Tx, replay: Replay, running_max: int, entry: Entry | None = None) -> Replay:
     """Record a replay; feeding it is for later commits. Of those that ended the newest are kept.
     Raises LimitReached where as many run as may."""
     if replay.state == "running":
@@ -133,6 +138,9 @@ def make(tx: Tx, replay: Replay, running_max: int) -> Replay:
         replay.created_ms,
         replay.finished_ms,
     )
+    if entry is not None:
+        counted = {"matched": replay.matched, "matchedExactly": replay.matched_exactly}
+        audit.append(tx, entry.about(replay.id, **counted))
     return replay
 
 
@@ -230,9 +238,9 @@ def _advance(tx: Tx, replay: str, part: Part, fed: int, *, now_ms: int) -> None:
         )
 
 
-def cancel(tx: Tx, tenant: str, replay: str, *, now_ms: int) -> Replay:
+def cancel(tx: Tx, tenant: str, replay: str, *, now_ms: int, entry: Entry | None = None) -> Replay:
     """Stop feeding; what was fed stays. Cancelling twice is fine."""
-    tx.run(
+    stopped = tx.run(
         "UPDATE replays SET state = 'cancelled', finished_ms = ? "
         "WHERE id = ? AND tenant = ? AND state = 'running'",
         now_ms,
@@ -242,4 +250,6 @@ def cancel(tx: Tx, tenant: str, replay: str, *, now_ms: int) -> Replay:
     after = get(tx, tenant, replay)
     if after.state == "done":
         raise Conflict(f"{replay} is done already")
+    if stopped and entry is not None:
+        audit.append(tx, entry)
     return after

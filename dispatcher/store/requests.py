@@ -67,11 +67,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Retention, as ages in milliseconds since a callback reached its final state."""
+    """Retention, as ages in milliseconds since a callback reached its final state, and of entries
+    of the audit trail."""
 
     delivered_payload_ms: int
     delivered_ms: int
     dead_ms: int
+    audit_ms: int = 2**62  # for ever
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

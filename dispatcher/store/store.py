@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from dispatcher.audit import Entry, EntryFilter
 from dispatcher.filters import Filter
 from dispatcher.policy import TIMEOUT_MS_MAX
 from dispatcher.settings import Settings
 from dispatcher.states import QUEUED, STATES, State
 from dispatcher.store import (
     access,
+    audit,
     callbacks,
     clocks,
     destinations,
@@ -32,7 +34,7 @@ from dispatcher.store import (
 from dispatcher.store.access import Rotation
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
-from dispatcher.store.errors import StoreFull
+from dispatcher.store.errors import StoreFull, TooManyMatch
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.limits import Destinations
 from dispatcher.store.rates import Rates
@@ -302,22 +304,28 @@ class Store:
         """Raise NotFound, PayloadGone."""
         return await self._read(lambda tx: callbacks.payload(tx, tenant, callback), Reader(tenant))
 
-    async def replay(self, tenant: str, callback: str, *, now_ms: int) -> Callback:
+    async def replay(
+        self, tenant: str, callback: str, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> Callback:
         """Make a final delivery due again: same id, same bytes, a fresh budget, history kept.
         Raises NotFound, Conflict (pending or sending), PayloadGone."""
         return await self._write(
             lambda tx: callbacks.replay(tx, tenant, callback, now_ms=tx.at(now_ms)),
             lanes=lanes.of_callbacks([callback]),
             tenant=tenant,
+            entries=entries,
         )
 
-    async def cancel(self, tenant: str, callback: str, *, now_ms: int) -> Callback:
+    async def cancel(
+        self, tenant: str, callback: str, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> Callback:
         """Cancel a pending delivery; a running attempt ends and nothing follows it. Raises
         NotFound, Conflict (final)."""
         return await self._write(
             lambda tx: callbacks.cancel(tx, tenant, callback, now_ms=tx.at(now_ms)),
             lanes=lanes.of_callbacks([callback]),
             tenant=tenant,
+            entries=entries,
         )
 
     async def stats(self, tenant: str | None) -> Stats:
@@ -339,17 +347,26 @@ class Store:
     # --- replays ---
 
     async def make_replay(
-        self, tenant: str, filter: Filter, *, rate_per_second: float | None, now_ms: int
+        self,
+        tenant: str,
+        filter: Filter,
+        *,
+        rate_per_second: float | None,
+        now_ms: int,
+        matched_max: int | None = None,
+        entry: Entry | None = None,
     ) -> Replay:
         """Fix the set: what matches `filter` and is final now. Feeds nothing yet. Raises
-        LimitReached while as many run as may."""
+        LimitReached while as many run as may, and TooManyMatch for more than `matched_max`."""
         running_max = self._replays_max
         # Counting may take long.
         await self._read(lambda tx: replays.check_running(tx, tenant, running_max), Reader(tenant))
         counted = await self._count(tenant, filter, made_ms=now_ms, sample=0)
+        if matched_max is not None and counted.is_above(matched_max):
+            raise TooManyMatch(f"more than {matched_max} match")
         replay = replays.new(tenant, filter, counted, rate_per_second, now_ms)
         return await self._write(
-            lambda tx: replays.make(tx, replay, running_max),
+            lambda tx: replays.make(tx, replay, running_max, entry),
             lanes=lanes.of_tenant(tenant),
             notify="replays",
             tenant=tenant,
@@ -397,10 +414,12 @@ class Store:
             lanes=lanes.of_replay(replay, part.ids),
         )
 
-    async def cancel_replay(self, tenant: str, replay: str, *, now_ms: int) -> Replay:
+    async def cancel_replay(
+        self, tenant: str, replay: str, *, now_ms: int, entry: Entry | None = None
+    ) -> Replay:
         """Stop feeding; what was fed stays. Raises NotFound, Conflict (done)."""
         return await self._write(
-            lambda tx: replays.cancel(tx, tenant, replay, now_ms=now_ms),
+            lambda tx: replays.cancel(tx, tenant, replay, now_ms=now_ms, entry=entry),
             lanes=lanes.of_replay(replay, ()),
             tenant=tenant,
         )
@@ -430,17 +449,26 @@ class Store:
             lambda tx: destinations.get(tx, tenant, destination, now_ms=wall_ms()), Reader(tenant)
         )
 
-    async def register(self, new: Destination, secret: SigningSecret) -> Destination:
+    async def register(
+        self, new: Destination, secret: SigningSecret, *, entries: Sequence[Entry] = ()
+    ) -> Destination:
         """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may."""
         return await self._write(
             lambda tx: destinations.register(tx, new, secret, self._rules.destinations),
             lanes=lanes.of_destination(new.tenant, new.id),
             notify="access",
             tenant=new.tenant,
+            entries=entries,
         )
 
     async def change_destination(
-        self, tenant: str, destination: str, changes: Mapping[str, object], *, now_ms: int
+        self,
+        tenant: str,
+        destination: str,
+        changes: Mapping[str, object],
+        *,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> Destination:
         """Change the named fields (`url policy headers paused disabled_reason concurrency
         rate_per_second`). Resuming clears the circuit; disabling makes the backlog dead.
@@ -449,6 +477,7 @@ class Store:
             lambda tx: destinations.change(tx, tenant, destination, changes, self._rules),
             lanes=lanes.of_destination(tenant, destination),
             tenant=tenant,
+            entries=entries,
         )
         # Counting a backlog takes up to 100 ms: not while the writer keeps all waiting.
         return await self._read(
@@ -456,13 +485,16 @@ class Store:
             Reader(tenant, upkeep=True),
         )
 
-    async def remove_destination(self, tenant: str, destination: str, *, now_ms: int) -> None:
+    async def remove_destination(
+        self, tenant: str, destination: str, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> None:
         """Forget it and its secrets; its backlog is made dead. Raises NotFound."""
         await self._write(
             lambda tx: destinations.remove(tx, tenant, destination, now_ms=tx.at(now_ms)),
             lanes=lanes.of_destination(tenant, destination),
             notify="access",
             tenant=tenant,
+            entries=entries,
         )
 
     # --- access ---
@@ -471,19 +503,24 @@ class Store:
         """In the order of their names; `listed`, in the turns of listings."""
         return await self._read(tenants.tenants, PLATFORM if listed else SERVICE)
 
-    async def change_tenant(self, tenant: str, changes: Mapping[str, object]) -> Tenant:
+    async def change_tenant(
+        self, tenant: str, changes: Mapping[str, object], *, entries: Sequence[Entry] = ()
+    ) -> Tenant:
         """Change the named fields (`label storage_bytes_max queue_max rate_per_second`; None: the
         default). Raises NotFound, TenantErasing."""
         return await self._write(
             lambda tx: tenants.change(tx, tenant, changes),
             lanes=lanes.of_tenant(tenant),
             notify="access",
+            entries=entries,
         )
 
-    async def begin_erasing(self, tenant: str, *, now_ms: int) -> Tenant:
+    async def begin_erasing(
+        self, tenant: str, *, now_ms: int, entry: Entry | None = None
+    ) -> Tenant:
         """Have a tenant end, its keys at once; `erase` does the rest. Raises NotFound."""
         return await self._write(
-            lambda tx: tenants.begin_erasing(tx, tenant, now_ms=tx.at(now_ms)),
+            lambda tx: tenants.begin_erasing(tx, tenant, now_ms=tx.at(now_ms), entry=entry),
             lanes=lanes.of_tenant(tenant),
             notify="access",
         )
@@ -500,10 +537,12 @@ class Store:
             lanes=tenants.of_erasing(tenant, limit),
         )
 
-    async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
-        """Make the tenant with this secret, unless it exists."""
-        await self._write(
-            lambda tx: access.ensure_tenant(tx, tenant, secret),
+    async def ensure_tenant(
+        self, tenant: str, secret: SigningSecret, *, entry: Entry | None = None
+    ) -> int:
+        """Make the tenant with this secret, unless it exists; return when it was made."""
+        return await self._write(
+            lambda tx: access.ensure_tenant(tx, tenant, secret, entry),
             lanes=lanes.of_new_tenant(tenant),
             notify="access",
         )
@@ -512,27 +551,33 @@ class Store:
         """Oldest first."""
         return await self._read(access.keys)
 
-    async def add_key(self, key: Key) -> None:
+    async def add_key(self, key: Key, *, entries: Sequence[Entry] = ()) -> None:
         """Store a key's digest; nothing happens if it is there."""
-        await self._write(lambda tx: access.add_key(tx, key), notify="access")
+        await self._write(lambda tx: access.add_key(tx, key), notify="access", entries=entries)
 
-    async def remove_key(self, key: str) -> Key:
+    async def remove_key(self, key: str, *, entries: Sequence[Entry] = ()) -> Key:
         """Raise NotFound."""
         return await self._write(
-            lambda tx: access.remove_key(tx, key), lanes=lanes.of_key(key), notify="access"
+            lambda tx: access.remove_key(tx, key),
+            lanes=lanes.of_key(key),
+            notify="access",
+            entries=entries,
         )
 
     async def key_of(self, digest: bytes) -> Key | None:
         """Return the key whose text has this digest, if another process has made it."""
         return await self._read(lambda tx: access.key_of(tx, digest), PLATFORM)
 
-    async def rotate_key(self, key: str, rotation: Rotation) -> Key:
+    async def rotate_key(
+        self, key: str, rotation: Rotation, *, entries: Sequence[Entry] = ()
+    ) -> Key:
         """Give a key another text; the one before is good until the overlap ends. Raises NotFound,
         and Conflict while an earlier overlap lasts, unless it is forced to end."""
         return await self._write(
             lambda tx: access.rotate_key(tx, key, rotation),
             lanes=lanes.of_key(key),
             notify="access",
+            entries=entries,
         )
 
     async def mark_used(self, uses: Sequence[KeyUse]) -> None:
@@ -550,7 +595,13 @@ class Store:
         return await self._read(lambda tx: access.secrets(tx, tenant), reader)
 
     async def rotate_secret(
-        self, new: SigningSecret, *, overlap_ms: int, force: bool, now_ms: int
+        self,
+        new: SigningSecret,
+        *,
+        overlap_ms: int,
+        force: bool,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> Sequence[SigningSecret]:
         """Make `new` the signing secret of its tenant or destination; the one before signs
         beside it until the overlap ends. Raises NotFound, and Conflict while an earlier overlap
@@ -562,13 +613,32 @@ class Store:
             lanes=lanes.of_tenant(new.tenant),
             notify="access",
             tenant=new.tenant,
+            entries=entries,
         )
 
-    async def mark_revealed(self, tenant: str, secret: str, *, by: str, now_ms: int) -> None:
+    async def mark_revealed(
+        self, tenant: str, secret: str, *, by: str, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> None:
         """Record that an admin key has seen a secret. Raises NotFound."""
         await self._write(
-            lambda tx: access.mark_revealed(tx, tenant, secret, by=by, now_ms=now_ms), tenant=tenant
+            lambda tx: access.mark_revealed(tx, tenant, secret, by=by, now_ms=now_ms),
+            tenant=tenant,
+            entries=entries,
         )
+
+    # --- the audit trail ---
+
+    async def record(self, *entries: Entry, tenant: str | None = None) -> None:
+        """Record what changes nothing else in the database."""
+        await self._write(lambda _tx: None, tenant=tenant, entries=entries)
+
+    async def audit_trail(
+        self, filter: EntryFilter, *, after: str | None, limit: int
+    ) -> audit.EntryPage:
+        """Newest first, at most `limit`, after id `after`; less, with an id to go on after, where
+        one look came no further."""
+        reader = PLATFORM if filter.tenant is None else Reader(filter.tenant)
+        return await self._read(lambda tx: audit.page(tx, filter, after=after, limit=limit), reader)
 
     # --- retention ---
 
@@ -595,13 +665,17 @@ class Store:
         lanes: Lanes = lanes.none,
         notify: Topic | None = None,
         tenant: str | None = None,
+        entries: Sequence[Entry] = (),
     ) -> T:
-        """Do what a tenant asked for in its turn, and what nobody did (None) before."""
+        """Do what a tenant asked for in its turn, and what nobody did (None) before; `entries` are
+        recorded with it."""
 
         def act_and_notify(tx: Tx) -> T:
             result = act(tx)
             if notify is not None:
                 tx.notify(notify)
+            for entry in entries:
+                audit.append(tx, entry)
             return result
 
         result: T = await self._commits.do(Operation(act_and_notify, lanes), tenant)
@@ -615,6 +689,8 @@ class Store:
         self._counts.update(changes.counts)
         self._bytes.update(changes.bytes)
         self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)
+        if changes.entries:
+            audit.write_to_log(changes.entries)
         if changes.events:
             self._rates.add(changes.events, now_ms=monotonic_ms())
         self._events.on_ready(committed.next_ready_ms)

@@ -8,9 +8,10 @@ was interrupted goes on.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
+from dispatcher.audit import Entry
 from dispatcher.ids import lanes_end
 from dispatcher.states import State
-from dispatcher.store import rows
+from dispatcher.store import audit, rows
 from dispatcher.store.errors import NotFound, TenantErasing
 from dispatcher.store.lanes import Holding, Lanes, held_of
 from dispatcher.store.tx import Row, Tx, marks
@@ -60,7 +61,7 @@ def change(tx: Tx, tenant: str, changes: Mapping[str, object]) -> Tenant:
     return _get(tx, tenant)
 
 
-def begin_erasing(tx: Tx, tenant: str, *, now_ms: int) -> Tenant:
+def begin_erasing(tx: Tx, tenant: str, *, now_ms: int, entry: Entry | None = None) -> Tenant:
     """Have the tenant end: its keys and its filtered replays do at once. Raises NotFound; nothing
     happens to one that is being erased already."""
     if _get(tx, tenant).erasing_ms is None:
@@ -72,6 +73,8 @@ def begin_erasing(tx: Tx, tenant: str, *, now_ms: int) -> Tenant:
             now_ms,
             tenant,
         )
+        if entry is not None:
+            audit.append(tx, entry)
     return _get(tx, tenant)
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from dispatcher.audit import Entry
 from dispatcher.states import State
 from receiver.base import db
 
@@ -20,8 +21,9 @@ a filtered replay was made."""
 class ChangeSet:
     """What a commit changed: lanes to refresh, those among them that may have been forgotten (each
     with the row of its destination, where nobody registered that), what to tell other processes,
-    tenants that a claim served (and when), and how far the counts, the stored bytes of tenants and
-    the rates moved. `before` is what was changed outside of a savepoint, before it."""
+    tenants that a claim served (and when), how far the counts, the stored bytes of tenants and the
+    rates moved, and what was appended to the audit trail. `before` is what was changed outside of a
+    savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -32,6 +34,7 @@ class ChangeSet:
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
+    entries: list[Entry] = field(default_factory=list)
 
     @property
     def all_lanes(self) -> set[str]:
@@ -48,6 +51,7 @@ class ChangeSet:
         self.counts.update(other.counts)
         self.bytes.update(other.bytes)
         self.events.update(other.events)
+        self.entries += other.entries
 
     def moved(self, tenant: str, before: State | None, after: State | None) -> None:
         """Count that a callback of `tenant` came (from None), went (to None) or changed state."""

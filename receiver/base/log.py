@@ -83,8 +83,11 @@ def configure(
         root.handlers[:] = [*(one for one in root.handlers if not isinstance(one, Lines)), lines]
 
 
-def get(name: str) -> "Log":
-    """Return a program's log (`receiver`), or that of one of its components (`receiver.inbox`)."""
+def get(name: str, *, level: LogLevel | None = None) -> "Log":
+    """Return a program's log (`receiver`), or that of one of its components (`receiver.inbox`).
+    With `level`, its lines are written from there on, whatever the program's level is."""
+    if level is not None:
+        logging.getLogger(name).setLevel(level.upper())
     return Log(name)
 
 

@@ -80,8 +80,12 @@ class Relay:
     async def tenants(self) -> Sequence[Tenant]:
         return [Tenant(name=name, created_ms=0) for name in self._tenants]
 
-    async def ensure_tenant(self, tenant: str, secret: SigningSecret) -> None:
+    async def ensure_tenant(self, tenant: str, secret: SigningSecret, **_: object) -> int:
         self._tenants.setdefault(tenant, secret)
+        return 0
+
+    async def record(self, *_: object, **__: object) -> None:
+        """Not even that."""
 
     async def secrets(self, tenant: str) -> Sequence[SigningSecret]:
         return [self._tenants[tenant]]

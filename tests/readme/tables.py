@@ -18,6 +18,7 @@ import receiver.settings
 from dispatcher.api.app import OPERATIONS
 from dispatcher.api.errors import CODES
 from dispatcher.app import Service
+from dispatcher.audit import ACTIONS
 from dispatcher.states import FINAL, STATES, TRANSITIONS
 from receiver.inbox.listing import Backlog
 from tests.readme.documents import DISPATCHER, RECEIVER, name_of, read
@@ -45,6 +46,12 @@ def routes() -> str:
         f"| `{one.method} {one.path}` | {one.scope or '–'} | {one.summary} |" for one in OPERATIONS
     ]
     return "\n".join(lines)
+
+
+def actions() -> str:
+    """Return every action of the audit trail."""
+    lines = ["| action | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| `{name}` | {about} |" for name, about in ACTIONS.items())])
 
 
 def errors() -> str:
@@ -122,6 +129,7 @@ PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
         "states": states,
         "routes": routes,
         "errors": errors,
+        "actions": actions,
         "dispatcher-commands": lambda: commands("dispatcher", dispatcher.cli.build()),
         "dispatcher-settings": lambda: settings(dispatcher.settings),
         "dispatcher-metrics": _dispatcher_metrics,

@@ -37,6 +37,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "tags": ("tenant", "key", "value", "callback"),
     "attempts": ("callback", "n"),
     "replays": ("id",),
+    "audit": ("id",),
 }
 # Rows in one commit: what an interruption may cost, and few enough that large payloads do not fill
 # the server's log at once.

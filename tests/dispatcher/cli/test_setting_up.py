@@ -1,5 +1,7 @@
 """Destinations, keys, secrets and tenants from the command line, against a real service."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,3 +170,35 @@ def test_a_tenant_is_deleted_once_that_is_confirmed(
     found = [one for one in cli("tenants", "--json").lines if one["name"] == tenant]
     assert all("erasingAt" in one for one in found)
     assert client.erase_tenant("nobody-of-this-name") is None
+
+
+def test_the_audit_trail_says_who_did_what_and_why(cli: Run, tenant: str, tmp_path: Path) -> None:
+    """A table, JSON lines, or a file of its owner's that is whole or not there."""
+    assert cli("destinations", "add", "billing", "http://127.0.0.1:9/").code == 0
+    paused = cli("destinations", "pause", "billing", "--reason", "Zoë, 4711")
+    assert paused.code == 0, paused.err
+    table = cli("audit")
+    assert "destination.pause" in table.out
+    assert "Zoë, 4711" in table.out
+    newest, *_ = cli("audit", "--json").lines
+    assert (newest["action"], newest["reason"]) == ("destination.pause", "Zoë, 4711")
+    assert newest["tenant"] == tenant
+    (only,) = cli("audit", "--action", "destination.register", "--all", "--json").lines
+    of_target = cli("audit", "--target", only["target"], "--since", "1h", "--json").lines
+    assert [one["action"] for one in of_target] == ["destination.pause", "destination.register"]
+    target = tmp_path / "audit.ndjson"
+    assert cli("audit", "--export", str(target)).code == 0
+    exported = [json.loads(line) for line in target.read_text("utf-8").splitlines()]
+    assert exported == cli("audit", "--all", "--json").lines
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["audit.ndjson"]
+    assert "exists already" in cli("audit", "--export", str(target)).err
+    everything = cli("audit", "--all-tenants", "--action", "service.start", "--json").lines
+    assert everything[0]["tenant"] is None
+
+
+def test_a_reason_that_is_none_is_a_usage_error(cli: Run) -> None:
+    for command in (("secrets", "reveal"), ("audit", "--action", "nonsense")):
+        reason = ("--reason", "a\tb") if command[0] == "secrets" else ()
+        assert cli(*command, *reason).code == 2
+    assert cli("audit", "--limit", "5", "--all").code == 2

@@ -258,3 +258,30 @@ async def test_the_asyncio_client_does_the_same(service: Running, tenant: str) -
         slow = await client.submit("s", 1, callback_url=service.hook(503), policy={"attempts": 2})
         with pytest.raises(WaitTimeout):
             await client.wait(slow.id, timeout=0.1)
+
+
+def test_the_audit_trail_is_listed_with_the_reasons_that_were_given(client: Client) -> None:
+    """A reason may be any text of bounded length; what is none is refused before it is sent."""
+    client.register_destination("billing", "http://127.0.0.1:9/", reason="new: Zoë")
+    client.change_destination("billing", {"paused": True}, reason="ticket 4711")
+    client.remove_destination("billing")
+    found = list(client.audit(since=datetime.now(UTC) - timedelta(minutes=1)))
+    assert [(one.action, one.reason) for one in found] == [
+        ("destination.remove", None),
+        ("destination.pause", "ticket 4711"),
+        ("destination.register", "new: Zoë"),
+        ("tenant.create", None),
+    ]
+    assert found[0].at >= found[1].at > datetime.now(UTC) - timedelta(minutes=1)
+    (paused,) = client.audit(action="destination.pause", target=found[0].target or "")
+    assert paused == found[1]
+    page = client.audit_page({"actor": found[0].actor}, limit=2)
+    assert page.data == found[:2]
+    assert page.next_cursor is not None
+    assert any(one.tenant is None for one in client.audit(all_tenants=True))
+    for reason in ("x" * 501, "two\nlines"):
+        with pytest.raises(ValueError, match="reason"):
+            client.revoke_key("key_1", reason=reason)
+    for wrong in ({"who": "me"}, {"since": 5}, {"action": None}, {"all_tenants": "yes"}):
+        with pytest.raises(ValueError, match="filter"):
+            client.audit(**wrong)

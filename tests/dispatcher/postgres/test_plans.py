@@ -4,13 +4,14 @@ with what is stored (I10)."""
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pytest
 
+from dispatcher.audit import EntryFilter
 from dispatcher.filters import Filter
-from dispatcher.store import callbacks, claim, lanes, search
+from dispatcher.store import audit, callbacks, claim, lanes, search
 from dispatcher.store.postgres import database, statements
 from dispatcher.store.postgres.session import PostgresTx
 from dispatcher.values import NORMAL
@@ -52,6 +53,7 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
     "ended leases": (lanes.LEASE_ENDED, {"callbacks_sending"}),
     "maximum ages": (lanes.EXPIRED, {"callbacks_expiring"}),
     "draining lanes": (lanes.DRAINING, {"lanes_doomed"}),
+    "retention of the audit trail": (f"{audit._OLD} FOR UPDATE SKIP LOCKED", {"audit_pkey"}),
     **{
         f"retention of {state}": (_PRUNE.format(state), {"callbacks_finished"})
         for state in ("delivered", "cancelled", "dead")
@@ -114,6 +116,43 @@ def test_a_look_walks_its_index(
     if name == "tagged":  # from the tag's callbacks to their rows, not from all rows to their tags
         assert "Index Cond: (id = t.callback)" in count, count
         assert "Index Cond: (id = t.callback)" in plan, plan
+
+
+TRAILS: Final[dict[str, tuple[EntryFilter, str]]] = {
+    "all": (EntryFilter(tenant=None), "audit_pkey"),
+    "of all": (EntryFilter(tenant=None, action="key.create", since_ms=1), "audit_pkey"),
+    "a tenant's": (EntryFilter(tenant="acme", since_ms=1, until_ms=2), "audit_by_tenant"),
+    "of a tenant's": (EntryFilter(tenant="acme", actor="key_1"), "audit_by_tenant"),
+    "of a target": (EntryFilter(tenant="acme", target="cb_1"), "audit_by_target"),
+}
+
+
+@pytest.mark.parametrize("name", TRAILS)
+def test_the_audit_trail_is_walked_by_its_index(
+    name: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its order, also where one look comes only so far."""
+    wanted, index = TRAILS[name]
+    seen: list[str] = []
+
+    class Recorded(PostgresTx):
+        def all(self, sql: str, *params: object) -> list[Any]:
+            seen.append(sql)
+            return super().all(sql, *params)
+
+        def one(self, sql: str, *params: object) -> Any:
+            seen.append(sql)
+            return super().one(sql, *params)
+
+    audit.page(Recorded(connection), wanted, after="au_7", limit=10)
+    monkeypatch.setattr(audit, "_reach", lambda *_: "au_5")
+    audit.page(Recorded(connection), wanted, after=None, limit=10)
+    assert len(seen) >= 2
+    for sql in seen:
+        plan = explained(connection, sql)
+        assert "Seq Scan" not in plan, plan
+        assert "Sort" not in plan, plan
+        assert index in plan, plan
 
 
 def test_listings_are_planned_as_writes_are() -> None:

@@ -4,18 +4,20 @@ virtual machine takes."""
 import re
 import sqlite3
 from collections.abc import Awaitable
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import pytest
 
+from dispatcher.audit import EntryFilter
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
 from dispatcher.store import replays
 from dispatcher.store.clocks import START
 from dispatcher.store.requests import ClaimRequest, Retention
-from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World, secret
+from tests.dispatcher.store.builders import DAY_MS, PLENTY, T0, TENANT, URL, World, secret
 from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world, submit_many
 
 T = TypeVar("T")
@@ -61,7 +63,7 @@ async def exercise(world: World) -> None:
     await world.change(paused=True)
     await world.change(disabled_reason="test")
     await store.expire(now_ms=world.now_ms, limit=3)
-    keep = Retention(delivered_payload_ms=0, delivered_ms=0, dead_ms=0)
+    keep = Retention(delivered_payload_ms=0, delivered_ms=0, dead_ms=0, audit_ms=DAY_MS)
     await store.prune(keep, now_ms=world.tick(), limit=5)
     await listings(world, found[-1])
 
@@ -90,6 +92,10 @@ async def listings(world: World, one: str) -> None:
     await store.destinations(TENANT, after=None, limit=10)
     await store.running_replays()
     await store.secrets(TENANT)
+    for tenant, action, target in product((TENANT, None), ("key.create", None), ("x", None)):
+        trail = EntryFilter(tenant=tenant, action=action, target=target, since_ms=T0)
+        await store.audit_trail(trail, after="au_f", limit=10)
+        await store.audit_trail(replace(trail, since_ms=None), after=None, limit=10)
 
 
 async def traced(world: World, act: Awaitable[None]) -> list[str]:
