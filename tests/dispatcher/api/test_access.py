@@ -69,6 +69,8 @@ ROUTES = [
     ("GET", "/v1/tenants/t_1", "admin"),
     ("PATCH", "/v1/tenants/t_1", "admin"),
     ("DELETE", "/v1/tenants/t_1", "admin"),
+    ("GET", "/v1/audit", "admin"),
+    ("GET", "/v1/audit/export", "admin"),
     ("GET", "/v1/stats", "read"),
 ]
 
