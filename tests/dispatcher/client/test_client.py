@@ -270,7 +270,7 @@ def test_the_audit_trail_is_listed_with_the_reasons_that_were_given(client: Clie
         ("destination.remove", None),
         ("destination.pause", "ticket 4711"),
         ("destination.register", "new: Zoë"),
-        ("tenant.create", None),
+        ("tenant.create", "new: Zoë"),
     ]
     assert found[0].at >= found[1].at > datetime.now(UTC) - timedelta(minutes=1)
     (paused,) = client.audit(action="destination.pause", target=found[0].target or "")
