@@ -20,6 +20,7 @@ from receiver.handling.worker import Worker
 from receiver.http.router import Router, request_id
 from receiver.inbox.expectations import Expectation
 from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
+from receiver.inbox.seals import Seals
 from receiver.metrics import Metrics
 from receiver.reconciler import Reconciler
 from receiver.registration import InboxClock, Registration, wanted_by
@@ -200,6 +201,7 @@ class Receiver:
                 opening.push_async_callback(self._stop_worker, self._worker)
             self._running = self._start(opening, inbox, effects)
             self._closing = opening.pop_all()
+        _tell_of(inbox.seals)
         for source in self.sources.values():
             if any(map(is_weak, source.secrets)):
                 _LOG.warning("a signing secret is weak: ask for a new one", source=source.path)
@@ -318,6 +320,21 @@ class Receiver:
         await receive()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _tell_of(seals: Seals | None) -> None:
+    """Say what is not as who set the keys will expect it."""
+    if seals is not None and seals.lost:
+        _LOG.error(
+            "a key is missing: copies of what was stored with it are not known as such",
+            keys=list(seals.lost),
+            advice="put it back into RECEIVER_ENCRYPTION_KEYS and restart",
+        )
+    if seals is not None and not seals.begun:
+        _LOG.warning(
+            "not sealing yet: processes without RECEIVER_ENCRYPTION_KEYS use the inbox",
+            advice="it begins within a minute after the last of them has ended",
+        )
 
 
 def _tokens(settings: Settings) -> Tokens:

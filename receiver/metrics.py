@@ -92,6 +92,11 @@ class Metrics:
             ),
             *_total("log_lines_dropped_total", "Lines of the log that nobody read.", log.dropped()),
             *_single("hanging_handlers", "Handlers beyond their time.", self._hanging),
+            *_single(
+                "unreadable_messages",
+                "Messages that wait for a key that opens them.",
+                backlog.unreadable,
+            ),
             *_single("oldest_unhandled_seconds", "Age of the oldest unhandled message.", oldest_s),
         ]
         return "\n".join(lines) + "\n"

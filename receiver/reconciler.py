@@ -148,6 +148,9 @@ class Reconciler:
 
     async def _ask(self, client: httpx.AsyncClient, expectation: Expectation) -> None:
         timeout_s, asked_ms = self._settings.ask_timeout, self._now_ms()
+        if expectation.unread is not None:
+            await self._not_asked(expectation, "key", expectation.unread)
+            return
         try:
             reply = await ask(client, expectation, self._credentials, timeout_s=timeout_s)
         except Exception as error:

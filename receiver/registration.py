@@ -63,6 +63,7 @@ class Registration:
         """Register: from now on what is wanted here is kept for us. Raises InboxUnavailable."""
         await self._clock.correct(self._inbox)
         new = await self._register()
+        await self._inbox.wake_unreadable(self._clock())
         self._task = asyncio.create_task(self._work(new), name="receiver registration")
 
     async def stop(self) -> None:
@@ -86,6 +87,9 @@ class Registration:
                 await self._clock.correct(self._inbox)
                 if not await self._inbox.renew_registration(self._process, self._clock()):
                     await self._register()
+                await self._inbox.wake_unreadable(self._clock())
+                if await self._inbox.begin_sealing():
+                    _LOG.info("sealing from now on: nobody is left who has no key")
             except InboxUnavailable as error:
                 _LOG.warning("registering handlers failed", reason=str(error))
                 await asyncio.sleep(1)

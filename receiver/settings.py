@@ -5,10 +5,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from receiver.base import settings as base
 from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
+from receiver.base.keyring import KeyringError, read_keys
 from receiver.base.log import LogFormat, LogLevel
 from receiver.base.secrets import decoded_bytes, key_fault, secret_fault, split_secrets
 from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, Network, SettingError, setting
@@ -19,7 +20,11 @@ from receiver.verification.identity import Dialect
 PATH: Final = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
 OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
 
+Encryption: TypeAlias = Literal["auto", "required"]
+
 _PREFIX: Final = "RECEIVER_"
+# What the commands that ask a running service do not need, and may have wrong.
+_OF_THE_SERVICE: Final = ("SECRETS", "ADMIN_KEY", "ENCRYPTION_KEYS", "ENCRYPTION")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +88,16 @@ class Settings:
         (),
         "comma-separated CIDRs of the proxies in front of us: from these alone `X-Forwarded-For` "
         "says who asks, for the log and for the shares of bodies; unset: nobody's word counts",
+    )
+    encryption_keys: tuple[str, ...] = setting(
+        (),
+        "comma-separated `name:base64 of 32 bytes`: bodies are stored sealed with the first, and "
+        "opened with any of them; unset: they are stored as they came",
+        secret=True,
+    )
+    encryption: Encryption = setting(
+        "auto",
+        "`auto`: sealed where there are keys; `required`: without keys it does not start",
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
     log_format: LogFormat = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
@@ -280,6 +295,7 @@ class Settings:
         fault = None if self.admin_key is None else key_fault(self.admin_key)
         if fault is not None:
             raise SettingError(f"RECEIVER_ADMIN_KEY {fault}")
+        _check_encryption(self.encryption_keys, self.encryption)
         if self.keep_messages < self.keep_bodies:
             raise SettingError("RECEIVER_KEEP_MESSAGES must be at least RECEIVER_KEEP_BODIES")
         if self.keep_dead < self.keep_messages:
@@ -353,7 +369,7 @@ def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
     """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
     environ = os.environ if environ is None else environ
     key = environ.get("RECEIVER_ADMIN_KEY", "").strip() or None
-    settings = load({**environ, "RECEIVER_SECRETS": "", "RECEIVER_ADMIN_KEY": ""})
+    settings = load({**environ, **{variable(name): "" for name in _OF_THE_SERVICE}})
     url = base.service_url(_PREFIX, environ, lambda: settings)
     return ClientSettings(url=url, admin_key=key)
 
@@ -381,6 +397,23 @@ def _check_databases(database_url: str, effects_url: str | None) -> None:
     files = [os.path.realpath(sqlite_path(url)) for url in urls.values() if not is_postgres(url)]
     if len(set(files)) < len(files):
         raise SettingError("RECEIVER_EFFECTS_URL is the inbox's own file: give yours")
+
+
+def _check_encryption(keys: tuple[str, ...], encryption: Encryption) -> None:
+    """Raise SettingError. No key is ever quoted."""
+    if not keys and encryption == "required":
+        raise SettingError(
+            "RECEIVER_ENCRYPTION=required needs RECEIVER_ENCRYPTION_KEYS: "
+            "k2026:$(openssl rand -base64 32)"
+        )
+    if not keys:
+        return
+    if not isinstance(keys, tuple | list):  # of a text each character would be one
+        raise SettingError("RECEIVER_ENCRYPTION_KEYS is a tuple of keys")
+    try:
+        read_keys(",".join(keys), "RECEIVER_ENCRYPTION_KEYS")
+    except KeyringError as error:
+        raise SettingError(str(error)) from None
 
 
 def _check_secrets(

@@ -129,6 +129,7 @@ _NOT_QUICK = (
     "receiver/test_order.py",
     "receiver/test_serve.py",
     "receiver/test_server.py",
+    "receiver/test_thief.py",
     "test_completion.py",
     "upgrade",
 )

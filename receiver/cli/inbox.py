@@ -11,11 +11,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from receiver.base.cli import USAGE, ago, command, console, plain, table
+from receiver.base.cli import FAILED, USAGE, ago, command, console, plain, table
 from receiver.cli.common import EXIT_CODES, AsJson, ask, end, word
 from receiver.client import is_time
 from receiver.inbox.expectations import Expected
-from receiver.inbox.message import State
+from receiver.inbox.message import STATES, State
 from receiver.verification.identity import Dialect
 
 app = typer.Typer(
@@ -37,6 +37,18 @@ _MESSAGE: Final[dict[str, Any]] = {
     "receivedAt": is_time,
     "duplicates": int,
 }
+_SEALED: Final = ("messages", "failures", "expectations")
+_COUNTS: Final[dict[str, Any]] = {"plain": int, "sealed": int, "old": int, "unreadable": int}
+_STATS: Final[dict[str, Any]] = {
+    "messages": dict.fromkeys(STATES, int),
+    "encryption": {
+        "key": (str, None),
+        "sealing": bool,
+        "missingKeys": list,
+        **dict.fromkeys(_SEALED, _COUNTS),
+    },
+}
+_SLICE: Final[dict[str, Any]] = {"sealed": int, "unreadable": int, "next": (str, None)}
 _JOB: Final[dict[str, Any]] = {
     "jobId": str,
     "state": str,
@@ -116,7 +128,7 @@ def _messages(messages: list[dict[str, Any]]) -> Table:
         made.add_row(
             str(message["id"]),
             word(message["status"]),
-            word(message["state"]),
+            _state(message),
             str(message["attempts"]),
             plain(message["jobId"] or "-"),
             plain(_stated(message)),
@@ -124,6 +136,13 @@ def _messages(messages: list[dict[str, Any]]) -> Table:
             str(1 + message["duplicates"]),
         )
     return made
+
+
+def _state(message: dict[str, Any]) -> Text:
+    """Return the state of its handling; of one that is to be handled and cannot be read, that."""
+    if message["state"] == "pending" and "unreadable" in message:
+        return plain("unreadable", "bold red")
+    return word(message["state"])
 
 
 def _stated(message: dict[str, Any]) -> str:
@@ -196,6 +215,61 @@ def prune_command(
     response = ask("/inbox/prune", query, post=True, shape={"bodies": int, "messages": int})
     text = f"pruned: {response['bodies']} bodies, {response['messages']} messages"
     print(json.dumps(response) if as_json else text)
+
+
+@command(app, "stats", "receiver inbox stats", note=EXIT_CODES)
+def stats_command(as_json: AsJson = False) -> None:
+    """Count the messages by state, and what is stored plain, sealed or unreadable."""
+    stats = ask("/inbox/stats", shape=_STATS)
+    if as_json:
+        print(json.dumps(stats))
+        return
+    out, encryption = console(), stats["encryption"]
+    states = table(*STATES)
+    states.add_row(*(str(stats["messages"][state]) for state in STATES))
+    out.print(states, "")
+    counts = table("stored", "plain", "sealed", "with an older key", "unreadable")
+    for name in _SEALED:
+        one = encryption[name]
+        counts.add_row(name, *(str(one[how]) for how in ("plain", "sealed", "old", "unreadable")))
+    out.print(counts)
+    print(f"key: {encryption['key'] or 'none: RECEIVER_ENCRYPTION_KEYS is not set'}")
+    if encryption["key"] and not encryption["sealing"]:
+        print("not sealing yet: processes without RECEIVER_ENCRYPTION_KEYS use the inbox")
+    if encryption["missingKeys"]:
+        print(f"missing keys: {', '.join(map(str, encryption['missingKeys']))}")
+    elif encryption["key"] and any(encryption[name]["plain"] for name in _SEALED):
+        print("seal what is plain: receiver inbox reencrypt")
+
+
+@command(app, "reencrypt", "receiver inbox reencrypt", note=EXIT_CODES)
+def reencrypt_command(
+    scrub: Annotated[
+        bool,
+        typer.Option(help="Write a SQLite file anew afterwards; messages wait meanwhile."),
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Seal what is stored plain, or with an older key than the first of RECEIVER_ENCRYPTION_KEYS.
+
+    The service goes on meanwhile. It can be ended and begun again: what is done stays done. A
+    SQLite file is written anew at the end, so that nothing of what was plain stays in it: that
+    takes as much room again, and seconds a gigabyte. What no key opens stays as it is (exit 1)."""
+    sealed = unreadable = 0
+    after: str | None = ""
+    while after is not None:
+        query = {"after": after} if after else None
+        response = ask("/inbox/reencrypt", query, post=True, shape=_SLICE)
+        sealed, unreadable = sealed + response["sealed"], unreadable + response["unreadable"]
+        after = response["next"]
+    while scrub and not ask("/inbox/scrub", post=True, shape={"done": bool})["done"]:
+        pass
+    if as_json:
+        print(json.dumps({"sealed": sealed, "unreadable": unreadable, "scrubbed": scrub}))
+    else:
+        print(f"sealed: {sealed}, unreadable: {unreadable}")
+    if unreadable:
+        raise typer.Exit(FAILED)
 
 
 @command(

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -38,6 +39,8 @@ ADVICE: Final = {
     "RECEIVER_CONNECTIONS_MAX and RECEIVER_HANDLER_CONCURRENCY",
     "threads": "raise the limit of processes (systemd: TasksMax), or lower "
     "RECEIVER_HANDLER_CONCURRENCY",
+    "key": "put the key that the detail names back into RECEIVER_ENCRYPTION_KEYS and restart; what "
+    "needs it waits, and spends no attempt",
     "network": "this machine has no way out: look at its network",
 }
 
@@ -69,6 +72,7 @@ class Worker:
         self._now_ms = now_ms
         self._metrics = metrics
         self._lacks = Lacks(_LOG, "cannot run handlers: the fault is ours", ADVICE)
+        self._unread = Lacks(_LOG, "cannot open messages: the fault is ours", ADVICE)
         self._lacking_until_ms = 0  # by the monotonic clock
         self._wake = asyncio.Event()
         self._slots = Slots(settings.handler_concurrency, self.wake)
@@ -148,9 +152,16 @@ class Worker:
             for claimed in batch.claimed:
                 lease = self._leases.hold(claimed, sent_s)
                 self._slots.take(asyncio.create_task(self._run_claimed(claimed, lease)))
-            if not batch.claimed:
+            self._tell_unread(batch.unread)
+            if not batch.claimed and not batch.unread:
                 return batch.next_due_ms
         return None  # whoever ends first will wake us
+
+    def _tell_unread(self, unread: Sequence[str]) -> None:
+        """Tell of what no key of ours opens; it waits where it is."""
+        for detail in unread:
+            self._metrics.count_own_fault("key")
+            self._unread.pause_ms("key", detail, chance=0, monotonic_ms=monotonic_ms())
 
     async def _run_claimed(self, claimed: Claimed, lease: Lease) -> None:
         try:

@@ -1,8 +1,10 @@
 """The admin routes: what is in the inbox and which jobs are waited for, for who holds the admin
 key. Submitters in other processes use them too."""
 
+import asyncio
 import base64
 import hmac
+import time
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
@@ -22,6 +24,7 @@ from receiver.base.http import (
 from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox
 from receiver.inbox.message import REPLAYABLE, STATES, State, StoredMessage
+from receiver.inbox.reencrypt import START, Place, Sealing, from_text, to_text
 from receiver.reconciler import Reconciler
 from receiver.settings import Settings
 from receiver.sweeper import Sweeper
@@ -30,6 +33,8 @@ from receiver.verification.identity import DIALECTS
 LIMIT_MAX: Final = 500
 BODY_BYTES_MAX: Final = 64 * 1024
 _LIMIT_DEFAULT: Final = 50
+_REENCRYPT_S: Final = 0.5  # of one request: who ends the command ends the work
+_SCRUB_WAIT_S: Final = 5.0  # under the time-out of whoever asks
 _STATUSES: Final = ("accepted", "conflict", "late")
 _SECONDS_MAX: Final = 3650 * 86_400
 _EXPECT_FIELDS: Final = ("jobId", "statusUrl", "by", "credentials", "platform", "source")
@@ -52,6 +57,7 @@ class Admin:
         self._reconciler = reconciler
         self._sweeper = sweeper
         self._now_ms = now_ms
+        self._scrubbing: asyncio.Task[None] | None = None
 
     async def route(self, request: Request) -> Response:
         """Return the answer to a request with the admin key. Raises Refusal; 404 for everything
@@ -73,6 +79,15 @@ class Admin:
             case ["inbox", "prune"]:
                 allow(request, "POST")
                 return await self._prune(request)
+            case ["inbox", "stats"]:
+                allow(request, "GET", "HEAD")
+                return await self._stats()
+            case ["inbox", "reencrypt"]:
+                allow(request, "POST")
+                return await self._reencrypt(request)
+            case ["inbox", "scrub"]:
+                allow(request, "POST")
+                return await self._scrub()
             case ["inbox", id]:
                 allow(request, "GET", "HEAD")
                 return await self._show(id)
@@ -111,6 +126,8 @@ class Admin:
             reason = f"it is {message.state}"
         elif message.verdict != "accepted":
             reason = f"it is a {message.verdict} message, kept beside the one that counts"
+        elif message.unread is not None:
+            reason = message.unread
         elif message.body is None:
             reason = "its body is pruned"
         else:
@@ -138,6 +155,53 @@ class Admin:
         older_s = number(query, "olderThan", max=_SECONDS_MAX, min=0)
         bodies, messages = await self._sweeper.prune(older_s)
         return Response(document={"bodies": bodies, "messages": messages})
+
+    async def _stats(self) -> Response:
+        """`GET /inbox/stats`: how many messages there are by state, and how what could be sealed is
+        stored."""
+        states, sealing = await self._inbox.stats()
+        seals = self._inbox.seals
+        encryption = {
+            "key": None if seals is None else seals.kid,
+            "sealing": seals is not None and seals.begun,
+            "missingKeys": [] if seals is None else list(seals.lost),
+            **{name: _public_sealing(counts) for name, counts in sealing.items()},
+        }
+        messages = {state: states.get(state, 0) for state in STATES}
+        return Response(document={"messages": messages, "encryption": encryption})
+
+    async def _reencrypt(self, request: Request) -> Response:
+        """`POST /inbox/reencrypt?after=`: seal some of what is not sealed with the first key, from
+        the place where the last answer says that the next one is."""
+        query = read_query(request.query, ("after",))
+        try:
+            place: Place | None = from_text(query["after"]) if "after" in query else START
+        except ValueError as error:
+            raise invalid("after", query["after"], str(error)) from None
+        sealed = unreadable = 0
+        until_s = time.monotonic() + _REENCRYPT_S
+        while place is not None and (not sealed or time.monotonic() < until_s):
+            try:
+                done = await self._inbox.reseal(place)
+            except ValueError as error:
+                details = {"state": "unsealed"}
+                raise Refusal(409, "CONFLICT", f"not done: {error}", details=details) from None
+            sealed, unreadable = sealed + done.sealed, unreadable + done.unreadable
+            place = done.next
+        after = None if place is None else to_text(place)
+        return Response(document={"sealed": sealed, "unreadable": unreadable, "next": after})
+
+    async def _scrub(self) -> Response:
+        """`POST /inbox/scrub`: leave nothing in a SQLite file of what was deleted or written over.
+        It may take longer than a request: asked again, it answers whether it is done."""
+        if self._scrubbing is None:
+            self._scrubbing = asyncio.create_task(self._inbox.scrub(), name="receiver scrub")
+        await asyncio.wait((self._scrubbing,), timeout=_SCRUB_WAIT_S)
+        if not self._scrubbing.done():
+            return Response(status=202, document={"done": False})
+        scrubbing, self._scrubbing = self._scrubbing, None
+        await scrubbing
+        return Response(document={"done": True})
 
     async def _list_expected(self, request: Request) -> Response:
         """`GET /expected?state=&limit=`: newest first."""
@@ -224,7 +288,9 @@ def _public(message: StoredMessage) -> dict[str, Any]:
         "kind": message.kind,
         "contentType": message.content_type,
         "bodySize": message.body_bytes,
-        "bodySha256": message.body_sha256.hex(),
+        "bodySha256": None if message.body_sha256 is None else message.body_sha256.hex(),
+        **({} if message.kid is None else {"sealedWith": message.kid}),
+        **({} if message.unread is None else {"unreadable": message.unread}),
         "sentAt": iso(message.sent_ms),
         "receivedAt": iso(message.received_ms),
         "duplicates": message.duplicates,
@@ -235,6 +301,15 @@ def _public(message: StoredMessage) -> dict[str, Any]:
         "nextAttemptAt": iso(message.due_ms),
         "handledAt": iso(message.handled_ms),
         "lastSeenAt": iso(message.last_seen_ms),
+    }
+
+
+def _public_sealing(counts: Sealing) -> dict[str, int]:
+    return {
+        "plain": counts.plain,
+        "sealed": counts.sealed,
+        "old": counts.old,
+        "unreadable": counts.unreadable,
     }
 
 
@@ -254,7 +329,7 @@ def _public_expectation(expectation: Expectation) -> dict[str, Any]:
         "jobId": expectation.job_id,
         "source": expectation.source,
         "state": expectation.state,
-        "statusUrl": expectation.status_url,
+        "statusUrl": None if expectation.unread else expectation.status_url,
         "credentials": expectation.credentials,
         "platform": expectation.platform,
         "createdAt": iso(expectation.created_ms),

@@ -145,9 +145,20 @@ class Router:
             await self._inbox.check()
             # Still ready: what comes in is kept until handling goes on.
             stuck = {"handling": "stuck"} if self._is_stuck() else {}
-            return Response(document={"status": "ready", **stuck})
+            return Response(document={"status": "ready", **stuck, **await self._sealed()})
         text = self._metrics.exposition(await self._inbox.backlog(), self._now_ms())
         return Response(text=text, content_type=CONTENT_TYPE.encode("ascii"))
+
+    async def _sealed(self) -> dict[str, object]:
+        """Return what cannot be opened, where something is sealed; still ready, as above."""
+        seals = self._inbox.seals
+        if seals is None:
+            return {}
+        unreadable = await self._inbox.unreadable()
+        return {
+            **({"unreadableMessages": unreadable} if unreadable else {}),
+            **({"missingKeys": seals.lost} if seals.lost else {}),
+        }
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
         reason = refusal.details.get("reason")

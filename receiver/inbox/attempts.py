@@ -2,12 +2,14 @@
 atomic; what differs between the dialects is in their `statements`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Protocol
 
 from receiver.base.completion import canonical
 from receiver.base.db import Row, Tx
+from receiver.base.keyring import SealedError
 from receiver.inbox.message import REPLAYABLE, Claimed, State, from_row, names, storable
+from receiver.inbox.seals import Seals, body_stored, text_to_store
 from receiver.inbox.wanted import Wanted
 
 CRASHED: Final = "the process ended while the handler ran"
@@ -49,6 +51,11 @@ _REPLAY: Final = f"""
      WHERE id = ? AND state IN ('dead', 'ignored', 'skipped') AND verdict = 'accepted'
        AND body_kept = 1 AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
+# What no key opens waits without a time: it is due once somebody comes who has its key.
+_WAKE: Final = """
+    UPDATE messages SET due_ms = ? WHERE state = 'pending' AND due_ms IS NULL AND kid IN ({kids})
+"""
+_SOURCE: Final = "SELECT source FROM messages WHERE id = ?"
 _SORT: Final = "UPDATE messages SET canonical = ? WHERE id = ?"
 _STATUS: Final = "SELECT job_status FROM messages WHERE id = ?"
 _REPLAYABLE: Final = """
@@ -59,10 +66,12 @@ _REPLAYABLE: Final = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedBatch:
-    """The messages whose turn it is, and when the next one's may come (None: nothing waits)."""
+    """The messages whose turn it is, and when the next one's may come (None: nothing waits).
+    `unread` says of those that no key opens why: they wait until one does."""
 
     claimed: list[Claimed]
     next_due_ms: int | None
+    unread: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,12 +135,14 @@ def claim(
     limit: int,
     lease_ms: int,
     wait_max_ms: int | None,
+    seals: Seals | None = None,
 ) -> ClaimedBatch:
     """Take up to `limit` due messages that are wanted here, in order of time, never two of one job
     at once. None waits longer than `wait_max_ms` from now: it was put off by a clock that ran
     ahead, and is due."""
     jobs: set[tuple[str, str]] = set()
     claimed = []
+    unread: list[str] = []
     for id, source, job_id in claims.due(tx, wanted, now_ms, limit):
         if job_id is not None:
             job = (source, job_id)
@@ -140,12 +151,36 @@ def claim(
             jobs.add(job)
         row = claims.start(tx, id, lease_ms)
         if row is not None:
-            claimed.append(from_row(Claimed, row))
+            one = from_row(Claimed, row)
+            if one.kid is None:
+                claimed.append(one)
+            else:
+                claimed += _opened(tx, one, one.kid, seals, unread)
     next_ms, last_ms = claims.next_due(tx, wanted, now_ms)
     if wait_max_ms is not None and last_ms is not None and last_ms > now_ms + wait_max_ms:
         claims.bring_forward(tx, wanted, now_ms, now_ms + wait_max_ms)
         next_ms = now_ms
-    return ClaimedBatch(claimed=claimed, next_due_ms=next_ms)
+    return ClaimedBatch(claimed=claimed, next_due_ms=next_ms, unread=unread)
+
+
+def _opened(
+    tx: Tx, claimed: Claimed, kid: str, seals: Seals | None, unread: list[str]
+) -> tuple[Claimed, ...]:
+    """Return it with its body opened. Where no key opens it, nothing was attempted: it is handed
+    back without a time, and nobody meets it again until somebody comes who has the key."""
+    try:
+        body = body_stored(seals, kid, claimed.body, claimed.id, claimed.source)
+    except SealedError as error:
+        unread.append(str(error))
+        hand_back(tx, claimed.id, claimed.fence, None, canonical(claimed.job_status))
+        return ()
+    return (replace(claimed, body=body),)
+
+
+def wake(tx: Tx, seals: Seals, now_ms: int) -> int:
+    """Make due what waits for a key that we have; how many."""
+    kids = sorted(seals.kids)
+    return tx.run(_WAKE.format(kids=", ".join("?" * len(kids))), now_ms, *kids)
 
 
 def renew(claims: Claims, tx: Tx, running: Sequence[tuple[int, int]], *, lease_ms: int) -> set[int]:
@@ -159,7 +194,13 @@ def running(claims: Claims, tx: Tx) -> list[Running]:
 
 
 def recover(
-    claims: Claims, tx: Tx, left: Sequence[Running], *, now_ms: int, attempts_max: int
+    claims: Claims,
+    tx: Tx,
+    left: Sequence[Running],
+    *,
+    now_ms: int,
+    attempts_max: int,
+    seals: Seals | None = None,
 ) -> int:
     """Make due again, or dead where its attempts are used up, what ended processes left running;
     how many that were."""
@@ -176,13 +217,13 @@ def recover(
             due_ms=None if dead else now_ms,
             error=CRASHED,
         )
-        count += settle(tx, settlement)
+        count += settle(tx, settlement, seals)
         for (job_status,) in tx.all(_STATUS, one.id):  # an earlier version may have stored it
             tx.run(_SORT, canonical(job_status), one.id)
     return count
 
 
-def settle(tx: Tx, settlement: Settlement) -> bool:
+def settle(tx: Tx, settlement: Settlement, seals: Seals | None = None) -> bool:
     """Write what came of an attempt; False where it was taken away meanwhile. The job's other
     messages that wait are skipped once its end is handled: progress, and an older run's end."""
     id, handled = settlement.id, settlement.state == "handled"
@@ -190,16 +231,24 @@ def settle(tx: Tx, settlement: Settlement) -> bool:
     if not tx.run(_SETTLE, settlement.state, settlement.due_ms, handled_ms, id, settlement.fence):
         return False
     if settlement.error is not None:
-        tx.run(_FAILED, id, storable(settlement.error))
+        tx.run(_FAILED, id, _error_to_store(tx, id, storable(settlement.error), seals))
     if handled:
         tx.run("DELETE FROM failures WHERE id = ?", id)
         tx.run(_SKIP_OTHERS, id)
     return True
 
 
-def hand_back(tx: Tx, id: int, fence: int, now_ms: int, status: str) -> None:
-    """Make a message due again whose attempt was cut short by a stop: it is not spent. `status` is
-    its canonical one."""
+def _error_to_store(tx: Tx, id: int, error: str, seals: Seals | None) -> str:
+    """Return what an attempt met, which may quote the body, as it is stored."""
+    source = ""
+    if seals is not None:
+        ((source,),) = tx.all(_SOURCE, id)
+    return text_to_store(seals, error, "failures", "error", str(id), source)
+
+
+def hand_back(tx: Tx, id: int, fence: int, now_ms: int | None, status: str) -> None:
+    """Make a message due again (None: once somebody has its key) whose attempt was cut short by a
+    stop: it is not spent. `status` is its canonical one."""
     tx.run(_HAND_BACK, now_ms, status, id, fence)
 
 

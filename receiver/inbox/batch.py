@@ -14,6 +14,7 @@ from receiver.base.completion import canonical
 from receiver.base.db import Row
 from receiver.inbox.dedupe import End, Known, Verdict, judge
 from receiver.inbox.message import Message, State, storable
+from receiver.inbox.seals import Seals
 from receiver.inbox.wanted import Beats, Wanted, wanted_of
 
 Job: TypeAlias = tuple[str, str]  # source, job id; "" for a message that names no job
@@ -34,6 +35,11 @@ class Incoming:
     job: Job
     content: Content
     name: Name | None  # only where a message under the same id may contradict it
+    forms: tuple[bytes, ...] | None = None  # all that its hash may be stored as, if not one alone
+
+    def is_of(self, stored: bytes) -> bool:
+        """Whether a stored hash is that of its bytes."""
+        return stored == self.sha256 if self.forms is None else stored in self.forms
 
 
 @dataclass(slots=True)
@@ -68,6 +74,7 @@ class New:
     is_end: bool
     order: str | None  # of an end, where it is signed
     canonical: str  # its status
+    sealed: bytes | None = None  # its body, where that is stored sealed
 
     @property
     def due_ms(self) -> int | None:
@@ -136,6 +143,7 @@ class Plan:
     orders: dict[int, str] = field(default_factory=dict)  # a later id that brought the same end
     rearm: dict[int, tuple[int, str]] = field(default_factory=dict)  # dead ones that came again
     known: dict[Job, int] = field(default_factory=dict)  # jobs whose end came again, and when
+    kid: str | None = None  # of the key that the new ones are sealed with
 
     @property
     def has_due(self) -> bool:
@@ -155,13 +163,17 @@ class Stored(Protocol):
 
 
 def receive(
-    stored: Stored, tx: Any, messages: Sequence[Message], beats: Beats
+    stored: Stored, tx: Any, messages: Sequence[Message], beats: Beats, seals: Seals | None = None
 ) -> tuple[list[Verdict], bool]:
-    """Store what is new; the verdicts, and whether there is something to handle now. What this
-    process has no handler for may be wanted by another one."""
-    batch = [incoming(message) for message in messages]
+    """Store what is new, sealed where there are `seals`; the verdicts, and whether there is
+    something to handle now. What this process has no handler for may be wanted by another one."""
+    batch = [incoming(message, seals) for message in messages]
     facts, ids = stored.load(tx, batch)
     plan = decide(batch, facts, ids, wanted_of(facts.registered, beats))
+    if seals is not None and seals.begun:
+        plan.kid = seals.kid
+        for new in plan.new:
+            new.sealed = seals.seal_body(new.message.body, new.id, new.message.source)
     return plan.verdicts, stored.write(tx, plan)
 
 
@@ -170,9 +182,13 @@ def needs_registered(batch: Iterable[Incoming]) -> bool:
     return any(not one.message.has_handler for one in batch)
 
 
-def incoming(message: Message) -> Incoming:
+def incoming(message: Message, seals: Seals | None = None) -> Incoming:
     """Two jobs may have the same bytes as their result, so a copy is one within its job."""
     hashed = sha256(message.body).digest()
+    forms = None
+    if seals is not None:
+        forms = seals.forms(hashed)
+        hashed = forms[0]
     job_id = message.job_id or ""
     named = message.kind != "terminal" and message.message_id is not None
     return Incoming(
@@ -181,6 +197,7 @@ def incoming(message: Message) -> Incoming:
         job=(message.source, job_id),
         content=(message.source, job_id, hashed),
         name=(message.source, message.message_id or "") if named else None,
+        forms=forms,
     )
 
 
@@ -224,7 +241,7 @@ def _known(
         same_message=has_same,
         id_taken=_is_taken(facts, one),
         end=end.end if end else None,
-        end_has_bytes=end is not None and end.sha256 == one.sha256,
+        end_has_bytes=end is not None and one.is_of(end.sha256),
     )
 
 
@@ -248,7 +265,7 @@ def _same_message(
 def _is_taken(facts: Facts, one: Incoming) -> bool:
     if one.name is None:
         return False
-    return bool(facts.bodies_under.get(one.name, set()) - {one.sha256})
+    return bool(facts.bodies_under.get(one.name, set()).difference(one.forms or (one.sha256,)))
 
 
 def _new(id: int, one: Incoming, verdict: Verdict, candidate: End | None, wanted: Wanted) -> New:
@@ -297,7 +314,7 @@ def _again(plan: Plan, facts: Facts, id: int, message: Message) -> None:
 def _same_end(plan: Plan, end: StoredEnd | None, one: Incoming, candidate: End | None) -> None:
     """Note the later id of the same end: an older run that arrives afterwards must not replace
     it."""
-    if end is None or candidate is None or candidate.order is None or end.sha256 != one.sha256:
+    if end is None or candidate is None or candidate.order is None or not one.is_of(end.sha256):
         return
     if (candidate.run or 1) == (end.end.run or 1) and candidate.order > (end.end.order or ""):
         end.end = replace(end.end, order=candidate.order)

@@ -1,11 +1,12 @@
 """The jobs that are waited for: expected → known, or lost when their status cannot be had."""
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from receiver.base.db import Tx
 from receiver.inbox.message import from_row, names, storable
+from receiver.inbox.seals import Seals, text_stored, text_to_store
 from receiver.verification.identity import Dialect
 
 Expected: TypeAlias = Literal["expected", "known", "lost"]
@@ -16,7 +17,8 @@ EXPECTED: Final = ("expected", "known", "lost")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """A job that is waited for. Times are Unix milliseconds; `credentials` is only a name."""
+    """A job that is waited for. Times are Unix milliseconds; `credentials` is only a name. `unread`
+    says why no key opens its status URL, which is empty then."""
 
     source: str
     job_id: str
@@ -30,6 +32,7 @@ class Expectation:
     failing_since_ms: int | None
     last_error: str | None
     settled_ms: int | None
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,7 @@ class Jobs(Protocol):
         the transaction ends."""
 
 
-_COLUMNS: Final = ", ".join(names(Expectation))
+_COLUMNS: Final = ", ".join(names(Expectation)[:-1])
 # A job whose end came before it was expected is known at once. One that is expected again keeps
 # what is known of it; a lost one is waited for afresh.
 _EXPECT: Final = """
@@ -127,13 +130,32 @@ _LIST: Final = f"""
 """  # noqa: S608 - constants of ours
 
 
-def expect(jobs: Jobs, tx: Tx, new: NewExpectation) -> Expectation:
+def expect(jobs: Jobs, tx: Tx, new: NewExpectation, seals: Seals | None = None) -> Expectation:
     """Wait for a job, or say that its end is known already: whoever is storing that just now is
     waited for."""
     jobs.lock(tx, (new.source, new.job_id))
-    tx.run(_EXPECT, *astuple(new))  # in the order of its fields
+    if seals is not None:
+        url = _to_store(seals, new.status_url, "status_url", new)
+        tx.run(_EXPECT, *astuple(replace(new, status_url=url)))
+    else:
+        tx.run(_EXPECT, *astuple(new))  # in the order of its fields
     (row,) = tx.all(_FIND, new.source, new.job_id)
-    return from_row(Expectation, row)
+    return _opened(from_row(Expectation, row), seals)
+
+
+def _to_store(seals: Seals | None, text: str, column: str, job: NewExpectation | AskResult) -> str:
+    return text_to_store(seals, text, "expectations", column, job.job_id, job.source)
+
+
+def _opened(stored: Expectation, seals: Seals | None) -> Expectation:
+    if seals is None:
+        return stored
+    row = (stored.job_id, stored.source)
+    url, unread = text_stored(seals, stored.status_url, "expectations", "status_url", *row)
+    error, why = stored.last_error, None
+    if error is not None:
+        error, why = text_stored(seals, error, "expectations", "last_error", *row)
+    return replace(stored, status_url=url or "", last_error=unread or why or error, unread=unread)
 
 
 def take(
@@ -144,6 +166,7 @@ def take(
     until_ms: int,
     limit: int,
     wait_max_ms: int | None,
+    seals: Seals | None = None,
 ) -> tuple[list[Expectation], int | None]:
     """Return the jobs of these sources (None: of all) to ask for now, taken until `until_ms`; and
     when the next one will be due. None that was asked for before waits longer than `wait_max_ms`
@@ -157,7 +180,8 @@ def take(
             _correct(tx, of, values, now_ms, wait_max_ms, made_ms)
         sql = _DUE.format(of=of, skip_locked=tx.skip_locked)
         for job in tx.all(sql, now_ms, *values, limit - len(taken)):
-            taken += [from_row(Expectation, row) for row in tx.all(_TAKE, until_ms, *job)]
+            rows = tx.all(_TAKE, until_ms, *job)
+            taken += [_opened(from_row(Expectation, row), seals) for row in rows]
         next_ms += [ms for (ms,) in tx.all(_NEXT_DUE.format(of=of), *values) if ms is not None]
     return taken, min(next_ms, default=None)
 
@@ -173,15 +197,18 @@ def _correct(
         tx.run(_MAKE_NOW.format(of=of), now_ms, now_ms, now_ms + SKEW_MS, *values)
 
 
-def record_ask(tx: Tx, result: AskResult) -> bool:
+def record_ask(tx: Tx, result: AskResult, seals: Seals | None = None) -> bool:
     """Write what asking led to, unless the job became known meanwhile. Whether it is lost."""
     lost = result.ask_ms is None
+    error = result.error
+    if error is not None:
+        error = _to_store(seals, storable(error), "last_error", result)
     changed = tx.run(
         _ASKED,
         int(result.was_asked),
         result.ask_ms,
         result.failing_since_ms,
-        None if result.error is None else storable(result.error),
+        error,
         "lost" if lost else "expected",
         result.now_ms if lost else None,
         result.source,
@@ -190,7 +217,10 @@ def record_ask(tx: Tx, result: AskResult) -> bool:
     return changed > 0 and lost
 
 
-def listed(tx: Tx, *, state: str | None, limit: int) -> list[Expectation]:
+def listed(
+    tx: Tx, *, state: str | None, limit: int, seals: Seals | None = None
+) -> list[Expectation]:
     """Those that are waited for, newest first."""
     where, values = ("", ()) if state is None else (" WHERE state = ?", (state,))
-    return [from_row(Expectation, row) for row in tx.all(_LIST.format(where=where), *values, limit)]
+    rows = tx.all(_LIST.format(where=where), *values, limit)
+    return [_opened(from_row(Expectation, row), seals) for row in rows]

@@ -15,12 +15,15 @@ from receiver.base.db.group_commit import (
 )
 from receiver.base.db.readers import SERVICE, Reader
 from receiver.base.db.url import is_postgres, sqlite_path
-from receiver.inbox import attempts, batch, expectations, listing, retention, wanted
+from receiver.base.keyring import Keyring, KeyringError, read_keys
+from receiver.inbox import attempts, batch, expectations, listing, reencrypt, retention, wanted
 from receiver.inbox.attempts import ClaimedBatch, Running, Settlement
 from receiver.inbox.dedupe import Verdict
 from receiver.inbox.expectations import AskResult, Expectation, NewExpectation
 from receiver.inbox.listing import Backlog
 from receiver.inbox.message import Message, Page, State, StoredMessage
+from receiver.inbox.reencrypt import Place, Resealed, Sealing
+from receiver.inbox.seals import SETTING, Opening, Seals, begin, drop_old, open_seals
 from receiver.inbox.sqlite.database import SqliteDatabase
 from receiver.inbox.wanted import Beats, Wanted
 from receiver.settings import Settings
@@ -40,7 +43,7 @@ class InboxUnavailable(Exception):
     """The inbox cannot write or read just now (disk full, locked, away, too slow)."""
 
 
-class Statements(batch.Stored, attempts.Claims, expectations.Jobs, Protocol):
+class Statements(batch.Stored, attempts.Claims, expectations.Jobs, Opening, Protocol):
     """What differs between the dialects within a transaction: a module of each."""
 
     def clock_ms(self, tx: Any) -> int | None:
@@ -84,14 +87,23 @@ class Database(Protocol):
     async def shrink(self) -> None:
         """Return to the file system what retention freed, where that does not happen by itself."""
 
+    async def scrub(self) -> None:
+        """Leave nothing of what was deleted or written over, where that can be done."""
+
 
 class Inbox:
     """All that a receiver knows. Opened by `open_inbox`."""
 
     def __init__(
-        self, database: Database, *, on_due: Callable[[], None], commit_rows_max: int
+        self,
+        database: Database,
+        seals: Seals | None,
+        *,
+        on_due: Callable[[], None],
+        commit_rows_max: int,
     ) -> None:
         self.lease_s = database.lease_s
+        self.seals = seals
         self.failing = False  # whether the last commit failed
         self._database = database
         self._statements = database.statements
@@ -110,14 +122,18 @@ class Inbox:
         *,
         on_due: Callable[[], None] | None = None,
         commit_rows_max: int = 256,
+        ring: Keyring | None = None,
+        is_required: bool = False,
     ) -> Self:
-        """Return the inbox there. `on_due` is called after a commit that left something to handle
-        now. Raises InboxError."""
+        """Return the inbox there, which seals what it stores where there is a `ring`; with
+        `is_required`, from the first message on. `on_due` is called after a commit that left
+        something to handle now. Raises InboxError."""
         try:
             await database.open()
         except CannotOpen as error:
             raise InboxError(str(error)) from None
-        inbox = cls(database, on_due=on_due or _nobody, commit_rows_max=commit_rows_max)
+        seals = await _opened(database, ring, is_required=is_required)
+        inbox = cls(database, seals, on_due=on_due or _nobody, commit_rows_max=commit_rows_max)
         inbox._commits.start()
         return inbox
 
@@ -149,6 +165,7 @@ class Inbox:
             limit=limit,
             lease_ms=self._lease_ms,
             wait_max_ms=wait_max_ms,
+            seals=self.seals,
         )
         return await self._write(work)
 
@@ -172,18 +189,33 @@ class Inbox:
         if not left:
             return 0
         work = partial(
-            attempts.recover, self._statements, left=left, now_ms=now_ms, attempts_max=attempts_max
+            attempts.recover,
+            self._statements,
+            left=left,
+            now_ms=now_ms,
+            attempts_max=attempts_max,
+            seals=self.seals,
         )
         return await self._write(work)
 
     async def settle(self, settlement: Settlement) -> bool:
         """Write what came of an attempt; False when it was not ours any more."""
-        return await self._write(partial(attempts.settle, settlement=settlement))
+        work = partial(attempts.settle, settlement=settlement, seals=self.seals)
+        return await self._write(work)
 
     async def hand_back(self, id: int, fence: int, now_ms: int, status: str) -> None:
         """Make a running message due again, its attempt unspent; `status` is its canonical one."""
         work = partial(attempts.hand_back, id=id, fence=fence, now_ms=now_ms, status=status)
         await self._write(work)
+
+    async def wake_unreadable(self, now_ms: int) -> int:
+        """Make due what waits for a key that is in our ring; how many."""
+        if self.seals is None:
+            return 0
+        count = await self._write(partial(attempts.wake, seals=self.seals, now_ms=now_ms))
+        if count:
+            self._on_due()
+        return count
 
     async def replay(self, id: int, now_ms: int) -> bool:
         """Whether a message could be made due again."""
@@ -216,7 +248,8 @@ class Inbox:
 
     async def expect(self, new: NewExpectation) -> Expectation:
         """Wait for a job from now on; what is known of it already."""
-        return await self._write(partial(expectations.expect, self._statements, new=new))
+        work = partial(expectations.expect, self._statements, new=new, seals=self.seals)
+        return await self._write(work)
 
     async def take_expected(
         self,
@@ -236,16 +269,19 @@ class Inbox:
             until_ms=until_ms,
             limit=limit,
             wait_max_ms=wait_max_ms,
+            seals=self.seals,
         )
         return await self._write(work)
 
     async def record_ask(self, result: AskResult) -> bool:
         """Write what asking for a job led to; whether it is lost now."""
-        return await self._write(partial(expectations.record_ask, result=result))
+        work = partial(expectations.record_ask, result=result, seals=self.seals)
+        return await self._write(work)
 
     async def expectations(self, *, state: str | None, limit: int) -> list[Expectation]:
         """Return the jobs that are or were waited for, newest first."""
-        return await self._read(partial(expectations.listed, state=state, limit=limit), _OPERATOR)
+        query = partial(expectations.listed, state=state, limit=limit, seals=self.seals)
+        return await self._read(query, _OPERATOR)
 
     async def prune(
         self,
@@ -346,17 +382,69 @@ class Inbox:
     ) -> Page:
         """Messages, newest first. Raises InboxUnavailable."""
         query = partial(
-            listing.page, below=below, limit=limit, job_id=job_id, verdict=verdict, state=state
+            listing.page,
+            below=below,
+            limit=limit,
+            job_id=job_id,
+            verdict=verdict,
+            state=state,
+            seals=self.seals,
         )
         return await self._read(query, _OPERATOR)
 
     async def show(self, id: int) -> StoredMessage | None:
         """One message with its body, or None. Raises InboxUnavailable."""
-        return await self._read(partial(listing.show, id=id), _OPERATOR)
+        return await self._read(partial(listing.show, id=id, seals=self.seals), _OPERATOR)
 
     async def backlog(self) -> Backlog:
         """Return what is not done with. Raises InboxUnavailable."""
         return await self._read(listing.backlog, _MONITORING)
+
+    async def unreadable(self) -> int:
+        """Count what waits for a key that opens it. Raises InboxUnavailable."""
+        return await self._read(listing.unreadable, _MONITORING)
+
+    async def stats(self) -> tuple[dict[str, int], dict[str, Sealing]]:
+        """Count all messages by state, and all that could be sealed by how it is stored: it reads
+        all of that. Raises InboxUnavailable."""
+        states = await self._read(reencrypt.states, _OPERATOR)
+        return states, await self._read(partial(reencrypt.count, seals=self.seals), _OPERATOR)
+
+    async def begin_sealing(self) -> bool:
+        """Begin to seal, where there is a ring and nobody is left who has none; whether that was
+        done just now. Raises InboxUnavailable."""
+        if self.seals is None or self.seals.begun:
+            return False
+        if await self._write(partial(begin, self._statements)):
+            return False
+        self.seals = self.seals.begin()
+        return True
+
+    async def reseal(self, place: Place) -> Resealed:
+        """Seal a slice of what is plain, or sealed with an older key. Raises InboxUnavailable, and
+        ValueError where nothing is sealed yet."""
+        if self.seals is None:
+            raise ValueError(f"there is no key to seal with: set {SETTING}")
+        if not self.seals.begun:
+            raise ValueError(f"processes without {SETTING} use the inbox: stop them")
+        done = await self._write(partial(reencrypt.reseal, seals=self.seals, place=place))
+        if done.next is None:
+            await self._drop_old(self.seals)
+        return done
+
+    async def _drop_old(self, seals: Seals) -> None:
+        """Forget what only older keys of the ring are needed for, once nothing else is."""
+        counts = await self._read(partial(reencrypt.count, seals=seals), _OPERATOR)
+        if not any(one.old or one.unreadable for one in counts.values()):
+            await self._write(partial(drop_old, kid=seals.kid))
+
+    async def scrub(self) -> None:
+        """Leave nothing in the file of what was deleted or written over; what comes in meanwhile
+        waits. Raises InboxUnavailable."""
+        try:
+            await self._database.scrub()
+        except (DatabaseUnavailable, DatabaseFull, self._database.errors) as error:
+            raise self._unavailable(error) from error
 
     async def due_ms(self, wanted: Wanted | None = None) -> int | None:
         """When the first that waits, and is wanted here (None: any), is due; 0 while one is being
@@ -404,7 +492,9 @@ class Inbox:
 
         def receive(tx: Any, messages: Sequence[Message]) -> Sequence[Verdict]:
             nonlocal has_due
-            verdicts, is_due = batch.receive(self._statements, tx, messages, self._beats)
+            verdicts, is_due = batch.receive(
+                self._statements, tx, messages, self._beats, self.seals
+            )
             has_due |= is_due
             return verdicts
 
@@ -451,6 +541,23 @@ class Inbox:
         return count
 
 
+async def _opened(database: Database, ring: Keyring | None, *, is_required: bool) -> Seals | None:
+    """Return what seals an inbox. Raises InboxError, and lets go of the database then."""
+    work = partial(open_seals, database.statements, ring=ring, is_required=is_required)
+    try:
+        seals = await database.commit(work)
+    except (DatabaseUnavailable, DatabaseFull) as error:
+        await database.close()
+        raise InboxError(str(error)) from None
+    except BaseException:
+        await database.close()
+        raise
+    if isinstance(seals, str):
+        await database.close()
+        raise InboxError(seals)
+    return seals
+
+
 def _nobody() -> None:
     """Do nothing: without handlers nobody waits for what is due."""
 
@@ -459,10 +566,27 @@ async def open_inbox(settings: Settings, *, on_due: Callable[[], None] | None = 
     """Return the inbox that the settings name, of our schema. `on_due` is called after a commit
     that left something to handle now. Raises InboxError."""
     try:
+        ring = _ring(settings)
         database = _database(settings)
-    except CannotOpen as error:
+    except (CannotOpen, KeyringError) as error:
         raise InboxError(str(error)) from None
-    return await Inbox.open(database, on_due=on_due, commit_rows_max=settings.commit_rows_max)
+    return await Inbox.open(
+        database,
+        on_due=on_due,
+        commit_rows_max=settings.commit_rows_max,
+        ring=ring,
+        is_required=settings.encryption == "required",
+    )
+
+
+def _ring(settings: Settings) -> Keyring | None:
+    """Return the key ring of the settings. Raises KeyringError."""
+    if not settings.encryption_keys:
+        return None
+    try:
+        return Keyring(read_keys(",".join(settings.encryption_keys), SETTING))
+    except KeyringError as error:
+        raise KeyringError(f"{SETTING}: {error}") from None
 
 
 def _database(settings: Settings) -> Database:
@@ -479,5 +603,8 @@ def _database(settings: Settings) -> Database:
             'RECEIVER_DATABASE_URL is PostgreSQL: pip install ".[receiver,postgres]" in a checkout'
         ) from None
     return PostgresDatabase(
-        settings.database_url, lease_s=settings.lease, read_timeout_s=settings.read_timeout
+        settings.database_url,
+        lease_s=settings.lease,
+        read_timeout_s=settings.read_timeout,
+        is_sealing=bool(settings.encryption_keys),
     )

@@ -54,12 +54,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """A message as the inbox keeps it; `body` and `error` only where they were asked for."""
+    """A message as the inbox keeps it; `body` and `error` only where they were asked for. `kid`
+    names the key that its body is sealed with; then its hash is known where the body is. `unread`
+    says why no key opens it."""
 
     id: int
     source: str
     message_id: str | None
-    body_sha256: bytes
+    body_sha256: bytes | None
     body_bytes: int
     content_type: str | None
     kind: Kind
@@ -77,8 +79,10 @@ class StoredMessage:
     due_ms: int | None
     handled_ms: int | None
     run: int | None
+    kid: str | None
     body: bytes | None = None
     error: str | None = None  # the traceback of the last failed attempt
+    unread: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class Claimed:
     received_ms: int
     run: int | None
     body: bytes
+    kid: str | None = None  # of the key that it was sealed with
 
 
 def names(kind: Any) -> tuple[str, ...]:

@@ -316,15 +316,14 @@ async def batches(attack: Attack) -> None:
 
 
 async def listings(attack: Attack) -> None:
-    """Listings that find nothing, side by side without a pause; each looks through as many
-    callbacks, whosever they are."""
+    """Listings that find nothing, side by side without a pause."""
     target = attack.target
     async with target.session() as session:
-        lines = [
-            line(_NUMBERS_FROM + m, target.silent[m % len(target.silent)], notBefore=86_400)
-            for m in range(target.sized(_LISTED))
-        ]
         for n in range(len(target.tenants)):
+            lines = [
+                line(_NUMBERS_FROM + m, target.silent[m % len(target.silent)], notBefore=86_400)
+                for m in range(n, target.sized(_LISTED), len(target.tenants))
+            ]
             await attack.batch(session, lines, target.tenant(n))
 
         async def one(n: int) -> None:

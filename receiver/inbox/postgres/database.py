@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from receiver.base.db import DatabaseUnavailable
 from receiver.base.db.migrate import migrations
 from receiver.base.db.postgres import (
     QUIET,
@@ -23,6 +24,7 @@ from receiver.base.db.postgres import (
 )
 from receiver.base.db.readers import Reader
 from receiver.inbox.postgres import statements
+from receiver.inbox.seals import LOCK, without_ring
 
 T = TypeVar("T")
 
@@ -31,10 +33,11 @@ MIGRATIONS: Final = migrations("receiver.inbox.postgres")
 # Any number will do, as long as nobody else takes it for a lock of their own in this database.
 _MIGRATING: Final = 0x7265636569766572
 _IN_SCHEMA: Final = {"search_path": SCHEMA}
+_WAIT_FOR_OPENING: Final = f"SELECT pg_advisory_xact_lock({statements.lock_key(*LOCK)})".encode()
 
 
 _SCHEMA_TABLE: Final = "schema_version"
-_WRITER_NAME: Final = "postback receiver"
+_WRITERS: Final = f"^{statements.WRITER_NAME}(, sealing)?$"
 
 
 class PostgresDatabase:
@@ -46,12 +49,23 @@ class PostgresDatabase:
     rows_max: int | None = 128
     """Each row may hold two locks until the commit, and a server has room for 6,400 by default."""
 
-    def __init__(self, url: str, *, lease_s: float = 30.0, read_timeout_s: float = 5.0) -> None:
-        """Raise CannotOpen for what is no URL of a PostgreSQL database."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_s: float = 30.0,
+        read_timeout_s: float = 5.0,
+        is_sealing: bool = False,
+    ) -> None:
+        """`is_sealing` says that there is a key ring. Raise CannotOpen for what is no URL of a
+        PostgreSQL database."""
         self.lease_s: float | None = lease_s
         self._server = Server(url)
         self._session = Session(
-            self._server, _WRITER_NAME, {**_IN_SCHEMA, **WRITER}, check=_refuse_older
+            self._server,
+            statements.SEALING_NAME if is_sealing else statements.WRITER_NAME,
+            {**_IN_SCHEMA, **WRITER},
+            check=_refuse_older if is_sealing else _refuse_older_or_sealed,
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inbox-writer")
         self._readers = Readers(
@@ -94,8 +108,14 @@ class PostgresDatabase:
     async def shrink(self) -> None:
         """Differs: vacuum is the server's own affair."""
 
+    async def scrub(self) -> None:
+        """Differs: what the server keeps of rows of before is its own affair; the README says how
+        to have it written anew."""
+
     def _prepare(self) -> None:
-        self._server.opened(f"{_WRITER_NAME} migration", {**_IN_SCHEMA, **QUIET}, _migrate).close()
+        self._server.opened(
+            f"{statements.WRITER_NAME} migration", {**_IN_SCHEMA, **QUIET}, _migrate
+        ).close()
 
     def _commit_once(self, apply: Callable[[Any], T]) -> T:
         tx = self._session.begin_with(_begin)
@@ -115,12 +135,22 @@ def _migrate(connection: Connection) -> None:
         table=_SCHEMA_TABLE,
         lock=_MIGRATING,
         schema=SCHEMA,
-        writers=f"^{_WRITER_NAME}$",
+        writers=_WRITERS,
     )
 
 
 def _refuse_older(connection: Connection) -> None:
     refuse_older(connection, MIGRATIONS, _SCHEMA_TABLE)
+
+
+def _refuse_older_or_sealed(connection: Connection) -> None:
+    """Refuse also what another process has begun to seal while this one, which has no key, was
+    away; who begins just now is waited for."""
+    _refuse_older(connection)
+    connection.execute(_WAIT_FOR_OPENING)
+    if connection.execute(statements.HAS_BEGUN.encode()).fetchone() is not None:
+        row = connection.execute("SELECT string_agg(DISTINCT kid, ', ') FROM seals").fetchone()
+        raise DatabaseUnavailable(without_ring(str(row[0]) if row is not None else "?"))
 
 
 def _begin(connection: Connection) -> PostgresTx:

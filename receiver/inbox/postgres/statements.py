@@ -14,6 +14,7 @@ from receiver.base.db.postgres import PostgresTx
 from receiver.inbox.attempts import CLAIMED, OTHER_RUNS, SUPERSEDED
 from receiver.inbox.batch import (
     COLUMNS,
+    Content,
     Facts,
     Incoming,
     New,
@@ -54,6 +55,15 @@ _REPLACED: Final = "UPDATE messages SET is_end = 0 WHERE id = ANY(?::bigint[])"
 _INSERT: Final = f"""
     INSERT INTO messages ({", ".join(COLUMNS)}, last_seen_ms)
     SELECT it.*, it.received_ms
+      FROM unnest(?::bigint[], ?::text[], ?::text[], ?::bytea[], ?::bigint[], ?::text[],
+                  ?::text[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[],
+                  ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[],
+                  ?::bigint[], ?::text[])
+        AS it ({", ".join(COLUMNS)})
+"""  # noqa: S608 - constants of ours
+_INSERT_SEALED: Final = f"""
+    INSERT INTO messages ({", ".join(COLUMNS)}, kid, last_seen_ms)
+    SELECT it.*, CAST(? AS text), it.received_ms
       FROM unnest(?::bigint[], ?::text[], ?::text[], ?::bytea[], ?::bigint[], ?::text[],
                   ?::text[], ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[],
                   ?::text[], ?::text[], ?::text[], ?::bigint[], ?::bigint[], ?::text[],
@@ -112,6 +122,16 @@ _NEXT_DUE_OF_ALL: Final = """
     SELECT min(due_ms), max(due_ms) FROM messages WHERE state = 'pending' AND due_ms > ?
 """
 
+# What the sessions that write are called: those that have no ring, and those that have.
+WRITER_NAME: Final = "postback receiver"
+SEALING_NAME: Final = f"{WRITER_NAME}, sealing"
+_OTHERS: Final = """
+    SELECT count(*) FROM pg_stat_activity
+     WHERE datname = current_database() AND application_name = ? AND pid <> pg_backend_pid()
+"""
+# The first schema whose programs know what is sealed.
+HAS_BEGUN: Final = "SELECT 1 FROM schema_version WHERE version = 4 AND reads_from = 4"
+_BEGIN_SEALING: Final = "UPDATE schema_version SET reads_from = version WHERE version = 4"
 _TOUCH: Final = "UPDATE schema_version SET version = version"
 
 _CLOCK_MS: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -147,18 +167,21 @@ def load(tx: PostgresTx, batch: Sequence[Incoming]) -> tuple[Facts, Iterator[int
     who held these jobs before.
     """
     contents, jobs, names = lookups(batch)
-    nameless = ((source, hashed.hex()) for source, job_id, hashed in contents if not job_id)
+    stored = _stored_as(batch)
+    forms = stored or contents  # all of them: replicas without a ring hold the plain one
+    nameless = ((source, hashed.hex()) for source, job_id, hashed in forms if not job_id)
     keys = sorted({lock_key(*key) for key in (*jobs, *names, *nameless)})
     with tx.pipeline():
         tx.send(_HOLD, keys)
-        copies = tx.send(_COPIES, *_columns(sorted(contents), 3))
+        copies = tx.send(_COPIES, *_columns(sorted(forms), 3))
         ends = tx.send(_ENDS, *_columns(sorted(jobs), 2))
         under = tx.send(_UNDER, *_columns(sorted(names), 2)) if names else None
         registered = tx.send(REGISTERED) if needs_registered(batch) else None
         ids = tx.send(_IDS, len(batch))
     facts = Facts(registered=list(registered or ()))
     for source, job_id, hashed, id, message_id, state, run in copies:
-        facts.copies.setdefault((source, job_id, hashed), {}).setdefault(message_id, (id, run))
+        content = (source, job_id, hashed) if stored is None else stored[source, job_id, hashed]
+        facts.copies.setdefault(content, {}).setdefault(message_id, (id, run))
         if state == "dead":
             facts.dead.add(id)
     for source, job_id, id, job_status, order, via, hashed, state, run in ends:
@@ -179,7 +202,7 @@ def write(tx: PostgresTx, plan: Plan) -> bool:
         if plan.replaced:
             tx.send(_REPLACED, plan.replaced)
         if plan.new:
-            _insert(tx, plan.new)
+            _insert(tx, plan.new, plan.kid)
         if plan.known:
             known = sorted((*job, now_ms) for job, now_ms in plan.known.items())
             tx.send(_NOW_KNOWN, *_columns(known, 3))
@@ -239,6 +262,22 @@ def lock(tx: PostgresTx, job: tuple[str, str]) -> None:
     tx.run(_HOLD, [lock_key(*job)])
 
 
+def others(tx: PostgresTx, *, plain: bool) -> int:
+    """Return how many other processes use the inbox: those without a ring, or those with."""
+    ((count,),) = tx.all(_OTHERS, WRITER_NAME if plain else SEALING_NAME)
+    return int(count)
+
+
+def has_begun(tx: PostgresTx) -> bool:
+    """Whether some process has begun to seal."""
+    return tx.one(HAS_BEGUN) is not None
+
+
+def begin_sealing(tx: PostgresTx) -> None:
+    """Note that, and keep out versions of before: they would take what is sealed for a message."""
+    tx.run(_BEGIN_SEALING)
+
+
 def start(tx: PostgresTx, id: int, lease_ms: int) -> Row | None:
     """Mark a message as running; its CLAIMED, or None where it could not be started."""
     return tx.one(_START, lease_ms, id)
@@ -266,9 +305,22 @@ def lock_key(source: str, name: str) -> int:
     return int.from_bytes(hashed.digest(), "big", signed=True)
 
 
-def _insert(tx: PostgresTx, new: Sequence[New]) -> None:
-    tx.send(_INSERT, *_columns(map(row, new), len(COLUMNS)))
-    tx.send(_INSERT_BODIES, *_columns(((one.id, one.message.body) for one in new), 2))
+def _stored_as(batch: Sequence[Incoming]) -> dict[Content, Content] | None:
+    """Return what each content may be stored as, and which one that is; None where that is itself
+    alone."""
+    if batch[0].forms is None:
+        return None
+    return {(*one.content[:2], form): one.content for one in batch for form in one.forms or ()}
+
+
+def _insert(tx: PostgresTx, new: Sequence[New], kid: str | None) -> None:
+    columns = _columns(map(row, new), len(COLUMNS))
+    if kid is None:
+        tx.send(_INSERT, *columns)
+        tx.send(_INSERT_BODIES, *_columns(((one.id, one.message.body) for one in new), 2))
+    else:
+        tx.send(_INSERT_SEALED, kid, *columns)
+        tx.send(_INSERT_BODIES, *_columns(((one.id, one.sealed) for one in new), 2))
     ended = [
         (one.message.source, one.message.job_id, one.message.received_ms)
         for one in new

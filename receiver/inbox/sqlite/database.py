@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from receiver.base.db import CannotOpen
+from receiver.base.db import CannotOpen, DatabaseUnavailable
 from receiver.base.db.migrate import migrations, missing
 from receiver.base.db.readers import Reader
 from receiver.base.db.sqlite import (
@@ -25,6 +25,7 @@ T = TypeVar("T")
 APPLICATION_ID: Final = 1346521938  # as 0001_inbox.sql sets it
 MIGRATIONS: Final = migrations("receiver.inbox.sqlite")
 VACUUM_PAGES: Final = 256  # 1 MiB given back to the file system at a time
+_CHECKPOINTS_MAX: Final = 20  # each waits as long as a write waits for a lock
 
 
 class SqliteDatabase:
@@ -71,6 +72,20 @@ class SqliteDatabase:
         would do nothing."""
         while await self._file.write(give_back, VACUUM_PAGES) == VACUUM_PAGES:
             pass
+
+    async def scrub(self) -> None:
+        """Write the file anew, without what was deleted or written over, and empty its log of what
+        was there before. Needs as much room again as the file has."""
+        await self._file.write(_scrub)
+
+
+def _scrub(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
+    for _ in range(_CHECKPOINTS_MAX):
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if not busy:
+            return
+    raise DatabaseUnavailable("the log could not be emptied: somebody reads the file; try again")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

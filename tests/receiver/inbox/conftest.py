@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 
 from receiver.inbox.inbox import Inbox
-from tests.receiver.inbox.places import Place
+from tests.receiver.inbox.places import Place, key
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "sqlite-sealed", "postgres", "postgres-sealed"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    if request.param == "sqlite":
-        return Place(f"sqlite:///{tmp_path}/receiver.db")
-    return Place(request.getfixturevalue("empty_postgres"))
+    store, _, sealed = request.param.partition("-")
+    keys = (key("k1"),) if sealed else ()
+    if store == "sqlite":
+        return Place(f"sqlite:///{tmp_path}/receiver.db", keys)
+    return Place(request.getfixturevalue("empty_postgres"), keys)
 
 
 @pytest.fixture
