@@ -7,6 +7,7 @@ import pytest
 from receiver.base.db.url import is_postgres, redacted
 from receiver.base.settings import SettingError, split_list
 from receiver.settings import Settings, load, load_client, variable
+from tests.receiver.inbox.places import key
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 
@@ -43,6 +44,8 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "credentials": "a@h=t, b@h=t",
         "peer_share": "0.5",
         "trusted_proxies": "10.0.0.0/8, ::1",
+        "encryption_keys": key("k1"),
+        "encryption": "required",
         "log_format": "text",
         "log_level": "debug",
     }
