@@ -371,7 +371,7 @@ class Access:
         """Say where the setting is not what signs: it counts at the first start alone."""
         for secret in await self._store.secrets(DEFAULT_TENANT):
             current = secret.destination is None and secret.expires_ms is None
-            if current and secret.value != configured:
+            if current and secret.unopened is None and secret.value != configured:
                 _LOG.warning(
                     "DISPATCHER_SIGNING_SECRET has no effect: the tenant has another secret, which "
                     "signs. Unset it, or make it the secret: POST /v1/secrets/rotate",

@@ -15,6 +15,7 @@ from dispatcher.audit import by_service
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.eraser import Eraser
 from dispatcher.engine.replayer import Replayer
+from dispatcher.engine.resealer import Resealer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
@@ -50,6 +51,7 @@ class Service:
         self.replayer = Replayer(settings, self.store)
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
         self.key_keeper = KeyKeeper(self.access, self.store)
+        self.resealer = Resealer(settings, self.store)
         self.sweeper = Sweeper(
             settings,
             self.store,
@@ -70,6 +72,7 @@ class Service:
                 quotas=self.quotas,
                 wake_replayer=self.replayer.wake,
                 wake_eraser=self.eraser.wake,
+                wake_resealer=self.resealer.wake,
                 metrics=self.metrics,
             )
         )
@@ -101,6 +104,7 @@ class Service:
         self.engine.start()
         self.replayer.start()
         self.eraser.start()
+        self.resealer.start()
         self.sweeper.start()
 
     async def _record_start(self) -> None:
@@ -118,6 +122,7 @@ class Service:
         """Let go in order: no new work, then what is in flight, within `grace_s` (by default the
         setting), then the store. Returns how many results could not be recorded."""
         await self.sweeper.stop()
+        await self.resealer.stop()
         await self.eraser.stop()
         await self.replayer.stop()
         unrecorded = await self.engine.drain(grace_s)

@@ -43,6 +43,20 @@ class Settings:
         "made there",
         secret=True,
     )
+    encryption_keys: str | None = setting(
+        None,
+        "keys that seal signing secrets and headers in the database: `name:base64 of 32 bytes`, "
+        "comma-separated; the first seals, all open; unset: SQLite has a key file of its own, "
+        "PostgreSQL none",
+        secret=True,
+    )
+    encryption: Literal["auto", "required"] = setting(
+        "auto",
+        "`required`: no start without DISPATCHER_ENCRYPTION_KEYS, and no key file is made",
+    )
+    encrypt_payloads: Literal["off", "on"] = setting(
+        "off", "whether new payloads are sealed too: some microseconds each"
+    )
     allow_networks: tuple[Network, ...] = setting(
         (), "comma-separated CIDRs that deliveries may reach beside global addresses"
     )

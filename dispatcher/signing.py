@@ -3,15 +3,16 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Final
 
 from dispatcher.store.errors import NotFound
-from dispatcher.values import SigningSecret
+from dispatcher.values import SigningSecret, Unopened
 from receiver.base import log
 from receiver.base.clock import monotonic_ms
+from receiver.base.lack import OwnLack
 from receiver.base.secrets import is_weak
 from receiver.signature import (
     ID_HEADER,
@@ -67,8 +68,8 @@ class SecretCache:
         self._told: set[str] = set()
 
     async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
-        """Return what signs now. Raises NotFound for a tenant without secrets, and what `read`
-        raises where there are none that were read before."""
+        """Return what signs now. Raises NotFound for a tenant without secrets, OwnLack where one of
+        them cannot be opened, and what `read` raises where there are none that were read before."""
         cached = self._cached.get(tenant)
         if cached is None or cached.fresh_until_ms <= self._monotonic_ms():
             cached = await self._read_again(tenant, cached)
@@ -88,7 +89,7 @@ class SecretCache:
     async def _read_again(self, tenant: str, stale: "_TenantSecrets | None") -> "_TenantSecrets":
         reading = self._reading.get(tenant)
         if reading is None:  # one for all that wait, not one each
-            reading = asyncio.create_task(self._load(tenant), name="read-secrets")
+            reading = asyncio.create_task(self._load(tenant, stale), name="read-secrets")
             self._reading[tenant] = reading
             reading.add_done_callback(partial(self._ended, tenant))
         if stale is None:
@@ -99,8 +100,8 @@ class SecretCache:
         stale.fresh_until_ms = self._monotonic_ms() + _AGAIN_MS
         return stale
 
-    async def _load(self, tenant: str) -> "_TenantSecrets":
-        secrets = await self._read(tenant)
+    async def _load(self, tenant: str, stale: "_TenantSecrets | None") -> "_TenantSecrets":
+        secrets = [_known(one, stale) for one in await self._read(tenant)]
         self._warn(secrets)
         return _TenantSecrets(tenant, secrets, self._monotonic_ms() + _FRESH_MS)
 
@@ -129,6 +130,8 @@ class SecretCache:
     def _warn(self, secrets: Sequence[SigningSecret]) -> None:
         """Say once of each weak secret, stored before there was a least strength, that it signs."""
         for secret in secrets:
+            if secret.unopened is not None:
+                continue
             if is_weak(secret.value) and secret.id not in self._told:
                 if len(self._told) < _TENANTS_MAX:
                     self._told.add(secret.id)
@@ -146,6 +149,7 @@ class _TenantSecrets:
     def __init__(self, tenant: str, secrets: Sequence[SigningSecret], fresh_until_ms: int) -> None:
         self.fresh_until_ms = fresh_until_ms
         self._tenant = tenant
+        self.values = {one.id: one.value for one in secrets if one.unopened is None}
         by_owner: dict[str | None, list[SigningSecret]] = {}
         for secret in sorted(secrets, key=_newest_first):
             by_owner.setdefault(secret.destination, []).append(secret)
@@ -155,19 +159,34 @@ class _TenantSecrets:
         rotation = self._rotations.get(destination) or self._rotations.get(None)
         if rotation is None:
             raise NotFound(f"tenant {self._tenant} has no signing secret")
-        return rotation.both if now_ms < rotation.previous_until_ms else rotation.current
+        overlap = now_ms < rotation.previous_until_ms
+        unopened = rotation.unopened or (rotation.previous_unopened if overlap else None)
+        if unopened is not None:  # nothing goes out unsigned, or signed by half
+            raise OwnLack(unopened.lack, unopened.message)
+        return rotation.both if overlap else rotation.current
 
 
 class _Rotation:
     def __init__(self, newest_first: Sequence[SigningSecret]) -> None:
         current, *older = newest_first
         self.current = Secrets(current=current.value)
+        self.unopened = current.unopened
+        self.previous_unopened: Unopened | None = None
         self.both = self.current
         self.previous_until_ms = 0
         for secret in older:
             if secret.expires_ms is not None and secret.expires_ms > self.previous_until_ms:
                 self.both = Secrets(current=current.value, previous=secret.value)
+                self.previous_unopened = secret.unopened
                 self.previous_until_ms = secret.expires_ms
+
+
+def _known(secret: SigningSecret, before: _TenantSecrets | None) -> SigningSecret:
+    """Return a secret that cannot be opened any more, since another process has sealed it with a
+    key that we lack, as it was read before: the value of one never changes."""
+    if secret.unopened is None or before is None or secret.id not in before.values:
+        return secret
+    return replace(secret, value=before.values[secret.id], unopened=None)
 
 
 def _newest_first(secret: SigningSecret) -> tuple[bool, int]:

@@ -54,6 +54,15 @@ class NewCallback:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unopened:
+    """Why a stored value cannot be opened, fit to show: we lack its key (`keys`), or it is damaged
+    or stands where it was not put (`damage`)."""
+
+    lack: Literal["keys", "damage"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
     """One leased delivery: all that sending and judging it needs, and the fencing token that
     alone may settle it."""
@@ -80,6 +89,7 @@ class Delivery:
     turned_away: int = 0  # how often before, while others were answered, at no cost
     turned_away_ms: int | None = None  # when for the first time
     epoch: int = 0  # of the destination: what its lane may learn from this attempt
+    unopened: Unopened | None = None  # then body and headers are not there, and nothing may go out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +159,7 @@ class Destination:
     """Where a tenant's deliveries go, with its limits and its lane's health.
 
     Unregistered ones (no `name`) are servers, and come into being with their first callback;
-    `last_url` is the URL of the last one.
+    `last_url` is the URL of the last one. While its headers are `unopened`, they are not there.
     """
 
     id: str
@@ -171,6 +181,7 @@ class Destination:
     backlog: int = 0
     backlog_exactly: bool = True  # False: more wait than are counted
     sending: int = 0
+    unopened: Unopened | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +229,8 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningSecret:
-    """A secret that signs until `expires_ms` (None: until it is rotated out)."""
+    """A secret that signs until `expires_ms` (None: until it is rotated out). One that is
+    `unopened` has no value, and must sign nothing."""
 
     id: str
     tenant: str
@@ -227,6 +239,7 @@ class SigningSecret:
     created_ms: int
     expires_ms: int | None
     revealed_ms: int | None = None
+    unopened: Unopened | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

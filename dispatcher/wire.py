@@ -437,7 +437,8 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     attempts found it down), `circuit-open` (held; one probe at a time goes out) or `disabled`, the
     gravest of its lanes. `heldReason`: `paused`,
     `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`. With
-    `backlogExactly` false at least so many wait: one answer counts 250,000 at most."""
+    `backlogExactly` false at least so many wait: one answer counts 250,000 at most.
+    `headersUnopened`: why its headers cannot be opened; until they can, nothing goes there."""
 
     id: str
     url: str
@@ -456,6 +457,7 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     rate_per_second: float | None = None
     policy: AnyPolicy | None = None
     header_names: list[str] = []
+    headers_unopened: str | None = None
     last_url: str | None = None
     backlog_exactly: bool = True
 
@@ -562,6 +564,22 @@ class AuditView(View, Generic[Time], frozen=True, kw_only=True):
     reason: str | None = None
     address: str | None = None
     session: str | None = None
+
+
+class ReencryptionView(View, Generic[Time], frozen=True, kw_only=True):
+    """How far everything is sealed with the newest key. `state`: `none` (never asked for),
+    `running` or `done`. `looked`: rows that were looked at; `sealed`: values that were plain, or
+    sealed with an older key; `unopened`: those that no key opens. `clean`: nothing of what they
+    were is left in the database's file."""
+
+    state: str
+    looked: int
+    sealed: int
+    unopened: int
+    clean: bool
+    key: str | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
 
 
 class TenantView(View, Generic[Time], frozen=True, kw_only=True):

@@ -17,7 +17,8 @@ from dispatcher.api.json import NO_STORE, respond
 from dispatcher.ids import server_of
 from dispatcher.intake import check_name, check_text
 from dispatcher.keys import UNLIMITED, Limits, inherited
-from dispatcher.store.errors import NotFound
+from dispatcher.store.errors import CannotUnseal, NotFound
+from dispatcher.store.reencrypt import Reencryption
 from dispatcher.values import Key, KeyUse, SigningSecret
 from receiver.base import log
 from receiver.base.clock import iso, parse_iso
@@ -304,7 +305,7 @@ async def rotate(call: Call) -> Response:
     body=wire.Reveal,
     example={},
     responses={200: wire.ShownSecretView[str]},
-    errors=("NOT_FOUND",),
+    errors=("NOT_FOUND", "CANNOT_UNSEAL"),
     actions=("signing-secret.reveal",),
 )
 async def reveal(call: Call) -> Response:
@@ -318,6 +319,8 @@ async def reveal(call: Call) -> Response:
     if call.context.settings.reveal_reason == "required":
         call.require_reason("a secret is revealed")
     secret = await _requested(call, request)
+    if secret.unopened is not None:
+        raise CannotUnseal(secret.unopened)
     await call.context.store.mark_revealed(
         call.tenant,
         secret.id,
@@ -348,6 +351,64 @@ async def _owner(call: Call, destination: str | None) -> str | None:
     return registered.id
 
 
+# --- sealing again ---
+
+
+@Operation(
+    "GET",
+    f"{_SECRETS}/reencrypt",
+    tag="access",
+    scope="admin",
+    responses={200: wire.ReencryptionView[str]},
+)
+async def reencryption(call: Call) -> Response:
+    """Show how far everything is sealed again.
+
+    For platform keys.
+    """
+    call.principal.require_platform()
+    return respond(_reencryption(await call.context.store.reencryption()))
+
+
+@Operation(
+    "POST",
+    f"{_SECRETS}/reencrypt",
+    tag="access",
+    scope="admin",
+    responses={202: wire.ReencryptionView[str]},
+    errors=("KEYS_REQUIRED",),
+    actions=("secret.reencrypt",),
+)
+async def reencrypt(call: Call) -> Response:
+    """Seal everything with the newest key.
+
+    For platform keys. What is plain, and what older keys sealed, in slices while the service works:
+    signing secrets, headers, and payloads where those are sealed. A stop loses nothing: it goes on
+    at the next start.
+    """
+    call.principal.require_platform()
+    begun = await call.context.store.begin_reencryption(
+        now_ms=call.now_ms, entries=[call.entry("secret.reencrypt", tenant=None)]
+    )
+    call.context.wake_resealer()
+    return respond(_reencryption(begun), 202)
+
+
+def _reencryption(value: Reencryption | None) -> wire.ReencryptionView[str]:
+    if value is None:
+        return wire.ReencryptionView(state="none", looked=0, sealed=0, unopened=0, clean=False)
+    return wire.ReencryptionView(
+        state=value.state,
+        key=value.kid,
+        looked=value.looked,
+        sealed=value.sealed,
+        unopened=value.unopened,
+        clean=value.clean,
+        started_at=iso(value.started_ms),
+        finished_at=iso(value.finished_ms),
+    )
+
+
 def _log_fields(call: Call, secret: SigningSecret) -> dict[str, object]:
     return {
         "tenant": call.tenant,
@@ -375,5 +436,6 @@ def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
 
 
 OPERATIONS: Final = (
-    search_keys, make_key, rotate_key, remove_key, search_secrets, rotate, reveal,
+    search_keys, make_key, rotate_key, remove_key, search_secrets, rotate, reveal, reencryption,
+    reencrypt,
 )  # fmt: skip

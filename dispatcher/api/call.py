@@ -74,6 +74,7 @@ class Context:
     quotas: Quotas
     wake_replayer: Callable[[], None]
     wake_eraser: Callable[[], None]
+    wake_resealer: Callable[[], None]
     metrics: Metrics
     clock: Callable[[], int] = now_ms
     batches: Batches = field(default_factory=lambda: Batches(TENANT_BATCHES_MAX))

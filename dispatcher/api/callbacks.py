@@ -105,7 +105,7 @@ async def attempts(call: Call) -> Response:
     tag="callbacks",
     scope="read",
     responses={200: "*/*"},
-    errors=("NOT_FOUND", "PAYLOAD_GONE"),
+    errors=("NOT_FOUND", "PAYLOAD_GONE", "CANNOT_UNSEAL"),
 )
 async def payload(call: Call) -> Response:
     """Fetch its payload.

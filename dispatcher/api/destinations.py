@@ -19,6 +19,7 @@ from dispatcher.intake import check_name, check_url, custom_headers, read_policy
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.settings import Settings
+from dispatcher.store.errors import CannotUnseal
 from dispatcher.values import Delivery, Destination
 from dispatcher.wire import PolicyShape
 from receiver.base.clock import iso
@@ -247,7 +248,7 @@ async def remove(call: Call) -> Response:
     body_optional=True,
     example={},
     responses={200: wire.AttemptView[str]},
-    errors=("NOT_FOUND",),
+    errors=("NOT_FOUND", "CANNOT_UNSEAL"),
     actions=("destination.test",),
 )
 async def probe(call: Call) -> Response:
@@ -259,6 +260,8 @@ async def probe(call: Call) -> Response:
     request = await call.json_if_any(wire.DestinationTest) or wire.DestinationTest()
     call.context.intake.check_ready()
     destination = await call.context.store.get_destination(call.tenant, call.path["id"])
+    if destination.unopened is not None:
+        raise CannotUnseal(destination.unopened)
     url = test_url(destination, request.url, call.context.settings)
     delivery = delivery_to(destination, url, call.now_ms)
     if not call.context.probes.take(call.tenant):
@@ -348,6 +351,7 @@ def _fields(value: Destination) -> dict[str, Any]:
         "rate_per_second": value.rate_per_second,
         "policy": None if value.policy is None else wire.policy_shape(load(value.policy)),
         "header_names": [name for name, _ in value.headers],
+        "headers_unopened": None if value.unopened is None else value.unopened.message,
         "created_at": iso(value.created_ms),
     }
 

@@ -10,10 +10,12 @@ from dispatcher.filters import FilterError
 from dispatcher.intake import IntakeError
 from dispatcher.quotas import QuotaError
 from dispatcher.store.errors import (
+    CannotUnseal,
     Conflict,
     DestinationDisabled,
     KeyReused,
     LimitReached,
+    NoKeyring,
     NotFound,
     PayloadGone,
     StoreError,
@@ -23,6 +25,7 @@ from dispatcher.store.errors import (
 )
 from receiver.base import log
 from receiver.base.http import Refusal, invalid
+from receiver.base.lack import OwnLack
 
 _LOG: Final = log.get("dispatcher.api")
 
@@ -40,6 +43,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "DESTINATION_DISABLED": (409, "The destination takes no callbacks."),
     "TENANT_ERASING": (409, "The tenant is being erased; it takes nothing until that is done."),
     "LIMIT_REACHED": (409, "As many of these as there may be; details say which limit it is."),
+    "KEYS_REQUIRED": (
+        409,
+        "This is kept sealed only, and DISPATCHER_ENCRYPTION_KEYS is not set.",
+    ),
     "PAYLOAD_GONE": (410, "The payload's retention has ended."),
     "PAYLOAD_TOO_LARGE": (413, "The body is larger than the limit."),
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
@@ -48,6 +55,11 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "RATE_LIMITED": (429, "The tenant submits, or the key asks, faster than it may; see details."),
     "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
     "UNAVAILABLE": (503, "Not ready, stopping, or the database does not answer."),
+    "CANNOT_UNSEAL": (
+        503,
+        "What is stored cannot be opened: its key is not in DISPATCHER_ENCRYPTION_KEYS, or it is "
+        "damaged.",
+    ),
     "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
 }
 RETRY_SOON_S: Final = 1  # how long a client waits out a stopped process or a busy database
@@ -100,6 +112,8 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
             return ApiError("IDEMPOTENCY_CONFLICT", str(error), details=details)
         case StoreUnavailable():
             return unavailable(str(error))
+        case OwnLack(what="keys" | "damage"):
+            return ApiError("CANNOT_UNSEAL", str(error))
     for kind, code in _STORE_CODES.items():
         if isinstance(error, kind):
             return ApiError(code, str(error))
@@ -113,6 +127,8 @@ _STORE_CODES: Final[dict[type[StoreError], str]] = {
     DestinationDisabled: "DESTINATION_DISABLED",
     TenantErasing: "TENANT_ERASING",
     PayloadGone: "PAYLOAD_GONE",
+    CannotUnseal: "CANNOT_UNSEAL",
+    NoKeyring: "KEYS_REQUIRED",
     Conflict: "CONFLICT",
     StoreFull: "STORAGE_LIMIT_EXCEEDED",
 }

@@ -59,7 +59,8 @@ async def readyz(call: Call) -> Response:
     """Whether submits are taken.
 
     503 with the `reason` while every submit is refused: the process starts or stops, the database
-    does not answer, its disk or its storage is full, or the queue of all tenants is.
+    does not answer, its disk or its storage is full, or the queue of all tenants is; and while what
+    is stored cannot be opened, since its key is not in DISPATCHER_ENCRYPTION_KEYS.
     """
     if not call.context.engine.ready:
         return _unready("starting or stopping")
@@ -68,10 +69,13 @@ async def readyz(call: Call) -> Response:
         return _unready(refusal)
     try:
         await call.context.store.check()
+        missing = await call.context.store.missing_keys() or call.context.engine.missing_key()
     except StoreFull:
         return _unready("the disk is full: what is accepted could not be written")
     except StoreError as error:
         return _unready(str(error))
+    if missing is not None:
+        return _unready(f"a key is missing in DISPATCHER_ENCRYPTION_KEYS: {missing}")
     return respond(wire.StatusView(status="ready"))
 
 

@@ -1,5 +1,6 @@
 """`dispatcher keys`, `secrets`: who may use the service, and what signs deliveries."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
@@ -10,9 +11,10 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, print_list
-from dispatcher.client import Key, NewKey, RevealedSecret, Secret, calls
+from dispatcher.client import Key, NewKey, Reencryption, RevealedSecret, Secret, calls
+from dispatcher.client.retry import poll_s
 from receiver.base import cli
-from receiver.base.cli import examples
+from receiver.base.cli import Failed, examples
 
 
 class Scope(StrEnum):
@@ -37,6 +39,7 @@ _SECRETS: Final = (
     "dispatcher secrets                    [dim]# the first time: shows the tenant's secret[/dim]",
     "dispatcher secrets reveal",
     "dispatcher secrets rotate --overlap 7d",
+    "dispatcher secrets reencrypt",
 )
 
 app = typer.Typer()
@@ -277,6 +280,58 @@ def rotate_secret(
     )
     _print(service.show(call))
     _note(service, "Give it to the receivers: the old one signs too, until the overlap ends.")
+
+
+@command(secrets, "reencrypt", _SECRETS[3], "dispatcher secrets reencrypt --no-wait --json")
+def reencrypt(
+    service: ChangingDep,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Until it is done; otherwise begin it only.")
+    ] = True,
+) -> None:
+    """Seal everything that is stored with the newest key: what is plain, and what older keys
+    sealed. The service does it while it works, and goes on after a restart. For platform keys.
+
+    To change the key: put the new one in front in DISPATCHER_ENCRYPTION_KEYS and restart; run this;
+    then take the old one out. Where several processes share a database, first add the new key
+    behind the old one everywhere.
+    """
+    call, polls = calls.reencrypt(), 0
+    while True:
+        response = service.client.raw(call)
+        done = call.read(response)
+        if done.final or not wait:
+            break
+        time.sleep(poll_s(polls))
+        call, polls = calls.reencryption(), polls + 1
+    if service.json:
+        cli.print_json(response.body)
+    else:
+        _print_reencryption(done)
+    if done.unopened:
+        raise Failed(
+            f"{done.unopened:,} values could not be opened",
+            "put the keys that `dispatcher doctor` names into DISPATCHER_ENCRYPTION_KEYS, restart, "
+            "and run this again",
+        )
+
+
+def _print_reencryption(found: Reencryption) -> None:
+    console = cli.console()
+    if not found.final:
+        console.print(f"begun, with the key {cli.clean(found.key or '')}: it goes on by itself")
+        return
+    console.print(
+        f"{found.sealed:,} values sealed with the key {cli.clean(found.key or '')}, "
+        f"{found.looked:,} rows looked at"
+    )
+    if not found.clean:
+        cli.error_console().print(
+            "What they were may still stand in unused parts of the database's files: on SQLite "
+            "stop the service and go on with a copy made by `dispatcher backup`; on PostgreSQL run "
+            "VACUUM FULL secrets, destinations, payloads.",
+            style="dim",
+        )
 
 
 def _unseen(service: Service) -> Secret | None:

@@ -231,7 +231,7 @@ def _facts(destination: Destination) -> dict[str, str]:
         "failures": f"{destination.failures:,} in a row" if destination.failures else "",
         "concurrency": "" if concurrency is None else f"{concurrency:,} at once",
         "rate": "" if rate is None else f"{rate:g} a second",
-        "headers": ", ".join(destination.header_names),
+        "headers": destination.headers_unopened or ", ".join(destination.header_names),
     }
 
 

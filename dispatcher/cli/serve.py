@@ -14,6 +14,7 @@ from dispatcher.cli.options import Depends, command
 from dispatcher.cli.service import JsonDep
 from dispatcher.settings import Settings, load
 from dispatcher.store.errors import CannotStart
+from dispatcher.store.sealing import given_keys
 from dispatcher.store.sqlite.database import path_of
 from receiver.base import cli, log
 from receiver.base.cli import Failed
@@ -113,15 +114,24 @@ def backup(
     as_json: JsonDep,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A file that is not there yet.")],
 ) -> None:
-    """Copy the database to a new file, consistent and complete, also while the service runs."""
+    """Copy the database to a new file, consistent and complete, also while the service runs. The
+    keys are not in it: keep the key file beside the database, or DISPATCHER_ENCRYPTION_KEYS, in a
+    place of its own."""
     from dispatcher import store
 
     asyncio.run(store.backup(settings, target))
-    written = target.stat().st_size
+    written, key_file = target.stat().st_size, store.key_file(settings)
     if as_json:
-        cli.print_json(b'{"bytes":%d}' % written)
-    else:
-        cli.console().print(f"{cli.clean(str(target))}: {cli.size(written)}")
+        named = {} if key_file is None else {"keyFile": str(key_file)}
+        cli.print_json(msgspec.json.encode({"bytes": written, **named}))
+        return
+    cli.console().print(f"{cli.clean(str(target))}: {cli.size(written)}")
+    if key_file is not None:
+        cli.error_console().print(
+            f"Its key is not in it: keep a copy of {cli.clean(str(key_file))} in another place. "
+            f"A copy that is restored needs it as {cli.clean(target.name)}.key beside it.",
+            style="dim",
+        )
 
 
 @command(
@@ -136,7 +146,8 @@ def move(
 ) -> None:
     """Move all data from a SQLite file to an empty PostgreSQL database: ids, states, attempts,
     schedules, keys and secrets as they are. Stop the service first. The file keeps all that it has;
-    no service starts on it any more, and says where its data is.
+    no service starts on it any more, and says where its data is. What is sealed stays so: the keys
+    must be in DISPATCHER_ENCRYPTION_KEYS, here as for the service, also those of a key file.
 
     Interrupted, it goes on where it stopped when it is run again. At the end it compares both.
     """
@@ -150,13 +161,14 @@ def move(
             f"PostgreSQL needs the package {error.name}: pip install '.[postgres]' in a checkout"
         ) from error
 
+    kids = {kid for kid, _ in given_keys(load())}
     with _bar(as_json) as bar:
         tasks = {table: bar.add_task(table, total=None) for table in mover.TABLES}
 
         def progress(table: str, there: int, total: int) -> None:
             bar.update(tasks[table], completed=there, total=total)
 
-        moved = mover.move(path, target, progress)
+        moved = mover.move(path, target, progress, kids=kids)
     if moved.differing:
         raise Failed(
             f"the databases differ in: {', '.join(moved.differing)}",

@@ -130,6 +130,8 @@ class AsyncClient:
     secrets = _listing(calls.secrets)
     rotate_secret = _method(calls.rotate_secret)
     reveal_secret = _method(calls.reveal_secret)
+    reencrypt = _method(calls.reencrypt)
+    reencryption = _method(calls.reencryption)
     tenants = _listing(calls.tenants)
     get_tenant = _method(calls.get_tenant)
     change_tenant = _method(calls.change_tenant)

@@ -24,6 +24,7 @@ from dispatcher.client.results import (
     Key,
     NewKey,
     Preview,
+    Reencryption,
     Registered,
     Replay,
     RevealedSecret,
@@ -496,6 +497,17 @@ def reveal_secret(
     service wants one."""
     fields = _given({"id": id, "destination": destination})
     return _post(_json(RevealedSecret), "secrets", "reveal", fields=fields, reason=reason)
+
+
+def reencrypt() -> Call[Reencryption]:
+    """Have everything that the service stores be sealed with its newest key, while it works; for
+    platform keys. Raises Conflict where the service has no keys."""
+    return _post(_json(Reencryption), "secrets", "reencrypt")
+
+
+def reencryption() -> Call[Reencryption]:
+    """How far that is, for platform keys."""
+    return _get(_json(Reencryption), "secrets", "reencrypt")
 
 
 def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:

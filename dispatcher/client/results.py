@@ -96,6 +96,16 @@ class AuditEntry(wire.AuditView[datetime], frozen=True, kw_only=True):
     """One entry of the audit trail. `tenant` None: the platform itself."""
 
 
+class Reencryption(wire.ReencryptionView[datetime], frozen=True, kw_only=True):
+    """How far everything is sealed with the newest key (`key`): rows that were looked at, values
+    that were `sealed`, and those that no key opens. `state` is `none`, `running` or `done`."""
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state != "running"
+
+
 class Tenant(wire.TenantView[datetime], frozen=True, kw_only=True):
     """One customer account."""
 

@@ -87,6 +87,11 @@ class Engine:
         """Return what this process works on, from its lease to its settlement: ids and fences."""
         return frozenset(self._held.values())
 
+    def missing_key(self) -> str | None:
+        """Return what could not be sent lately, since no key of ours opens it; None where there was
+        nothing."""
+        return self._faults.missing_key(self._monotonic_ms())
+
     # --- life ---
 
     def start(self) -> None:
@@ -289,10 +294,15 @@ class Engine:
             return outcome
 
     async def _secrets_in_time(self, delivery: Delivery, by_ms: int) -> Secrets:
-        """Return a delivery's secrets, asked for while there is time left to use them."""
+        """Return a delivery's secrets, asked for while there is time left to use them, where there
+        is something to sign."""
+        if delivery.unopened is not None:
+            raise OwnLack(delivery.unopened.lack, delivery.unopened.message)
         while True:
             try:
                 secrets = await self._secrets_of(delivery)
+            except OwnLack:
+                raise  # no time that passes opens what is sealed
             except Exception as error:
                 if self._monotonic_ms() > by_ms:
                     raise OwnLack("secrets", str(error)) from error

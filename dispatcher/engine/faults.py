@@ -15,12 +15,18 @@ _ADVICE: Final = {
     "network": "this machine has no way out: look at its network",
     "lookups": "name look-ups hang: look at the name servers, or raise DISPATCHER_DNS_LOOKUPS_MAX",
     "proxy": "the egress proxy does not take our connections: look at DISPATCHER_PROXY_URL",
+    "keys": "stored values are sealed with a key that is not here: put it into "
+    "DISPATCHER_ENCRYPTION_KEYS",
+    "damage": "stored values do not open: they were damaged, or moved by hand; see `detail`",
     "secrets": "signing secrets cannot be read: look at the database",
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }
 _DETAIL_CHARS_MAX: Final = 300
 # What is lacking for every delivery, and not for those of one destination or tenant alone.
 _FOR_ALL: Final = frozenset({"descriptors", "memory", "threads", "network", "proxy"})
+_SEALED: Final = frozenset({"keys", "damage"})
+_SEALED_PAUSE_MS: Final = 60_000  # nothing changes before somebody does something
+_SEALED_MS: Final = 150_000  # how long one of them says that keys are missing: tried again by then
 _PROBES: Final = 4  # deliveries that go out to see whether others can
 _PROBE_EVERY_MS: Final = 1_000
 
@@ -35,6 +41,13 @@ class Faults:
             log.get("dispatcher.engine"), "we cannot deliver: the fault is ours", _ADVICE
         )
         self._until_ms = 0
+        self._missing_key: tuple[str, int] | None = None
+
+    def missing_key(self, monotonic_ms: int) -> str | None:
+        """Return what could not be opened lately for want of a key, None where nothing was."""
+        if self._missing_key is None or monotonic_ms - self._missing_key[1] > _SEALED_MS:
+            return None
+        return self._missing_key[0]
 
     @property
     def until_ms(self) -> int:
@@ -64,6 +77,10 @@ class Faults:
         )
         if lack in _FOR_ALL:
             self._until_ms = monotonic_ms + pause_ms
+        if lack in _SEALED:
+            pause_ms = _SEALED_PAUSE_MS + round(_SEALED_PAUSE_MS * chance)
+        if lack == "keys":
+            self._missing_key = outcome.detail or "", monotonic_ms
         return pause_ms
 
 

@@ -7,6 +7,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.database import Database
 from dispatcher.store.errors import CannotStart, Conflict
 from dispatcher.store.sqlite.database import SqliteDatabase, backup_file, path_of
+from dispatcher.store.sqlite.key_file import key_file_of
 from dispatcher.store.store import Store
 from receiver.base.db.url import DatabaseURLError, is_postgres
 from receiver.base.db.url import redacted as url_redacted
@@ -38,6 +39,14 @@ def _postgres(settings: Settings) -> Database:
             f"PostgreSQL needs the package {error.name}: pip install '.[postgres]' in a checkout"
         ) from error
     return PostgresDatabase(settings)
+
+
+def key_file(settings: Settings) -> Path | None:
+    """Return the key file beside the database, None where there is none."""
+    if is_postgres(settings.database_url):
+        return None
+    file = key_file_of(path_of(settings.database_url))
+    return file if file.exists() else None
 
 
 async def backup(settings: Settings, target: Path) -> None:

@@ -6,12 +6,13 @@ from typing import Any, Final
 
 from dispatcher.audit import Entry
 from dispatcher.store import audit, rows
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import CannotUnseal, Conflict, NotFound
+from dispatcher.store.sealing import SECRETS
 from dispatcher.store.tx import Tx, marks
 from dispatcher.values import Key, KeyUse, SigningSecret
 from receiver.base.secrets import is_weak
 
-CURRENT_SECRETS: Final = "SELECT tenant, destination, value FROM secrets WHERE expires_ms IS NULL"
+_CURRENT: Final = "SELECT id, tenant, destination, value FROM secrets WHERE expires_ms IS NULL"
 
 
 ENDING_KEYS: Final = (
@@ -47,17 +48,21 @@ class Rotation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentSecrets:
-    """What the doctor wants to know of the secrets that sign: how many are weaker than a new one
-    may be, and the own one of the tenant `default`."""
+    """What the doctor wants to know of the secrets that sign, as far as they can be opened: how
+    many are weaker than a new one may be, and the own one of the tenant `default`."""
 
     weak: int = 0
     default: str | None = field(default=None, repr=False)
 
 
-def current_secrets(rows: Iterable[Sequence[Any]]) -> CurrentSecrets:
-    """Return what `rows` of CURRENT_SECRETS come to."""
+def current_secrets(tx: Tx) -> CurrentSecrets:
+    """Return what there is of the secrets that sign."""
     weak, default = 0, None
-    for tenant, destination, value in rows:
+    for id, tenant, destination, stored in tx.all(_CURRENT):
+        try:
+            value = rows.open_text(tx, stored, SECRETS, id, tenant)
+        except CannotUnseal:
+            continue
         weak += is_weak(value)
         if tenant == "default" and destination is None:
             default = value
@@ -182,7 +187,7 @@ def uses(tx: Tx, keys: Sequence[str]) -> list[KeyUse]:
 def secrets(tx: Tx, tenant: str) -> list[SigningSecret]:
     """Return the tenant's and its destinations', newest first."""
     sql = f"{rows.SECRET} WHERE tenant = ? ORDER BY id DESC"
-    return [rows.secret(row) for row in tx.all(sql, tenant)]
+    return [rows.secret(tx, row) for row in tx.all(sql, tenant)]
 
 
 def add_secret(tx: Tx, secret: SigningSecret) -> None:
@@ -193,7 +198,7 @@ def add_secret(tx: Tx, secret: SigningSecret) -> None:
         secret.id,
         secret.tenant,
         secret.destination,
-        secret.value,
+        rows.seal_text(tx, secret.value, SECRETS, secret.id, secret.tenant),
         secret.created_ms,
         secret.expires_ms,
     )

@@ -71,12 +71,13 @@ def attempts(tx: Tx, tenant: str, callback: str, *, after: int, limit: int) -> l
 
 
 def payload(tx: Tx, tenant: str, callback: str) -> Payload:
-    """Raise NotFound, PayloadGone."""
+    """Raise NotFound, PayloadGone, CannotUnseal."""
     sha256 = get(tx, tenant, callback).payload_sha256
-    row = tx.one("SELECT body, content_type FROM payloads WHERE callback = ?", callback)
+    row = tx.one("SELECT body, content_type, kid FROM payloads WHERE callback = ?", callback)
     if row is None:
         raise PayloadGone(f"the payload of {callback} is past its retention")
-    return Payload(body=row[0], content_type=row[1], sha256=sha256)
+    body = rows.open_body(tx, row[2], row[0], callback, tenant)
+    return Payload(body=body, content_type=row[1], sha256=sha256)
 
 
 def oldest_pending_ms(tx: Tx, tenant: str | None) -> int | None:

@@ -13,7 +13,8 @@ from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.lanes import Holding, Lanes
 from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
-from dispatcher.store.tx import ChangeSet, Tx
+from dispatcher.store.sealing import Counted
+from dispatcher.store.tx import ChangeSet, Sealing, Tx
 from dispatcher.values import NewCallback
 from receiver.base.db import migrate
 from receiver.base.db.group_commit import (
@@ -28,6 +29,10 @@ from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
 Dialect = Literal["sqlite", "postgres"]
+
+Erased = Literal["clean", "large", "busy", "elsewhere"]
+"""Whether traces of what was deleted are gone from the file; if not: it is too large to be written
+anew while all wait, somebody reads an older state of it, or it is a server's."""
 
 OWN_READERS: Final = 2
 """Beside DISPATCHER_READERS: for what the service reads for its own work. Work for tenants, such as
@@ -77,6 +82,7 @@ class ServerState:
     oldest_transaction_s: float
     secrets: CurrentSecrets
     ending_keys: Sequence[EndingKey] = ()
+    sealed: Sequence[Counted] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,9 @@ class Database(Protocol):
     usage: Usage
     """As last measured, at most about a second ago."""
 
+    sealing: Sealing
+    """How values are sealed; known once it is open."""
+
     @property
     def skew_ms(self) -> int:
         """How far its clock was ahead of this process's at the last commit."""
@@ -131,6 +140,13 @@ class Database(Protocol):
 
     async def shrink(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system; return how many."""
+
+    async def overwrite_deleted(self) -> None:
+        """From now on have what is deleted or changed be overwritten in the file."""
+
+    async def erase_deleted(self) -> Erased:
+        """End that, and have nothing of what was there before stay in the file; return what came
+        of it."""
 
 
 def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:

@@ -9,6 +9,7 @@ from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.lanes import begin_again, clear_circuit, of_server, resolve
 from dispatcher.store.limits import Destinations
 from dispatcher.store.requests import Rules
+from dispatcher.store.sealing import DESTINATIONS
 from dispatcher.store.tx import Tx
 from dispatcher.values import Destination, SigningSecret
 
@@ -36,7 +37,9 @@ def page(
     listed = len(tx.all(f"SELECT d.id FROM destinations d WHERE {ids}", *values))
     counted_max = COUNTED_MAX // max(1, min(listed, limit))
     found = tx.all(f"{rows.DESTINATION} WHERE {ids}", counted_max + 1, *values)
-    page = [rows.destination(row, now_ms=now_ms, counted_max=counted_max) for row in found[:limit]]
+    page = [
+        rows.destination(tx, row, now_ms=now_ms, counted_max=counted_max) for row in found[:limit]
+    ]
     return page, page[-1].id if len(found) > limit else None
 
 
@@ -50,7 +53,7 @@ def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     )
     if row is None:
         raise NotFound(f"there is no destination {destination}")
-    return rows.destination(row, now_ms=now_ms, counted_max=COUNTED_MAX)
+    return rows.destination(tx, row, now_ms=now_ms, counted_max=COUNTED_MAX)
 
 
 def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:
@@ -86,7 +89,7 @@ def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destination
         new.name,
         new.url,
         new.policy,
-        rows.write_headers(new.headers),
+        rows.write_headers(tx, new.headers, DESTINATIONS, new.id, new.tenant),
         int(new.paused),
         new.disabled_reason,
         new.concurrency,
@@ -106,6 +109,8 @@ def change(
     changed, url, was_paused = find(tx, tenant, destination)
     for name, value in changes.items():
         sql = f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ? AND removed_ms IS NULL"
+        if isinstance(value, tuple):
+            value = rows.write_headers(tx, value, DESTINATIONS, changed, tenant)  # noqa: PLW2901
         if not tx.run(sql, _stored(value), changed):  # idle, and so forgotten at this moment
             raise NotFound(f"there is no destination {destination}")
     tx.run(
@@ -141,8 +146,6 @@ def begin_epoch(tx: Tx, destination: str) -> None:
 
 
 def _stored(value: object) -> object:
-    if isinstance(value, tuple):
-        return rows.write_headers(value)
     return int(value) if isinstance(value, bool) else value
 
 

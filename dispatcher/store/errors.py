@@ -1,9 +1,12 @@
 """The few errors that the store's verbs raise; their messages are fit to show. What may be wrong
 with a database itself is told as in the receiver."""
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
+from dispatcher.values import Unopened
 from receiver.base.db import CannotOpen, DatabaseError, DatabaseFull, DatabaseUnavailable
+
+KEYS_SETTING: Final = "DISPATCHER_ENCRYPTION_KEYS"
 
 StoreError: TypeAlias = DatabaseError
 StoreUnavailable: TypeAlias = DatabaseUnavailable
@@ -49,6 +52,23 @@ class TooManyMatch(StoreError):
 
 class DestinationDisabled(Conflict):
     """The destination takes no callbacks: its reason says why."""
+
+
+class NoKeyring(Conflict):
+    """What may only be stored sealed is refused where there are no keys to seal it with."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is kept sealed only, and the service has no keys: set {KEYS_SETTING}"
+        )
+
+
+class CannotUnseal(StoreError):
+    """A stored value cannot be opened: `unopened` says why, as does the message."""
+
+    def __init__(self, unopened: Unopened) -> None:
+        super().__init__(unopened.message)
+        self.unopened = unopened
 
 
 class PayloadGone(StoreError):

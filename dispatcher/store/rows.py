@@ -3,13 +3,15 @@
 import json
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from dispatcher import policy as policies
 from dispatcher.fairness import RATE_MIN
 from dispatcher.ids import destination_of
 from dispatcher.keys import Limits
 from dispatcher.policy import Policy
+from dispatcher.store.errors import KEYS_SETTING, CannotUnseal
+from dispatcher.store.sealing import DESTINATIONS, PAYLOADS, SECRETS, Column
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
     HIGH,
@@ -24,7 +26,10 @@ from dispatcher.values import (
     Replay,
     SigningSecret,
     Tenant,
+    Unopened,
 )
+from receiver.base import keyring
+from receiver.base.keyring import PREFIX, SealedError
 
 
 def _select(columns: Mapping[str, str], source: str = "") -> str:
@@ -190,12 +195,13 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
 LEASED: Final = """
 c.id, c.tenant, c.job_id, c.destination, c.url, d.url, p.body, p.content_type, d.headers, p.headers,
 coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class,
-c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run
+c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run, p.kid
 """
 
 
 def leased(tx: Tx, row: Row) -> Delivery:
-    """Return a row of LEASED as a value."""
+    """Return a row of LEASED as a value: one that cannot be opened says so, and is no reason for
+    the others not to go out."""
     (
         callback,
         tenant,
@@ -219,18 +225,27 @@ def leased(tx: Tx, row: Row) -> Delivery:
         epoch,
         job_status,
         run,
+        kid,
     ) = row
+    destination, unopened = destination_of(lane), None
+    try:
+        headers = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
+        headers += read_headers(tx, own_headers, PAYLOADS, callback, tenant)
+        if kid is not None:
+            body = open_body(tx, kid, body, callback, tenant)
+    except CannotUnseal as error:
+        headers, body, unopened = (), b"", error.unopened
     return Delivery(
         id=callback,
         tenant=tenant,
         job_id=job_id,
-        destination=destination_of(lane),
+        destination=destination,
         lane=lane,
         registered=own_url is None,
         url=own_url or registered_url,
         body=body,
         content_type=content_type,
-        headers=read_headers(destination_headers) + read_headers(own_headers),
+        headers=headers,
         policy=policies.load(policy),
         fence=fence,
         attempt=attempts + 1,
@@ -243,7 +258,72 @@ def leased(tx: Tx, row: Row) -> Delivery:
         epoch=epoch,
         job_status=job_status,
         run=run,
+        unopened=unopened,
     )
+
+
+# --- what is sealed ---
+
+
+def seal_text(tx: Tx, plain: str, column: Column, id: str, tenant: str) -> str:
+    """Return what to store in a row's column: plain where there are no keys."""
+    return plain if tx.ring is None else tx.ring.seal_text(plain, *column.place(id, tenant))
+
+
+def open_text(tx: Tx, stored: str, column: Column, id: str, tenant: str) -> str:
+    """Return what a row's column says. Raises CannotUnseal."""
+    if not stored.startswith(PREFIX):
+        return stored
+    try:
+        return keyring.open_text(tx.ring, stored, *column.place(id, tenant))
+    except SealedError as error:
+        raise cannot_unseal(error) from None
+
+
+def body_place(callback: str, tenant: str) -> tuple[str, str, str, str]:
+    """Return what the body of a payload is bound to."""
+    return ("payloads", "body", callback, tenant)
+
+
+def seal_body(tx: Tx, body: bytes, callback: str, tenant: str) -> tuple[bytes, str | None]:
+    """Return the body of a payload as it is stored, and the name of the key that seals it."""
+    if not tx.seals_payloads or tx.ring is None:
+        return body, None
+    return tx.ring.seal(body, *body_place(callback, tenant)), tx.ring.kid
+
+
+def open_body(tx: Tx, kid: str | None, stored: bytes, callback: str, tenant: str) -> bytes:
+    """Return the body of a payload. Raises CannotUnseal."""
+    try:
+        return keyring.open_body(tx.ring, kid, stored, *body_place(callback, tenant))
+    except SealedError as error:
+        raise cannot_unseal(error) from None
+
+
+def cannot_unseal(error: SealedError) -> CannotUnseal:
+    """Return what the caller is told of a value that no key of ours opens."""
+    advice = f": put it into {KEYS_SETTING}" if error.missing else ""
+    lack: Literal["keys", "damage"] = "keys" if error.missing else "damage"
+    return CannotUnseal(Unopened(lack=lack, message=f"{error}{advice}"))
+
+
+def payload(tx: Tx, new: NewCallback) -> Row:
+    """Return the row of INSERT_PAYLOADS."""
+    headers = write_headers(tx, new.headers, PAYLOADS, new.id, new.tenant)
+    return (new.id, new.content_type, headers, *seal_body(tx, new.body, new.id, new.tenant))
+
+
+def write_headers(tx: Tx, headers: Headers, column: Column, id: str, tenant: str) -> str:
+    """Return the text for `headers` of a row; none are as plain as can be."""
+    return seal_text(tx, json.dumps(headers), column, id, tenant) if headers else "[]"
+
+
+def read_headers(tx: Tx, text: str | None, column: Column, id: str, tenant: str) -> Headers:
+    """Return the headers of a row; none for none. Raises CannotUnseal."""
+    if text is None or text == "[]":
+        return ()
+    pairs: list[list[Any]] = json.loads(open_text(tx, text, column, id, tenant))
+    return tuple((name, value) for name, value in pairs)
 
 
 # --- the rest ---
@@ -324,9 +404,14 @@ def replay(row: Row) -> Replay:
     return Replay(**named)
 
 
-def secret(row: Row) -> SigningSecret:
-    """Return a row of SECRET as a value."""
-    return SigningSecret(**dict(zip(_SECRET, row, strict=True)))
+def secret(tx: Tx, row: Row) -> SigningSecret:
+    """Return a row of SECRET as a value: one that cannot be opened says so, and has none."""
+    named = dict(zip(_SECRET, row, strict=True))
+    try:
+        named["value"] = open_text(tx, named["value"], SECRETS, named["id"], named["tenant"])
+    except CannotUnseal as error:
+        named |= {"value": "", "unopened": error.unopened}
+    return SigningSecret(**named)
 
 
 def tenant(row: Row) -> Tenant:
@@ -355,9 +440,9 @@ def limits_columns(limits: Limits) -> tuple[object, ...]:
     return limits.expires_ms, networks or None, destinations or None, limits.rate_per_second
 
 
-def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:
+def destination(tx: Tx, row: Row, *, now_ms: int, counted_max: int) -> Destination:
     """Return a row of DESTINATION (its parameter `counted_max + 1`) as a value; holds that are over
-    are not shown."""
+    are not shown. Headers that cannot be opened are not there, and it says so."""
     named = dict(zip(_DESTINATION, row, strict=True))
     named["failures"] = max(named["failures"], named.pop("lane_failures") or 0)
     server_held_ms = named.pop("server_held_ms")
@@ -369,22 +454,13 @@ def destination(row: Row, *, now_ms: int, counted_max: int) -> Destination:
         named["held_reason"] = "paused"
     named["backlog_exactly"] = named["backlog"] <= counted_max
     named["backlog"] = min(named["backlog"], counted_max)
-    named["headers"] = read_headers(named["headers"])
+    stored, id, tenant = named["headers"], named["id"], named["tenant"]
+    try:
+        named["headers"] = read_headers(tx, stored, DESTINATIONS, id, tenant)
+    except CannotUnseal as error:
+        named |= {"headers": (), "unopened": error.unopened}
     named["paused"] = bool(named["paused"])
     if named["rate_per_second"] is not None:  # what it counts as
         named["rate_per_second"] = max(named["rate_per_second"], RATE_MIN)
     named["circuit_open"] = bool(named["circuit_open"])
     return Destination(**named)
-
-
-def write_headers(headers: Headers) -> str:
-    """Return the text for `headers`."""
-    return json.dumps(headers) if headers else "[]"
-
-
-def read_headers(text: str | None) -> Headers:
-    """Return the headers of `text`; none for none."""
-    if text is None or text == "[]":
-        return ()
-    pairs: list[list[Any]] = json.loads(text)
-    return tuple((name, value) for name, value in pairs)

@@ -26,18 +26,21 @@ from dispatcher.store import (
     destinations,
     expiry,
     lanes,
+    reencrypt,
     replays,
+    sealing,
     search,
     tenants,
     upgrade,
 )
 from dispatcher.store.access import Rotation
 from dispatcher.store.callbacks import Totals
-from dispatcher.store.database import PLATFORM, Database, Operation, StoreEvents
+from dispatcher.store.database import PLATFORM, Database, Erased, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull, TooManyMatch
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.limits import Destinations
 from dispatcher.store.rates import Rates
+from dispatcher.store.reencrypt import Reencryption
 from dispatcher.store.requests import (
     ClaimRequest,
     Page,
@@ -64,13 +67,16 @@ from dispatcher.values import (
     Submitted,
     Tenant,
 )
+from receiver.base import log
 from receiver.base.clock import monotonic_ms
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db.group_commit import GroupCommit
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
+_LOG: Final = log.get("dispatcher.store")
 _PROBE_EVERY_S: Final = 1.0
+_LOOK_FOR_KEYS_MS: Final = 30_000
 
 
 class Store:
@@ -95,6 +101,8 @@ class Store:
         self._bytes: Counter[str] = Counter()
         self._queued = 0
         self._probed_s = 0.0
+        self._missing_keys: str | None = None
+        self._looked_for_keys_ms = 0
         self._replays_max = settings.tenant_replays_max
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
@@ -117,6 +125,37 @@ class Store:
             until_ms = upgraded_ms + self._rules.key_ms
             self._rules = replace(self._rules, earlier_keys_until_ms=until_ms)
         self._commits.start()
+        try:
+            if await self._read(sealing.kids) - self._kids():
+                await self._look_for_keys()
+        except BaseException:
+            await self.close()
+            raise
+
+    def _kids(self) -> set[str]:
+        ring = self._database.sealing.ring
+        return set() if ring is None else set(ring.kids)
+
+    async def _look_for_keys(self) -> None:
+        self._looked_for_keys_ms = monotonic_ms()
+        at_ms = wall_ms()
+        counted = await self._read(lambda tx: sealing.count_small(tx, now_ms=at_ms))
+        missing = [one for one in counted if one.missing]
+        if missing and self._missing_keys is None:
+            _LOG.error(
+                "what is stored cannot be opened: put the keys into DISPATCHER_ENCRYPTION_KEYS",
+                **{one.what: f"{one.missing} (key {one.missing_kid})" for one in missing},
+            )
+        told = [f"{one.missing:,} {one.what} (key {one.missing_kid})" for one in missing]
+        self._missing_keys = f"cannot open {', '.join(told)}" if told else None
+
+    async def missing_keys(self) -> str | None:
+        """Return which signing secrets and destinations' headers no key of ours opens; None where
+        all are well, which costs nothing to say."""
+        since_ms = monotonic_ms() - self._looked_for_keys_ms
+        if self._missing_keys is not None and since_ms > _LOOK_FOR_KEYS_MS:
+            await self._look_for_keys()
+        return self._missing_keys
 
     async def close(self) -> None:
         """Commit what is queued and let go."""
@@ -639,6 +678,48 @@ class Store:
         one look came no further."""
         reader = PLATFORM if filter.tenant is None else Reader(filter.tenant)
         return await self._read(lambda tx: audit.page(tx, filter, after=after, limit=limit), reader)
+
+    # --- what is sealed ---
+
+    @property
+    def is_sealing(self) -> bool:
+        """Whether this process has keys to seal with."""
+        return self._database.sealing.ring is not None
+
+    async def begin_reencryption(
+        self, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> Reencryption:
+        """Have everything be sealed with the key that seals now; `reencrypt` does it. Raises
+        NoKeyring."""
+        return await self._write(lambda tx: reencrypt.begin(tx, now_ms=now_ms), entries=entries)
+
+    async def reencryption(self) -> Reencryption | None:
+        """Return how far that is, None where it was never asked for."""
+        return await self._read(reencrypt.get)
+
+    async def runs_reencryption(self) -> bool:
+        """Whether this process is the one that does it, of several the first that asked."""
+        return await self._write(reencrypt.is_runner)
+
+    async def reencrypt(self, at: Reencryption, *, now_ms: int) -> Reencryption:
+        """Seal a slice of what comes next after `at`; return where that leads."""
+        part = await self._read(lambda tx: reencrypt.upcoming(tx, at))
+        return await self._write(lambda tx: reencrypt.seal_part(tx, at, part, now_ms=now_ms))
+
+    async def finish_reencryption(
+        self, at: Reencryption, *, clean: bool, now_ms: int
+    ) -> Reencryption:
+        """Note that all is done."""
+        return await self._write(lambda tx: reencrypt.finish(tx, at, clean=clean, now_ms=now_ms))
+
+    async def overwrite_deleted(self) -> None:
+        """From now on have what is deleted or changed be overwritten in the file."""
+        await self._database.overwrite_deleted()
+
+    async def erase_deleted(self) -> Erased:
+        """End that, and have nothing of what was there before stay in the file; return what came
+        of it."""
+        return await self._database.erase_deleted()
 
     # --- retention ---
 

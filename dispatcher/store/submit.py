@@ -5,7 +5,7 @@ needs, and one bulk statement per table written.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ from dispatcher.ids import (
 from dispatcher.policy import Policy
 from dispatcher.store import destinations, lanes, rows
 from dispatcher.store.errors import (
+    CannotUnseal,
     DestinationDisabled,
     KeyReused,
     NotFound,
@@ -28,6 +29,7 @@ from dispatcher.store.errors import (
     StoreUnavailable,
 )
 from dispatcher.store.requests import Rules, SubmitRequest
+from dispatcher.store.sealing import DESTINATIONS
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import Delivery, Headers, NewCallback, Submitted
 
@@ -123,14 +125,14 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
     A server whose destination was removed comes into being again with its next callback.
     """
     now_ms = tx.at(requests[0].new.created_ms)
-    lanes_ = {request.new.lane for request in requests}
+    lanes_ = {request.new.lane: request.new.tenant for request in requests}
     unnamed = {request.new.lane: request.new for request in requests if request.new.url is not None}
     targets = _targets(tx, lanes_, now_ms, rules)
     removed = {destination_of(lane) for lane in unnamed if targets[lane].removed}
     again = {one for one in removed if destinations.forget(tx, one)}
     if again:
-        of_them = {lane for lane in unnamed if destination_of(lane) in again}
-        _make(tx, of_them, unnamed, rules, now_ms)
+        of_them = {lane: lanes_[lane] for lane in unnamed if destination_of(lane) in again}
+        _make(tx, set(of_them), unnamed, rules, now_ms)
         targets |= _targets(tx, of_them, now_ms, rules)
     return targets
 
@@ -151,44 +153,57 @@ def _may_make(tx: Tx, new: NewCallback, rules: Rules) -> bool:
     return rules.destinations.admits(tx, new.tenant, now_ms=tx.at(new.created_ms))
 
 
-def _targets(tx: Tx, lanes_: Iterable[str], now_ms: int, rules: Rules) -> dict[str, _Target]:
+def _targets(tx: Tx, lanes_: Mapping[str, str], now_ms: int, rules: Rules) -> dict[str, _Target]:
+    """Return what is known of lanes, each with its tenant."""
     found = tx.all(tx.statements.TARGETS, now_ms, rules.concurrency, WINDOW_START, tx.ids(lanes_))
-    return {
-        lane: _Target(
-            known=bool(known),
-            removed=removed_ms is not None,
-            disabled=disabled,
-            url=url,
-            policy=policy,
-            headers=rows.read_headers(headers),
-            has_lane=bool(has_lane),
-            open=bool(is_open),
-            room=room,
-            epoch=epoch,
-            server_room=server_room
-            if server_room is None or tx.sole_owner or destination_of(lane) in tx.held
-            else unheld_room(server_room, server_max),
-            last_url=last_url,
-            last_url_ms=last_url_ms,
-        )
-        for (
-            lane,
-            known,
-            removed_ms,
-            disabled,
-            url,
-            policy,
-            headers,
-            has_lane,
-            is_open,
-            room,
-            epoch,
-            server_room,
-            server_max,
-            last_url,
-            last_url_ms,
-        ) in found
-    }
+    return {row[0]: _target(tx, row, lanes_[row[0]]) for row in found}
+
+
+def _target(tx: Tx, row: Row, tenant: str) -> _Target:
+    (
+        lane,
+        known,
+        removed_ms,
+        disabled,
+        url,
+        policy,
+        stored_headers,
+        has_lane,
+        is_open,
+        room,
+        epoch,
+        server_room,
+        server_max,
+        last_url,
+        last_url_ms,
+    ) = row
+    headers = _headers(tx, stored_headers, lane, tenant)
+    return _Target(
+        known=bool(known),
+        removed=removed_ms is not None,
+        disabled=disabled,
+        url=url,
+        policy=policy,
+        headers=headers or (),
+        has_lane=bool(has_lane),
+        open=bool(is_open) and headers is not None,
+        room=room,
+        epoch=epoch,
+        server_room=server_room
+        if server_room is None or tx.sole_owner or destination_of(lane) in tx.held
+        else unheld_room(server_room, server_max),
+        last_url=last_url,
+        last_url_ms=last_url_ms,
+    )
+
+
+def _headers(tx: Tx, stored: str | None, lane: str, tenant: str) -> Headers | None:
+    """Return a destination's headers, None where they cannot be opened: what is submitted is
+    stored all the same, and goes nowhere until they can."""
+    try:
+        return rows.read_headers(tx, stored, DESTINATIONS, destination_of(lane), tenant)
+    except CannotUnseal:
+        return None
 
 
 def _make_targets(
@@ -361,7 +376,7 @@ def _insert_parts(
         return
     tx.bulk(
         tx.statements.INSERT_PAYLOADS,
-        [(new.id, new.content_type, rows.write_headers(new.headers), new.body) for new in stored],
+        [rows.payload(tx, new) for new in stored],
     )
     tags = [(new.tenant, key, value, new.id) for new in stored for key, value in new.tags]
     if tags:

@@ -4,17 +4,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Final, Literal, Protocol
 
 from dispatcher.audit import Entry
 from dispatcher.states import State
 from receiver.base import db
+from receiver.base.keyring import Keyring
 
 Row = db.Row
 Event = Literal["accepted", "delivered", "failed", "finished"]
 Topic = Literal["ready", "access", "replays"]
 """What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
 a filtered replay was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """How a process seals what it stores: with its `ring` (None: not at all), `payloads` too or
+    not. `key_file` is the file that a key of the ring was read from, if any."""
+
+    ring: Keyring | None = None
+    payloads: bool = False
+    key_file: Path | None = None
+
+
+PLAIN: Final = Sealing()
 
 
 @dataclass(slots=True)
@@ -78,6 +93,10 @@ class Tx(db.Tx, Protocol):
 
     changes: ChangeSet
     statements: "Statements"
+    ring: Keyring | None = None
+    """The keys of this process: `rows` seals and opens with them."""
+    seals_payloads: bool = False
+    """Whether new payloads are sealed too."""
     sole_owner: bool
     """Whether no other process uses the database."""
     skew_ms: int
@@ -162,7 +181,7 @@ class Statements(Protocol):
     def insert_callbacks(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
         """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
 
-    INSERT_PAYLOADS: str  # bulk: callback, content_type, headers, body
+    INSERT_PAYLOADS: str  # bulk: callback, content_type, headers, body, kid
     INSERT_TAGS: str  # bulk: tenant, key, value, callback
 
     # Claim

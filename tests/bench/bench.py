@@ -46,6 +46,7 @@ class Bench:
             self.directory / f"{log_name or name}-{store}.log",
             store=store,
             cores=self.cores.dispatcher if cores is None else cores,
+            **self.options.settings,
             **settings,
         )
 

@@ -1,6 +1,7 @@
 """What `python -m tests.bench` can be asked for."""
 
 import argparse
+import base64
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ STORES: Final = {
     "both": ("sqlite", "postgres"),
 }
 ATTACKS: Final = (*HOLDING, *BUSY)
+_KEY: Final = "bench:" + base64.b64encode(bytes(range(32))).decode()
 SHARED: Final = 5  # the part that takes a database which processes can share
 # A fill of a million takes minutes there, and a fifth of it shows as well whether cost grows.
 _POSTGRES_SHARE: Final = 5
@@ -38,6 +40,14 @@ class Options:
     attack_scale: float
     json_path: Path
     directory: Path | None
+    sealed: bool = False
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the dispatchers of all parts are given beside the rest."""
+        if not self.sealed:
+            return {}
+        return {"encryption_keys": _KEY, "encrypt_payloads": "on"}
 
     def backlog_of(self, store: str) -> int:
         """How many deliveries are held in part 4 on this store."""
@@ -70,6 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         attack_scale=given.attack_scale,
         json_path=given.json,
         directory=given.dir,
+        sealed=given.sealed,
     )
     if SHARED in options.parts and "postgres" not in stores:
         parser.error(f"part {SHARED} is about PostgreSQL: add --store postgres, or both")
@@ -115,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="where the figures go (the system's temporary directory)",
     )
+    add("--sealed", action="store_true", help="with payloads sealed in the database")
     add("--dir", type=Path, metavar="PATH", help="where the databases are made, and removed again")
     return parser
 

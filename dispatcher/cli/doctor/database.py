@@ -1,15 +1,20 @@
 """The doctor's checks of the database: what the store found, and what to say about it."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
 
 from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.key_keeper import EXPIRES_SOON_MS
 from dispatcher.settings import Settings
 from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.database import OWN_READERS, Dialect, ServerState, migrations
-from dispatcher.store.errors import CannotStart, StoreUnavailable
+from dispatcher.store.errors import KEYS_SETTING, CannotStart, StoreUnavailable
+from dispatcher.store.sealing import BODIES, Counted, given_keys, sealing_of
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
+from dispatcher.store.sqlite.key_file import is_exposed, key_file_of, read_key_file
+from dispatcher.store.tx import Sealing
 from receiver.base.cli import size
 from receiver.base.clock import iso, now_ms
 from receiver.base.db.url import is_postgres
@@ -50,7 +55,9 @@ def schema(found: int, dialect: Dialect = "sqlite") -> Check:
 def sqlite(settings: Settings) -> Iterator[Check]:
     """Yield the file: there, readable, sound, of which schema, and whose."""
     try:
-        found = inspect(settings.database_url)
+        file = key_file_of(path_of(settings.database_url))
+        ring, faults = _keys(settings, file)
+        found = inspect(settings.database_url, ring)
     except CannotStart as error:
         yield bad("database", str(error))
         return
@@ -72,6 +79,8 @@ def sqlite(settings: Settings) -> Iterator[Check]:
         yield schema(found.schema)
     yield from _secrets(found.secrets, settings)
     yield from keys(found.ending_keys, now_ms())
+    yield from faults
+    yield from _sealed(found.sealed, ring, file)
     if found.owner is None:
         yield ok("owner", "nobody has it open: no service runs here")
     else:
@@ -111,6 +120,57 @@ def _named(keys: Sequence[EndingKey]) -> str:
     return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
+def _keys(settings: Settings, file: Path | None = None) -> tuple[Sealing, list[Check]]:
+    """Return the keys of this shell and of the key file, and what is wrong with them."""
+    try:
+        given = given_keys(replace(settings, encryption="auto"))
+        kept = [] if file is None else read_key_file(file)
+        where = file if kept else None
+        keys = sealing_of(replace(settings, encrypt_payloads="off"), [*given, *kept], where)
+    except CannotStart as error:
+        return Sealing(), [bad("keys", str(error))]
+    if file is not None and kept and is_exposed(file):
+        return keys, [warn("key file", f"{file} may be read by others", f"chmod 600 {file}")]
+    return keys, []
+
+
+def _sealed(found: Sequence[Counted], keys: Sealing, file: Path | None = None) -> Iterator[Check]:
+    """Yield how much is sealed, and whether it can be opened."""
+    if not found:
+        return  # there is nothing yet
+    missing = [one for one in found if one.missing]
+    plain = [one for one in found if one.plain and one.what != BODIES]
+    older = [one for one in found if one.older]
+    if missing:
+        what = ", ".join(f"{one.missing:,} {one.what} ({one.missing_kid})" for one in missing)
+        advice = f"set {KEYS_SETTING} to it, in this shell and for the service"
+        if file is not None:
+            advice = f"put the file {file} back, or {advice}"
+        yield bad("sealed", f"the key of {what} is not here", advice)
+    if keys.ring is None:
+        if plain:
+            advice = f"set {KEYS_SETTING} for every service on this database, and restart"
+            yield warn("sealed", f"{_listed(plain, 'plain')} are plain text", advice)
+        return
+    if plain or older:
+        told = []
+        if plain:
+            told.append(f"{_listed(plain, 'plain')} are plain text")
+        if older:
+            told.append(f"{_listed(older, 'older')} are sealed with an older key")
+        yield warn("sealed", "; ".join(told), "seal them: dispatcher secrets reencrypt")
+    elif not missing:
+        where = f", which is in {file}: keep a copy elsewhere" if keys.key_file else ""
+        yield ok("sealed", f"all of it, with the key {keys.ring.kid}{where}")
+    bodies = next((one for one in found if one.what == BODIES), None)
+    if bodies is not None and bodies.total > bodies.plain > 0:
+        yield ok("payloads", f"{bodies.plain:,} of {bodies.total:,} are plain, the rest is sealed")
+
+
+def _listed(found: Sequence[Counted], kind: Literal["plain", "older"]) -> str:
+    return ", ".join(f"{getattr(one, kind):,} {one.what}" for one in found)
+
+
 def _absent(url: str) -> Check:
     path = path_of(url)
     folder = path.absolute().parent
@@ -143,7 +203,8 @@ def postgres(settings: Settings) -> Iterator[Check]:
         yield bad("database", message, "pip install '.[postgres]' in a checkout")
         return
     try:
-        found = database.inspect(settings.database_url)
+        ring, faults = _keys(settings)
+        found = database.inspect(settings.database_url, ring)
     except (CannotStart, StoreUnavailable) as error:
         advice = "check DISPATCHER_DATABASE_URL, and that the server runs and lets you in"
         yield bad("database", str(error), advice)
@@ -160,6 +221,8 @@ def postgres(settings: Settings) -> Iterator[Check]:
     yield schema(found.schema, "postgres")
     yield from _secrets(found.secrets, settings)
     yield from keys(found.ending_keys, now_ms())
+    yield from faults
+    yield from _sealed(found.sealed, ring)
     if found.schema:
         yield _vacuum(found)
 

@@ -13,21 +13,21 @@ from typing import Any, Final, TypeVar, get_args
 import psycopg
 
 from dispatcher.settings import Settings
-from dispatcher.store import callbacks, database, lanes, submit
+from dispatcher.store import callbacks, database, lanes, sealing, submit
 from dispatcher.store.access import (
-    CURRENT_SECRETS,
     ENDING_KEYS,
     KEYS_SCHEMA,
+    CurrentSecrets,
     current_secrets,
     ending_keys,
 )
 from dispatcher.store.callbacks import Totals
-from dispatcher.store.database import Committed, ServerState, StoreEvents, migrations
+from dispatcher.store.database import Committed, Erased, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.tx import Topic, Tx
+from dispatcher.store.tx import PLAIN, Sealing, Topic, Tx
 from dispatcher.values import NewCallback
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
@@ -83,7 +83,8 @@ class PostgresDatabase:
         self._bytes_max = settings.storage_bytes_max
         self._clock = clock
         self._server = Server(settings.database_url)
-        self._session = Session(self._server, clock=clock)
+        self.sealing = sealing.sealing_of(settings, sealing.given_keys(settings))
+        self._session = Session(self._server, clock=clock, sealing=self.sealing)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres-writer")
         self._listener = Listener(self._server, self._on_notification)
         self._readers = Readers(
@@ -121,7 +122,8 @@ class PostgresDatabase:
 
     def _prepare(self) -> None:
         """Differs: the schema is brought up to date by a session of its own, without deadlines."""
-        self._server.opened("postback migration", QUIET, _bring_up_to_date).close()
+        prepare = partial(_bring_up_to_date, sealing_by=self.sealing)
+        self._server.opened("postback migration", QUIET, prepare).close()
         self._session.open()
 
     async def close(self) -> None:
@@ -147,11 +149,21 @@ class PostgresDatabase:
         return await self._in_thread(commit, self._session, operations, rules)
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
-        return await self._readers.read(lambda connection: query(PostgresTx(connection)), reader)
+        sealing = self.sealing
+        return await self._readers.read(
+            lambda connection: query(PostgresTx(connection, sealing=sealing)), reader
+        )
 
     async def shrink(self, *, pages: int) -> int:
         """Differs: autovacuum makes the room of what is gone usable again."""
         return 0
+
+    async def overwrite_deleted(self) -> None:
+        """Differs: the server does as it does."""
+
+    async def erase_deleted(self) -> Erased:
+        """Differs: what rows were stays in the server's files, until it writes over them."""
+        return "elsewhere"
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
@@ -221,7 +233,7 @@ def observe(session: Session) -> tuple[Totals, int | None, int, int]:
     return totals, next_ready_ms, revision or 0, schema or 0
 
 
-def _bring_up_to_date(connection: Connection) -> None:
+def _bring_up_to_date(connection: Connection, *, sealing_by: Sealing) -> None:
     migrate(connection)
     row = connection.execute("SELECT source FROM moves WHERE done_ms IS NULL").fetchone()
     if row is not None:
@@ -229,6 +241,7 @@ def _bring_up_to_date(connection: Connection) -> None:
             f"the move of {row[0]} into this database is not finished: run the same "
             "`dispatcher move` again, it goes on where it stopped"
         )
+    sealing.begin(PostgresTx(connection, sealing=sealing_by), now_ms=wall_ms())
 
 
 # --- one commit ---
@@ -353,7 +366,7 @@ FROM pg_stat_activity WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
 """
 
 
-def inspect(url: str) -> ServerState:
+def inspect(url: str, with_keys: Sealing = PLAIN) -> ServerState:
     """Return the state of the server that `url` names, through a session of its own beside running
     services. Raises CannotStart for one that cannot be used, StoreUnavailable for one that cannot
     be reached."""
@@ -366,7 +379,9 @@ def inspect(url: str) -> ServerState:
             sessions_max, sessions = _one(connection, _SESSIONS)
             schema = schema_version(connection, SCHEMA_TABLE)
             live, dead = _one(connection, _ROWS) if schema else (0, 0)
-            secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
+            tx = PostgresTx(connection, sealing=with_keys)
+            secrets = current_secrets(tx) if schema else CurrentSecrets()
+            sealed = sealing.count(tx) if schema >= sealing.SCHEMA else ()
             keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
             (oldest_s,) = _one(connection, _OLDEST)
         except psycopg.Error as error:
@@ -385,6 +400,7 @@ def inspect(url: str) -> ServerState:
         oldest_transaction_s=oldest_s,
         secrets=secrets,
         ending_keys=keys,
+        sealed=sealed,
     )
 
 

@@ -3,7 +3,7 @@ that a move that was interrupted goes on after the last row that arrived."""
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import Any, Final
 
 import psycopg
 
-from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store import sealing
+from dispatcher.store.errors import KEYS_SETTING, CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.lanes import NEVER_MS
 from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import text
 from dispatcher.store.rows import STORED_BYTES
-from dispatcher.store.sqlite.database import IN_USE_ADVICE, mark_moved, prepare
+from dispatcher.store.sqlite.database import IN_USE_ADVICE, SqliteTx, mark_moved, prepare
+from dispatcher.store.sqlite.key_file import key_file_of, read_key_file
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
@@ -52,6 +54,8 @@ INSERT INTO counts (tenant, state, seat, n, bytes)
 SELECT tenant, state, 0, count(*), {STORED_BYTES} FROM callbacks GROUP BY tenant, state
 """
 
+_SEALED_BY: Final = "INSERT INTO sealed_by (kid, first_ms) VALUES (%s, %s) ON CONFLICT DO NOTHING"
+
 # Asked of both databases; the answers must be the same.
 CHECKS: Final[dict[str, str]] = {
     **{f"rows of {table}": f"SELECT count(*) FROM {table}" for table in TABLES},
@@ -86,10 +90,13 @@ class _Move:
     target: str
 
 
-def move(source: Path, target_url: str, progress: Progress) -> Moved:
+def move(
+    source: Path, target_url: str, progress: Progress, *, kids: Set[str] = frozenset()
+) -> Moved:
     """Move everything in the file, which no service may be using, into the database, which must be
     empty or hold an interrupted move of the same file. The file keeps all that it has, and says
-    at the end where that is now: no service starts on it any more.
+    at the end where that is now: no service starts on it any more. What is sealed stays so: `kids`
+    are the names of the keys that the services on the database will have.
 
     Raises CannotStart, Conflict and StoreUnavailable; after each of them it can be run again.
     """
@@ -102,6 +109,7 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
         raise CannotStart(f"{error}: {IN_USE_ADVICE}") from None
     try:
         with _opened(source) as old, closing(_connected(target_url)) as new, _alone(new):
+            _check_keys(old, source, kids)
             return _move(old, new, _Move(str(source.absolute()), redacted(target_url)), progress)
     except (sqlite3.Error, psycopg.Error) as error:
         raise StoreUnavailable(
@@ -109,6 +117,20 @@ def move(source: Path, target_url: str, progress: Progress) -> Moved:
         ) from error
     finally:
         owner.release()
+
+
+def _check_keys(old: sqlite3.Connection, source: Path, kids: Set[str]) -> None:
+    """Raise CannotStart where services on the new database could not open what is sealed."""
+    missing = sealing.kids(SqliteTx(old)) - kids
+    if not missing:
+        return
+    file = key_file_of(source)
+    there = file.exists() and missing <= {kid for kid, _ in read_key_file(file)}
+    advice = f'with {KEYS_SETTING}="$(cat {file})"' if there else f"with it in {KEYS_SETTING}"
+    raise CannotStart(
+        f"{source} is sealed with the key {', '.join(sorted(missing))}, which is not in "
+        f"{KEYS_SETTING}: run this, and then every service on the new database, {advice}"
+    )
 
 
 @contextmanager
@@ -162,6 +184,8 @@ def _move(
         with new.transaction():
             new.execute("DELETE FROM counts")
             new.execute(_COUNT)
+            for row in old.execute("SELECT kid, first_ms FROM sealed_by"):
+                new.execute(_SEALED_BY, row)
             new.execute("UPDATE moves SET done_ms = %s WHERE source = %s", (now_ms(), names.source))
         mark_moved(old, names.target, now_ms())
         new.execute("ANALYZE")

@@ -12,7 +12,7 @@ from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.lanes import next_ready_ms
 from dispatcher.store.postgres import statements
-from dispatcher.store.tx import ChangeSet, Row, Statements, Tx
+from dispatcher.store.tx import PLAIN, ChangeSet, Row, Sealing, Statements, Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import postgres
@@ -101,9 +101,11 @@ class PostgresTx(Tx, postgres.PostgresTx):
         skew_ms: int = 0,
         session: str = "",
         acquired: set[str] | None = None,
+        sealing: Sealing = PLAIN,
     ) -> None:
         """`acquired` are the names that the session has."""
         super().__init__(connection)
+        self.ring, self.seals_payloads = sealing.ring, sealing.payloads
         self._session = session
         self._acquired = set() if acquired is None else acquired
         self.skew_ms = skew_ms
@@ -154,7 +156,10 @@ class Session(postgres.Session):
     """The one connection that writes, and what it knows of its own commits. Used on the writer's
     thread only. `clock` is the process's, in milliseconds."""
 
-    def __init__(self, server: Server, *, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, server: Server, *, clock: Callable[[], int], sealing: Sealing = PLAIN
+    ) -> None:
+        self.sealing = sealing
         self.id = os.urandom(12).hex()
         super().__init__(server, f"postback {self.id[:8]}", WRITER, check=_refuse_older)
         self._clock = clock
@@ -211,7 +216,11 @@ class Session(postgres.Session):
         if row is not None:
             self.skew_ms = skew_ms(began_ms, row[0], self._clock())
         return PostgresTx(
-            connection, skew_ms=self.skew_ms, session=self.id, acquired=self._acquired
+            connection,
+            skew_ms=self.skew_ms,
+            session=self.id,
+            acquired=self._acquired,
+            sealing=self.sealing,
         )
 
     def mark(self, tx: PostgresTx) -> int | None:

@@ -242,8 +242,8 @@ def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
 
 
 INSERT_PAYLOADS: Final = """
-INSERT INTO payloads (callback, content_type, headers, body)
-SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bytea[])
+INSERT INTO payloads (callback, content_type, headers, body, kid)
+SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bytea[], ?::text[])
 """
 
 INSERT_TAGS: Final = """

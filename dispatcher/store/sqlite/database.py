@@ -14,9 +14,8 @@ from typing import Final, TypeVar
 from urllib.parse import unquote
 
 from dispatcher.settings import Settings
-from dispatcher.store import database, lanes, upgrade
+from dispatcher.store import database, lanes, sealing, upgrade
 from dispatcher.store.access import (
-    CURRENT_SECRETS,
     ENDING_KEYS,
     KEYS_SCHEMA,
     CurrentSecrets,
@@ -25,11 +24,12 @@ from dispatcher.store.access import (
     ending_keys,
 )
 from dispatcher.store.callbacks import Totals
-from dispatcher.store.database import Committed, StoreEvents, migrations
+from dispatcher.store.database import Committed, Erased, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import statements
-from dispatcher.store.tx import ChangeSet, Row, Statements, Tx
+from dispatcher.store.sqlite.key_file import key_file_of, make_key_file, read_key_file
+from dispatcher.store.tx import PLAIN, ChangeSet, Row, Sealing, Statements, Tx
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import sqlite
 from receiver.base.db.readers import SERVICE, Reader
@@ -56,6 +56,8 @@ _BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
 # keep the log file from growing without bound.
 _CHECKPOINT_PAGES: Final = 4_096
 _LOG_BYTES: Final = 64 * 2**20  # larger than this it is only beside a backup
+# Writing a file of this size anew takes about two seconds.
+_REWRITTEN_BYTES_MAX: Final = 256 * 2**20
 # A little more than what a small submit writes: eight pages and their log entries.
 _PROBE: Final = 32_768
 
@@ -70,8 +72,9 @@ class SqliteTx(Tx, sqlite.SqliteTx):
     held = frozenset()
     blocked = frozenset()
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, sealing: Sealing = PLAIN) -> None:
         super().__init__(connection)
+        self.ring, self.seals_payloads = sealing.ring, sealing.payloads
         self.changes = ChangeSet()
 
     def at(self, process_ms: int) -> int:
@@ -107,6 +110,7 @@ class SqliteDatabase:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._path = path_of(settings.database_url)
+        self._given_keys = sealing.given_keys(settings)
         self._file = SqliteFile(
             self._path,
             readers=settings.readers,
@@ -116,6 +120,7 @@ class SqliteDatabase:
         )
         self._measured_s = 0.0
         self.usage = Usage(used_bytes=0, free_bytes=0)
+        self.sealing = PLAIN
 
     async def open(self, events: StoreEvents, recount: Callable[[Totals], None]) -> None:
         try:
@@ -125,7 +130,22 @@ class SqliteDatabase:
 
     def _prepare(self, connection: sqlite3.Connection) -> Usage:
         prepare(connection, self._path)
+        self.sealing = self._keys(connection)
+        tx = SqliteTx(connection, self.sealing)
+        in_transaction(connection, partial(sealing.begin, tx, now_ms=wall_ms()))
         return self._measure(connection)
+
+    def _keys(self, connection: sqlite3.Connection) -> Sealing:
+        """Return how to seal: by the keys that were given, else by those of a file beside the
+        database, which is made where nothing has been sealed yet. Raises CannotStart."""
+        file, given = key_file_of(self._path), self._given_keys
+        kept = read_key_file(file)
+        missing = sealing.kids(SqliteTx(connection)) - {kid for kid, _ in (*given, *kept)}
+        if missing and not given:
+            raise sealing.lost(missing, file)
+        if not given and not kept:
+            kept = make_key_file(file)
+        return sealing.sealing_of(self._settings, [*given, *kept], file if kept else None)
 
     async def close(self) -> None:
         await self._file.close()
@@ -134,7 +154,7 @@ class SqliteDatabase:
         await asyncio.to_thread(backup_file, self._path, target)
 
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
-        committed = await self._file.write(commit, operations, rules)
+        committed = await self._file.write(commit, operations, rules, self.sealing)
         if time.monotonic() - self._measured_s > _MEASURE_EVERY_S:
             self._measured_s = time.monotonic()
             # What is on disk must be answered as such: without a new figure the last one stays.
@@ -143,10 +163,19 @@ class SqliteDatabase:
         return committed
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
-        return await self._file.readers.read(lambda connection: query(SqliteTx(connection)), reader)
+        sealing = self.sealing
+        return await self._file.readers.read(
+            lambda connection: query(SqliteTx(connection, sealing)), reader
+        )
 
     async def shrink(self, *, pages: int) -> int:
         return await self._file.write(give_back, pages)
+
+    async def overwrite_deleted(self) -> None:
+        await self._file.write(overwrite_deleted)
+
+    async def erase_deleted(self) -> Erased:
+        return await self._file.write(erase_deleted)
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
         return measure(
@@ -209,13 +238,20 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         moved = in_transaction(connection, partial(upgrade.move_slice, tx, now_ms=wall_ms()))
 
 
-def commit(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
+def commit(
+    connection: sqlite3.Connection,
+    operations: Sequence[object],
+    rules: Rules,
+    sealing: Sealing = PLAIN,
+) -> Committed:
     """Do what `Database.write` does, on the writer's thread."""
-    return commit_batch(connection, partial(_apply, connection, operations, rules))
+    return commit_batch(connection, partial(_apply, connection, operations, rules, sealing))
 
 
-def _apply(connection: sqlite3.Connection, operations: Sequence[object], rules: Rules) -> Committed:
-    tx = SqliteTx(connection)
+def _apply(
+    connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, sealing: Sealing
+) -> Committed:
+    tx = SqliteTx(connection, sealing)
     results = database.apply(tx, operations, rules)
     _count(tx)
     return Committed(results, tx.changes, lanes.next_ready_ms(tx))
@@ -276,6 +312,29 @@ def _log_bytes(connection: sqlite3.Connection, path: Path) -> int:
     return log.stat().st_size
 
 
+def overwrite_deleted(connection: sqlite3.Connection) -> None:
+    """From now on have zeros where something was deleted."""
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+
+
+def erase_deleted(connection: sqlite3.Connection) -> Erased:
+    """Have nothing that was deleted or changed stay in the file or its log. A large file is left as
+    it is but for its free pages, since writing it anew would keep everybody waiting: parts of
+    pages that rows have left may then hold what they were."""
+    connection.execute("PRAGMA secure_delete = OFF").fetchall()
+    (count,) = connection.execute("PRAGMA page_count").fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    small = count * size <= _REWRITTEN_BYTES_MAX
+    if small:
+        connection.execute("VACUUM")
+    else:
+        give_back(connection, count)
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        return "busy"
+    return "clean" if small else "large"
+
+
 def backup_file(path: Path, target: Path) -> None:
     """Write a consistent, compact copy of `path` to `target`, whoever is using `path`.
 
@@ -332,9 +391,10 @@ class FileState:
     owner: str | None = None
     secrets: CurrentSecrets = field(default_factory=CurrentSecrets)
     ending_keys: Sequence[EndingKey] = ()
+    sealed: Sequence[sealing.Counted] = ()
 
 
-def inspect(url: str) -> FileState | None:
+def inspect(url: str, with_keys: Sealing = PLAIN) -> FileState | None:
     """Return the state of the file that `url` names, None where there is none. Looking changes
     nothing, and a service may be using the file. Raises CannotStart for a URL that names no
     file."""
@@ -347,7 +407,9 @@ def inspect(url: str) -> FileState | None:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             schema = schema_version(connection)
             moved = moved_to(connection)
-            secrets = current_secrets(connection.execute(CURRENT_SECRETS) if schema else ())
+            tx = SqliteTx(connection, with_keys)
+            secrets = current_secrets(tx) if schema else CurrentSecrets()
+            sealed = sealing.count(tx) if schema >= sealing.SCHEMA else ()
             keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
@@ -361,6 +423,7 @@ def inspect(url: str) -> FileState | None:
         owner=owner,
         secrets=secrets,
         ending_keys=keys,
+        sealed=sealed,
     )
 
 

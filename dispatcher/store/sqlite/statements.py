@@ -184,7 +184,7 @@ def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
 
 
 INSERT_PAYLOADS: Final = """
-INSERT INTO payloads (callback, content_type, headers, body) VALUES (?, ?, ?, ?)
+INSERT INTO payloads (callback, content_type, headers, body, kid) VALUES (?, ?, ?, ?, ?)
 """
 
 INSERT_TAGS: Final = "INSERT INTO tags (tenant, key, value, callback) VALUES (?, ?, ?, ?)"

@@ -65,6 +65,8 @@ ROUTES = [
     ("GET", "/v1/secrets", "admin"),
     ("POST", "/v1/secrets/rotate", "admin"),
     ("POST", "/v1/secrets/reveal", "admin"),
+    ("GET", "/v1/secrets/reencrypt", "admin"),
+    ("POST", "/v1/secrets/reencrypt", "admin"),
     ("GET", "/v1/tenants", "admin"),
     ("GET", "/v1/tenants/t_1", "admin"),
     ("PATCH", "/v1/tenants/t_1", "admin"),

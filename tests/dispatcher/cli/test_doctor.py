@@ -23,7 +23,12 @@ def states(found: list[Check]) -> dict[str, str]:
 def test_a_sound_database_in_use_is_told_whose_it_is(service: Running) -> None:
     """Beside a running service: readable, of this schema, and the owner's process id."""
     found = list(database.sqlite(service.settings))
-    assert states(found) == {"database": "ok", "schema": "ok", "owner": "ok"}
+    assert states(found) == {
+        "database": "ok",
+        "schema": "ok",
+        "sealed": "ok",
+        "owner": "ok",
+    }
     assert "in use by process" in found[-1].message
 
 

@@ -25,7 +25,7 @@ from dispatcher.signing import Secrets
 from dispatcher.store.database import Committed
 from dispatcher.store.requests import Rules, Settlement, SubmitRequest
 from dispatcher.store.sqlite import database as databases
-from dispatcher.store.tx import Tx
+from dispatcher.store.tx import Sealing, Tx
 from dispatcher.values import Delivery
 
 POINTS: Final = (
@@ -62,9 +62,9 @@ def arm(fuse: Fuse) -> None:
             fuse.touch("before-commit")
 
     def committing(
-        connection: sqlite3.Connection, operations: Sequence[object], rules: Rules
+        connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, keys: Sealing
     ) -> Committed:
-        committed = commit(connection, operations, rules)
+        committed = commit(connection, operations, rules, keys)
         if any(isinstance(one, SubmitRequest) for one in operations):
             fuse.touch("after-commit")
         if any(isinstance(one, Settlement) for one in operations):

@@ -14,7 +14,8 @@ from tests.dispatcher.postgres import server
 
 _URLS: Final[dict[Path, str]] = {}
 _EMPTIED: Final[list[str]] = []
-_EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, "counts", "writers"))
+_OTHERS: Final = ("counts", "writers", "sealed_by", "reencryption")
+_EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, *_OTHERS))
 _END_OTHERS: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -18,11 +18,14 @@ from dispatcher.filters import Filter
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.postgres.move import TABLES, move
+from dispatcher.store.postgres import move as mover
+from dispatcher.store.postgres.move import TABLES, Moved, Progress
 from dispatcher.store.rows import ROW_BYTES
+from dispatcher.store.sqlite.key_file import key_file_of
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE
 from tests.dispatcher.store.builders import TENANT, World, raises, secret
+from tests.theft import KEY
 
 STATES = ("pending", "sending", "delivered", "dead", "cancelled")
 
@@ -33,6 +36,20 @@ def url(tmp_path: Path) -> Iterator[str]:
     folders.drop_under(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands have the keys that the files are sealed with."""
+    monkeypatch.setenv("DISPATCHER_ENCRYPTION_KEYS", KEY)
+
+
+def settings_of(url: str, **changes: Any) -> Settings:
+    return Settings(database_url=url, encryption_keys=KEY, **changes)
+
+
+def move(path: Path, url: str, progress: Progress) -> Moved:
+    return mover.move(path, url, progress, kids={"k1"})
+
+
 def quiet(_table: str, _there: int, _total: int) -> None: ...
 
 
@@ -40,7 +57,7 @@ async def filled(path: Path, count: int) -> World:
     """A closed world on a file with `count` callbacks, a fifth of them in each state."""
 
     def make() -> Any:
-        return open_store(Settings(database_url=f"sqlite:///{path}", destination_concurrency=8))
+        return open_store(settings_of(f"sqlite:///{path}", destination_concurrency=8))
 
     world = World(make=make, store=make())
     await world.open()
@@ -97,7 +114,7 @@ async def test_a_file_with_a_rate_near_nothing_is_moved(tmp_path: Path, url: str
             old.execute(f"UPDATE {table} SET ready_normal = 9.3e18 WHERE ready_normal > 0")
     moved = await asyncio.to_thread(move, path, url, quiet)
     assert moved.differing == []
-    world.store = open_store(Settings(database_url=url))
+    world.store = open_store(settings_of(url))
     await world.open()
     try:
         claimed = await world.claim(now_ms=world.tick(1_000))
@@ -143,7 +160,7 @@ async def test_a_moved_file_loses_nothing_and_goes_on(tmp_path: Path, url: str) 
         states[table] = len(new)
     assert interrupted == {table for table in TABLES if states[table]}
     print(f"\nmoved {states} in {seconds:.1f} s, interrupted {len(interrupted)} times")
-    store = open_store(Settings(database_url=url))
+    store = open_store(settings_of(url))
     await store.open()
     try:
         stats = await store.stats(None)
@@ -173,11 +190,11 @@ async def test_a_half_moved_database_starts_nothing(tmp_path: Path, url: str) ->
 
     with pytest.raises(InterruptedError):
         await asyncio.to_thread(move, path, url, interrupt)
-    error = await raises(CannotStart, open_store(Settings(database_url=url)).open())
+    error = await raises(CannotStart, open_store(settings_of(url)).open())
     assert "dispatcher move" in str(error)
     moved = await asyncio.to_thread(move, path, url, quiet)
     assert moved.rows["payloads"] == 20
-    store = open_store(Settings(database_url=url))
+    store = open_store(settings_of(url))
     await store.open()
     await store.close()
     with pytest.raises(Conflict, match="already"):
@@ -187,7 +204,7 @@ async def test_a_half_moved_database_starts_nothing(tmp_path: Path, url: str) ->
 async def test_a_database_with_anything_in_it_is_not_moved_into(tmp_path: Path, url: str) -> None:
     path = tmp_path / "old.db"
     await filled(path, 5)
-    store = open_store(Settings(database_url=url))
+    store = open_store(settings_of(url))
     await store.open()
     await store.ensure_tenant("other", secret("other"))
     await store.close()
@@ -197,7 +214,7 @@ async def test_a_database_with_anything_in_it_is_not_moved_into(tmp_path: Path, 
 
 async def test_a_file_that_a_service_uses_is_not_moved(tmp_path: Path, url: str) -> None:
     path = tmp_path / "old.db"
-    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    store = open_store(settings_of(f"sqlite:///{path}"))
     await store.open()
     try:
         with pytest.raises(CannotStart, match="in use"):
@@ -233,7 +250,7 @@ async def test_a_moved_file_starts_nothing_and_says_where_its_data_is(
     with sqlite3.connect(path) as connection:
         connection.execute("DROP TABLE moved")
     connection.close()
-    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    store = open_store(settings_of(f"sqlite:///{path}"))
     await store.open()
     await store.close()
 
@@ -248,7 +265,7 @@ async def test_an_interrupted_move_leaves_a_file_that_can_be_used(tmp_path: Path
 
     with pytest.raises(InterruptedError):
         await asyncio.to_thread(move, path, url, interrupt)
-    store = open_store(Settings(database_url=f"sqlite:///{path}"))
+    store = open_store(settings_of(f"sqlite:///{path}"))
     await store.open()
     await store.close()
 
@@ -293,7 +310,7 @@ async def test_a_move_that_was_killed_keeps_nobody_waiting(tmp_path: Path, url: 
         "from dispatcher.store.postgres.move import move\n"
         "def die(table, there, total):\n"
         "    if table == 'callbacks' and there: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "move(Path(sys.argv[1]), sys.argv[2], die)\n"
+        "move(Path(sys.argv[1]), sys.argv[2], die, kids={'k1'})\n"
     )
     killed = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(path), url, stderr=asyncio.subprocess.PIPE
@@ -330,3 +347,31 @@ def test_a_move_from_or_to_nowhere_is_one_clear_line(
     error = capfd.readouterr().err
     assert said in error
     assert "test-password" not in error
+
+
+async def test_what_is_sealed_is_moved_only_to_where_its_keys_will_be(
+    tmp_path: Path, url: str
+) -> None:
+    """The key file stays behind: without its keys nothing is moved, and the command is told that
+    helps; with them the same bytes open in the new place."""
+    path = tmp_path / "old.db"
+    settings = Settings(database_url=f"sqlite:///{path}")
+    world = World(make=lambda: open_store(settings), store=open_store(settings))
+    await world.open()
+    await world.register("named", headers=(("X-A", "1"),))
+    await world.store.close()
+    file = key_file_of(path)
+    error = await raises(CannotStart, asyncio.to_thread(move, path, url, quiet))
+    assert f'DISPATCHER_ENCRYPTION_KEYS="$(cat {file})"' in str(error)
+    keys = file.read_text()
+    kid = keys.partition(":")[0]
+    await asyncio.to_thread(mover.move, path, url, quiet, kids={kid})
+    with pytest.raises(CannotStart, match=kid):
+        await open_store(Settings(database_url=url)).open()
+    store = open_store(Settings(database_url=url, encryption_keys=keys))
+    await store.open()
+    try:
+        assert all(one.unopened is None for one in await store.secrets(TENANT))
+        assert (await store.get_destination(TENANT, "named")).headers == (("X-A", "1"),)
+    finally:
+        await store.close()

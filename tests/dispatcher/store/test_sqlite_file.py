@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -140,6 +141,11 @@ def test_a_url_that_names_no_file_is_refused_without_its_password(url: str) -> N
 # --- backup ---
 
 
+def bring_key(folder: Path) -> None:
+    """Put the key, which no backup holds, beside the copy."""
+    shutil.copy(folder / "postback.db.key", folder / "copy")
+
+
 async def test_a_backup_taken_while_work_goes_on_is_whole(tmp_path: Path) -> None:
     """It opens, its parts agree with each other, and it holds all that was acknowledged before."""
     (tmp_path / "copy").mkdir()
@@ -162,6 +168,7 @@ async def test_a_backup_taken_while_work_goes_on_is_whole(tmp_path: Path) -> Non
         copied.set()
         assert await working >= 1
         assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    bring_key(tmp_path)
     async with sqlite_world(tmp_path / "copy") as copy:
         await copy.store.take_over(now_ms=copy.now_ms)
         assert "none" not in await copy.states(before)
@@ -204,6 +211,7 @@ async def test_a_backup_needs_no_running_service(tmp_path: Path) -> None:
         kept = (await world.submit()).id
     (tmp_path / "copy").mkdir()
     await backup(names(tmp_path / "postback.db"), tmp_path / "copy" / "postback.db")
+    bring_key(tmp_path)
     async with sqlite_world(tmp_path / "copy") as copy:
         assert await copy.states([kept]) == ["pending"]
 
