@@ -308,7 +308,14 @@ class Access:
         if sum(one.tenant == tenant for one in self._keys.values()) >= keys_max:
             owner = "the platform" if tenant is None else f"the tenant {tenant}"
             raise LimitReached(owner, "keys", "DISPATCHER_TENANT_KEYS_MAX", keys_max)
-        made = entry("key.create", key.id, tenant=tenant, scopes=sorted(scopes), label=label)
+        made = entry(
+            "key.create",
+            key.id,
+            tenant=tenant,
+            scopes=sorted(scopes),
+            label=label,
+            **_told(limits),
+        )
         await self._store.add_key(key, entries=[made])
         self._enter(key)
         return key, text
@@ -342,7 +349,12 @@ class Access:
         )
         entry = entry or self._by_service
         made = entry(
-            "key.rotate", key_id, tenant=key.tenant, overlap=overlap_ms / 1000, force=force
+            "key.rotate",
+            key_id,
+            tenant=key.tenant,
+            overlap=overlap_ms / 1000,
+            force=force,
+            expiresAt=iso(expires_ms),
         )
         rotated = await self._store.rotate_key(key_id, rotation, entries=[made])
         self._enter(rotated)
@@ -476,6 +488,16 @@ def _check_settings(settings: Settings) -> None:
     fault = None if settings.signing_secret is None else secret_fault(settings.signing_secret)
     if fault is not None:
         raise SettingError(f"DISPATCHER_SIGNING_SECRET {fault}")
+
+
+def _told(limits: Limits) -> dict[str, object]:
+    """Return what the audit trail says of what a key is bound to."""
+    return {
+        "expiresAt": iso(limits.expires_ms),
+        "networks": [str(network) for network in limits.networks] or None,
+        "destinations": sorted(limits.destinations) or None,
+        "ratePerSecond": limits.rate_per_second,
+    }
 
 
 def _principals(key: Key) -> Iterator[tuple[bytes, Principal]]:
