@@ -50,13 +50,14 @@ class Keyring:
     """Keys by name: the first seals, all open. `bound` says where a value stands: table, column,
     row, tenant."""
 
-    __slots__ = ("_ciphers", "_head", "_kid", "_text_head")
+    __slots__ = ("_ciphers", "_head", "_kid", "_refused", "_text_head")
 
     def __init__(self, keys: Sequence[tuple[str, bytes]]) -> None:
         """Raise KeyringError for no key, too many, a name twice or one that is none, a key that is
         not 32 bytes, and where the package `cryptography` is missing."""
         _check(keys)
         try:
+            from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError:
             raise KeyringError(
@@ -64,6 +65,7 @@ class Keyring:
                 "pip install '.[encryption]' in a checkout"
             ) from None
         self._ciphers = {kid: AESGCM(key) for kid, key in keys}
+        self._refused = (InvalidTag, ValueError)  # the latter: too short for a nonce and a tag
         self._kid = keys[0][0]
         self._text_head = f"{PREFIX}{self._kid}:"
         self._head = self._text_head.encode()
@@ -90,6 +92,8 @@ class Keyring:
 
     def open(self, sealed: bytes, *bound: str) -> bytes:
         """Return what was sealed for this place. Raises SealedError."""
+        if sealed.startswith(self._head):  # mostly
+            return self._opened(self._kid, sealed[len(self._head) :], bound)
         head = sealed[:_HEAD_MAX]
         kid = _kid_of(head.decode("ascii", "replace"))
         if kid is None or kid == _UNREADABLE:
@@ -122,12 +126,10 @@ class Keyring:
         cipher = self._ciphers.get(kid)
         if cipher is None:
             raise SealedError(bound, kid, missing=True)
-        from cryptography.exceptions import InvalidTag
-
         nonce, body = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
             return cipher.decrypt(nonce, body, _associated(bound))
-        except (InvalidTag, ValueError):  # ValueError: too short for a nonce and a tag
+        except self._refused:
             raise SealedError(bound, kid, missing=False) from None
 
 
