@@ -56,7 +56,7 @@ _BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
 # keep the log file from growing without bound.
 _CHECKPOINT_PAGES: Final = 4_096
 _LOG_BYTES: Final = 64 * 2**20  # larger than this it is only beside a backup
-# Writing a file of this size anew takes about two seconds.
+# Writing a file of this size anew takes up to four seconds, for which commits wait.
 _REWRITTEN_BYTES_MAX: Final = 256 * 2**20
 # A little more than what a small submit writes: eight pages and their log entries.
 _PROBE: Final = 32_768
