@@ -16,7 +16,8 @@ ENDS_WITHIN_S = 60.0
 
 
 class Process:
-    """Started with further arguments and settings; `first` is its first line of log."""
+    """Started with further arguments and settings; `first` is the line of its log that says where
+    it listens; there may be warnings before."""
 
     def __init__(
         self, words: tuple[str, ...], environ: dict[str, str], folder: Path | None = None
@@ -32,6 +33,8 @@ class Process:
         assert self.popen.stderr is not None
         self.stderr = self.popen.stderr
         self.first: dict[str, Any] = json.loads(self.stderr.readline())
+        while self.first["level"] == "warning":
+            self.first = json.loads(self.stderr.readline())
         self.port = int(self.first["port"])
         # A pipe that nobody empties fills up, and a full one stops who writes to it.
         self.reader = Thread(target=self.stderr.read)

@@ -1,6 +1,7 @@
 """A receiver whose key is missing says so wherever somebody looks, goes on, and loses nothing; and
 one that has no key needs nothing for it."""
 
+import json
 import subprocess
 import sys
 from base64 import b64encode
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from receiver import Event, Receiver, Settings
 from receiver.base import log
+from receiver.cli.root import app
 from receiver.inbox.inbox import InboxError, open_inbox
+from receiver.inbox.message import STATES
 from receiver.testing import Client, Clock
 from tests.receiver.inbox.messages import message
 from tests.receiver.inbox.places import key
@@ -151,3 +155,45 @@ async def story():
 asyncio.run(story())
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_commands_say_what_is_plain_and_seal_it_slice_by_slice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until the service says that it is done; what no key opens makes it fail."""
+    counts = {"plain": 3, "sealed": 4, "old": 5, "unreadable": 6}
+    encryption = {
+        "key": "k2", "sealing": True, "missingKeys": ["k0"],
+        **dict.fromkeys(("messages", "failures", "expectations"), counts),
+    }  # fmt: skip
+    stats = {"messages": dict.fromkeys(STATES, 7), "encryption": encryption}
+    slices = [
+        {"sealed": 2, "unreadable": 0, "next": "there"},
+        {"sealed": 1, "unreadable": 1, "next": None},
+    ]
+    scrubs = [{"done": False}, {"done": True}]
+    asked: list[tuple[str, dict[str, str] | None]] = []
+
+    def ask(path: str, query: dict[str, str] | None = None, **_: Any) -> Any:
+        asked.append((path, query))
+        return {
+            "/inbox/stats": lambda: stats,
+            "/inbox/reencrypt": lambda: slices.pop(0),
+            "/inbox/scrub": lambda: scrubs.pop(0),
+        }[path]()
+
+    monkeypatch.setattr("receiver.cli.inbox.ask", ask)
+    shown = CliRunner().invoke(app, ["inbox", "stats"])
+    assert shown.exit_code == 0
+    words = shown.stdout.split()
+    for word in ("unreadable", "3", "4", "5", "6", "7", "k2", "k0"):
+        assert word in words
+    done = CliRunner().invoke(app, ["inbox", "reencrypt"])
+    assert (done.exit_code, done.stdout) == (1, "sealed: 3, unreadable: 1\n")
+    assert asked[1:] == [
+        ("/inbox/reencrypt", None), ("/inbox/reencrypt", {"after": "there"}),
+        ("/inbox/scrub", None), ("/inbox/scrub", None),
+    ]  # fmt: skip
+    slices.append({"sealed": 0, "unreadable": 0, "next": None})
+    done = CliRunner().invoke(app, ["inbox", "reencrypt", "--no-scrub", "--json"])
+    assert json.loads(done.stdout) == {"sealed": 0, "unreadable": 0, "scrubbed": False}
