@@ -23,13 +23,14 @@ import pytest
 from receiver.testing import signed_request
 from tests.dispatcher.postgres.server import private_server
 from tests.receiver.inbox.places import key
-from tests.thief import found_in
+from tests.theft import beside, found
 
 SECRET: Final = f"whsec_{b64encode(sha256(b'signing').digest()).decode()}"
 ADMIN_KEY: Final = "the-admin-key-of-tests-of-thieves"
 WITHIN_S: Final = 60.0
 # Short enough for no database to compress it; and not the same twice.
 SECRET_OUTPUT: Final = b"patient 4711 has 9f8e7d6c5b4a39281706f5e4d3c2b1a0 \xc3\xa4\xf0\x9f\xa6\x8a"
+PART: Final = 24
 TOKEN: Final = b"token-4c1d8b7a6f5e4d3c2b1a"
 
 HANDLER: Final = """
@@ -130,18 +131,27 @@ def body(job: str, text: bytes = SECRET_OUTPUT) -> bytes:
     return b'{"jobId":"%b","status":"completed","output":"%b"}' % (job.encode(), text)
 
 
-def secrets() -> dict[str, bytes]:
-    """What nobody is to find."""
-    return {
-        "the output": SECRET_OUTPUT,
-        "the body": body("good"),
-        "the body of a failed one": body("bad"),
-        "the body of a conflict": body("good", SECRET_OUTPUT + b" other"),
-        "the status URL": TOKEN,
-        "the signing secret": SECRET.encode(),
-        "the signing secret's bytes": b64decode(SECRET.removeprefix("whsec_")),
-        **{f"the key {kid}": b64decode(key(kid).partition(":")[2]) for kid in ("k1", "k2")},
+def values(*, of_settings: bool = True) -> list[str | bytes]:
+    """What nobody is to find: each body in parts, since a row may be torn between two pages; its
+    hash, which confirms a guess; the status URL; and what the settings hold."""
+    bodies = [body("good"), body("bad"), body("good", SECRET_OUTPUT + b" other"), SECRET_OUTPUT]
+    parts = {
+        one[start : start + PART] for one in bodies for start in range(0, len(one) - PART, PART)
     }
+    hashes = [sha256(one).digest() for one in bodies]
+    in_settings = [
+        SECRET,
+        b64decode(SECRET.removeprefix("whsec_")),
+        *(b64decode(key(kid).partition(":")[2]) for kid in ("k1", "k2")),
+    ]
+    return [*map(_text, parts), *hashes, TOKEN.decode(), *(in_settings if of_settings else ())]
+
+
+def _text(part: bytes) -> str | bytes:
+    try:
+        return part.decode()
+    except UnicodeDecodeError:
+        return part
 
 
 def receive_and_fail(service: Service) -> None:
@@ -196,13 +206,13 @@ def test_a_thief_of_a_sqlite_file_finds_nothing(tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path / folder}/inbox.db"
         with running(tmp_path / folder, url, keys) as service:
             receive_and_fail(service)
-            found = found_in([tmp_path / folder], secrets())
-            assert bool(found) is not bool(keys), found
+            hits = found(values(), tmp_path / folder)
+            assert bool(hits) is not bool(keys), hits
     sealed = tmp_path / "sealed"
     with running(sealed, f"sqlite:///{sealed}/inbox.db", (key("k2"), key("k1"))) as service:
         mend_and_prune(service, sealed)
-        assert found_in([sealed], secrets()) == []
-    assert found_in([sealed], secrets()) == []
+        assert found(values(), sealed) == []
+    assert found(values(), sealed) == []
 
 
 def test_what_was_plain_leaves_nothing_in_a_sqlite_file_once_it_is_sealed(tmp_path: Path) -> None:
@@ -215,13 +225,12 @@ def test_what_was_plain_leaves_nothing_in_a_sqlite_file_once_it_is_sealed(tmp_pa
         until(lambda: set(service.states().values()), lambda states: "pending" not in states)
         service.run("inbox", "prune", "--older-than-days", "0")
         service.send(body("last"))
-    files = [tmp_path / f"inbox.db{end}" for end in ("", "-wal", "-shm")]
-    at_rest = {name: one for name, one in secrets().items() if "secret" not in name}
-    assert found_in(files, at_rest)
+    files = beside(tmp_path / "inbox.db")
+    assert found(values(of_settings=False), *files)
     with running(tmp_path, url, (key("k1"),)) as service:
         assert service.run("inbox", "stats")["encryption"]["messages"]["plain"] > 0
         assert service.run("inbox", "reencrypt")["sealed"] > 0
-        assert found_in(files, secrets()) == []
+        assert found(values(), *files) == []
         assert service.admin(service.path_of("last"))["body"].encode() == body("last")
         with closing(sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True)) as database:
             assert database.execute("PRAGMA auto_vacuum").fetchone() == (2,)  # still incremental
@@ -243,5 +252,5 @@ def test_a_thief_of_a_postgres_data_folder_finds_nothing(tmp_path: Path) -> None
                     receive_and_fail(service)
             with psycopg.connect(server.url, autocommit=True) as connection:
                 connection.execute("CHECKPOINT")
-            found = found_in([server.folder / "data", folder], secrets())
-            assert bool(found) is not bool(keys), found
+            hits = found(values(), server.folder / "data", folder)
+            assert bool(hits) is not bool(keys), hits
