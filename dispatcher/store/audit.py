@@ -83,14 +83,15 @@ class _Range:
 def page(tx: Tx, filter: EntryFilter, *, after: str | None, limit: int) -> EntryPage:
     """Return at most `limit` entries, newest first, after id `after`. A page that came to the end
     of what one look may cost is shorter, and others follow it."""
-    looked = _range(filter, after)
+    since = None if filter.since_ms is None else id_floor("au", filter.since_ms)
+    looked = _range(filter, after, since)
     last_id = _reach(tx, looked) if looked.rest else None
-    bound = "" if last_id is None else " AND id >= ?"
+    if last_id is not None:  # one bound from below: of two a database would take either
+        looked = _range(filter, after, last_id)
     rows = tx.all(
-        f"SELECT {_NAMES} FROM audit WHERE {looked.condition}{bound}{looked.rest} "
+        f"SELECT {_NAMES} FROM audit WHERE {looked.condition}{looked.rest} "
         f"ORDER BY {looked.order} LIMIT ?",
         *looked.values,
-        *(() if last_id is None else (last_id,)),
         *looked.rest_values,
         limit + 1,
     )
@@ -116,16 +117,16 @@ def prune(tx: Tx, before_ms: int, limit: int) -> int:
     return len(gone)
 
 
-def _range(filter: EntryFilter, after: str | None) -> _Range:
-    """Return the index to walk: that of the target, which holds the least; else the tenant's. What
-    is sorted by its first column too can be read from no other."""
+def _range(filter: EntryFilter, after: str | None, down_to: str | None) -> _Range:
+    """Return the index to walk, from `after` down to an id: that of the target, which holds the
+    least; else the tenant's. What is sorted by its first column too can be read from no other."""
     bounds: list[tuple[str, object]] = []
     until = None if filter.until_ms is None else id_floor("au", filter.until_ms)
     upper = min((bound for bound in (until, after) if bound is not None), default=None)
     if upper is not None:
         bounds.append(("id < ?", upper))
-    if filter.since_ms is not None:
-        bounds.append(("id >= ?", id_floor("au", filter.since_ms)))
+    if down_to is not None:
+        bounds.append(("id >= ?", down_to))
     led = "target" if filter.target is not None else "tenant"
     lead = filter.target or filter.tenant
     if lead is not None:

@@ -131,7 +131,8 @@ TRAILS: Final[dict[str, tuple[EntryFilter, str]]] = {
 def test_the_audit_trail_is_walked_by_its_index(
     name: str, connection: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In its order, also where one look comes only so far."""
+    """In its order, also where one look comes only so far. Of all tenants, the entries that one
+    look is about may be sorted."""
     wanted, index = TRAILS[name]
     seen: list[str] = []
 
@@ -151,7 +152,7 @@ def test_the_audit_trail_is_walked_by_its_index(
     for sql in seen:
         plan = explained(connection, sql)
         assert "Seq Scan" not in plan, plan
-        assert "Sort" not in plan, plan
+        assert "Sort" not in plan or name == "of all", plan
         assert index in plan, plan
 
 
