@@ -19,7 +19,8 @@ from receiver.handling.tx import Effects
 from receiver.handling.worker import Worker
 from receiver.http.router import Router, request_id
 from receiver.inbox.expectations import Expectation
-from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable, open_inbox
+from receiver.inbox.inbox import Inbox, InboxError, InboxUnavailable
+from receiver.inbox.opening import open_inbox
 from receiver.inbox.seals import Seals
 from receiver.metrics import Metrics
 from receiver.reconciler import Reconciler

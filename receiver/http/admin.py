@@ -22,7 +22,7 @@ from receiver.base.http import (
     read_query,
 )
 from receiver.inbox.expectations import EXPECTED, Expectation
-from receiver.inbox.inbox import Inbox
+from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import REPLAYABLE, STATES, State, StoredMessage
 from receiver.inbox.reencrypt import START, Place, Sealing, from_text, to_text
 from receiver.reconciler import Reconciler
@@ -200,7 +200,10 @@ class Admin:
         if not self._scrubbing.done():
             return Response(status=202, document={"done": False})
         scrubbing, self._scrubbing = self._scrubbing, None
-        await scrubbing
+        try:
+            await scrubbing
+        except InboxUnavailable as error:
+            raise Refusal(503, "UNAVAILABLE", f"not done: {error}") from None
         return Response(document={"done": True})
 
     async def _list_expected(self, request: Request) -> Response:

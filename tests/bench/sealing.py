@@ -15,8 +15,9 @@ from typing import Final
 
 from receiver.base.keyring import Keyring, make_key, read_keys
 from receiver.inbox.attempts import Settlement
-from receiver.inbox.inbox import Inbox, open_inbox
+from receiver.inbox.inbox import Inbox
 from receiver.inbox.message import Message
+from receiver.inbox.opening import open_inbox
 from receiver.inbox.seals import Seals
 from receiver.settings import Settings
 

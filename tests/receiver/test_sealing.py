@@ -1,13 +1,16 @@
 """A receiver whose key is missing says so wherever somebody looks, goes on, and loses nothing; and
 one that has no key needs nothing for it."""
 
+import asyncio
 import json
 import subprocess
 import sys
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from typer.testing import CliRunner
@@ -15,10 +18,12 @@ from typer.testing import CliRunner
 from receiver import Event, Receiver, Settings
 from receiver.base import log
 from receiver.cli.root import app
-from receiver.inbox.inbox import InboxError, open_inbox
+from receiver.inbox.expectations import NewExpectation
+from receiver.inbox.inbox import InboxError, InboxUnavailable
 from receiver.inbox.message import STATES
+from receiver.inbox.opening import open_inbox
 from receiver.testing import Client, Clock
-from tests.receiver.inbox.messages import message
+from tests.receiver.inbox.messages import NOW_MS, message
 from tests.receiver.inbox.places import key
 
 SECRET = f"whsec_{b64encode(sha256(b'signing').digest()).decode()}"
@@ -105,7 +110,45 @@ async def test_a_missing_key_is_told_everywhere_and_what_comes_in_is_handled(
         assert (await client._http.get("/readyz")).json() == {"status": "ready"}
 
 
-async def test_sealing_anew_by_the_admin_routes(tmp_path: Path) -> None:
+async def test_a_job_whose_status_url_no_key_opens_is_not_asked_for_and_not_lost(
+    tmp_path: Path,
+) -> None:
+    """It is our own lack: counted, told, and over when its key is back."""
+    inbox = await open_inbox(settings(tmp_path, key("k1")))
+    await inbox.expect(
+        NewExpectation(
+            source="/webhooks",
+            job_id="job_1",
+            status_url="http://127.0.0.1:9/token",
+            credentials=None,
+            platform="auto",
+            now_ms=NOW_MS,
+            ask_ms=NOW_MS,
+        )
+    )
+    await inbox.close()
+
+    async def listed(keys: tuple[str, ...], told: str) -> Any:
+        """The job as it is listed once a metric says so."""
+        given = replace(settings(tmp_path, *keys), lost_after=0.01, ask_base=0.01)
+        async with Client(Receiver(given), SECRET) as client, asyncio.timeout(30):
+            while told not in (await client._http.get("/metrics")).text:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            (job,) = (await get(client, "/expected"))["data"]
+        return job
+
+    unread = await listed((key("k2"),), 'receiver_own_faults_total{lack="key"}')
+    assert (unread["state"], unread["statusUrl"], unread["failingSince"]) == (
+        "expected", None, None,
+    )  # fmt: skip
+    assert "k1" in unread["lastError"]
+    asked = await listed(BOTH, 'receiver_asked_total{outcome="failed"} 1')
+    assert asked["statusUrl"] == "http://127.0.0.1:9/token"
+
+
+async def test_sealing_anew_by_the_admin_routes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Slice by slice until it is done; not without a key, nor from a place that is none."""
     await left_over(tmp_path)
     async with Client(receiver_of([], settings(tmp_path, *BOTH)), SECRET) as client:
@@ -119,6 +162,11 @@ async def test_sealing_anew_by_the_admin_routes(tmp_path: Path) -> None:
         assert (await http.post("/inbox/scrub", headers=ADMIN)).json() == {"done": True}
         stats = await get(client, "/inbox/stats")
         assert stats["encryption"]["messages"]["sealed"] == 1
+        with monkeypatch.context() as patched:
+            full = InboxUnavailable("the disk has no room for this")
+            patched.setattr(client.receiver.inbox, "scrub", AsyncMock(side_effect=full))
+            refused = await http.post("/inbox/scrub", headers=ADMIN)
+        assert (refused.status_code, "no room" in refused.text) == (503, True)
         wrong = await http.post("/inbox/reencrypt", params={"after": "x"}, headers=ADMIN)
         assert (wrong.status_code, wrong.json()["details"]["field"]) == (422, "after")
     (tmp_path / "plain").mkdir()

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from receiver.inbox.inbox import Inbox, open_inbox
+from receiver.inbox.inbox import Inbox
+from receiver.inbox.opening import open_inbox
 from receiver.settings import Encryption, Settings
 
 
