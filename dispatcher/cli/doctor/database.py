@@ -63,6 +63,7 @@ def sqlite(settings: Settings) -> Iterator[Check]:
         return
     if found is None:
         yield _absent(settings.database_url)
+        yield from faults
         return
     if found.unreadable is not None:
         advice = "keep the file as it is and restore a backup to another path"
@@ -123,7 +124,7 @@ def _named(keys: Sequence[EndingKey]) -> str:
 def _keys(settings: Settings, file: Path | None = None) -> tuple[Sealing, list[Check]]:
     """Return the keys of this shell and of the key file, and what is wrong with them."""
     try:
-        given = given_keys(replace(settings, encryption="auto"))
+        given = given_keys(settings)
         kept = [] if file is None else read_key_file(file)
         where = file if kept else None
         keys = sealing_of(replace(settings, encrypt_payloads="off"), [*given, *kept], where)

@@ -63,10 +63,16 @@ def test_the_doctor_misses_a_key_by_its_name(tmp_path: Path) -> None:
         assert "1 signing secrets (k1)" in found[0].message
         assert "DISPATCHER_ENCRYPTION_KEYS" in (found[0].advice or "")
         assert ".key" in (found[0].advice or "")
-    (bad,) = [
-        one for one in sealed(replace(settings, encryption_keys="k1:x")) if one.name == "keys"
-    ]
-    assert bad.state == "bad"
+    for wrong in (
+        replace(settings, encryption_keys="k1:x"),
+        replace(settings, encryption_keys=None, encryption="required"),
+    ):
+        bad = sealed(wrong)[0]
+        assert (bad.name, bad.state) == ("keys", "bad")
+        assert "DISPATCHER_ENCRYPTION_KEYS" in bad.message
+    (tmp_path / "new").mkdir()
+    new = settings_for(tmp_path / "new", encryption="required")
+    assert [one.name for one in sealed(new)] == ["keys"]
     assert list(tmp_path.glob("*.key")) == []
 
 
