@@ -13,6 +13,7 @@ from receiver.base.clock import now_ms
 
 _LOG: Final = log.get("dispatcher.resealer")
 _PAUSE_S: Final = 0.005  # between slices: others' commits go first
+_PAGES: Final = 256  # free ones that are given back at once: a few milliseconds
 _ERASE_TRIES: Final = 10  # while a listing reads an older state of the file
 _ERASE_AGAIN_S: Final = 1.0
 
@@ -83,10 +84,17 @@ class Resealer:
         )
 
     async def _erased(self) -> bool:
-        erased = await self._store.erase_deleted()
-        for _ in range(_ERASE_TRIES):
-            if erased != "busy":
-                break
-            await asyncio.sleep(_ERASE_AGAIN_S)
-            erased = await self._store.erase_deleted()
+        """Whether nothing of what was there before is left in the file."""
+        try:
+            while await self._store.shrink(pages=_PAGES) == _PAGES:  # noqa: ASYNC110 - it acts
+                await asyncio.sleep(_PAUSE_S)
+            erased = await self._store.erase_deleted(rewrite=True)
+            for _ in range(_ERASE_TRIES):
+                if erased != "busy":
+                    break
+                await asyncio.sleep(_ERASE_AGAIN_S)
+                erased = await self._store.erase_deleted(rewrite=False)
+        except StoreError as error:  # there may be no room to write the file anew
+            _LOG.warning("what is sealed now may still stand in unused pages", reason=str(error))
+            return False
         return erased == "clean"

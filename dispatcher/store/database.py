@@ -144,9 +144,9 @@ class Database(Protocol):
     async def overwrite_deleted(self) -> None:
         """From now on have what is deleted or changed be overwritten in the file."""
 
-    async def erase_deleted(self) -> Erased:
-        """End that, and have nothing of what was there before stay in the file; return what came
-        of it."""
+    async def erase_deleted(self, *, rewrite: bool) -> Erased:
+        """End that, and have nothing of what was there before stay in the file, which is written
+        anew (`rewrite`) or has been; return what came of it."""
 
 
 def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:

@@ -716,10 +716,10 @@ class Store:
         """From now on have what is deleted or changed be overwritten in the file."""
         await self._database.overwrite_deleted()
 
-    async def erase_deleted(self) -> Erased:
-        """End that, and have nothing of what was there before stay in the file; return what came
-        of it."""
-        return await self._database.erase_deleted()
+    async def erase_deleted(self, *, rewrite: bool) -> Erased:
+        """End that, and have nothing of what was there before stay in the file, which is written
+        anew (`rewrite`) or has been; return what came of it."""
+        return await self._database.erase_deleted(rewrite=rewrite)
 
     # --- retention ---
 

@@ -161,7 +161,7 @@ class PostgresDatabase:
     async def overwrite_deleted(self) -> None:
         """Differs: the server does as it does."""
 
-    async def erase_deleted(self) -> Erased:
+    async def erase_deleted(self, *, rewrite: bool) -> Erased:
         """Differs: what rows were stays in the server's files, until it writes over them."""
         return "elsewhere"
 

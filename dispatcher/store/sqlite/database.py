@@ -174,8 +174,8 @@ class SqliteDatabase:
     async def overwrite_deleted(self) -> None:
         await self._file.write(overwrite_deleted)
 
-    async def erase_deleted(self) -> Erased:
-        return await self._file.write(erase_deleted)
+    async def erase_deleted(self, *, rewrite: bool) -> Erased:
+        return await self._file.write(erase_deleted, rewrite)
 
     def _measure(self, connection: sqlite3.Connection) -> Usage:
         return measure(
@@ -317,18 +317,16 @@ def overwrite_deleted(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA secure_delete = ON").fetchall()
 
 
-def erase_deleted(connection: sqlite3.Connection) -> Erased:
+def erase_deleted(connection: sqlite3.Connection, rewrite: bool) -> Erased:
     """Have nothing that was deleted or changed stay in the file or its log. A large file is left as
-    it is but for its free pages, since writing it anew would keep everybody waiting: parts of
-    pages that rows have left may then hold what they were."""
+    it is, since writing it anew would keep everybody waiting: parts of pages that rows have left
+    may then hold what they were."""
     connection.execute("PRAGMA secure_delete = OFF").fetchall()
     (count,) = connection.execute("PRAGMA page_count").fetchone()
     (size,) = connection.execute("PRAGMA page_size").fetchone()
     small = count * size <= _REWRITTEN_BYTES_MAX
-    if small:
+    if small and rewrite:
         connection.execute("VACUUM")
-    else:
-        give_back(connection, count)
     busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         return "busy"

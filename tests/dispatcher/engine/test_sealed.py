@@ -1,14 +1,23 @@
 """What no key of ours opens is our own lack (D21): it is handed back unspent, never sent unsigned,
 and told; everybody else's goes out."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import pytest
+
+from dispatcher.engine import resealer
 from dispatcher.engine.faults import Faults
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
+from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
+from dispatcher.store.errors import StoreFull
+from dispatcher.store.reencrypt import Reencryption
+from dispatcher.store.store import Store
 from dispatcher.values import Delivery, SigningSecret, Unopened
 from receiver.base.lack import OwnLack
 from tests.dispatcher.engine.rig import Rig, Script, rigged
@@ -120,3 +129,83 @@ def test_a_missing_key_is_told_until_it_was_tried_again() -> None:
     assert faults.missing_key(150_000) == "why"
     assert faults.missing_key(150_001) is None
     assert faults.until_ms == 0  # others' deliveries go on
+
+
+# --- sealing again ---
+
+
+class Shelf:
+    """A store of which all is sealed again in two slices, and whose file is as it is told."""
+
+    is_sealing = True
+    shared = False
+
+    def __init__(self, *erased: object) -> None:
+        self.erased = list(erased)
+        self.asked: list[bool] = []
+        self.at = Reencryption(
+            kid="k1",
+            state="running",
+            place="a",
+            reached="",
+            looked=0,
+            sealed=0,
+            unopened=0,
+            clean=False,
+            started_ms=0,
+            finished_ms=None,
+        )
+        self.done = asyncio.Event()
+
+    async def reencryption(self) -> Reencryption:
+        return self.at
+
+    async def runs_reencryption(self) -> bool:
+        return True
+
+    async def overwrite_deleted(self) -> None: ...
+
+    async def reencrypt(self, at: Reencryption, *, now_ms: int) -> Reencryption:
+        return replace(at, place="b" if at.place == "a" else "")
+
+    async def shrink(self, *, pages: int) -> int:
+        return 0
+
+    async def erase_deleted(self, *, rewrite: bool) -> object:
+        self.asked.append(rewrite)
+        found = self.erased.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def finish_reencryption(
+        self, at: Reencryption, *, clean: bool, now_ms: int
+    ) -> Reencryption:
+        self.at = replace(at, state="done", clean=clean)
+        self.done.set()
+        return self.at
+
+
+@pytest.mark.parametrize(
+    ("erased", "asked", "clean"),
+    [
+        (("clean",), [True], True),
+        (("large",), [True], False),
+        (("elsewhere",), [True], False),
+        (("busy", "busy", "clean"), [True, False, False], True),
+        ((StoreFull("no room"),), [True], False),
+    ],
+)
+async def test_the_file_is_written_anew_once_and_what_came_of_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch, erased: tuple[object, ...], asked: list[bool], clean: bool
+) -> None:
+    """While somebody reads an older state of it the log is emptied later; where there is no room,
+    the rest is done all the same."""
+    monkeypatch.setattr(resealer, "_ERASE_AGAIN_S", 0.0)
+    shelf = Shelf(*erased)
+    running = resealer.Resealer(Settings(), cast(Store, shelf))
+    running.start()
+    async with asyncio.timeout(10):
+        await shelf.done.wait()
+    await running.stop()
+    assert (shelf.asked, shelf.at.clean, shelf.at.state) == (asked, clean, "done")
