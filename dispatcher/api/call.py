@@ -106,6 +106,11 @@ class Call:
         """The address that asks; empty where that is not known."""
         return self.request.address
 
+    @property
+    def scheme(self) -> str:
+        """What the client speaks, `http` or `https`: behind a trusted proxy, as that one says."""
+        return self.request.scheme
+
     def entry(
         self, action: str, target: str | None = None, *, tenant: str | None = "", **detail: Any
     ) -> Entry:

@@ -120,6 +120,17 @@ def test_keys_that_end_are_named(tmp_path: Path) -> None:
     assert list(database.keys([], now_ms=0)) == []
 
 
+def test_a_key_that_ends_is_found_in_the_file(service: Running, cli: Run) -> None:
+    """Beside the running service, which warns too."""
+    made = cli("keys", "create", "--scope", "read", "--expires", "1d", "--label", "ending")
+    assert made.code == 0, made.err
+    found = {check.name: check for check in database.sqlite(service.settings)}
+    assert "(ending)" in found["keys that end"].message
+    (id,) = [one["id"] for one in cli("keys", "list", "--json").lines if one["label"] == "ending"]
+    cli("keys", "revoke", id)
+    assert "keys that end" not in {check.name for check in database.sqlite(service.settings)}
+
+
 @pytest.mark.parametrize(
     ("networks", "state"), [((), "ok"), (("10.0.0.0/8",), "warn"), (("::/0",), "bad")]
 )

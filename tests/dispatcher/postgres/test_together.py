@@ -14,10 +14,10 @@ import pytest
 from dispatcher.access import SCOPES, Access, Principal, Unauthorized
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
-from dispatcher.keys import new_text
+from dispatcher.keys import Limits, new_text
 from dispatcher.settings import Settings
 from dispatcher.store.errors import Conflict, StoreError, TenantErasing
-from dispatcher.store.postgres.database import PostgresDatabase
+from dispatcher.store.postgres.database import PostgresDatabase, inspect
 from dispatcher.store.postgres.session import skew_ms
 from dispatcher.store.store import Store
 from dispatcher.values import Delivery
@@ -322,6 +322,18 @@ async def test_keys_that_nobody_knows_are_looked_for_a_few_times_a_second(
     for _ in range(100):
         await raises(Unauthorized, access.principal(f"Bearer {new_text()}"))
     assert looks == 10
+
+
+async def test_the_doctor_finds_the_keys_that_end(together: Together) -> None:
+    """Those that end first, first; those without an end are none of them."""
+    one = await together.join()
+    access = Access(one.store, Settings(database_url=together.url))
+    await access.bootstrap()
+    for ends_ms in (3, None, 2):
+        limits = Limits(expires_ms=ends_ms, rate_per_second=1)
+        await access.make_key(tenant=None, scopes=["read"], label=f"l{ends_ms}", limits=limits)
+    ending = inspect(together.url).ending_keys
+    assert [(key.label, key.expires_ms) for key in ending] == [("l2", 2), ("l3", 3)]
 
 
 async def test_counts_are_everybodys(together: Together) -> None:
