@@ -11,7 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dispatcher.audit import new_entry
 from dispatcher.server import LOG_STYLE
+from dispatcher.store import audit
 from receiver.base import log
 from receiver.base.log import LogFormat, LogLevel
 
@@ -61,6 +63,25 @@ def test_an_event_is_one_line_of_json_with_its_fields() -> None:
         "level": "info", "logger": "engine", "event": "attempt",
         "id": "cb_1", "n": 2, "ok": True, "none": None,
     }  # fmt: skip
+
+
+def test_the_audit_trail_is_written_whatever_the_level() -> None:
+    stream = configured(level="error")
+    entry = new_entry(
+        "key.create",
+        at_ms=1_000,
+        actor="key_1",
+        tenant=None,
+        target="key_2",
+        detail={"scopes": ["read"]},
+        reason="ticket 4711",
+    )
+    audit.write_to_log([entry])
+    log.get("dispatcher.api").warning("not this one")
+    line = json.loads(stream.getvalue())
+    assert (line["logger"], line["event"], line["level"]) == ("audit", "key.create", "info")
+    assert (line["id"], line["actor"], line["tenant"]) == (entry.id, "key_1", None)
+    assert (line["detail"], line["reason"]) == ({"scopes": ["read"]}, "ticket 4711")
 
 
 def test_levels_below_the_one_that_is_set_are_not_written() -> None:

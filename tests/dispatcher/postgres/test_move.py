@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dispatcher.audit import Entry, new_entry
 from dispatcher.cli import main
 from dispatcher.cli.doctor import database as doctors
 from dispatcher.fairness import RATE_MIN
@@ -24,7 +25,7 @@ from dispatcher.store.rows import ROW_BYTES
 from dispatcher.store.sqlite.key_file import key_file_of
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE
-from tests.dispatcher.store.builders import TENANT, World, raises, secret
+from tests.dispatcher.store.builders import T0, TENANT, World, raises, secret
 from tests.theft import KEY
 
 STATES = ("pending", "sending", "delivered", "dead", "cancelled")
@@ -71,8 +72,21 @@ async def filled(path: Path, count: int) -> World:
         TENANT, Filter(status="dead"), rate_per_second=1.0, now_ms=world.now_ms
     )
     await world.store.feed_replay(made.id, limit=count // 50 or 1, now_ms=world.tick())
+    await world.store.record(*(_entry(n) for n in range(count)))
     await world.store.close()
     return world
+
+
+def _entry(number: int) -> Entry:
+    return new_entry(
+        "callback.cancel",
+        at_ms=T0 + number,
+        actor="key_1",
+        tenant=TENANT if number % 3 else None,
+        target=f"cb_{number}",
+        detail={"name": "é"},
+        reason="why" if number % 2 else None,
+    )
 
 
 async def _one(world: World, number: int) -> None:
