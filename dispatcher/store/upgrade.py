@@ -21,6 +21,7 @@ SELECT id, tenant, url, removed_ms,
        OR policy IS NOT NULL OR headers <> '[]'
 FROM destinations WHERE name IS NULL AND last_url IS NULL ORDER BY id LIMIT ?
 """
+# Headers go to another row as they are: what is sealed is bound to its row, and came later.
 _REGISTER: Final = """
 INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, disabled_reason,
                           concurrency, rate, created_ms, removed_ms)

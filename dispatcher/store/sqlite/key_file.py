@@ -29,6 +29,8 @@ def read_key_file(file: Path) -> Keys:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise CannotStart(f"cannot read the key file {file}: {why}") from None
+    if is_exposed(file):
+        _LOG.warning("others may read the key file: chmod 600", file=str(file))
     try:
         return read_keys(text, str(file))
     except KeyringError as error:

@@ -17,7 +17,7 @@ from dispatcher.store import open_store, reencrypt
 from dispatcher.store.errors import CannotStart, CannotUnseal, NoKeyring
 from dispatcher.store.reencrypt import Reencryption
 from dispatcher.store.sealing import Counted, count, ring_of
-from dispatcher.store.sqlite.key_file import key_file_of
+from dispatcher.store.sqlite.key_file import key_file_of, make_key_file, read_key_file
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import FACTORIES, LOOKERS, TENANT, World, raises, secret
 from tests.dispatcher.store.conftest import Build
@@ -437,3 +437,52 @@ def test_keys_that_are_none_stop_the_start(tmp_path: Path, keys: str) -> None:
     with pytest.raises(CannotStart, match="DISPATCHER_ENCRYPTION_KEYS") as raised:
         opened(tmp_path, encryption_keys=keys)
     assert KEY.partition(":")[2] not in str(raised.value)
+
+
+async def test_a_key_is_on_the_disk_before_anything_is_sealed_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut in between must not leave values whose key is gone: file, then folder."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    file = tmp_path / "postback.db.key"
+    (tmp_path / "postback.db.key.new").write_text("what a crash left behind")
+    keys = make_key_file(file)
+    assert synced == ["postback.db.key.new", tmp_path.name]
+    assert read_key_file(file) == keys
+    assert os.listdir(tmp_path) == ["postback.db.key"]
+
+
+async def test_a_key_file_that_others_may_read_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = opened(tmp_path)
+    await store.open()
+    await store.close()
+    assert "others may read" not in caplog.text
+    (tmp_path / "postback.db.key").chmod(0o644)
+    store = opened(tmp_path)
+    await store.open()
+    await store.close()
+    assert "others may read the key file" in caplog.text
+
+
+async def test_another_name_of_the_database_finds_the_same_key(tmp_path: Path) -> None:
+    """Through symbolic links, as its lock does."""
+    store = opened(tmp_path)
+    await store.open()
+    await store.ensure_tenant(TENANT, secret())
+    await store.close()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "postback.db").symlink_to(tmp_path / "postback.db")
+    store = opened(tmp_path / "other")
+    await store.open()
+    assert (await store.secrets(TENANT))[0].value
+    await store.close()
+    assert not (tmp_path / "other" / "postback.db.key").exists()
