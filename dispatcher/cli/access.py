@@ -296,7 +296,7 @@ def reencrypt(
     then take the old one out. Where several processes share a database, first add the new key
     behind the old one everywhere.
     """
-    call, polls = calls.reencrypt(), 0
+    call, polls = calls.reencrypt(reason=service.reason), 0
     while True:
         response = service.client.raw(call)
         done = call.read(response)

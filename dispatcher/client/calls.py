@@ -499,10 +499,10 @@ def reveal_secret(
     return _post(_json(RevealedSecret), "secrets", "reveal", fields=fields, reason=reason)
 
 
-def reencrypt() -> Call[Reencryption]:
+def reencrypt(*, reason: str | None = None) -> Call[Reencryption]:
     """Have everything that the service stores be sealed with its newest key, while it works; for
     platform keys. Raises Conflict where the service has no keys."""
-    return _post(_json(Reencryption), "secrets", "reencrypt")
+    return _post(_json(Reencryption), "secrets", "reencrypt", reason=reason)
 
 
 def reencryption() -> Call[Reencryption]:
