@@ -44,7 +44,7 @@ class Service:
         self.settings = settings
         self.store = open_store(settings) if store is None else store
         self.metrics = Metrics()
-        self.secrets = SecretCache(self.store.secrets)
+        self.secrets = SecretCache(self.store.secrets, self.store.stored_values)
         self.sender = Sender(settings)
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)

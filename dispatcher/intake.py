@@ -21,7 +21,14 @@ from dispatcher.sending.egress import Egress
 from dispatcher.settings import Settings
 from dispatcher.store.errors import NotFound, StoreFull
 from dispatcher.store.rows import stored_bytes
-from dispatcher.values import Headers, NewCallback, Priority, Submitted
+from dispatcher.values import (
+    DestinationHeaders,
+    Headers,
+    NewCallback,
+    Priority,
+    SecretRef,
+    Submitted,
+)
 from receiver.base.clock import now_ms, parse_iso
 from receiver.base.completion import (
     HEADER_CHARS_MAX,
@@ -42,6 +49,9 @@ _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(wire.NAME.strip("^$"))  # a $ would let a line end through
 _HEADER_NAME: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{HEADER_NAME_CHARS_MAX}}}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+_SECRET: Final = re.compile(r"(?<![A-Za-z0-9._-])secret:(:?)")
+_REFERENCE: Final = re.compile(rf"(?P<prefix>\S+[ \t]+)?secret:(?P<name>{_NAME.pattern})")
+_LITERAL_HINT: Final = "a literal one is written `secret::`"
 # What frames the message, belongs to the connection, or is made by the sender.
 _REFUSED: Final = frozenset({
     "host", "content-length", "content-type", "content-encoding", "transfer-encoding",
@@ -388,22 +398,62 @@ def read_policy(choice: wire.PolicyChoice | None) -> tuple[str | None, Policy | 
 
 
 def custom_headers(headers: Mapping[str, str] | None, signature_header: str) -> Headers:
-    """Return the headers that a callback or destination adds to its deliveries.
+    """Return the headers that a callback adds to its delivery.
 
-    Raises Invalid for names that are no tokens, belong to the connection or are ours, and for
-    values with anything but visible ASCII, spaces and tabs (others have no agreed encoding).
+    Raises Invalid for names that are no tokens, belong to the connection or are ours, for values
+    with anything but visible ASCII, spaces and tabs (others have no agreed encoding), and for those
+    that name a stored secret, which is for a destination's: who may submit may not read it.
     """
+    checked = []
+    for name, value in destination_headers(headers, signature_header):
+        if isinstance(value, SecretRef):
+            reason = f"a stored secret is for a destination's headers; {_LITERAL_HINT}"
+            raise Invalid(f"headers.{name}", None, reason)
+        checked.append((name, value))
+    return tuple(checked)
+
+
+def destination_headers(
+    headers: Mapping[str, str] | None, signature_header: str
+) -> DestinationHeaders:
+    """Return the headers that a destination adds to its deliveries, those among them that name a
+    stored secret as such. Raises Invalid."""
     if not headers:
         return ()
     if len(headers) > HEADERS_MAX:
         raise Invalid("headers", None, f"at most {HEADERS_MAX} headers")
     seen: set[str] = set()
+    read = []
     for name, value in headers.items():
         _check_header(name, value, signature_header.lower())
         if name.lower() in seen:
             raise Invalid(f"headers.{name}", None, "there twice, in different case")
         seen.add(name.lower())
-    return tuple(headers.items())
+        read.append((name, header_value(f"headers.{name}", value)))
+    return tuple(read)
+
+
+def header_value(field: str, value: str) -> str | SecretRef:
+    """Return what a header's value says: `secret:NAME`, alone or behind one word (`Bearer
+    secret:NAME`), names a stored secret; `secret::` stands for `secret:` itself. Raises Invalid for
+    any other use of these words, which would be sent as they are."""
+    marks = _SECRET.findall(value)
+    if not marks:
+        return value
+    if all(marks):
+        return _SECRET.sub("secret:", value)
+    named = _REFERENCE.fullmatch(value)
+    if named is None or len(marks) > 1:
+        reason = f"`secret:NAME` stands alone or behind one word, and ends it; {_LITERAL_HINT}"
+        raise Invalid(field, None, reason)
+    return SecretRef(named["name"], named["prefix"] or "")
+
+
+def check_header_value(field: str, value: str, chars_max: int) -> None:
+    """Raise Invalid for what cannot be a header's value, or a part of one."""
+    if len(value) > chars_max or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
+        reason = f"at most {chars_max} ASCII characters without "
+        raise Invalid(field, None, f"{reason}control characters or outer spaces")
 
 
 def _check_header(name: str, value: str, signature_header: str) -> None:
@@ -413,10 +463,4 @@ def _check_header(name: str, value: str, signature_header: str) -> None:
         raise Invalid(field, None, reason)
     if low in _REFUSED or low.startswith((*_REFUSED_PREFIXES, signature_header)):
         raise Invalid(field, None, "this header is set by the dispatcher or the connection")
-    if (
-        len(value) > HEADER_CHARS_MAX
-        or not _HEADER_VALUE.fullmatch(value)
-        or value != value.strip()
-    ):
-        reason = f"a header's value is at most {HEADER_CHARS_MAX} ASCII characters without "
-        raise Invalid(field, None, f"{reason}control characters or outer spaces")
+    check_header_value(field, value, HEADER_CHARS_MAX)

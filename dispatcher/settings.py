@@ -154,6 +154,21 @@ class Settings:
     tenant_replays_max: int = setting(
         20, "most filtered replays of one tenant that run at once: each reads as it goes", min=1
     )
+    tenant_secrets_max: int = setting(
+        100,
+        "most stored secrets of one tenant, or of the platform: all are held in memory once one is "
+        "used",
+        min=1,
+        max=10_000,
+    )
+    secret_bytes_max: int = setting(
+        4 * KIB,
+        "longest stored secret: it goes out in a header, of which many servers take no more than "
+        "8 KiB",
+        unit="bytes",
+        min=16,
+        max=32 * KIB,
+    )
     storage_bytes_max: int = setting(
         50 * GIB,
         "largest database; beyond it submits are answered STORAGE_LIMIT_EXCEEDED",

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from dispatcher.store.errors import NotFound
-from dispatcher.values import SigningSecret, Unopened
+from dispatcher.values import Delivery, SigningSecret, StoredSecret, Unopened
 from receiver.base import log
 from receiver.base.clock import monotonic_ms
 from receiver.base.lack import OwnLack
@@ -30,63 +30,184 @@ from receiver.signature import (
 _LOG: Final = log.get("dispatcher.service")
 # `forget` is what ends an entry; this is for rotations made by another process.
 _FRESH_MS: Final = 30_000
-_TENANTS_MAX: Final = 10_000
+_CACHED_MAX: Final = 10_000  # tenants' signing secrets, and stored secrets: of those 40 MiB
 # While secrets cannot be read again, those that were read last sign: so long is waited for others,
 # so often it is tried, and told.
 _PATIENCE_S: Final = 0.5
 _AGAIN_MS: Final = 1_000
 _TELL_EVERY_MS: Final = 10_000
+STORED_SECRETS: Final = "stored_secrets"
+"""What we lack where a header cannot be made."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secrets:
-    """What signs now: the current secret, and during a rotation the one before it."""
+    """What signs now: the current secret, and during a rotation the one before it; and, where the
+    delivery's headers name any, the tenant's stored secrets."""
 
     current: str = field(repr=False)
     previous: str | None = field(default=None, repr=False)
+    stored: Mapping[str, StoredSecret] = field(default_factory=dict, repr=False, hash=False)
+
+
+class SecretMissing(OwnLack):
+    """A header's stored secret is not there, or cannot be opened: the message is fit to show,
+    `detail` is for our own log."""
+
+    def __init__(self, name: str, unopened: Unopened | None = None) -> None:
+        reason = "is not there" if unopened is None else "cannot be opened"
+        super().__init__(
+            STORED_SECRETS if unopened is None else unopened.lack,
+            f"not sent: a header names the stored secret {name}, which {reason}",
+        )
+        self.detail = str(self) if unopened is None else unopened.message
 
 
 class SecretCache:
-    """The tenants' signing secrets, kept in memory. The most specific one signs: a destination's
-    own, else its tenant's. `read` gives all of a tenant's that sign or signed, newest first.
+    """The tenants' secrets, kept in memory: those that sign, of which the most specific one does (a
+    destination's own, else its tenant's), and those that are stored for headers. `read` gives all
+    of a tenant's that sign or signed, newest first, and `read_stored` those that are stored, of a
+    tenant or of the platform, which are read where a header names one.
 
     A tenant's reading keeps no other tenant waiting. Where it fails or takes long, what was read
-    last goes on signing, unless it is known to have changed.
+    last goes on being used, unless it is known to have changed.
     """
 
     def __init__(
         self,
         read: Callable[[str], Awaitable[Sequence[SigningSecret]]],
+        read_stored: Callable[[str], Awaitable[Mapping[str, StoredSecret]]] | None = None,
         *,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._read = read
+        self._read_stored = read_stored
         self._monotonic_ms = monotonic_ms
-        self._cached: OrderedDict[str, _TenantSecrets] = OrderedDict()
-        self._reading: dict[str, asyncio.Task[_TenantSecrets]] = {}
-        self._tell_from_ms = 0
+        what = "signing secrets: those read before go on signing"
+        self._signing = _Cache(self._load, what, lambda _: 1, monotonic_ms)
+        what = "stored secrets: those read before go on being sent"
+        self._stored = _Cache(self._load_stored, what, lambda read: 1 + len(read), monotonic_ms)
         self._told: set[str] = set()
 
-    async def for_delivery(self, tenant: str, destination: str, now_ms: int) -> Secrets:
-        """Return what signs now. Raises NotFound for a tenant without secrets, OwnLack where one of
-        them cannot be opened, and what `read` raises where there are none that were read before."""
-        cached = self._cached.get(tenant)
-        if cached is None or cached.fresh_until_ms <= self._monotonic_ms():
-            cached = await self._read_again(tenant, cached)
-        return cached.secrets(destination, now_ms)
+    async def for_delivery(
+        self, tenant: str, destination: str, now_ms: int, names: Collection[str] = ()
+    ) -> Secrets:
+        """Return what signs now, and the stored secrets where headers have `names` of some. Raises
+        NotFound for a tenant without secrets, OwnLack where one that signs cannot be opened, and
+        what `read` raises where there are none that were read before."""
+        secrets = (await self._signing.get(tenant)).secrets(destination, now_ms)
+        return replace(secrets, stored=await self._named(tenant, names)) if names else secrets
+
+    async def stored(self, owner: str, name: str) -> str:
+        """Return a stored secret of a tenant or of the platform. Raises SecretMissing, and what
+        `read_stored` raises where nothing was read before."""
+        return value_of(name, await self._named(owner, (name,)))
+
+    async def _named(self, owner: str, names: Collection[str]) -> Mapping[str, StoredSecret]:
+        """Return an owner's stored secrets. One that another process has just stored may be news:
+        they are read again for it, though not for each delivery."""
+        stored = await self._stored.get(owner)
+        if all(name in stored for name in names):
+            return stored
+        return await self._stored.get_again(owner)
 
     def forget(self, tenant: str) -> None:
         """Read this tenant's secrets again at the next use: they have changed."""
-        self._reading.pop(tenant, None)
-        self._cached.pop(tenant, None)
+        self._signing.forget(tenant)
+        self._stored.forget(tenant)
 
     def forget_all(self) -> None:
         """Read all secrets again at their next use: another process changed some."""
+        self._signing.forget_all()
+        self._stored.forget_all()
+
+    async def _load(self, tenant: str, before: "_TenantSecrets | None") -> "_TenantSecrets":
+        secrets = [_known(one, before) for one in await self._read(tenant)]
+        self._warn(secrets)
+        return _TenantSecrets(tenant, secrets)
+
+    async def _load_stored(
+        self, owner: str, before: Mapping[str, StoredSecret] | None
+    ) -> Mapping[str, StoredSecret]:
+        if self._read_stored is None:
+            return {}
+        read = await self._read_stored(owner)
+        return {name: _known_stored(one, before or {}) for name, one in read.items()}
+
+    def _warn(self, secrets: Sequence[SigningSecret]) -> None:
+        """Say once of each weak secret, stored before there was a least strength, that it signs."""
+        for secret in secrets:
+            if secret.unopened is not None:
+                continue
+            if is_weak(secret.value) and secret.id not in self._told:
+                if len(self._told) < _CACHED_MAX:
+                    self._told.add(secret.id)
+                _LOG.warning(
+                    "a weak signing secret is in use: rotate it",
+                    tenant=secret.tenant,
+                    secretId=secret.id,
+                    destination=secret.destination,
+                )
+
+
+@dataclass(slots=True)
+class _Cached(Generic[T]):
+    value: T = field(repr=False)
+    weight: int
+    fresh_until_ms: int
+    again_from_ms: int = 0  # before that it is not read again for what it lacks
+
+
+class _Cache(Generic[T]):
+    """What was read of each tenant, of those that were read last: not more than `_CACHED_MAX`.
+    `read` is given what it read before, where that goes on."""
+
+    def __init__(
+        self,
+        read: Callable[[str, T | None], Awaitable[T]],
+        what: str,
+        weigh: Callable[[T], int],
+        monotonic_ms: Callable[[], int],
+    ) -> None:
+        self._read = read
+        self._what = what
+        self._weigh = weigh
+        self._monotonic_ms = monotonic_ms
+        self._cached: OrderedDict[str, _Cached[T]] = OrderedDict()
+        self._weight = 0
+        self._reading: dict[str, asyncio.Task[_Cached[T]]] = {}
+        self._tell_from_ms = 0
+
+    async def get(self, tenant: str) -> T:
+        """Return what was read, or read it."""
+        cached = self._cached.get(tenant)
+        if cached is None or cached.fresh_until_ms <= self._monotonic_ms():
+            cached = await self._read_again(tenant, cached)
+        return cached.value
+
+    async def get_again(self, tenant: str) -> T:
+        """Return what is read anew, at most once a second."""
+        cached = self._cached.get(tenant)
+        if cached is not None and self._monotonic_ms() < cached.again_from_ms:
+            return cached.value
+        cached = await self._read_again(tenant, cached)
+        cached.again_from_ms = self._monotonic_ms() + _AGAIN_MS
+        return cached.value
+
+    def forget(self, tenant: str) -> None:
+        """Read it again at its next use, whatever happens."""
+        self._reading.pop(tenant, None)
+        self._drop(tenant)
+
+    def forget_all(self) -> None:
+        """Read all again at their next use, if that can be."""
         self._reading.clear()
         for cached in self._cached.values():
             cached.fresh_until_ms = 0
 
-    async def _read_again(self, tenant: str, stale: "_TenantSecrets | None") -> "_TenantSecrets":
+    async def _read_again(self, tenant: str, stale: _Cached[T] | None) -> _Cached[T]:
         reading = self._reading.get(tenant)
         if reading is None:  # one for all that wait, not one each
             reading = asyncio.create_task(self._load(tenant, stale), name="read-secrets")
@@ -100,12 +221,11 @@ class SecretCache:
         stale.fresh_until_ms = self._monotonic_ms() + _AGAIN_MS
         return stale
 
-    async def _load(self, tenant: str, stale: "_TenantSecrets | None") -> "_TenantSecrets":
-        secrets = [_known(one, stale) for one in await self._read(tenant)]
-        self._warn(secrets)
-        return _TenantSecrets(tenant, secrets, self._monotonic_ms() + _FRESH_MS)
+    async def _load(self, tenant: str, stale: _Cached[T] | None) -> _Cached[T]:
+        value = await self._read(tenant, None if stale is None else stale.value)
+        return _Cached(value, self._weigh(value), self._monotonic_ms() + _FRESH_MS)
 
-    def _ended(self, tenant: str, reading: "asyncio.Task[_TenantSecrets]") -> None:
+    def _ended(self, tenant: str, reading: "asyncio.Task[_Cached[T]]") -> None:
         # What was read while a rotation committed may be the state before it.
         is_current = self._reading.get(tenant) is reading
         if is_current:
@@ -114,40 +234,50 @@ class SecretCache:
         if error is not None:
             self._tell(error)
         elif is_current and not reading.cancelled():
+            self._drop(tenant)
             self._cached[tenant] = reading.result()
-            self._cached.move_to_end(tenant)
-            while len(self._cached) > _TENANTS_MAX:
-                self._cached.popitem(last=False)
+            self._weight += reading.result().weight
+            while self._weight > _CACHED_MAX and len(self._cached) > 1:
+                self._drop(next(iter(self._cached)))
+
+    def _drop(self, tenant: str) -> None:
+        cached = self._cached.pop(tenant, None)
+        if cached is not None:
+            self._weight -= cached.weight
 
     def _tell(self, error: BaseException) -> None:
         now_ms = self._monotonic_ms()
         if now_ms >= self._tell_from_ms:
             self._tell_from_ms = now_ms + _TELL_EVERY_MS
-            _LOG.error(
-                "cannot read signing secrets: those read before go on signing", reason=str(error)
-            )
+            _LOG.error(f"cannot read {self._what}", reason=str(error))
 
-    def _warn(self, secrets: Sequence[SigningSecret]) -> None:
-        """Say once of each weak secret, stored before there was a least strength, that it signs."""
-        for secret in secrets:
-            if secret.unopened is not None:
-                continue
-            if is_weak(secret.value) and secret.id not in self._told:
-                if len(self._told) < _TENANTS_MAX:
-                    self._told.add(secret.id)
-                _LOG.warning(
-                    "a weak signing secret is in use: rotate it",
-                    tenant=secret.tenant,
-                    secretId=secret.id,
-                    destination=secret.destination,
-                )
+
+def value_of(name: str, stored: Mapping[str, StoredSecret]) -> str:
+    """Return a stored secret. Raises SecretMissing."""
+    secret = stored.get(name)
+    if secret is None or secret.unopened is not None:
+        raise SecretMissing(name, None if secret is None else secret.unopened)
+    return secret.value
+
+
+def with_secrets(delivery: Delivery, secrets: Secrets) -> Delivery:
+    """Return a delivery with the headers that stored secrets make, but for those that the
+    callback's own replace. Raises SecretMissing."""
+    if not delivery.secret_headers:
+        return delivery
+    own = {name.lower() for name, _ in delivery.headers}
+    made = tuple(
+        (name, ref.prefix + value_of(ref.name, secrets.stored))
+        for name, ref in delivery.secret_headers
+        if name.lower() not in own
+    )
+    return replace(delivery, headers=made + delivery.headers, secret_headers=())
 
 
 class _TenantSecrets:
     """One tenant's secrets, by destination; the key None holds the tenant's own."""
 
-    def __init__(self, tenant: str, secrets: Sequence[SigningSecret], fresh_until_ms: int) -> None:
-        self.fresh_until_ms = fresh_until_ms
+    def __init__(self, tenant: str, secrets: Sequence[SigningSecret]) -> None:
         self._tenant = tenant
         self.values = {one.id: one.value for one in secrets if one.unopened is None}
         by_owner: dict[str | None, list[SigningSecret]] = {}
@@ -187,6 +317,13 @@ def _known(secret: SigningSecret, before: _TenantSecrets | None) -> SigningSecre
     if secret.unopened is None or before is None or secret.id not in before.values:
         return secret
     return replace(secret, value=before.values[secret.id], unopened=None)
+
+
+def _known_stored(secret: StoredSecret, before: Mapping[str, StoredSecret]) -> StoredSecret:
+    """Return a stored secret as `_known` does: one that was not replaced meanwhile."""
+    known = before.get(secret.name)
+    is_same = known is not None and known.updated_ms == secret.updated_ms
+    return known if secret.unopened is not None and known is not None and is_same else secret
 
 
 def _newest_first(secret: SigningSecret) -> tuple[bool, int]:

@@ -18,6 +18,29 @@ REPLAY: Final = 2
 CLASSES: Final = (HIGH, NORMAL, REPLAY)
 
 
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """A header's value that a stored secret makes when it is sent: `prefix` (`Bearer ` or nothing),
+    and what is stored under `name` then."""
+
+    name: str
+    prefix: str = ""
+
+
+SecretHeaders = tuple[tuple[str, SecretRef], ...]
+DestinationHeaders = tuple[tuple[str, str | SecretRef], ...]
+
+
+def plain_headers(headers: DestinationHeaders) -> Headers:
+    """Return those of a destination's headers that are as they stand."""
+    return tuple((name, value) for name, value in headers if isinstance(value, str))
+
+
+def secret_headers(headers: DestinationHeaders) -> SecretHeaders:
+    """Return those of a destination's headers that name a stored secret."""
+    return tuple((name, value) for name, value in headers if isinstance(value, SecretRef))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCallback:
     """A validated submit, ready to be stored.
@@ -75,7 +98,7 @@ class Delivery:
     url: str
     body: bytes = field(repr=False)
     content_type: str
-    headers: Headers
+    headers: Headers = field(repr=False)
     policy: Policy
     fence: int  # grows with each claim
     attempt: int  # this attempt's number in the history, from 1
@@ -89,6 +112,7 @@ class Delivery:
     turned_away: int = 0  # how often before, while others were answered, at no cost
     turned_away_ms: int | None = None  # when for the first time
     epoch: int = 0  # of the destination: what its lane may learn from this attempt
+    secret_headers: SecretHeaders = ()  # to be made when it is sent, before `headers`
     unopened: Unopened | None = None  # then body and headers are not there, and nothing may go out
 
 
@@ -167,7 +191,7 @@ class Destination:
     name: str | None
     url: str
     policy: str | None
-    headers: Headers
+    headers: DestinationHeaders = field(repr=False)
     paused: bool
     disabled_reason: str | None
     concurrency: int | None
@@ -240,6 +264,29 @@ class SigningSecret:
     expires_ms: int | None
     revealed_ms: int | None = None
     unopened: Unopened | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSecret:
+    """A secret that was stored by name, for headers. One that is `unopened` has no value, and
+    nothing that needs it may go out."""
+
+    name: str
+    updated_ms: int
+    value: str = field(default="", repr=False)
+    unopened: Unopened | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSecretEntry:
+    """What is told of a stored secret: never its value. `used_by` are the first of the `uses`
+    destinations whose headers name it."""
+
+    name: str
+    created_ms: int
+    updated_ms: int
+    uses: int = 0
+    used_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

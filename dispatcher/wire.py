@@ -373,6 +373,17 @@ class Reveal(Shape, frozen=True, kw_only=True):
     destination: str | None = None
 
 
+class StoreSecret(Shape, frozen=True, kw_only=True):
+    """A secret to store, as it is to stand in a header."""
+
+    secret: Annotated[
+        str, Meta(min_length=1, description="Visible ASCII, spaces and tabs; never shown again.")
+    ]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(secret=…)"
+
+
 class View(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """The ground of all answers: frozen, camelCase, absent optionals left out."""
 
@@ -580,6 +591,17 @@ class ReencryptionView(View, Generic[Time], frozen=True, kw_only=True):
     key: str | None = None
     started_at: Time | None = None
     finished_at: Time | None = None
+
+
+class StoredSecretView(View, Generic[Time], frozen=True, kw_only=True):
+    """A stored secret, without the secret. `uses`: how many destinations' headers name it, of which
+    `usedBy` has the first twenty."""
+
+    name: str
+    created_at: Time
+    updated_at: Time
+    uses: int
+    used_by: list[str]
 
 
 class TenantView(View, Generic[Time], frozen=True, kw_only=True):

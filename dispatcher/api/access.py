@@ -1,4 +1,4 @@
-"""API keys and signing secrets."""
+"""API keys and signing secrets, and with them those that are stored for headers."""
 
 import re
 from ipaddress import ip_network
@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from dispatcher import wire
 from dispatcher.access import Forbidden, new_secret
+from dispatcher.api import stored
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
@@ -437,5 +438,5 @@ def _secret(value: SigningSecret, now_ms: int) -> dict[str, Any]:
 
 OPERATIONS: Final = (
     search_keys, make_key, rotate_key, remove_key, search_secrets, rotate, reveal, reencryption,
-    reencrypt,
+    reencrypt, *stored.OPERATIONS,
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Destinations: list and show, register, change, remove, and try with a test callback."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -15,12 +16,18 @@ from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
 from dispatcher.audit import Entry
 from dispatcher.ids import destination_id, new_id, resolve_destination, server_of
-from dispatcher.intake import check_name, check_url, custom_headers, read_policy
+from dispatcher.intake import check_name, check_url, destination_headers, read_policy
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.settings import Settings
-from dispatcher.store.errors import CannotUnseal
-from dispatcher.values import Delivery, Destination
+from dispatcher.store.errors import CannotUnseal, UnknownSecret
+from dispatcher.values import (
+    Delivery,
+    Destination,
+    DestinationHeaders,
+    plain_headers,
+    secret_headers,
+)
 from dispatcher.wire import PolicyShape
 from receiver.base.clock import iso
 from receiver.base.http import invalid
@@ -66,15 +73,18 @@ async def register(call: Call) -> Response:
     """Register a destination.
 
     It gets a signing secret of its own: the one given, or one that is made and shown in this
-    answer only.
+    answer only. A header's value may name a stored secret, `secret:NAME` or `Bearer secret:NAME`,
+    which needs the scope `admin`; `secret::` stands for `secret:` itself.
     """
     request = await call.json(wire.Register)
     new = new_destination(request, call.tenant, call.context.settings, call.now_ms)
     check_secret(request.secret)
+    _check_may_name(call, new.headers)
     secret = new_secret(call.tenant, call.now_ms, destination=new.id, value=request.secret)
     await call.context.access.ensure_tenant(call.tenant, call.entry)
     entry = call.entry("destination.register", new.id, name=new.name)
-    made = await call.context.store.register(new, secret, entries=[entry])
+    with _naming(new.headers):
+        made = await call.context.store.register(new, secret, entries=[entry])
     call.context.secrets.forget(call.tenant)
     shown = secret.value if request.secret is None else None
     location = {"Location": f"{_PATH}/{made.id}", **NO_STORE}
@@ -95,7 +105,7 @@ def new_destination(
         name=request.name,
         url=request.url,
         policy=read_policy(request.policy)[0],
-        headers=custom_headers(request.headers, settings.signature_header),
+        headers=destination_headers(request.headers, settings.signature_header),
         paused=False,
         disabled_reason=None,
         concurrency=request.concurrency,
@@ -148,19 +158,24 @@ async def change(call: Call) -> Response:
     """Change a destination.
 
     Pausing keeps its backlog, resuming closes its circuit, disabling makes its backlog dead. Null
-    puts a limit, the policy or the headers back to the default.
+    puts a limit, the policy or the headers back to the default. Where headers name a stored secret,
+    naming it and another URL need the scope `admin`.
     """
     changes = changes_of(await call.json(wire.DestinationChange), call.context.settings)
     store = call.context.store
     if OF_REGISTERED & changes.keys():
         _check_registered(await store.get_destination(call.tenant, call.path["id"]))
-    changed = await store.change_destination(
-        call.tenant,
-        call.path["id"],
-        changes,
-        now_ms=call.now_ms,
-        entries=_entries(call, changes),
-    )
+    headers = changes.get("headers", ())
+    _check_may_name(call, headers)
+    with _naming(headers):
+        changed = await store.change_destination(
+            call.tenant,
+            call.path["id"],
+            changes,
+            redirects="admin" in call.principal.scopes,
+            now_ms=call.now_ms,
+            entries=_entries(call, changes),
+        )
     call.context.engine.wake()
     return respond(view(changed))
 
@@ -188,13 +203,32 @@ def _entry(call: Call, action: str) -> Entry:
     return call.entry(action, id, name=None if named == id else named)
 
 
+def _check_may_name(call: Call, headers: DestinationHeaders) -> None:
+    """Raise Forbidden where headers name a stored secret and the key may not store any: whoever
+    says where one is sent can read it."""
+    if secret_headers(headers):
+        call.principal.require("admin")
+
+
+@contextmanager
+def _naming(headers: DestinationHeaders) -> Iterator[None]:
+    """Turn the error of a name that is not stored into the 422 of its header."""
+    try:
+        yield
+    except UnknownSecret as error:
+        for name, value in secret_headers(headers):
+            if value.name == error.name:
+                raise invalid(f"headers.{name}", None, str(error)) from None
+        raise
+
+
 def _check_registered(destination: Destination) -> None:
     if destination.name is None:
         reason = "only a registered one has its own url, policy or headers"
         raise invalid("id", destination.id, reason)
 
 
-def changes_of(request: wire.DestinationChange, settings: Settings) -> dict[str, object]:
+def changes_of(request: wire.DestinationChange, settings: Settings) -> dict[str, Any]:
     """Return the store's fields that a PATCH sets. Raises Invalid, and Refusal (422) where it
     sets none."""
     changes: dict[str, Any] = {}
@@ -207,7 +241,7 @@ def changes_of(request: wire.DestinationChange, settings: Settings) -> dict[str,
     if request.policy is not UNSET:
         changes["policy"] = read_policy(request.policy)[0]
     if request.headers is not UNSET:
-        changes["headers"] = custom_headers(request.headers, settings.signature_header)
+        changes["headers"] = destination_headers(request.headers, settings.signature_header)
     if request.disabled is not UNSET:
         changes["disabled_reason"] = DISABLED_BY_HAND if request.disabled else None
     if not changes:
@@ -301,7 +335,8 @@ def delivery_to(destination: Destination, url: str, now_ms: int) -> Delivery:
         url=url,
         body=encode(body),
         content_type=JSON,
-        headers=destination.headers,
+        headers=plain_headers(destination.headers),
+        secret_headers=secret_headers(destination.headers),
         policy=policy,
         fence=0,
         attempt=1,

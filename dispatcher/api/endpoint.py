@@ -27,7 +27,7 @@ from receiver.base.forwarded import Proxies
 from receiver.base.http import Bodies, Disconnected, Refusal, Request, invalid, read_query
 
 Handler = Callable[[Call], Coroutine[Any, Any, Response]]
-Method = Literal["GET", "POST", "PATCH", "DELETE"]
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 # Read and forgotten before an early response: a peer that is still sending would not see it.
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024

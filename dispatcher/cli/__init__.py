@@ -16,6 +16,7 @@ from dispatcher.cli import (
     send,
     serve,
     show,
+    stored,
     tenants,
 )
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
@@ -34,7 +35,7 @@ _START: Final = examples(
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay),
-    "Setting up": (destinations, access, tenants, audit),
+    "Setting up": (destinations, access, stored, tenants, audit),
 }
 
 

@@ -211,9 +211,9 @@ def _revoke(service: Service, id: str) -> None:
 @secrets.callback()
 @with_dependencies
 def overview(context: typer.Context, service: ChangingDep) -> None:
-    """Signing secrets: list, reveal, rotate
+    """Signing secrets: list, reveal, rotate; and secrets stored for headers: store, stored, forget
 
-    Alone it lists them; the tenant's secret that nobody has seen yet is shown, this once.
+    Alone it lists those that sign; the tenant's that nobody has seen yet is shown, this once.
     """
     if context.invoked_subcommand is not None:
         return
@@ -329,7 +329,7 @@ def _print_reencryption(found: Reencryption) -> None:
         cli.error_console().print(
             "What they were may still stand in unused parts of the database's files: on SQLite "
             "stop the service and go on with a copy made by `dispatcher backup`; on PostgreSQL run "
-            "VACUUM FULL secrets, destinations, payloads.",
+            "VACUUM FULL secrets, stored_secrets, destinations, payloads.",
             style="dim",
         )
 

@@ -14,7 +14,7 @@ from dispatcher.client import calls
 from dispatcher.client.batches import AsyncItems, async_batches, batch
 from dispatcher.client.calls import AuditFilters, Filters, LineResult
 from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
-from dispatcher.client.results import Attempt, AuditEntry, Callback, Replay
+from dispatcher.client.results import Attempt, AuditEntry, Callback, Replay, StoredSecret
 from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
@@ -132,6 +132,8 @@ class AsyncClient:
     reveal_secret = _method(calls.reveal_secret)
     reencrypt = _method(calls.reencrypt)
     reencryption = _method(calls.reencryption)
+    store_secret = _method(calls.store_secret)
+    forget_secret = _method(calls.forget_secret)
     tenants = _listing(calls.tenants)
     get_tenant = _method(calls.get_tenant)
     change_tenant = _method(calls.change_tenant)
@@ -150,6 +152,11 @@ class AsyncClient:
         iterate. Raises ValueError for a filter that there is not."""
         calls.audit_page(filters)
         return self._pages(partial(calls.audit_page, filters))
+
+    def stored_secrets(self, *, platform: bool = False) -> AsyncIterator[StoredSecret]:
+        """Every secret that is stored for headers, of the tenant or of the platform, in the order
+        of their names: never the secrets."""
+        return self._pages(partial(calls.stored_secrets, platform=platform))
 
     async def attempts(self, id: str) -> builtins.list[Attempt]:
         """Every attempt of one callback, oldest first. Raises NotFound."""

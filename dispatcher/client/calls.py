@@ -30,6 +30,7 @@ from dispatcher.client.results import (
     RevealedSecret,
     Secret,
     Stats,
+    StoredSecret,
     Submitted,
     Tenant,
     TenantDetail,
@@ -510,6 +511,48 @@ def reencryption() -> Call[Reencryption]:
     return _get(_json(Reencryption), "secrets", "reencrypt")
 
 
+def stored_secrets(
+    *, platform: bool = False, cursor: str | None = None, limit: int | None = None
+) -> Call[Page[StoredSecret]]:
+    """Return what is told of the secrets that are stored for headers, of the tenant or of the
+    platform, in the order of their names: never the secrets."""
+    params = (*_flags(platform=platform), *_paging(cursor, limit))
+    return _get(_page(StoredSecret), "stored-secrets", params=params)
+
+
+def store_secret(
+    name: str, secret: str, *, platform: bool = False, reason: str | None = None
+) -> Call[StoredSecret]:
+    """Store a secret by name, or replace the one of this name. A destination's header names it:
+    `secret:NAME` or `Bearer secret:NAME`. `platform`: for the platform itself. Raises Conflict
+    where the service has no keys to encrypt it with."""
+    return Call(
+        method="PUT",
+        path=_path("stored-secrets", name),
+        read=_json(StoredSecret),
+        repeatable=True,
+        params=_flags(platform=platform),
+        headers=_reason(reason),
+        body=json.dumps({"secret": secret}).encode(),
+        content_type=JSON,
+    )
+
+
+def forget_secret(
+    name: str, *, force: bool = False, platform: bool = False, reason: str | None = None
+) -> Call[None]:
+    """Delete a stored secret. Raises NotFound, and Conflict while a destination's header names it,
+    unless `force`: then nothing is sent there until it is stored again."""
+    return Call(
+        method="DELETE",
+        path=_path("stored-secrets", name),
+        read=_read_nothing,
+        repeatable=False,
+        params=_flags(platform=platform, force=force),
+        headers=_reason(reason),
+    )
+
+
 def tenants(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Tenant]]:
     """Every tenant there is."""
     return _get(_page(Tenant), "tenants", params=_paging(cursor, limit))
@@ -608,6 +651,10 @@ def _path(*parts: str) -> str:
 
 def _paging(cursor: str | None, limit: int | None) -> _Params:
     return tuple(_given({"cursor": cursor, "limit": None if limit is None else str(limit)}).items())
+
+
+def _flags(**flags: bool) -> _Params:
+    return tuple((name, "true") for name, given in flags.items() if given)
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,10 @@ class Reencryption(wire.ReencryptionView[datetime], frozen=True, kw_only=True):
         return self.state != "running"
 
 
+class StoredSecret(wire.StoredSecretView[datetime], frozen=True, kw_only=True):
+    """A secret that is stored for headers, without the secret: which destinations name it."""
+
+
 class Tenant(wire.TenantView[datetime], frozen=True, kw_only=True):
     """One customer account."""
 

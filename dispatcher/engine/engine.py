@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
-from dispatcher.engine.faults import INTERNAL, Faults, interrupted
+from dispatcher.engine.faults import INTERNAL, Faults, interrupted, stored_secret_pause_ms
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict, attempt_outcome, judge
 from dispatcher.settings import Settings
-from dispatcher.signing import SecretCache, Secrets
+from dispatcher.signing import STORED_SECRETS, SecretCache, Secrets, with_secrets
 from dispatcher.store.errors import StoreError
 from dispatcher.store.requests import Settlement
 from dispatcher.store.store import Store
@@ -194,7 +194,12 @@ class Engine:
 
     async def probe(self, delivery: Delivery) -> Outcome:
         """Send once, outside the store."""
-        return await self._send(delivery, await self._secrets_of(delivery))
+        started_ms = self._clock()
+        try:
+            secrets = await self._secrets_of(delivery)
+            return await self._send(with_secrets(delivery, secrets), secrets)
+        except OwnLack as error:
+            return interrupted(error, started_ms=started_ms, ended_ms=self._clock())
 
     def wake(self) -> None:
         """Look for due work: some was made due."""
@@ -286,7 +291,8 @@ class Engine:
         its lease (I4); that, and whatever else we fail at, is our own fault (D21)."""
         started_ms = self._clock()
         try:
-            return await self._send(delivery, await self._secrets_in_time(delivery, by_ms))
+            secrets = await self._secrets_in_time(delivery, by_ms)
+            return await self._send(with_secrets(delivery, secrets), secrets)
         except Exception as error:
             outcome = interrupted(error, started_ms=started_ms, ended_ms=self._clock())
             if outcome.lack == INTERNAL:
@@ -319,8 +325,9 @@ class Engine:
             self._sending.pop(task, None)
 
     async def _secrets_of(self, delivery: Delivery) -> Secrets:
+        names = [ref.name for _, ref in delivery.secret_headers] if delivery.secret_headers else ()
         return await self._secrets.for_delivery(
-            delivery.tenant, delivery.destination, self._clock()
+            delivery.tenant, delivery.destination, self._clock(), names
         )
 
     def _judge(self, delivery: Delivery, outcome: Outcome) -> Settlement:
@@ -334,6 +341,8 @@ class Engine:
             )
             if outcome.lack == INTERNAL:  # it may well happen each time
                 pause_ms = max(pause_ms, delivery.policy.delay_ms(delivery.attempt, chance))
+            elif outcome.lack == STORED_SECRETS:  # until somebody stores it, however many wait
+                pause_ms = max(pause_ms, stored_secret_pause_ms(delivery.attempt, chance))
         verdict = judge(
             outcome,
             delivery.policy,

@@ -4,6 +4,7 @@ from typing import Final
 
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import INTERRUPTED, Outcome
+from dispatcher.signing import STORED_SECRETS, SecretMissing
 from receiver.base import log
 from receiver.base.lack import Lacks, OwnLack, lack_of
 
@@ -19,6 +20,8 @@ _ADVICE: Final = {
     "DISPATCHER_ENCRYPTION_KEYS",
     "damage": "stored values do not open: they were damaged, or moved by hand; see `detail`",
     "secrets": "signing secrets cannot be read: look at the database",
+    STORED_SECRETS: "store the secret that the header names (dispatcher secrets store), or change "
+    "the header; where it cannot be opened, look at DISPATCHER_ENCRYPTION_KEYS",
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }
 _DETAIL_CHARS_MAX: Final = 300
@@ -29,6 +32,7 @@ _SEALED_PAUSE_MS: Final = 60_000  # nothing changes before somebody does somethi
 _SEALED_MS: Final = 150_000  # how long one of them says that keys are missing: tried again by then
 _PROBES: Final = 4  # deliveries that go out to see whether others can
 _PROBE_EVERY_MS: Final = 1_000
+_STORED_SECRET_PAUSE_MS_MAX: Final = 300_000  # as long as a circuit stays open
 
 
 class Faults:
@@ -84,14 +88,24 @@ class Faults:
         return pause_ms
 
 
+def stored_secret_pause_ms(attempt: int, chance: float) -> int:
+    """Return how long a delivery waits whose header cannot be made: longer each time, to five
+    minutes, from once to twice."""
+    pause_ms = min(_STORED_SECRET_PAUSE_MS_MAX, 1_000 << min(attempt - 1, 16))
+    return round(pause_ms * (1 + chance))
+
+
 def interrupted(error: Exception, *, started_ms: int, ended_ms: int) -> Outcome:
     """Return what came of an attempt that we could not make."""
     reason = str(error) if isinstance(error, OwnLack) else repr(error)
+    shown = INTERRUPTED
+    if isinstance(error, SecretMissing):
+        shown, reason = str(error), error.detail
     return Outcome(
         kind="interrupted",
         started_ms=started_ms,
         duration_ms=max(0, ended_ms - started_ms),
-        error=INTERRUPTED,
+        error=shown,
         detail=reason[:_DETAIL_CHARS_MAX],
         lack=lack_of(error) or INTERNAL,
     )

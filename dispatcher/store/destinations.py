@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dispatcher.ids import lanes_end
-from dispatcher.store import access, rows
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store import access, rows, stored
+from dispatcher.store.errors import Conflict, NotFound, RedirectsSecret
 from dispatcher.store.lanes import begin_again, clear_circuit, of_server, resolve
 from dispatcher.store.limits import Destinations
 from dispatcher.store.requests import Rules
 from dispatcher.store.sealing import DESTINATIONS
 from dispatcher.store.tx import Tx
-from dispatcher.values import Destination, SigningSecret
+from dispatcher.values import Destination, DestinationHeaders, SigningSecret, secret_headers
 
 REMOVED: Final = "it was removed"
 # So many waiting deliveries are counted for one listing, or for one destination; measured at 0.3 µs
@@ -56,23 +56,24 @@ def get(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> Destination:
     return rows.destination(tx, row, now_ms=now_ms, counted_max=COUNTED_MAX)
 
 
-def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool]:
-    """Return its id, its URL and whether it is paused, without counting its backlog. Raises
-    NotFound."""
+def find(tx: Tx, tenant: str, destination: str) -> tuple[str, str, bool, bool]:
+    """Return its id, its URL, whether it is paused, and whether its headers name a stored secret,
+    without counting its backlog. Raises NotFound."""
     row = tx.one(
-        "SELECT id, url, paused FROM destinations "
+        "SELECT id, url, paused, secret_names IS NOT NULL FROM destinations "
         "WHERE id = ? AND tenant = ? AND removed_ms IS NULL",
         resolve(tx, tenant, destination),
         tenant,
     )
     if row is None:
         raise NotFound(f"there is no destination {destination}")
-    return row[0], row[1], bool(row[2])
+    return row[0], row[1], bool(row[2]), bool(row[3])
 
 
 def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destinations) -> Destination:
-    """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may. One
-    that was removed may be registered again."""
+    """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may, and
+    UnknownSecret if a header names a secret that is not stored. One that was removed may be
+    registered again."""
     before = tx.one("SELECT removed_ms FROM destinations WHERE id = ?", new.id)
     if before is not None and before[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
@@ -80,16 +81,19 @@ def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destination
         raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
     if limit.count(tx, new.tenant) >= limit.max:
         raise limit.refusal(new.tenant)
+    named = _named(new.headers)
+    stored.check(tx, new.tenant, named)
     tx.run(
-        "INSERT INTO destinations (id, tenant, name, url, policy, headers, paused, "
+        "INSERT INTO destinations (id, tenant, name, url, policy, headers, secret_names, paused, "
         "disabled_reason, concurrency, rate, created_ms, epoch) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         new.id,
         new.tenant,
         new.name,
         new.url,
         new.policy,
         rows.write_headers(tx, new.headers, DESTINATIONS, new.id, new.tenant),
+        _names(named),
         int(new.paused),
         new.disabled_reason,
         new.concurrency,
@@ -102,16 +106,32 @@ def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destination
 
 
 def change(
-    tx: Tx, tenant: str, destination: str, changes: Mapping[str, object], rules: Rules
+    tx: Tx,
+    tenant: str,
+    destination: str,
+    changes: Mapping[str, object],
+    rules: Rules,
+    *,
+    redirects: bool,
 ) -> str:
-    """Change the named fields of a destination and of its lanes.
+    """Change the named fields of a destination and of its lanes. Raises NotFound; UnknownSecret for
+    a header that names a secret that is not stored; and, unless it `redirects` those, for another
+    URL RedirectsSecret where headers name any.
     Returns the id only, so that what it costs does not grow with the backlog."""
-    changed, url, was_paused = find(tx, tenant, destination)
-    for name, value in changes.items():
-        sql = f"UPDATE destinations SET {_COLUMNS[name]} = ? WHERE id = ? AND removed_ms IS NULL"
-        if isinstance(value, tuple):
-            value = rows.write_headers(tx, value, DESTINATIONS, changed, tenant)  # noqa: PLW2901
-        if not tx.run(sql, _stored(value), changed):  # idle, and so forgotten at this moment
+    changed, url, was_paused, names_secrets = find(tx, tenant, destination)
+    moved = changes.get("url", url) != url
+    if moved and names_secrets and "headers" not in changes and not redirects:
+        raise RedirectsSecret
+    columns = {_COLUMNS[name]: _stored(value) for name, value in changes.items()}
+    headers = changes.get("headers")
+    if isinstance(headers, tuple):
+        named = _named(headers)
+        stored.check(tx, tenant, named)
+        columns["headers"] = rows.write_headers(tx, headers, DESTINATIONS, changed, tenant)
+        columns["secret_names"] = _names(named)
+    for column, value in columns.items():
+        sql = f"UPDATE destinations SET {column} = ? WHERE id = ? AND removed_ms IS NULL"
+        if not tx.run(sql, value, changed):  # idle, and so forgotten at this moment
             raise NotFound(f"there is no destination {destination}")
     tx.run(
         'UPDATE lanes SET (paused, doomed, rate, concurrency, "window") = ('
@@ -126,7 +146,6 @@ def change(
         lanes_end(changed),
     )
     lanes = of_server(tx, changed)
-    moved = changes.get("url", url) != url
     resumed = was_paused and changes.get("paused") is False
     for lane in lanes:
         if moved:
@@ -145,6 +164,14 @@ def begin_epoch(tx: Tx, destination: str) -> None:
     tx.run("UPDATE destinations SET epoch = epoch + 1 WHERE id = ?", destination)
 
 
+def _named(headers: DestinationHeaders) -> set[str]:
+    return {value.name for _, value in secret_headers(headers)}
+
+
+def _names(named: set[str]) -> str | None:
+    return " ".join(sorted(named)) or None
+
+
 def _stored(value: object) -> object:
     return int(value) if isinstance(value, bool) else value
 
@@ -152,7 +179,7 @@ def _stored(value: object) -> object:
 def remove(tx: Tx, tenant: str, destination: str, *, now_ms: int) -> None:
     """Forget a destination and its secrets. The row stays, unseen, for the callbacks that name
     it; what waits for it is made dead slice by slice."""
-    removed, _url, _paused = find(tx, tenant, destination)
+    removed, *_ = find(tx, tenant, destination)
     there = tx.run(
         "UPDATE destinations SET removed_ms = ?, disabled_reason = ? "
         "WHERE id = ? AND removed_ms IS NULL",

@@ -39,6 +39,24 @@ class LimitReached(Conflict):
         self.max = max
 
 
+class UnknownSecret(NotFound):
+    """The tenant has no stored secret of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no stored secret {name}")
+        self.name = name
+
+
+class RedirectsSecret(StoreError):
+    """Another URL would be sent a stored secret: who may store secrets decides that."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the destination's headers name a stored secret, which another URL would be sent: "
+            "this needs a key with the scope admin"
+        )
+
+
 class TenantErasing(Conflict):
     """The tenant is being erased: it takes nothing new until that is done."""
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_network
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from dispatcher import policy as policies
 from dispatcher.fairness import RATE_MIN
@@ -11,7 +11,14 @@ from dispatcher.ids import destination_of
 from dispatcher.keys import Limits
 from dispatcher.policy import Policy
 from dispatcher.store.errors import KEYS_SETTING, CannotUnseal
-from dispatcher.store.sealing import DESTINATIONS, PAYLOADS, SECRETS, Column
+from dispatcher.store.sealing import (
+    DESTINATIONS,
+    PAYLOADS,
+    SECRETS,
+    STORED_SECRETS,
+    Column,
+    ring_of,
+)
 from dispatcher.store.tx import Row, Tx, marks
 from dispatcher.values import (
     HIGH,
@@ -20,13 +27,17 @@ from dispatcher.values import (
     Callback,
     Delivery,
     Destination,
-    Headers,
+    DestinationHeaders,
     Key,
     NewCallback,
     Replay,
+    SecretRef,
     SigningSecret,
+    StoredSecret,
     Tenant,
     Unopened,
+    plain_headers,
+    secret_headers,
 )
 from receiver.base import keyring
 from receiver.base.keyring import PREFIX, SealedError
@@ -229,12 +240,13 @@ def leased(tx: Tx, row: Row) -> Delivery:
     ) = row
     destination, unopened = destination_of(lane), None
     try:
-        headers = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
-        headers += read_headers(tx, own_headers, PAYLOADS, callback, tenant)
+        found = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
+        headers, named = plain_headers(found), secret_headers(found)
+        headers += plain_headers(read_headers(tx, own_headers, PAYLOADS, callback, tenant))
         if kid is not None:
             body = open_body(tx, kid, body, callback, tenant)
     except CannotUnseal as error:
-        headers, body, unopened = (), b"", error.unopened
+        headers, named, body, unopened = (), (), b"", error.unopened
     return Delivery(
         id=callback,
         tenant=tenant,
@@ -246,6 +258,7 @@ def leased(tx: Tx, row: Row) -> Delivery:
         body=body,
         content_type=content_type,
         headers=headers,
+        secret_headers=named,
         policy=policies.load(policy),
         fence=fence,
         attempt=attempts + 1,
@@ -313,17 +326,28 @@ def payload(tx: Tx, new: NewCallback) -> Row:
     return (new.id, new.content_type, headers, *seal_body(tx, new.body, new.id, new.tenant))
 
 
-def write_headers(tx: Tx, headers: Headers, column: Column, id: str, tenant: str) -> str:
-    """Return the text for `headers` of a row; none are as plain as can be."""
-    return seal_text(tx, json.dumps(headers), column, id, tenant) if headers else "[]"
+def write_headers(tx: Tx, headers: DestinationHeaders, column: Column, id: str, tenant: str) -> str:
+    """Return the text for `headers` of a row; none are as plain as can be. One that a stored secret
+    makes has three parts: its name, what stands before the secret, and the secret's name."""
+    if not headers:
+        return "[]"
+    parts = [
+        (name, value.prefix, value.name) if isinstance(value, SecretRef) else (name, value)
+        for name, value in headers
+    ]
+    return seal_text(tx, json.dumps(parts), column, id, tenant)
 
 
-def read_headers(tx: Tx, text: str | None, column: Column, id: str, tenant: str) -> Headers:
+def read_headers(
+    tx: Tx, text: str | None, column: Column, id: str, tenant: str
+) -> DestinationHeaders:
     """Return the headers of a row; none for none. Raises CannotUnseal."""
     if text is None or text == "[]":
         return ()
-    pairs: list[list[Any]] = json.loads(open_text(tx, text, column, id, tenant))
-    return tuple((name, value) for name, value in pairs)
+    found: list[list[str]] = json.loads(open_text(tx, text, column, id, tenant))
+    return tuple(
+        (part[0], part[1] if len(part) == 2 else SecretRef(part[2], part[1])) for part in found
+    )
 
 
 # --- the rest ---
@@ -336,6 +360,8 @@ _REPLAY: Final = _same(
 REPLAY: Final = _select(_REPLAY, "FROM replays")
 _SECRET: Final = _same("id tenant destination value created_ms expires_ms revealed_ms")
 SECRET: Final = _select(_SECRET, "FROM secrets")
+_STORED_SECRET: Final = _same("id tenant name value updated_ms")
+STORED_SECRET: Final = _select(_STORED_SECRET, "FROM stored_secrets")
 _TENANT: Final = _same("name created_ms label storage_bytes_max queue_max erasing_ms") | {
     "rate_per_second": "rate"
 }
@@ -464,3 +490,19 @@ def destination(tx: Tx, row: Row, *, now_ms: int, counted_max: int) -> Destinati
         named["rate_per_second"] = max(named["rate_per_second"], RATE_MIN)
     named["circuit_open"] = bool(named["circuit_open"])
     return Destination(**named)
+
+
+def stored_secret(tx: Tx, row: Row) -> StoredSecret:
+    """Return a row of STORED_SECRET as a value: one that cannot be opened says so, and has none."""
+    id, owner, name, sealed, updated_ms = row
+    try:
+        value = open_text(tx, sealed, STORED_SECRETS, id, owner)
+    except CannotUnseal as error:
+        return StoredSecret(name=name, updated_ms=updated_ms, unopened=error.unopened)
+    return StoredSecret(name=name, updated_ms=updated_ms, value=value)
+
+
+def seal_stored_secret(tx: Tx, id: str, owner: str, value: str) -> str:
+    """Return what is kept of a stored secret, which is never plain. Raises NoKeyring."""
+    ring_of(tx, "a stored secret")
+    return seal_text(tx, value, STORED_SECRETS, id, owner)

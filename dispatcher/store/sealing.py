@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 9  # the first that has what is asked for here
+SCHEMA: Final = 10  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -48,6 +48,7 @@ SECRETS: Final = Column(
     what="signing secrets",
     in_use="coalesce(t.expires_ms, {now_ms} + 1) > {now_ms}",
 )
+STORED_SECRETS: Final = Column(table="stored_secrets", name="value", what="stored secrets")
 DESTINATIONS: Final = Column(
     table="destinations",
     name="headers",
@@ -65,7 +66,7 @@ PAYLOADS: Final = Column(
 )
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Payloads go last, and their bodies with them.
-COLUMNS: Final[tuple[Column, ...]] = (SECRETS, DESTINATIONS)
+COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS)
 
 
 # --- the keys of this process ---

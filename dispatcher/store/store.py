@@ -30,6 +30,7 @@ from dispatcher.store import (
     replays,
     sealing,
     search,
+    stored,
     tenants,
     upgrade,
 )
@@ -64,6 +65,8 @@ from dispatcher.values import (
     Replay,
     SigningSecret,
     Stats,
+    StoredSecret,
+    StoredSecretEntry,
     Submitted,
     Tenant,
 )
@@ -104,6 +107,7 @@ class Store:
         self._missing_keys: str | None = None
         self._looked_for_keys_ms = 0
         self._replays_max = settings.tenant_replays_max
+        self._secrets_max = settings.tenant_secrets_max
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
         self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
@@ -491,7 +495,8 @@ class Store:
     async def register(
         self, new: Destination, secret: SigningSecret, *, entries: Sequence[Entry] = ()
     ) -> Destination:
-        """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may."""
+        """Raise Conflict if the name is taken, LimitReached if the tenant has as many as it may,
+        UnknownSecret for a header that names a secret that is not stored."""
         return await self._write(
             lambda tx: destinations.register(tx, new, secret, self._rules.destinations),
             lanes=lanes.of_destination(new.tenant, new.id),
@@ -506,14 +511,18 @@ class Store:
         destination: str,
         changes: Mapping[str, object],
         *,
+        redirects: bool = False,
         now_ms: int,
         entries: Sequence[Entry] = (),
     ) -> Destination:
         """Change the named fields (`url policy headers paused disabled_reason concurrency
         rate_per_second`). Resuming clears the circuit; disabling makes the backlog dead.
-        Raises NotFound."""
+        Raises NotFound; UnknownSecret for a header that names a secret that is not stored; and,
+        unless it `redirects` those that headers name, RedirectsSecret for another URL."""
         changed = await self._write(
-            lambda tx: destinations.change(tx, tenant, destination, changes, self._rules),
+            lambda tx: destinations.change(
+                tx, tenant, destination, changes, self._rules, redirects=redirects
+            ),
             lanes=lanes.of_destination(tenant, destination),
             tenant=tenant,
             entries=entries,
@@ -721,6 +730,48 @@ class Store:
         anew (`rewrite`) or has been; return what came of it."""
         return await self._database.erase_deleted(rewrite=rewrite)
 
+    # --- stored secrets: `owner` is a tenant, or `stored.PLATFORM` ---
+
+    async def store_secret(
+        self, owner: str, name: str, value: str, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> bool:
+        """Store a secret, in place of one of this name; returns whether it is new. Raises
+        NoKeyring, LimitReached, and NotFound for a tenant that there is not."""
+        return await self._write(
+            lambda tx: stored.put(
+                tx, owner, name, value, count_max=self._secrets_max, now_ms=now_ms
+            ),
+            lanes=_holding(owner),
+            notify="access",
+            tenant=owner or None,
+            entries=entries,
+        )
+
+    async def stored_secret(self, owner: str, name: str) -> StoredSecretEntry:
+        """Return what is told of a secret. Raises UnknownSecret."""
+        return await self._read(lambda tx: stored.get(tx, owner, name), Reader(owner))
+
+    async def stored_secrets(self, owner: str) -> Sequence[StoredSecretEntry]:
+        """Return them without their values, in the order of their names."""
+        return await self._read(lambda tx: stored.entries(tx, owner), Reader(owner))
+
+    async def stored_values(self, owner: str) -> Mapping[str, StoredSecret]:
+        """Return them with their values, by name, for what is sent."""
+        return await self._read(lambda tx: stored.values(tx, owner))
+
+    async def forget_secret(
+        self, owner: str, name: str, *, force: bool, entries: Sequence[Entry] = ()
+    ) -> StoredSecretEntry:
+        """Delete a secret; returns what it was. Raises UnknownSecret, and Conflict while a
+        destination's header names it, unless `force`."""
+        return await self._write(
+            lambda tx: stored.forget(tx, owner, name, force=force),
+            lanes=_holding(owner),
+            notify="access",
+            tenant=owner or None,
+            entries=entries,
+        )
+
     # --- retention ---
 
     async def prune(self, periods: Retention, *, now_ms: int, limit: int) -> int:
@@ -781,3 +832,7 @@ class Store:
         """Begin again with what the database says."""
         self._counts, self._bytes = Counter(totals.counts), Counter(totals.bytes)
         self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)
+
+
+def _holding(owner: str) -> Lanes:
+    return lanes.of_tenant(owner) if owner else lanes.none

@@ -31,7 +31,14 @@ from dispatcher.store.errors import (
 from dispatcher.store.requests import Rules, SubmitRequest
 from dispatcher.store.sealing import DESTINATIONS
 from dispatcher.store.tx import Row, Tx, marks
-from dispatcher.values import Delivery, Headers, NewCallback, Submitted
+from dispatcher.values import (
+    Delivery,
+    DestinationHeaders,
+    NewCallback,
+    Submitted,
+    plain_headers,
+    secret_headers,
+)
 
 Results = dict[str, Submitted | StoreError]
 # How often a destination's `last_url` is written, so that it is no row that all commits write.
@@ -54,7 +61,7 @@ class _Target:
     disabled: str | None
     url: str | None
     policy: str | None
-    headers: Headers
+    headers: DestinationHeaders
     has_lane: bool
     open: bool
     room: int
@@ -197,7 +204,7 @@ def _target(tx: Tx, row: Row, tenant: str) -> _Target:
     )
 
 
-def _headers(tx: Tx, stored: str | None, lane: str, tenant: str) -> Headers | None:
+def _headers(tx: Tx, stored: str | None, lane: str, tenant: str) -> DestinationHeaders | None:
     """Return a destination's headers, None where they cannot be opened: what is submitted is
     stored all the same, and goes nowhere until they can."""
     try:
@@ -280,7 +287,8 @@ def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
         url=new.url or target.url or "",
         body=new.body,
         content_type=new.content_type,
-        headers=target.headers + new.headers,
+        headers=plain_headers(target.headers) + new.headers,
+        secret_headers=secret_headers(target.headers),
         policy=policy,
         fence=1,
         attempt=1,

@@ -124,7 +124,7 @@ def erase(tx: Tx, tenant: str, *, now_ms: int, limit: int) -> Erasure:
         return "going on"
     if now_ms - row[0] < HEARD_MS:
         return "waiting"
-    for table in ("keys", "secrets", "aliases", "turns", "counts"):
+    for table in ("keys", "secrets", "stored_secrets", "aliases", "turns", "counts"):
         tx.run(f"DELETE FROM {table} WHERE tenant = ?", tenant)
     tx.run("DELETE FROM tenants WHERE name = ?", tenant)
     tx.notify("access")

@@ -21,6 +21,7 @@ from dispatcher.intake import (
     PayloadTooLarge,
     Submission,
     custom_headers,
+    destination_headers,
     from_wire,
     payload_status,
     read_policy,
@@ -30,7 +31,7 @@ from dispatcher.quotas import QueueFull, Quotas, StorageFull, queue_full
 from dispatcher.settings import Settings
 from dispatcher.store.errors import DestinationDisabled, KeyReused, StoreFull, StoreUnavailable
 from dispatcher.store.requests import Usage
-from dispatcher.values import Submitted
+from dispatcher.values import SecretRef, Submitted
 from dispatcher.wire import PolicyShape, Submit, policy_shape
 from receiver.base.clock import now_ms
 from receiver.base.completion import ends
@@ -429,3 +430,56 @@ def test_keys_of_different_tenants_never_meet(parts: list[str]) -> None:
     assert ids.explicit_key(tenant, key) != ids.explicit_key(tenant + "x", key)
     if key:
         assert ids.explicit_key(tenant, key) != ids.explicit_key(tenant + key, "")
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("secret:crm", SecretRef("crm")),
+        ("Bearer secret:crm", SecretRef("crm", "Bearer ")),
+        ("Token \t secret:a.b_c-9", SecretRef("a.b_c-9", "Token \t ")),
+        ("secret::crm", "secret:crm"),
+        ("Bearer secret::crm", "Bearer secret:crm"),
+        ("a, b=secret::x; secret:::", "a, b=secret:x; secret::"),
+        ("client_secret:crm", "client_secret:crm"),
+        ("my-secret:crm", "my-secret:crm"),
+        ("secretly: no", "secretly: no"),
+        ("top secret", "top secret"),
+        ("", ""),
+    ],
+)
+def test_a_header_says_whether_it_names_a_stored_secret(value: str, read: object) -> None:
+    """One rule, and a way to write each text there is."""
+    assert destination_headers({"X-Key": value}, SIGNATURE) == (("X-Key", read),)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "secret:",
+        "secret: crm",
+        "secret:crm and more",
+        "secret:crm,",
+        "secret:-crm",
+        "secret:" + "x" * 65,
+        "two words secret:crm",
+        "token=secret:crm",
+        "Basic user:secret:crm",
+        "secret:crm secret:crm",
+        "secret::crm secret:crm",
+        "SHA secret:crm;secret::x",
+    ],
+)
+def test_what_may_be_meant_to_name_one_is_not_sent_as_it_is(value: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        destination_headers({"X-Key": value}, SIGNATURE)
+    assert (caught.value.field, caught.value.value) == ("headers.X-Key", None)
+    assert "secret::" in caught.value.reason
+
+
+def test_who_submits_names_no_stored_secret() -> None:
+    """Nor can it come through unread; a literal is what it says."""
+    assert custom_headers({"X-Key": "secret::crm"}, SIGNATURE) == (("X-Key", "secret:crm"),)
+    with pytest.raises(Invalid) as caught:
+        custom_headers({"X-Key": "secret:crm"}, SIGNATURE)
+    assert caught.value.field == "headers.X-Key"

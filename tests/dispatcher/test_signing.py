@@ -16,10 +16,11 @@ from standardwebhooks.webhooks import WebhookVerificationError as StandardError
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixError
 
-from dispatcher.signing import SecretCache, Secrets, headers
+from dispatcher.signing import SecretCache, SecretMissing, Secrets, headers, with_secrets
 from dispatcher.store.errors import NotFound, StoreUnavailable
-from dispatcher.values import SigningSecret
+from dispatcher.values import SecretRef, SigningSecret, StoredSecret, Unopened
 from receiver import signature
+from receiver.base.lack import lack_of
 from tests.dispatcher.peers import OK, Received, answers, delivery, listening, sending
 
 VECTORS = json.loads((Path(__file__).parents[1] / "receiver" / "vectors.json").read_text())
@@ -413,3 +414,183 @@ async def test_a_customer_without_a_whsec_secret_gets_the_founding_scheme_alone(
     """So no header tells of the job what nothing vouches for."""
     sent = (await captured(Secrets(current="plain text, no base64!"), run=1)).as_dict
     assert not [name for name in sent if name.startswith(("webhook-", "x-postback-job"))]
+
+
+# --- stored secrets ---
+
+
+class Shelf(Vault):
+    """A vault whose tenants have secrets stored for headers, too."""
+
+    def __init__(self, **values: str) -> None:
+        super().__init__(*(stored_signing(tenant) for tenant in ("acme", "other")))
+        self.on_shelf = {name: kept(name, it) for name, it in values.items()}
+        self.looks = 0
+
+    async def stored(self, owner: str) -> dict[str, StoredSecret]:
+        self.looks += 1
+        found = dict(self.on_shelf) if owner == "acme" else {}
+        self.reading.set()
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        return found
+
+
+def kept(name: str, value: str = "", **changes: Any) -> StoredSecret:
+    return StoredSecret(**{"name": name, "value": value, "updated_ms": 0, **changes})
+
+
+def stored_signing(tenant: str) -> SigningSecret:
+    return stored(CURRENT, tenant=tenant, id=f"se_{tenant}")
+
+
+KEY = SecretRef("crm", "Bearer ")
+
+
+async def header(book: SecretCache, *, tenant: str = "acme", ref: SecretRef = KEY) -> str:
+    """What a delivery's header says."""
+    secrets = await book.for_delivery(tenant, "ds_1", 0, (ref.name,))
+    naming = delivery("http://127.0.0.1:9/", secret_headers=(("Authorization", ref),))
+    ((_, value),) = with_secrets(naming, secrets).headers
+    return value
+
+
+def test_a_callbacks_own_header_replaces_one_that_a_secret_makes() -> None:
+    """Whether that secret is there or not; all others are made, and nothing else is changed."""
+    there = Secrets(current=CURRENT, stored={"crm": kept("crm", "one")})
+    naming = delivery(
+        "http://127.0.0.1:9/",
+        headers=(("x-key", "own"), ("X-Team", "a")),
+        secret_headers=(("X-Key", SecretRef("gone")), ("Authorization", KEY)),
+    )
+    made = with_secrets(naming, there)
+    assert made.headers == (("Authorization", "Bearer one"), ("x-key", "own"), ("X-Team", "a"))
+    assert made.secret_headers == ()
+    plain = delivery("http://127.0.0.1:9/", headers=(("X-Team", "a"),))
+    assert with_secrets(plain, there) is plain
+
+
+async def test_stored_secrets_are_read_where_a_header_names_one_and_then_kept() -> None:
+    """Nobody pays who has none; and none is read for each delivery."""
+    shelf = Shelf(crm="one")
+    at_ms = 0
+    book = SecretCache(shelf.secrets, shelf.stored, monotonic_ms=lambda: at_ms)
+    assert (await book.for_delivery("acme", "ds_1", 0)).stored == {}
+    assert shelf.looks == 0
+    assert set(await asyncio.gather(*(header(book) for _ in range(50)))) == {"Bearer one"}
+    assert shelf.looks == 1
+    assert (await book.for_delivery("acme", "ds_1", 0)).stored == {}
+    assert "one" not in repr(await book.for_delivery("acme", "ds_1", 0, ("crm",)))
+
+    shelf.on_shelf = {"crm": kept("crm", "two")}
+    assert await header(book) == "Bearer one"
+    book.forget("acme")
+    assert await header(book) == "Bearer two"
+    shelf.on_shelf = {"crm": kept("crm", "three")}
+    book.forget_all()
+    assert await header(book) == "Bearer three"
+    shelf.on_shelf = {"crm": kept("crm", "four")}
+    at_ms = 30_000
+    assert await header(book) == "Bearer four"
+
+
+async def test_what_was_read_before_is_sent_while_it_cannot_be_read_again() -> None:
+    """D10: as signing secrets are; but not what is known to have changed here."""
+    shelf = Shelf(crm="one")
+    book = SecretCache(shelf.secrets, shelf.stored)
+    assert await header(book) == "Bearer one"
+    shelf.error = StoreUnavailable("down")
+    book.forget_all()
+    assert await header(book) == "Bearer one"
+    book.forget("acme")
+    with pytest.raises(StoreUnavailable):
+        await header(book)
+
+
+async def test_a_reading_of_stored_secrets_that_hangs_keeps_no_other_tenant_waiting() -> None:
+    """I6."""
+    shelf = Shelf(crm="one")
+    book = SecretCache(shelf.secrets, shelf.stored)
+    for tenant in ("acme", "other"):
+        await book.for_delivery(tenant, "ds_1", 0)
+    shelf.gate.clear()
+    shelf.reading.clear()
+    hanging = asyncio.create_task(header(book))
+    await shelf.reading.wait()
+    assert (await book.for_delivery("other", "ds_1", 0)).current == CURRENT
+    assert (await book.for_delivery("acme", "ds_2", 0)).current == CURRENT
+    shelf.gate.set()
+    assert await hanging == "Bearer one"
+
+
+async def test_one_that_is_news_is_read_at_once_and_one_that_is_missing_rarely() -> None:
+    """Another process may have stored it a moment ago; a thousand deliveries that wait for one that
+    is not there ask once a second."""
+    shelf = Shelf(other="one")
+    at_ms = 0
+    book = SecretCache(shelf.secrets, shelf.stored, monotonic_ms=lambda: at_ms)
+    assert await header(book, ref=SecretRef("other")) == "one"
+    shelf.on_shelf["crm"] = kept("crm", "two")
+    assert await header(book) == "Bearer two"
+    looks = shelf.looks
+    for now in (1_000, 1_500, 1_999, 2_000):
+        at_ms = now
+        with pytest.raises(SecretMissing) as caught:
+            await header(book, ref=SecretRef("gone"))
+        assert lack_of(caught.value) == "stored_secrets"
+    assert shelf.looks == looks + 2
+    assert await header(book) == "Bearer two"
+
+
+UNOPENED = Unopened(lack="keys", message="sealed with the key k1")
+
+
+async def test_one_that_cannot_be_opened_keeps_no_other_from_being_sent() -> None:
+    """The reason is for our own log; where a key is missing, that is what we lack."""
+    shelf = Shelf(other="one")
+    shelf.on_shelf["crm"] = kept("crm", unopened=UNOPENED)
+    book = SecretCache(shelf.secrets, shelf.stored)
+    with pytest.raises(SecretMissing) as caught:
+        await header(book)
+    assert (str(caught.value), caught.value.detail) == (
+        "not sent: a header names the stored secret crm, which cannot be opened",
+        UNOPENED.message,
+    )
+    assert lack_of(caught.value) == "keys"
+    assert await header(book, ref=SecretRef("other")) == "one"
+    with pytest.raises(SecretMissing):
+        await book.stored("other", "crm")
+    assert await book.stored("acme", "other") == "one"
+
+
+async def test_one_that_another_process_sealed_with_a_key_that_we_lack_is_known_still() -> None:
+    """Unless it was replaced."""
+    shelf = Shelf(crm="one")
+    book = SecretCache(shelf.secrets, shelf.stored)
+    assert await header(book) == "Bearer one"
+    shelf.on_shelf = {"crm": kept("crm", unopened=UNOPENED)}
+    book.forget_all()
+    assert await header(book) == "Bearer one"
+    shelf.on_shelf = {"crm": kept("crm", unopened=UNOPENED, updated_ms=1)}
+    book.forget_all()
+    with pytest.raises(SecretMissing):
+        await header(book)
+
+
+async def test_i7_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dispatcher.signing._CACHED_MAX", 10)
+    shelf = Shelf(crm="one", other="two")
+
+    async def everybodys(_owner: str) -> dict[str, StoredSecret]:
+        shelf.looks += 1
+        return shelf.on_shelf
+
+    book = SecretCache(shelf.secrets, everybodys)
+    for n in range(4):
+        assert await book.stored(f"t{n}", "crm") == "one"
+    assert shelf.looks == 4
+    assert await book.stored("t3", "crm") == "one"
+    assert shelf.looks == 4
+    assert await book.stored("t0", "crm") == "one"
+    assert shelf.looks == 5

@@ -133,11 +133,14 @@ def work(service: Served, target: str, arrived: Arrived) -> Plain:
             headers=own,
         )
         plain.secrets.append(ok(made)["secret"])
+        names = _stored(client, own, plain)
         changed = header()
         plain.headers.append(changed)
         ok(
             client.patch(
-                "/v1/destinations/crm", json={"headers": {"X-Token": changed}}, headers=own
+                "/v1/destinations/crm",
+                json={"headers": {"X-Token": changed, **names}},
+                headers=own,
             )
         )
         for number, path in enumerate(("crm", "a", "gone", "b")):
@@ -166,6 +169,18 @@ def _secret(client: httpx.Client, own: dict[str, str], what: str, body: dict[str
     return value
 
 
+def _stored(client: httpx.Client, own: dict[str, str], plain: Plain) -> dict[str, str]:
+    """Return headers that name a stored secret; none where there is nothing to seal it with."""
+    kept = header()
+    answer = client.put("/v1/stored-secrets/crm", json={"secret": kept}, headers=own)
+    plain.headers.append(kept)
+    if answer.status_code == 409:
+        assert answer.json()["error"] == "KEYS_REQUIRED"
+        return {}
+    ok(answer)
+    return {"X-Key": "Bearer secret:crm"}
+
+
 def _submit(
     client: httpx.Client, own: dict[str, str], plain: Plain, target: str, path: str, job: str
 ) -> None:
@@ -187,6 +202,8 @@ def check_deliveries(arrived: Arrived, plain: Plain) -> None:
     """Nothing went out unsigned, and each payload arrived."""
     for headers, body in arrived.bodies:
         assert any(_is_signed(headers, body, one) for one in plain.secrets)
+    named = [headers["X-Key"] for headers, _ in arrived.bodies if "X-Key" in headers]
+    assert {one.removeprefix("Bearer ") for one in named} <= set(plain.headers)
     came = b"".join(body for _, body in arrived.bodies)
     escaped = [json.dumps(one)[1:-1].encode() for one in plain.payloads]
     plainly = [one.encode() for one in plain.payloads]

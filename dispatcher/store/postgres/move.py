@@ -29,6 +29,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "tenants": ("name",),
     "keys": ("id",),
     "secrets": ("id",),
+    "stored_secrets": ("id",),
     "destinations": ("id",),
     "aliases": ("id",),
     "upgrades": ("what",),

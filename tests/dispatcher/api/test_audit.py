@@ -25,8 +25,6 @@ CASES: Final[dict[str, Act]] = {}
 # Whose routes have tests of their own.
 ELSEWHERE: Final = {
     "key.bootstrap",
-    "secret.store",
-    "secret.remove",
     "secret.reencrypt",
     "service.start",
 }
@@ -87,6 +85,19 @@ async def _(api: httpx.AsyncClient) -> str:
 @case("signing-secret.reveal")
 async def _(api: httpx.AsyncClient) -> str:
     return str(good(await api.post("/v1/secrets/reveal", json={}))["id"])
+
+
+@case("secret.store")
+async def _(api: httpx.AsyncClient) -> str:
+    good(await api.put("/v1/stored-secrets/crm", json={"secret": SECRET}))
+    return "crm"
+
+
+@case("secret.remove")
+async def _(api: httpx.AsyncClient) -> str:
+    good(await api.put("/v1/stored-secrets/crm", json={"secret": SECRET}))
+    good(await api.delete("/v1/stored-secrets/crm"))
+    return "crm"
 
 
 @case("destination.register")

@@ -1,5 +1,6 @@
 """Destinations, keys, secrets and tenants from the command line, against a real service."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,45 @@ def test_a_reason_that_is_none_is_a_usage_error(cli: Run) -> None:
         reason = ("--reason", "a\tb") if command[0] == "secrets" else ()
         assert cli(*command, *reason).code == 2
     assert cli("audit", "--limit", "5", "--all").code == 2
+
+
+def test_the_life_of_a_stored_secret(
+    cli: Run, client: Client, service: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given by a file, by standard input or, where one insists, on the command line; never shown.
+    One that a header names is deleted by force alone."""
+    (tmp_path / "token").write_text("test-token-of-a-file\n")
+    made = cli("secrets", "store", "crm", "--file", str(tmp_path / "token"))
+    assert made.code == 0, made.err
+    header = "Authorization: Bearer secret:crm"
+    assert header in made.err
+    client.register_destination("crm", service.hook(200), headers=dict([header.split(": ")]))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"test-token-of-a-pipe\r\n")))
+    assert cli("secrets", "store", "crm", "--json").json["usedBy"] == ["crm"]
+    assert cli("secrets", "store", "other", "--value", "test-token-of-argv").code == 0
+    listed = cli("secrets", "stored")
+    assert "crm" in listed.out
+    assert [one["name"] for one in cli("secrets", "stored", "--json").lines] == ["crm", "other"]
+    assert "test-token" not in made.out + made.err + listed.out
+    assert client.test_destination("crm").acknowledged
+    refused = cli("secrets", "forget", "crm")
+    assert (refused.code, refused.out) == (1, "")
+    assert cli("secrets", "forget", "crm", "--force").code == 0
+    assert cli("secrets", "forget", "crm", "--force").code == 1
+    assert [one.name for one in client.stored_secrets()] == ["other"]
+    assert cli("secrets", "store", "upstream", "--value", "x" * 16, "--platform").code == 0
+    assert "upstream" in [one.name for one in client.stored_secrets(platform=True)]
+    assert cli("secrets", "forget", "upstream", "--platform", "--json").json == {}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("--value", "a", "--file", "b"), 2),
+        (("--file", "/nowhere/at/all"), 2),
+        (("--value", "two\nlines"), 1),
+        (("--value", ""), 1),
+    ],
+)
+def test_what_is_no_secret_is_told(cli: Run, argv: tuple[str, ...], code: int) -> None:
+    assert cli("secrets", "store", "crm", *argv).code == code

@@ -233,6 +233,14 @@ def test_keys_secrets_tenants_and_figures(client: Client, service: Running, tena
     with pytest.raises(Conflict):
         client.rotate_secret()
     client.rotate_secret(force=True)
+    stored = client.store_secret("crm", "test-secret-of-a-header")
+    assert (stored.name, stored.uses) == ("crm", 0)
+    assert list(client.stored_secrets()) == [stored]
+    client.register_destination("crm", service.hook(200), headers={"X-Key": "secret:crm"})
+    with pytest.raises(Conflict):
+        client.forget_secret("crm")
+    client.forget_secret("crm", force=True)
+    assert list(client.stored_secrets()) == []
     assert client.stats(all_tenants=True).counts["delivered"] >= 0
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from dispatcher.engine.faults import Faults
+from dispatcher.engine.faults import Faults, stored_secret_pause_ms
 from dispatcher.metrics import Metrics
 from dispatcher.outcome import Outcome
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.requests import Settlement
-from dispatcher.values import Delivery, SigningSecret
+from dispatcher.values import Delivery, SecretRef, SigningSecret, StoredSecret
 from receiver.base.clock import now_ms
 from receiver.base.db.readers import Reader
 from tests.dispatcher.engine.rig import QUICK, Rig, Script, rigged
-from tests.dispatcher.store.builders import TENANT, secret
+from tests.dispatcher.store.builders import TENANT, World, outcome, secret
 
 
 class Clock:
@@ -273,3 +273,62 @@ def test_faults_in_a_row_lengthen_the_pause_and_are_told_of_now_and_then(
     assert len(caplog.records) == 2  # at once, and ten seconds later
     faults.none()
     assert faults.pause_ms(outcome, chance=0.5, monotonic_ms=0) == 1_500
+
+
+def test_i7_a_delivery_without_its_header_waits_longer_each_time() -> None:
+    """Nobody may store the secret for as long as the delivery lives: neither its history nor those
+    of a large backlog grow by the second."""
+    waits = [stored_secret_pause_ms(attempt, 0.0) for attempt in range(1, 2_200)]
+    assert waits[0] == 1_000
+    assert waits == sorted(waits)
+    assert waits[-1] == 300_000
+    assert stored_secret_pause_ms(2_199, 1.0) == 600_000
+    week_ms, tried = 7 * 86_400_000, 0
+    while week_ms > 0:
+        week_ms -= waits[tried]
+        tried += 1
+    assert tried < 2_100
+
+
+async def test_a_header_that_cannot_be_made_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    """Neither the tenant's other destinations nor others' (I6); no try is spent, the lane learns
+    nothing, and what waited goes out once it can be made (D21)."""
+    there: dict[str, StoredSecret] = {}
+    sent: list[tuple[str, str]] = []
+
+    async def send(delivery: Delivery, secrets: Secrets) -> Outcome:
+        assert delivery.job_id[:4] != "held" or delivery.headers == (("X-Key", "test-value"),)
+        sent.append((delivery.tenant, delivery.job_id))
+        return outcome(200, now_ms=now_ms())
+
+    async with rigged(tmp_path, send=send) as rig:
+        names = (("X-Key", SecretRef("crm")),)
+
+        async def stored(_owner: str) -> dict[str, StoredSecret]:
+            return dict(there)
+
+        cache = SecretCache(rig.store.secrets, stored)
+        rig.engine._secrets = cache
+        world = World(make=lambda: rig.store, store=rig.store, now_ms=now_ms())
+        there["crm"] = StoredSecret(name="crm", value="test-value", updated_ms=0)
+        await rig.store.store_secret(TENANT, "crm", "test-value", now_ms=now_ms())
+        await world.register("crm", headers=names)
+        there.clear()
+        held = [(await rig.submit(f"held-{n}", name="crm")).id for n in range(20)]
+        for n in range(20):
+            await rig.submit(f"free-{n}", tenant="t1")
+            await rig.submit(f"own-{n}")
+
+        async def others() -> bool:
+            return len(sent) == 40
+
+        await rig.until(others)
+        assert not {job for _, job in sent if job.startswith("held")}
+        shown = await rig.store.get_destination(TENANT, "crm")
+        assert (shown.failures, shown.circuit_open, shown.held_until_ms) == (0, False, None)
+        there["crm"] = StoredSecret(name="crm", value="test-value", updated_ms=0)
+        cache.forget(TENANT)
+        await rig.idle()
+        for one in held:
+            found = await rig.get(one)
+            assert (found.state, found.tries) == ("delivered", 1)

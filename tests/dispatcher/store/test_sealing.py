@@ -92,7 +92,8 @@ async def reencrypted(world: World) -> Reencryption:
 
 
 async def counted(world: World) -> dict[str, Counted]:
-    return {one.what: one for one in await world.store._read(count)}
+    """Of the kinds that there are."""
+    return {one.what: one for one in await world.store._read(count) if one.total}
 
 
 def stored(look: Look) -> dict[str, list[Any]]:
