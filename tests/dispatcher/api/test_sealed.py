@@ -1,5 +1,6 @@
 """The API where stored values cannot be opened, and where all is sealed again."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ from dispatcher.app import Service
 from dispatcher.settings import Settings
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject, submit
 from tests.theft import KEY, NEXT_KEY
+
+REENCRYPT = "/v1/secrets/reencrypt"
 
 
 @pytest.fixture
@@ -119,3 +122,18 @@ async def test_a_tenants_admin_seals_nothing_again(api: httpx.AsyncClient, metho
     headers = {"Authorization": f"Bearer {key}"}
     answer = await api.request(method, "/v1/secrets/reencrypt", headers=headers)
     reject(answer, 403, "FORBIDDEN")
+
+
+async def test_what_a_stop_interrupted_goes_on_by_itself(settings: Settings) -> None:
+    await filled(settings)
+    keys = f"{NEXT_KEY},{KEY}"
+    async with Service(replace(settings, encryption_keys=keys)) as service:
+        await service.resealer.stop()
+        at = await service.store.begin_reencryption(now_ms=1)
+        at = await service.store.reencrypt(at, now_ms=1)
+        assert at.state == "running"
+    async with serving(settings, keys) as api:
+        async with asyncio.timeout(30):
+            while (done := (await api.get(REENCRYPT)).json())["state"] == "running":  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (done["state"], done["sealed"], done["clean"]) == ("done", 5, True)

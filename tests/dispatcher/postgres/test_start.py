@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,7 +24,8 @@ from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from receiver.base.db import postgres as servers
 from tests.dispatcher.postgres import folders, server
 from tests.dispatcher.postgres.fleet import SETTINGS
-from tests.dispatcher.store.builders import raises
+from tests.dispatcher.store.builders import raises, secret
+from tests.theft import KEY
 
 PASSWORD = "test-password"
 
@@ -294,3 +296,32 @@ def children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
     found = [int(one) for one in text.split()]
     return [one for one in found if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+async def test_the_doctor_says_what_is_plain_on_a_server_and_which_key_is_missing(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no key before somebody sets one; each start says so."""
+
+    def sealed(**changes: Any) -> list[tuple[str, str, str]]:
+        found = postgres(Settings(database_url=url, **changes))
+        return [(one.state, one.message, one.advice or "") for one in found if one.name == "sealed"]
+
+    store = open_store(Settings(database_url=url))
+    await store.open()
+    await store.ensure_tenant("acme", secret("acme"))
+    await store.close()
+    assert "stored as plain text: set DISPATCHER_ENCRYPTION_KEYS" in caplog.text
+    (plain,) = sealed()
+    assert plain[:2] == ("warn", "1 signing secrets are plain text")
+    assert "DISPATCHER_ENCRYPTION_KEYS" in plain[2]
+    store = open_store(Settings(database_url=url, encryption_keys=KEY))
+    await store.open()
+    await store.ensure_tenant("other", secret("other"))
+    await store.close()
+    (half,) = sealed(encryption_keys=KEY)
+    assert half[0] == "warn"
+    assert half[2] == "seal them: dispatcher secrets reencrypt"
+    missing, _plain = sealed()
+    assert missing[0] == "bad"
+    assert "1 signing secrets (k1)" in missing[1]
