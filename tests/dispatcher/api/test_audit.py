@@ -529,6 +529,9 @@ async def test_an_export_is_all_that_matches_in_pages(
     exported = await api.get("/v1/audit/export?all=true&action=destination.pause")
     assert exported.headers["content-type"] == "application/x-ndjson"
     assert "attachment" in exported.headers["content-disposition"]
+    head = await api.head("/v1/audit/export?all=true")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == "application/x-ndjson"
     listed = await trail(api, action="destination.pause")
     assert [json.loads(line) for line in exported.text.splitlines()] == listed
     assert len(listed) == 5
