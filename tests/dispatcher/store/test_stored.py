@@ -2,6 +2,7 @@
 names them."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,10 +20,11 @@ from dispatcher.store.stored import PLATFORM, USED_BY_MAX
 from dispatcher.store.tenants import HEARD_MS
 from dispatcher.store.tx import PLAIN
 from dispatcher.values import DestinationHeaders, SecretRef
-from tests.dispatcher.store.builders import LOOKERS, T0, TENANT, World, raises, secret
+from tests.dispatcher.store.builders import FACTORIES, LOOKERS, T0, TENANT, World, raises, secret
 from tests.dispatcher.store.conftest import Build
+from tests.dispatcher.store.test_sealing import reencrypted
+from tests.theft import KEY, NEXT_KEY
 
-KEY: Final = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 VALUE: Final = "test-value-that-nobody-reads"
 OTHER: Final = "test-value-that-came-after-it"
 NAMING: Final[DestinationHeaders] = (
@@ -240,3 +242,33 @@ async def test_a_name_and_its_header_never_miss_each_other(tenants: World) -> No
         )
         failed = [type(one) for one in (registered, deleted) if isinstance(one, Exception)]
         assert failed in ([UnknownSecret], [Conflict]), (registered, deleted)
+
+
+async def test_they_are_sealed_again_with_a_new_key(
+    tenants: World, store_name: str, tmp_path: Path
+) -> None:
+    """Nobody's is lost, the platform's neither; then the old key is not needed."""
+    await put(tenants, "crm")
+    await put(tenants, "crm", OTHER, PLATFORM)
+    for keys in (f"{NEXT_KEY},{KEY}", NEXT_KEY):
+        tenants.make = partial(FACTORIES[store_name], tmp_path / "0", {"encryption_keys": keys})
+        await tenants.reopen()
+        assert await value(tenants, "crm") == VALUE
+        assert await value(tenants, "crm", PLATFORM) == OTHER
+        if keys != NEXT_KEY:
+            assert (await reencrypted(tenants)).unopened == 0
+    kept = LOOKERS[store_name](tmp_path / "0", "SELECT value FROM stored_secrets")
+    assert [one[:8] for (one,) in kept] == ["enc1:k2:"] * 2
+
+
+async def test_i9_a_row_that_was_given_to_another_opens_nothing(tenants: World) -> None:
+    """By somebody with a tool of his own: it is bound to its tenant."""
+    await put(tenants, "crm")
+    await put(tenants, "mine", owner="other")
+    given = "UPDATE stored_secrets SET tenant = 'other' WHERE name = 'crm'"
+    await tenants.store._write(lambda tx: tx.run(given))
+    found = await tenants.store.stored_values("other")
+    assert found["mine"].value == VALUE
+    assert found["crm"].value == ""
+    assert found["crm"].unopened is not None
+    assert found["crm"].unopened.lack == "damage"
