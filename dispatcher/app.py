@@ -17,6 +17,7 @@ from dispatcher.engine.eraser import Eraser
 from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.resealer import Resealer
 from dispatcher.engine.sweeper import Sweeper
+from dispatcher.engine.trimmer import Trimmer
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
@@ -57,7 +58,7 @@ class Service:
             self.store,
             self.metrics,
             held=self.engine.held,
-            others=(self.key_keeper.step,),
+            others=(self.key_keeper.step, Trimmer(settings, self.store).step),
         )
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)

@@ -310,6 +310,12 @@ class Settings:
         "how long an entry of the audit trail is kept, of erased tenants too: a year and a month",
         unit="s",
     )
+    tenant_audit_max: int = setting(
+        1_000_000,
+        "most entries of the audit trail of one tenant, some 300 bytes each; beyond it the oldest "
+        "go before their time (the log has them)",
+        min=1_000,
+    )
     reveal_reason: Requirement = setting(
         "optional",
         "`required`: a signing secret is revealed for a reason alone (header `Postback-Reason`)",

@@ -20,6 +20,11 @@ _COLUMNS: Final = (
     "detail", "reason",
 )  # fmt: skip
 _NAMES: Final = ", ".join(_COLUMNS)
+_NEXT_TENANT: Final = "SELECT tenant FROM audit WHERE tenant > ? ORDER BY tenant LIMIT 1"
+_SURPLUS: Final = (
+    "SELECT id FROM audit WHERE tenant = ? ORDER BY tenant DESC, id DESC LIMIT 1 OFFSET ?"
+)
+_OLDEST: Final = "SELECT id FROM audit WHERE tenant = ? AND id <= ? ORDER BY tenant, id LIMIT ?"
 _OLD: Final = "SELECT id FROM audit WHERE id < ? ORDER BY id LIMIT ?"
 # One look is about so many entries, where it does not take all that it comes by.
 SCAN_MAX: Final = 25_000
@@ -111,7 +116,26 @@ def last_ms(tx: Tx, tenant: str) -> int:
 def prune(tx: Tx, before_ms: int, limit: int) -> int:
     """Delete entries from before then; return how many."""
     old = tx.all(f"{_OLD}{tx.skip_locked}", id_floor("au", before_ms), max(0, limit))
-    gone = [row[0] for row in old]
+    return _delete(tx, old)
+
+
+def surplus(tx: Tx, after: str, entries_max: int) -> tuple[str | None, str | None]:
+    """Return the next tenant after `after` that has entries, and the newest of its entries that is
+    one too many; None where there is none."""
+    row = tx.one(_NEXT_TENANT, after)
+    if row is None:
+        return None, None
+    over = tx.one(_SURPLUS, row[0], entries_max)
+    return row[0], None if over is None else over[0]
+
+
+def trim(tx: Tx, tenant: str, up_to: str, limit: int) -> int:
+    """Delete a tenant's oldest entries, up to this one; return how many."""
+    return _delete(tx, tx.all(f"{_OLDEST}{tx.skip_locked}", tenant, up_to, limit))
+
+
+def _delete(tx: Tx, rows: Sequence[Row]) -> int:
+    gone = [row[0] for row in rows]
     if gone:
         tx.run(f"DELETE FROM audit WHERE id IN ({marks(gone)})", *gone)
     return len(gone)

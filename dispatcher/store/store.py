@@ -680,6 +680,17 @@ class Store:
         """Record what changes nothing else in the database."""
         await self._write(lambda _tx: None, tenant=tenant, entries=entries)
 
+    async def trim_audit(
+        self, after: str, *, entries_max: int, limit: int
+    ) -> tuple[int, str | None]:
+        """Delete up to `limit` of the oldest entries that the next tenant after `after` has beyond
+        `entries_max`; returns how many, and which tenant that is (None: there is no further one).
+        """
+        tenant, up_to = await self._read(lambda tx: audit.surplus(tx, after, entries_max))
+        if tenant is None or up_to is None:
+            return 0, tenant
+        return await self._write(lambda tx: audit.trim(tx, tenant, up_to, limit)), tenant
+
     async def audit_trail(
         self, filter: EntryFilter, *, after: str | None, limit: int
     ) -> audit.EntryPage:

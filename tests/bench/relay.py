@@ -107,6 +107,9 @@ class Relay:
 
     reclaim = expire = prune = shrink = bring_back = _nothing_due
 
+    async def trim_audit(self, *_: object, **__: object) -> tuple[int, None]:
+        return 0, None
+
     async def hasten(self, *_: object, **__: object) -> tuple[int, None]:
         return 0, None
 

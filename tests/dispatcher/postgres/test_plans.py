@@ -53,6 +53,9 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
     "ended leases": (lanes.LEASE_ENDED, {"callbacks_sending"}),
     "maximum ages": (lanes.EXPIRED, {"callbacks_expiring"}),
     "draining lanes": (lanes.DRAINING, {"lanes_doomed"}),
+    "the next tenant's entries": (audit._NEXT_TENANT, {"audit_by_tenant"}),
+    "a tenant's surplus of entries": (audit._SURPLUS, {"audit_by_tenant"}),
+    "a tenant's oldest entries": (f"{audit._OLDEST} FOR UPDATE SKIP LOCKED", {"audit_by_tenant"}),
     "retention of the audit trail": (f"{audit._OLD} FOR UPDATE SKIP LOCKED", {"audit_pkey"}),
     **{
         f"retention of {state}": (_PRUNE.format(state), {"callbacks_finished"})

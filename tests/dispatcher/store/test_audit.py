@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dispatcher.audit import DETAIL_CHARS_MAX, Entry, EntryFilter, new_entry
+from dispatcher.engine.trimmer import Trimmer
 from dispatcher.filters import Filter
+from dispatcher.settings import Settings
 from dispatcher.store import audit
 from dispatcher.store.errors import Conflict, NotFound, TooManyMatch
 from dispatcher.store.requests import Retention
@@ -235,6 +237,25 @@ async def test_entries_go_after_their_time_and_not_before(world: World) -> None:
     assert await world.store.prune(keep, now_ms=world.now_ms, limit=7) == 3
     assert await world.store.prune(keep, now_ms=world.now_ms, limit=7) == 0
     assert await trail(world) == list(made[10:])[::-1]
+
+
+async def test_a_tenant_has_so_many_entries_and_its_oldest_go_first(world: World) -> None:
+    """I7: whatever others have. By the sweeper's steps, a slice of it at a time."""
+    made = list(await some(world))
+    settings = replace(Settings(), tenant_audit_max=1_000)
+    trimmer = Trimmer(settings, world.store)
+    trimmer._entries_max = 4
+    assert await trimmer.step()
+    while await trimmer.step():
+        pass
+    for tenant in (TENANT, "other"):
+        own = [one for one in made if one.tenant == tenant]
+        assert len(own) > 4
+        assert await trail(world, tenant=tenant) == own[-4:][::-1]
+    platforms = [one for one in made if one.tenant is None]
+    assert [one for one in await trail(world) if one.tenant is None] == platforms[::-1]
+    assert await world.store.trim_audit("", entries_max=2, limit=1) == (1, TENANT)
+    assert len(await trail(world, tenant=TENANT)) == 3
 
 
 async def test_i9_a_tenant_that_comes_again_is_younger_than_all_that_is_recorded_of_it(

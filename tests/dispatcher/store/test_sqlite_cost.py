@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from dispatcher.audit import EntryFilter
+from dispatcher.audit import EntryFilter, new_entry
 from dispatcher.filters import Filter
 from dispatcher.ids import lane_id
 from dispatcher.store import replays
@@ -65,6 +65,8 @@ async def exercise(world: World) -> None:
     await store.expire(now_ms=world.now_ms, limit=3)
     keep = Retention(delivered_payload_ms=0, delivered_ms=0, dead_ms=0, audit_ms=DAY_MS)
     await store.prune(keep, now_ms=world.tick(), limit=5)
+    await store.record(*(new_entry("key.create", at_ms=T0, actor="k", tenant=TENANT) for _ in "ab"))
+    await store.trim_audit("", entries_max=1, limit=5)
     await listings(world, found[-1])
 
 
