@@ -23,6 +23,7 @@ from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
 from dispatcher.sending.sender import Sender
+from dispatcher.sending.trust import authorities
 from dispatcher.settings import Settings, not_default
 from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
@@ -46,7 +47,7 @@ class Service:
         self.store = open_store(settings) if store is None else store
         self.metrics = Metrics()
         self.secrets = SecretCache(self.store.secrets, self.store.stored_values)
-        self.sender = Sender(settings)
+        self.sender = Sender(settings, tls=authorities(settings))
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
         self.replayer = Replayer(settings, self.store)

@@ -9,7 +9,7 @@ import msgspec
 
 from dispatcher.app import Service
 from dispatcher.engine.engine import RECORD_S
-from dispatcher.settings import Settings, within_files
+from dispatcher.settings import Settings, strays, within_files
 from dispatcher.store.errors import CannotStart
 from receiver.base import lack, log, server
 from receiver.base.protocol import Bounds
@@ -51,6 +51,8 @@ def serve(
     Raises CannotStart, SettingError and UncleanStop.
     """
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
+    if listener is None:  # else whoever made it has told
+        strays().tell(_LOG)
     settings = within_files(settings, lack.raise_files_limit(), is_told=True)
     stop = Stop(_LOG) if stop is None else stop
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:

@@ -1,8 +1,5 @@
-"""Every setting: its environment variable, its default and the reason for it. The one place that
-reads the environment."""
+"""Every setting: its environment variable, its default and the reason for it."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, TypeAlias
 
@@ -10,11 +7,22 @@ from receiver.base import lack
 from receiver.base import settings as base
 from receiver.base.lack import Need
 from receiver.base.log import LogFormat, LogLevel
-from receiver.base.settings import DAY_S, GIB, KIB, MIB, Network, SettingError, setting
+from receiver.base.settings import (
+    DAY_S,
+    GIB,
+    KIB,
+    MIB,
+    Environ,
+    Network,
+    SettingError,
+    setting,
+)
+from receiver.base.strays import Strays, find_strays
 
 Requirement: TypeAlias = Literal["optional", "required"]
 
 _PREFIX: Final = "DISPATCHER_"
+CA_FILE: Final = f"{_PREFIX}CA_FILE"
 # An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
 _FILES_PER_SLOT: Final = 2
 # Streams, listener, database sessions that are being replaced, clients that are turned away; and
@@ -67,6 +75,10 @@ class Settings:
     )
     proxy_url: str | None = setting(
         None, "egress proxy for all deliveries (http://host:port)", secret=True
+    )
+    ca_file: str | None = setting(
+        None,
+        "PEM file of authorities that deliveries, and the commands, trust beside the system's",
     )
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
     log_format: LogFormat = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
@@ -360,6 +372,7 @@ class ClientSettings:
 
     url: str
     api_key: str | None = field(repr=False)
+    ca_file: str | None = None
 
 
 def files_needed(settings: Settings) -> int:
@@ -410,15 +423,23 @@ def not_default(settings: Settings) -> dict[str, object]:
     return found
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings that the environment asks for. Raises SettingError."""
-    return base.load(Settings, _PREFIX, environ)
+def load(environ: Environ | None = None, *, secrets: bool = True) -> Settings:
+    """Return the settings that the environment asks for, without `secrets` those alone that are
+    none. Raises SettingError."""
+    return base.load(Settings, _PREFIX, environ, secrets=secrets)
 
 
-def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
+def load_client(environ: Environ | None = None) -> ClientSettings:
     """Return where the service is (`DISPATCHER_URL`, else host and port) and the key to use there
-    (`DISPATCHER_API_KEY`, else the bootstrap key of a service on this machine)."""
-    environ = os.environ if environ is None else environ
-    url = base.service_url(_PREFIX, environ, lambda: load(environ))
-    key = environ.get("DISPATCHER_API_KEY") or environ.get("DISPATCHER_ADMIN_KEY")
-    return ClientSettings(url=url, api_key=key or None)
+    (`DISPATCHER_API_KEY`, else the bootstrap key of a service on this machine). Raises
+    SettingError."""
+    url = base.service_url(_PREFIX, environ, lambda: load(environ, secrets=False))
+    key = base.read("DISPATCHER_API_KEY", environ) or base.read("DISPATCHER_ADMIN_KEY", environ)
+    ca_file = base.read(CA_FILE, environ) or None
+    return ClientSettings(url=url, api_key=key or None, ca_file=ca_file)
+
+
+def strays(environ: Environ | None = None) -> Strays:
+    """Return what the environment holds that looks like a setting and is none."""
+    known = base.variables(_PREFIX, Settings, ClientSettings)
+    return find_strays(_PREFIX, known, base.environment(environ))

@@ -18,8 +18,10 @@ from typing import Final
 
 from dispatcher.access import Access
 from dispatcher.engine.engine import RECORD_S
+from dispatcher.sending.sender import Sender
+from dispatcher.sending.trust import authorities
 from dispatcher.server import LOG_STYLE, Announce, UncleanStop, serve
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, strays
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
@@ -48,6 +50,9 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
             "leave --workers out, or move the data with `dispatcher move`"
         )
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
+    strays().tell(_LOG)
+    # What no worker can use is told once, not by each.
+    Sender(settings, tls=authorities(settings))
     stop = Stop(_LOG)
     with stop.signals():
         new_key = asyncio.run(_prepare(settings, stop))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Mapping
 from contextlib import closing, suppress
@@ -11,7 +12,9 @@ from socket import SHUT_RDWR
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
-from receiver.settings import ClientSettings
+from receiver.base.settings import SettingError
+from receiver.base.tls import system
+from receiver.settings import CA_FILE, ClientSettings
 
 TIMEOUT_S: Final = 10.0  # of one read or write; a prune of much takes some seconds
 DEADLINE_S: Final = 60.0  # of the whole request, whatever the answer does
@@ -52,7 +55,10 @@ def ask(
     }
     body = None if document is None else json.dumps(document).encode()
     try:
-        status, text = _exchange("POST" if post else "GET", url, body, headers)
+        tls = system(CA_FILE, settings.ca_file) if url.startswith("https:") else None
+        status, text = _exchange("POST" if post else "GET", url, body, headers, tls)
+    except SettingError as error:
+        raise ClientError(str(error)) from None
     except (OSError, ValueError, HTTPException) as error:
         reason = str(error) or type(error).__name__
         raise ClientError(f"cannot ask {settings.url}: {reason}") from None
@@ -69,14 +75,22 @@ def is_time(value: object) -> bool:
 
 
 def _exchange(
-    method: str, url: str, body: bytes | None, headers: dict[str, str]
+    method: str,
+    url: str,
+    body: bytes | None,
+    headers: dict[str, str],
+    tls: ssl.SSLContext | None,
 ) -> tuple[int, bytes]:
     """Return the status and the body of the answer. No proxy is used and no redirect followed."""
     parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    host = parts.hostname or ""
+    if tls is None:
+        made = HTTPConnection(host, parts.port, timeout=TIMEOUT_S)
+    else:
+        made = HTTPSConnection(host, parts.port, timeout=TIMEOUT_S, context=tls)
     target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     late = threading.Event()
-    with closing(kind(parts.hostname or "", parts.port, timeout=TIMEOUT_S)) as connection:
+    with closing(made) as connection:
         connection.connect()
         # A byte now and then would meet no time-out of the socket's.
         timer = threading.Timer(DEADLINE_S, _end, (connection, late))

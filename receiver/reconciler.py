@@ -21,7 +21,7 @@ from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Message
 from receiver.metrics import Metrics
 from receiver.names import with_own_lookups
-from receiver.settings import Settings
+from receiver.settings import CA_FILE, Settings
 from receiver.source import Source
 from receiver.status_url import (
     AskError,
@@ -45,7 +45,8 @@ MARGIN_S: Final = 5.0  # on top of asking: for writing down what came of it
 
 
 class Reconciler:
-    """Runs until `stop`. `wake` tells it that a job is expected."""
+    """Runs until `stop`. `wake` tells it that a job is expected. Raises SettingError for
+    authorities that cannot be used."""
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Reconciler:
         self._lacks = Lacks(_LOG, "cannot ask status URLs: the fault is ours", ADVICE)
         self._uplink = Uplink()
         self._wake = asyncio.Event()
+        self._tls = trusted(CA_FILE, settings.ca_file)
         self._task = asyncio.create_task(self._work(), name="receiver reconciler")
 
     async def expect(
@@ -119,7 +121,7 @@ class Reconciler:
     async def _work(self) -> None:
         # Neither proxies nor .netrc from the environment: they would see the credentials.
         async with with_own_lookups(
-            httpx.AsyncClient(verify=trusted(), trust_env=False, follow_redirects=False)
+            httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False)
         ) as client:
             while True:
                 try:

@@ -13,7 +13,7 @@ from receiver.base.stopping import CLOSE_S, Stop
 from receiver.handling.tx import EffectsError
 from receiver.http.router import DRAIN_BYTES_MAX
 from receiver.inbox.inbox import InboxError
-from receiver.settings import Settings
+from receiver.settings import Settings, strays
 
 _LOG: Final = log.get("receiver")
 _FILES_SPARE: Final = 96  # inbox, effects, 16 status URLs, connections that are turned away
@@ -39,6 +39,7 @@ def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = N
     CannotStart, or SettingError."""
     settings = app.settings
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
+    strays().tell(_LOG)
     lack.raise_files_limit()
     stop = Stop(_LOG)
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:

@@ -1,9 +1,7 @@
-"""Every setting: its environment variable, its default and the reason for it. The one place that
-reads the environment."""
+"""Every setting: its environment variable, its default and the reason for it."""
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -12,8 +10,19 @@ from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlit
 from receiver.base.keyring import KeyringError, read_keys
 from receiver.base.log import LogFormat, LogLevel
 from receiver.base.secrets import decoded_bytes, key_fault, secret_fault, split_secrets
-from receiver.base.settings import DAY_S, GIB, HOUR_S, KIB, MIB, Network, SettingError, setting
-from receiver.signature import SECRETS_MAX, TOLERANCE_S, Require
+from receiver.base.settings import (
+    DAY_S,
+    GIB,
+    HOUR_S,
+    KIB,
+    MIB,
+    Environ,
+    Network,
+    SettingError,
+    setting,
+)
+from receiver.base.strays import Strays, find_strays
+from receiver.signature import SECRETS_MAX, SHA256_HEADER, TOLERANCE_S, Require
 from receiver.source import DEPTH_LIMIT, HEADER_NAME, TOLERANCE_MAX_S, Reruns, Source
 from receiver.verification.identity import Dialect
 
@@ -23,8 +32,9 @@ OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
 Encryption: TypeAlias = Literal["auto", "required"]
 
 _PREFIX: Final = "RECEIVER_"
-# What the commands that ask a running service do not need, and may have wrong.
-_OF_THE_SERVICE: Final = ("SECRETS", "ADMIN_KEY", "ENCRYPTION_KEYS", "ENCRYPTION")
+CA_FILE: Final = f"{_PREFIX}CA_FILE"
+# Cannot be judged without the secrets that it is about.
+_ABOUT_SECRETS: Final = ("RECEIVER_ENCRYPTION", "RECEIVER_ENCRYPTION_FILE")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +87,11 @@ class Settings:
         "comma-separated `name@host=token`: tokens for status URLs, each with a name and the one "
         "host that it is sent to",
         secret=True,
+    )
+    ca_file: str | None = setting(
+        None,
+        "PEM file of authorities to trust beside the usual ones where the receiver and its "
+        "commands ask: status URLs, `--forward`, a receiver behind TLS",
     )
     admin_key: str | None = setting(
         None,
@@ -337,6 +352,7 @@ class ClientSettings:
 
     url: str
     admin_key: str | None = field(repr=False)
+    ca_file: str | None = None
 
 
 def variable(name: str) -> str:
@@ -344,15 +360,23 @@ def variable(name: str) -> str:
     return f"{_PREFIX}{name.upper()}"
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings that the environment asks for. Raises SettingError."""
-    return base.load(Settings, _PREFIX, environ)
+def load(environ: Environ | None = None, *, secrets: bool = True) -> Settings:
+    """Return the settings that the environment asks for, without `secrets` those alone that are
+    none. Raises SettingError."""
+    if not secrets:  # what is required of them cannot be told then
+        environ = {**base.environment(environ), **dict.fromkeys(_ABOUT_SECRETS, "")}
+    return base.load(Settings, _PREFIX, environ, secrets=secrets)
 
 
-def load_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """Return the signing secrets alone, for the commands that need no service."""
-    environ = os.environ if environ is None else environ
-    return read_secrets(environ.get("RECEIVER_SECRETS", ""), "RECEIVER_SECRETS")
+def load_secrets(environ: Environ | None = None) -> tuple[str, ...]:
+    """Return the signing secrets alone, for the commands that need no service. Raises
+    SettingError."""
+    return read_secrets(base.read("RECEIVER_SECRETS", environ, lines=True), "RECEIVER_SECRETS")
+
+
+def load_signature_header(environ: Environ | None = None) -> str:
+    """Return the name of the `sha256=` header alone. Raises SettingError."""
+    return base.read("RECEIVER_SIGNATURE_HEADER", environ) or SHA256_HEADER
 
 
 def read_secrets(text: str, name: str) -> tuple[str, ...]:
@@ -365,13 +389,24 @@ def read_secrets(text: str, name: str) -> tuple[str, ...]:
     return secrets
 
 
-def load_client(environ: Mapping[str, str] | None = None) -> ClientSettings:
-    """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there."""
-    environ = os.environ if environ is None else environ
-    key = environ.get("RECEIVER_ADMIN_KEY", "").strip() or None
-    settings = load({**environ, **{variable(name): "" for name in _OF_THE_SERVICE}})
+def load_ca_file(environ: Environ | None = None) -> str | None:
+    """Return the file of further authorities alone. Raises SettingError."""
+    return base.read(CA_FILE, environ) or None
+
+
+def load_client(environ: Environ | None = None) -> ClientSettings:
+    """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there.
+    Raises SettingError."""
+    settings = load(environ, secrets=False)
     url = base.service_url(_PREFIX, environ, lambda: settings)
-    return ClientSettings(url=url, admin_key=key)
+    key = base.read("RECEIVER_ADMIN_KEY", environ) or None
+    return ClientSettings(url=url, admin_key=key, ca_file=settings.ca_file)
+
+
+def strays(environ: Environ | None = None) -> Strays:
+    """Return what the environment holds that looks like a setting and is none."""
+    known = base.variables(_PREFIX, Settings, ClientSettings)
+    return find_strays(_PREFIX, known, base.environment(environ))
 
 
 def database_path(url: str, name: str = "database_url") -> str:

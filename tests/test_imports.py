@@ -47,8 +47,7 @@ KEEP_DATA: Final = ("dispatcher.store", "receiver.base.db", "receiver.inbox",
                     "receiver.handling.effects",
                     "dispatcher.demo.customers")  # fmt: skip  # the last is code as a customer's
 ENVIRONMENT: Final = ("os.environ", "os.getenv")
-READ_ENVIRONMENT: Final = ("dispatcher.settings", "receiver.settings", "receiver.base.settings",
-                           "receiver.base.log",
+READ_ENVIRONMENT: Final = ("receiver.base.settings", "receiver.base.log",
                            "dispatcher.demo.processes")  # fmt: skip  # the last hands it on
 
 # What does not hold yet. An entry that is not needed any more fails, so that this only shrinks.

@@ -21,6 +21,7 @@ from dispatcher.cli import (
 )
 from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
 from dispatcher.client import PostbackError
+from dispatcher.settings import strays
 from dispatcher.store.errors import CannotStart, StoreError
 from receiver.base import cli
 from receiver.base.cli import Failed, examples
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> Failed | None:
     if isinstance(error, CannotStart | SettingError):
-        return Failed(str(error), code=cli.CANNOT_START)
+        return Failed(str(error), strays().hint(str(error)), code=cli.CANNOT_START)
     if isinstance(error, StoreError):
         return Failed(str(error))
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":

@@ -58,7 +58,7 @@ def serve(
 ) -> None:
     """Run the service until it is stopped. SIGTERM, SIGHUP or Ctrl-C: it finishes what is in
     flight; a second SIGTERM or Ctrl-C: it leaves at once. Options win over the environment's
-    DISPATCHER_… settings."""
+    DISPATCHER_… settings, each of which may stand in a file that DISPATCHER_…_FILE names."""
     from dispatcher import server  # the other commands start faster without it
     from dispatcher.supervisor import serve_many
 

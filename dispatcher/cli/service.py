@@ -27,9 +27,10 @@ from dispatcher.client import (
     WaitTimeout,
 )
 from dispatcher.client.transport import Call
-from dispatcher.settings import load_client
+from dispatcher.settings import CA_FILE, load_client
 from receiver.base import cli
 from receiver.base.cli import Failed
+from receiver.base.tls import trusted
 
 T = TypeVar("T")
 _PANEL: Final = "The service"
@@ -65,7 +66,8 @@ ApiKey = Annotated[
     str | None,
     typer.Option(
         metavar="KEY",
-        help="Otherwise DISPATCHER_API_KEY, which other users of this machine cannot see.",
+        help="Otherwise DISPATCHER_API_KEY, or the file DISPATCHER_API_KEY_FILE, which other users "
+        "of this machine cannot see.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -140,11 +142,15 @@ def connect(
     """Return the service that the options, or else the environment, name."""
     before: Globals = context.obj or Globals()
     found = load_client()
+    where = url or before.url or found.url
+    # Reading authorities takes 20 ms: only where there is a file, and somebody to trust.
+    private = found.ca_file is not None and where.startswith("https:")
     try:
         client = Client(
-            url or before.url or found.url,
+            where,
             api_key or before.api_key or found.api_key,
             tenant=tenant or before.tenant,
+            tls=trusted(CA_FILE, found.ca_file) if private else None,
             retries=2,
             retry_for_s=10,
         )

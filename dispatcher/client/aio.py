@@ -2,6 +2,7 @@
 
 import asyncio
 import builtins
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from functools import partial, wraps
@@ -64,8 +65,9 @@ class AsyncClient:
     `tenant` is for platform keys (others have their own). `retries` bounds how often a call is
     tried again (429, 503, broken connections; `Retry-After` is honoured), `timeout_s` how long one
     try may take, from connecting to the last byte of the answer, and `retry_for_s` all tries
-    together. A longer answer than `answer_bytes_max` is not read. Every method raises
-    PostbackError.
+    together. A longer answer than `answer_bytes_max` is not read. `tls` says whom to trust over
+    `https`, for a service behind a private authority; the usual ones where it is not given.
+    Every method raises PostbackError.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class AsyncClient:
         retry_for_s: float = 60.0,
         timeout_s: float = TIMEOUT_S,
         answer_bytes_max: int = ANSWER_BYTES_MAX,
+        tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
-        self._endpoint = Endpoint(url, api_key, tenant)
+        self._endpoint = Endpoint(url, api_key, tenant, tls)
         self._policy = RetryPolicy(retries=retries, total_s=retry_for_s, timeout_s=timeout_s)
         self._answer_bytes_max = answer_bytes_max
         self._http = self._endpoint.connect(httpx.AsyncClient, transport, timeout_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -89,10 +90,17 @@ class Endpoint:
     """Where the service is, and who calls it. Its repr, like every error, is free of the API
     key."""
 
-    def __init__(self, url: str, api_key: str | None, tenant: str | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_key: str | None,
+        tenant: str | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
         self.url = _checked_url(url)
         self.tenant = tenant
+        self._tls = tls
         self._headers = _headers(api_key, tenant)
 
     def __repr__(self) -> str:
@@ -110,7 +118,7 @@ class Endpoint:
             "follow_redirects": False,
             "trust_env": not local,
             # Loading the certificate authorities takes 20 ms of CPU: only where there can be TLS.
-            "verify": parts.scheme == "https" or not local,
+            "verify": self._tls or parts.scheme == "https" or not local,
         }
 
     def connect(self, kind: type[AnyClient], transport: Any, timeout_s: float) -> AnyClient:

@@ -28,7 +28,10 @@ class Process:
         self.name = name
         self.url = url
         self._arguments = arguments
-        self._env = {**os.environ, **env}
+        # Whatever settings of ours the shell has are for other services than these.
+        own = ("DISPATCHER_", "RECEIVER_")
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(own)}
+        self._env = {**inherited, **env}
         self._log = Path(env["DEMO_FOLDER"]) / f"{name}.log"
         self._child: asyncio.subprocess.Process | None = None
 

@@ -19,6 +19,7 @@ from receiver.cli.common import (
     end,
     secrets,
 )
+from receiver.settings import load_ca_file
 from receiver.signature import v1_key
 
 if TYPE_CHECKING:
@@ -83,7 +84,14 @@ def check_command(
             end(str(error), USAGE)
     try:
         findings = asyncio.run(
-            check(url, active, effects_url=effects, schemes=schemes, wait_s=wait)
+            check(
+                url,
+                active,
+                effects_url=effects,
+                schemes=schemes,
+                wait_s=wait,
+                ca_file=load_ca_file(),
+            )
         )
     except (KitError, SettingError) as error:
         end(str(error), FAILED)

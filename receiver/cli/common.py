@@ -10,7 +10,13 @@ from rich.text import Text
 from receiver import client
 from receiver.base.cli import FAILED, USAGE, plain, say
 from receiver.base.settings import SettingError
-from receiver.settings import load_client, load_secrets, read_secrets
+from receiver.settings import (
+    load_client,
+    load_secrets,
+    load_signature_header,
+    read_secrets,
+    strays,
+)
 
 SECRET_FILE_BYTES_MAX = 64 * 1024
 BODY_FILE_BYTES_MAX = 64 * 1024 * 1024  # the largest body that a receiver can be set to accept
@@ -23,7 +29,8 @@ SecretFile = Annotated[
     typer.Option(help="File with the secret, instead of RECEIVER_SECRETS; `-` is standard input."),
 ]
 HeaderName = Annotated[
-    str, typer.Option(help="Name of the sha256= header.", envvar="RECEIVER_SIGNATURE_HEADER")
+    str | None,
+    typer.Option(help="Name of the sha256= header; otherwise RECEIVER_SIGNATURE_HEADER."),
 ]
 
 
@@ -69,7 +76,8 @@ def ask(
         end(
             "RECEIVER_ADMIN_KEY is not set",
             USAGE,
-            "set it to any long random text, for `receiver serve` and for this command",
+            strays().hint("RECEIVER_ADMIN_KEY")
+            or "set it to any long random text, for `receiver serve` and for this command",
         )
     try:
         return client.ask(settings, path, query, post=post, document=document, shape=shape)
@@ -90,8 +98,18 @@ def secrets(file: Path | None, body_file: Path) -> tuple[str, ...]:
     except SettingError as error:
         end(str(error), USAGE)
     if not found:
-        end("there is no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE, WHERE_FROM)
+        hint = strays().hint("RECEIVER_SECRETS") or WHERE_FROM
+        end("there is no secret: set RECEIVER_SECRETS, or give --secret-file", USAGE, hint)
     return found
+
+
+def header_name(given: str | None) -> str:
+    """Return the name of the `sha256=` header that was given, or that of the environment; ends the
+    command where that cannot be read."""
+    try:
+        return given or load_signature_header()
+    except SettingError as error:
+        end(str(error), USAGE)
 
 
 def read(file: Path, bytes_max: int) -> bytes:

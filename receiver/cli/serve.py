@@ -11,7 +11,7 @@ import typer
 from receiver.base.cli import CANNOT_START, USAGE, command
 from receiver.base.settings import SettingError
 from receiver.cli.common import EXIT_CODES, WHERE_FROM, end
-from receiver.settings import load
+from receiver.settings import load, strays
 
 if TYPE_CHECKING:
     from receiver.app import Receiver
@@ -44,7 +44,8 @@ def serve_command(
         typer.Option(help="Only for this status (completed, failed, …); may be repeated."),
     ] = None,
 ) -> None:
-    """Run the receiver; its settings are the RECEIVER_* variables."""
+    """Run the receiver; its settings are the RECEIVER_* variables. Each may stand in a file
+    instead, which RECEIVER_*_FILE names."""
     from receiver.handling.forward import Forwarder
     from receiver.server import CannotStart, serve
 
@@ -56,7 +57,10 @@ def serve_command(
     try:
         receiver = _receiver(handler, on or [])
         if forward:
-            forwarder = Forwarder(forward, timeout_s=receiver.settings.handler_timeout)
+            settings = receiver.settings
+            forwarder = Forwarder(
+                forward, timeout_s=settings.handler_timeout, ca_file=settings.ca_file
+            )
             receiver.on(*(on or ["*"]))(forwarder)
     except SettingError as error:
         end(str(error), CANNOT_START, _hint(error))
@@ -65,7 +69,7 @@ def serve_command(
     try:
         serve(receiver, on_stopped=forwarder.close if forwarder else None)
     except (SettingError, CannotStart) as error:
-        end(str(error), CANNOT_START)
+        end(str(error), CANNOT_START, _hint(error))
 
 
 def _receiver(handler: str | None, on: list[str]) -> "Receiver":
@@ -114,5 +118,7 @@ def _summary(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({frames[-1].filename}, line {frames[-1].lineno})"
 
 
-def _hint(error: SettingError) -> str | None:
-    return WHERE_FROM if "RECEIVER_SECRETS is not set" in str(error) else None
+def _hint(error: Exception) -> str | None:
+    misspelt = strays().hint(str(error))
+    where_from = WHERE_FROM if "RECEIVER_SECRETS is not set" in str(error) else None
+    return misspelt or where_from

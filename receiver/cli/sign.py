@@ -19,12 +19,12 @@ from receiver.cli.common import (
     HeaderName,
     SecretFile,
     end,
+    header_name,
     read,
     secrets,
 )
 from receiver.settings import load, load_client
 from receiver.signature import (
-    SHA256_HEADER,
     TOLERANCE_S,
     Job,
     Require,
@@ -73,7 +73,7 @@ def sign_command(
         int | None, typer.Option(help="Which run of the job it was, in a signed header.")
     ] = None,
     url: Annotated[str | None, typer.Option(help="Where curl sends it.")] = None,
-    header: HeaderName = SHA256_HEADER,
+    header: HeaderName = None,
     secret_file: SecretFile = None,
 ) -> None:
     """Sign a body as the dispatcher does, with the first of the secrets.
@@ -88,7 +88,7 @@ def sign_command(
             [secret],
             message_id=message_id or f"msg_{uuid.uuid4().hex}",
             timestamp_s=int(time.time()) if timestamp is None else timestamp,
-            sha256_header=header,
+            sha256_header=header_name(header),
             job=None if job == Job() else job,
         )
         print(_formatted(form, headers, body, body_file, url))
@@ -122,7 +122,7 @@ def verify_command(
         float, typer.Option(help="How far the timestamp may be from now, in seconds.")
     ] = TOLERANCE_S,
     require: Annotated[Require, typer.Option(help="What must be there.")] = "any",
-    signature_header: HeaderName = SHA256_HEADER,
+    signature_header: HeaderName = None,
     secret_file: SecretFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -137,7 +137,7 @@ def verify_command(
             now_s=time.time() if now is None else now,
             tolerance_s=tolerance,
             require=require,
-            sha256_header=signature_header,
+            sha256_header=header_name(signature_header),
         )
     except SignatureError as error:
         if as_json:
@@ -182,7 +182,7 @@ def _formatted(
 
 def _own_url() -> str:
     try:
-        return load_client().url + load().path
+        return load_client().url + load(secrets=False).path
     except SettingError as error:
         end(str(error), USAGE)
 

@@ -11,6 +11,7 @@ import httpx
 
 from receiver.base.tls import trusted
 from receiver.conformance.deliveries import Delivery
+from receiver.settings import CA_FILE
 
 # A status; or: the connection was ended, nothing came in time, nobody is there.
 Response: TypeAlias = int | Literal["closed", "silent", "unreachable"]
@@ -49,12 +50,16 @@ def redacted(url: httpx.URL) -> str:
 class Endpoint:
     """A receiver's URL and the client for it. `async with` it."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Raise ValueError for what is no URL."""
+    def __init__(
+        self, url: str, *, timeout_s: float = TIMEOUT_S, ca_file: str | None = None
+    ) -> None:
+        """Raise ValueError for what is no URL, and SettingError for authorities that cannot be
+        used."""
         self.url = check_url(url)
         self._timeout_s = timeout_s
         # Only our own deadlines end anything, and nothing of the environment counts.
-        self._http = httpx.AsyncClient(verify=trusted(), timeout=_NEVER_S, trust_env=False)
+        self._tls = trusted(CA_FILE, ca_file)
+        self._http = httpx.AsyncClient(verify=self._tls, timeout=_NEVER_S, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -90,7 +95,7 @@ class Endpoint:
         with suppress(OSError):  # TimeoutError is one
             async with asyncio.timeout(self._timeout_s):
                 _, writer = await asyncio.open_connection(
-                    self.url.host, port, ssl=trusted() if is_tls else None
+                    self.url.host, port, ssl=self._tls if is_tls else None
                 )
                 try:
                     writer.write(head.encode() + delivery.body[: len(delivery.body) // 2])

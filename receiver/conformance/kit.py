@@ -45,9 +45,12 @@ async def check(
     huge_bytes: int = HUGE_BYTES,
     wait_s: float = EFFECTS_WAIT_S,
     timeout_s: float = TIMEOUT_S,
+    ca_file: str | None = None,
 ) -> list[Finding]:
     """Return all findings, in the order of the cases. Raises KitError where there is nothing to
-    judge: nobody there, or one who refuses the plainest delivery; ValueError for what is no URL.
+    judge: nobody there, or one who refuses the plainest delivery; ValueError for what is no URL;
+    SettingError for a `ca_file`, with authorities to trust beside the usual ones, that cannot be
+    used.
 
     `effects_url` answers, for every job of this run, which statuses its handler was handed, in
     order: `{"job": ["completed"], …}`; for `wait_s` handlers may still be at work after the
@@ -62,7 +65,7 @@ async def check(
         standard=schemes != "sha256",
         sha256=schemes != "standard",
     )
-    async with Endpoint(url, timeout_s=timeout_s) as endpoint:
+    async with Endpoint(url, timeout_s=timeout_s, ca_file=ca_file) as endpoint:
         await endpoint.reach()
         sent = await _send_all(endpoint, cases(signer, huge_bytes=huge_bytes))
         effects = None

@@ -13,6 +13,7 @@ from receiver.base.lack import OwnLack, has_no_port, lack_of
 from receiver.base.tls import trusted
 from receiver.event import Event
 from receiver.names import with_own_lookups
+from receiver.settings import CA_FILE
 
 TIMEOUT_MARGIN: Final = 1.0  # the handler's own time ends first: its log says which it was
 
@@ -24,8 +25,9 @@ class ForwardError(Exception):
 class Forwarder:
     """A handler that posts each event to a URL. Close it when it is done with."""
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        """Raise ValueError for what is no http or https URL."""
+    def __init__(self, url: str, *, timeout_s: float, ca_file: str | None = None) -> None:
+        """Raise ValueError for what is no http or https URL, and SettingError for authorities that
+        cannot be used."""
         try:
             parsed = httpx.URL(url)
         except (httpx.InvalidURL, ValueError):
@@ -35,7 +37,7 @@ class Forwarder:
         self._url = url
         self._client = with_own_lookups(
             httpx.AsyncClient(
-                verify=trusted(),
+                verify=trusted(CA_FILE, ca_file),
                 timeout=timeout_s + TIMEOUT_MARGIN,
                 trust_env=False,
                 follow_redirects=False,

@@ -12,6 +12,7 @@ from typing import Any
 
 from dispatcher.policy import Policy
 from dispatcher.sending.sender import Sender
+from dispatcher.sending.trust import authorities
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery
@@ -222,7 +223,8 @@ async def sending(
     """An open sender that may reach loopback, unless `settings` say otherwise."""
     settings = {"allow_networks": (LOOPBACK,)} | settings
     extra: dict[str, Any] = {} if lookup is None else {"lookup": lookup}
-    sender = Sender(Settings(**settings), tls=tls, **extra)
+    chosen = Settings(**settings)
+    sender = Sender(chosen, tls=tls or authorities(chosen), **extra)
     await sender.open()
     try:
         yield sender

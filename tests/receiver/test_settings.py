@@ -38,6 +38,7 @@ def test_every_setting_is_read_from_its_variable() -> None:
         "signature_header": "X-Signature",
         "dialect": "runpod",
         "reruns": "latest",
+        "ca_file": "/etc/ca.pem",
         "url_token": "test-token-test-token",
         "sources_file": "/etc/sources.toml",
         "effects_url": "sqlite:///effects.db",

@@ -16,7 +16,7 @@ from dispatcher.cli.doctor.database import check_database
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.serve import SettingsDep
 from dispatcher.cli.service import JsonDep, Url
-from dispatcher.settings import ClientSettings, Settings, load_client
+from dispatcher.settings import ClientSettings, Settings, load_client, strays
 from receiver.base import cli
 from receiver.base.db.url import is_postgres
 from receiver.base.lack import files_limit
@@ -60,10 +60,12 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
         *check_database(settings),
         *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
         checks.files(settings, files_limit(hard=True)),
+        *checks.variables(strays()),
         checks.clock(time.time()),
         checks.signing_secret(settings),
         checks.admin_key(settings),
         checks.egress(settings),
+        *checks.authorities(settings),
         *checks.running(service),
     ]
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -11,11 +12,14 @@ import httpx
 import msgspec
 
 from dispatcher.access import secret_fault
-from dispatcher.settings import ClientSettings, Settings, files_needed, within_files
+from dispatcher.settings import CA_FILE, ClientSettings, Settings, files_needed, within_files
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite.database import path_of
+from receiver.base import tls
 from receiver.base.cli import size
 from receiver.base.lack import UNLIMITED
+from receiver.base.settings import SettingError
+from receiver.base.strays import CURE, TOLD_MAX, Strays
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less
 _SKEW_S_MAX: Final = 30.0  # receivers refuse five minutes; half a minute is worth a word
@@ -91,6 +95,19 @@ def files(settings: Settings, limit: int) -> Check:
     return judge("open files", message, advice)
 
 
+def variables(found: Strays) -> Iterator[Check]:
+    """Yield what looks like a setting in this shell and is none; nothing where all is read."""
+    for service, count in found.links:
+        message = f"{count} are the links of a Kubernetes Service named {service}"
+        yield warn("variables", message, CURE)
+    for name, nearest in found.unknown[:TOLD_MAX]:
+        advice = f"set {nearest}, if you meant that" if nearest else "unset it, if it was for us"
+        yield warn("variables", f"no setting reads {name}", advice)
+    if len(found.unknown) > TOLD_MAX:
+        message = f"no setting reads {len(found.unknown) - TOLD_MAX} more"
+        yield warn("variables", message, "unset them, if they were for us")
+
+
 def clock(now_s: float) -> Check:
     """Whether the clock can be right: signatures carry its time."""
     shown = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(now_s))
@@ -149,11 +166,26 @@ def _without_user(url: str) -> str:
     return url.rpartition("@")[2]
 
 
+def authorities(settings: Settings) -> Iterator[Check]:
+    """Yield whether the file of further authorities can be used; nothing without one."""
+    if settings.ca_file is None:
+        return
+    try:
+        stats = tls.system(CA_FILE, settings.ca_file).cert_store_stats()
+    except SettingError as error:
+        yield bad("authorities", str(error), "give certificates in PEM, or unset it")
+    else:
+        yield ok("authorities", f"{stats['x509_ca']} with those of {settings.ca_file}")
+
+
 def running(service: ClientSettings) -> list[Check]:
     """Return the running service, its readiness and its clock."""
     try:
-        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False) as http:
+        whom = tls.trusted(CA_FILE, service.ca_file) if service.url.startswith("https:") else True
+        with httpx.Client(timeout=_TIMEOUT_S, trust_env=False, verify=whom) as http:
             response = http.get(f"{service.url}/readyz")
+    except SettingError as error:
+        return [bad("service", f"{service.url} cannot be asked: {error}")]
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         message = f"nothing answers at {service.url} ({error or type(error).__name__})"
         advice = "if it should run, start it with: dispatcher serve"
