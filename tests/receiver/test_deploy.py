@@ -3,6 +3,7 @@
 import hmac
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 
+import dispatcher.settings
 from receiver.base import completion
 from receiver.base.completion import canonical
 from receiver.base.settings import SettingError
-from receiver.settings import load
+from receiver.settings import load, strays
 from receiver.signature import Job, sign_sha256, signed_headers
 from receiver.testing import signed_request
 from tests.receiver.deployed import DEPLOY, load_deployed
@@ -56,21 +58,25 @@ async def test_the_mounted_example_handles_a_completion_once(mounted: ModuleType
         await until(fulfilled)
 
 
-def test_the_service_runs_a_command_that_exists_with_settings_that_do() -> None:
-    """Every line of the environment file is read, its placeholders are refused until they are
-    replaced, and the command line is understood."""
+def test_the_service_runs_a_command_that_exists_with_settings_that_do(tmp_path: Path) -> None:
+    """Every line of the environment file and of the unit is read, its secrets are files, a
+    placeholder in one of them is refused, and the command line is understood."""
     lines = (DEPLOY / "receiver.env").read_text().splitlines()
     environ = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    for name in ("RECEIVER_SECRETS", "RECEIVER_ADMIN_KEY"):
-        with pytest.raises(SettingError, match=f"{name}.* placeholder"):
-            load(environ | {"RECEIVER_SECRETS": "", "RECEIVER_ADMIN_KEY": "", name: environ[name]})
-    secret = {"RECEIVER_SECRETS": SECRET, "RECEIVER_ADMIN_KEY": "key-of-16-letters"}
-    settings = load(environ | secret)
+    unit = (DEPLOY / "receiver.service").read_text().splitlines()
+    secrets = credentials(unit, tmp_path)
+    assert not strays(environ | secrets).unknown
+    contents = {"RECEIVER_SECRETS_FILE": SECRET, "RECEIVER_ADMIN_KEY_FILE": "key-of-16-letters"}
+    assert set(secrets) == set(contents)
+    for name, content in contents.items():
+        Path(secrets[name]).write_text("whsec_put-yours-here\n")
+        with pytest.raises(SettingError, match=f"{name.removesuffix('_FILE')}.* placeholder"):
+            load({**environ, name: secrets[name]})
+        Path(secrets[name]).write_text(f"{content}\n")
+    settings = load(environ | secrets)
     assert settings.database_url == "sqlite:////var/lib/receiver/inbox.db"
-    assert settings.admin_key
-    assert settings.secrets
-    unit = (DEPLOY / "receiver.service").read_text()
-    (command,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+    assert (settings.admin_key, settings.secrets) == ("key-of-16-letters", (SECRET,))
+    (command,) = [line for line in unit if line.startswith("ExecStart=")]
     words = command.removeprefix("ExecStart=").split()[1:]
     ran = subprocess.run(
         [sys.executable, "-m", "receiver", *words],
@@ -81,6 +87,53 @@ def test_the_service_runs_a_command_that_exists_with_settings_that_do() -> None:
     )
     assert ran.returncode == 3
     assert "RECEIVER_SECRETS is not set" in ran.stderr
+
+
+def test_the_dispatchers_service_reads_its_key_from_a_file(tmp_path: Path) -> None:
+    """And every variable that it sets is a setting."""
+    unit = (DEPLOY.parent / "dispatcher" / "postback-dispatcher.service").read_text().splitlines()
+    secrets = credentials(unit, tmp_path)
+    set_here = [line.removeprefix("Environment=").split("=", 1) for line in unit if is_set(line)]
+    environ = {name: value for name, value in set_here if name not in secrets} | secrets
+    Path(secrets["DISPATCHER_ADMIN_KEY_FILE"]).write_text("test-key\n")
+    settings = dispatcher.settings.load(environ)
+    assert settings.admin_key == "test-key"
+    assert settings.database_url == "sqlite:////var/lib/postback/postback.db"
+    assert not dispatcher.settings.strays(environ).unknown
+
+
+def is_set(line: str) -> bool:
+    return line.startswith("Environment=")
+
+
+def credentials(unit: list[str], folder: Path) -> dict[str, str]:
+    """The variables of a unit that name files, as they are where `folder` is the credentials'."""
+    loaded = {
+        line.removeprefix("LoadCredential=").partition(":")[0]
+        for line in unit
+        if line.startswith("LoadCredential=")
+    }
+    named = [line.removeprefix("Environment=").split("=") for line in unit if "=%d/" in line]
+    assert {path.removeprefix("%d/") for _, path in named} == loaded
+    return {name: path.replace("%d", str(folder)) for name, path in named}
+
+
+@pytest.mark.parametrize(
+    "unit", ["receiver/receiver.service", "dispatcher/postback-dispatcher.service"]
+)
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, unit: str) -> None:
+    """But that the program is not installed here."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("there is no systemd-analyze on this machine")
+    text = (DEPLOY.parent / unit).read_text()
+    text = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", text, flags=re.MULTILINE)
+    file = tmp_path / Path(unit).name
+    file.write_text(text)
+    ran = subprocess.run(
+        [analyze, "verify", "--man=no", str(file)], capture_output=True, text=True, check=False
+    )
+    assert file.name not in ran.stderr, ran.stderr
 
 
 def test_the_vectors_for_customers_are_ours() -> None:
