@@ -22,6 +22,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
 from dispatcher.sending.egress import Egress
+from dispatcher.sending.resolver import ATTEMPT
 from dispatcher.sending.response import HEAD_BYTES_MAX, find_head
 from receiver.base.lack import OwnLack, Uplink, has_no_route, is_routed, lack_of
 
@@ -187,7 +188,6 @@ class Connector(aiohttp.TCPConnector):
         )
         handler: type[ResponseHandler] = Handler
         self._factory = functools.partial(handler, loop=self._loop)
-        self._connecting: set[object] = set()
         self._uplink = uplink
         self._dials_max = dials_max
         self._idle_max = idle_max
@@ -224,19 +224,14 @@ class Connector(aiohttp.TCPConnector):
             protocol.close()
 
     async def connect(self, *args: Any, **named: Any) -> Any:
-        """Return a connection; until there is one the task that asks is known as connecting."""
-        task = asyncio.current_task()
-        self._connecting.add(task)
+        """Return a connection; until there is one the attempt is `connecting`."""
+        attempt = ATTEMPT.get(None)
+        if attempt is None:
+            return await super().connect(*args, **named)
+        attempt.connecting = True
         connection = await super().connect(*args, **named)
-        self._connecting.discard(task)
+        attempt.connecting = False
         return connection
-
-    def failed_to_connect(self) -> bool:
-        """Whether the attempt that this task made never had a connection; tells it once."""
-        task = asyncio.current_task()
-        failed = task in self._connecting
-        self._connecting.discard(task)
-        return failed
 
     def _release(
         self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -19,8 +20,17 @@ _PATIENCE_S: Final = 0.5
 # What name servers say of a name that there is not; any other error says nothing of the name.
 _GONE: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
-ASKER: Final[ContextVar[Asker]] = ContextVar("asker")
-"""Whose attempt this task makes; unset, nobody's in particular."""
+
+@dataclass(slots=True)
+class Attempt(Asker):
+    """For whom a task sends. `connecting` says that it has no connection yet: where it ends like
+    that, its request has reached nobody."""
+
+    connecting: bool = False
+
+
+ATTEMPT: Final[ContextVar[Attempt]] = ContextVar("attempt")
+"""The attempt that this task makes; unset, nobody's in particular."""
 
 
 class Resolver(AbstractResolver):
@@ -54,7 +64,7 @@ class Resolver(AbstractResolver):
         if known is not None and now < known.fresh_until:
             addresses = known.usable()
         else:
-            asker = ASKER.get(None) or Asker()
+            asker = ATTEMPT.get(None) or Asker()
             if known is None:
                 addresses = await self._lookups.ask(host, asker)
             else:

@@ -30,14 +30,14 @@ from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
 from dispatcher.sending.connections import Connector, Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
-from dispatcher.sending.resolver import ASKER, Resolver
+from dispatcher.sending.resolver import ATTEMPT, Attempt, Resolver
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
 from receiver.base.lack import Uplink, descriptors_left, files_limit, lack_of
-from receiver.base.lookups import LACK, Addresses, Asker, look_up
+from receiver.base.lookups import LACK, Addresses, look_up
 from receiver.base.settings import SettingError
 from receiver.signature import Job
 
@@ -121,11 +121,10 @@ class Sender:
     async def _attempt(self, delivery: Delivery, secrets: Secrets, now_s: int) -> "_Result":
         if self._opened is None:
             raise RuntimeError("the sender is not open")
-        opened = self._opened  # attempts outlive a closing
-        pooled, fresh = opened.pooled, opened.fresh
+        pooled, fresh = self._opened.pooled, self._opened.fresh  # attempts outlive a closing
         timeout_s = delivery.policy.timeout
-        asker = Asker(delivery.tenant)
-        ASKER.set(asker)
+        attempt = Attempt(delivery.tenant)
+        ATTEMPT.set(attempt)
         try:
             url = parse_url(delivery.url)
             headers = self._headers(delivery, secrets, now_s)
@@ -136,24 +135,19 @@ class Sender:
                     response = await self._post(fresh, url, headers, delivery.body)
             return await self._result(response, delivery.policy)
         except TimeoutError:
-            if asker.lacking:
-                opened.unconnected()
+            if attempt.lacking:
                 detail = "no place to look its name up in time"
                 return _Result(kind="interrupted", error=INTERRUPTED, detail=detail, lack=LACK)
             error = f"no complete answer within {timeout_s:g} s"
-            return _Result(kind="timeout", error=error, connected=not opened.unconnected())
+            return _Result(kind="timeout", error=error, connected=not attempt.connecting)
         except UrlRefused as refusal:
             return _Result(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
         except (aiohttp.ClientError, OSError) as error:
-            unconnected = opened.unconnected()
             lack = self._lack_of(error)
             if lack is not None:
                 detail = reason_of(error)
                 return _Result(kind="interrupted", error=INTERRUPTED, detail=detail, lack=lack)
-            return replace(_failure(error), connected=not unconnected)
-        except BaseException:
-            opened.unconnected()  # cancelled: nobody will ask
-            raise
+            return replace(_failure(error), connected=not attempt.connecting)
 
     def _lack_of(self, error: aiohttp.ClientError | OSError) -> str | None:
         """Return what of ours was lacking, None where it was not we who failed. Behind an egress
@@ -287,14 +281,6 @@ class _Sessions:
     pooled: aiohttp.ClientSession
     fresh: aiohttp.ClientSession  # never reuses a connection
     resolver: Resolver
-
-    def unconnected(self) -> bool:
-        """Whether this task's attempt failed before it had a connection."""
-        failed = False
-        for session in (self.pooled, self.fresh):
-            if isinstance(session.connector, Connector):
-                failed |= session.connector.failed_to_connect()
-        return failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

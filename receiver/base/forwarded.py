@@ -33,6 +33,13 @@ def address_of(text: str) -> Address | None:
     return address if mapped is None else mapped
 
 
+@lru_cache(maxsize=4096)
+def _plain(peer: str) -> str:
+    """Return what all spellings of an address are written as."""
+    known = address_of(peer)
+    return peer if known is None else str(known)
+
+
 def plain_network(network: Network) -> Network:
     """Return a network of IPv4 addresses that are written as IPv6 ones as the IPv4 network, which
     their addresses are compared as."""
@@ -56,8 +63,7 @@ class Proxies:
 
     def address(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> str:
         """Return the address that asks, over a connection from `peer`."""
-        known = address_of(peer)
-        text = peer if known is None else str(known)
+        text = _plain(peer)
         if not self._networks or not within(text, self._networks):
             return text
         lines = [value for name, value in headers if name == _FOR]

@@ -338,13 +338,13 @@ class BoundedProtocol(HttpToolsProtocol):
         if cycle.disconnected or cycle.flow.write_paused:
             return False
         cycle.keep_alive = cycle.keep_alive and not close
-        lines = [b"%b: %b\r\n" % header for header in cycle.default_headers]
+        lines = _lines(cycle.default_headers)
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.response_started = cycle.response_complete = True
         if len(body) < _LONG_BYTES:
-            self.transport.write(b"".join((STATUS_LINE[status], *lines, head, end, body)))
+            self.transport.write(b"".join((STATUS_LINE[status], lines, head, end, body)))
         else:  # one that many ask for is in memory once, however many do not read it
-            self.transport.writelines((b"".join((STATUS_LINE[status], *lines, head, end)), body))
+            self.transport.writelines((b"".join((STATUS_LINE[status], lines, head, end)), body))
         cycle.message_event.set()
         if not cycle.keep_alive:
             self._end() if cycle.more_body else self.transport.close()
@@ -421,6 +421,23 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded_bytes += size
         if self._discarded_bytes > _LINGER_BYTES_MAX:
             self.flow.pause_reading() if self._closer is None else self.transport.close()
+
+
+class _Lines:
+    """The lines of the headers that all responses have: the server makes a list a second."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def __call__(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers = headers
+            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self._lines
+
+
+_lines: Final = _Lines()
 
 
 async def _wrong_host(scope: Any, receive: Receive, send: Send) -> None:

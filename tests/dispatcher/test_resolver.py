@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.sending.resolver import ASKER, Resolver
+from dispatcher.sending.resolver import ATTEMPT, Attempt, Resolver
 from receiver.base.lack import OwnLack, lack_of
-from receiver.base.lookups import Addresses, Asker, look_up
+from receiver.base.lookups import Addresses, look_up
 
 
 class Names:
@@ -70,9 +70,9 @@ def resolver(names: Callable[[str], Addresses], **changes: Any) -> Resolver:
     return Resolver(look_up=names, **settings | changes)
 
 
-async def resolving(under_test: Resolver, host: str, asker: Asker | str) -> list[Any]:
+async def resolving(under_test: Resolver, host: str, asker: Attempt | str) -> list[Any]:
     """What a tenant's attempt is told; in a task of its own, if the test goes on with another's."""
-    ASKER.set(Asker(asker) if isinstance(asker, str) else asker)
+    ATTEMPT.set(Attempt(asker) if isinstance(asker, str) else asker)
     found: list[Any] = await under_test.resolve(host)
     return found
 
@@ -192,7 +192,7 @@ async def test_what_finds_no_place_waits_for_one_and_says_that_it_is_our_lack(
     under_test = resolver(names, timeout_s=0.1, lookups_max=1)
     with pytest.raises(OSError, match="longer than"):
         await under_test.resolve("hung.example")
-    asker = Asker("b")
+    asker = Attempt("b")
     waiting = asyncio.create_task(resolving(under_test, "healthy.example", asker))
     await asyncio.wait((waiting,), timeout=0.2)  # longer than a look-up may take
     assert (waiting.done(), asker.lacking) == (False, True)
@@ -305,7 +305,7 @@ async def test_stale_addresses_serve_while_looking_them_up_again_hangs(
     monkeypatch.setattr("dispatcher.sending.resolver._PATIENCE_S", 0.05)
     under_test = await stale(names, "a.example")
     names.hung_hosts.add("a.example")
-    asker = Asker("a")
+    asker = Attempt("a")
     assert hosts(await resolving(under_test, "a.example", asker)) == ["192.0.2.7"]
     assert not asker.lacking
     async with asyncio.timeout(0):
