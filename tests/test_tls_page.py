@@ -150,7 +150,8 @@ def test_the_manifests_name_what_there_is() -> None:
     assert "args: [dispatcher, serve]" in pod
     environ = dict(re.findall(r"\{name: (DISPATCHER_\w+), value: \"?([^\"}]+)\"?\}", pod))
     files = {name for name in environ if name.endswith(FILE)}
-    assert files == {f"DISPATCHER_DATABASE_URL{FILE}", f"DISPATCHER_ADMIN_KEY{FILE}"}
+    secret = ("DATABASE_URL", "ADMIN_KEY", "ENCRYPTION_KEYS")
+    assert files == {f"DISPATCHER_{name}{FILE}" for name in secret}
     mount = re.search(r"mountPath: (\S+),", pod)
     assert mount is not None
     assert all(environ.pop(name).startswith(f"{mount[1]}/") for name in files)

@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher.cli.doctor import checks, database
 from dispatcher.cli.doctor.checks import Check
-from dispatcher.settings import ClientSettings
+from dispatcher.settings import ClientSettings, strays
 from dispatcher.store.access import EndingKey
 from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
@@ -85,6 +85,24 @@ def test_open_files_are_measured_against_slots(tmp_path: Path, limit: int, state
     found = checks.files(settings_for(tmp_path, slots=1_024, connections_max=4_096), limit)
     assert found.state == state
     assert ("connections" in found.message) is (state != "ok")
+
+
+def test_variables_that_nothing_reads_are_told_without_their_values(
+    alone: Run, service: Running, environment: pytest.MonkeyPatch
+) -> None:
+    """A warning each, which makes the doctor's result no worse; links of a Service are one."""
+    assert list(checks.variables(strays({"DISPATCHER_SLOTS_FILE": "x", "PATH": "x"}))) == []
+    for name in ("SLOTZ", "SERVICE_HOST", "SERVICE_PORT"):
+        environment.setenv(f"DISPATCHER_{name}", "hidden")
+    words = ("--database-url", service.settings.database_url, "--url", service.url)
+    ran = alone("doctor", *words, "--json")
+    assert ran.code == 0
+    found = [one for one in ran.lines if one["name"] == "variables"]
+    assert [one["state"] for one in found] == ["warn", "warn"]
+    assert "enableServiceLinks: false" in found[0]["advice"]
+    assert "DISPATCHER_SLOTZ" in found[1]["message"]
+    assert "set DISPATCHER_SLOTS" in found[1]["advice"]
+    assert "hidden" not in ran.out
 
 
 def test_a_clock_in_the_past_is_bad() -> None:
