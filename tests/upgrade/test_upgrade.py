@@ -33,7 +33,7 @@ from tests.upgrade.programs import (
 )
 from tests.upgrade.restore import STORES, restored
 
-VERSIONS: Final = ("c25469a", "ceedfc4")
+VERSIONS: Final = ("c25469a", "ceedfc4", "6b3ba3c")
 DAY_S: Final = 86_400
 # These move on by themselves as soon as the programs run.
 MOVING: Final = ("retrying", "sending", "limited", "fed")
