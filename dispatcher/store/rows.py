@@ -241,12 +241,10 @@ def leased(tx: Tx, row: Row) -> Delivery:
     destination, unopened = destination_of(lane), None
     try:
         found = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
-        headers, named = plain_headers(found), secret_headers(found)
-        headers += plain_headers(read_headers(tx, own_headers, PAYLOADS, callback, tenant))
-        if kid is not None:
-            body = open_body(tx, kid, body, callback, tenant)
+        own = read_headers(tx, own_headers, PAYLOADS, callback, tenant)
+        body = body if kid is None else open_body(tx, kid, body, callback, tenant)
     except CannotUnseal as error:
-        headers, named, body, unopened = (), (), b"", error.unopened
+        found, own, body, unopened = (), (), b"", error.unopened
     return Delivery(
         id=callback,
         tenant=tenant,
@@ -257,8 +255,8 @@ def leased(tx: Tx, row: Row) -> Delivery:
         url=own_url or registered_url,
         body=body,
         content_type=content_type,
-        headers=headers,
-        secret_headers=named,
+        headers=plain_headers(found) + plain_headers(own),
+        secret_headers=secret_headers(found),
         policy=policies.load(policy),
         fence=fence,
         attempt=attempts + 1,
