@@ -2,14 +2,22 @@
 durability costs, and promises nothing: no idempotency, no history, nothing after a restart."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
 from dispatcher import policy as policies
 from dispatcher.store.database import StoreEvents
 from dispatcher.store.requests import ClaimRequest, Settlement, Usage
 from dispatcher.store.store import Store
-from dispatcher.values import Delivery, Key, NewCallback, SigningSecret, Submitted, Tenant
+from dispatcher.values import (
+    Delivery,
+    Key,
+    NewCallback,
+    SigningSecret,
+    StoredSecret,
+    Submitted,
+    Tenant,
+)
 
 _FREE_BYTES: Final = 2**40
 
@@ -106,6 +114,15 @@ class Relay:
         return 0
 
     reclaim = expire = prune = shrink = bring_back = _nothing_due
+
+    async def stored_values(self, _owner: str) -> Mapping[str, StoredSecret]:
+        return {}
+
+    async def reencryption(self) -> None:
+        """Nothing is stored, and nothing sealed."""
+
+    async def mark_used(self, *_: object) -> None:
+        """Nor is that."""
 
     async def trim_audit(self, *_: object, **__: object) -> tuple[int, None]:
         return 0, None
