@@ -82,8 +82,9 @@ def reserve_high(held: int, slots_max: int) -> int:
 
 def claim_reserves(slots_max: int, slots: int, free: int) -> tuple[int, ...]:
     """Return what a claim for `slots` of the `free` ones leaves of them, by the bit length of how
-    many a tenant holds: its part of the reserve. Hand-over leaves the rest."""
-    return tuple(kept * slots // free for kept in _reserves(slots_max))
+    many a tenant holds: its part of the reserve, at least one where there is any. Hand-over leaves
+    the rest."""
+    return tuple(max(min(kept, 1), kept * slots // free) for kept in _reserves(slots_max))
 
 
 def bytes_reserve(held: int, bytes_max: int) -> int:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher import fairness
@@ -135,6 +135,7 @@ def test_whatever_six_tenants_hold_a_newcomer_is_sent_at_once(
 
 
 @given(SIZES, STEPS)
+@example(4, [("both", "a")])
 def test_there_are_never_more_than_all_and_one_tenant_leaves_a_quarter(
     slots_max: int, steps: list[tuple[str, str]]
 ) -> None:
