@@ -13,6 +13,7 @@ from dispatcher.settings import Settings, strays, within_files
 from dispatcher.store.errors import CannotStart
 from receiver.base import lack, log, server
 from receiver.base.protocol import Bounds
+from receiver.base.secrets import write_no_core
 from receiver.base.stopping import CLOSE_S, Stop
 
 _LOG: Final = log.get("dispatcher.server")
@@ -53,6 +54,7 @@ def serve(
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
     if listener is None:  # else whoever made it has told
         strays().tell(_LOG)
+    write_no_core()
     settings = within_files(settings, lack.raise_files_limit(), is_told=True)
     stop = Stop(_LOG) if stop is None else stop
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:

@@ -9,6 +9,7 @@ from receiver.app import Receiver
 from receiver.base import lack, log, server
 from receiver.base.lack import Need
 from receiver.base.protocol import Bounds
+from receiver.base.secrets import write_no_core
 from receiver.base.stopping import CLOSE_S, Stop
 from receiver.handling.tx import EffectsError
 from receiver.http.router import DRAIN_BYTES_MAX
@@ -40,6 +41,7 @@ def serve(app: Receiver, *, on_stopped: Callable[[], Awaitable[None]] | None = N
     settings = app.settings
     log.configure(LOG_STYLE, settings.log_format, settings.log_level)
     strays().tell(_LOG)
+    write_no_core()
     lack.raise_files_limit()
     stop = Stop(_LOG)
     with stop.signals(), asyncio.Runner(loop_factory=server.loop_factory()) as runner:

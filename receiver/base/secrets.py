@@ -2,6 +2,7 @@
 said of one never repeats it."""
 
 import re
+import resource
 from itertools import pairwise
 from typing import Final
 
@@ -108,3 +109,10 @@ def _check_comma(before: str, after: str) -> None:
             "a comma may be part of a secret, or stand between two: put a space behind one that "
             "separates, or each secret on a line of its own"
         )
+
+
+def write_no_core() -> None:
+    """Have this process leave no core file should it crash: that would hold in the clear what is
+    sealed everywhere else. Only the soft limit is lowered: `prlimit --core` allows one again."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
