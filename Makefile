@@ -19,7 +19,7 @@ demo: install
 
 # While working: what needs no process of its own and no PostgreSQL, of both halves, in under a minute.
 quick: install
-	$(BIN)/pytest -m quick
+	$(BIN)/pytest -m quick $(PARALLEL)
 
 test: install
 	$(BIN)/pytest $(PARALLEL)
