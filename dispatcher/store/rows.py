@@ -211,8 +211,7 @@ c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run, p.kid
 
 
 def leased(tx: Tx, row: Row) -> Delivery:
-    """Return a row of LEASED as a value: one that cannot be opened says so, and is no reason for
-    the others not to go out."""
+    """Return a row of LEASED as a value; one that cannot be opened says so, and stops no other."""
     (
         callback,
         tenant,
