@@ -17,7 +17,7 @@ install: .venv/.installed
 demo: install
 	@$(BIN)/dispatcher demo
 
-# While working: what needs no process of its own and no PostgreSQL, of both halves, in under a minute.
+# While working: what needs no process of its own and no PostgreSQL, of both halves.
 quick: install
 	$(BIN)/pytest -m quick $(PARALLEL)
 

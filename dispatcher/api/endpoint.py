@@ -230,7 +230,7 @@ async def _admit(call: Call, scope: Scope) -> None:
     access = call.context.access
     principal = await access.principal(call.header(b"authorization"))
     if principal.limits is not UNLIMITED:
-        _hold(call, principal)
+        _check_limits(call, principal)
     access.mark_used(principal)
     principal.require(scope)
     named = call.header(b"postback-tenant")
@@ -256,7 +256,7 @@ def _reason(call: Call) -> str | None:
     return text
 
 
-def _hold(call: Call, principal: Principal) -> None:
+def _check_limits(call: Call, principal: Principal) -> None:
     """Hold a request against what its key is bound to, and have the response say what is left of
     its rate. Raises Elsewhere and TooFast."""
     quota, rate = call.context.access.admit(principal, call.address), principal.limits
