@@ -20,6 +20,7 @@ BASE: Final = "receiver.base"
 # own package.
 FLOORS: Final = (
     "audit fairness filters health ids keys outcome pace policy states values",
+    "jobs",
     "settings",
     "store metrics wire",
     "access signing client",
@@ -27,6 +28,7 @@ FLOORS: Final = (
     "sending",
     "engine",
     "intake",
+    "gateway",
     "api",
     "app",
     "server",
@@ -36,7 +38,7 @@ FLOORS: Final = (
     "__main__",
 )
 # Decisions: time and chance are arguments, and nothing waits.
-DECISIONS: Final = ("fairness", "filters", "health", "outcome", "pace", "policy", "states",
+DECISIONS: Final = ("fairness", "filters", "health", "jobs", "outcome", "pace", "policy", "states",
                     "values")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",

@@ -1,0 +1,1 @@
+"""Jobs and endpoints as values, and every decision about them: pure, free of IO."""

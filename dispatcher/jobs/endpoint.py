@@ -1,0 +1,132 @@
+"""An endpoint: a named upstream and its rules. The defaults are those of the guide's table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from dispatcher.values import SecretRef
+
+Body = Literal["auto", "raw", "input", "envelope"]
+DeliveryMode = Literal["at-least-once", "at-most-once"]
+HeldReason = Literal["circuit", "retry-after", "turned-away"]
+
+OUTPUT_BYTES_MAX: Final = 1024 * 1024
+"""The most that an endpoint's `output_max` may be while outputs are stored in one piece."""
+_DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRef:
+    """A header's value that stands on the server's own disk or in its environment, for endpoints
+    of the server's own file alone: `kind` `env` or `file`, and its name or path."""
+
+    kind: Literal["env", "file"]
+    name: str
+    prefix: str = ""
+
+
+HeaderValue = str | SecretRef | LocalRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryWaits:
+    """Seconds between calls that spend tries, and between those that were not sent."""
+
+    base: float = 1.0
+    factor: float = 2.0
+    cap: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """For how many seconds after a job's end its parts are kept."""
+
+    input: float = 7 * _DAY_S
+    output: float = 7 * _DAY_S
+    job: float = 30 * _DAY_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackDefaults:
+    """What a job's callback is where its request says nothing: `policy` as the store keeps it."""
+
+    policy: str | None = None
+    destination: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointRules:
+    """The fields of an endpoint, read and checked; seconds, bytes and counts. They are read when a
+    job is claimed, not frozen in it: a change acts on the backlog."""
+
+    url: str
+    method: str = "POST"
+    body: Body = "auto"
+    concurrency: int = 4  # calls at once, over all processes
+    rate: float | None = None  # starts a second, over all processes
+    adaptive: bool = True
+    timeout: float | None = None  # the run limit where the request says none
+    timeout_max: float | None = None
+    queue_timeout: float = _DAY_S
+    delivery: DeliveryMode = "at-least-once"
+    attempts: int = 3
+    retry_unknown: bool = True
+    retry_codes: frozenset[int] = frozenset({502, 504})
+    repeat_within: float = 30.0
+    busy: frozenset[int] = frozenset({429})
+    functions: tuple[str, ...] = ("run",)
+    priority_scope: Literal["customer", "endpoint"] = "customer"
+    on_disconnect: Literal["cancel", "keep"] = "cancel"
+    schema: Mapping[str, Any] | None = None
+    queue_max: int = 100_000
+    queue_max_tenant: int = 1_000
+    input_max: int = 10 * 1024 * 1024
+    output_max: int = OUTPUT_BYTES_MAX
+    keep: Keep = Keep()
+    headers: tuple[tuple[str, HeaderValue], ...] = field(default=(), repr=False)
+    retry: RetryWaits = RetryWaits()
+    callback: CallbackDefaults = CallbackDefaults()
+    price_per_second: float | None = None
+    expected_duration: float | None = None
+    tenants: tuple[str, ...] = ("*",)
+
+    def admits(self, tenant: str) -> bool:
+        """Whether jobs of this tenant are taken; to others the endpoint does not exist."""
+        return "*" in self.tenants or tenant in self.tenants
+
+    @property
+    def once(self) -> bool:
+        """Whether a call is made at most once."""
+        return self.delivery == "at-most-once"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An endpoint as it is stored. `text` is what `rules` was read from; a managed one comes from
+    the server's file. `epoch` grows with each change of its URL: what was out before teaches
+    nothing after."""
+
+    name: str
+    rules: EndpointRules
+    text: str = field(repr=False)
+    managed: bool = False
+    paused: bool = False
+    created_ms: int
+    updated_ms: int
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointLoad:
+    """What an endpoint has to do and may do now. `window` is how many calls it may have open at
+    present; `wanted` how many it would have with room for all."""
+
+    endpoint: str
+    queued: int
+    queued_more: bool  # more than were counted
+    running: int
+    releasing: int
+    window: int
+    oldest_queued_ms: int | None
+    held_until_ms: int
+    held_reason: HeldReason | None

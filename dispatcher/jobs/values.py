@@ -1,0 +1,253 @@
+"""The values that modules hand to each other about jobs: frozen, and free of IO."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from dispatcher.jobs.states import JobReason, JobState
+from dispatcher.policy import Policy
+from dispatcher.values import Delivery, Headers
+
+Dialect = Literal["v1", "tensorone", "runpod", "cerebrium"]
+JobPriority = Literal["high", "normal", "low"]
+
+# A queue's classes, in the order in which they are served.
+HIGH: Final = 0
+NORMAL: Final = 1
+LOW: Final = 2
+CLASS_OF: Final[Mapping[JobPriority, int]] = {"high": HIGH, "normal": NORMAL, "low": LOW}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallbackTarget:
+    """Where a job's end is told, checked when the job was submitted: a URL or a registered
+    destination's name, with the ids of its destination and lane. `policy_text` is what is stored
+    and `policy` what it says, both None for the destination's own."""
+
+    url: str | None
+    destination_name: str | None
+    destination: str
+    lane: str
+    headers: Headers = field(default=(), repr=False)
+    policy_text: str | None = None
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What a request said beside its body, stored with the job as one JSON text.
+
+    `headers` are those of the caller that its upstream is to see (an allow-list). `sync` marks a
+    call that somebody waits for on the same connection: it is never repeated once it was sent.
+    `limit_s` and `ttl_s` are the request's own run limit and time to live.
+    """
+
+    function: str | None = None
+    headers: Headers = ()
+    callback: CallbackTarget | None = None
+    sync: bool = False
+    limit_s: float | None = None
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A validated job, ready to be stored. `key` is its idempotency key's digest, if any, and
+    `content` what it must come with again. `expires_ms` is when it ends unless it has begun."""
+
+    id: str  # 32 hexadecimal digits: a UUIDv7
+    tenant: str
+    endpoint: str
+    dialect: Dialect
+    priority: JobPriority
+    body: bytes = field(repr=False)
+    content_type: str
+    options: JobOptions
+    tags: tuple[tuple[str, str], ...] = ()
+    key: bytes | None = None
+    content: bytes
+    created_ms: int
+    not_before_ms: int | None = None
+    expires_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob:
+    """One job that this process runs now: all that its call and its judgement need, and the claim
+    that alone may settle it. Times are by this process's clock."""
+
+    id: str
+    tenant: str
+    endpoint: str
+    dialect: Dialect
+    priority: JobPriority
+    run: int  # from 1; one more with each retry by a user
+    claim: int  # grows with each claim
+    calls: int  # calls of this run that went out before this one
+    tries: int  # tries of this run's budget spent before this one
+    turned_away: int  # how often in this run, while others of its endpoint were answered
+    interruptions: int  # processes that died while they ran it
+    body: bytes = field(repr=False)
+    content_type: str
+    options: JobOptions
+    tags: tuple[tuple[str, str], ...] = ()
+    created_ms: int
+    queued_ms: int  # when this run was queued
+    started_ms: int  # when this run was first claimed
+    claimed_ms: int
+    ends_ms: int | None  # its own time to live
+    epoch: int = 0  # of the endpoint: what it may learn from this call
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmittedJob:
+    """What a submit came to. `claimed` is set when it was handed straight over; `position` is its
+    place in its queue (1: next), where that was asked for and it waits."""
+
+    id: str
+    tenant: str
+    endpoint: str
+    state: JobState
+    run: int
+    created_ms: int
+    duplicate: bool
+    claimed: ClaimedJob | None = None
+
+
+CallKind = Literal[
+    "answered",  # a complete answer, whatever its code
+    "not_sent",  # name, route, TLS or connect failed: nothing went out
+    "unknown",  # lost after the request, or a part of it, went out
+    "broken_off",  # the answer broke off after its status line
+    "timeout",  # the run limit or its own time to live passed
+    "too_large",  # an answer longer than the endpoint takes
+    "cancelled",  # closed because the job was cancelled or lost
+    "interrupted",  # closed by us: we stop, or lacked something ourselves (D21)
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """An upstream's answer as it is kept: its bytes and type as they came."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+    headers: Headers = ()  # an allow-list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOutcome:
+    """What one call of an upstream met: a peer's faults are values. `error` may be shown to the
+    tenant; `detail` is for our own log only (it may tell where the upstream lives).
+
+    `sent` says whether any byte of the request may have reached the upstream. `output` is what
+    came of a body, if there was one (of a broken one: what arrived).
+    """
+
+    kind: CallKind
+    sent: bool
+    started_ms: int
+    duration_ms: float
+    status_code: int | None = None
+    output: Output | None = None
+    error: str | None = None
+    detail: str | None = None
+    retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
+    no_retry: bool = False  # the upstream's `Postback-Retry: no`
+    lack: str | None = None  # of an interrupted one: what we lacked, in one word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobVerdict:
+    """What follows from a call: the job's next state and the reason beside it; for another try
+    when it is due, and whether this one was spent. `answered` is what the endpoint's window and
+    hold learn from it: see `jobs.health`."""
+
+    state: JobState
+    reason: JobReason | None = None
+    due_ms: int | None = None
+    spent: bool = False
+    turned_away: bool = False
+    error: str | None = None  # to show; of a failed one with a body, the body is its error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettlement:
+    """The end of one call. Fenced: recorded only while `job.claim` is the current one, and with it
+    the output, the callback of a final state, and what the endpoint learns. With `handover` the
+    callback may be leased in the same commit."""
+
+    job: ClaimedJob
+    outcome: CallOutcome
+    verdict: JobVerdict
+    random: float  # spreads holds
+    now_ms: int
+    handover: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledJob:
+    """What came of a settlement: whether the claim was still the current one, the state after it,
+    the id of the callback that tells it, if any, and its delivery where that was handed over."""
+
+    recorded: bool
+    state: JobState
+    callback: str | None = None
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobClaimRequest:
+    """How many jobs a process can start now, of all its `places`, and with how many bytes of
+    inputs. `process` is who claims."""
+
+    process: str
+    places: int
+    bytes_free: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAttempt:
+    """One call, as history keeps it."""
+
+    run: int
+    n: int
+    started_ms: int
+    duration_ms: float
+    outcome: str
+    status_code: int | None = None
+    error: str | None = None
+    process: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job, as views show it. `output` is there where it was asked for and small enough."""
+
+    id: str
+    tenant: str
+    endpoint: str
+    dialect: Dialect
+    state: JobState
+    reason: JobReason | None
+    priority: JobPriority
+    run: int
+    calls: int
+    tags: tuple[tuple[str, str], ...]
+    options: JobOptions
+    created_ms: int
+    queued_ms: int
+    due_ms: int
+    started_ms: int | None
+    ended_ms: int | None
+    expires_ms: int
+    status_code: int | None
+    error: str | None
+    callback: str | None
+    output_bytes: int | None
+    output_type: str | None
+    releasing: bool
+    epoch: int
+    ticket: int
+    output: Output | None = None
