@@ -13,8 +13,8 @@ from dispatcher.api import stored
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.destinations import check_secret
-from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import NO_STORE, respond
+from dispatcher.api.route import Operation
 from dispatcher.ids import server_of
 from dispatcher.intake import check_name, check_text
 from dispatcher.keys import UNLIMITED, Limits, inherited

@@ -20,9 +20,9 @@ from dispatcher.api import (
     tenants,
 )
 from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
-from dispatcher.api.endpoint import Endpoint, Operation, not_found
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, encode
+from dispatcher.api.route import Operation, Resource, not_found
 from receiver.base.budget import Budget
 from receiver.base.http import Bodies
 
@@ -67,7 +67,7 @@ def create_api(context: Context) -> Router:
     )
     outgoing = Budget(OUTGOING_BYTES_MAX, OUTGOING_SHARE)
     routes = [
-        Route(operations[0].path, Endpoint(context, bodies, outgoing, *operations))
+        Route(operations[0].path, Resource(context, bodies, outgoing, *operations))
         for operations in _by_path((*OPERATIONS, *_documentation()))
     ]
     return _Router(routes, redirect_slashes=False, default=not_found)

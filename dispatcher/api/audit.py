@@ -12,9 +12,9 @@ from starlette.types import Scope as Asgi
 from dispatcher import wire
 from dispatcher.api.call import LIMIT_MAX, Call
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import to_refusal
 from dispatcher.api.json import NDJSON, Lines, encode, respond
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.audit import ACTIONS, Entry, EntryFilter
 from receiver.base.clock import iso, parse_iso
 from receiver.base.http import Request, invalid

@@ -6,8 +6,8 @@ from starlette.responses import Response
 
 from dispatcher import filters, wire
 from dispatcher.api.call import LIMIT_MAX, Call
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.json import encode, respond
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.policy import load
 from dispatcher.states import FINAL, State
 from dispatcher.values import Attempt, Callback, Priority

@@ -11,9 +11,9 @@ from dispatcher import wire
 from dispatcher.access import new_secret, secret_fault
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
+from dispatcher.api.route import Operation
 from dispatcher.audit import Entry
 from dispatcher.ids import destination_id, new_id, resolve_destination, server_of
 from dispatcher.intake import check_name, check_url, destination_headers, read_policy

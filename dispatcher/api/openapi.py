@@ -7,9 +7,9 @@ from typing import Any, Final, get_origin
 import msgspec
 
 from dispatcher import VERSION
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import CODES
 from dispatcher.api.json import JSON
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.audit import REASON_CHARS_MAX
 from dispatcher.wire import ErrorView
 

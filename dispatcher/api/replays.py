@@ -9,8 +9,8 @@ from starlette.responses import Response
 from dispatcher import filters, wire
 from dispatcher.api import callbacks, errors
 from dispatcher.api.call import Call
-from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import respond
+from dispatcher.api.route import Operation
 from dispatcher.filters import Filter, FilterError
 from dispatcher.ids import lane_url
 from dispatcher.states import FINAL

@@ -6,9 +6,9 @@ from starlette.responses import Response
 
 from dispatcher import wire
 from dispatcher.api.call import Call
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.json import respond
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.metrics import CONTENT_TYPE
 from dispatcher.states import STATES
 from dispatcher.store.errors import StoreError, StoreFull

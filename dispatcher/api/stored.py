@@ -8,8 +8,8 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.json import respond
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.intake import check_header_value, check_name
 from dispatcher.store.stored import PLATFORM
 from dispatcher.values import StoredSecretEntry

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from dispatcher import intake, wire
 from dispatcher.api.call import JSON_BYTES_MAX, Call
-from dispatcher.api.endpoint import Operation, Parameter
 from dispatcher.api.errors import ApiError, to_refusal
 from dispatcher.api.json import JSON, NDJSON, Lines, decode, decoder, encode, respond
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.intake import Submission
 from dispatcher.policy import PresetName
 from dispatcher.values import Priority, Submitted

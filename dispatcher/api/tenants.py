@@ -9,8 +9,8 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
-from dispatcher.api.endpoint import Operation
 from dispatcher.api.json import respond
+from dispatcher.api.route import Operation
 from dispatcher.store.errors import NotFound
 from dispatcher.values import Tenant
 from receiver.base import log

@@ -11,8 +11,8 @@ import pytest
 
 from dispatcher.api import docs, openapi
 from dispatcher.api.app import OPERATIONS
-from dispatcher.api.endpoint import Operation
 from dispatcher.api.errors import CODES
+from dispatcher.api.route import Operation
 from tests.dispatcher.api.test_access import ROUTES
 
 DOCUMENT = openapi.document(OPERATIONS)

@@ -99,7 +99,7 @@ class Operation:
         return None if any(name.endswith(".KEY") for name in names) else names
 
 
-class Endpoint:
+class Resource:
     """The operations of one path, as an ASGI application."""
 
     def __init__(
