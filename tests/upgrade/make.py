@@ -5,10 +5,12 @@ of its commit, with this folder copied into its `tests/`,
 
 writes `tests/upgrade/data/NAME-*`: what `dispatcher serve` and `receiver serve` left behind when
 they were killed at work, and what they said of it (`*.json`). SQLite's files as they are, but for
-the log written back into them and keys and secrets that are plainly fake; PostgreSQL's as SQL.
+the log written back into them and keys and secrets that are plainly fake; PostgreSQL's as SQL. A
+version that seals what it keeps does so, with a key that is no secret.
 """
 
 import gzip
+import importlib.util
 import json
 import re
 import sqlite3
@@ -34,9 +36,14 @@ ONCE: Final = {"attempts": 1, "delays": [1]}
 TWICE: Final = {"attempts": 2, "delays": [0.05], "jitter": 0}
 LATER: Final = {"attempts": 3, "delays": [86_400], "jitter": 0}
 SHORT: Final = {"attempts": 5, "delays": [0.05], "timeout": 5, "jitter": 0}
+MONTH_S: Final = 2_592_000
 FED: Final = 16  # callbacks in the filtered replay
+HOST: Final = "fake-host:1"  # in the audit trail: who has started
+SEALS: Final = importlib.util.find_spec("receiver.base.keyring") is not None
+DISPATCHER: Final = programs.DISPATCHER_SEALS if SEALS else {}
+RECEIVER: Final = programs.RECEIVER_SEALS if SEALS else {}
 
-Say = Callable[[str], Any]  # one statement, with its parameters written in
+Say = Callable[[str], Any]  # one statement, with its parameters written in; returns a cursor
 
 HANDLER: Final = '''
 """Does as the message says."""
@@ -57,7 +64,7 @@ def handle(event):
 
 def dispatcher_story(url: str) -> dict[str, Any]:
     """Fill a database until it is killed, and return what it said of it just before."""
-    with programs.sink() as sink, programs.dispatcher(url) as client:
+    with programs.sink() as sink, programs.dispatcher(url, **DISPATCHER) as client:
 
         def post(path: str, document: Any, **more: str) -> Any:
             return ok(client.post(f"/v1/{path}", json=document, headers=more))
@@ -77,6 +84,8 @@ def dispatcher_story(url: str) -> dict[str, Any]:
 
         _access(post)
         _destinations(client, post)
+        if SEALS:
+            _later_features(client, post)
         final = [
             submit("delivered", "/200/a", payload={"status": "completed", "über": [1.0, None]}),
             submit("high", "/200/a", priority="high", tags={"team": "a", "color": "blue"}),
@@ -101,7 +110,8 @@ def dispatcher_story(url: str) -> dict[str, Any]:
 
         retrying = submit("retrying", "/503/a", policy=LATER)
         submit("later", "/200/later", notBefore=518_400, run=3)
-        waiting = [submit(f"waiting-{n}", "", destination="paused") for n in range(3)]
+        own = {"headers": programs.OWN_HEADERS} if SEALS else {}
+        waiting = [submit(f"waiting-{n}", "", destination="paused", **own) for n in range(3)]
         post(f"callbacks/{submit('cancelled', '', destination='paused')}/cancel", None)
         [submit(f"limited-{n}", "", destination="limited") for n in range(3)]
         doomed = submit("doomed", "", destination="disabled")
@@ -114,13 +124,16 @@ def dispatcher_story(url: str) -> dict[str, Any]:
         found = programs.read_dispatcher(client)
         found["replay"] = ok(client.get(f"/v1/replays/{replay}"))
         assert 0 < found["replay"]["replayed"] < FED, found["replay"]
-        return {"madeMs": int(time.time() * 1000), **found}
+        for entry in found.get("audit", ()):
+            if entry["action"] == "service.start":
+                entry["target"] = HOST
+        return {"madeMs": int(time.time() * 1000), "sealed": SEALS, **found}
 
 
 def _access(post: Callable[..., Any]) -> None:
     post("keys", {"scopes": ["submit", "read"], "tenant": "acme", "label": "of a tenant"})
     post("keys", {"scopes": ["read", "admin"], "tenant": None, "label": "of the platform"})
-    post("secrets/rotate", {"secret": programs.SECRET, "overlap": 2_592_000})
+    post("secrets/rotate", {"secret": programs.SECRET, "overlap": MONTH_S})
     post("secrets/rotate", {"secret": programs.ACME_SECRET, "overlap": 0}, **ACME)
     post("secrets/reveal", {})
 
@@ -139,6 +152,17 @@ def _destinations(client: httpx.Client, post: Callable[..., Any]) -> None:
     _change(client, "disabled", paused=True)
 
 
+def _later_features(client: httpx.Client, post: Callable[..., Any]) -> None:
+    """What came with sealing: a stored secret, headers that name it, and a key that is bound and
+    was rotated."""
+    ok(client.put("/v1/stored-secrets/crm", json={"secret": programs.STORED_SECRET}))
+    _change(client, "paused", headers={"X-Key": "secret:crm"})
+    bound = {"scopes": ["read"], "tenant": "acme", "label": "bound", "networks": ["127.0.0.0/8"]}
+    limits = {"expiresAt": 12 * MONTH_S, "destinations": ["billing"], "ratePerSecond": 50}
+    key = post("keys", {**bound, **limits})["id"]
+    post(f"keys/{key}/rotate", {"overlap": MONTH_S})
+
+
 def _change(client: httpx.Client, name: str, **changes: Any) -> None:
     named = ok(client.get("/v1/destinations?limit=500"))["data"]
     id = next(one["id"] for one in named if one.get("name") == name)
@@ -147,10 +171,30 @@ def _change(client: httpx.Client, name: str, **changes: Any) -> None:
 
 def make_plainly_fake(say: Say, binary: Callable[[bytes], str]) -> None:
     """Keys and secrets that were drawn at random, and might be taken for somebody's."""
+
+    def digest(key: str) -> str:
+        return binary(sha256(key.encode()).digest())
+
     for tenant, key in (("IS NULL", programs.PLATFORM_KEY), ("= 'acme'", programs.TENANT_KEY)):
-        digest = binary(sha256(key.encode()).digest())
-        say(f"UPDATE keys SET digest = {digest} WHERE tenant {tenant}")
-    say(f"UPDATE secrets SET value = '{fake_secret('drawn')}' WHERE value NOT LIKE 'whsec_ZmFrZS%'")
+        say(f"UPDATE keys SET digest = {digest(key)} WHERE tenant {tenant} AND label <> 'bound'")
+    drawn = fake_secret("drawn")
+    if not SEALS:
+        say(f"UPDATE secrets SET value = '{drawn}' WHERE value NOT LIKE 'whsec_ZmFrZS%'")
+        return
+    say(
+        f"UPDATE keys SET digest = {digest(programs.BOUND_KEY)}, previous_digest = "
+        f"{digest(programs.BOUND_KEY_BEFORE)} WHERE label = 'bound'"
+    )
+    say(f"UPDATE audit SET target = '{HOST}' WHERE action = 'service.start'")
+    from dispatcher.store.sealing import SECRETS
+    from receiver.base.keyring import Keyring, read_keys
+
+    ring = Keyring(read_keys(programs.SEALING_KEY, "the key"))
+    for id, tenant, value in say("SELECT id, tenant, value FROM secrets").fetchall():
+        place = SECRETS.place(id, tenant)
+        if not ring.open_text(value, *place).startswith("whsec_ZmFrZS"):
+            sealed = ring.seal_text(drawn, *place)
+            say(f"UPDATE secrets SET value = '{sealed}' WHERE id = '{id}'")
 
 
 # --- the receiver ---
@@ -167,7 +211,9 @@ def receiver_story(url: str, folder: Path) -> dict[str, Any]:
     def settled(client: httpx.Client, job: str, state: str) -> None:
         until(lambda: ok(client.get("/inbox", params={"jobId": job, "state": state}))["data"])
 
-    with programs.receiver(url, handler, HANDLER_ATTEMPTS="1", HANDLER_TIMEOUT="3000") as client:
+    with programs.receiver(
+        url, handler, HANDLER_ATTEMPTS="1", HANDLER_TIMEOUT="3000", **RECEIVER
+    ) as client:
         assert post(client, "handled", output="ok") == "accepted"
         assert post(client, "dead", output="raise") == "accepted"
         settled(client, "handled", "handled")
@@ -181,14 +227,15 @@ def receiver_story(url: str, folder: Path) -> dict[str, Any]:
             document = {"jobId": job, "statusUrl": f"{SINK}/status/{job}", "by": by}
             ok(client.post("/expected", json=document))
     with programs.receiver(
-        url, handler, HANDLER_RETRY_BASE="3600", HANDLER_TIMEOUT="3000"
+        url, handler, HANDLER_RETRY_BASE="3600", HANDLER_TIMEOUT="3000", **RECEIVER
     ) as client:
         assert post(client, "pending", output="raise") == "accepted"
         assert post(client, "running", output="hang") == "accepted"
         settled(client, "running", "running")
         until(lambda: ok(client.get("/inbox?jobId=pending"))["data"][0]["attempts"] == 1)
         settled(client, "pending", "pending")
-        return {"madeMs": int(time.time() * 1000), **programs.read_receiver(client)}
+        found = programs.read_receiver(client)
+        return {"madeMs": int(time.time() * 1000), "sealed": SEALS, **found}
 
 
 def send(
@@ -237,6 +284,7 @@ def keep(name: str, said: dict[str, Any]) -> None:
 def _keep_file(name: str, file: Path, program: str) -> None:
     connection = sqlite3.connect(file, isolation_level=None)
     if program == "dispatcher":
+        connection.execute("PRAGMA secure_delete = ON")
         make_plainly_fake(connection.execute, lambda value: f"x'{value.hex()}'")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()

@@ -36,11 +36,19 @@ def fake_secret(name: str) -> str:
 ADMIN_KEY: Final = "fake-admin-key-for-upgrades"
 TENANT_KEY: Final = "pbk_fake-tenant-key-for-upgrades"
 PLATFORM_KEY: Final = "pbk_fake-platform-key-for-upgrades"
+BOUND_KEY: Final = "pbk_fake-bound-key-for-upgrades"
+BOUND_KEY_BEFORE: Final = "pbk_fake-bound-key-before-its-rotation"
 SECRET: Final = fake_secret("default-new")
 OLD_SECRET: Final = fake_secret("default-old")
 ACME_SECRET: Final = fake_secret("acme")
 BILLING_SECRET: Final = fake_secret("billing")
+STORED_SECRET: Final = "fake-stored-secret-for-upgrades"
+OWN_HEADERS: Final = {"X-Own": "fake-header-of-a-callback"}
 TENANTS: Final = ("default", "acme")
+# What seals what is kept, for versions that do.
+SEALING_KEY: Final = "fake:" + base64.b64encode(b"fake-encryption-key-for-upgrades").decode()
+DISPATCHER_SEALS: Final = {"ENCRYPTION_KEYS": SEALING_KEY, "ENCRYPT_PAYLOADS": "on"}
+RECEIVER_SEALS: Final = {"ENCRYPTION_KEYS": SEALING_KEY}
 
 
 # --- processes ---
@@ -230,7 +238,11 @@ def can_listen() -> bool:
 
 def read_dispatcher(client: httpx.Client) -> dict[str, Any]:
     """All that the API shows of what is stored."""
+    audit = client.get("/v1/audit?all=true&limit=500")
     return {
+        **(
+            {"audit": audit.json()["data"]} if audit.is_success else {}
+        ),  # not every version has one
         "tenants": sorted(ok(client.get("/v1/tenants"))["data"], key=lambda one: one["name"]),
         "keys": {
             tenant: ok(client.get("/v1/keys", headers=_acting(tenant)))["data"]
@@ -283,9 +295,12 @@ _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 def moved(document: Any, by_ms: int) -> Any:
-    """A document with all its times moved."""
+    """A document with all its times moved, but those that an entry of the audit trail tells."""
     if isinstance(document, dict):
-        return {name: moved(value, by_ms) for name, value in document.items()}
+        return {
+            name: value if name == "detail" else moved(value, by_ms)
+            for name, value in document.items()
+        }
     if isinstance(document, list):
         return [moved(value, by_ms) for value in document]
     if isinstance(document, str) and _TIME.fullmatch(document):

@@ -21,10 +21,14 @@ from tests.upgrade.make import ACME, send
 from tests.upgrade.programs import (
     ACME_SECRET,
     BILLING_SECRET,
+    BOUND_KEY,
+    BOUND_KEY_BEFORE,
     OLD_SECRET,
+    OWN_HEADERS,
     PLATFORM_KEY,
     SECRET,
     SINK,
+    STORED_SECRET,
     TENANT_KEY,
     TENANTS,
     fake_secret,
@@ -33,7 +37,7 @@ from tests.upgrade.programs import (
 )
 from tests.upgrade.restore import STORES, restored
 
-VERSIONS: Final = ("c25469a", "ceedfc4", "6b3ba3c")
+VERSIONS: Final = ("c25469a", "ceedfc4", "6b3ba3c", "73cb6be")
 DAY_S: Final = 86_400
 # These move on by themselves as soon as the programs run.
 MOVING: Final = ("retrying", "sending", "limited", "fed")
@@ -61,9 +65,10 @@ def test_a_dispatchers_database_opens_reads_the_same_and_goes_on(
 ) -> None:
     # Longer ago than the wait of the callback that is to be tried again after a day.
     with restored(version, "dispatcher", store, tmp_path, age_s=1.1 * DAY_S) as (url, said):
+        seals = programs.DISPATCHER_SEALS if said.pop("sealed", False) else {}
         with (
             programs.sink(friendly=True) as sink,
-            programs.dispatcher(url) as client,
+            programs.dispatcher(url, **seals) as client,
         ):
             check_all_reads_the_same(with_new_fields(said), programs.read_dispatcher(client))
             check_keys_and_secrets(client, said)
@@ -71,6 +76,9 @@ def test_a_dispatchers_database_opens_reads_the_same_and_goes_on(
             check_what_came_before_is_a_duplicate(client, said)
             check_all_is_delivered_once(client, said, sink)
             check_signatures(said, sink)
+            if seals:
+                check_bound_key(client)
+                check_headers(said, sink)
         check_stored_bytes(url)
 
 
@@ -103,6 +111,8 @@ def with_new_fields(said: Any) -> Any:
 def check_all_reads_the_same(said: dict[str, Any], found: dict[str, Any]) -> None:
     assert found["tenants"] == said["tenants"]
     assert found["keys"] == said["keys"]
+    kept = said.get("audit", [])
+    assert found["audit"][len(found["audit"]) - len(kept) :] == kept
     for tenant in TENANTS:
         was, is_now = said[tenant], found[tenant]
         assert is_now["secrets"] == was["secrets"]
@@ -161,6 +171,14 @@ def check_keys_and_secrets(client: httpx.Client, said: dict[str, Any]) -> None:
             for one in said[tenant]["secrets"]
         }
         assert revealed == expected
+
+
+def check_bound_key(client: httpx.Client) -> None:
+    """Both of its texts, within the overlap of its rotation."""
+    for key in (BOUND_KEY, BOUND_KEY_BEFORE):
+        headers = {"Authorization": f"Bearer {key}"}
+        assert client.get("/v1/callbacks", headers=headers).status_code == 200
+        assert client.post("/v1/callbacks", json={}, headers=headers).status_code == 403
 
 
 def check_former_ids(client: httpx.Client, said: dict[str, Any]) -> None:
@@ -241,6 +259,18 @@ def check_signatures(said: dict[str, Any], sink: programs.Sink) -> None:
         assert one.body == base64.b64decode(kept["payload"])
 
 
+def check_headers(said: dict[str, Any], sink: programs.Sink) -> None:
+    """What was sealed goes out: a callback's own header, and the secret that a header names."""
+    sealed = {**OWN_HEADERS, "X-Key": STORED_SECRET}
+    waiting = {
+        one["listed"]["id"] for job, one in by_job(said).items() if job.startswith("waiting-")
+    }
+    arrived = [one.headers for one in sink.arrived if one.headers["webhook-id"] in waiting]
+    assert len(arrived) == len(waiting)
+    for headers in arrived:
+        assert {name: headers[name.lower()] for name in sealed} == sealed
+
+
 def by_job(said: dict[str, Any]) -> dict[str, Any]:
     return {one["listed"]["jobId"]: one for one in said["default"]["callbacks"].values()}
 
@@ -255,21 +285,25 @@ def test_a_receivers_inbox_opens_reads_the_same_and_goes_on(
     (tmp_path / "handled").touch()
     (tmp_path / "handled").touch()
     # Longer ago than the wait of the message whose handling is to be tried again after an hour.
-    with (
-        restored(version, "receiver", store, tmp_path, age_s=2 * 3_600) as (url, said),
-        programs.receiver(url, handler, LEASE="2") as client,  # others' claims last as long
-    ):
-        until(lambda: len((tmp_path / "handled").read_text().splitlines()) == 2)
-        found = programs.read_receiver(client)
-        assert found["expected"] == said["expected"]
-        assert list(found["messages"]) == list(said["messages"])
-        for id, message in said["messages"].items():
-            if message["state"] not in ("pending", "running"):
-                assert found["messages"][id] == message
-        handled = sorted((tmp_path / "handled").read_text().splitlines())
-        assert handled == ["pending 2", "running 2"]
-        check_copies_are_known(client)
-        check_it_goes_on(client, tmp_path / "handled")
+    with restored(version, "receiver", store, tmp_path, age_s=2 * 3_600) as (url, said):
+        seals = programs.RECEIVER_SEALS if said.pop("sealed", False) else {}
+        # Others' claims last as long as ours.
+        with programs.receiver(url, handler, LEASE="2", **seals) as client:
+            check_inbox(client, said, tmp_path / "handled")
+
+
+def check_inbox(client: httpx.Client, said: dict[str, Any], handled_file: Path) -> None:
+    until(lambda: len(handled_file.read_text().splitlines()) == 2)
+    found = programs.read_receiver(client)
+    assert found["expected"] == said["expected"]
+    assert list(found["messages"]) == list(said["messages"])
+    for id, message in said["messages"].items():
+        if message["state"] not in ("pending", "running"):
+            assert found["messages"][id] == message
+    handled = sorted(handled_file.read_text().splitlines())
+    assert handled == ["pending 2", "running 2"]
+    check_copies_are_known(client)
+    check_it_goes_on(client, handled_file)
 
 
 def check_copies_are_known(client: httpx.Client) -> None:
