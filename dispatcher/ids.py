@@ -1,5 +1,5 @@
-"""Names we make: time-ordered callback ids, and digests that follow from what they name: ids of
-destinations, and the keys that make two submits the same one (D12)."""
+"""Names we make: time-ordered ids of callbacks and jobs, and digests that follow from what they
+name: ids of destinations, and the keys that make two submits the same one (D12)."""
 
 import os
 import re
@@ -68,6 +68,100 @@ def made_ms(id: str) -> int:
     return int(id.partition("_")[2][:_MS_CHARS], 16)
 
 
+# --- jobs: a UUIDv7, kept as 32 hexadecimal digits (RFC 9562) ---
+
+_JOB_ID: Final = re.compile(
+    r"(?:job_|sync-)?(?:([0-9a-f]{32})|([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))",
+    re.IGNORECASE | re.ASCII,
+)
+_UUID_RANDOM_BITS: Final = 74
+_STEP_BYTES: Final = 4
+
+
+class _JobIds:
+    """Makes UUIDs of version 7 that sort in the order in which they were made, also when the clock
+    is set back; the next one cannot be told from the last."""
+
+    def __init__(self) -> None:
+        self._ms = -1
+        self._random = 0
+
+    def next(self, now_ms: int) -> str:
+        """Return an id some random step above the last one of the same millisecond, or of a later
+        one; else from a random start, whose highest bit is left free: so many ids fit into none."""
+        if now_ms > self._ms:
+            self._ms = now_ms
+            self._random = int.from_bytes(os.urandom(10), "big") >> (80 - _UUID_RANDOM_BITS + 1)
+        else:
+            self._random += 1 + int.from_bytes(os.urandom(_STEP_BYTES), "big")
+        return _uuid7(self._ms, self._random)
+
+
+def _uuid7(ms: int, random: int) -> str:
+    high, low = random >> 62, random & ((1 << 62) - 1)
+    return f"{ms:012x}7{high:03x}{(0b10 << 62) | low:016x}"
+
+
+_job_ids: Final = _JobIds()
+
+
+def new_job_id(now_ms: int) -> str:
+    """Return a job's unique id, as it is kept. Ids of one process sort in the order in which they
+    were made. For one thread of a process."""
+    return _job_ids.next(now_ms)
+
+
+def job_id_floor(now_ms: int) -> str:
+    """Return the smallest id that a job can have that was made at `now_ms`: turns a time bound into
+    an id bound."""
+    return _uuid7(max(0, now_ms), 0)
+
+
+def job_made_ms(id: str) -> int:
+    """Return when a job's id was made."""
+    return int(id[:_MS_CHARS], 16)
+
+
+def parse_job_id(text: str) -> str | None:
+    """Return a job's id as it is kept, given any spelling of it: 32 hexadecimal digits or a UUID,
+    bare or behind `job_` or `sync-`. None for what is no job's id."""
+    spelled = _JOB_ID.fullmatch(text)
+    if spelled is None:
+        return None
+    return (spelled[1] or spelled[2].replace("-", "")).lower()
+
+
+def spelled(id: str, dialect: str, *, waited: bool = False) -> str:
+    """Return a job's id as a dialect spells it: `job_` and 32 digits for TensorOne and `/v1`, a
+    UUID for the others, with `sync-` before it for one that RunPod's caller `waited` for."""
+    if dialect in ("cerebrium", "runpod"):
+        uuid = f"{id[:8]}-{id[8:12]}-{id[12:16]}-{id[16:20]}-{id[20:]}"
+        return f"sync-{uuid}" if waited and dialect == "runpod" else uuid
+    return f"job_{id}"
+
+
+def job_key(tenant: str, key: str) -> bytes:
+    """Return the digest of an `Idempotency-Key` of a job's submit."""
+    return _digest("job key", tenant, key)
+
+
+def job_content(
+    endpoint: str, function: str | None, target: str | None, body_sha256: bytes, content_type: str
+) -> bytes:
+    """Return the digest of what a job's repeated key must come with again. `target` is where its
+    end is told, as given: a URL or a registered destination's name."""
+    parts = (endpoint, function or "", target or "", body_sha256.hex(), content_type)
+    return _digest("job content", *parts)
+
+
+def end_key(job: str, run: int) -> bytes:
+    """Return the key of the callback that tells a run's end: there is one."""
+    return _digest("job", job, str(run))
+
+
+# --- destinations and their lanes ---
+
+
 def destination_id(tenant: str, *, name: str | None = None, url: str | None = None) -> str:
     """Return the id of a tenant's destination: registered ones are known by name, others by the
     server of their URL, so that a job's id or a token in it does not make one of its own."""
@@ -132,6 +226,9 @@ def lane_url(url: str) -> str:
     except ValueError:
         return url
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", ""))
+
+
+# --- the keys of callbacks ---
 
 
 def explicit_key(tenant: str, key: str) -> bytes:
