@@ -1,15 +1,17 @@
 """Every setting: its environment variable, its default and the reason for it."""
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, TypeAlias
 
 from receiver.base import lack
 from receiver.base import settings as base
 from receiver.base.lack import Need
-from receiver.base.log import LogFormat, LogLevel
+from receiver.base.log import LogFormat, LogLevel, redact
 from receiver.base.settings import (
     DAY_S,
     GIB,
+    HOUR_S,
     KIB,
     MIB,
     Environ,
@@ -23,8 +25,12 @@ Requirement: TypeAlias = Literal["optional", "required"]
 
 _PREFIX: Final = "DISPATCHER_"
 CA_FILE: Final = f"{_PREFIX}CA_FILE"
+UPSTREAM_PREFIX: Final = f"{_PREFIX}UPSTREAM_"
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
+_PUBLIC_URL: Final = re.compile(rf"https?://{_HOST.pattern}(?:/[A-Za-z0-9._~/-]*)?")
 # An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
 _FILES_PER_SLOT: Final = 2
+_FILES_PER_PLACE: Final = 1
 # Streams, listener, database sessions that are being replaced, clients that are turned away; and
 # 64 test callbacks, which take no slots, a file each.
 _FILES_SPARE: Final = 64 + 64
@@ -346,6 +352,72 @@ class Settings:
         max=30 * DAY_S,
     )
 
+    job_places: int = setting(
+        2_000,
+        "most upstream calls of jobs that one process has open at once: each may last for hours, "
+        "and holds a connection and its input",
+        min=1,
+        max=65_536,
+    )
+    job_bytes_max: int = setting(
+        256 * MIB,
+        "most bytes of inputs in memory for the jobs that one process runs",
+        unit="bytes",
+        min=1 * MIB,
+    )
+    job_lease: float = setting(
+        60.0,
+        "for how long the other processes on a database must have seen no beat of one before they "
+        "take its jobs over; it beats twelve times as often, and starts nothing new after three "
+        "quarters of it without one",
+        unit="s",
+        min=15,
+        max=3_600,
+    )
+    job_drain: float = setting(
+        30.0,
+        "how long a stopping process lets the jobs go on that it runs, before callbacks have "
+        "DISPATCHER_DRAIN_GRACE; hours make sense where other processes work on",
+        unit="s",
+        max=12 * HOUR_S,
+    )
+    waiters_max: int = setting(
+        0,
+        "most requests that may wait for the end of a job, a quarter of them for one tenant; more "
+        "are answered at once with its present state; 0: half of DISPATCHER_CONNECTIONS_MAX",
+        max=1_000_000,
+    )
+    callback_inline: int = setting(
+        256 * KIB,
+        "largest output that the callback of a job carries itself; never more than "
+        "DISPATCHER_PAYLOAD_BYTES_MAX",
+        unit="bytes",
+        max=64 * MIB,
+    )
+    upstream_networks: tuple[Network, ...] = setting(
+        (),
+        "comma-separated CIDRs that upstreams of jobs may be in, and no others; unset: global, "
+        "private and loopback addresses. Never a cloud's metadata service",
+    )
+    upstream_secrets: str | None = setting(
+        None,
+        "folder of the files that `file:` values of endpoints may name, those of DISPATCHER_APPLY "
+        "alone; `env:` values name variables that begin with `DISPATCHER_UPSTREAM_`",
+    )
+    apply: str | None = setting(
+        None, "file with endpoints, applied at each start; the API leaves these alone"
+    )
+    public_url: str | None = setting(
+        None,
+        "where others reach us, for links that are stored or sent; unset: `http://` and the "
+        "address that is listened on",
+    )
+    hosts: tuple[str, ...] = setting(
+        (),
+        "comma-separated hosts, with ports where they have one, that a request may name as its "
+        "`Host` to have it in links of its answer; others get DISPATCHER_PUBLIC_URL",
+    )
+
     def __post_init__(self) -> None:
         base.check_choices(self, _PREFIX)
         base.check_bounds(self, _PREFIX)
@@ -358,12 +430,29 @@ class Settings:
             raise SettingError(
                 "DISPATCHER_KEEP_DELIVERED_PAYLOAD must not exceed DISPATCHER_KEEP_DELIVERED"
             )
+        if self.public_url is not None:
+            _check_public_url(self.public_url)
+        if not all(map(_HOST.fullmatch, self.hosts)):
+            raise SettingError(
+                "DISPATCHER_HOSTS takes hosts such as api.example.com, 10.0.0.1:8600 or [::1], "
+                "with commas between them"
+            )
 
     @property
     def body_read_s(self) -> float:
         """How long an answer's body is read that is not there with its head: for its excerpt, and
         well within the lease."""
         return min(1.0, self.lease_margin / 2)
+
+    @property
+    def inline_max(self) -> int:
+        """How many bytes of an output the callback of a job carries itself."""
+        return min(self.callback_inline, self.payload_bytes_max)
+
+    @property
+    def held_requests_max(self) -> int:
+        """How many requests may wait for the end of a job."""
+        return self.waiters_max or max(1, self.connections_max // 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,25 +471,32 @@ def files_needed(settings: Settings) -> int:
 
 
 def within_files(settings: Settings, limit: int, *, is_told: bool = False) -> Settings:
-    """Return the settings with as many slots, connections and look-ups as `limit` has descriptors
-    for: they are ours to bound, since a lack of them would fail deliveries (D21)."""
-    slots, connections = _needs(settings)
+    """Return the settings with as many slots, connections, places of jobs and look-ups as `limit`
+    has descriptors for: they are ours to bound, since a lack of them would fail deliveries (D21).
+    """
+    needs = _needs(settings)
     lookups = Need(setting="DISPATCHER_DNS_LOOKUPS_MAX", count=settings.dns_lookups_max)
     lookups_max = lookups.within(limit // _LOOKUPS_SHARE)
     files = max(0, limit - _files_spare(settings) - lookups_max)
-    slots_max, connections_max = lack.fit(slots, connections, files=files)
+    fitting = lack.fit(*needs, files=files)
     if is_told:
-        told = ((slots, slots_max), (connections, connections_max), (lookups, lookups_max))
+        told = zip((*needs, lookups), (*fitting, lookups_max), strict=True)
         lack.tell_of(told, limit=limit)
+    slots_max, connections_max, places_max = fitting
     return replace(
-        settings, slots=slots_max, connections_max=connections_max, dns_lookups_max=lookups_max
+        settings,
+        slots=slots_max,
+        connections_max=connections_max,
+        job_places=places_max,
+        dns_lookups_max=lookups_max,
     )
 
 
-def _needs(settings: Settings) -> tuple[Need, Need]:
+def _needs(settings: Settings) -> tuple[Need, Need, Need]:
     return (
         Need(setting="DISPATCHER_SLOTS", count=settings.slots, each=_FILES_PER_SLOT),
         Need(setting="DISPATCHER_CONNECTIONS_MAX", count=settings.connections_max),
+        Need(setting="DISPATCHER_JOB_PLACES", count=settings.job_places, each=_FILES_PER_PLACE),
     )
 
 
@@ -439,7 +535,33 @@ def load_client(environ: Environ | None = None) -> ClientSettings:
     return ClientSettings(url=url, api_key=key or None, ca_file=ca_file)
 
 
+def upstream_value(name: str, environ: Environ | None = None) -> str:
+    """Return the value of an `env:` of an endpoint of our own file: a variable that begins with
+    `DISPATCHER_UPSTREAM_` and is no setting, or the file that its `_FILE` names. Raises
+    SettingError, which never shows the value."""
+    if not name.startswith(UPSTREAM_PREFIX) or name in _known():
+        raise SettingError(f"env:{name}: only names that begin with {UPSTREAM_PREFIX} are read")
+    value = base.read(name, environ)
+    if not value:
+        raise SettingError(f"env:{name}: this variable is not set")
+    return value
+
+
 def strays(environ: Environ | None = None) -> Strays:
-    """Return what the environment holds that looks like a setting and is none."""
-    known = base.variables(_PREFIX, Settings, ClientSettings)
-    return find_strays(_PREFIX, known, base.environment(environ))
+    """Return what the environment holds that looks like a setting and is none. Values of upstreams
+    have names that others choose."""
+    given = base.environment(environ)
+    upstreams = frozenset(name for name in given if name.startswith(UPSTREAM_PREFIX))
+    return find_strays(_PREFIX, _known() | upstreams, given)
+
+
+def _known() -> frozenset[str]:
+    return base.variables(_PREFIX, Settings, ClientSettings)
+
+
+def _check_public_url(url: str) -> None:
+    if not _PUBLIC_URL.fullmatch(url):
+        raise SettingError(
+            "DISPATCHER_PUBLIC_URL takes http:// or https:// with a host, and a path where there "
+            f"is one, not {redact(url)!r}"
+        )

@@ -25,12 +25,16 @@ HALVES: Final = {"DISPATCHER_": dispatcher.settings, "RECEIVER_": receiver.setti
 # Texts that a variable takes and that are not its default. Numbers and words are made up.
 EXAMPLES: Final[dict[str, str]] = {
     "DISPATCHER_ADMIN_KEY": "key-of-16-letters",
+    "DISPATCHER_APPLY": "/etc/postback.toml",
     "DISPATCHER_CA_FILE": "/etc/ca.pem",
     "DISPATCHER_DATABASE_URL": "sqlite:////var/lib/x.db",
     "DISPATCHER_HOST": "::1",
+    "DISPATCHER_HOSTS": "api.example.com,10.0.0.1:8600",
     "DISPATCHER_PROXY_URL": "http://proxy.internal:3128",
+    "DISPATCHER_PUBLIC_URL": "https://api.example.com/jobs",
     "DISPATCHER_SIGNATURE_HEADER": "X-Signature",
     "DISPATCHER_SIGNING_SECRET": "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0",
+    "DISPATCHER_UPSTREAM_SECRETS": "/run/secrets",
     "DISPATCHER_API_KEY": "pbk_of-the-tests",
     "DISPATCHER_URL": "https://dispatcher.example",
     "RECEIVER_ADMIN_KEY": "key-of-16-letters",

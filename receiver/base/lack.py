@@ -199,14 +199,15 @@ class Need:
         return max(min(self.min, self.count), min(self.count, files // self.each))
 
 
-def fit(one: Need, other: Need, *, files: int) -> tuple[int, int]:
-    """Return how many of each there may be, so that all have descriptors: half of them are for
-    either, and what one does not need is the other's."""
-    half = files // 2
-    if one.files + other.files <= files:
-        half = files
-    first = one.within(max(half, files - other.files))
-    return first, other.within(max(half, files - one.files))
+def fit(*needs: Need, files: int) -> tuple[int, ...]:
+    """Return how many of each there may be, so that all have descriptors: equal parts of them are
+    for each, and what one does not need is the others'."""
+    fitting, left = [0] * len(needs), files
+    order = sorted(range(len(needs)), key=lambda place: needs[place].files)
+    for behind, place in zip(range(len(needs), 0, -1), order, strict=True):
+        fitting[place] = needs[place].within(left // behind)
+        left -= fitting[place] * needs[place].each
+    return tuple(fitting)
 
 
 def tell_of(needs: Iterable[tuple[Need, int]], *, limit: int) -> None:

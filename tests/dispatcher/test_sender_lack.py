@@ -172,3 +172,22 @@ def test_descriptors_are_shared_by_slots_and_connections(
     slots = lack.Need(setting="SLOTS", count=1_024, each=2)
     connections_ = lack.Need(setting="CONNECTIONS", count=4_096)
     assert lack.fit(slots, connections_, files=files) == fitting
+
+
+@pytest.mark.parametrize(
+    ("files", "fitting"),
+    [
+        (10_000, (1_024, 4_096, 2_000)),
+        (8_000, (1_024, 3_952, 2_000)),
+        (3_000, (500, 1_000, 1_000)),
+        (0, (4, 4, 4)),
+    ],
+)
+def test_places_of_jobs_share_descriptors_with_them(
+    files: int, fitting: tuple[int, int, int]
+) -> None:
+    """An equal part for each; what one does not need is the others'."""
+    slots = lack.Need(setting="SLOTS", count=1_024, each=2)
+    connections_ = lack.Need(setting="CONNECTIONS", count=4_096)
+    places = lack.Need(setting="PLACES", count=2_000)
+    assert lack.fit(slots, connections_, places, files=files) == fitting

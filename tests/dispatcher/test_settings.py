@@ -2,11 +2,20 @@
 
 import ipaddress
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dispatcher.settings import ClientSettings, Settings, load, load_client, variable
+from dispatcher.settings import (
+    ClientSettings,
+    Settings,
+    load,
+    load_client,
+    strays,
+    upstream_value,
+    variable,
+)
 from receiver.base.settings import SettingError
 
 ALL: list[Field[Any]] = list(fields(Settings))
@@ -125,6 +134,60 @@ def test_periods_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=named):
         load({variable(name): text for name, text in changes.items()})
+
+
+@pytest.mark.parametrize(
+    "url", ["https://api.example.com", "http://10.0.0.1:8600", "http://[::1]:80/postback"]
+)
+def test_links_begin_with_the_public_url(url: str) -> None:
+    assert load({"DISPATCHER_PUBLIC_URL": url}).public_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["api.example.com", "ftp://x", "https://", "https://a@b", "https://x/?a=1", "http://x y"]
+)
+def test_a_public_url_is_one_that_links_can_begin_with(url: str) -> None:
+    with pytest.raises(SettingError, match="DISPATCHER_PUBLIC_URL takes http"):
+        load({"DISPATCHER_PUBLIC_URL": url})
+
+
+@pytest.mark.parametrize("hosts", ["a b", "https://x", "x/y", "x:y", "::1"])
+def test_hosts_are_what_a_request_can_name(hosts: str) -> None:
+    assert load({"DISPATCHER_HOSTS": "a.example, [::1]:80"}).hosts == ("a.example", "[::1]:80")
+    with pytest.raises(SettingError, match="DISPATCHER_HOSTS takes hosts"):
+        load({"DISPATCHER_HOSTS": hosts})
+
+
+def test_half_of_the_connections_may_wait_unless_it_is_said() -> None:
+    """GATEWAY 0.13."""
+    assert load({"DISPATCHER_CONNECTIONS_MAX": "100"}).held_requests_max == 50
+    assert load({"DISPATCHER_CONNECTIONS_MAX": "1"}).held_requests_max == 1
+    assert load({"DISPATCHER_WAITERS_MAX": "7"}).held_requests_max == 7
+
+
+def test_a_callback_carries_no_more_than_a_payload_may_be() -> None:
+    """GATEWAY 0.12."""
+    assert load({}).inline_max == 256 * 1024
+    assert load({"DISPATCHER_PAYLOAD_BYTES_MAX": "1000"}).inline_max == 1_000
+
+
+def test_values_of_upstreams_come_from_variables_of_their_own(tmp_path: Path) -> None:
+    """GATEWAY 3: only names that begin with `DISPATCHER_UPSTREAM_`, and no setting among them."""
+    file = tmp_path / "token"
+    file.write_text("of the file\n")
+    environ = {"DISPATCHER_UPSTREAM_TOKEN": "t", "DISPATCHER_UPSTREAM_B_FILE": str(file)}
+    assert upstream_value("DISPATCHER_UPSTREAM_TOKEN", environ) == "t"
+    assert upstream_value("DISPATCHER_UPSTREAM_B", environ) == "of the file"
+    assert not strays(environ).unknown
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "DISPATCHER_ADMIN_KEY", "DISPATCHER_UPSTREAM_SECRETS", "DISPATCHER_UPSTREAM_X"]
+)
+def test_no_other_variable_is_read_for_an_upstream(name: str) -> None:
+    environ = {"PATH": "p", "DISPATCHER_ADMIN_KEY": "k", "DISPATCHER_UPSTREAM_SECRETS": "/s"}
+    with pytest.raises(SettingError, match=f"env:{name}: "):
+        upstream_value(name, environ)
 
 
 def test_secrets_are_in_no_repr() -> None:

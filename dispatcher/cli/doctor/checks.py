@@ -83,14 +83,15 @@ def files(settings: Settings, limit: int) -> Check:
         shown = "unlimited" if limit >= UNLIMITED else f"{limit:,}"
         return ok("open files", f"{shown}, up to {needed:,} needed")
     message = (
-        f"the limit of {limit:,} is below the {needed:,} that all slots and clients need: "
-        f"`serve` goes on with {fitting.slots:,} slots and {fitting.connections_max:,} connections"
+        f"the limit of {limit:,} is below the {needed:,} that all slots, clients and jobs need: "
+        f"`serve` goes on with {fitting.slots:,} slots, {fitting.connections_max:,} connections "
+        f"and {fitting.job_places:,} places of jobs"
     )
     advice = (
         f"start it under `ulimit -n {needed}` (systemd: LimitNOFILE={needed}), or lower "
-        "DISPATCHER_SLOTS and DISPATCHER_CONNECTIONS_MAX"
+        "DISPATCHER_SLOTS, DISPATCHER_CONNECTIONS_MAX and DISPATCHER_JOB_PLACES"
     )
-    alone = within_files(replace(settings, connections_max=1), limit)
+    alone = within_files(replace(settings, connections_max=1, job_places=1), limit)
     judge = bad if alone.slots < settings.slots else warn
     return judge("open files", message, advice)
 

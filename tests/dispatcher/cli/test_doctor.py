@@ -78,11 +78,12 @@ def test_disk_space_is_measured_against_the_reserve(free: int, state: str) -> No
 
 @pytest.mark.parametrize(
     ("limit", "state"),
-    [(UNLIMITED, "ok"), (6_412, "ok"), (6_411, "warn"), (2_317, "warn"), (2_316, "bad")],
+    [(UNLIMITED, "ok"), (6_413, "ok"), (6_412, "warn"), (2_318, "warn"), (2_317, "bad")],
 )
 def test_open_files_are_measured_against_slots(tmp_path: Path, limit: int, state: str) -> None:
     """Slots alone must fit; slots and clients should."""
-    found = checks.files(settings_for(tmp_path, slots=1_024, connections_max=4_096), limit)
+    settings = settings_for(tmp_path, slots=1_024, connections_max=4_096, job_places=1)
+    found = checks.files(settings, limit)
     assert found.state == state
     assert ("connections" in found.message) is (state != "ok")
 
