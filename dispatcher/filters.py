@@ -14,7 +14,7 @@ _WORDS: Final = (
 _TIMES: Final = ("since", "until")
 NAMES: Final = (*_WORDS, *_TIMES, "tag.KEY")
 _VALUE_CHARS_MAX: Final = 2_048  # the longest value any field may have: a destination's URL
-_TAGS_MAX: Final = 8
+TAGS_MAX: Final = 8
 
 
 class FilterError(ValueError):
@@ -54,17 +54,17 @@ def parse(raw: Mapping[str, object]) -> Filter:
     fields: dict[str, Any] = {}
     tags: list[tuple[str, str]] = []
     for name, value in raw.items():
-        text = _text(name, value)
+        text = read_text(name, value)
         if name.startswith("tag.") and len(name) > len("tag."):
-            tags.append((_text("tag", name.removeprefix("tag.")), text))
+            tags.append((read_text("tag", name.removeprefix("tag.")), text))
         elif name in _TIMES:
-            fields[f"{name}_ms"] = _time(name, text)
+            fields[f"{name}_ms"] = read_time(name, text)
         elif name in _WORDS:
             fields[_snake(name)] = _word(name, text)
         else:
             raise FilterError(name, text, f"unknown filter; there are {', '.join(NAMES)}")
-    if len(tags) > _TAGS_MAX:
-        raise FilterError("tag", len(tags), f"at most {_TAGS_MAX} tags at once")
+    if len(tags) > TAGS_MAX:
+        raise FilterError("tag", len(tags), f"at most {TAGS_MAX} tags at once")
     return Filter(**fields, tags=tuple(tags))
 
 
@@ -76,7 +76,8 @@ def dump(chosen: Filter) -> dict[str, str]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _text(name: str, value: object) -> str:
+def read_text(name: str, value: object) -> str:
+    """Return a filter's value. Raises FilterError for what no field can have."""
     if not isinstance(value, str) or not value:
         raise FilterError(name, value, "must be a text that is not empty")
     if len(value) > _VALUE_CHARS_MAX:
@@ -97,7 +98,8 @@ def _word(name: str, text: str) -> str:
     return text
 
 
-def _time(name: str, text: str) -> int:
+def read_time(name: str, text: str) -> int:
+    """Return a time as milliseconds. Raises FilterError."""
     try:
         return parse_iso(text)
     except ValueError as error:
