@@ -1,5 +1,6 @@
 """Counts and durations for Prometheus. No label ever names a tenant, a destination or a job (D14),
-and every label has few values, whatever peers send."""
+and every label has few values, whatever peers send. Endpoints, which operators name, are labels, as
+many of them as `ENDPOINTS_MAX`."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -9,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from dispatcher.jobs.values import CallOutcome, JobVerdict
 from dispatcher.outcome import AttemptOutcome, Outcome
 from dispatcher.policy import Verdict
 from receiver.base.budget import Tally
@@ -37,6 +39,10 @@ _DURATION_S: Final = (
     15,
     30,
 )
+# A call may take a day.
+_RUN_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
+ENDPOINTS_MAX: Final = 500
+"""So many endpoints have series of their own; the others share those of `other`."""
 _COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -87,6 +93,39 @@ class Metrics:
         self._requests = counter("requests", "HTTP requests.", "method", "route", "status")
         self._request_s = histogram(
             "request_seconds", "How long requests took.", _DURATION_S, "method", "route"
+        )
+        self._endpoints: set[str] = set()
+        self._jobs_submitted = counter(
+            "jobs_submitted", "Jobs submitted, by result.", "endpoint", "result"
+        )
+        self._jobs_refused = counter(
+            "jobs_refused", "Submits of jobs refused, by error code.", "endpoint", "code"
+        )
+        self._job_calls = counter(
+            "job_calls",
+            "Calls of upstreams, by outcome, class of status and the state they led to.",
+            "endpoint",
+            "outcome",
+            "status",
+            "state",
+        )
+        self._job_call_s = histogram(
+            "job_call_seconds", "How long calls of upstreams took.", _RUN_S, "endpoint"
+        )
+        self._job_wait_s = histogram(
+            "job_wait_seconds", "From queued to the first call of a run.", _RUN_S, "endpoint"
+        )
+        self._jobs_expired = counter("jobs_expired", "Jobs that ended before they began.")
+        self._jobs_purged = counter("jobs_purged", "Jobs that ended with their queue.")
+        self._jobs_pruned = counter("jobs_pruned", "Jobs and their parts removed by retention.")
+        self._jobs_taken_over = counter(
+            "jobs_taken_over", "Jobs of other processes that died while they ran them."
+        )
+        self._job_late = counter(
+            "job_late_results", "Results of jobs whose claim was lost or ended, not recorded."
+        )
+        self._waits = counter(
+            "job_waits", "Requests that wait for a job, by whether they were held.", "held"
         )
 
     def submitted(self, result: str) -> None:
@@ -141,6 +180,60 @@ class Metrics:
         is one of those that the route knows."""
         self._count(self._requests, method, route, _status_class(status_code))
         self._observe(seconds, self._request_s, method, route)
+
+    # --- jobs ---
+
+    def job_submitted(self, endpoint: str, result: str) -> None:
+        """Count a job that was taken: `accepted` or `duplicate`."""
+        self._count(self._jobs_submitted, self._endpoint(endpoint), result)
+
+    def job_refused(self, endpoint: str, code: str) -> None:
+        """Count a submit that was refused with this error code (one of D13's)."""
+        self._count(self._jobs_refused, self._endpoint(endpoint), code)
+
+    def job_called(self, endpoint: str, outcome: CallOutcome, verdict: JobVerdict) -> None:
+        """Count a call that was judged."""
+        endpoint = self._endpoint(endpoint)
+        status = _status_class(outcome.status_code)
+        self._count(self._job_calls, endpoint, outcome.kind, status, verdict.state)
+        self._observe(outcome.duration_ms / 1000, self._job_call_s, endpoint)
+
+    def job_waited(self, endpoint: str, seconds: float) -> None:
+        """Observe how long a run was queued before its first call."""
+        self._observe(max(0.0, seconds), self._job_wait_s, self._endpoint(endpoint))
+
+    def jobs_expired(self, count: int) -> None:
+        """Count jobs that nobody began in time."""
+        self._jobs_expired.inc(count)
+
+    def jobs_purged(self, count: int) -> None:
+        """Count jobs that ended with their queue."""
+        self._jobs_purged.inc(count)
+
+    def jobs_pruned(self, count: int) -> None:
+        """Count what retention removed of jobs."""
+        self._jobs_pruned.inc(count)
+
+    def jobs_taken_over(self, count: int) -> None:
+        """Count jobs of processes that died."""
+        self._jobs_taken_over.inc(count)
+
+    def job_late(self) -> None:
+        """Count a result that came after its claim was lost, or its job had ended."""
+        self._job_late.inc()
+
+    def job_wait(self, *, held: bool) -> None:
+        """Count a request that wants to wait for a job: held, or answered at once for want of
+        room."""
+        self._count(self._waits, "yes" if held else "no")
+
+    def _endpoint(self, name: str) -> str:
+        if name in self._endpoints:
+            return name
+        if len(self._endpoints) >= ENDPOINTS_MAX:
+            return "other"
+        self._endpoints.add(name)
+        return name
 
     def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
         """Add a gauge that calls `fn` whenever it is read."""

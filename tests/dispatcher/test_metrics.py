@@ -3,7 +3,8 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dispatcher.metrics import Metrics
+from dispatcher.jobs.values import CallOutcome, JobVerdict
+from dispatcher.metrics import ENDPOINTS_MAX, Metrics
 from dispatcher.outcome import AttemptOutcome, Kind, Outcome
 from dispatcher.policy import Verdict
 
@@ -127,3 +128,27 @@ def test_i9_no_label_names_a_tenant_a_destination_or_a_job() -> None:
     labels = {name for _, labels in samples(metrics) for name, _ in labels}
 
     assert labels == {"result", "code", "outcome", "state", "method", "route", "status", "le"}
+
+
+def test_calls_of_upstreams_are_counted_by_endpoint() -> None:
+    metrics = Metrics()
+    call = CallOutcome(
+        kind="answered", sent=True, started_ms=0, duration_ms=1_500.0, status_code=200
+    )
+    metrics.job_called("draw", call, JobVerdict(state="completed"))
+
+    labels = {"endpoint": "draw", "outcome": "answered", "status": "2xx", "state": "completed"}
+    assert value(metrics, "job_calls_total", **labels) == 1
+    assert value(metrics, "job_call_seconds_sum", endpoint="draw") == 1.5
+
+
+def test_i7_endpoints_without_end_make_no_series_without_end() -> None:
+    metrics = Metrics()
+    for number in range(ENDPOINTS_MAX + 20):
+        metrics.job_submitted(f"e{number}", "accepted")
+    metrics.job_submitted("e0", "accepted")
+    submitted = [one for one in samples(metrics) if one[0] == "dispatcher_jobs_submitted_total"]
+
+    assert len(submitted) == ENDPOINTS_MAX + 1
+    assert value(metrics, "jobs_submitted_total", endpoint="other", result="accepted") == 20
+    assert value(metrics, "jobs_submitted_total", endpoint="e0", result="accepted") == 2
