@@ -38,7 +38,7 @@ JobReason = Literal[
     "unknown_outcome",  # failed: sent, its end unknown, and not to be repeated
     "output_too_large",  # failed: more than the endpoint's output_max
     "storage",  # failed: no room for its output
-    "crash_loop",  # failed: three processes died while they ran it
+    "crash_loop",  # failed: more than three processes died while they ran it
     "interrupted",  # failed: at most once, and our process ended during its call
     "broken_off",  # failed: at most once, and its answer broke off
     "heartbeat",  # failed: no progress for longer than the endpoint's heartbeat_timeout

@@ -95,6 +95,7 @@ class ClaimedJob:
     queued_ms: int  # when this run was queued
     started_ms: int  # when this run was first claimed
     claimed_ms: int
+    expires_ms: int  # when it ends unless it has begun by then
     ends_ms: int | None  # its own time to live
     epoch: int = 0  # of the endpoint: what it may learn from this call
 
@@ -159,13 +160,15 @@ class CallOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobVerdict:
-    """What follows from a call: the job's next state and the reason beside it; for another try
-    when it is due, and whether this one was spent. `answered` is what the endpoint's window and
-    hold learn from it: see `jobs.health`."""
+    """What follows from a call: the job's next state and the reason beside it; for another call
+    when it is due, when it ends unless that has begun (None: as before), and whether a try was
+    spent. `turned_away`, in any state, is what its endpoint's window and hold learn from it, and
+    counts against the job while others were answered: see `jobs.health`."""
 
     state: JobState
     reason: JobReason | None = None
     due_ms: int | None = None
+    expires_ms: int | None = None
     spent: bool = False
     turned_away: bool = False
     error: str | None = None  # to show; of a failed one with a body, the body is its error
