@@ -289,11 +289,11 @@ def new_callback(
         ),
         created_ms=now_ms,
         run=submission.run,
-        not_before_ms=_not_before_ms(submission.not_before, now_ms),
+        not_before_ms=not_before_ms(submission.not_before, now_ms),
     )
 
 
-def _not_before_ms(given: str | float | None, now_ms: int) -> int | None:
+def not_before_ms(given: str | float | None, now_ms: int) -> int | None:
     """Return when it may first go, None for now or a time that has passed. Raises Invalid."""
     if given is None:
         return None
@@ -322,15 +322,30 @@ def _check(submission: Submission, settings: Settings) -> None:
         check_text("jobStatus", submission.job_status, 1, STATUS_CHARS_MAX)
     if submission.run is not None and not 1 <= submission.run <= RUN_MAX:
         raise Invalid("run", submission.run, f"a number from 1 to {RUN_MAX}")
-    if len(submission.tags) > wire.TAGS_MAX:
-        raise Invalid("tags", len(submission.tags), f"at most {wire.TAGS_MAX} tags")
-    for tag, value in submission.tags.items():
+    check_tags(submission.tags)
+    check_content_type(submission.content_type)
+    if submission.idempotency_key is not None:
+        check_key(submission.idempotency_key)
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raise Invalid for what cannot be somebody's tags."""
+    if len(tags) > wire.TAGS_MAX:
+        raise Invalid("tags", len(tags), f"at most {wire.TAGS_MAX} tags")
+    for tag, value in tags.items():
         check_text("tags", tag, 1, wire.TAG_CHARS_MAX)
         check_text(f"tags.{tag}", value, 0, wire.TAG_VALUE_CHARS_MAX)
-    content_type, key = submission.content_type, submission.idempotency_key
+
+
+def check_content_type(content_type: str) -> None:
+    """Raise Invalid for what cannot be sent on as a content type."""
     if content_type != JSON_TYPE and not _CONTENT_TYPE.fullmatch(content_type):
         raise Invalid("Content-Type", None, "must be 1 to 255 printable ASCII characters")
-    if key is not None and not _KEY.fullmatch(key):
+
+
+def check_key(key: str) -> None:
+    """Raise Invalid for what cannot be an `Idempotency-Key`."""
+    if not _KEY.fullmatch(key):
         raise Invalid("Idempotency-Key", key, "must be 1 to 255 visible ASCII characters")
 
 

@@ -113,13 +113,15 @@ class Quotas:
         )
 
     @contextmanager
-    def room(self, tenant: str, size: int) -> Iterator[None]:
-        """Count a submit, and keep room for its `size` bytes while it is stored. Raises
-        RateLimited, QueueFull and StorageFull."""
+    def room(self, tenant: str, size: int, *, of_job: bool = False) -> Iterator[None]:
+        """Count a submit, and keep room for its `size` bytes while it is stored; a job waits in
+        its endpoint's queue, not among the deliveries. Raises RateLimited, QueueFull and
+        StorageFull."""
         limits = self.limits(tenant)
         if limits.rate_per_second is not None:
             self._check_rate(tenant, limits.rate_per_second)
-        self._check_queue(tenant, limits)
+        if not of_job:
+            self._check_queue(tenant, limits)
         free = self._store.usage().free_bytes
         left = limits.storage_bytes_max - self.used_bytes(tenant)
         if left < size:

@@ -23,6 +23,7 @@ FLOORS: Final = (
     "jobs",
     "settings",
     "store metrics wire",
+    "wire_jobs",
     "access signing client",
     "key_keeper quotas",
     "sending",

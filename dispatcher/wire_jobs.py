@@ -1,0 +1,339 @@
+"""What crosses the wire about endpoints and jobs: see `wire.py`, whose rules hold here."""
+
+from typing import Annotated, Any, Final, Generic, Literal
+
+from msgspec import UNSET, Meta, Raw, UnsetType, field
+
+from dispatcher.jobs.states import JobReason, JobState
+from dispatcher.jobs.values import JobPriority
+from dispatcher.wire import Item, PolicyChoice, Shape, Time, View
+
+ENDPOINT_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+RESERVED_NAMES: Final = frozenset({"endpoints", "jobs", "projects", "outputs"})
+"""They would read as another route where platforms' own paths are served."""
+
+EndpointName = Annotated[
+    str,
+    Meta(
+        pattern=ENDPOINT_NAME,
+        description="Not one of `endpoints`, `jobs`, `projects` and `outputs`.",
+        examples=["document-gen"],
+    ),
+]
+Duration = Annotated[
+    Annotated[float, Meta(ge=0)] | Annotated[str, Meta(max_length=32)],
+    Meta(description="Seconds, or as `30s`, `15m`, `2h`, `7d`.", examples=["15m", 900]),
+]
+Size = Annotated[
+    Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=32)],
+    Meta(description="Bytes, or as `64KiB`, `10MiB`, `1GiB`.", examples=["10MiB"]),
+]
+Code = Annotated[int, Meta(ge=100, le=599)]
+
+
+class RetryShape(Shape, frozen=True, kw_only=True):
+    """Waits between calls that spend tries, and before one that could not be sent is sent."""
+
+    base: Duration = 1
+    factor: float = 2
+    cap: Duration = 60
+
+
+class KeepShape(Shape, frozen=True, kw_only=True):
+    """For how long after a job's end its parts are kept."""
+
+    input: Duration = "7d"
+    output: Duration = "7d"
+    job: Duration = "30d"
+
+
+class CallbackShape(Shape, frozen=True, kw_only=True):
+    """Where and how a job's end is told, where its request says nothing."""
+
+    policy: PolicyChoice | None = None
+    destination: str | None = None
+
+
+class PriceShape(Shape, frozen=True, kw_only=True):
+    """What a job costs, as its views and its callback tell it."""
+
+    per_second: Annotated[float, Meta(ge=0)]
+
+
+class EndpointFields(Shape, frozen=True, kw_only=True):
+    """The rules of an endpoint. They are read when a job is started: a change acts on what waits.
+    In a change, null puts a field back to its default."""
+
+    method: str | UnsetType = UNSET
+    kind: Literal["http"] | UnsetType = UNSET
+    body: Literal["auto", "raw", "input", "envelope"] | UnsetType = UNSET
+    concurrency: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    rate: Annotated[float, Meta(gt=0, description="Starts a second.")] | UnsetType | None = UNSET
+    adaptive: bool | UnsetType = UNSET
+    timeout: Duration | UnsetType | None = UNSET
+    timeout_max: Duration | UnsetType | None = UNSET
+    queue_timeout: Duration | UnsetType = UNSET
+    delivery: Literal["at-least-once", "at-most-once"] | UnsetType = UNSET
+    attempts: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    retry_on: list[Literal["unknown"] | Code] | UnsetType = UNSET
+    repeat_within: Duration | UnsetType = UNSET
+    busy: list[Code] | UnsetType = UNSET
+    completion: Literal["response"] | UnsetType = UNSET
+    functions: list[str] | UnsetType = UNSET
+    priority_scope: Literal["customer", "endpoint"] | UnsetType = UNSET
+    on_disconnect: Literal["cancel", "keep"] | UnsetType = UNSET
+    schema: (
+        Annotated[
+            dict[str, Any], Meta(description="JSON Schema 2020-12 of the input, no remote `$ref`.")
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    queue_max: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    queue_max_tenant: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    input_max: Size | UnsetType = UNSET
+    output_max: Size | UnsetType = UNSET
+    keep: KeepShape | UnsetType = UNSET
+    headers: (
+        Annotated[
+            dict[str, str],
+            Meta(
+                description="Sent with each call, and never shown. `secret:NAME`, alone or behind "
+                "one word, names a stored secret of the platform."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    retry: RetryShape | UnsetType = UNSET
+    callback: CallbackShape | UnsetType = UNSET
+    price: PriceShape | UnsetType | None = UNSET
+    expected_duration: Duration | UnsetType | None = UNSET
+    tenants: list[str] | UnsetType = UNSET
+
+
+class NewEndpoint(EndpointFields, frozen=True, kw_only=True):
+    """An upstream to be known by name, and its rules."""
+
+    name: EndpointName
+    url: str
+
+
+class EndpointChange(EndpointFields, frozen=True, kw_only=True):
+    """The rules to change."""
+
+    url: str | UnsetType = UNSET
+
+
+class EndpointTest(Shape, frozen=True, kw_only=True):
+    """What a test sends: an input as a job would bring it, `{}` where none is given."""
+
+    input: Annotated[Raw, Meta(description="Any JSON.")] = Raw(b"{}")
+    timeout: Duration | None = None
+
+
+class Purge(Shape, frozen=True, kw_only=True):
+    """Whose jobs: the tenant's own, or with `allTenants` everybody's. Without `callbacks` nobody
+    is told of their end."""
+
+    all_tenants: bool = False
+    callbacks: bool = True
+
+
+class SweepRequest(Shape, frozen=True, kw_only=True):
+    """Which jobs. A filter is required; a dry run changes nothing."""
+
+    filter: Annotated[
+        dict[str, str],
+        Meta(
+            min_length=1,
+            max_length=16,
+            description="The listing's filters.",
+            examples=[{"endpoint": "document-gen", "tag.team": "a"}],
+        ),
+    ]
+    dry_run: bool = False
+    callbacks: Annotated[bool, Meta(description="Of a cancel: whether the ends are told.")] = True
+
+
+class Retry(Shape, frozen=True, kw_only=True):
+    """A retry of one job. `force` also takes one that is completed."""
+
+    force: bool = False
+
+
+class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
+    """An endpoint as everybody sees it who may use it. `state`: `active`, `paused` (what waits
+    stays, and more is taken), or `held` until `heldUntil` for `heldReason`: `circuit` (it cannot
+    be reached), `retry-after` or `turned-away` (it asked for less). `capacity` is how many calls
+    may be open now. Figures are those of the tenant alone, unless a platform key asks."""
+
+    name: str
+    state: str
+    capacity: int
+    queued: int
+    running: int
+    queued_exactly: bool = True
+    oldest_queued_seconds: float | None = None
+    held_until: Time | None = None
+    held_reason: str | None = None
+    estimated_duration: float | None = None
+
+
+class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only=True):
+    """An endpoint with its rules, as platform keys with the scope `admin` see it: values of
+    headers never, only their names. `managed`: it comes from the server's own file, and is changed
+    there."""
+
+    url: str
+    managed: bool
+    created_at: Time
+    updated_at: Time
+    rules: dict[str, Any]
+    header_names: list[str] = field(default_factory=list)
+
+
+class LoadView(View, frozen=True, kw_only=True):
+    """What a scaler of the upstream asks for. `wanted`: how many calls would run if there were room
+    for all, those that run included."""
+
+    queued: int
+    running: int
+    capacity: int
+    wanted: int
+    oldest_queued_seconds: float
+    queued_exactly: bool = True
+
+
+class EndpointTestView(View, Generic[Time], frozen=True, kw_only=True):
+    """One call of an upstream and what it met. `outcome`: `answered`, with a `statusCode`, or what
+    came instead: `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large` or `interrupted`.
+    `state` is what a job's would be after it."""
+
+    started_at: Time
+    duration_ms: float
+    outcome: str
+    state: str
+    reason: str | None = None
+    status_code: int | None = None
+    error: str | None = None
+    content_type: str | None = None
+    output_excerpt: str | None = None
+
+
+class SubmittedJobView(View, Generic[Time], frozen=True, kw_only=True):
+    """The job is on disk, and runs or waits. `duplicate`: it came before, with the same
+    idempotency key; `status` is its present state."""
+
+    id: str
+    endpoint: str
+    status: JobState
+    created_at: Time
+    duplicate: bool
+    position: int | None = None
+
+
+class OutputRefView(View, Generic[Time], frozen=True, kw_only=True):
+    """Where an output is fetched that is not shown here: it is neither JSON nor text, or long."""
+
+    url: str
+    size: int
+    content_type: str
+    sha256: str | None = None
+    expires_at: Time | None = None
+
+
+class JobCallbackView(View, frozen=True, kw_only=True):
+    """The callback that tells the end of the last run that ended: its id, and its delivery's
+    state."""
+
+    id: str
+    status: str
+
+
+class JobView(View, Generic[Time], frozen=True, kw_only=True):
+    """A job as it is listed. `attempts`: calls of this run that went out; `run` counts from 1, one
+    more with each retry."""
+
+    id: str
+    endpoint: str
+    status: JobState
+    run: int
+    attempts: int
+    priority: JobPriority
+    tags: dict[str, str]
+    created_at: Time
+    reason: JobReason | None = None
+    started_at: Time | None = None
+    ended_at: Time | None = None
+    status_code: int | None = None
+
+
+class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
+    false: about), and `waitingFor`: `capacity`, `paused`, `held`, `rate` or `due` (its own time has
+    not come). `output` is JSON as the upstream wrote it, or text; `outputRef` where it is neither,
+    or long. `error` is what failed: the upstream's body where there is one."""
+
+    position: int | None = None
+    position_exactly: bool = True
+    waiting_for: str | None = None
+    held_until: Time | None = None
+    estimated_start: Time | None = None
+    estimated_completion: Time | None = None
+    output: Raw | UnsetType = UNSET
+    output_ref: OutputRefView[Time] | None = None
+    error: Raw | UnsetType = UNSET
+    cost: float | None = None
+    callback: JobCallbackView | None = None
+
+
+class JobAttemptView(View, Generic[Time], frozen=True, kw_only=True):
+    """One call of the upstream. `outcome`: `answered` with a `statusCode`, or what came instead:
+    `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large`, `cancelled` or `interrupted`."""
+
+    run: int
+    n: int
+    started_at: Time
+    duration_ms: float
+    outcome: str
+    status_code: int | None = None
+    error: str | None = None
+
+
+class SweepView(View, Generic[Time], frozen=True, kw_only=True):
+    """A purge, a bulk cancel or a bulk retry: `done` and `skipped` (they had gone on by themselves)
+    grow up to `matched`. With `matchedExactly` false at least so many match."""
+
+    id: str
+    what: Literal["purge", "cancel", "retry"]
+    state: str
+    matched: int
+    done: int
+    skipped: int
+    created_at: Time
+    filter: dict[str, str] = field(default_factory=dict)
+    endpoint: str | None = None
+    finished_at: Time | None = None
+    matched_exactly: bool = True
+
+
+class SweepPreviewView(View, Generic[Item], frozen=True, kw_only=True):
+    """What a sweep would match now; nothing was changed. With `matchedExactly` false at least so
+    many match."""
+
+    matched: int
+    sample: list[Item]
+    filter: dict[str, str]
+    matched_exactly: bool = True
+
+
+class UsageView(View, frozen=True, kw_only=True):
+    """What a tenant used of one endpoint on one day (UTC)."""
+
+    day: str
+    endpoint: str
+    runs: int
+    failed: int
+    seconds: float
+    bytes: int
+    cost: float
