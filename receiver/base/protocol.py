@@ -5,14 +5,17 @@ their turn."""
 
 import asyncio
 import json
+import logging
 import struct
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Any, Final, cast
+from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -22,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from receiver.base.http import EXCHANGE, Receive, Refusal, Scope, Send, send_response
+from receiver.base.http import EXCHANGE, Headers, Receive, Refusal, Scope, Send, send_response
 
 # Chunked framing costs up to 6 bytes for one of the body; more is padding, or endless trailers.
 WIRE_FACTOR_MAX: Final = 8
@@ -39,6 +42,7 @@ _KEPT_BYTES: Final = 8 * 1024
 _RESET: Final = struct.pack("ii", 1, 0)
 # A head ends with it, as a body in chunks does.
 _END: Final = b"\r\n\r\n"
+_CACHED_URL_BYTES_MAX: Final = 256  # longer ones are read each time
 # A body is parsed in steps of at least so many bytes, which may hold some requests behind it.
 _STEP_BYTES_MIN: Final = 256
 
@@ -71,8 +75,46 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         self.is_wanted = True
-        if not self.is_full:
+        if self.read_paused and not self.is_full:
             super().resume_reading()
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its response: uvicorn's, of which each has only what is its own."""
+
+    logger = logging.getLogger("uvicorn.error")
+    access_logger = logging.getLogger("uvicorn.access")
+    access_log = False
+    disconnected = False
+    body: Any = b""  # one piece as it came, or more in a bytearray
+    more_body = True
+    response_started = False
+    response_complete = False
+    chunked_encoding = None
+    expected_content_length = 0
+
+    def __init__(
+        self, protocol: "BoundedProtocol", scope: Any, *, keep_alive: bool, waits: bool
+    ) -> None:
+        """Start with a head that has been read; `waits` says that the client sends the body once it
+        is told to."""
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = asyncio.Event()
+        self.on_response = protocol.on_response_complete
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = waits
+
+    def add(self, body: bytes) -> None:
+        """Take a piece of the body. Most have one."""
+        if not self.body:
+            self.body = body
+        elif isinstance(self.body, bytearray):
+            self.body += body
+        else:
+            self.body = bytearray(self.body + body)
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -85,6 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, bounds: Bounds, on_cut: Callable[[], None], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._bounds = bounds
+        self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
         self._on_cut = on_cut
         self._running: RequestResponseCycle | None = None  # where requests wait, not the newest
         self._awaits_head = True  # between two messages, or within a head
@@ -205,34 +248,72 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wire_bytes = 0
         self._idle_since_s = None
         self.flow.is_wanted = False
-        super().on_message_begin()
-        cast(Scope, self.scope)[EXCHANGE] = self
+        self.url = b""
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade():
+        """As uvicorn's, which makes a scope in two steps, parses each URL, and looks at each header
+        as it comes."""
+        parser, headers = self.parser, self.headers
+        if parser.should_upgrade():
             return  # `_decline` follows
         self._in_head = False
         self._head_bytes = 0
-        self._stop_timer()
-        hosts = 0
-        for name, _ in self.headers:
-            if name == b"host":
-                hosts += 1
-        if hosts != 1 and (hosts or self.parser.get_http_version() > "1.0"):
-            self.app = _wrong_host
-        super().on_headers_complete()
-        if self.pipeline:
-            self.flow.is_full = True
-            self.flow.pause_reading()
+        if self._head_timer is not None:
+            self._stop_timer()
+        version = parser.get_http_version()
+        fields = dict(headers)
+        waits = b"expect" in fields and _waits_for_100(headers)
+        last: RequestResponseCycle | None = self.cycle
+        self.cycle = cycle = _Cycle(
+            self,
+            self._scope(version),
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            waits=waits,
+        )
         self._awaits_head = False
         self._heads += 1
         self.headers = []  # what stands behind a body is no header
+        is_one_host = len(fields) == len(headers) and b"host" in fields
+        app: Any = self.app if is_one_host or _is_host_right(headers, version) else _wrong_host
+        if last is None or last.response_complete:
+            self._start_asgi_task(cycle, app)
+        else:
+            self.pipeline.appendleft((cycle, app))
+        if self.pipeline:
+            self.flow.is_full = True
+            self.flow.pause_reading()
+
+    def _scope(self, version: str) -> dict[str, Any]:
+        url = self.url
+        read = _target if len(url) <= _CACHED_URL_BYTES_MAX else _target.__wrapped__
+        path, raw_path, query = read(url)
+        root_path = self.root_path
+        return {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": self.parser.get_method().decode("ascii"),
+            "root_path": root_path,
+            "path": root_path + path if root_path else path,
+            "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            EXCHANGE: self,
+        }
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
         if cycle.response_complete:
             return
-        cycle.body += body
+        cycle.add(body)
         if len(cycle.body) > _KEPT_BYTES:
             self.flow.pause_reading()
         cycle.message_event.set()
@@ -241,7 +322,10 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._awaits_head:
             return  # `_decline` follows
         self._awaits_head = True
-        super().on_message_complete()
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """As uvicorn's, but for the timer: a connection has one for its life, which rings now and
@@ -255,7 +339,9 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._running = cycle
             self._unread_s = 0.0
-            super()._start_asgi_task(cycle, app)
+            task = self.loop.create_task(cycle.run_asgi(app))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
 
     def _go_on(self) -> None:
         """Start the request that waits, else read on; but one response at a time."""
@@ -321,11 +407,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def whole_body(self, scope: Scope) -> bytes | None:
         """For an `Exchange`: what `RequestResponseCycle.receive` would give now."""
-        cycle = self._running
+        cycle: Any = self._running
         if cycle is None or cycle.scope is not scope or cycle.more_body or cycle.disconnected:
             return None
         body = bytes(cycle.body)
-        cycle.body = bytearray()
+        cycle.body = b""
         return body
 
     def respond(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
@@ -421,6 +507,25 @@ class BoundedProtocol(HttpToolsProtocol):
         self._discarded_bytes += size
         if self._discarded_bytes > _LINGER_BYTES_MAX:
             self.flow.pause_reading() if self._closer is None else self.transport.close()
+
+
+@lru_cache(maxsize=256)  # webhooks come to few, and most of what else is asked for is asked again
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Return the path, as text and as it is, and the query string. Raises HttpParserError, or
+    UnicodeError."""
+    parsed = httptools.parse_url(url)
+    path = parsed.path.decode("ascii")
+    return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
+
+
+def _is_host_right(headers: Headers, version: str) -> bool:
+    """Return whether there is one Host header, which HTTP/1.0 may leave out."""
+    hosts = sum(name == b"host" for name, _ in headers)
+    return hosts == 1 or (hosts == 0 and version <= "1.0")
+
+
+def _waits_for_100(headers: Headers) -> bool:
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 class _Lines:
