@@ -129,7 +129,7 @@ class Resource:
             held = _held(response)
             if held and not self._outgoing.take(held, holder):
                 held, response = 0, error_response(unavailable(_UNREAD), request.id)
-            close = await request.finish(
+            close = not request.is_read and await request.finish(
                 response.status_code, timeout_s=self._timeout_s, bytes_max=DISCARDED_BYTES_MAX
             )
             method = scope["method"] if scope["method"] in self._operations else "other"

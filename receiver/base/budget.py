@@ -10,7 +10,7 @@ NOBODY: Final = ""
 _SITE_BITS: Final = 64  # of an IPv6 address: who has one of a site has them all
 
 
-def may_take(size: int, *, held: int, free: int, share: float) -> bool:
+def may_take(size: int, held: int, free: int, share: float) -> bool:
     """Return whether a holder of `held` may take `size` more, of what is `free`: it gets about
     `share` of what the others leave, so that there is something for the next one too, and what
     nobody else wants is of use."""
@@ -28,10 +28,10 @@ class Budget:
 
     def take(self, size: int, holder: Hashable = NOBODY) -> bool:
         """Take so many until they are given back; return False where the holder may not."""
-        held = self._held.get(holder, 0)
-        if not may_take(size, held=held, free=self._free, share=self._share):
+        held, free, share = self._held.get(holder, 0), self._free, self._share
+        if not may_take(size, held, free, share):
             return False
-        self._free -= size
+        self._free = free - size
         self._held[holder] = held + size
         return True
 

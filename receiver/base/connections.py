@@ -65,8 +65,9 @@ class _Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         protocol, connections = self._protocol, self._connections
-        is_large = protocol is not None and protocol.is_within_body
-        return connections.read_buffer if is_large else connections.small_buffer
+        if protocol is None or (protocol.awaits_request and not protocol.is_refused):
+            return connections.small_buffer
+        return connections.read_buffer if protocol.is_within_body else connections.small_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._protocol is not None:

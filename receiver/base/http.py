@@ -68,13 +68,15 @@ class Refusal(Exception):
         self.status = status
         self.code = code
         self.message = _short(message, _REASON_CHARS_MAX)
-        self.details = dict(details or {})
-        self.headers = dict(headers or {})
+        self.details = dict(details) if details else {}
+        self.headers = dict(headers) if headers else {}
 
     def document(self, request_id: str | None = None) -> dict[str, Any]:
         """Return the one shape of all errors (D13)."""
         shape = {"error": self.code, "message": self.message, "details": self.details}
-        return shape if request_id is None else {**shape, "requestId": request_id}
+        if request_id is not None:
+            shape["requestId"] = request_id
+        return shape
 
     def response(self, request_id: str) -> Response:
         """Return the response that it becomes."""
@@ -105,18 +107,19 @@ class Bodies:
         refusal: Callable[[str], Refusal] = busy,
     ) -> None:
         bytes_max = max(bytes_max, body_bytes_max)
-        self._budget = Budget(bytes_max, max(share, body_bytes_max / bytes_max))
+        budget = Budget(bytes_max, max(share, body_bytes_max / bytes_max))
+        self._take, self._give_back = budget.take, budget.give_back
         self._refusal = refusal
 
     def take(self, size: int, holder: str) -> None:
         """Take so many until they are given back. Raises the refusal."""
-        if not self._budget.take(size, holder):
+        if not self._take(size, holder):
             raise self._refusal("too many bodies are being received at once")
 
     def give_back(self, request: "Request") -> None:
         """Take back all that a request has taken."""
         if request.taken_bytes:
-            self._budget.give_back(request.taken_bytes, request.holder)
+            self._give_back(request.taken_bytes, request.holder)
             request.taken_bytes = 0
 
 
@@ -139,6 +142,14 @@ class Request:
     """One HTTP request. `path` is below where the app is mounted; header names are lower-case.
     `proxies` are those whose word on who asks counts."""
 
+    response_headers: tuple[tuple[bytes, bytes], ...] = ()  # whatever the response is
+    holder = ""  # whose share of the bodies it takes
+    taken_bytes = 0
+    is_read = False  # all of it, by our own server: nothing is left to `finish`
+    _address: str | None = None
+    _whole = False
+    _read_bytes = 0
+
     def __init__(
         self,
         scope: Scope,
@@ -152,16 +163,10 @@ class Request:
         self.query: bytes = scope.get("query_string", b"")
         self.headers: Headers = list(scope["headers"])
         self.notes: dict[str, Any] = {}  # for the request's line in the log
-        self.response_headers: tuple[tuple[bytes, bytes], ...] = ()  # whatever the response is
-        self.holder = ""  # whose share of the bodies it takes
-        self.taken_bytes = 0
         self._first = dict(reversed(self.headers))  # of several of one name
         self._scope = scope
         self._receive = receive
         self._proxies = proxies
-        self._address: str | None = None
-        self._whole = False
-        self._read_bytes = 0
 
     @property
     def address(self) -> str:
@@ -227,10 +232,16 @@ class Request:
         for another length than the declared one, and that of `bodies`."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
         body = None if exchange is None else exchange.whole_body(self._scope)
-        if body is not None:
-            self._whole = True
-            self._read_bytes = len(body)
-            self._take(len(body), bytes_max, bodies)
+        if body is None:
+            return None
+        self.is_read = self._whole = True
+        self._read_bytes = size = len(body)
+        if size > bytes_max:
+            raise _too_large(bytes_max)
+        if bodies is not None:
+            bodies.take(size, self.holder)
+            self.taken_bytes = size
+        if self._first.get(b"content-length") != b"%d" % size:
             self._check_length()
         return body
 
@@ -350,7 +361,9 @@ async def send_response(
     )
     for name, value in response.headers.items():
         head += f"{name}: {value}\r\n".encode("latin-1")
-    await send_bytes(scope, send, response.status, head, body, close=close)
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    if exchange is None or not exchange.respond(scope, response.status, head, body, close=close):
+        await _send_events(send, response.status, head, body, close=close)
 
 
 async def send_bytes(
@@ -359,8 +372,11 @@ async def send_bytes(
     """Send a whole response, in one write where our own server serves. `head` is the lines of its
     headers."""
     exchange: Exchange | None = scope.get(EXCHANGE)
-    if exchange is not None and exchange.respond(scope, status, head, body, close=close):
-        return
+    if exchange is None or not exchange.respond(scope, status, head, body, close=close):
+        await _send_events(send, status, head, body, close=close)
+
+
+async def _send_events(send: Send, status: int, head: bytes, body: bytes, *, close: bool) -> None:
     lines = head.split(b"\r\n")[:-1] + [b"connection: close"] * close
     pairs = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
@@ -458,6 +474,8 @@ def _redacted(field: str, value: object) -> object:
 
 def _short(text: str, chars_max: int) -> str:
     """Return `text` in UTF-8, and no more than so much of it."""
+    if len(text) <= chars_max and text.isascii():
+        return text  # as nearly all are
     clean = text.encode("utf-8", "replace").decode()
     return clean if len(clean) <= chars_max else clean[: chars_max - 1] + "…"
 
@@ -472,15 +490,16 @@ def _without_tokens(text: str) -> str:
 
 def has_encoded_slash(scope: Scope) -> bool:
     """Return whether the path has a `%2F`, which separates nothing but is a slash once decoded."""
-    raw = scope.get("raw_path") or b""
-    return b"%" in raw and b"%2f" in raw.lower()
+    raw: bytes | None = scope.get("raw_path")
+    return raw is not None and b"%" in raw and b"%2f" in raw.lower()
 
 
 def _path(scope: Scope) -> str:
+    path, root = scope["path"], scope.get("root_path")
     if has_encoded_slash(scope):
         return str(scope["raw_path"].decode("latin-1"))  # as nothing of ours is named
-    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    return path[len(root) :] if root and path.startswith(root + "/") else path
+    root = root.rstrip("/") if root else ""
+    return str(path[len(root) :] if root and path.startswith(root + "/") else path)
 
 
 def _exceeds(digits: str, number: int) -> bool:

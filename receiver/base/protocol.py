@@ -86,7 +86,7 @@ class _Cycle(RequestResponseCycle):
     access_logger = logging.getLogger("uvicorn.access")
     access_log = False
     disconnected = False
-    body: Any = b""  # one piece as it came, or more in a bytearray
+    body: Any = b""  # one piece as it came, or several in a bytearray
     more_body = True
     response_started = False
     response_complete = False
@@ -108,13 +108,10 @@ class _Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = waits
 
     def add(self, body: bytes) -> None:
-        """Take a piece of the body. Most have one."""
-        if not self.body:
-            self.body = body
-        elif isinstance(self.body, bytearray):
-            self.body += body
-        else:
-            self.body = bytearray(self.body + body)
+        """Take a further piece of the body."""
+        if isinstance(self.body, bytes):
+            self.body = bytearray(self.body)
+        self.body += body
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -130,7 +127,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._asgi = {"version": self.asgi_version, "spec_version": "2.3"}
         self._on_cut = on_cut
         self._running: RequestResponseCycle | None = None  # where requests wait, not the newest
-        self._awaits_head = True  # between two messages, or within a head
+        self.awaits_request = True  # it is between two messages, or within a head
         self._in_head = False  # its first byte is there, its last one is not
         self._heads = 0
         self._head_bytes = 0
@@ -141,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unread_since_s = 0.0  # by the loop's clock
         self._unread_s = 0.0  # how long the running response has waited for its reader, in all
         self._write_timer: asyncio.TimerHandle | None = None
-        self._is_refused = False  # nothing more is parsed
+        self.is_refused = False  # nothing more is parsed
         self._refusal: bytes | None = None  # waits for the responses to earlier requests
         self._closer: asyncio.TimerHandle | None = None  # nothing more is written
         self._discarded_bytes = 0
@@ -149,7 +146,7 @@ class BoundedProtocol(HttpToolsProtocol):
     @property
     def is_within_body(self) -> bool:
         """Whether what comes is no request, and somebody takes it."""
-        return self._is_refused or (self.flow.is_wanted and not self._awaits_head)
+        return self.is_refused or (self.flow.is_wanted and not self.awaits_request)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
@@ -170,7 +167,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self.is_refused:
             self._discard(len(data))
         elif self.flow.is_full:
             self._unparsed += data  # was read before reading paused
@@ -183,7 +180,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _is_one(self, data: bytes) -> bool:
         """Whether it holds the end of one head at most. Most bodies have no carriage return, which
         is looked for much faster; and the last end is found faster than the first one."""
-        first = data.find(_END) if self._awaits_head else -1
+        first = data.find(_END) if self.awaits_request else -1
         return data.find(b"\r", first + len(_END) if first >= 0 else 0) < 0 or (
             data.rfind(_END) <= first
         )
@@ -191,15 +188,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def _parse_on(self) -> None:
         """Parse what has come, a message at a time, until one has to wait."""
         data, start = self._unparsed, 0
-        while start < len(data) and not self.flow.is_full and not self._is_refused:
-            end = data.find(_END, start if self._awaits_head else start + _STEP_BYTES_MIN)
+        while start < len(data) and not self.flow.is_full and not self.is_refused:
+            end = data.find(_END, start if self.awaits_request else start + _STEP_BYTES_MIN)
             end = len(data) if end < 0 else end + len(_END)
             self._parse(data[start:end])
             start = end
-        self._unparsed = b"" if self._is_refused else data[start:]
+        self._unparsed = b"" if self.is_refused else data[start:]
 
     def _parse(self, data: bytes) -> None:
-        awaited_head, heads = self._awaits_head, self._heads
+        awaited_head, heads = self.awaits_request, self._heads
         try:
             try:
                 self.parser.feed_data(data)
@@ -210,7 +207,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("Invalid HTTP request received.")
             return
         self._wire_bytes += len(data)
-        if self._awaits_head:
+        if self.awaits_request:
             head_only = awaited_head and heads == self._heads
             if head_only or self._in_head:
                 self._start_timer()
@@ -274,7 +271,7 @@ class BoundedProtocol(HttpToolsProtocol):
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             waits=waits,
         )
-        self._awaits_head = False
+        self.awaits_request = False
         self._heads += 1
         self.headers = []  # what stands behind a body is no header
         is_one_host = len(fields) == len(headers) and b"host" in fields
@@ -313,15 +310,18 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle
         if cycle.response_complete:
             return
-        cycle.add(body)
+        if cycle.body:
+            cycle.add(body)
+        else:
+            cycle.body = body
         if len(cycle.body) > _KEPT_BYTES:
             self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if self._awaits_head:
+        if self.awaits_request:
             return  # `_decline` follows
-        self._awaits_head = True
+        self.awaits_request = True
         cycle = self.cycle
         if not cycle.response_complete:
             cycle.more_body = False
@@ -345,17 +345,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _go_on(self) -> None:
         """Start the request that waits, else read on; but one response at a time."""
-        if self._closer is not None or self.transport.is_closing() or self.flow.write_paused:
+        flow, running = self.flow, self._running
+        if self._closer is not None or self.transport.is_closing() or flow.write_paused:
             return
-        if self._running is not None and not self._running.response_complete:
+        if running is not None and not running.response_complete:
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
-        self.flow.is_full = bool(self.pipeline)
+        flow.is_full = bool(self.pipeline)
         if self._unparsed:
             self._parse_on()
-        self.flow.resume_reading()
-        if self._running is not None and not self._running.response_complete:
+        flow.resume_reading()
+        running = self._running
+        if running is not None and not running.response_complete:
             return
         if self._refusal is not None:
             self._end(self._refusal)
@@ -424,7 +426,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if cycle.disconnected or cycle.flow.write_paused:
             return False
         cycle.keep_alive = cycle.keep_alive and not close
-        lines = _lines(cycle.default_headers)
+        headers = cycle.default_headers
+        lines = _lines.lines if headers is _lines.headers else _lines.make(headers)
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.response_started = cycle.response_complete = True
         if len(body) < _LONG_BYTES:
@@ -434,7 +437,7 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.message_event.set()
         if not cycle.keep_alive:
             self._end() if cycle.more_body else self.transport.close()
-        cycle.on_response()
+        self.on_response_complete()
         return True
 
     async def sent(self) -> None:
@@ -459,9 +462,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Respond to the request that is being read, or that cannot be, in its turn; then close."""
-        if self._is_refused or self.transport.is_closing():
+        if self.is_refused or self.transport.is_closing():
             return
-        self._is_refused = True
+        self.is_refused = True
         self._stop_timer()
         body = json.dumps(Refusal(status, code, message).document()).encode()
         head = (
@@ -470,7 +473,7 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         refusal = head.encode("ascii") + body
         cycle: Any = self.cycle  # None before the first request
-        if self._awaits_head:
+        if self.awaits_request:
             is_next = cycle is None or (cycle.response_complete and not self.flow.write_paused)
         else:
             is_next = not self.pipeline
@@ -488,7 +491,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _end(self, response: bytes = b"") -> None:
         """Send the last response, and close when the peer has had time to read it."""
-        self._is_refused = True
+        self.is_refused = True
         self._refusal = None
         self._unparsed = b""
         self._stop_timer()
@@ -532,14 +535,14 @@ class _Lines:
     """The lines of the headers that all responses have: the server makes a list a second."""
 
     def __init__(self) -> None:
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._lines = b""
+        self.headers: Headers = []
+        self.lines = b""
 
-    def __call__(self, headers: list[tuple[bytes, bytes]]) -> bytes:
-        if headers is not self._headers:
-            self._headers = headers
-            self._lines = b"".join([b"%b: %b\r\n" % header for header in headers])
-        return self._lines
+    def make(self, headers: Headers) -> bytes:
+        """Return the lines of other headers than the last ones."""
+        self.headers = headers
+        self.lines = b"".join([b"%b: %b\r\n" % header for header in headers])
+        return self.lines
 
 
 _lines: Final = _Lines()

@@ -88,7 +88,7 @@ class Router:
             except Refusal as refusal:
                 response = self._refused(request, refusal)
                 refusal.__traceback__ = None  # it has the body
-                close = await request.finish(
+                close = not request.is_read and await request.finish(
                     refusal.status,
                     timeout_s=self._settings.request_timeout,
                     bytes_max=DRAIN_BYTES_MAX,
@@ -161,13 +161,13 @@ class Router:
         }
 
     def _refused(self, request: Request, refusal: Refusal) -> Response:
-        reason = refusal.details.get("reason")
-        request.notes.update(outcome=refusal.code, reason=reason)
+        notes, source = request.notes, self._sources.get(request.path)
+        notes["outcome"] = refusal.code
+        notes["reason"] = reason = refusal.details.get("reason")
         if isinstance(refusal.__cause__, InboxUnavailable):
-            request.notes["reason"] = str(refusal.__cause__)
-        elif request.path in self._sources:
+            notes["reason"] = str(refusal.__cause__)
+        elif source is not None:
             self._metrics.count_refused(str(reason or refusal.code).lower())
-        source = self._sources.get(request.path)
         if source is not None and source.dialect == "cerebrium" and refusal.status in _PASSING:
             refusal.status = 404
         return refusal.response(request.id)

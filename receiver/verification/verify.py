@@ -77,22 +77,14 @@ def authenticate(
         _check_token(source.url_token, list(tokens))
     if source.keys is None:
         return Verified(schemes=("token",))
-    fields = Fields(headers)
+    fields, theirs = Fields(headers), None
     if source.takes_cerebrium and cerebrium.is_signed(fields):
         theirs = cerebrium.verify(
             body, fields, source.keys, now_s=now_s, tolerance_s=source.tolerance_s
         )
         if not _carries_ours(fields, source):
             return theirs
-        ours = _check(source, body, fields, now_s)  # every signature that is there must hold
-        schemes = (*ours.schemes, *theirs.schemes)
-        return replace(ours, schemes=schemes, job=ours.job or Job(id=theirs.message_id))
-    return _check(source, body, fields, now_s)
-
-
-def _check(source: Source, body: bytes, fields: Fields, now_s: float) -> Verified:
-    assert source.keys is not None  # noqa: S101 - for the type checker: who calls has looked
-    return check(
+    ours = check(
         body,
         fields,
         source.keys,
@@ -101,6 +93,10 @@ def _check(source: Source, body: bytes, fields: Fields, now_s: float) -> Verifie
         require=source.require,
         sha256_header=source.signature_header,
     )
+    if theirs is None:
+        return ours
+    schemes = (*ours.schemes, *theirs.schemes)  # every signature that is there must hold
+    return replace(ours, schemes=schemes, job=ours.job or Job(id=theirs.message_id))
 
 
 def identity_of(
