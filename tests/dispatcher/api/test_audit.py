@@ -416,7 +416,7 @@ async def test_a_reason_can_be_required(settings: Settings) -> None:
         good(await api.post("/v1/secrets/reveal", json={}, headers=why))
         await registered(api)
         good(await api.patch("/v1/destinations/billing", json={"paused": True}))
-        for n in range(3):
+        for n in range(4):  # three, once the replay of the few has begun
             id = await submit(api, f"job_{n}", "billing")
             good(await api.post(f"/v1/callbacks/{id}/cancel"))
         few = {"filter": {"status": "cancelled", "jobId": "job_0"}, "ratePerSecond": 0.01}
