@@ -24,7 +24,7 @@ AUTH: Final = {"Authorization": f"Bearer {ADMIN_KEY}"}
 _START_S: Final = 60.0
 _SETTLED_S: Final = 90.0
 # Leases of three seconds: what a killed process held is taken over while the test looks on.
-POLICY: Final = {"attempts": 50, "delays": [0.2], "jitter": 0, "timeout": 2}
+POLICY: Final[dict[str, Any]] = {"attempts": 50, "delays": [0.2], "jitter": 0, "timeout": 2}
 LATE: Final = "late result of an old claim"
 SENDER_PREFIX: Final = "X-Test-Sender-"
 SETTINGS: Final = {
