@@ -1,4 +1,5 @@
-"""A lane's health: its window of slots, its circuit, and what holds it. Pure.
+"""A lane's health: its window of slots, its circuit, and what holds it. Pure. What it shares with
+that of an endpoint, whose window moves by other rules, is public (see `jobs.health`).
 
 A lane starts with a small window that doubles while its peer answers, and shrinks to one slot when
 it times out: so a silent destination costs few slots from the first second on (I6). A peer that
@@ -7,7 +8,7 @@ left of the window, and from there the window grows slowly, as TCP does after a 
 """
 
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from dispatcher.outcome import Outcome
 
@@ -21,6 +22,16 @@ CIRCUIT_FIRST_MS: Final = 5_000
 CIRCUIT_MOST_MS: Final = 300_000
 TURNED_AWAY_FIRST_MS: Final = 1_000
 TURNED_AWAY_MOST_MS: Final = 300_000
+
+
+class Met(Protocol):
+    """What is asked of the outcome of any call: when it began, and what wait the peer asked for."""
+
+    @property
+    def started_ms(self) -> int: ...
+
+    @property
+    def retry_after_ms(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +64,14 @@ def after(
     if outcome.kind == "interrupted" or _steady(health, outcome, concurrency):
         return health
     if outcome.turned_away:
-        return _turned_away(_answered(health), outcome, now_ms, random, concurrency)
-    health = _failed(health, outcome, now_ms, random) if outcome.down else _answered(health)
+        health = answered(health)
+        if is_news(health, outcome):
+            half = max(1, min(concurrency, health.window) // 2)
+            health = replace(health, window=half, threshold=half)
+        return turned_away(health, outcome, now_ms, random)
+    health = failed(health, outcome, now_ms, random) if outcome.down else answered(health)
     if outcome.kind == "answered":
-        # What was already out when the lane was held says nothing of what the peer takes now.
-        if health.turned_away and outcome.started_ms >= health.held_until_ms:
+        if health.turned_away and is_news(health, outcome):
             health = replace(health, turned_away=0)
         window = max(1, min(concurrency, _grown(health, outcome, random)))
         if window != health.window:
@@ -77,7 +91,7 @@ def shrunk(health: Health, outcome: Outcome, failures: int) -> Health:
 
 def reached(health: Health, outcome: Outcome) -> Health:
     """Return a server's health once an attempt reached it, whatever it met there."""
-    return health if outcome.kind == "interrupted" else _answered(health)
+    return health if outcome.kind == "interrupted" else answered(health)
 
 
 def _steady(health: Health, outcome: Outcome, concurrency: int) -> bool:
@@ -93,14 +107,23 @@ def _grown(health: Health, outcome: Outcome, random: float) -> int:
     what was out before a hold. While the circuit is open one probe at a time goes out."""
     if health.openings:
         return 1
-    if outcome.down or outcome.started_ms < health.held_until_ms:
+    if outcome.down or not is_news(health, outcome):
         return health.window
     slowly = health.threshold is not None and health.window >= health.threshold
     return health.window + (not slowly or random * health.window < 1)
 
 
-def _answered(health: Health) -> Health:
-    """Any answer but a 5xx shows a living peer: the circuit closes and its hold ends."""
+# --- of any peer ---
+
+
+def is_news(health: Health, met: Met) -> bool:
+    """Whether a call began after the last hold: what was already out when its peer was held says
+    nothing of what it takes now."""
+    return met.started_ms >= health.held_until_ms
+
+
+def answered(health: Health) -> Health:
+    """Return the health of a peer that lives: the circuit closes and its hold ends."""
     if not health.failures and not health.openings:
         return health
     closed = replace(health, failures=0, failing_since_ms=None, openings=0)
@@ -109,30 +132,28 @@ def _answered(health: Health) -> Health:
     return closed
 
 
-def _turned_away(
-    health: Health, outcome: Outcome, now_ms: int, random: float, concurrency: int
-) -> Health:
-    """Hold the lane for as long as the peer asks for, else for longer each time in a row, and leave
-    it half its window. Attempts that were already out when it was held say nothing new, unless
-    they bring a longer `Retry-After`."""
-    new = outcome.started_ms >= health.held_until_ms
+def turned_away(health: Health, met: Met, now_ms: int, random: float) -> Health:
+    """Return the health of a peer that turned a call away: held for as long as it asks for, else
+    for longer each time in a row. What is no news holds it only by a longer `Retry-After`."""
+    new = is_news(health, met)
     if new:
-        half = max(1, min(concurrency, health.window) // 2)
-        health = replace(health, window=half, threshold=half, turned_away=health.turned_away + 1)
-    if outcome.retry_after_ms:
-        return _held(health, now_ms + outcome.retry_after_ms, "retry-after")
+        health = replace(health, turned_away=health.turned_away + 1)
+    if met.retry_after_ms:
+        return _held(health, now_ms + met.retry_after_ms, "retry-after")
     if new:
         hold_ms = _hold_ms(TURNED_AWAY_FIRST_MS, TURNED_AWAY_MOST_MS, health.turned_away - 1)
         return _held(health, now_ms + round(hold_ms * _spread(random)), "turned-away")
     return health
 
 
-def _failed(health: Health, outcome: Outcome, now_ms: int, random: float) -> Health:
+def failed(health: Health, met: Met, now_ms: int, random: float) -> Health:
+    """Return the health of a peer that was not reached: after so many failures in a row, over so
+    long a time, the circuit opens; then one probe at a time goes out, after longer and longer
+    holds. Failures that are no news do not open it again."""
     since_ms = now_ms if health.failing_since_ms is None else health.failing_since_ms
     failing = replace(health, failures=health.failures + 1, failing_since_ms=since_ms)
     spent = failing.failures >= CIRCUIT_FAILURES and now_ms - since_ms >= CIRCUIT_SPAN_MS
-    # Attempts that were already out when the circuit opened say nothing new.
-    if not spent or (health.openings and outcome.started_ms < health.held_until_ms):
+    if not spent or (health.openings and not is_news(health, met)):
         return failing
     hold_ms = _hold_ms(CIRCUIT_FIRST_MS, CIRCUIT_MOST_MS, health.openings)
     opened = replace(failing, window=1, openings=health.openings + 1)
