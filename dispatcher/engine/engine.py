@@ -160,10 +160,7 @@ class Engine:
     async def submit(self, new: NewCallback) -> Submitted:
         """Store durably and start to deliver. Raises what `Store.submit` raises."""
         high, size = new.priority == "high", len(new.body)
-        handover = self.ready and new.not_before_ms is None and not self._faults.until_ms
-        handover = handover and self._slots.admits(new.tenant, high=high, size=size)
-        if handover:
-            self._slots.take(new.tenant, high=high, size=size)
+        handover = new.not_before_ms is None and self.reserve(new.tenant, high=high, size=size)
         # Shielded: a caller that goes away does not keep a leased delivery from its sender.
         return await asyncio.shield(self._track(self._submit(new, handover, high, size)))
 
@@ -187,10 +184,32 @@ class Engine:
             delivery = submitted.delivery
         finally:
             if handover and delivery is None:
-                self._free(new.tenant, high=high, size=size)
+                self.free(new.tenant, high=high, size=size)
         if delivery is not None:
             self._begin(delivery, leased_ms)
         return submitted
+
+    def reserve(self, tenant: str, *, high: bool, size: int) -> bool:
+        """Hold a slot for a callback that is about to be stored and may be handed straight over,
+        if there is one: `begin` or `free` follows."""
+        admitted = self.ready and not self._faults.until_ms
+        admitted = admitted and self._slots.admits(tenant, high=high, size=size)
+        if admitted:
+            self._slots.take(tenant, high=high, size=size)
+        return admitted
+
+    def begin(self, delivery: Delivery, *, size: int, leased_ms: int) -> None:
+        """Start on what was leased in another part's commit, not earlier than `leased_ms` by the
+        monotonic clock, in the slot that was reserved, not as a high one, for `size` bytes."""
+        self._slots.give(delivery.tenant, high=False, size=size)
+        self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
+        self._begin(delivery, leased_ms)
+
+    def free(self, tenant: str, *, high: bool, size: int) -> None:
+        """Let a slot go, and look for what may have it."""
+        self._slots.give(tenant, high=high, size=size)
+        self._empty_until_ms = 0
+        self._arm()
 
     async def probe(self, delivery: Delivery) -> Outcome:
         """Send once, outside the store."""
@@ -284,7 +303,7 @@ class Engine:
             recorded = await self._settle(settlement)
             self._log_attempt(settlement, recorded)
         finally:
-            self._free(delivery.tenant, high=delivery.high, size=len(delivery.body))
+            self.free(delivery.tenant, high=delivery.high, size=len(delivery.body))
 
     async def _attempt(self, delivery: Delivery, by_ms: int) -> Outcome:
         """Return what an attempt met. Nothing goes out after `by_ms`, since it could not end before
@@ -337,7 +356,7 @@ class Engine:
             self._faults.none()
         else:
             pause_ms = self._faults.pause_ms(
-                outcome, chance=chance, monotonic_ms=self._monotonic_ms()
+                outcome.lack, outcome.detail, chance=chance, monotonic_ms=self._monotonic_ms()
             )
             if outcome.lack == INTERNAL:  # it may well happen each time
                 pause_ms = max(pause_ms, delivery.policy.delay_ms(delivery.attempt, chance))
@@ -388,11 +407,6 @@ class Engine:
         if verdict.state == "delivered":
             self._metrics.latency(max(0, settlement.now_ms - delivery.created_ms) / 1000)
         _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))
-
-    def _free(self, tenant: str, *, high: bool, size: int) -> None:
-        self._slots.give(tenant, high=high, size=size)
-        self._empty_until_ms = 0
-        self._arm()
 
 
 async def _wait(tasks: set[asyncio.Task[Any]], timeout_s: float) -> None:

@@ -22,6 +22,8 @@ _ADVICE: Final = {
     "secrets": "signing secrets cannot be read: look at the database",
     STORED_SECRETS: "store the secret that the header names (dispatcher secrets store), or change "
     "the header; where it cannot be opened, look at DISPATCHER_ENCRYPTION_KEYS",
+    "upstream_values": "a variable or a file that a header of an endpoint names cannot be read: see "
+    "`detail`",
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }
 _DETAIL_CHARS_MAX: Final = 300
@@ -37,13 +39,14 @@ _STORED_SECRET_PAUSE_MS_MAX: Final = 300_000  # as long as a circuit stays open
 
 class Faults:
     """What we could not do. Each fault in a row makes the pause before the next try longer; any
-    attempt that was made ends the row. Where nobody's delivery can go out, few are tried."""
+    attempt that was made ends the row. Where nobody's delivery can go out, few are tried. `event`
+    is what is told of it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(
+        self, metrics: Metrics, event: str = "we cannot deliver: the fault is ours"
+    ) -> None:
         self._metrics = metrics
-        self._lacks = Lacks(
-            log.get("dispatcher.engine"), "we cannot deliver: the fault is ours", _ADVICE
-        )
+        self._lacks = Lacks(log.get("dispatcher.engine"), event, _ADVICE)
         self._until_ms = 0
         self._missing_key: tuple[str, int] | None = None
 
@@ -71,20 +74,20 @@ class Faults:
         self._until_ms = 0
         self._lacks.end()
 
-    def pause_ms(self, outcome: Outcome, *, chance: float, monotonic_ms: int) -> int:
+    def pause_ms(
+        self, lack: str | None, detail: str | None, *, chance: float, monotonic_ms: int
+    ) -> int:
         """Count and tell what kept an attempt from being made; return how long to wait until it is
         made again, from once to twice the pause."""
-        lack = outcome.lack or INTERNAL
+        lack = lack or INTERNAL
         self._metrics.own_fault(lack)
-        pause_ms = self._lacks.pause_ms(
-            lack, outcome.detail, chance=chance, monotonic_ms=monotonic_ms
-        )
+        pause_ms = self._lacks.pause_ms(lack, detail, chance=chance, monotonic_ms=monotonic_ms)
         if lack in _FOR_ALL:
             self._until_ms = monotonic_ms + pause_ms
         if lack in _SEALED:
             pause_ms = _SEALED_PAUSE_MS + round(_SEALED_PAUSE_MS * chance)
         if lack == "keys":
-            self._missing_key = outcome.detail or "", monotonic_ms
+            self._missing_key = detail or "", monotonic_ms
         return pause_ms
 
 

@@ -266,13 +266,16 @@ def test_faults_in_a_row_lengthen_the_pause_and_are_told_of_now_and_then(
     """I7: an hour without descriptors fills neither the history nor the log."""
     faults = Faults(Metrics())
     outcome = Outcome(kind="interrupted", started_ms=0, duration_ms=0, lack="descriptors")
-    pauses = [faults.pause_ms(outcome, chance=0.0, monotonic_ms=n * 10) for n in range(1_001)]
+    pauses = [
+        faults.pause_ms(outcome.lack, outcome.detail, chance=0.0, monotonic_ms=n * 10)
+        for n in range(1_001)
+    ]
     assert pauses[0] == 1_000
     assert pauses == sorted(pauses)
     assert pauses[-1] == 16_000
     assert len(caplog.records) == 2  # at once, and ten seconds later
     faults.none()
-    assert faults.pause_ms(outcome, chance=0.5, monotonic_ms=0) == 1_500
+    assert faults.pause_ms(outcome.lack, outcome.detail, chance=0.5, monotonic_ms=0) == 1_500
 
 
 def test_i7_a_delivery_without_its_header_waits_longer_each_time() -> None:

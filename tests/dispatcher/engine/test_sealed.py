@@ -121,7 +121,7 @@ def test_a_missing_key_is_told_until_it_was_tried_again() -> None:
         outcome = Outcome(
             kind="interrupted", started_ms=0, duration_ms=0, error="x", detail="why", lack=lack
         )
-        return faults.pause_ms(outcome, chance=1.0, monotonic_ms=at_ms)
+        return faults.pause_ms(outcome.lack, outcome.detail, chance=1.0, monotonic_ms=at_ms)
 
     assert met("damage", 0) == 120_000
     assert faults.missing_key(0) is None
