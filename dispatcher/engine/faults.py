@@ -22,7 +22,7 @@ _ADVICE: Final = {
     "secrets": "signing secrets cannot be read: look at the database",
     STORED_SECRETS: "store the secret that the header names (dispatcher secrets store), or change "
     "the header; where it cannot be opened, look at DISPATCHER_ENCRYPTION_KEYS",
-    "upstream_values": "a variable or a file that a header of an endpoint names cannot be read: see "
+    "upstream_values": "a variable or file that an endpoint's header names cannot be read: see "
     "`detail`",
     "time": "leases end before their deliveries go out: the database or this process is too slow",
 }
