@@ -318,7 +318,7 @@ def cannot_unseal(error: SealedError) -> CannotUnseal:
 
 
 def payload(tx: Tx, new: NewCallback) -> Row:
-    """Return the row of INSERT_PAYLOADS."""
+    """Return the row of a new callback's payload."""
     headers = write_headers(tx, new.headers, PAYLOADS, new.id, new.tenant)
     return (new.id, new.content_type, headers, *seal_body(tx, new.body, new.id, new.tenant))
 

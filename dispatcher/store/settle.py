@@ -23,7 +23,11 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
 
     A commit whose reply was lost may have recorded one already; that is no stale claim.
     """
-    rows = tx.all(tx.statements.HELD, tx.ids(item.delivery.id for item in settlements))
+    rows, healths = tx.statements.held(
+        tx,
+        {item.delivery.id for item in settlements},
+        {item.delivery.lane for item in settlements},
+    )
     held = {
         (callback, fence): cancelling for callback, fence, cancelling, sending in rows if sending
     }
@@ -44,7 +48,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
             for item, fenced in zip(settlements, results, strict=True)
         ]
     if current:
-        counted = _apply_to_health(tx, [item for item, _ in current.values()])
+        counted = _apply_to_health(tx, [item for item, _ in current.values()], healths)
         _record(tx, list(current.values()), counted)
     return results
 
@@ -119,15 +123,14 @@ def _attempt_row(item: Settlement) -> Row:
     )
 
 
-def _apply_to_health(tx: Tx, settled: Sequence[Settlement]) -> set[str]:
+def _apply_to_health(tx: Tx, settled: Sequence[Settlement], rows: Sequence[Row]) -> set[str]:
     """Apply what the outcomes say about their lanes: windows, circuits, holds, and 410; and about
-    their servers, where those have several lanes.
+    their servers, where those have several lanes. `rows` are what those lanes have now.
 
     An attempt that began before its destination got another URL, was resumed, disabled, enabled or
     removed says nothing of what it is now. Returns the deliveries that were turned away while
     others of their lanes were answered.
     """
-    rows = tx.all(tx.statements.HEALTH, tx.ids({item.delivery.lane for item in settled}))
     epochs = {row[0]: row[1] for row in rows}
     concurrency = {row[0]: row[2] for row in rows}
     failures = {row[0]: row[3] for row in rows}

@@ -54,7 +54,8 @@ _OF_JOB: Final = f"{_FIRST} WHERE tenant = ? AND job_id = ? AND key = ?"
 @dataclass(slots=True)
 class _Target:
     """A lane and its destination as a batch of submits sees it; `room` shrinks as deliveries are
-    handed over, that of the server (None: it has one lane) over all its lanes."""
+    handed over, that of the server (None: it has one lane) over all its lanes. Of the server's
+    `server_free` this process may take `server_room`: less, while it does not hold the server."""
 
     known: bool
     removed: bool
@@ -66,6 +67,7 @@ class _Target:
     open: bool
     room: int
     server_room: int | None
+    server_free: int | None
     epoch: int
     last_url: str | None
     last_url_ms: int
@@ -119,10 +121,11 @@ def submit(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> list[Subm
     stored = [request.new for request in requests if request.new.id in values]
     if stored:
         _make_targets(tx, stored, targets, rules)
-        present = tx.statements.insert_callbacks(tx, list(values.values()))
+        parts = [rows.payload(tx, new) for new in stored]
+        present = tx.statements.insert_callbacks(tx, list(values.values()), parts)
         if len(present) != len(stored):
             stored = _drop_duplicates(tx, stored, present, values, results, rules)
-        _insert_parts(tx, stored, results)
+        _finish(tx, stored, results)
     return [results[request.new.id] for request in requests]
 
 
@@ -141,7 +144,30 @@ def _open_targets(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> di
         of_them = {lane: lanes_[lane] for lane in unnamed if destination_of(lane) in again}
         _make(tx, set(of_them), unnamed, rules, now_ms)
         targets |= _targets(tx, of_them, now_ms, rules)
+    if not tx.sole_owner and (tight := _tight(requests, targets)):
+        tx.tight |= tight
+        tx.statements.hold_servers(tx, tight)
+        of_them = {one: lanes_[one] for one in lanes_ if destination_of(one) in tight & tx.held}
+        if of_them:
+            targets |= _targets(tx, of_them, now_ms, rules)
     return targets
+
+
+def _tight(requests: Sequence[SubmitRequest], targets: Mapping[str, _Target]) -> set[str]:
+    """Return the servers that have room for more than may be taken without holding them."""
+    lanes_ = Counter(
+        request.new.lane
+        for request in requests
+        if request.handover and request.new.not_before_ms is None
+    )
+    wanted = Counter[str]()
+    room: dict[str, tuple[int, int]] = {}
+    for lane, count in lanes_.items():
+        target = targets[lane]
+        if target.open and target.server_room is not None and target.server_free is not None:
+            wanted[destination_of(lane)] += max(0, min(count, target.room))
+            room[destination_of(lane)] = target.server_room, target.server_free
+    return {one for one, (sure, free) in room.items() if sure < min(wanted[one], free)}
 
 
 def _beyond_limit(
@@ -196,6 +222,7 @@ def _target(tx: Tx, row: Row, tenant: str) -> _Target:
         open=bool(is_open) and headers is not None,
         room=room,
         epoch=epoch,
+        server_free=server_room,
         server_room=server_room
         if server_room is None or tx.sole_owner or destination_of(lane) in tx.held
         else unheld_room(server_room, server_max),
@@ -222,18 +249,18 @@ def _make_targets(
     without = {new.lane for new in stored if not targets[new.lane].has_lane}
     if without:
         _make(tx, without, unnamed, rules, now_ms)
-    _write_last_urls(
-        tx,
-        [
-            new
-            for lane, new in unnamed.items()
-            if lane not in without
-            and (tx.sole_owner or new.destination in tx.held)
-            and new.url != (target := targets[lane]).last_url
-            and not 0 <= now_ms - target.last_url_ms < _LAST_URL_MS
-        ],
-        now_ms,
-    )
+    used = [
+        new
+        for lane, new in unnamed.items()
+        if lane not in without
+        and new.url != (target := targets[lane]).last_url
+        and not 0 <= now_ms - target.last_url_ms < _LAST_URL_MS
+    ]
+    if used and not tx.sole_owner:
+        # Nobody waits for a server here: another process's URL is as good.
+        tx.statements.hold_servers(tx, {new.destination for new in used})
+        used = [new for new in used if new.destination in tx.held]
+    _write_last_urls(tx, used, now_ms)
 
 
 def unmade(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> list[NewCallback]:
@@ -323,7 +350,7 @@ def _drop_duplicates(
             first = None
         if first is None:
             # The first one's row or key may have gone since; who came between wins.
-            if tx.statements.insert_callbacks(tx, [values[new.id]]):
+            if tx.statements.insert_callbacks(tx, [values[new.id]], [rows.payload(tx, new)]):
                 present.add(new.id)
                 continue
             first = _first_with_key(tx, new)
@@ -377,15 +404,9 @@ def _first_with_key(tx: Tx, new: NewCallback) -> Row | None:
     return tx.one(_OF_JOB, new.tenant, new.job_id, new.key)
 
 
-def _insert_parts(
+def _finish(
     tx: Tx, stored: Sequence[NewCallback], results: Mapping[str, Submitted | StoreError]
 ) -> None:
-    if not stored:
-        return
-    tx.bulk(
-        tx.statements.INSERT_PAYLOADS,
-        [rows.payload(tx, new) for new in stored],
-    )
     tags = [(new.tenant, key, value, new.id) for new in stored for key, value in new.tags]
     if tags:
         tx.bulk(tx.statements.INSERT_TAGS, tags)

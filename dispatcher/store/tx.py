@@ -105,6 +105,8 @@ class Tx(db.Tx, Protocol):
     """What ends a SELECT of rows that nobody else may change until the transaction ends."""
     held: frozenset[str]
     """The lanes, and servers of lanes, that are locked until the end of the transaction."""
+    tight: frozenset[str]
+    """Servers that this transaction would lease more for than it may without holding them."""
     blocked: frozenset[str]
     """Those of `held` whose work waited for their server when they were locked."""
 
@@ -158,6 +160,9 @@ class Statements(Protocol):
     """
 
     # Lanes
+    def hold_servers(self, tx: Tx, servers: Set[str]) -> None:
+        """Hold those of these servers that no other process holds."""
+
     def blocked(self, tx: Tx, lanes: Iterable[str]) -> set[str]:
         """Return the lanes beside these whose work waits for their common server."""
 
@@ -178,10 +183,10 @@ class Statements(Protocol):
     TARGETS: str  # now_ms, concurrency, window, ids
     INSERT_DESTINATIONS: str  # bulk: id, tenant, url, created_ms, last_url, last_url_ms
 
-    def insert_callbacks(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
-        """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
+    def insert_callbacks(self, tx: Tx, rows: Sequence[Row], payloads: Sequence[Row]) -> set[str]:
+        """Store rows of `rows.NEW_CALLBACK`, with their payloads (rows of `rows.payload`), where
+        their key is free; return the ids of those."""
 
-    INSERT_PAYLOADS: str  # bulk: callback, content_type, headers, body, kid
     INSERT_TAGS: str  # bulk: tenant, key, value, callback
 
     # Claim
@@ -204,15 +209,17 @@ class Statements(Protocol):
     SET_KEYS_USED: str  # bulk: used_ms, previous_used_ms, id
 
     # Settle
-    HELD: str  # ids
+    def held(self, tx: Tx, callbacks: Set[str], lanes: Set[str]) -> tuple[list[Row], list[Row]]:
+        """Return of these callbacks: id, fence, whether they are cancelled, and whether sending; of
+        these lanes: id, the destination's epoch, concurrency, the failures of their server, and the
+        fields of Health."""
+
     RECORDED: str  # ids
 
     def record(self, tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
         """Store the deliveries' new states, and their attempts."""
 
     SET_TURNED_AWAY: str  # bulk: turned_away, turned_away_ms, id
-    HEALTH: str  # ids; returns lane, the destination's epoch, concurrency, failures of its
-    # server, the fields of Health
     SET_HEALTH: str  # bulk: the fields of Health, id
 
 

@@ -24,7 +24,6 @@ from dispatcher.store.access import (
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, Erased, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.postgres import statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import PLAIN, Sealing, Topic, Tx
@@ -228,8 +227,10 @@ def observe(session: Session) -> tuple[Totals, int | None, int, int]:
         totals = callbacks.totals(tx)
         next_ready_ms = lanes.next_ready_ms(tx)
         revision, schema = tx.one(_OTHERS) or (0, 0)
-    finally:
+    except BaseException:
         session.roll_back()
+        raise
+    session.end(tx)
     return totals, next_ready_ms, revision or 0, schema or 0
 
 
@@ -281,12 +282,13 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
         tx = session.begin()
         with session.rolled_back_on_error():
             touched, servers = database.rows_of(tx, operations)
-            statements.hold(tx, touched, servers, database.servers_of(operations))
-            unmade = database.unmade(tx, operations, touched - tx.held, rules)
-        if not unmade:
+            held = session.hold(tx, touched, servers, database.servers_of(operations))
+            unmade = held and database.unmade(tx, operations, touched - tx.held, rules)
+        if held and not unmade:
             return tx
-        session.roll_back()
-        _make_lanes(session, unmade, rules)
+        session.end(tx)
+        if unmade:
+            _make_lanes(session, unmade, rules)
 
 
 def _make_lanes(session: Session, submits: Sequence[NewCallback], rules: Rules) -> None:

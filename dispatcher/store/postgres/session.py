@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Final
 
 import psycopg
@@ -32,6 +32,11 @@ _NOTIFY_EVERY_S: Final = 0.025
 _SHARDS_MAX: Final = 4_096
 _SHARD_LOCKS: Final = 0x706F7374  # the class of our advisory locks: "post"
 _FORGET_WRITERS_MS: Final = 86_400_000
+# What a commit met the next ones expect, for so many; and so many servers are remembered.
+_EXPECTED_COMMITS: Final = 32
+_TIGHT_MAX: Final = 1_024
+# Of a transaction that only held something there is nothing to keep.
+_END: Final = "SET LOCAL synchronous_commit = off; COMMIT"
 
 # The database's clock comes with the transaction's beginning, in one round trip.
 _BEGIN: Final = "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -112,6 +117,7 @@ class PostgresTx(Tx, postgres.PostgresTx):
         self.changes = ChangeSet()
         self.wrote = False
         self.held: frozenset[str] = frozenset()
+        self.tight: frozenset[str] = frozenset()
         self.blocked: frozenset[str] = frozenset()
 
     def run(self, sql: str, *params: object) -> int:
@@ -168,6 +174,8 @@ class Session(postgres.Session):
         self._shard = 0
         self.skew_ms = 0
         self._acquired: set[str] = set()
+        self._waiting = 0  # commits that expect work to wait for servers
+        self._tight: dict[str, int] = {}  # commits that expect a server to be tight
 
     # --- life ---
 
@@ -223,9 +231,32 @@ class Session(postgres.Session):
             sealing=self.sealing,
         )
 
+    def hold(self, tx: PostgresTx, lanes: Set[str], servers: Set[str], leased: Set[str]) -> bool:
+        """Lock what the transaction is to touch, as its first thing: `lanes`, `servers`, and those
+        `leased` for that were tight lately. False if that is more than was expected: then do the
+        same in another transaction."""
+        tight = leased & self._tight.keys()
+        if not (self._waiting or servers or tight):
+            self._waiting = _EXPECTED_COMMITS * statements.hold(tx, lanes)
+            return not self._waiting
+        waits = statements.hold_all(tx, lanes, servers, tight)
+        self._waiting = _EXPECTED_COMMITS if waits else max(0, self._waiting - 1)
+        for server in tight:
+            self._tight[server] -= 1
+            if not self._tight[server]:
+                del self._tight[server]
+        return True
+
+    def _expect(self, tight: Set[str]) -> None:
+        """Have the next commits hold these servers from their beginning."""
+        if len(self._tight) + len(tight) > _TIGHT_MAX:
+            self._tight.clear()
+        self._tight |= dict.fromkeys(tight, _EXPECTED_COMMITS)
+
     def mark(self, tx: PostgresTx) -> int | None:
         """Write the counts, and into the commit itself that it is this one; returns when the next
         work is ready. A transaction that wrote nothing stays so, and costs no fsync."""
+        self._expect(tx.tight)
         if tx.changes.topics:
             tx.tell()
         if not tx.wrote:
@@ -254,6 +285,18 @@ class Session(postgres.Session):
             self.drop()
             _LOG.warning("the connection was lost while committing", reason=line(error))
             return tx.wrote and self._happened(self._batch)
+
+    def end(self, tx: PostgresTx) -> None:
+        """End a transaction that wrote nothing, so that the driver keeps the plans of statements,
+        which it forgets with a rollback."""
+        connection = self._connection
+        if tx.wrote or connection is None:
+            self.roll_back()
+            return
+        try:
+            connection.execute(_END)
+        except psycopg.Error:
+            self.drop()
 
     def is_past(self, ready_ms: int | None) -> bool:
         """Whether this time has come."""

@@ -13,9 +13,14 @@ from dispatcher.store.tx import Row, Tx
 
 # --- lanes ---
 
+# Locks, and says whether work of any lane waits for its server: mostly none does.
+_LOCK_LANES: Final = """
+SELECT id, EXISTS (SELECT 1 FROM lanes WHERE blocked = 1) FROM lanes
+WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE
+"""
 # Lanes with those beside them whose work waits for the same server (what these leave free is
-# theirs; mostly none waits at all), then servers that are waited for, then those that nobody else
-# holds, in one round trip. Nobody waits for a server who has one of the last kind already.
+# theirs), then servers that are waited for, then those that nobody else holds, in one round trip.
+# Nobody waits for a server who has one of the last kind already.
 _LOCK: Final = """
 WITH locked AS (
     SELECT id, blocked = 1 AS blocked FROM lanes
@@ -33,30 +38,40 @@ WITH locked AS (
 )
 SELECT id, blocked FROM locked UNION ALL SELECT id, false FROM servers
 UNION ALL SELECT id, false FROM leased
+UNION ALL SELECT '', EXISTS (SELECT 1 FROM lanes WHERE blocked = 1)
 """
 _LOCK_SERVERS: Final = """
 SELECT id FROM destinations WHERE id = ANY(?::text[]) ORDER BY id FOR UPDATE SKIP LOCKED
 """
 
 
-def hold(tx: Tx, lanes: Set[str], servers: Set[str], leased: Set[str]) -> None:
-    """Lock those of these lanes that there are until the end of the transaction, and those beside
-    them whose work waits for the same servers: all in the order of their ids, as the first thing
-    that a commit does. Then these servers, and those that may be `leased` for, of which what no
-    other process holds: nobody waits for one, and what is in flight to it is read by a later
-    statement."""
-    if lanes:
-        ids = tx.ids(lanes)
-        rows = tx.all(_LOCK, ids, ids, tx.ids(servers), tx.ids(leased - servers))
-        tx.held |= {row[0] for row in rows}
-        tx.blocked |= {row[0] for row in rows if row[1]}
+def hold(tx: Tx, lanes: Set[str]) -> bool:
+    """Lock those of these lanes that there are until the end of the transaction, in the order of
+    their ids, as the first thing that a commit does. Returns whether work of any lane waits for its
+    server: then what is to be held is more, and the transaction to begin again."""
+    rows = tx.all(_LOCK_LANES, tx.ids(lanes)) if lanes else []
+    tx.held |= {row[0] for row in rows}
+    return bool(rows) and rows[0][1]
 
 
-def _hold_servers(tx: Tx, lanes: Iterable[str]) -> None:
-    """Lock the servers of these lanes that have several, but those that another process holds."""
-    servers = {destination_of(lane) for lane in lanes if destination_of(lane) != lane} - tx.held
-    if servers:
-        tx.held |= {row[0] for row in tx.all(_LOCK_SERVERS, tx.ids(servers))}
+def hold_all(tx: Tx, lanes: Set[str], servers: Set[str], leased: Set[str]) -> bool:
+    """As `hold`, with the lanes beside these whose work waits for the same servers. Then these
+    servers, and those that much may be `leased` for, of which what no other process holds: nobody
+    waits for one, and what is in flight to it is read by a later statement."""
+    if not lanes:
+        return False
+    ids = tx.ids(lanes)
+    *rows, (_, waits) = tx.all(_LOCK, ids, ids, tx.ids(servers), tx.ids(leased - servers))
+    tx.held |= {row[0] for row in rows}
+    tx.blocked |= {row[0] for row in rows if row[1]}
+    return bool(waits)
+
+
+def hold_servers(tx: Tx, servers: Set[str]) -> None:
+    """Lock those of these servers that no other process holds: nobody waits."""
+    left = servers - tx.held
+    if left:
+        tx.held |= {row[0] for row in tx.all(_LOCK_SERVERS, tx.ids(left))}
 
 
 def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
@@ -222,29 +237,33 @@ SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bigint[], ?::text[], ?:
 ON CONFLICT (id) DO UPDATE SET last_url = excluded.last_url, last_url_ms = excluded.last_url_ms
 """
 
+# Differs: both tables in one round trip. Most batches are stored whole, and look nothing up.
 _INSERT_CALLBACKS: Final = f"""
-INSERT INTO callbacks ({", ".join(NEW_CALLBACK)}, state, class, claim)
-SELECT {", ".join(NEW_CALLBACK)}, CASE WHEN lease_ms IS NULL THEN 'pending' ELSE 'sending' END,
-    priority, CASE WHEN lease_ms IS NULL THEN 0 ELSE 1 END
-FROM unnest({", ".join(f"?::{kind}[]" for kind in NEW_CALLBACK.values())})
-    u({", ".join(NEW_CALLBACK)})
-ON CONFLICT DO NOTHING
-RETURNING id
+WITH stored AS (
+    INSERT INTO callbacks ({", ".join(NEW_CALLBACK)}, state, class, claim)
+    SELECT {", ".join(NEW_CALLBACK)}, CASE WHEN lease_ms IS NULL THEN 'pending' ELSE 'sending' END,
+        priority, CASE WHEN lease_ms IS NULL THEN 0 ELSE 1 END
+    FROM unnest({", ".join(f"?::{kind}[]" for kind in NEW_CALLBACK.values())})
+        u({", ".join(NEW_CALLBACK)})
+    ON CONFLICT DO NOTHING
+    RETURNING id
+), parts AS (
+    INSERT INTO payloads (callback, content_type, headers, body, kid)
+    SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bytea[], ?::text[]) u(callback)
+    WHERE (SELECT count(*) FROM stored) = ?::bigint OR callback = ANY(ARRAY(SELECT id FROM stored))
+)
+SELECT id FROM stored
 """
 _KEY: Final = list(NEW_CALLBACK).index("key")
 
 
-def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
+def insert_callbacks(tx: Tx, rows: Sequence[Row], payloads: Sequence[Row]) -> set[str]:
     """Differs: in the order of their keys, so that processes with the same keys wait for each
     other in one direction."""
     ordered = sorted(rows, key=lambda row: row[_KEY])
-    return {row[0] for row in tx.write(_INSERT_CALLBACKS, *columns(ordered))}
+    stored = tx.write(_INSERT_CALLBACKS, *columns(ordered), *columns(payloads), len(rows))
+    return {row[0] for row in stored}
 
-
-INSERT_PAYLOADS: Final = """
-INSERT INTO payloads (callback, content_type, headers, body, kid)
-SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bytea[], ?::text[])
-"""
 
 INSERT_TAGS: Final = """
 INSERT INTO tags (tenant, key, value, callback)
@@ -291,7 +310,7 @@ def ready_lanes(tx: Tx, ready: str, tenants: Sequence[str], now_ms: int, limit: 
     rows = tx.write(_LOCK_READY.format(ready=ready), list(tenants), now_ms, limit)
     locked = [row[0] for row in rows]
     tx.held |= set(locked)
-    _hold_servers(tx, locked)
+    hold_servers(tx, {destination_of(lane) for lane in locked if destination_of(lane) != lane})
     return tx.all(_LANES, locked, now_ms, locked) if locked else []
 
 
@@ -344,10 +363,28 @@ WHERE k.id = free.id
 
 # --- settle ---
 
-# Differs: the state is looked at by the reader, so that no plan can go by a partial index.
-HELD: Final = """
-SELECT id, claim, cancelling, state = 'sending' FROM callbacks WHERE id = ANY(?::text[])
+# Differs: one round trip; the columns of the first rows end early. No look goes by a partial index,
+# since none asks for a state.
+_HELD: Final = """
+SELECT id, claim::bigint, cancelling::integer, (state = 'sending')::integer, NULL::integer,
+       NULL::integer, NULL::bigint, NULL::integer, NULL::bigint, NULL::text, NULL::integer,
+       NULL::integer
+FROM callbacks WHERE id = ANY(?::text[])
+UNION ALL
+SELECT l.id, d.epoch, l.concurrency, d.failures, l."window", l.failures, l.failing_since_ms,
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = left(l.id, 35)
+WHERE l.id = ANY(?::text[])
 """
+_WINDOW: Final = 4
+
+
+def held(tx: Tx, callbacks: Set[str], lanes: Set[str]) -> tuple[list[Row], list[Row]]:
+    """Return the claims of these callbacks, and the health of these lanes."""
+    rows = tx.all(_HELD, tx.ids(callbacks), tx.ids(lanes))
+    of_lanes = [row for row in rows if row[_WINDOW] is not None]
+    return [row[:_WINDOW] for row in rows if row[_WINDOW] is None], of_lanes
+
 
 RECORDED: Final = """
 SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts
@@ -381,13 +418,6 @@ SET_TURNED_AWAY: Final = """
 UPDATE callbacks c SET turned_away = u.turned_away, turned_away_ms = u.turned_away_ms
 FROM unnest(?::bigint[], ?::bigint[], ?::text[]) u(turned_away, turned_away_ms, id)
 WHERE c.id = u.id
-"""
-
-HEALTH: Final = """
-SELECT l.id, d.epoch, l.concurrency, d.failures, l."window", l.failures, l.failing_since_ms,
-       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
-FROM lanes l JOIN destinations d ON d.id = left(l.id, 35)
-WHERE l.id = ANY(?::text[])
 """
 
 SET_HEALTH: Final = """

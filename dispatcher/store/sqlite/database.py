@@ -70,6 +70,7 @@ class SqliteTx(Tx, sqlite.SqliteTx):
     skew_ms = 0
     for_update = ""
     held = frozenset()
+    tight = frozenset()
     blocked = frozenset()
 
     def __init__(self, connection: sqlite3.Connection, sealing: Sealing = PLAIN) -> None:

@@ -21,6 +21,10 @@ JOIN lanes l ON l.id > s.server AND l.id < s.server || '/' AND l.blocked = 1
 """
 
 
+def hold_servers(tx: Tx, servers: Set[str]) -> None:
+    """Differs: nobody else is there to hold one."""
+
+
 def blocked(tx: Tx, lanes: Iterable[str]) -> set[str]:
     """Return the lanes beside these whose work waits for their common server: mostly none does."""
     if tx.one(_ANY_BLOCKED) is None:
@@ -174,18 +178,20 @@ ON CONFLICT DO NOTHING
 """
 
 
-def insert_callbacks(tx: Tx, rows: Sequence[Row]) -> set[str]:
-    """Store rows of `rows.NEW_CALLBACK`; return the ids of those whose key was free."""
-    ids = {row[0] for row in rows}
-    if tx.many(_INSERT_CALLBACK, rows) == len(rows):
-        return ids
-    found = "SELECT id FROM callbacks WHERE id IN (SELECT value FROM json_each(?))"
-    return {row[0] for row in tx.all(found, tx.ids(ids))}
-
-
-INSERT_PAYLOADS: Final = """
+_INSERT_PAYLOAD: Final = """
 INSERT INTO payloads (callback, content_type, headers, body, kid) VALUES (?, ?, ?, ?, ?)
 """
+
+
+def insert_callbacks(tx: Tx, rows: Sequence[Row], payloads: Sequence[Row]) -> set[str]:
+    """Store rows of `rows.NEW_CALLBACK` whose key is free, with their payloads."""
+    ids = {row[0] for row in rows}
+    if tx.many(_INSERT_CALLBACK, rows) != len(rows):
+        found = "SELECT id FROM callbacks WHERE id IN (SELECT value FROM json_each(?))"
+        ids = {row[0] for row in tx.all(found, tx.ids(ids))}
+    tx.many(_INSERT_PAYLOAD, [row for row in payloads if row[0] in ids])
+    return ids
+
 
 INSERT_TAGS: Final = "INSERT INTO tags (tenant, key, value, callback) VALUES (?, ?, ?, ?)"
 
@@ -274,10 +280,22 @@ WHERE id = ?3
 
 # --- settle ---
 
-HELD: Final = """
+_HELD: Final = """
 SELECT c.id, c.claim, c.cancelling, c.state = 'sending'
 FROM json_each(?) j JOIN callbacks c ON c.id = j.value
 """
+_HEALTH: Final = """
+SELECT l.id, d.epoch, l.concurrency, d.failures, l.window, l.failures, l.failing_since_ms,
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM lanes l JOIN destinations d ON d.id = substr(l.id, 1, 35)
+WHERE l.id IN (SELECT value FROM json_each(?))
+"""
+
+
+def held(tx: Tx, callbacks: Set[str], lanes: Set[str]) -> tuple[list[Row], list[Row]]:
+    """Return the claims of these callbacks, and the health of these lanes."""
+    return tx.all(_HELD, tx.ids(callbacks)), tx.all(_HEALTH, tx.ids(lanes))
+
 
 RECORDED: Final = """
 SELECT callback, n, started_ms, duration_ms, outcome, status_code FROM attempts
@@ -303,13 +321,6 @@ def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
 
 
 SET_TURNED_AWAY: Final = "UPDATE callbacks SET turned_away = ?, turned_away_ms = ? WHERE id = ?"
-
-HEALTH: Final = """
-SELECT l.id, d.epoch, l.concurrency, d.failures, l.window, l.failures, l.failing_since_ms,
-       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
-FROM lanes l JOIN destinations d ON d.id = substr(l.id, 1, 35)
-WHERE l.id IN (SELECT value FROM json_each(?))
-"""
 
 SET_HEALTH: Final = """
 UPDATE lanes SET window = ?, failures = ?, failing_since_ms = ?, openings = ?, held_until_ms = ?,

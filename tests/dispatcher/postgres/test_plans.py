@@ -23,7 +23,11 @@ SELECT id, tenant FROM callbacks WHERE state = '{}' AND pruned = ? AND finished_
 AND finished_ms < ? ORDER BY finished_ms LIMIT ? FOR UPDATE SKIP LOCKED
 """
 CASES: Final[dict[str, tuple[str, set[str]]]] = {
-    "lock lanes": (statements._LOCK, {"lanes_pkey", "lanes_blocked", "destinations_pkey"}),
+    "lock lanes": (statements._LOCK_LANES, {"lanes_pkey", "lanes_blocked"}),
+    "lock lanes and servers": (
+        statements._LOCK,
+        {"lanes_pkey", "lanes_blocked", "destinations_pkey"},
+    ),
     "lock servers": (statements._LOCK_SERVERS, {"destinations_pkey"}),
     "refresh lanes": (
         statements.REFRESH_LANES,
@@ -48,7 +52,7 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
         {"destinations_pkey", "lanes_pkey", "callbacks_pending", "callbacks_sending"},
     ),
     "settle": (statements._SETTLE, {"callbacks_pkey"}),
-    "held claims": (statements.HELD, {"callbacks_pkey"}),
+    "held claims": (statements._HELD, {"callbacks_pkey", "lanes_pkey", "destinations_pkey"}),
     "health": (statements.SET_HEALTH, {"lanes_pkey"}),
     "ended leases": (lanes.LEASE_ENDED, {"callbacks_sending"}),
     "maximum ages": (lanes.EXPIRED, {"callbacks_expiring"}),
