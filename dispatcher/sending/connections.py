@@ -11,9 +11,9 @@ import errno
 import functools
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -21,7 +21,6 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
 
-from dispatcher.sending.egress import Egress
 from dispatcher.sending.resolver import ATTEMPT
 from dispatcher.sending.response import HEAD_BYTES_MAX, find_head
 from receiver.base.lack import OwnLack, Uplink, has_no_route, is_routed, lack_of
@@ -37,6 +36,17 @@ _INFORMATIONAL_MAX: Final = 8
 # A connection that the peer had closed already shows it within a round trip. One that ends later
 # may well have been handling the request.
 _STALE_S: Final = 1.0
+
+
+Prepare: TypeAlias = Callable[[socket.socket], None]
+"""Sets options of a socket that is about to be dialled."""
+
+
+class Guard(Protocol):
+    """Judges what is about to be dialled."""
+
+    def refuses(self, address: str, port: int) -> str | None:
+        """Why this IP address must not be dialled at this port, or None if it may be."""
 
 
 class AddressRefused(OSError):
@@ -162,19 +172,21 @@ class Connector(aiohttp.TCPConnector):
 
     Has no limit of its own: only the engine's slots limit (D8). What we lack ourselves to connect
     is raised as OwnLack. An attempt dials `dials_max` addresses at once; about `idle_max` idle
-    connections are kept.
+    connections are kept. `prepare` is given each socket, before it is dialled.
     """
 
     def __init__(
         self,
         *,
-        egress: Egress | None,
+        egress: Guard | None,
         resolver: AbstractResolver,
         reuse: bool,
         tls: ssl.SSLContext | None,
         uplink: Uplink,
         dials_max: int,
         idle_max: int,
+        prepare: Prepare | None = None,
+        handler: type[Handler] = Handler,
     ) -> None:
         super().__init__(
             resolver=resolver,
@@ -182,12 +194,12 @@ class Connector(aiohttp.TCPConnector):
             ssl=True if tls is None else tls,
             limit=0,
             limit_per_host=0,
-            socket_factory=None if egress is None else functools.partial(_guarded, egress),
+            socket_factory=None if egress is None else functools.partial(_dialled, egress, prepare),
             force_close=not reuse,
             keepalive_timeout=KEEPALIVE_S if reuse else None,
         )
-        handler: type[ResponseHandler] = Handler
-        self._factory = functools.partial(handler, loop=self._loop)
+        made: type[ResponseHandler] = handler
+        self._factory = functools.partial(made, loop=self._loop)
         self._uplink = uplink
         self._dials_max = dials_max
         self._idle_max = idle_max
@@ -255,9 +267,16 @@ def at_once(addr_infos: list[Any], most: int) -> list[Any]:
     return [info for info in in_turn if info is not None][:most]
 
 
-def _guarded(egress: Egress, info: Any) -> socket.socket:
+def _dialled(guard: Guard, prepare: Prepare | None, info: Any) -> socket.socket:
+    made = _guarded(guard, info)
+    if prepare is not None:
+        prepare(made)
+    return made
+
+
+def _guarded(guard: Guard, info: Any) -> socket.socket:
     family, kind, proto, _, address = info
-    reason = egress.refuses(str(address[0]))
+    reason = guard.refuses(str(address[0]), address[1])
     if reason is not None:
         raise AddressRefused(f"{address[0]} is not allowed: {reason}")
     return socket.socket(family, kind, proto)

@@ -1,4 +1,5 @@
-"""Where deliveries may go: only to global unicast addresses, unless a network is opened.
+"""Where deliveries and calls of upstreams may go: deliveries only to global unicast addresses,
+unless a network is opened; upstreams to private and loopback ones too, never to a cloud's metadata.
 
 Pure. An explicit table rather than `ipaddress.is_global`, whose answers change between Python
 versions. Names are judged by the addresses they resolve to, when they are dialled (D9).
@@ -60,6 +61,35 @@ _TABLE: Final[tuple[tuple[Network, str], ...]] = tuple(
         ("fec0::/10", "deprecated site-local (RFC 3879)"),
     )
 )
+# Where upstreams are by default, beside the global addresses.
+PRIVATE: Final[tuple[Network, ...]] = tuple(
+    map(
+        ip_network,
+        (
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "::1/128",
+            "fc00::/7",
+        ),
+    )
+)
+# Where clouds keep their metadata: a name there answers whoever asks with keys of the machine.
+METADATA: Final[tuple[tuple[Network, str], ...]] = tuple(
+    (ip_network(network), f"a cloud's metadata service ({whose})")
+    for network, whose in (
+        ("169.254.0.0/16", "link-local: all of them"),
+        ("fe80::/10", "link-local"),
+        ("fd00:ec2::/32", "Amazon"),
+        ("fd20:ce::/32", "Google"),
+        ("fd00:42::/32", "Scaleway"),
+        ("100.100.100.200/32", "Alibaba"),
+        ("168.63.129.16/32", "Azure"),
+        ("192.0.0.192/32", "Oracle"),
+    )
+)
 _GLOBAL_V6: Final = IPv6Network("2000::/3")  # all that has been given out so far
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 _BROADCAST: Final = IPv4Address("255.255.255.255")
@@ -79,13 +109,22 @@ class UrlRefused(ValueError):
 
 
 class Egress:
-    """Judges addresses and URLs. `allow_networks` opens networks that the table closes; multicast,
-    broadcast, unspecified and scoped addresses stay closed whatever is allowed."""
+    """Judges addresses and URLs. `allow_networks` opens networks that the table closes, or are all
+    there is (`only`); multicast, broadcast, unspecified and scoped addresses stay closed whatever
+    is allowed, and so do those of `never`."""
 
-    def __init__(self, allow_networks: Iterable[Network] = ()) -> None:
+    def __init__(
+        self,
+        allow_networks: Iterable[Network] = (),
+        *,
+        only: bool = False,
+        never: tuple[tuple[Network, str], ...] = (),
+    ) -> None:
         self._allowed = tuple(allow_networks)
+        self._only = only
+        self._closed_always = never
 
-    def refuses(self, address: str) -> str | None:
+    def refuses(self, address: str, port: int = 0) -> str | None:
         """Why this IP address must not be dialled, or None if it may be. An address that carries
         another (IPv4-mapped, NAT64, 6to4, Teredo) is judged by the one it carries."""
         try:
@@ -104,22 +143,22 @@ class Egress:
             host = parse_url(url).raw_host
         except UrlRefused as refusal:
             return str(refusal)
-        if host is None or not _is_address(host):
+        if host is None or not is_address(host):
             return None
         reason = self.refuses(host)
         return reason and f"the address {host} is not allowed: {reason}"
 
     def _judge(self, address: Address) -> str | None:
-        never = _never(address)
+        never = _never(address) or _within(address, self._closed_always)
         if never is not None:
             return never
-        carried = _carried(address)
+        carried = carried_by(address)
         if carried:
             return next(filter(None, map(self._judge, carried)), None)
         # A mismatch of versions is simply "not in".
         if any(address in network for network in self._allowed):
             return None
-        return _closed(address)
+        return "not in a network that is allowed" if self._only else _closed(address)
 
 
 @lru_cache(maxsize=4_096)  # parsing takes 20 µs; the URLs of busy destinations come again and again
@@ -157,7 +196,7 @@ def _never(address: Address) -> str | None:
     return "broadcast" if address == _BROADCAST else None
 
 
-def _carried(address: Address) -> tuple[Address, ...]:
+def carried_by(address: Address) -> tuple[Address, ...]:
     """Return the IPv4 addresses inside an IPv6 one, all of which its packets may reach."""
     if isinstance(address, IPv4Address):
         return ()
@@ -171,12 +210,13 @@ def _carried(address: Address) -> tuple[Address, ...]:
 
 
 def _closed(address: Address) -> str | None:
-    for network, reason in _TABLE:
-        if address in network:
-            return reason
     if isinstance(address, IPv6Address) and address not in _GLOBAL_V6:
-        return "not global unicast"
-    return None
+        return _within(address, _TABLE) or "not global unicast"
+    return _within(address, _TABLE)
+
+
+def _within(address: Address, table: tuple[tuple[Network, str], ...]) -> str | None:
+    return next((reason for network, reason in table if address in network), None)
 
 
 def _host(host: str) -> str:
@@ -187,7 +227,7 @@ def _host(host: str) -> str:
     if len(name) > _HOST_CHARS_MAX or not all(map(_LABEL.fullmatch, labels)):
         raise UrlRefused("the host is missing or is not a valid name")
     # Resolvers read 2130706433, 0x7f.1 and 0177.0.0.1 as addresses, each in its own way.
-    if _NUMERIC.fullmatch(labels[-1]) and not _is_address(name):
+    if _NUMERIC.fullmatch(labels[-1]) and not is_address(name):
         raise UrlRefused("a numeric host must be an IPv4 address of four decimal numbers")
     return name
 
@@ -224,7 +264,8 @@ def _port(port: str | None) -> str:
     return f":{int(digits)}"
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address and no name."""
     try:
         ip_address(host)
     except ValueError:

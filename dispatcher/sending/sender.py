@@ -15,7 +15,6 @@ be reached is the proxy's policy; the guard here would see the proxy itself only
 
 import asyncio
 import io
-import re
 import ssl
 import time
 from collections.abc import Callable
@@ -25,33 +24,28 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from dispatcher import VERSION, signing
+from dispatcher import signing
 from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
-from dispatcher.sending.connections import Connector, Response, StaleConnection
+from dispatcher.sending.connections import Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
-from dispatcher.sending.resolver import ATTEMPT, Attempt, Resolver
+from dispatcher.sending.faults import own_lack, reason_of
+from dispatcher.sending.resolver import ATTEMPT, Attempt
 from dispatcher.sending.response import excerpt, retry_after_ms
+from dispatcher.sending.sessions import Dialling, Sessions, open_sessions
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
-from receiver.base.lack import Uplink, descriptors_left, files_limit, lack_of
+from receiver.base.lack import Uplink
 from receiver.base.lookups import LACK, Addresses, look_up
 from receiver.base.settings import SettingError
 from receiver.signature import Job
 
 UNREACHABLE: Final = "the destination could not be reached"
 
-_HEADERS_MAX: Final = 100  # three times what common answers have
-_READ_BYTES: Final = 16 * 1024  # an answer is small; the peer waits while more than this is unread
-_DETAIL_CHARS_MAX: Final = 300
-_ANY_URL: Final = re.compile(r"https?://\S+")
-_DIALS_MAX: Final = 8  # addresses of one host at once, one each 250 ms
-_DIALS_MIN: Final = 2  # an old and a new kind of address
 _PROXY_AUTH: Final = 407
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=None)  # the one deadline is ours
 
 
 class Sender:
@@ -74,31 +68,27 @@ class Sender:
         self._lookup = lookup
         self._body_s = settings.body_read_s
         self._uplink = Uplink()
-        self._opened: _Sessions | None = None
+        self._opened: Sessions | None = None
 
     async def open(self) -> None:
         """Make the pools of connections and of name look-ups."""
         settings = self._settings
-        resolver = Resolver(
-            timeout_s=settings.dns_timeout,
+        dialling = Dialling(
+            guard=self._egress if self._proxy is None else None,
+            uplink=self._uplink,
+            lookup=self._lookup,
             lookups_max=settings.dns_lookups_max,
-            cache_s=settings.dns_cache,
-            stale_s=settings.dns_stale,
-            look_up=self._lookup,
+            calls_max=settings.slots,
+            tls=self._tls,
+            proxy=self._proxy,
         )
-        self._opened = _Sessions(
-            pooled=self._session(resolver, reuse=True),
-            fresh=self._session(resolver, reuse=False),
-            resolver=resolver,
-        )
+        self._opened = open_sessions(settings, dialling)
 
     async def close(self) -> None:
         """Close every connection. Attempts still running end as unreachable."""
         if self._opened is not None:
             opened, self._opened = self._opened, None
-            await opened.pooled.close()
-            await opened.fresh.close()
-            await opened.resolver.close()
+            await opened.close()
 
     async def send(self, delivery: Delivery, secrets: Secrets) -> Outcome:
         """Make one attempt and say what it met, within the policy's timeout and the moment in which
@@ -152,21 +142,13 @@ class Sender:
     def _lack_of(self, error: aiohttp.ClientError | OSError) -> str | None:
         """Return what of ours was lacking, None where it was not we who failed. Behind an egress
         proxy it is the proxy that we look up, dial and identify to."""
-        lack = lack_of(error)
-        if lack is not None:
+        lack = own_lack(error, self._uplink)
+        if lack is not None or self._proxy is None:
             return lack
         is_lookup = isinstance(error, aiohttp.ClientConnectorDNSError)
-        if is_lookup and not descriptors_left():
-            return "descriptors"
-        if is_lookup and self._uplink.is_down():
-            return "network"
-        if self._proxy is not None:
-            refused = (
-                isinstance(error, aiohttp.ClientHttpProxyError) and error.status == _PROXY_AUTH
-            )
-            if is_lookup or refused or isinstance(error, aiohttp.ClientProxyConnectionError):
-                return "proxy"
-        return None
+        refused = isinstance(error, aiohttp.ClientHttpProxyError) and error.status == _PROXY_AUTH
+        is_proxy = isinstance(error, aiohttp.ClientProxyConnectionError)
+        return "proxy" if is_lookup or refused or is_proxy else None
 
     async def _post(
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
@@ -241,46 +223,12 @@ class Sender:
             ),
         ]
 
-    def _session(self, resolver: Resolver, *, reuse: bool) -> aiohttp.ClientSession:
-        header_bytes_max = self._settings.response_header_bytes_max
-        slots = self._settings.slots
-        dials = (files_limit() - self._settings.connections_max) // slots
-        return aiohttp.ClientSession(
-            connector=Connector(
-                egress=self._egress if self._proxy is None else None,
-                resolver=resolver,
-                reuse=reuse,
-                tls=self._tls,
-                uplink=self._uplink,
-                dials_max=max(_DIALS_MIN, min(_DIALS_MAX, dials)),
-                idle_max=slots,
-            ),
-            headers={"User-Agent": f"Postback/{VERSION}", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_NO_TIMEOUT,
-            proxy=self._proxy,
-            trust_env=False,
-            auto_decompress=False,
-            response_class=Response,
-            read_bufsize=_READ_BYTES,
-            max_line_size=header_bytes_max,
-            max_field_size=header_bytes_max,
-            max_headers=_HEADERS_MAX,
-        )
-
 
 def last_of_each(headers: Headers) -> Headers:
     """`headers` with one of each name: a destination's come first, and a callback's own win."""
     if len(headers) < 2:
         return headers
     return tuple({name.lower(): (name, value) for name, value in headers}.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sessions:
-    pooled: aiohttp.ClientSession
-    fresh: aiohttp.ClientSession  # never reuses a connection
-    resolver: Resolver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,17 +264,6 @@ def _failure(error: aiohttp.ClientError | OSError) -> _Result:
         message = "the answer was not valid HTTP, or broke its limits"
         return _Result(kind="protocol_error", error=message, detail=detail)
     return _Result(kind="unreachable", error=UNREACHABLE, detail=detail)
-
-
-def reason_of(error: aiohttp.ClientError | OSError) -> str:
-    """Return the true reason, for our own log: without URLs, which may carry tokens."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        reason = str(error.os_error)
-    elif isinstance(error, aiohttp.ClientResponseError):
-        reason = f"{error.status} {error.message}"
-    else:
-        reason = str(error)
-    return f"{type(error).__name__}: {_ANY_URL.sub('…', reason)}"[:_DETAIL_CHARS_MAX]
 
 
 def _proxy(text: str | None) -> URL | None:

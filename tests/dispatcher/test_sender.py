@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import VERSION
+from dispatcher.sending.faults import reason_of
 from dispatcher.sending.response import excerpt, retry_after_ms
-from dispatcher.sending.sender import UNREACHABLE, Sender, last_of_each, reason_of
+from dispatcher.sending.sender import UNREACHABLE, Sender, last_of_each
 from dispatcher.settings import Settings
 from receiver.base.clock import now_ms, parse_iso
 from receiver.base.settings import SettingError

@@ -1,8 +1,9 @@
 """Database URLs: which database one means, and what may be shown of it. Pure."""
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 POSTGRES_SCHEMES: Final = ("postgresql", "postgres")
 POSTGRES_TAKES: Final = (
@@ -11,6 +12,8 @@ POSTGRES_TAKES: Final = (
 _SQLITE: Final = "sqlite:///"
 _PORT: Final = re.compile(r"\d{1,5}")
 _PORT_MAX: Final = 65_535
+_USUAL_PORT: Final = 5_432
+_HERE: Final = "localhost"
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
 
 
@@ -62,6 +65,36 @@ def redacted(url: str) -> str:
         raise DatabaseURLError(POSTGRES_TAKES)
     name = f"{user.partition(':')[0]}@" if at else ""
     return f"postgresql://{name}{hosts}{parts.path}"
+
+
+def addresses(url: str) -> tuple[tuple[str, int], ...]:
+    """Return the hosts and ports that a PostgreSQL URL names, in the URL or in its parameters; one
+    without a host means this machine. None of any other kind of database."""
+    if not is_postgres(url):
+        return ()
+    parts = urlsplit(url)
+    given = parse_qs(parts.query)
+    ports = _listed(given, "port")
+    found: list[tuple[str, int]] = []
+    for place, host in enumerate(parts.netloc.rpartition("@")[2].split(",")):
+        name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+        found.append((name.strip("[]") if colon else host.strip("[]"), _port(port, ports, place)))
+    for name in ("host", "hostaddr"):
+        hosts = enumerate(_listed(given, name))
+        found += [(host, _port("", ports, place)) for place, host in hosts]
+    # A socket file and a missing host are this machine.
+    local = [(_HERE if not host or host.startswith(("/", "@")) else host, to) for host, to in found]
+    return tuple(dict.fromkeys(local))
+
+
+def _listed(given: Mapping[str, list[str]], name: str) -> list[str]:
+    return ",".join(given.get(name, ())).split(",") if name in given else []
+
+
+def _port(port: str, ports: Sequence[str], place: int) -> int:
+    """Return the port of the host at this place: its own, else its parameter's, else the usual."""
+    text = port or (ports[min(place, len(ports) - 1)] if ports else "")
+    return int(text) if text.isascii() and text.isdigit() else _USUAL_PORT
 
 
 def _are_hosts(hosts: str) -> bool:

@@ -1,0 +1,32 @@
+"""What an exception of the HTTP client says: the true reason, and whether it was we who failed."""
+
+import re
+from typing import Final
+
+import aiohttp
+
+from receiver.base.lack import Uplink, descriptors_left, lack_of
+
+_DETAIL_CHARS_MAX: Final = 300
+_ANY_URL: Final = re.compile(r"https?://\S+")
+
+
+def own_lack(error: BaseException, uplink: Uplink) -> str | None:
+    """Return what of ours was lacking, None where it was not we who failed (D21)."""
+    lack = lack_of(error)
+    if lack is not None or not isinstance(error, aiohttp.ClientConnectorDNSError):
+        return lack
+    if not descriptors_left():
+        return "descriptors"
+    return "network" if uplink.is_down() else None
+
+
+def reason_of(error: aiohttp.ClientError | OSError) -> str:
+    """Return the true reason, for our own log: without URLs, which may carry tokens."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = str(error.os_error)
+    elif isinstance(error, aiohttp.ClientResponseError):
+        reason = f"{error.status} {error.message}"
+    else:
+        reason = str(error)
+    return f"{type(error).__name__}: {_ANY_URL.sub('…', reason)}"[:_DETAIL_CHARS_MAX]

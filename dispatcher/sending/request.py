@@ -1,0 +1,225 @@
+"""What goes out in one call of an upstream: its URL, its headers, its body."""
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from json.decoder import scanstring
+from typing import Final, TypeAlias
+
+from yarl import URL
+
+from dispatcher import signing
+from dispatcher.ids import spelled
+from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef
+from dispatcher.jobs.values import ClaimedJob, Dialect
+from dispatcher.sending.guard import FUNCTION, url_of
+from dispatcher.signing import STORED_SECRETS, Secrets
+from dispatcher.values import Headers, SecretRef
+from receiver.base.clock import iso
+from receiver.base.lack import OwnLack
+from receiver.signature import (
+    ID_HEADER,
+    JOB_HEADERS,
+    PREVIOUS_SUFFIX,
+    SIGNATURE_HEADER,
+    TIMESTAMP_HEADER,
+    Job,
+)
+
+Resolve: TypeAlias = Callable[[SecretRef | LocalRef], Awaitable[str]]
+"""Gives the value that a header's reference names, without its prefix. Raises OwnLack."""
+
+# What only the connection is about, or would change how a request or an answer is framed or coded;
+# `Expect` among them, since who waits for a 100 that does not come waits for nothing.
+_FRAMING: Final = frozenset(
+    {
+        "accept-encoding",
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+# What the caller said to us, and not to the upstream.
+_CALLERS_OWN: Final = frozenset({"authorization", "cookie", "host"})
+_OURS: Final = (
+    "x-job-id",
+    "x-job-run",
+    "x-job-attempt",
+    "x-job-last-attempt",
+    "x-job-deadline",
+    "x-job-function",
+    "idempotency-key",
+    ID_HEADER,
+    TIMESTAMP_HEADER,
+    SIGNATURE_HEADER,
+    *JOB_HEADERS,
+)
+_AUTO: Final[dict[Dialect, Body]] = {
+    "v1": "raw",
+    "cerebrium": "raw",
+    "tensorone": "input",
+    "runpod": "envelope",
+}
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+_JSON: Final = "application/json"
+_DECODER: Final = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamCall:
+    """One call: of which job, by which rules, and for how many seconds at most: what is left of its
+    run limit and of its own time to live. `secrets` sign it; without any it goes out unsigned."""
+
+    job: ClaimedJob
+    rules: EndpointRules
+    limit_s: float
+    secrets: Secrets | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no other call follows on one whose end nobody knows."""
+        rules, job = self.rules, self.job
+        return rules.once or job.options.sync or job.tries + 1 >= rules.attempts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request as it goes out."""
+
+    method: str
+    url: URL
+    headers: list[tuple[str, str]]
+    body: bytes | None
+
+
+async def request_of(
+    call: UpstreamCall, resolve: Resolve, *, now_ms: int, sha256_header: str
+) -> Request:
+    """Return the request of a call. Raises UrlRefused, and OwnLack for a header whose value cannot
+    be had, or cannot be sent.
+
+    `Idempotency-Key` and `webhook-id` are one text: the job's id as its dialect spells it, from run
+    2 on with `-run` behind it. It is the same over all attempts of a run, so that whoever dedupes
+    by either attaches a repeated call to the first.
+    """
+    job = call.job
+    body, content_type = body_of(job, call.rules.body)
+    headers = await _given(call, resolve, content_type, sha256_header.lower())
+    id = spelled(job.id, job.dialect)
+    key = id if job.run == 1 else f"{id}-{job.run}"
+    headers += [
+        ("X-Job-Id", id),
+        ("X-Job-Run", str(job.run)),
+        ("X-Job-Attempt", str(job.calls + 1)),
+        ("X-Job-Last-Attempt", "true" if call.is_last else "false"),
+        ("X-Job-Deadline", iso(now_ms + round(call.limit_s * 1000))),
+        ("Idempotency-Key", key),
+    ]
+    function = job.options.function
+    if function is not None and FUNCTION not in call.rules.url:
+        headers.append(("X-Job-Function", function))
+    if call.secrets is not None:
+        headers += signing.headers(
+            message_id=key,
+            body=body,
+            secrets=call.secrets,
+            job=Job(id=id, run=job.run),
+            now_s=now_ms // 1000,
+            sha256_header=sha256_header,
+        )
+    _check(headers)
+    return Request(
+        method=call.rules.method,
+        url=url_of(call.rules.url, function),
+        headers=headers,
+        body=body or None,
+    )
+
+
+async def _given(
+    call: UpstreamCall, resolve: Resolve, content_type: str, sha256_header: str
+) -> list[tuple[str, str]]:
+    """Return the headers that others have set: the endpoint's own win over the caller's, and what
+    is ours to say is left out."""
+    ours = {*_FRAMING, *_OURS, sha256_header, sha256_header + PREVIOUS_SUFFIX.lower()}
+    headers = {"content-type": ("Content-Type", content_type)}
+    for name, value in call.job.options.headers:
+        if name.lower() not in ours | _CALLERS_OWN:
+            headers[name.lower()] = (name, value)
+    for name, given in call.rules.headers:
+        if name.lower() not in ours:
+            headers[name.lower()] = (name, await _value(given, resolve))
+    return list(headers.values())
+
+
+async def _value(given: HeaderValue, resolve: Resolve) -> str:
+    return given if isinstance(given, str) else given.prefix + await resolve(given)
+
+
+def _check(headers: Iterable[tuple[str, str]]) -> None:
+    for name, value in headers:
+        if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+            raise OwnLack(STORED_SECRETS, f"the header {name!r} has characters that none may have")
+
+
+def body_of(job: ClaimedJob, mode: Body) -> tuple[bytes, str]:
+    """Return a job's body as its upstream gets it, and its type: as it is stored, `input` alone or
+    within `{"id", "input"}`. Values are cut out, never written anew. A body that has no `input` is
+    itself the input, and one that is no JSON goes as it is."""
+    wanted = _AUTO[job.dialect] if mode == "auto" else mode
+    if wanted == "raw":
+        return job.body, job.content_type
+    value = _input(job.body)
+    if value is None:
+        return job.body, job.content_type
+    if wanted == "input":
+        return value, _JSON
+    id = json.dumps(spelled(job.id, job.dialect)).encode()
+    return b'{"id":%b,"input":%b}' % (id, value), _JSON
+
+
+def _input(body: bytes) -> bytes | None:
+    """Return the text of a JSON object's member `input`, the last one where there are several; the
+    whole of other JSON, None of what is none."""
+    try:
+        text = body.decode()
+        start = _SPACE.match(text).end()  # type: ignore[union-attr]  # it matches nothing, too
+        _, end = _DECODER.raw_decode(text, start)
+        if _SPACE.sub("", text[end:]):
+            return None
+        found = _member(text, start, "input") if text[start] == "{" else None
+    except (ValueError, RecursionError):
+        return None
+    return text[start:end].encode() if found is None else found.encode()
+
+
+def _member(text: str, start: int, name: str) -> str | None:
+    """Return the text of one member of an object that is known to be well-formed."""
+    found = None
+    at = _after_space(text, start + 1)
+    while text[at] != "}":
+        key, at = scanstring(text, at + 1)
+        begin = _after_space(text, _after_space(text, at) + 1)  # behind the colon
+        _, end = _DECODER.raw_decode(text, begin)
+        if key == name:
+            found = text[begin:end]
+        at = _after_space(text, end)
+        if text[at] == ",":
+            at = _after_space(text, at + 1)
+    return found
+
+
+def _after_space(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    return at if space is None else space.end()
