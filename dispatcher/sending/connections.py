@@ -19,7 +19,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError
+from aiohttp.streams import StreamReader
 
 from dispatcher.sending.resolver import ATTEMPT
 from dispatcher.sending.response import HEAD_BYTES_MAX, find_head
@@ -113,8 +115,7 @@ class Handler(ResponseHandler):
         if data[0].code < 200:
             self._informational += 1
         else:
-            unwritten = self.transport is None or self.transport.get_write_buffer_size() > 0
-            self.early = unwritten or not self._written
+            self.early = self._is_unwritten()
             if self.early:
                 self.force_close()  # what is left to write of this request must be no other's
             self._answered = True
@@ -141,12 +142,20 @@ class Handler(ResponseHandler):
         found = find_head(bytes(self._received), self, self._params)
         if found is None:
             return False
-        message, payload = found
+        self._take_head(*found)
+        return True
+
+    def _take_head(self, message: RawResponseMessage, payload: StreamReader) -> None:
         self._should_close = True
         self._parser = None
         self._payload = payload
         self.feed_data((message, payload))
-        return True
+
+    def _is_unwritten(self) -> bool:
+        """Whether something of the request has not been handed to the system."""
+        if self.transport is None or not self._written:
+            return True
+        return self.transport.get_write_buffer_size() > 0
 
     def _closed_at_once(self) -> bool:
         return self._loop.time() - self._requested_s <= _STALE_S

@@ -21,7 +21,7 @@ def own_lack(error: BaseException, uplink: Uplink) -> str | None:
     return "network" if uplink.is_down() else None
 
 
-def reason_of(error: aiohttp.ClientError | OSError) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the true reason, for our own log: without URLs, which may carry tokens."""
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = str(error.os_error)

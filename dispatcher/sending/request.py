@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from json.decoder import scanstring
 from typing import Final, TypeAlias
 
 from yarl import URL
@@ -12,10 +11,11 @@ from yarl import URL
 from dispatcher import signing
 from dispatcher.ids import spelled
 from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef
+from dispatcher.jobs.judge import is_last_attempt
 from dispatcher.jobs.values import ClaimedJob, Dialect
 from dispatcher.sending.guard import FUNCTION, url_of
 from dispatcher.signing import STORED_SECRETS, Secrets
-from dispatcher.values import Headers, SecretRef
+from dispatcher.values import SecretRef
 from receiver.base.clock import iso
 from receiver.base.lack import OwnLack
 from receiver.signature import (
@@ -78,19 +78,13 @@ _DECODER: Final = json.JSONDecoder()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCall:
-    """One call: of which job, by which rules, and for how many seconds at most: what is left of its
-    run limit and of its own time to live. `secrets` sign it; without any it goes out unsigned."""
+    """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
+    `secrets` sign it; without any it goes out unsigned."""
 
     job: ClaimedJob
     rules: EndpointRules
-    limit_s: float
+    deadline_ms: int
     secrets: Secrets | None = None
-
-    @property
-    def is_last(self) -> bool:
-        """Whether no other call follows on one whose end nobody knows."""
-        rules, job = self.rules, self.job
-        return rules.once or job.options.sync or job.tries + 1 >= rules.attempts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +116,8 @@ async def request_of(
         ("X-Job-Id", id),
         ("X-Job-Run", str(job.run)),
         ("X-Job-Attempt", str(job.calls + 1)),
-        ("X-Job-Last-Attempt", "true" if call.is_last else "false"),
-        ("X-Job-Deadline", iso(now_ms + round(call.limit_s * 1000))),
+        ("X-Job-Last-Attempt", "true" if is_last_attempt(job, call.rules) else "false"),
+        ("X-Job-Deadline", iso(call.deadline_ms)),
         ("Idempotency-Key", key),
     ]
     function = job.options.function
@@ -209,7 +203,7 @@ def _member(text: str, start: int, name: str) -> str | None:
     found = None
     at = _after_space(text, start + 1)
     while text[at] != "}":
-        key, at = scanstring(text, at + 1)
+        key, at = _DECODER.raw_decode(text, at)
         begin = _after_space(text, _after_space(text, at) + 1)  # behind the colon
         _, end = _DECODER.raw_decode(text, begin)
         if key == name:

@@ -34,8 +34,16 @@ _UNSAFE: Final = dict.fromkeys(
     "\ufffd",
 )
 
+# Of an upstream's answer: how to read its body, and what to quote to who runs it.
+_KEPT: Final = ("Content-Encoding", "Content-Language", "Content-Disposition", "X-Request-Id")
+_KEPT_CHARS_MAX: Final = 512
+_TYPE_CHARS_MAX: Final = 255
+_ANY_TYPE: Final = "application/octet-stream"
+_MEDIA_TYPE: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
 HEAD_BYTES_MAX: Final = 256 * 1024  # informational ones among them
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: [^\r\n]*)?\r?\n")
 _INFORMATIONAL: Final = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9]{2}[ \r\n]")
 _LENGTH: Final = re.compile(rb"\r?\n(?i:content-length):[ \t]*([0-9]{1,18})[ \t]*(?=\r?\n)")
 _ANY_LENGTH: Final = re.compile(rb"\r?\n(?i:content-length)[ \t]*:")
@@ -76,6 +84,26 @@ def excerpt(body: bytes, bytes_max: int) -> str | None:
     return text or None
 
 
+def kept_type(value: str | None) -> str:
+    """Return a `Content-Type` that is fit to be kept and sent on, parameters and all; that of any
+    bytes where there is none, or it is no such thing."""
+    text = "" if value is None else value.strip(" \t")
+    media_type = text.partition(";")[0].rstrip(" \t")
+    is_fit = text.isascii() and text.isprintable() and len(text) <= _TYPE_CHARS_MAX
+    return text if is_fit and _MEDIA_TYPE.fullmatch(media_type) else _ANY_TYPE
+
+
+def kept_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return what is kept of an upstream's headers beside its type, in lower case: an allow-list,
+    of those that are plain text of bounded length."""
+    found = ((name.lower(), headers.get(name)) for name in _KEPT)
+    return tuple(
+        (name, value)
+        for name, value in found
+        if value and len(value) <= _KEPT_CHARS_MAX and value.isascii() and value.isprintable()
+    )
+
+
 def find_head(
     received: bytes, protocol: ResponseHandler, params: Mapping[str, Any]
 ) -> tuple[RawResponseMessage, StreamReader] | None:
@@ -84,6 +112,17 @@ def find_head(
 
     For aiohttp's parser takes head and rest in one go, and refuses both for a fault in the rest.
     """
+    found = split_head(received, protocol, params)
+    if found is None:
+        return None
+    message, rest = found
+    return message, body_of(message, rest[: params["read_bufsize"]], protocol)
+
+
+def split_head(
+    received: bytes, protocol: ResponseHandler, params: Mapping[str, Any]
+) -> tuple[RawResponseMessage, bytes] | None:
+    """Return the final head in `received`, and the bytes behind it."""
     start = 0
     while (end := _HEAD_END.search(received, start)) is not None:
         if not _INFORMATIONAL.match(received, start):
@@ -93,9 +132,20 @@ def find_head(
         return None
     head = received[start : end.end()]
     message = _parsed(head, protocol, params) or _parsed(_unframed(head), protocol, params)
-    if message is None:
-        return None
-    return message, _body(message, received[end.end() :], protocol, params["read_bufsize"])
+    return None if message is None else (message, received[end.end() :])
+
+
+def status_of(received: bytes) -> int | None:
+    """Return the code of the final status line in `received`, which stands behind informational
+    heads; None where there is none yet, or it is no HTTP."""
+    start = 0
+    while _INFORMATIONAL.match(received, start):
+        end = _HEAD_END.search(received, start)
+        if end is None:
+            return None
+        start = end.end()
+    line = _STATUS_LINE.match(received, start)
+    return None if line is None else int(line[1])
 
 
 def _parsed(
@@ -130,13 +180,17 @@ def _unframed(head: bytes) -> bytes | None:
     return _CODING.sub(b"", _LENGTH.sub(b"", head))
 
 
-def _body(
-    message: RawResponseMessage, rest: bytes, protocol: ResponseHandler, bytes_max: int
+def body_of(
+    message: RawResponseMessage, body: bytes | None, protocol: ResponseHandler
 ) -> StreamReader:
+    """Return a body that has come to its end already; one that never will (None) is an error."""
     if message.code in EMPTY_BODY_STATUS_CODES:
         return EMPTY_PAYLOAD
-    payload = StreamReader(protocol, bytes_max, loop=protocol._loop)
-    if rest:
-        payload.feed_data(rest[:bytes_max])
+    size = 0 if body is None else len(body)
+    payload = StreamReader(protocol, size + 1, loop=protocol._loop)
+    if body is None:
+        payload.set_exception(aiohttp.ClientPayloadError("its body is garbled"))
+    elif body:
+        payload.feed_data(body)
     payload.feed_eof()
     return payload

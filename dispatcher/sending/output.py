@@ -1,0 +1,151 @@
+"""Bodies of answers, read whole in bounded memory: an endpoint's limit for each, and a budget for
+all together.
+
+What a call has read counts until its outcome is stored (`OutputRoom`), so that a database that is
+away stops the reading, not only the storing. An endpoint has at most half of what the others
+leave. A call that finds no room waits, and with it its upstream, whose bytes stay where they are;
+it never fails for that while its run limit lasts. So that calls which all hold a part and wait for
+the rest get on, one call of an endpoint at a time, of a few in all, may go beyond the budget.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final
+
+import aiohttp
+
+from receiver.base.budget import Budget
+
+BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of answers in memory, of all calls of a process; some more for those that get on."""
+LACK: Final = "memory"
+"""What we lacked where a call's time ended while it waited for room."""
+_SHARE: Final = 0.5
+_BEYOND_MAX: Final = 8
+
+
+class TooLarge(Exception):
+    """An answer has more bytes than its endpoint takes."""
+
+
+@dataclass(slots=True, eq=False)
+class OutputRoom:
+    """What one call holds of the budget, until the end of its `with` block."""
+
+    budget: "OutputBudget" = field(repr=False)
+    endpoint: str
+    held: int = 0
+    is_beyond: bool = False
+    is_waiting: bool = False
+
+    async def take(self, size: int) -> None:
+        """Take room for so many bytes more, waiting for it where there is none."""
+        if self.budget.take(self, size):
+            return
+        self.is_waiting = True  # and it stays so where its time ends meanwhile
+        await self.budget.wait(self, size)
+        self.is_waiting = False
+
+    def __enter__(self) -> "OutputRoom":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.budget.give_back(self)
+
+
+class OutputBudget:
+    """Bytes that all calls share."""
+
+    def __init__(self, bytes_max: int = BYTES_MAX) -> None:
+        self._budget = Budget(bytes_max, _SHARE)
+        self._waiting: deque[tuple[OutputRoom, int, asyncio.Future[None]]] = deque()
+        self._beyond: dict[str, OutputRoom] = {}  # by endpoint
+
+    @property
+    def held(self) -> int:
+        """How many bytes are held, without those beyond the budget."""
+        return self._budget.held
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for room."""
+        return len(self._waiting)
+
+    def take(self, room: OutputRoom, size: int) -> bool:
+        """Take room at once; return False where there is none for this call."""
+        if room.is_beyond:
+            return True
+        if not self._budget.take(size, room.endpoint):
+            return False
+        room.held += size
+        return True
+
+    async def wait(self, room: OutputRoom, size: int) -> None:
+        """Wait until there is room for this call, and take it."""
+        entry = room, size, asyncio.get_running_loop().create_future()
+        self._waiting.append(entry)
+        self._let_on()
+        try:
+            await entry[2]
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+
+    def give_back(self, room: OutputRoom) -> None:
+        """Give back all that a call holds, and let those on that have waited for it."""
+        if room.held:
+            self._budget.give_back(room.held, room.endpoint)
+            room.held = 0
+        if room.is_beyond:
+            room.is_beyond = False
+            del self._beyond[room.endpoint]
+        if self._waiting:
+            self._let_on()
+
+    def _let_on(self) -> None:
+        refused: set[str] = set()  # whoever waits longest of an endpoint is the first
+        for entry in tuple(self._waiting):
+            room, size, future = entry
+            if room.endpoint in refused or future.done():  # or cancelled in this moment
+                continue
+            if self.take(room, size) or self._goes_beyond(room):
+                self._waiting.remove(entry)
+                future.set_result(None)
+            else:
+                refused.add(room.endpoint)
+
+    def _goes_beyond(self, room: OutputRoom) -> bool:
+        if room.endpoint in self._beyond or len(self._beyond) >= _BEYOND_MAX:
+            return False
+        room.is_beyond = True
+        self._beyond[room.endpoint] = room
+        return True
+
+
+async def read_whole(
+    content: aiohttp.StreamReader,
+    length: int | None,
+    bytes_max: int,
+    room: OutputRoom,
+    into: bytearray,
+) -> None:
+    """Read a body to its end. What has arrived is in `into`, also where this raises: TooLarge, or
+    what the connection met. One whose declared `length` is too large is not read at all."""
+    if length is not None and length > bytes_max and not content.at_eof():
+        raise TooLarge
+    while True:
+        chunk = await content.readany()
+        if not chunk:
+            return
+        if len(into) + len(chunk) > bytes_max:
+            into += chunk[: bytes_max - len(into)]
+            raise TooLarge
+        await room.take(len(chunk))
+        into += chunk
