@@ -1,7 +1,8 @@
 """An endpoint: a named upstream and its rules. The defaults are those of the guide's table."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 from dispatcher.values import SecretRef
@@ -98,6 +99,60 @@ class EndpointRules:
     def once(self) -> bool:
         """Whether a call is made at most once."""
         return self.delivery == "at-most-once"
+
+
+_NESTED: Final[Mapping[str, Any]] = {
+    "keep": Keep,
+    "retry": RetryWaits,
+    "callback": CallbackDefaults,
+}
+
+
+def dump_rules(rules: EndpointRules) -> str:
+    """Return rules as the text that `load_rules` reads: what is not the default."""
+    parts: dict[str, Any] = {}
+    for one in fields(rules):
+        value = getattr(rules, one.name)
+        if value == one.default:
+            continue
+        if one.name in _NESTED:
+            value = asdict(value)
+        elif isinstance(value, frozenset):
+            value = sorted(value)
+        elif one.name == "headers":
+            value = [_dump_header(name, content) for name, content in value]
+        parts[one.name] = value
+    return json.dumps(parts)
+
+
+def load_rules(text: str) -> EndpointRules:
+    """Return the rules that a text of `dump_rules` says."""
+    parts: dict[str, Any] = json.loads(text)
+    for name, value in parts.items():
+        if name in _NESTED:
+            parts[name] = _NESTED[name](**value)
+        elif name in ("retry_codes", "busy"):
+            parts[name] = frozenset(value)
+        elif name in ("functions", "tenants"):
+            parts[name] = tuple(value)
+        elif name == "headers":
+            parts[name] = tuple(_load_header(one) for one in value)
+    return EndpointRules(**parts)
+
+
+def _dump_header(name: str, value: HeaderValue) -> list[str]:
+    if isinstance(value, SecretRef):
+        return [name, value.prefix, "secret", value.name]
+    if isinstance(value, LocalRef):
+        return [name, value.prefix, value.kind, value.name]
+    return [name, value]
+
+
+def _load_header(parts: list[Any]) -> tuple[str, HeaderValue]:
+    if len(parts) == 2:
+        return parts[0], parts[1]
+    name, prefix, kind, of = parts
+    return name, SecretRef(of, prefix) if kind == "secret" else LocalRef(kind, of, prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.policy import Policy
-from dispatcher.values import Delivery, Headers
+from dispatcher.values import Delivery, Headers, Unopened
 
 Dialect = Literal["v1", "tensorone", "runpod", "cerebrium"]
 JobPriority = Literal["high", "normal", "low"]
@@ -98,6 +98,7 @@ class ClaimedJob:
     expires_ms: int  # when it ends unless it has begun by then
     ends_ms: int | None  # its own time to live
     epoch: int = 0  # of the endpoint: what it may learn from this call
+    unopened: Unopened | None = None  # then body and options are not there: nothing may go out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +198,21 @@ class SettledJob:
     state: JobState
     callback: str | None = None
     delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedJob:
+    """What a cancel or a retry came to: the job's state after it, whether that was its doing
+    (`changed`), and the process that has its call open still, if any."""
+
+    id: str
+    tenant: str
+    endpoint: str
+    state: JobState
+    reason: JobReason | None
+    run: int
+    changed: bool
+    process: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

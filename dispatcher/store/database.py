@@ -8,13 +8,27 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 from dispatcher.ids import destination_of
+from dispatcher.jobs.values import JobClaimRequest
 from dispatcher.store import claim, lanes, settle, submit
 from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.callbacks import Totals
+from dispatcher.store.jobs import claim as job_claim
+from dispatcher.store.jobs import scheduling
+from dispatcher.store.jobs import settle as job_settle
+from dispatcher.store.jobs import submit as job_submit
+from dispatcher.store.jobs.touched import CallbackLane, Touched
 from dispatcher.store.lanes import Holding, Lanes
-from dispatcher.store.requests import ClaimRequest, Rules, Settlement, SubmitRequest, Usage
+from dispatcher.store.requests import (
+    ClaimRequest,
+    JobEnd,
+    JobSubmitRequest,
+    Rules,
+    Settlement,
+    SubmitRequest,
+    Usage,
+)
 from dispatcher.store.sealing import Counted
-from dispatcher.store.tx import ChangeSet, Sealing, Tx
+from dispatcher.store.tx import ChangeSet, NextJob, Sealing, Tx
 from dispatcher.values import NewCallback
 from receiver.base.db import migrate
 from receiver.base.db.group_commit import (
@@ -61,6 +75,17 @@ class StoreEvents:
 
     on_replays: Callable[[], None] = lambda: None
     """When another process has made a filtered replay."""
+
+    on_jobs_ready: Callable[[int | None], None] = lambda _next_ms: None
+    """After a commit that touched jobs, with the time when the next may start, or None; and when
+    another process leaves jobs that may start."""
+
+    on_jobs_ended: Callable[[Sequence[str]], None] = lambda _jobs: None
+    """With jobs that came to an end or were taken from their process: after a commit, and when
+    another process tells, which may be lost."""
+
+    on_endpoints: Callable[[], None] = lambda: None
+    """When endpoints were changed, here or by another process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,17 +188,33 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     def claimed(items: Sequence[ClaimRequest]) -> Sequence[object]:
         return [claim.claim(tx, item, rules) for item in items]
 
+    def ended(items: Sequence[JobEnd]) -> Sequence[object]:
+        return job_settle.settle(tx, items, rules)
+
+    def jobs_claimed(items: Sequence[JobClaimRequest]) -> Sequence[object]:
+        return [job_claim.claim(tx, item) for item in items]
+
+    def jobs_submitted(items: Sequence[JobSubmitRequest]) -> Sequence[object]:
+        return job_submit.submit(tx, items, rules)
+
     # Settling first frees slots, which the same commit fills: with what waits, then what comes new.
     # A submit behind what is due would wait too, and the next ones behind it, each to be claimed.
     kinds = (
+        (JobEnd, ended),
         (Settlement, partial(settle.settle, tx)),
         (Operation, partial(_in_order, tx)),
+        (JobClaimRequest, jobs_claimed),
+        (JobSubmitRequest, jobs_submitted),
         (ClaimRequest, claimed),
         (SubmitRequest, submitted),
     )
     results = apply_kinds(kinds, operations)
     changes = tx.changes
     _revive(tx, rules)
+    if changes.endpoints:
+        scheduling.refresh(tx)
+    if changes.endpoints or any(isinstance(one, JobClaimRequest) for one in operations):
+        changes.next_job = NextJob(scheduling.next_ready_ms(tx))
     touched = lanes.with_blocked(tx, changes.lanes)
     lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms)
     return results
@@ -220,6 +261,9 @@ def rows_of(tx: Tx, operations: Sequence[object]) -> tuple[set[str], set[str]]:
                 servers.add(delivery.destination)
         elif isinstance(operation, SubmitRequest):
             touched.add(operation.new.lane)
+        elif isinstance(operation, JobEnd):
+            if operation.callback is not None:
+                touched.add(operation.callback.lane)
         elif isinstance(operation, Operation) and operation.lanes is not lanes.none:
             looked_up.append(operation)
     for operation in sorted(looked_up, key=_row):
@@ -240,18 +284,45 @@ def _looked_up(tx: Tx, operation: Operation[Any]) -> set[str]:
         return set()
 
 
+def endpoints_of(operations: Sequence[object]) -> set[str]:
+    """Return the endpoints whose jobs the batch is known to touch, once `rows_of` has looked."""
+    endpoints: set[str] = set()
+    for one in operations:
+        if isinstance(one, JobEnd):
+            endpoints.add(one.settlement.job.endpoint)
+        elif isinstance(one, JobSubmitRequest):
+            endpoints.add(one.new.endpoint)
+        elif isinstance(one, Operation) and isinstance(one.lanes, Touched):
+            endpoints |= one.lanes.endpoints
+    return endpoints
+
+
 def servers_of(operations: Sequence[object]) -> set[str]:
     """Return the servers with several lanes that the batch may lease for at once: who does so
     without holding one takes no more of it than `fairness.unheld_room`."""
-    submits = [one.new for one in operations if isinstance(one, SubmitRequest) and one.handover]
-    return {new.destination for new in submits if new.destination != new.lane}
+    new = [one.new for one in operations if isinstance(one, SubmitRequest) and one.handover]
+    new += [
+        one.callback
+        for one in operations
+        if isinstance(one, JobEnd) and one.callback is not None and one.settlement.handover
+    ]
+    return {one.destination for one in new if one.destination != one.lane}
 
 
 def unmade(
     tx: Tx, operations: Sequence[object], missing: Set[str], rules: Rules
-) -> list[NewCallback]:
-    """Return, of the batch's submits, one for each lane that is missing and that can be made."""
+) -> list[NewCallback | CallbackLane]:
+    """Return, of what the batch submits or tells of, one for each lane that is missing and that
+    can be made."""
     if not missing:
         return []
-    requests = [one for one in operations if isinstance(one, SubmitRequest)]
-    return submit.unmade(tx, [one.new for one in requests if one.new.lane in missing], rules)
+    found: list[NewCallback | CallbackLane] = []
+    for one in operations:
+        if isinstance(one, SubmitRequest) and one.new.lane in missing:
+            found.append(one.new)
+        elif isinstance(one, JobEnd) and one.callback is not None:
+            if one.callback.lane in missing:
+                found.append(one.callback)
+        elif isinstance(one, Operation) and isinstance(one.lanes, Touched):
+            found += one.lanes.made_of(tx, missing)
+    return submit.unmade(tx, found, rules)

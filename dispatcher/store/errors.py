@@ -89,5 +89,21 @@ class CannotUnseal(StoreError):
         self.unopened = unopened
 
 
+class JobQueueFull(Conflict):
+    """As many jobs wait as may: of all customers at `endpoint`, or of this one (`of_tenant`)."""
+
+    def __init__(self, endpoint: str, queued: int, max: int, *, of_tenant: bool) -> None:
+        whose = "of yours wait" if of_tenant else "wait"
+        super().__init__(f"{queued:,} jobs {whose} for {endpoint}, as many as may")
+        self.endpoint = endpoint
+        self.queued = queued
+        self.max = max
+        self.of_tenant = of_tenant
+
+
+class InputGone(StoreError):
+    """The job's input is past its retention; there is nothing left to send."""
+
+
 class PayloadGone(StoreError):
     """The payload's retention has ended; there is nothing left to send."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dispatcher.jobs.values import JobSettlement, NewJob
 from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
 from dispatcher.store.limits import Destinations
@@ -49,6 +50,24 @@ class ClaimRequest:
     now_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class JobSubmitRequest:
+    """A job on its way to the commit. With `process`, which has a place for it, it may be claimed
+    in it."""
+
+    new: NewJob
+    process: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """The end of a call on its way to the commit, with the callback that tells it, if it is to be
+    told: made before, so that the lane of that can be locked with all others."""
+
+    settlement: JobSettlement
+    callback: NewCallback | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Callbacks, newest first, and the id to go on after (None at the end)."""
@@ -79,11 +98,12 @@ class Retention:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """A destination's default concurrency, how far a lease outlasts its attempt, how long an
-    idempotency key holds, until when keys of the earlier rule do, and how many destinations a
-    tenant may have."""
+    idempotency key holds, until when keys of the earlier rule do, how many destinations a tenant
+    may have, and how many bytes of a job's output its callback carries itself."""
 
     destinations: Destinations
     concurrency: int
     lease_margin_ms: int
     key_ms: int
     earlier_keys_until_ms: int = 0
+    inline_max: int = 256 * 1024

@@ -304,8 +304,13 @@ def seal_body(tx: Tx, body: bytes, callback: str, tenant: str) -> tuple[bytes, s
 
 def open_body(tx: Tx, kid: str | None, stored: bytes, callback: str, tenant: str) -> bytes:
     """Return the body of a payload. Raises CannotUnseal."""
+    return open_sealed(tx, kid, stored, body_place(callback, tenant))
+
+
+def open_sealed(tx: Tx, kid: str | None, stored: bytes, place: tuple[str, str, str, str]) -> bytes:
+    """Return a body that is bound to a place. Raises CannotUnseal."""
     try:
-        return keyring.open_body(tx.ring, kid, stored, *body_place(callback, tenant))
+        return keyring.open_body(tx.ring, kid, stored, *place)
     except SealedError as error:
         raise cannot_unseal(error) from None
 

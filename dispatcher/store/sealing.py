@@ -64,9 +64,32 @@ PAYLOADS: Final = Column(
     tenant="(SELECT tenant FROM callbacks c WHERE c.id = t.callback)",
     filled="t.headers <> '[]'",
 )
+ENDPOINTS: Final = Column(
+    table="endpoints",
+    name="rules",
+    what="endpoints' headers",
+    id="name",
+    tenant="''",
+    filled="t.rules LIKE 'enc1:%' OR t.rules LIKE '%\"headers\"%'",
+)
+JOB_OPTIONS: Final = Column(table="jobs", name="options", what="jobs' headers")
+INPUTS: Final = Column(
+    table="inputs",
+    name="body",
+    what="jobs' inputs",
+    id="job",
+    tenant="(SELECT tenant FROM jobs j WHERE j.id = t.job)",
+)
+OUTPUTS: Final = Column(
+    table="outputs",
+    name="body",
+    what="jobs' outputs",
+    id="job",
+    tenant="(SELECT tenant FROM jobs j WHERE j.id = t.job)",
+)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Payloads go last, and their bodies with them.
-COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS)
+COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS, ENDPOINTS)
 
 
 # --- the keys of this process ---

@@ -38,6 +38,7 @@ from dispatcher.store.access import Rotation
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import PLATFORM, Database, Erased, Operation, StoreEvents
 from dispatcher.store.errors import StoreFull, TooManyMatch
+from dispatcher.store.jobs.store import JobStore
 from dispatcher.store.lanes import Lanes
 from dispatcher.store.limits import Destinations
 from dispatcher.store.rates import Rates
@@ -98,6 +99,7 @@ class Store:
             concurrency=settings.destination_concurrency,
             lease_margin_ms=round(settings.lease_margin * 1000),
             key_ms=round(settings.keep_keys * 1000),
+            inline_max=settings.inline_max,
         )
         self._events = StoreEvents()
         self._counts: Counter[tuple[str, State]] = Counter()
@@ -111,6 +113,7 @@ class Store:
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
         self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
+        self.jobs = JobStore(self._commits.do, self._write, self._read)
         self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 
     # --- the life of the store ---
@@ -837,6 +840,12 @@ class Store:
         if changes.events:
             self._rates.add(changes.events, now_ms=monotonic_ms())
         self._events.on_ready(committed.next_ready_ms)
+        if changes.next_job is not None:
+            self._events.on_jobs_ready(changes.next_job.at_ms)
+        if changes.ended_jobs:
+            self._events.on_jobs_ended(changes.ended_jobs)
+        if "endpoints" in changes.topics:
+            self._events.on_endpoints()
         return committed.results
 
     def _recount(self, totals: Totals) -> None:

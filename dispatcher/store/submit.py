@@ -28,6 +28,7 @@ from dispatcher.store.errors import (
     StoreError,
     StoreUnavailable,
 )
+from dispatcher.store.jobs.touched import CallbackLane
 from dispatcher.store.requests import Rules, SubmitRequest
 from dispatcher.store.sealing import DESTINATIONS
 from dispatcher.store.tx import Row, Tx, marks
@@ -41,6 +42,7 @@ from dispatcher.values import (
 )
 
 Results = dict[str, Submitted | StoreError]
+Addressed = NewCallback | CallbackLane
 # How often a destination's `last_url` is written, so that it is no row that all commits write.
 _LAST_URL_MS: Final = 1_000
 _FIRST: Final = "SELECT id, content, created_ms, state, job_id FROM callbacks"
@@ -182,7 +184,7 @@ def _beyond_limit(
     return {one for one, first in new.items() if not _may_make(tx, first, rules)}
 
 
-def _may_make(tx: Tx, new: NewCallback, rules: Rules) -> bool:
+def _may_make(tx: Tx, new: Addressed, rules: Rules) -> bool:
     return rules.destinations.admits(tx, new.tenant, now_ms=tx.at(new.created_ms))
 
 
@@ -263,7 +265,7 @@ def _make_targets(
     _write_last_urls(tx, used, now_ms)
 
 
-def unmade(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> list[NewCallback]:
+def unmade(tx: Tx, submits: Sequence[Addressed], rules: Rules) -> list[Addressed]:
     """Return one for each of their lanes that can be made: a name must be a destination's, and a
     URL's either is there or is one that the tenant may have."""
     by_lane = {new.lane: new for new in submits}
@@ -279,20 +281,20 @@ def unmade(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> list[NewCall
     return [new for new in by_lane.values() if new.destination in known]
 
 
-def make_lanes(tx: Tx, submits: Sequence[NewCallback], rules: Rules) -> None:
+def make_lanes(tx: Tx, submits: Sequence[Addressed], rules: Rules) -> None:
     """Make the lanes of these submits, and the destinations that came with URLs."""
     unnamed = {new.lane: new for new in submits if new.url is not None}
     _make(tx, {new.lane for new in submits}, unnamed, rules, tx.at(submits[0].created_ms))
 
 
 def _make(
-    tx: Tx, lanes_: set[str], unnamed: Mapping[str, NewCallback], rules: Rules, now_ms: int
+    tx: Tx, lanes_: set[str], unnamed: Mapping[str, Addressed], rules: Rules, now_ms: int
 ) -> None:
     _write_last_urls(tx, [unnamed[lane] for lane in lanes_ if lane in unnamed], now_ms)
     lanes.make(tx, lanes_, rules, now_ms=now_ms)
 
 
-def _write_last_urls(tx: Tx, used: Sequence[NewCallback], now_ms: int) -> None:
+def _write_last_urls(tx: Tx, used: Sequence[Addressed], now_ms: int) -> None:
     """Make unregistered destinations where they are not there, each with the URL used last."""
     last = {new.destination: new for new in sorted(used, key=lambda new: new.id)}
     made = [

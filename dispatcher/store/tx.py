@@ -14,9 +14,9 @@ from receiver.base.keyring import Keyring
 
 Row = db.Row
 Event = Literal["accepted", "delivered", "failed", "finished"]
-Topic = Literal["ready", "access", "replays"]
+Topic = Literal["ready", "access", "replays", "endpoints"]
 """What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
-a filtered replay was made."""
+a filtered replay was made; endpoints changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,22 @@ class Sealing:
 PLAIN: Final = Sealing()
 
 
+@dataclass(frozen=True, slots=True)
+class NextJob:
+    """When the next job may start, by this process's clock; None when none waits that could."""
+
+    at_ms: int | None
+
+
 @dataclass(slots=True)
 class ChangeSet:
     """What a commit changed: lanes to refresh, those among them that may have been forgotten (each
     with the row of its destination, where nobody registered that), what to tell other processes,
     tenants that a claim served (and when), how far the counts, the stored bytes of tenants and the
-    rates moved, and what was appended to the audit trail. `before` is what was changed outside of a
-    savepoint, before it."""
+    rates moved, and what was appended to the audit trail. Of jobs: endpoints and queues to refresh,
+    how many more wait in a queue and at an endpoint (negative: less), which came to an end or were
+    taken from their process, and when the next may start (None: nothing touched jobs). `before` is
+    what was changed outside of a savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -50,6 +59,12 @@ class ChangeSet:
     bytes: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
     entries: list[Entry] = field(default_factory=list)
+    endpoints: set[str] = field(default_factory=set)
+    queues: set[str] = field(default_factory=set)
+    waiting: Counter[str] = field(default_factory=Counter)
+    waiting_at: Counter[str] = field(default_factory=Counter)
+    ended_jobs: list[str] = field(default_factory=list)
+    next_job: "NextJob | None" = None
 
     @property
     def all_lanes(self) -> set[str]:
@@ -67,6 +82,33 @@ class ChangeSet:
         self.bytes.update(other.bytes)
         self.events.update(other.events)
         self.entries += other.entries
+        self.endpoints |= other.endpoints
+        self.queues |= other.queues
+        self.waiting.update(other.waiting)
+        self.waiting_at.update(other.waiting_at)
+        self.ended_jobs += other.ended_jobs
+
+    def queued(self, endpoint: str, queue: str, count: int) -> None:
+        """Count that so many more jobs wait in this queue; negative: less."""
+        self.endpoints.add(endpoint)
+        self.queues.add(queue)
+        self.waiting[queue] += count
+        self.waiting_at[endpoint] += count
+
+    def more_waiting(self, endpoint: str) -> int:
+        """Return how many more jobs wait for an endpoint than when the commit began."""
+        before = 0 if self.before is None else self.before.more_waiting(endpoint)
+        return before + self.waiting_at[endpoint]
+
+    def more_in(self, queue: str) -> int:
+        """Return how many more jobs wait in a queue than when the commit began."""
+        before = 0 if self.before is None else self.before.more_in(queue)
+        return before + self.waiting[queue]
+
+    @property
+    def all_endpoints(self) -> set[str]:
+        """Every endpoint that this commit has changed until now."""
+        return self.endpoints if self.before is None else self.endpoints | self.before.all_endpoints
 
     def moved(self, tenant: str, before: State | None, after: State | None) -> None:
         """Count that a callback of `tenant` came (from None), went (to None) or changed state."""
@@ -93,6 +135,7 @@ class Tx(db.Tx, Protocol):
 
     changes: ChangeSet
     statements: "Statements"
+    job_statements: "JobStatements"
     ring: Keyring | None = None
     """The keys of this process: `rows` seals and opens with them."""
     seals_payloads: bool = False
@@ -107,6 +150,8 @@ class Tx(db.Tx, Protocol):
     """The lanes, and servers of lanes, that are locked until the end of the transaction."""
     tight: frozenset[str]
     """Servers that this transaction would lease more for than it may without holding them."""
+    held_endpoints: frozenset[str]
+    """The endpoints that are locked until then."""
     blocked: frozenset[str]
     """Those of `held` whose work waited for their server when they were locked."""
 
@@ -118,15 +163,20 @@ class Tx(db.Tx, Protocol):
         """Return a time of the database's clock by this process's clock."""
         return database_ms - self.skew_ms
 
+    def holds_endpoint(self, endpoint: str) -> bool:
+        """Whether this transaction may change an endpoint's jobs."""
+        return self.sole_owner or endpoint in self.held_endpoints
+
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo everything inside, changes too, if it raises."""
         outer, held, self.changes = self.changes, self.held, ChangeSet(self.changes)
+        held_endpoints = self.held_endpoints
         try:
             with super().savepoint():  # type: ignore[safe-super]  # the dialect's own
                 yield
         except BaseException:
-            self.changes, self.held = outer, held
+            self.changes, self.held, self.held_endpoints = outer, held, held_endpoints
             raise
         outer.absorb(self.changes)
         self.changes = outer
@@ -221,6 +271,49 @@ class Statements(Protocol):
 
     SET_TURNED_AWAY: str  # bulk: turned_away, turned_away_ms, id
     SET_HEALTH: str  # bulk: the fields of Health, id
+
+
+class JobStatements(Protocol):
+    """The same for the verbs of jobs: `sqlite/job_statements.py`, `postgres/job_statements.py`."""
+
+    IN: str  # what follows a column that is to be one of `ids`
+
+    # What a commit leaves
+    REFRESH_QUEUES: str  # bulk: how many more wait, id
+    REFRESH_ENDPOINTS: str  # bulk: how many more wait, endpoint
+
+    # Submit
+    def insert_jobs(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
+        """Store rows of `jobs.rows.NEW_JOB`; return the ids of those whose key was free."""
+
+    PUT_QUEUES: str  # bulk: id, endpoint, tenant, ticket, begun
+    INSERT_INPUTS: str  # bulk: job, content_type, body, kid
+    INSERT_JOB_TAGS: str  # bulk: tenant, key, value, job
+
+    # Claim
+    def ready_endpoints(self, tx: Tx, touched: Sequence[str], now_ms: int, limit: int) -> list[Row]:
+        """Return at most `limit` ready endpoints, those that were `touched` among them, in the
+        order in which they are to be served and held from now on: `jobs.claim.READY`."""
+
+    READY_QUEUES: str  # endpoints (ids), limit, now_ms; returns `jobs.claim.QUEUE`
+    DUE_JOBS: str  # queues (ids), limit, now_ms; returns `jobs.claim.DUE`
+
+    def start_jobs(self, tx: Tx, process: str, now_ms: int, ids: Sequence[str]) -> list[Row]:
+        """Have a process run these jobs; return rows of `jobs.rows.CLAIMED` of those that have an
+        input."""
+
+    SERVE_QUEUES: str  # bulk: turn, begun, id
+    SERVE_ENDPOINTS: str  # bulk: turn, starts, paced_ms, served_ms, endpoint
+
+    # Settle
+    SETTLE_JOBS: str  # bulk: `jobs.rows.SETTLED`, id
+    PUT_OUTPUTS: str  # bulk: job, run, content_type, headers, body, kid, ended_ms
+    INSERT_JOB_ATTEMPTS: str  # bulk: `jobs.rows.ATTEMPT`
+    SET_ENDPOINT_HEALTH: str  # bulk: the fields of Health, endpoint
+
+    # Ends, and what leads back to the queue
+    END_JOBS: str  # bulk: `jobs.rows.ENDED`, id
+    REQUEUE_JOBS: str  # bulk: `jobs.rows.REQUEUED`, id
 
 
 def marks(values: Sequence[object]) -> str:

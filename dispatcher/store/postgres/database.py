@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args
@@ -24,6 +25,9 @@ from dispatcher.store.access import (
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, Erased, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.jobs import scheduling
+from dispatcher.store.jobs.touched import CallbackLane
+from dispatcher.store.postgres import job_statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import PLAIN, Sealing, Topic, Tx
@@ -50,13 +54,15 @@ _OBSERVE_EVERY_S: Final = 1.0
 # How long after a lost connection the listener connects again.
 _LISTEN_AGAIN_S: Final = 1.0
 _OTHERS: Final = """
-SELECT (SELECT n FROM revisions WHERE what = 'access'), (SELECT max(version) FROM postback_schema)
+SELECT (SELECT n FROM revisions WHERE what = 'access'), (SELECT max(version) FROM postback_schema),
+       (SELECT n FROM revisions WHERE what = 'endpoints')
 """
 _SIZE: Final = "SELECT pg_database_size(current_database())"
 
 
-OnNotification = Callable[[str, str], None]
-"""Told a topic and which session notified; on a new connection every topic, for what was missed."""
+OnNotification = Callable[..., None]
+"""Told a topic, which session notified, and what of; on a new connection every topic, for what was
+missed."""
 
 # As the writer's: a look goes by its index as far as it may, and reads no table whole. One look
 # takes one core.
@@ -97,7 +103,8 @@ class PostgresDatabase:
         self._events = StoreEvents()
         self._recount: Callable[[Totals], None] = lambda _totals: None
         self._watching: asyncio.Task[None] | None = None
-        self._revision: int | None = None
+        self._access_revision: int | None = None
+        self._endpoints_revision: int | None = None
         self._schema = migrations("postgres")[-1][0]
         self.usage = Usage(used_bytes=0, free_bytes=0)
 
@@ -169,7 +176,7 @@ class PostgresDatabase:
 
     # --- the other processes ---
 
-    def _on_notification(self, topic: str, session: str) -> None:
+    def _on_notification(self, topic: str, session: str, *ids: str) -> None:
         if session == self._session.id:
             return
         if topic == "ready":
@@ -178,6 +185,12 @@ class PostgresDatabase:
             self._events.on_access()
         elif topic == "replays":
             self._events.on_replays()
+        elif topic == "jobs":
+            self._events.on_jobs_ready(self._clock())
+        elif topic == "endpoints":
+            self._events.on_endpoints()
+        elif topic == "ended" and ids:
+            self._events.on_jobs_ended(ids)
 
     async def _watch(self) -> None:
         """Look for what nobody could notify: a process that died between its commit and that."""
@@ -194,21 +207,25 @@ class PostgresDatabase:
     async def _observe(self) -> None:
         """Take over what the others changed."""
         try:
-            totals, next_ready_ms, revision, schema = await self._in_thread(observe, self._session)
+            seen = await self._in_thread(observe, self._session)
         except psycopg.Error as error:
             raise translated(error) from error
-        self._recount(totals)
-        if self._revision not in (None, revision):
+        self._recount(seen.totals)
+        if self._access_revision not in (None, seen.access_revision):
             self._events.on_access()
-        self._revision = revision
-        if schema > self._schema:
-            self._schema = schema
+        self._access_revision = seen.access_revision
+        if self._endpoints_revision not in (None, seen.endpoints_revision):
+            self._events.on_endpoints()
+        self._endpoints_revision = seen.endpoints_revision
+        if seen.schema > self._schema:
+            self._schema = seen.schema
             _LOG.warning(
                 "a newer version brought the database to a schema that this one does not know; "
                 "it goes on as it is: restart it with the newer version",
-                schema=schema,
+                schema=seen.schema,
             )
-        self._events.on_ready(next_ready_ms)
+        self._events.on_ready(seen.next_ready_ms)
+        self._events.on_jobs_ready(seen.next_job_ms)
 
     async def _measure(self) -> None:
         row = await self.read(lambda tx: tx.one(_SIZE))
@@ -216,22 +233,40 @@ class PostgresDatabase:
         self.usage = Usage(used_bytes=used, free_bytes=max(0, self._bytes_max - used))
 
 
-def observe(session: Session) -> tuple[Totals, int | None, int, int]:
-    """Return what all processes together have, on the writer's thread between two commits: totals,
-    when the next work is ready, how often keys, tenants or secrets changed, and the schema.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What all processes together have: totals, when the next delivery and the next job are ready,
+    how often keys, tenants or secrets were changed, and endpoints, and the schema."""
 
-    Raises StoreUnavailable.
-    """
+    totals: Totals
+    next_ready_ms: int | None
+    next_job_ms: int | None
+    access_revision: int
+    endpoints_revision: int
+    schema: int
+
+
+def observe(session: Session) -> Seen:
+    """Look on the writer's thread, between two commits. Raises StoreUnavailable."""
     tx = session.begin()
     try:
         totals = callbacks.totals(tx)
         next_ready_ms = lanes.next_ready_ms(tx)
-        revision, schema = tx.one(_OTHERS) or (0, 0)
+        next_job_ms = scheduling.next_ready_ms(tx)
+        access_revision, schema, endpoints_revision = tx.one(_OTHERS) or (0, 0, 0)
     except BaseException:
         session.roll_back()
         raise
     session.end(tx)
-    return totals, next_ready_ms, revision or 0, schema or 0
+    session.tell_jobs(ready=False)
+    return Seen(
+        totals=totals,
+        next_ready_ms=next_ready_ms,
+        next_job_ms=next_job_ms,
+        access_revision=access_revision or 0,
+        endpoints_revision=endpoints_revision or 0,
+        schema=schema or 0,
+    )
 
 
 def _bring_up_to_date(connection: Connection, *, sealing_by: Sealing) -> None:
@@ -258,6 +293,10 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     committed = commit_with_retries(partial(_commit_once, session, operations, rules))
     if session.is_past(committed.next_ready_ms):
         session.notify_ready()
+    changes = committed.changes
+    if changes.next_job is not None:
+        ready = session.is_past(changes.next_job.at_ms)
+        session.tell_jobs(ready=ready, ended=changes.ended_jobs)
     return committed
 
 
@@ -283,6 +322,8 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
         with session.rolled_back_on_error():
             touched, servers = database.rows_of(tx, operations)
             held = session.hold(tx, touched, servers, database.servers_of(operations))
+            if held and (endpoints := database.endpoints_of(operations)):
+                job_statements.hold_endpoints(tx, endpoints)
             unmade = held and database.unmade(tx, operations, touched - tx.held, rules)
         if held and not unmade:
             return tx
@@ -291,7 +332,9 @@ def _begin_with_lanes(session: Session, operations: Sequence[object], rules: Rul
             _make_lanes(session, unmade, rules)
 
 
-def _make_lanes(session: Session, submits: Sequence[NewCallback], rules: Rules) -> None:
+def _make_lanes(
+    session: Session, submits: Sequence[NewCallback | CallbackLane], rules: Rules
+) -> None:
     """Without a sync of its own: lanes are worth nothing without the callbacks that follow. Nor is
     it asked what became of a commit that was cut off: lanes are made once, however often."""
     tx = session.begin()
@@ -341,11 +384,10 @@ class Listener:
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
             if missed:
-                for topic in get_args(Topic):
+                for topic in (*get_args(Topic), "jobs"):
                     self._on_notification(topic, "")
             async for notice in connection.notifies():
-                topic, _, session = notice.payload.partition(" ")
-                self._on_notification(topic, session)
+                self._on_notification(*notice.payload.split(" "))
 
 
 # --- what the doctor looks at ---

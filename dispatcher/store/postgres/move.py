@@ -41,6 +41,17 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "attempts": ("callback", "n"),
     "replays": ("id",),
     "audit": ("id",),
+    "endpoints": ("name",),
+    "endpoint_load": ("endpoint",),
+    "queues": ("id",),
+    "jobs": ("id",),
+    "inputs": ("job",),
+    "outputs": ("job",),
+    "job_attempts": ("job", "run", "n"),
+    "job_tags": ("tenant", "key", "value", "job"),
+    "durations": ("endpoint", "day", "what", "bucket"),
+    "job_usage": ("tenant", "endpoint", "day"),
+    "job_sweeps": ("id",),
 }
 # Rows in one commit: what an interruption may cost, and few enough that large payloads do not fill
 # the server's log at once.

@@ -11,8 +11,8 @@ from dispatcher.store import upgrade
 from dispatcher.store.database import migrations
 from dispatcher.store.errors import CannotStart, StoreUnavailable
 from dispatcher.store.lanes import next_ready_ms
-from dispatcher.store.postgres import statements
-from dispatcher.store.tx import PLAIN, ChangeSet, Row, Sealing, Statements, Tx
+from dispatcher.store.postgres import job_statements, statements
+from dispatcher.store.tx import PLAIN, ChangeSet, JobStatements, Row, Sealing, Statements, Tx
 from receiver.base import log
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import postgres
@@ -29,6 +29,10 @@ SKEW_MS_MIN: Final = 100
 _ASK_S: Final = 5.0
 _ASK_AGAIN_S: Final = 0.05
 _NOTIFY_EVERY_S: Final = 0.025
+# Ids of jobs in one notification, which holds less than 8,000 bytes, and in all that are told at
+# once: who misses one looks all the same, a second later.
+_ENDED_EACH: Final = 200
+_ENDED_MAX: Final = 2_000
 _SHARDS_MAX: Final = 4_096
 _SHARD_LOCKS: Final = 0x706F7374  # the class of our advisory locks: "post"
 _FORGET_WRITERS_MS: Final = 86_400_000
@@ -96,6 +100,7 @@ class PostgresTx(Tx, postgres.PostgresTx):
     """One transaction, or a reader's one query."""
 
     statements: Statements = statements
+    job_statements: JobStatements = job_statements
     sole_owner = False
     for_update = " FOR UPDATE"
 
@@ -118,6 +123,7 @@ class PostgresTx(Tx, postgres.PostgresTx):
         self.wrote = False
         self.held: frozenset[str] = frozenset()
         self.tight: frozenset[str] = frozenset()
+        self.held_endpoints: frozenset[str] = frozenset()
         self.blocked: frozenset[str] = frozenset()
 
     def run(self, sql: str, *params: object) -> int:
@@ -176,6 +182,9 @@ class Session(postgres.Session):
         self._acquired: set[str] = set()
         self._waiting = 0  # commits that expect work to wait for servers
         self._tight: dict[str, int] = {}  # commits that expect a server to be tight
+        self._told_s = 0.0
+        self._jobs_ready = False
+        self._ended_jobs: list[str] = []
 
     # --- life ---
 
@@ -316,6 +325,31 @@ class Session(postgres.Session):
             )
         except psycopg.Error as error:
             _LOG.info("could not wake the others", reason=line(error))
+            self.drop()
+
+    def tell_jobs(self, *, ready: bool, ended: Sequence[str] = ()) -> None:
+        """Tell the others of jobs that may start and of those that have ended, as `notify_ready`
+        does; what there was no time for is told with the next commit or look."""
+        self._ended_jobs += ended
+        self._jobs_ready |= ready
+        if not (self._ended_jobs or self._jobs_ready) or self._connection is None:
+            return
+        if time.monotonic() - self._told_s < _NOTIFY_EVERY_S:
+            return
+        self._told_s = time.monotonic()
+        told = [f"jobs {self.id}"] if self._jobs_ready else []
+        ids, self._ended_jobs, self._jobs_ready = self._ended_jobs[-_ENDED_MAX:], [], False
+        told += [
+            f"ended {self.id} {' '.join(ids[at : at + _ENDED_EACH])}"
+            for at in range(0, len(ids), _ENDED_EACH)
+        ]
+        notices = "; ".join(f"NOTIFY {CHANNEL}, '{one}'" for one in told)
+        try:
+            self._connection.execute(
+                f"BEGIN; SET LOCAL synchronous_commit = off; {notices}; COMMIT".encode()
+            )
+        except psycopg.Error as error:
+            _LOG.info("could not tell the others", reason=line(error))
             self.drop()
 
     def _happened(self, batch: int) -> bool:

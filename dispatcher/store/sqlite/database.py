@@ -27,9 +27,9 @@ from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, Erased, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.requests import Rules, Usage
-from dispatcher.store.sqlite import statements
+from dispatcher.store.sqlite import job_statements, statements
 from dispatcher.store.sqlite.key_file import key_file_of, make_key_file, read_key_file
-from dispatcher.store.tx import PLAIN, ChangeSet, Row, Sealing, Statements, Tx
+from dispatcher.store.tx import PLAIN, ChangeSet, JobStatements, Row, Sealing, Statements, Tx
 from receiver.base.clock import now_ms as wall_ms
 from receiver.base.db import sqlite
 from receiver.base.db.readers import SERVICE, Reader
@@ -66,11 +66,13 @@ class SqliteTx(Tx, sqlite.SqliteTx):
     """One transaction, or a reader's one query."""
 
     statements: Statements = statements
+    job_statements: JobStatements = job_statements
     sole_owner = True
     skew_ms = 0
     for_update = ""
     held = frozenset()
     tight = frozenset()
+    held_endpoints = frozenset()
     blocked = frozenset()
 
     def __init__(self, connection: sqlite3.Connection, sealing: Sealing = PLAIN) -> None:

@@ -1,0 +1,24 @@
+"""Processes that run jobs: each counts its beat up, and the others watch it by their own clocks.
+Portable."""
+
+from dispatcher.store.tx import Tx
+
+_BEGIN = """
+INSERT INTO processes (id, beat, started_ms) VALUES (?, 1, ?)
+ON CONFLICT (id) DO UPDATE SET beat = processes.beat + 1
+"""
+
+
+def beat(tx: Tx, process: str, *, begins: bool, now_ms: int) -> dict[str, int] | None:
+    """Count a process's beat up, or have it begin; return the beats of all others. None where its
+    own is gone: somebody has called it dead."""
+    if begins:
+        tx.run(_BEGIN, process, now_ms)
+    elif not tx.run("UPDATE processes SET beat = beat + 1 WHERE id = ?", process):
+        return None
+    return {id: n for id, n in tx.all("SELECT id, beat FROM processes") if id != process}
+
+
+def leave(tx: Tx, process: str) -> None:
+    """Have nobody watch it any more."""
+    tx.run("DELETE FROM processes WHERE id = ?", process)

@@ -1,0 +1,292 @@
+"""Rows of jobs as values: the columns that verbs read and write, by name, once for every
+database."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dispatcher import policy as policies
+from dispatcher.jobs.values import (
+    CLASS_OF,
+    CallbackTarget,
+    ClaimedJob,
+    Job,
+    JobOptions,
+    JobPriority,
+    NewJob,
+)
+from dispatcher.store import rows
+from dispatcher.store.errors import CannotUnseal
+from dispatcher.store.sealing import INPUTS, JOB_OPTIONS
+from dispatcher.store.tx import Row, Tx
+
+Tags = tuple[tuple[str, str], ...]
+PRIORITY_OF: Final[Mapping[int, JobPriority]] = {number: one for one, number in CLASS_OF.items()}
+# Later than any time there is, and an integer that every database and JSON holds.
+NEVER_MS: Final = 9_000_000_000_000_000
+
+
+def queue_id(endpoint: str, tenant: str) -> str:
+    """Return the id of a tenant's queue at an endpoint, whose name holds no slash."""
+    return f"{endpoint}/{tenant}"
+
+
+# --- columns, with their types on PostgreSQL ---
+
+NEW_JOB: Final = {
+    "id": "text",
+    "tenant": "text",
+    "endpoint": "text",
+    "queue": "text",
+    "dialect": "text",
+    "class": "bigint",
+    "epoch": "bigint",
+    "ticket": "bigint",
+    "state": "text",
+    "claim": "bigint",
+    "process": "text",
+    "due_ms": "bigint",
+    "created_ms": "bigint",
+    "queued_ms": "bigint",
+    "started_ms": "bigint",
+    "expires_ms": "bigint",
+    "ends_ms": "bigint",
+    "options": "text",
+    "lane": "text",
+    "key": "bytea",
+    "content": "bytea",
+    "input_bytes": "bigint",
+}
+SETTLED: Final = {
+    "state": "text",
+    "reason": "text",
+    "calls": "bigint",
+    "tries": "bigint",
+    "turned_away": "bigint",
+    "due_ms": "bigint",
+    "expires_ms": "bigint",
+    "ended_ms": "bigint",
+    "status_code": "bigint",
+    "error": "text",
+    "callback": "text",
+    "output_bytes": "bigint",
+    "output_type": "text",
+}
+ENDED: Final = {
+    "state": "text",
+    "reason": "text",
+    "ended_ms": "bigint",
+    "releasing": "bigint",
+    "error": "text",
+    "callback": "text",
+}
+REQUEUED: Final = {"interruptions": "bigint", "expires_ms": "bigint"}
+OUTPUT: Final = {
+    "job": "text",
+    "run": "bigint",
+    "content_type": "text",
+    "headers": "text",
+    "body": "bytea",
+    "kid": "text",
+    "ended_ms": "bigint",
+}
+ATTEMPT: Final = {
+    "job": "text",
+    "run": "bigint",
+    "n": "bigint",
+    "started_ms": "bigint",
+    "duration_ms": "float8",
+    "outcome": "text",
+    "status_code": "bigint",
+    "error": "text",
+    "process": "text",
+}
+# `p` is the job's input.
+CLAIMED: Final = """
+j.id, j.tenant, j.endpoint, j.dialect, j.class, j.run, j.claim, j.calls, j.tries, j.turned_away,
+j.interruptions, p.body, p.content_type, p.kid, j.options, j.created_ms, j.queued_ms, j.started_ms,
+j.expires_ms, j.ends_ms
+"""
+_JOB: Final = (
+    "id",
+    "tenant",
+    "endpoint",
+    "dialect",
+    "state",
+    "reason",
+    "class",
+    "run",
+    "calls",
+    "options",
+    "created_ms",
+    "queued_ms",
+    "due_ms",
+    "started_ms",
+    "ended_ms",
+    "expires_ms",
+    "status_code",
+    "error",
+    "callback",
+    "output_bytes",
+    "output_type",
+    "releasing",
+    "epoch",
+    "ticket",
+)
+JOB: Final = ", ".join(_JOB)
+
+
+# --- options ---
+
+
+def options_text(tx: Tx, new: NewJob) -> str:
+    """Return what is stored of a request beside its body: its options and tags, sealed where they
+    hold headers."""
+    options, target = new.options, new.options.callback
+    parts: dict[str, Any] = {}
+    if options.function is not None:
+        parts["function"] = options.function
+    if options.headers:
+        parts["headers"] = options.headers
+    if options.sync:
+        parts["sync"] = True
+    if options.limit_s is not None:
+        parts["limit"] = options.limit_s
+    if options.ttl_s is not None:
+        parts["ttl"] = options.ttl_s
+    if new.tags:
+        parts["tags"] = new.tags
+    if target is not None:
+        parts["callback"] = [
+            target.url,
+            target.destination_name,
+            target.destination,
+            target.lane,
+            target.policy_text,
+            target.headers,
+        ]
+    text = json.dumps(parts) if parts else "{}"
+    if options.headers or (target is not None and target.headers):
+        return rows.seal_text(tx, text, JOB_OPTIONS, new.id, new.tenant)
+    return text
+
+
+def read_options(tx: Tx, stored: str, job: str, tenant: str) -> tuple[JobOptions, Tags]:
+    """Return a job's options and tags. Raises CannotUnseal."""
+    if stored == "{}":
+        return JobOptions(), ()
+    parts = json.loads(rows.open_text(tx, stored, JOB_OPTIONS, job, tenant))
+    target = parts.get("callback")
+    options = JobOptions(
+        function=parts.get("function"),
+        headers=_pairs(parts.get("headers", ())),
+        callback=None if target is None else _target(target),
+        sync=parts.get("sync", False),
+        limit_s=parts.get("limit"),
+        ttl_s=parts.get("ttl"),
+    )
+    return options, _pairs(parts.get("tags", ()))
+
+
+def _target(parts: list[Any]) -> CallbackTarget:
+    url, name, destination, lane, policy, headers = parts
+    return CallbackTarget(
+        url=url,
+        destination_name=name,
+        destination=destination,
+        lane=lane,
+        headers=_pairs(headers),
+        policy_text=policy,
+        policy=None if policy is None else policies.load(policy),
+    )
+
+
+def _pairs(found: list[list[str]]) -> Tags:
+    return tuple((one[0], one[1]) for one in found)
+
+
+# --- values ---
+
+
+def job(tx: Tx, row: Row) -> Job:
+    """Return a row of JOB as a value. Raises CannotUnseal."""
+    named = dict(zip(_JOB, row, strict=True))
+    named["priority"] = PRIORITY_OF[named.pop("class")]
+    named["options"], named["tags"] = read_options(
+        tx, named["options"], named["id"], named["tenant"]
+    )
+    named["releasing"] = bool(named["releasing"])
+    return Job(**named)
+
+
+def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
+    """Return a row of CLAIMED as a value; one that cannot be opened says so, and stops no other.
+    `epoch` is its endpoint's, and `claimed_ms` now by this process's clock."""
+    (
+        id,
+        tenant,
+        endpoint,
+        dialect,
+        class_number,
+        run,
+        claim,
+        calls,
+        tries,
+        turned_away,
+        interruptions,
+        body,
+        content_type,
+        kid,
+        stored,
+        created_ms,
+        queued_ms,
+        started_ms,
+        expires_ms,
+        ends_ms,
+    ) = row
+    unopened = None
+    try:
+        options, tags = read_options(tx, stored, id, tenant)
+        body = open_body(tx, kid, body, INPUTS.place(id, tenant))
+    except CannotUnseal as error:
+        options, tags, body, unopened = JobOptions(), (), b"", error.unopened
+    return ClaimedJob(
+        id=id,
+        tenant=tenant,
+        endpoint=endpoint,
+        dialect=dialect,
+        priority=PRIORITY_OF[class_number],
+        run=run,
+        claim=claim,
+        calls=calls,
+        tries=tries,
+        turned_away=turned_away,
+        interruptions=interruptions,
+        body=body,
+        content_type=content_type,
+        options=options,
+        tags=tags,
+        created_ms=created_ms,
+        queued_ms=tx.here(queued_ms),
+        started_ms=tx.here(started_ms),
+        claimed_ms=claimed_ms,
+        expires_ms=tx.here(expires_ms),
+        ends_ms=None if ends_ms is None else tx.here(ends_ms),
+        epoch=epoch,
+        unopened=unopened,
+    )
+
+
+# --- bodies ---
+
+
+def seal_body(tx: Tx, body: bytes, place: tuple[str, str, str, str]) -> tuple[bytes, str | None]:
+    """Return a body as it is stored, and the name of the key that seals it."""
+    if not tx.seals_payloads or tx.ring is None:
+        return body, None
+    return tx.ring.seal(body, *place), tx.ring.kid
+
+
+def open_body(tx: Tx, kid: str | None, stored: bytes, place: tuple[str, str, str, str]) -> bytes:
+    """Return a stored body. Raises CannotUnseal."""
+    return stored if kid is None else rows.open_sealed(tx, kid, stored, place)

@@ -1,0 +1,200 @@
+"""Settle, for a whole batch: what calls met, the jobs' new states and outputs, what the calls say
+about their endpoints, and the callbacks that tell how jobs ended: in one commit, and only under the
+current claims."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from operator import attrgetter
+from typing import Final
+
+from dispatcher.health import Health
+from dispatcher.jobs import health
+from dispatcher.jobs.states import FINAL
+from dispatcher.jobs.values import JobSettlement, Output, SettledJob
+from dispatcher.store.jobs import rows
+from dispatcher.store.jobs.rows import queue_id
+from dispatcher.store.jobs.tell import tell
+from dispatcher.store.requests import JobEnd, Rules, SubmitRequest
+from dispatcher.store.sealing import OUTPUTS
+from dispatcher.store.tx import Row, Tx
+from dispatcher.values import Submitted
+
+_health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
+_HELD: Final = "SELECT id, claim, state, process, callback FROM jobs WHERE id"
+_HEALTH: Final = """
+SELECT endpoint, epoch, concurrency, adaptive, "window", failures, failing_since_ms, openings,
+       held_until_ms, held_reason, turned_away, threshold
+FROM endpoint_load WHERE endpoint
+"""
+
+
+def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
+    """Record the ends of calls and their verdicts, each only under its current claim.
+
+    Whatever takes a job from its process grows its claim; so one under this claim that does not run
+    was settled by this very settlement, in a commit whose reply was lost.
+    """
+    found = tx.all(_HELD + tx.job_statements.IN, tx.ids(end.settlement.job.id for end in ends))
+    held = {(row[0], row[1]): row[2:] for row in found}
+    current: dict[str, JobEnd] = {}
+    for end in ends:
+        job = end.settlement.job
+        of_claim = held.get((job.id, job.claim))
+        if of_claim is not None and of_claim[0] == "running" and tx.holds_endpoint(job.endpoint):
+            current.setdefault(job.id, end)
+    told: dict[str, Submitted] = {}
+    if current:
+        told = _record(tx, list(current.values()), held, rules)
+    return [_result(end, current, held, told) for end in ends]
+
+
+def _result(
+    end: JobEnd,
+    current: dict[str, JobEnd],
+    held: dict[tuple[str, int], Row],
+    told: dict[str, Submitted],
+) -> SettledJob:
+    job, verdict = end.settlement.job, end.settlement.verdict
+    if current.get(job.id) is end:
+        callback = None if end.callback is None else end.callback.id
+        submitted = None if callback is None else told.get(callback)
+        delivery = None if submitted is None else submitted.delivery
+        return SettledJob(recorded=True, state=verdict.state, callback=callback, delivery=delivery)
+    before = held.get((job.id, job.claim))
+    if before is None or before[0] == "running":
+        return SettledJob(recorded=False, state=verdict.state)
+    return SettledJob(recorded=True, state=before[0], callback=before[2])
+
+
+def _record(
+    tx: Tx, ends: Sequence[JobEnd], held: dict[tuple[str, int], Row], rules: Rules
+) -> dict[str, Submitted]:
+    alone = _apply_to_health(tx, [end.settlement for end in ends])
+    tx.bulk(
+        tx.job_statements.SETTLE_JOBS,
+        [_settled_row(tx, end, alone=end.settlement.job.id in alone) for end in ends],
+    )
+    attempts = [
+        _attempt_row(end.settlement, held[end.settlement.job.id, end.settlement.job.claim][1])
+        for end in ends
+    ]
+    tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
+    _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
+    for end in ends:
+        job, state = end.settlement.job, end.settlement.verdict.state
+        if state in FINAL:
+            tx.changes.endpoints.add(job.endpoint)
+            tx.changes.ended_jobs.append(job.id)
+        else:
+            tx.changes.queued(job.endpoint, queue_id(job.endpoint, job.tenant), 1)
+    requests = [
+        SubmitRequest(end.callback, end.settlement.handover)
+        for end in ends
+        if end.callback is not None
+    ]
+    return tell(tx, requests, rules)
+
+
+def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
+    item = end.settlement
+    job, outcome, verdict = item.job, item.outcome, item.verdict
+    is_final = verdict.state in FINAL
+    output = outcome.output if is_final else None
+    due_ms = 0 if is_final or not verdict.due_ms else tx.at(verdict.due_ms)
+    return (
+        verdict.state,
+        verdict.reason,
+        job.calls + outcome.sent,
+        job.tries + verdict.spent,
+        job.turned_away + alone,
+        due_ms,
+        None if verdict.expires_ms is None else tx.at(verdict.expires_ms),
+        tx.at(item.now_ms) if is_final else None,
+        outcome.status_code,
+        verdict.error,
+        None if end.callback is None else end.callback.id,
+        None if output is None else len(output.body),
+        None if output is None else output.content_type,
+        job.id,
+    )
+
+
+def _attempt_row(item: JobSettlement, process: str | None) -> Row:
+    job, outcome = item.job, item.outcome
+    return (
+        job.id,
+        job.run,
+        job.claim,
+        outcome.started_ms,
+        outcome.duration_ms,
+        outcome.kind,
+        outcome.status_code,
+        outcome.error,
+        process,
+    )
+
+
+def _put_outputs(tx: Tx, ended: Sequence[JobSettlement]) -> None:
+    """Store the outputs of runs that ended; what an earlier run brought goes."""
+    outputs = [
+        _output_row(tx, item, item.outcome.output)
+        for item in ended
+        if item.outcome.output is not None
+    ]
+    if outputs:
+        tx.bulk(tx.job_statements.PUT_OUTPUTS, outputs)
+    without = [item.job.id for item in ended if item.outcome.output is None and item.job.run > 1]
+    drop_outputs(tx, without)
+
+
+def drop_outputs(tx: Tx, jobs: Sequence[str]) -> None:
+    """Delete what these jobs brought."""
+    if jobs:
+        tx.run(f"DELETE FROM outputs WHERE job{tx.job_statements.IN}", tx.ids(jobs))
+
+
+def _output_row(tx: Tx, item: JobSettlement, output: Output) -> Row:
+    job = item.job
+    body, kid = rows.seal_body(tx, output.body, OUTPUTS.place(job.id, job.tenant))
+    headers = json.dumps(output.headers) if output.headers else "[]"
+    return (job.id, job.run, output.content_type, headers, body, kid, tx.at(item.now_ms))
+
+
+def _apply_to_health(tx: Tx, settled: Sequence[JobSettlement]) -> set[str]:
+    """Apply what the outcomes say about their endpoints. A call that began before its endpoint got
+    another upstream or was resumed says nothing of what it is now. Returns the jobs that were
+    turned away while others of their endpoints were answered."""
+    endpoints = {item.job.endpoint for item in settled}
+    found = tx.all(_HEALTH + tx.job_statements.IN, tx.ids(endpoints))
+    limits = {row[0]: row[1:4] for row in found}
+    before = {row[0]: Health(*row[4:]) for row in found}
+    now = dict(before)
+    alone = set()
+    for item in settled:
+        name = item.job.endpoint
+        if name not in now:
+            continue
+        epoch, concurrency, adaptive = limits[name]
+        if epoch != item.job.epoch:
+            continue
+        if item.verdict.turned_away and now[name].answering:
+            alone.add(item.job.id)
+        outcome = item.outcome
+        if tx.skew_ms:
+            outcome = replace(outcome, started_ms=tx.at(outcome.started_ms))
+        now[name] = health.after(
+            now[name],
+            outcome,
+            turned_away=item.verdict.turned_away,
+            now_ms=tx.at(item.now_ms),
+            random=item.random,
+            concurrency=concurrency,
+            adaptive=bool(adaptive),
+        )
+    changed = [
+        (*_health_columns(after), name) for name, after in now.items() if after != before[name]
+    ]
+    if changed:
+        tx.bulk(tx.job_statements.SET_ENDPOINT_HEALTH, changed)
+    return alone

@@ -1,0 +1,301 @@
+"""Submit jobs, for a whole batch: stored in one commit, and what may start at once claimed in it.
+
+The ticket by which a job waits is taken while its endpoint is held; so are the limits of queues
+exact, and what is idle is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dispatcher.jobs.values import CLASS_OF, ClaimedJob, NewJob, SubmittedJob
+from dispatcher.store.errors import (
+    JobQueueFull,
+    KeyReused,
+    NotFound,
+    StoreError,
+    StoreUnavailable,
+)
+from dispatcher.store.jobs import rows, scheduling
+from dispatcher.store.jobs.rows import queue_id
+from dispatcher.store.requests import JobSubmitRequest, Rules
+from dispatcher.store.sealing import INPUTS
+from dispatcher.store.tx import Row, Tx, marks
+
+Result = SubmittedJob | StoreError
+
+# What waits is exact but for what this commit has changed itself.
+_LOADS: Final = f"""
+SELECT l.endpoint, l.removed, l.epoch, l.queued, l.queue_max, l.queue_max_tenant,
+       CASE WHEN l.paused = 0 AND l.held_until_ms <= ? AND l.rate IS NULL
+           THEN l."window" - (SELECT count(*) FROM jobs
+               WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1)) ELSE 0 END,
+       {scheduling.first_ready("l")}
+FROM endpoint_load l WHERE l.endpoint
+"""
+_QUEUES: Final = "SELECT id, epoch, ticket, begun, queued FROM queues WHERE id"
+_FIRST: Final = "SELECT id, content, created_ms, state, run, key FROM jobs WHERE"
+
+
+@dataclass(slots=True)
+class _Load:
+    """An endpoint as a batch of submits sees it; `room` shrinks as jobs are handed over."""
+
+    epoch: int
+    queued: int
+    queue_max: int
+    queue_max_tenant: int
+    room: int
+    idle: bool
+
+
+@dataclass(slots=True)
+class _Queue:
+    """A queue as a batch of submits sees it, with the tickets that it gave."""
+
+    endpoint: str
+    tenant: str
+    epoch: int = 0
+    ticket: int = 0
+    begun: int = 0
+    queued: int = 0
+
+
+def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[Result]:
+    """Store new jobs; those that may start at once are stored running."""
+    now_ms = tx.at(requests[0].new.created_ms)
+    loads = _loads(tx, {request.new.endpoint for request in requests}, now_ms)
+    queues = _queues(tx, requests)
+    first = _first_with_keys(tx, [request.new for request in requests], rules)
+    results: dict[str, Result] = {}
+    values: dict[str, Row] = {}
+    for request in requests:
+        new, load = request.new, loads.get(request.new.endpoint)
+        queue = queues[queue_id(new.endpoint, new.tenant)]
+        refusal = _refusal(new, load, queue)
+        if new.key is not None and new.key in first:
+            results[new.id] = _attached(new, first[new.key])
+        elif load is None or refusal is not None:
+            results[new.id] = refusal or NotFound(f"there is no endpoint {new.endpoint}")
+        else:
+            direct = request.process is not None and load.idle and load.room > 0
+            values[new.id] = _store(tx, request, load, queue, now_ms, direct=direct)
+            submitted = _submitted(tx, new, load, direct=direct)
+            results[new.id] = submitted
+            if new.key is not None:
+                first[new.key] = (new.id, new.content, new.created_ms, submitted.state, 1)
+    stored = [request.new for request in requests if request.new.id in values]
+    if stored:
+        present = tx.job_statements.insert_jobs(tx, list(values.values()))
+        if len(present) != len(stored):
+            stored = _drop_duplicates(tx, stored, present, results)
+        _insert_parts(tx, stored, queues, results)
+    return [results[request.new.id] for request in requests]
+
+
+def _loads(tx: Tx, endpoints: set[str], now_ms: int) -> dict[str, _Load]:
+    found = tx.all(_LOADS + tx.job_statements.IN, now_ms, tx.ids(endpoints))
+    return {
+        endpoint: _Load(
+            epoch=epoch,
+            queued=queued + (more := tx.changes.more_waiting(endpoint)),
+            queue_max=queue_max,
+            queue_max_tenant=queue_max_tenant,
+            room=room,
+            # What a claim of this commit took waits no more, whatever its queues say still.
+            idle=queued + more <= 0 or (more <= 0 and first_ms is not None and first_ms > now_ms),
+        )
+        for endpoint, removed, epoch, queued, queue_max, queue_max_tenant, room, first_ms in found
+        if not removed and tx.holds_endpoint(endpoint)
+    }
+
+
+def _queues(tx: Tx, requests: Sequence[JobSubmitRequest]) -> dict[str, _Queue]:
+    queues = {
+        queue_id(one.new.endpoint, one.new.tenant): _Queue(one.new.endpoint, one.new.tenant)
+        for one in requests
+    }
+    for id, epoch, ticket, begun, queued in tx.all(_QUEUES + tx.job_statements.IN, tx.ids(queues)):
+        queue = queues[id]
+        queue.epoch, queue.ticket, queue.begun = epoch, ticket, begun
+        queue.queued = queued + tx.changes.more_in(id)
+    return queues
+
+
+def _refusal(new: NewJob, load: _Load | None, queue: _Queue) -> StoreError | None:
+    """Return why this job cannot be taken."""
+    if load is None:
+        return NotFound(f"there is no endpoint {new.endpoint}")
+    if queue.queued >= load.queue_max_tenant:
+        max = load.queue_max_tenant
+        return JobQueueFull(new.endpoint, queue.queued, max, of_tenant=True)
+    if load.queued >= load.queue_max:
+        return JobQueueFull(new.endpoint, load.queued, load.queue_max, of_tenant=False)
+    return None
+
+
+def _store(
+    tx: Tx, request: JobSubmitRequest, load: _Load, queue: _Queue, now_ms: int, *, direct: bool
+) -> Row:
+    """Return the values of NEW_JOB, and count the job where it will be."""
+    new = request.new
+    id = queue_id(new.endpoint, new.tenant)
+    queue.ticket += 1
+    if direct:
+        load.room -= 1
+        queue.begun = queue.ticket
+        tx.changes.endpoints.add(new.endpoint)
+    else:
+        load.queued += 1
+        load.idle = False
+        queue.queued += 1
+        tx.changes.queued(new.endpoint, id, 1)
+    target, ttl_s = new.options.callback, new.options.ttl_s
+    ends_ms = None if ttl_s is None else now_ms + round(ttl_s * 1000)
+    expires_ms = tx.at(new.expires_ms)
+    return (
+        new.id,
+        new.tenant,
+        new.endpoint,
+        id,
+        new.dialect,
+        CLASS_OF[new.priority],
+        queue.epoch,
+        queue.ticket,
+        "running" if direct else "queued",
+        int(direct),
+        request.process if direct else None,
+        0 if new.not_before_ms is None else tx.at(new.not_before_ms),
+        new.created_ms,
+        now_ms,
+        now_ms if direct else None,
+        expires_ms if ends_ms is None else min(expires_ms, ends_ms),
+        ends_ms,
+        rows.options_text(tx, new),
+        None if target is None else target.lane,
+        new.key,
+        new.content,
+        len(new.body),
+    )
+
+
+def _submitted(tx: Tx, new: NewJob, load: _Load, *, direct: bool) -> SubmittedJob:
+    return SubmittedJob(
+        id=new.id,
+        tenant=new.tenant,
+        endpoint=new.endpoint,
+        state="running" if direct else "queued",
+        run=1,
+        created_ms=new.created_ms,
+        duplicate=False,
+        claimed=_claimed(new, load) if direct else None,
+    )
+
+
+def _claimed(new: NewJob, load: _Load) -> ClaimedJob:
+    ttl_s = new.options.ttl_s
+    ends_ms = None if ttl_s is None else new.created_ms + round(ttl_s * 1000)
+    return ClaimedJob(
+        id=new.id,
+        tenant=new.tenant,
+        endpoint=new.endpoint,
+        dialect=new.dialect,
+        priority=new.priority,
+        run=1,
+        claim=1,
+        calls=0,
+        tries=0,
+        turned_away=0,
+        interruptions=0,
+        body=new.body,
+        content_type=new.content_type,
+        options=new.options,
+        tags=new.tags,
+        created_ms=new.created_ms,
+        queued_ms=new.created_ms,
+        started_ms=new.created_ms,
+        claimed_ms=new.created_ms,
+        expires_ms=new.expires_ms if ends_ms is None else min(new.expires_ms, ends_ms),
+        ends_ms=ends_ms,
+        epoch=load.epoch,
+    )
+
+
+def _insert_parts(
+    tx: Tx,
+    stored: Sequence[NewJob],
+    queues: Mapping[str, _Queue],
+    results: Mapping[str, Result],
+) -> None:
+    """Store what is beside the jobs. Their queues come last: tickets that were taken for nothing
+    are never given again."""
+    used = {queue_id(new.endpoint, new.tenant) for new in stored}
+    tx.bulk(
+        tx.job_statements.PUT_QUEUES,
+        [
+            (id, queue.endpoint, queue.tenant, queue.ticket, queue.begun)
+            for id, queue in sorted(queues.items())
+            if id in used
+        ],
+    )
+    inputs = []
+    for new in stored:
+        body, kid = rows.seal_body(tx, new.body, INPUTS.place(new.id, new.tenant))
+        inputs.append((new.id, new.content_type, body, kid))
+    if inputs:
+        tx.bulk(tx.job_statements.INSERT_INPUTS, inputs)
+    tags = [(new.tenant, key, value, new.id) for new in stored for key, value in new.tags]
+    if tags:
+        tx.bulk(tx.job_statements.INSERT_JOB_TAGS, tags)
+
+
+# --- the same key again ---
+
+
+def _first_with_keys(tx: Tx, new: Sequence[NewJob], rules: Rules) -> dict[bytes, Row]:
+    """Return the jobs that came first with these keys, while those hold: one whose time is over
+    lets go of it."""
+    keys = sorted({one.key: one.created_ms for one in new if one.key is not None}.items())
+    if not keys:
+        return {}
+    found = tx.all(f"{_FIRST} key IN ({marks(keys)})", *(key for key, _ in keys))
+    now_ms = max(created_ms for _, created_ms in keys)
+    over = [row[0] for row in found if now_ms - row[2] > rules.key_ms]
+    if over:
+        tx.run(f"UPDATE jobs SET key = NULL WHERE id{tx.job_statements.IN}", tx.ids(over))
+    return {row[5]: row[:5] for row in found if row[0] not in over}
+
+
+def _attached(new: NewJob, first: Row | None) -> Result:
+    """Return what a submit gets whose key `first` has: it may be this very one, stored by a commit
+    whose reply was lost."""
+    if first is None:
+        return StoreUnavailable("another process holds the idempotency key; try again")
+    id, content, created_ms, state, run = first
+    if content != new.content:
+        return KeyReused(id)
+    return SubmittedJob(
+        id=id,
+        tenant=new.tenant,
+        endpoint=new.endpoint,
+        state=state,
+        run=run,
+        created_ms=created_ms,
+        duplicate=id != new.id,
+    )
+
+
+def _drop_duplicates(
+    tx: Tx, stored: Sequence[NewJob], present: set[str], results: dict[str, Result]
+) -> list[NewJob]:
+    """Tell the submits whose key or id another process, or an earlier try of theirs, has stored at
+    this moment; return those that were stored."""
+    for new in stored:
+        if new.id in present:
+            continue
+        first = tx.one(f"{_FIRST} id = ? OR key = ?", new.id, new.key)
+        before = results[new.id]
+        results[new.id] = _attached(new, None if first is None else first[:5])
+        if isinstance(before, SubmittedJob) and before.state == "queued":
+            tx.changes.queued(new.endpoint, queue_id(new.endpoint, new.tenant), -1)
+    return [new for new in stored if new.id in present]

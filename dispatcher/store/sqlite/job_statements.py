@@ -1,0 +1,170 @@
+"""What is SQLite's own of the verbs of jobs: `JobStatements` of `store/tx.py` tells what each is
+for."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from dispatcher.store.jobs.rows import ATTEMPT, CLAIMED, ENDED, NEW_JOB, OUTPUT, REQUEUED, SETTLED
+from dispatcher.store.jobs.scheduling import (
+    CLASSES,
+    DUE_EXTRA,
+    QUEUE,
+    READY,
+    START_JOB,
+    epoch_if_queued,
+    first_due,
+    first_ready,
+    paced_until,
+    settled_value,
+)
+from dispatcher.store.tx import Row, Tx
+
+IN: Final = " IN (SELECT value FROM json_each(?))"
+
+
+def _insert(table: str, columns: Iterable[str]) -> str:
+    names = list(columns)
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+
+
+def _replace(table: str, columns: Iterable[str], key: str) -> str:
+    names = list(columns)
+    changed = ", ".join(f"{one} = excluded.{one}" for one in names if one != key)
+    return f"{_insert(table, names)} ON CONFLICT ({key}) DO UPDATE SET {changed}"
+
+
+# --- what a commit leaves ---
+
+_PACED: Final = paced_until("endpoint_load", least="min", most="max", integer="CAST({} AS INTEGER)")
+
+REFRESH_QUEUES: Final = f"""
+UPDATE queues SET queued = queued + ?, ready_high = {first_due("queues", 0)},
+    ready_normal = {first_due("queues", 1)}, ready_low = {first_due("queues", 2)}
+WHERE id = ?
+"""
+
+REFRESH_ENDPOINTS: Final = f"""
+UPDATE endpoint_load SET queued = queued + ?, ready_ms = CASE
+    WHEN paused = 0 AND removed = 0 AND "window" > (SELECT count(*) FROM jobs
+        WHERE endpoint = endpoint_load.endpoint AND (state = 'running' OR releasing = 1))
+    THEN max({first_ready("endpoint_load")}, held_until_ms, served_ms,
+             {_PACED}) END
+WHERE endpoint = ?
+"""
+
+# --- submit ---
+
+_INSERT_JOB: Final = _insert("jobs", NEW_JOB) + " ON CONFLICT DO NOTHING"
+
+
+def insert_jobs(tx: Tx, rows: Sequence[Row]) -> set[str]:
+    """Store rows of `jobs.rows.NEW_JOB`; return the ids of those whose key was free."""
+    ids = {row[0] for row in rows}
+    if tx.many(_INSERT_JOB, rows) == len(rows):
+        return ids
+    return {row[0] for row in tx.all(f"SELECT id FROM jobs WHERE id{IN}", tx.ids(ids))}
+
+
+PUT_QUEUES: Final = """
+INSERT INTO queues (id, endpoint, tenant, ticket, begun) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET ticket = excluded.ticket, begun = excluded.begun
+"""
+
+INSERT_INPUTS: Final = _insert("inputs", ("job", "content_type", "body", "kid"))
+
+INSERT_JOB_TAGS: Final = _insert("job_tags", ("tenant", "key", "value", "job"))
+
+# --- claim ---
+
+_READY: Final = f"""
+SELECT {READY} FROM endpoint_load l
+WHERE l.endpoint IN (
+    SELECT value FROM json_each(?1)
+    UNION SELECT * FROM (SELECT endpoint FROM endpoint_load WHERE ready_ms <= ?2
+                         ORDER BY ready_ms LIMIT ?3))
+AND l.paused = 0 AND l.removed = 0 AND l.held_until_ms <= ?2
+ORDER BY l.served_ms, l.endpoint
+"""
+
+
+def ready_endpoints(tx: Tx, touched: Sequence[str], now_ms: int, limit: int) -> list[Row]:
+    """Return at most `limit` ready endpoints and those that were `touched`."""
+    return tx.all(_READY, tx.ids(touched), now_ms, limit)
+
+
+READY_QUEUES: Final = f"""
+SELECT {QUEUE} FROM json_each(?1) e JOIN queues q ON q.id IN ({{}})
+ORDER BY q.endpoint, q.turn, q.id
+""".format(
+    " UNION ".join(
+        f"SELECT * FROM (SELECT id FROM queues WHERE endpoint = e.value AND {ready} = 0 "
+        "ORDER BY turn LIMIT ?2) UNION SELECT * FROM (SELECT id FROM queues "
+        f"WHERE endpoint = e.value AND {ready} > 0 AND {ready} <= ?3 ORDER BY {ready} LIMIT ?2)"
+        for ready in CLASSES.values()
+    )
+)
+
+DUE_JOBS: Final = """
+SELECT j.queue, j.class, j.ticket, j.id, j.input_bytes
+FROM json_each(?1) k JOIN queues q ON q.id = k.value JOIN jobs j ON j.id IN ({})
+ORDER BY j.queue, j.class, j.ticket
+""".format(
+    " UNION ALL ".join(
+        f"SELECT * FROM (SELECT id FROM jobs WHERE queue = q.id AND epoch = q.epoch "
+        f"AND class = {number} AND state = 'queued' AND due_ms = 0 ORDER BY ticket LIMIT ?2) "
+        f"UNION ALL SELECT * FROM (SELECT id FROM jobs WHERE queue = q.id AND epoch = q.epoch "
+        f"AND class = {number} AND state = 'queued' AND due_ms > 0 AND due_ms <= ?3 "
+        f"ORDER BY due_ms LIMIT ?2 + {DUE_EXTRA})"
+        for number in CLASSES
+    )
+)
+
+_START: Final = f"UPDATE jobs SET {START_JOB.format(process='?1', now='?2')} WHERE id = ?3"
+_STARTED: Final = f"""
+SELECT {CLAIMED} FROM json_each(?) k JOIN jobs j ON j.id = k.value JOIN inputs p ON p.job = j.id
+"""
+
+
+def start_jobs(tx: Tx, process: str, now_ms: int, ids: Sequence[str]) -> list[Row]:
+    """Have a process run these jobs; return those that have an input, in their order."""
+    tx.many(_START, [(process, now_ms, id) for id in ids])
+    return tx.all(_STARTED, tx.ids(ids))
+
+
+SERVE_QUEUES: Final = "UPDATE queues SET turn = ?, begun = max(begun, ?) WHERE id = ?"
+
+SERVE_ENDPOINTS: Final = """
+UPDATE endpoint_load SET turn = ?, starts = ?, paced_ms = ?, served_ms = ? WHERE endpoint = ?
+"""
+
+# --- settle ---
+
+SETTLE_JOBS: Final = "UPDATE jobs SET process = NULL, epoch = {}, {} WHERE id = ?{}".format(
+    epoch_if_queued("?1"),
+    ", ".join(f"{name} = {settled_value(name, f'?{n}')}" for n, name in enumerate(SETTLED, 1)),
+    len(SETTLED) + 1,
+)
+
+PUT_OUTPUTS: Final = _replace("outputs", OUTPUT, "job")
+
+INSERT_JOB_ATTEMPTS: Final = _insert("job_attempts", ATTEMPT)
+
+SET_ENDPOINT_HEALTH: Final = """
+UPDATE endpoint_load SET "window" = ?, failures = ?, failing_since_ms = ?, openings = ?,
+    held_until_ms = ?, held_reason = ?, turned_away = ?, threshold = ?
+WHERE endpoint = ?
+"""
+
+# --- ends, and what leads back to the queue ---
+
+END_JOBS: Final = (
+    f"UPDATE jobs SET {', '.join(f'{name} = ?{n}' for n, name in enumerate(ENDED, 1))}, "
+    f"claim = claim + 1, process = CASE WHEN ?{list(ENDED).index('releasing') + 1} = 1 "
+    f"THEN process END, output_bytes = NULL, output_type = NULL WHERE id = ?{len(ENDED) + 1}"
+)
+
+REQUEUE_JOBS: Final = (
+    f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in REQUEUED)}, state = 'queued', "
+    "claim = claim + 1, process = NULL, due_ms = 0, "
+    "epoch = (SELECT epoch FROM queues WHERE id = jobs.queue) WHERE id = ?"
+)
