@@ -238,10 +238,13 @@ class Store:
     async def take_over(self, *, now_ms: int) -> int:
         """At start-up: what a crashed predecessor left leased, as far as it can be known before
         the leases end (a sole owner knows all of it), is due at once; returns how much."""
-        return await self._write(
-            lambda tx: expiry.take_over(tx, now_ms=tx.at(now_ms)),
-            lanes=lanes.of_ended_leases(now_ms, self._lease_ms_max),
-        )
+
+        def act(tx: Tx) -> int:
+            at_ms = tx.at(now_ms)
+            self._leases.judge(at_ms)  # so that the first sweep sees it where a clock leaps before
+            return expiry.take_over(tx, now_ms=at_ms)
+
+        return await self._write(act, lanes=lanes.of_ended_leases(now_ms, self._lease_ms_max))
 
     async def reclaim(self, *, now_ms: int, held: Collection[tuple[str, int]] = frozenset()) -> int:
         """Make work whose lease has ended due at once; returns how much. Never what this process

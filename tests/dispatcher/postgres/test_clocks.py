@@ -60,6 +60,30 @@ async def test_a_step_takes_nothing_from_who_is_sending_it(
     assert await mine.settle(sent.delivery)
 
 
+@pytest.mark.parametrize("set_back", ["the database's", "the process's"])
+async def test_nor_does_one_before_the_first_sweep(
+    together: Together, set_clock: SetClock, set_back: str
+) -> None:
+    """I4: at a process that has just started; also where its own clock was set back between its
+    look at it and the commit, which takes that for a database an hour ahead."""
+    mine, other = await together.join(), await together.join()
+    for world in (mine, other):
+        assert await world.store.take_over(now_ms=now_ms()) == 0
+    sent = await mine.submit("a", handover=True, now_ms=now_ms())
+    assert sent.delivery is not None
+    if set_back == "the database's":
+        set_clock(HOUR_MS)
+        looked_ms = now_ms()
+    else:
+        looked_ms = now_ms() + HOUR_MS
+    for world in (mine, other):
+        assert await world.store.reclaim(now_ms=looked_ms) == 0
+    set_clock(0)
+    for world in (mine, other):
+        assert await world.store.reclaim(now_ms=now_ms()) == 0
+    assert await mine.settle(sent.delivery)
+
+
 async def test_a_clock_that_falls_back_stops_nothing(
     together: Together, set_clock: SetClock
 ) -> None:
