@@ -17,7 +17,7 @@ install: .venv/.installed
 demo: install
 	@$(BIN)/dispatcher demo
 
-# While working: what needs no process of its own and no PostgreSQL, of both halves.
+# While working: what neither waits nor needs a process of its own or PostgreSQL, of both halves.
 quick: install
 	$(BIN)/pytest -m quick $(PARALLEL)
 

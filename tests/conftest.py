@@ -96,55 +96,78 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_OURS] = os.environ[_ROOT] = root
 
 
-# What starts processes or servers, or takes its time: everything else is `quick`.
-_NOT_QUICK = (
-    "base/test_server.py",
-    "bench",
-    "defects",
-    "dispatcher/api/test_fuzz.py",
-    "dispatcher/api/test_wire.py",
-    "dispatcher/cli",
-    "dispatcher/client/test_retries.py",
-    "dispatcher/crash",
-    "dispatcher/postgres",
-    "dispatcher/store/test_exactness.py",
-    "dispatcher/store/test_turned_away.py",
-    "dispatcher/test_demo.py",
-    "dispatcher/test_resolver.py",
-    "dispatcher/test_sender.py",
-    "dispatcher/test_sender_hostile.py",
-    "readme",
-    "receiver/crash",
-    "receiver/inbox/test_replicas.py",
-    "receiver/test_cli.py",
-    "receiver/test_conformance.py",
-    "receiver/test_deploy.py",
-    "receiver/test_dispatcher_gone.py",
-    "receiver/test_effects_postgres.py",
-    "receiver/test_fastapi_shop.py",
-    "receiver/test_fuzz.py",
-    "receiver/test_leases.py",
-    "receiver/test_node.py",
-    "receiver/test_once.py",
-    "receiver/test_order.py",
-    "receiver/test_serve.py",
-    "receiver/test_server.py",
-    "receiver/test_thief.py",
-    "test_completion.py",
-    "upgrade",
+# What starts processes or servers, waits, or takes its time: everything else is `quick`.
+_NOT_QUICK = tuple(
+    _TESTS / path
+    for path in (
+        "base/test_server.py",
+        "bench",
+        "defects",
+        "dispatcher/api/test_fuzz.py",
+        "dispatcher/api/test_wire.py",
+        "dispatcher/cli",
+        "dispatcher/client/test_retries.py",
+        "dispatcher/crash",
+        "dispatcher/engine/test_own_faults.py",
+        "dispatcher/postgres",
+        "dispatcher/store/test_exactness.py",
+        "dispatcher/store/test_turned_away.py",
+        "dispatcher/test_authorities.py",
+        "dispatcher/test_demo.py",
+        "dispatcher/test_key_rotation.py",
+        "dispatcher/test_key_thief.py",
+        "dispatcher/test_resolver.py",
+        "dispatcher/test_secret_rotation.py",
+        "dispatcher/test_sender.py",
+        "dispatcher/test_sender_hostile.py",
+        "dispatcher/test_theft.py",
+        "readme",
+        "receiver/crash",
+        "receiver/inbox/test_replicas.py",
+        "receiver/test_cli.py",
+        "receiver/test_conformance.py",
+        "receiver/test_deploy.py",
+        "receiver/test_dispatcher_gone.py",
+        "receiver/test_effects_postgres.py",
+        "receiver/test_fastapi_shop.py",
+        "receiver/test_fuzz.py",
+        "receiver/test_lack.py",
+        "receiver/test_leases.py",
+        "receiver/test_node.py",
+        "receiver/test_once.py",
+        "receiver/test_order.py",
+        "receiver/test_rotation.py",
+        "receiver/test_serve.py",
+        "receiver/test_server.py",
+        "receiver/test_thief.py",
+        "test_completion.py",
+        "test_core_files.py",
+        "test_variables.py",
+        "upgrade",
+    )
 )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import nothing that `make quick` does not run."""
+    if config.getoption("markexpr") == "quick" and _is_apart(collection_path):
+        return True
+    return None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `make quick` runs."""
-    apart = [_TESTS / path for path in _NOT_QUICK]
     for item in items:
         postgres = any(
             "postgres" in name for name in (item.name, *getattr(item, "fixturenames", ()))
         )
         slow = postgres or item.get_closest_marker("slow") is not None
-        if not slow and not any(item.path.is_relative_to(path) for path in apart):
+        if not slow and not _is_apart(item.path):
             item.add_marker("quick")
+
+
+def _is_apart(path: Path) -> bool:
+    return any(path.is_relative_to(one) for one in _NOT_QUICK)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
