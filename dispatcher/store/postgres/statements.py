@@ -99,8 +99,9 @@ WHERE id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)))
 ORDER BY tenant ON CONFLICT DO NOTHING
 """
 
-_FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
-               WHERE destination = u.id AND class = {} AND state = 'pending')"""
+# Differs: a minimum is a plan of more nodes, each of which costs each commit.
+_FIRST_DUE: Final = """(SELECT due_ms FROM callbacks WHERE destination = u.id AND class = {}
+            AND state = 'pending' ORDER BY due_ms LIMIT 1)"""
 
 # Most lanes of most commits have nothing waiting: of those nothing more is looked up.
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
@@ -207,26 +208,29 @@ DELETE FROM destinations WHERE id = ANY(?::text[])
 
 # --- submit ---
 
-TARGETS: Final = """
+_NOT_DUE: Final = """coalesce((SELECT due_ms FROM callbacks WHERE destination = j.id AND class = {}
+                     AND state = 'pending' ORDER BY due_ms LIMIT 1), n.ms + 1) > n.ms"""
+# Differs: a lane's leases and its server's are counted by one walk over both.
+TARGETS: Final = f"""
 SELECT j.id, d.id IS NOT NULL, d.removed_ms, d.disabled_reason, d.url, d.policy, d.headers,
        l.id IS NOT NULL,
        coalesce(l.paused, d.paused, 0) = 0 AND coalesce(l.held_until_ms, 0) <= n.ms
        AND coalesce(d.held_until_ms, 0) <= n.ms
        AND coalesce(l.rate, d.rate) IS NULL
-       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
-                     AND class = 0 AND state = 'pending'), n.ms + 1) > n.ms
-       AND coalesce((SELECT min(due_ms) FROM callbacks WHERE destination = j.id
-                     AND class = 1 AND state = 'pending'), n.ms + 1) > n.ms,
-       coalesce(l."window", least(coalesce(d.concurrency, n.concurrency), n.first))
-       - (SELECT count(*) FROM callbacks WHERE destination = j.id AND state = 'sending'),
+       AND {_NOT_DUE.format(0)}
+       AND {_NOT_DUE.format(1)},
+       coalesce(l."window", least(coalesce(d.concurrency, n.concurrency), n.first)) - s.of_lane,
        coalesce(d.epoch, 0),
        CASE WHEN length(j.id) > 35
            THEN CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, n.concurrency) END
-               - (SELECT count(*) FROM callbacks WHERE destination > left(j.id, 35)
-                  AND destination < left(j.id, 35) || '/' AND state = 'sending') END,
+               - s.of_all END,
        CASE WHEN d.openings > 0 THEN 1 ELSE coalesce(d.concurrency, n.concurrency) END,
        d.last_url, coalesce(d.last_url_ms, 0)
 FROM (SELECT ?::bigint, ?::integer, ?::integer) n(ms, concurrency, first), unnest(?::text[]) j(id)
+CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE destination = j.id) AS of_lane, count(*) AS of_all
+    FROM callbacks WHERE destination >= left(j.id, 35) AND destination < left(j.id, 35) || '/'
+        AND state = 'sending') s
 LEFT JOIN destinations d ON d.id = left(j.id, 35)
 LEFT JOIN lanes l ON l.id = j.id
 """
