@@ -283,11 +283,13 @@ class Fields:
     def get(self, name: bytes) -> str | None:
         """Return the header's value, as ASCII text of bounded length; None where it is not there.
         Raises SignatureError."""
-        if name not in self._fields:
+        value = self._fields.get(name)
+        if value is None and name not in self._fields:
             return None
         if name in self._repeated:
             raise SignatureError("ambiguous", f"the header {_text(name)} is there more than once")
-        value = self._fields[name]
+        if type(value) is bytes and len(value) <= HEADER_CHARS_MAX and value.isascii():
+            return value.decode("ascii").strip(" \t")  # as nearly all are
         text = value.decode("latin-1") if isinstance(value, bytes) else value
         if not isinstance(text, str) or not text.isascii():
             raise SignatureError("malformed", f"the header {_text(name)} is not ASCII text")

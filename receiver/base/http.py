@@ -228,21 +228,19 @@ class Request:
 
     def whole_body(self, bytes_max: int, bodies: Bodies | None = None) -> bytes | None:
         """Return the body where it needs no waiting for, else None: then `body` has it. Mostly our
-        server has all of it by now, and waiting costs a timer. Raises Refusal: 413 too large, 400
-        for another length than the declared one, and that of `bodies`."""
+        server has all of it by now, and waiting costs a timer. Raises Refusal: 413 too large, and
+        that of `bodies`."""
         exchange: Exchange | None = self._scope.get(EXCHANGE)
         body = None if exchange is None else exchange.whole_body(self._scope)
         if body is None:
             return None
-        self.is_read = self._whole = True
-        self._read_bytes = size = len(body)
+        self.is_read = self._whole = True  # and as long as it was declared: we have framed it
+        size = len(body)
         if size > bytes_max:
             raise _too_large(bytes_max)
         if bodies is not None:
             bodies.take(size, self.holder)
             self.taken_bytes = size
-        if self._first.get(b"content-length") != b"%d" % size:
-            self._check_length()
         return body
 
     async def body(self, *, bytes_max: int, timeout_s: float, bodies: Bodies) -> bytes:
@@ -263,17 +261,14 @@ class Request:
                 while not self._whole:
                     chunks.append(await self._chunk())
                     self._take(len(chunks[-1]), bytes_max, bodies)
-            self._check_length()
+            if self._is_cut():
+                raise Refusal(400, "BAD_REQUEST", "the body is not as long as it was declared")
             return b"".join(chunks)
         except TimeoutError:
             message = f"the body did not arrive within {timeout_s:g} s"
             raise Refusal(408, "REQUEST_TIMEOUT", message) from None
         finally:
             chunks.clear()  # or the traceback of an error would keep them
-
-    def _check_length(self) -> None:
-        if self._is_cut():
-            raise Refusal(400, "BAD_REQUEST", "the body is not as long as it was declared")
 
     def _is_cut(self) -> bool:
         """Return whether the body that was read is not the one that was declared: some servers
@@ -495,11 +490,15 @@ def has_encoded_slash(scope: Scope) -> bool:
 
 
 def _path(scope: Scope) -> str:
-    path, root = scope["path"], scope.get("root_path")
-    if has_encoded_slash(scope):
-        return str(scope["raw_path"].decode("latin-1"))  # as nothing of ours is named
-    root = root.rstrip("/") if root else ""
-    return str(path[len(root) :] if root and path.startswith(root + "/") else path)
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" in raw and has_encoded_slash(scope):
+        return raw.decode("latin-1")  # as nothing of ours is named
+    if not root:
+        return path
+    root = root.rstrip("/")
+    return path[len(root) :] if root and path.startswith(root + "/") else path
 
 
 def _exceeds(digits: str, number: int) -> bool:

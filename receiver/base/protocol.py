@@ -20,6 +20,8 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
     STATUS_LINE,
     HttpToolsProtocol,
     RequestResponseCycle,
@@ -79,6 +81,9 @@ class _Flow(FlowControl):
             super().resume_reading()
 
 
+_SPECIAL: Final = (b"connection", b"transfer-encoding")
+
+
 class _Cycle(RequestResponseCycle):
     """One request and its response: uvicorn's, of which each has only what is its own."""
 
@@ -92,13 +97,15 @@ class _Cycle(RequestResponseCycle):
     response_complete = False
     chunked_encoding = None
     expected_content_length = 0
+    _start: Any = None  # of the response, until there is something of its body
 
     def __init__(
-        self, protocol: "BoundedProtocol", scope: Any, *, keep_alive: bool, waits: bool
+        self, protocol: "BoundedProtocol", scope: Any, keep_alive: bool, waits: bool
     ) -> None:
         """Start with a head that has been read; `waits` says that the client sends the body once it
         is told to."""
         self.scope = scope
+        self._respond = protocol.respond
         self.transport = protocol.transport
         self.flow = protocol.flow
         self.default_headers = protocol.server_state.default_headers
@@ -112,6 +119,44 @@ class _Cycle(RequestResponseCycle):
         if isinstance(self.body, bytes):
             self.body = bytearray(self.body)
         self.body += body
+
+    async def send(self, message: Any) -> None:
+        """As uvicorn's, but a response's head waits for what is behind it: each write is a system
+        call, and mostly the whole response leaves in one."""
+        start = self._start
+        if start is None:
+            if message["type"] == "http.response.start" and not self.response_started:
+                self._start = message
+                self.waiting_for_100_continue = False
+                return
+        else:
+            self._start = None
+            if self._is_sent_at_once(start, message):
+                return
+            await super().send(start)
+        await super().send(message)
+
+    def _is_sent_at_once(self, start: Any, message: Any) -> bool:
+        """Send a response that is one piece, of the length that it says, and nothing special."""
+        if message["type"] != "http.response.body" or message.get("more_body"):
+            return False
+        head: list[bytes] = []
+        body, length = message.get("body", b""), None
+        for given, value in start.get("headers", ()):
+            name = given.lower()
+            if name in _SPECIAL or HEADER_RE.search(name) or HEADER_VALUE_RE.search(value):
+                return False
+            if name == b"content-length":
+                length = value
+            head += (name, b": ", value, b"\r\n")
+        if length != b"%d" % len(body):
+            return False
+        scope: Any = self.scope
+        return self._respond(scope, start["status"], b"".join(head), body, close=False)
+
+    async def send_500_response(self) -> None:
+        self._start = None
+        await super().send_500_response()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -171,19 +216,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self._discard(len(data))
         elif self.flow.is_full:
             self._unparsed += data  # was read before reading paused
-        elif self._is_one(data):
-            self._parse(data)
         else:
-            self._unparsed = data
-            self._parse_on()
-
-    def _is_one(self, data: bytes) -> bool:
-        """Whether it holds the end of one head at most. Most bodies have no carriage return, which
-        is looked for much faster; and the last end is found faster than the first one."""
-        first = data.find(_END) if self.awaits_request else -1
-        return data.find(b"\r", first + len(_END) if first >= 0 else 0) < 0 or (
-            data.rfind(_END) <= first
-        )
+            # Mostly it holds the end of one head at most, and is parsed at once. Most bodies have
+            # no carriage return, which is found much faster; and the last end than the first one.
+            end = data.find(_END) if self.awaits_request else -1
+            if data.find(b"\r", end + len(_END) if end >= 0 else 0) < 0 or data.rfind(_END) <= end:
+                self._parse(data)
+            else:
+                self._unparsed = data
+                self._parse_on()
 
     def _parse_on(self) -> None:
         """Parse what has come, a message at a time, until one has to wait."""
@@ -261,21 +302,42 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         if self._head_timer is not None:
             self._stop_timer()
-        version = parser.get_http_version()
-        fields = dict(headers)
-        waits = b"expect" in fields and _waits_for_100(headers)
-        last: RequestResponseCycle | None = self.cycle
-        self.cycle = cycle = _Cycle(
-            self,
-            self._scope(version),
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            waits=waits,
-        )
+        version, url = parser.get_http_version(), self.url
+        read = _target if len(url) <= _CACHED_URL_BYTES_MAX else _target.__wrapped__
+        path, raw_path, query = read(url)
+        root_path = self.root_path
+        scope = {
+            "type": "http",
+            "asgi": self._asgi,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": parser.get_method().decode("ascii"),
+            "root_path": root_path,
+            "path": root_path + path if root_path else path,
+            "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": self.app_state.copy(),
+            EXCHANGE: self,
+        }
+        names = [name for name, _ in headers]
+        hosts = names.count(b"host")
+        is_host_right = hosts == 1 or (hosts == 0 and version <= "1.0")
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        waits = b"expect" in names and _waits_for_100(headers)
+        self.headers = []  # what stands behind a body is no header
         self.awaits_request = False
         self._heads += 1
-        self.headers = []  # what stands behind a body is no header
-        is_one_host = len(fields) == len(headers) and b"host" in fields
-        app: Any = self.app if is_one_host or _is_host_right(headers, version) else _wrong_host
+        self._begin(
+            _Cycle(self, scope, keep_alive, waits), self.app if is_host_right else _wrong_host
+        )
+
+    def _begin(self, cycle: _Cycle, app: Any) -> None:
+        """Start a request, or let it wait for the responses to earlier ones."""
+        last: RequestResponseCycle | None = self.cycle
+        self.cycle = cycle
         if last is None or last.response_complete:
             self._start_asgi_task(cycle, app)
         else:
@@ -283,28 +345,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.flow.is_full = True
             self.flow.pause_reading()
-
-    def _scope(self, version: str) -> dict[str, Any]:
-        url = self.url
-        read = _target if len(url) <= _CACHED_URL_BYTES_MAX else _target.__wrapped__
-        path, raw_path, query = read(url)
-        root_path = self.root_path
-        return {
-            "type": "http",
-            "asgi": self._asgi,
-            "http_version": version,
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": self.parser.get_method().decode("ascii"),
-            "root_path": root_path,
-            "path": root_path + path if root_path else path,
-            "raw_path": root_path.encode("ascii") + raw_path if root_path else raw_path,
-            "query_string": query,
-            "headers": self.headers,
-            "state": self.app_state.copy(),
-            EXCHANGE: self,
-        }
 
     def on_body(self, body: bytes) -> None:
         cycle: Any = self.cycle
@@ -519,12 +559,6 @@ def _target(url: bytes) -> tuple[str, bytes, bytes]:
     parsed = httptools.parse_url(url)
     path = parsed.path.decode("ascii")
     return unquote(path) if "%" in path else path, parsed.path, parsed.query or b""
-
-
-def _is_host_right(headers: Headers, version: str) -> bool:
-    """Return whether there is one Host header, which HTTP/1.0 may leave out."""
-    hosts = sum(name == b"host" for name, _ in headers)
-    return hosts == 1 or (hosts == 0 and version <= "1.0")
 
 
 def _waits_for_100(headers: Headers) -> bool:
