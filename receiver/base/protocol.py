@@ -84,6 +84,28 @@ class _Flow(FlowControl):
 _SPECIAL: Final = (b"connection", b"transfer-encoding")
 
 
+class _Signal:
+    """As `asyncio.Event`, which it makes once somebody waits: for most requests nobody does."""
+
+    _event: asyncio.Event | None = None
+    _is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    def clear(self) -> None:
+        self._is_set = False
+        if self._event is not None:
+            self._event.clear()
+
+    async def wait(self) -> None:
+        if not self._is_set:
+            self._event = self._event or asyncio.Event()
+            await self._event.wait()
+
+
 class _Cycle(RequestResponseCycle):
     """One request and its response: uvicorn's, of which each has only what is its own."""
 
@@ -109,7 +131,7 @@ class _Cycle(RequestResponseCycle):
         self.transport = protocol.transport
         self.flow = protocol.flow
         self.default_headers = protocol.server_state.default_headers
-        self.message_event = asyncio.Event()
+        self.message_event: Any = _Signal()
         self.on_response = protocol.on_response_complete
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = waits

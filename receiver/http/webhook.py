@@ -72,7 +72,14 @@ class Webhook:
     def _message(self, request: Request, source: Source, body: bytes, now_ms: int) -> Message:
         notes = request.notes
         notes["bodyBytes"] = len(body)
-        verified = _verify(request, body, source, now_ms)
+        tokens = () if source.url_token is None else query_values(request.query, "token")
+        try:
+            verified = authenticate(
+                source, body, request.headers, tokens=tokens, now_s=now_ms / 1000
+            )
+        except SignatureError as error:
+            details = {"reason": error.reason}
+            raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
         notes["schemes"] = "+".join(verified.schemes)
         notes["messageId"] = verified.message_id
         request_id = request.header(REQUEST_ID)
@@ -111,15 +118,6 @@ def unavailable(error: InboxUnavailable, settings: Settings) -> Refusal:
         details={"retryAfter": retry_after},
         headers={"retry-after": str(retry_after)},
     )
-
-
-def _verify(request: Request, body: bytes, source: Source, now_ms: int) -> Verified:
-    tokens = () if source.url_token is None else query_values(request.query, "token")
-    try:
-        return authenticate(source, body, request.headers, tokens=tokens, now_s=now_ms / 1000)
-    except SignatureError as error:
-        details = {"reason": error.reason}
-        raise Refusal(401, "SIGNATURE_INVALID", error.message, details=details) from None
 
 
 def _identify(body: bytes, verified: Verified, source: Source, request_id: str | None) -> Identity:
