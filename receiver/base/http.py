@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar
 from urllib.parse import parse_qsl
 
 from receiver.base.budget import Budget, site_of
+from receiver.base.encoding import encoder
 from receiver.base.forwarded import NOBODY_TRUSTED, Proxies
 
 T = TypeVar("T")
@@ -36,7 +37,7 @@ _REASON_CHARS_MAX: Final = 300
 _VALUE_CHARS_MAX: Final = 100
 _NUMBER_MAX: Final = 2**53  # what every reader of JSON holds exactly
 
-_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # dumps() makes one each time
+_encode: Final = encoder(separators=(",", ":"))
 _TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=str)
 
 

@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 from receiver.base.clock import iso
+from receiver.base.encoding import encoder
 from receiver.base.outlet import Outlet
 
 LogFormat: TypeAlias = Literal["auto", "json", "text"]
@@ -37,6 +38,7 @@ _UVICORN: Final = "uvicorn"
 
 _SECRETS: Final = re.compile(r"(whsec_|pbk_|[Bb]earer\s+)[A-Za-z0-9+/=_.~-]+")
 _PLAIN: Final = re.compile(r"[!#-<>-~]+")  # visible ASCII without quotes and equals signs
+_encode: Final = encoder(default=str)
 _COLOURS: Final = {10: "2", 20: "32", 30: "33", 40: "31", 50: "31;1"}
 
 
@@ -53,7 +55,7 @@ class Style:
     value_chars_max: int  # of each value, in a line that would be longer
     uvicorn_level: str | None = None  # of the server's lines; as ours, unless given
     others: bool  # whether other libraries' warnings come out here as well
-    encode: Callable[[Fields], str] = json.JSONEncoder(check_circular=False, default=str).encode
+    encode: Callable[[Fields], str] = _encode
 
 
 def configure(
