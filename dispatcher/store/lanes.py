@@ -102,8 +102,7 @@ def held_of(tx: Tx, rows: list[Row], lane: int) -> list[Row]:
 def refresh(tx: Tx, lanes: Set[str], served: Set[str] = frozenset(), served_ms: int = 0) -> int:
     """Recompute when these lanes, and the tenants of those that changed, are next ready; tenants
     that were served at `served_ms` too. Returns how many lanes changed."""
-    ids = tx.ids(lanes)
-    changed = tx.write(tx.statements.REFRESH_LANES, ids) if lanes else []
+    changed = tx.statements.refresh_lanes(tx, lanes) if lanes else []
     tenants = {row[0] for row in changed}
     tenants |= served
     if tenants:

@@ -218,7 +218,9 @@ class Statements(Protocol):
 
     MAKE_LANES: str  # concurrency, window, now_ms, ids; returns the ids that it made
     MAKE_SCHEDULES: str  # ids
-    REFRESH_LANES: str  # ids; returns the tenant of each that changed
+
+    def refresh_lanes(self, tx: Tx, lanes: Set[str]) -> list[Row]:
+        """Recompute when these lanes are next ready; return the tenant of each that changed."""
 
     def refresh_schedules(
         self, tx: Tx, tenants: Set[str], served: Set[str], served_ms: int

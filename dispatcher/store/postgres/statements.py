@@ -103,9 +103,15 @@ ORDER BY tenant ON CONFLICT DO NOTHING
 _FIRST_DUE: Final = """(SELECT due_ms FROM callbacks WHERE destination = u.id AND class = {}
             AND state = 'pending' ORDER BY due_ms LIMIT 1)"""
 
-# Most lanes of most commits have nothing waiting: of those nothing more is looked up.
+# All but lanes in which nothing waits and that show nothing: those are as they are to be.
+_STALE: Final = """
+SELECT id FROM lanes WHERE id = ANY(?::text[]) AND (blocked <> 0
+    OR ready_high IS NOT NULL OR ready_normal IS NOT NULL OR ready_replay IS NOT NULL
+    OR (SELECT class FROM callbacks WHERE destination = lanes.id AND state = 'pending'
+        ORDER BY class, due_ms LIMIT 1) IS NOT NULL)
+"""
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
-REFRESH_LANES: Final = f"""
+_REFRESH_LANES: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT u.id, {_FIRST_DUE.format(0)} AS high, {_FIRST_DUE.format(1)} AS normal,
            {_FIRST_DUE.format(2)} AS replay
@@ -145,6 +151,16 @@ WHERE lanes.id = r.id AND (lanes.ready_high IS DISTINCT FROM r.high OR lanes.blo
     OR lanes.ready_normal IS DISTINCT FROM r.normal OR lanes.ready_replay IS DISTINCT FROM r.replay)
 RETURNING lanes.tenant
 """
+
+
+def refresh_lanes(tx: Tx, lanes: Set[str]) -> list[Row]:
+    """Differs: where the commit itself left nothing waiting, it first looks whether anything else
+    waits in these lanes, or was to: mostly that is all."""
+    ids = tx.ids(lanes)
+    if all(state != "pending" for _, state in tx.changes.counts):
+        ids = [row[0] for row in tx.all(_STALE, ids)]
+    return tx.write(_REFRESH_LANES, ids) if ids else []
+
 
 _LOCK_SCHEDULES: Final = """
 SELECT tenant FROM turns WHERE tenant = ANY(?::text[]) ORDER BY tenant FOR UPDATE

@@ -51,7 +51,7 @@ _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
 
 # Most lanes of most commits have nothing waiting: of those nothing more is looked up.
 # "Materialized": else SQLite flattens the look-ups into the WHERE and does each of them twice.
-REFRESH_LANES: Final = f"""
+_REFRESH_LANES: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT j.value AS id, {_FIRST_DUE.format(0)} AS high, {_FIRST_DUE.format(1)} AS normal,
            {_FIRST_DUE.format(2)} AS replay
@@ -91,6 +91,12 @@ WHERE lanes.id = r.id AND (lanes.ready_high IS NOT r.high OR lanes.blocked <> r.
     OR lanes.ready_normal IS NOT r.normal OR lanes.ready_replay IS NOT r.replay)
 RETURNING tenant
 """
+
+
+def refresh_lanes(tx: Tx, lanes: Set[str]) -> list[Row]:
+    """Recompute when these lanes are next ready; return the tenant of each that changed."""
+    return tx.write(_REFRESH_LANES, tx.ids(lanes))
+
 
 _NEXT_OF_TENANT: Final = """
 max(served_ms, (SELECT min({ready}) FROM lanes

@@ -29,8 +29,9 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
         {"lanes_pkey", "lanes_blocked", "destinations_pkey"},
     ),
     "lock servers": (statements._LOCK_SERVERS, {"destinations_pkey"}),
+    "stale lanes": (statements._STALE, {"lanes_pkey", "callbacks_pending"}),
     "refresh lanes": (
-        statements.REFRESH_LANES,
+        statements._REFRESH_LANES,
         {"lanes_pkey", "callbacks_sending", "callbacks_pending"},
     ),
     "refresh schedules": (
