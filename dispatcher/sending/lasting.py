@@ -99,6 +99,11 @@ class Exchange(Attempt):
         if self.transport is not None and not self.transport.is_closing():
             self.sent = True
 
+    def forget(self) -> None:
+        """Let go of what takes memory: the context of a connection that lives on knows this."""
+        self.handler = self.transport = self.response = self.head = None
+        self.body = bytearray()
+
     async def close(self) -> None:
         """Close the connection now, whatever is left to write or to read. Whoever cancels this is
         not heeded: it ends by itself, within moments."""

@@ -169,7 +169,7 @@ class Upstreams:
         if not exchange.is_whole:
             await exchange.close()
         head = exchange.head
-        return CallOutcome(
+        outcome = CallOutcome(
             kind=met.kind,
             sent=exchange.sent,
             started_ms=started_ms,
@@ -182,6 +182,8 @@ class Upstreams:
             no_retry=head is not None and _forbids_retry(head),
             lack=met.lack,
         )
+        exchange.forget()
+        return outcome
 
     async def _meet(
         self, call: UpstreamCall, exchange: Exchange, room: OutputRoom, limit_s: float
@@ -296,7 +298,6 @@ async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.Cli
         data=io.BytesIO(body) if is_large and body is not None else body,
         headers=request.headers,
         allow_redirects=False,
-        skip_auto_headers=("Accept",),
     )
 
 

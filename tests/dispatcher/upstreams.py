@@ -1,5 +1,6 @@
 """Open upstreams on loopback, and calls of them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,13 @@ from receiver.base.lack import OwnLack
 
 JOB_ID = "0190f3a1b2c37d4e85f60718293a4b5c"
 _RULES = {field for field in EndpointRules.__dataclass_fields__ if field != "url"}
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until it holds, for a few seconds at most."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def no_values(ref: SecretRef | LocalRef) -> str:

@@ -92,8 +92,8 @@ def _listed(given: Mapping[str, list[str]], name: str) -> list[str]:
 
 
 def _port(port: str, ports: Sequence[str], place: int) -> int:
-    """Return the port of the host at this place: its own, else its parameter's, else the usual."""
-    text = port or (ports[min(place, len(ports) - 1)] if ports else "")
+    """Return the port of the host at this place: its parameter's, else its own, else the usual."""
+    text = ports[min(place, len(ports) - 1)] if ports else port
     return int(text) if text.isascii() and text.isdigit() else _USUAL_PORT
 
 
