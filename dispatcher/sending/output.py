@@ -22,6 +22,7 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 """Bytes of answers in memory, of all calls of a process; some more for those that get on."""
 LACK: Final = "memory"
 """What we lacked where a call's time ended while it waited for room."""
+_STEP_BYTES: Final = 16 * 1024  # what is held while there is no room for it
 _SHARE: Final = 0.5
 _BEYOND_MAX: Final = 8
 
@@ -141,7 +142,7 @@ async def read_whole(
     if length is not None and length > bytes_max and not content.at_eof():
         raise TooLarge
     while True:
-        chunk = await content.readany()
+        chunk = await content.read(_STEP_BYTES)
         if not chunk:
             return
         if len(into) + len(chunk) > bytes_max:
