@@ -41,9 +41,10 @@ _encode: Final = encoder(separators=(",", ":"))
 _TEXT: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=str)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Response:
-    """A status, a JSON document (or text in its place), and further headers."""
+    """A status, a JSON document (or text in its place), and further headers. Nobody changes one; to
+    have Python see to that would make it take twice as long to make."""
 
     status: int = 200
     text: str | None = None

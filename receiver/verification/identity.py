@@ -38,10 +38,10 @@ _RUNPOD_STATUSES: Final = frozenset(
 _REPORTED: Final = ("jobId", "status", "output", "error")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Identity:
     """What a message says of itself; `status` as sent. Without a job it is opaque. `run` is there
-    where it is signed; `unread` is why the body could not be read."""
+    where it is signed; `unread` is why the body could not be read. Not frozen, as `Message`."""
 
     job_id: str | None
     status: str | None
