@@ -99,7 +99,8 @@ class Retention:
 class Rules:
     """A destination's default concurrency, how far a lease outlasts its attempt, how long an
     idempotency key holds, until when keys of the earlier rule do, how many destinations a tenant
-    may have, and how many bytes of a job's output its callback carries itself."""
+    may have; how many bytes of a job's output its callback carries itself, and below which URL the
+    rest is told."""
 
     destinations: Destinations
     concurrency: int
@@ -107,3 +108,4 @@ class Rules:
     key_ms: int
     earlier_keys_until_ms: int = 0
     inline_max: int = 256 * 1024
+    public_url: str = ""

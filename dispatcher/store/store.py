@@ -100,6 +100,7 @@ class Store:
             lease_margin_ms=round(settings.lease_margin * 1000),
             key_ms=round(settings.keep_keys * 1000),
             inline_max=settings.inline_max,
+            public_url=settings.public_url or "",
         )
         self._events = StoreEvents()
         self._counts: Counter[tuple[str, State]] = Counter()
@@ -113,7 +114,7 @@ class Store:
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
         self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
-        self.jobs = JobStore(self._commits.do, self._write, self._read)
+        self.jobs = JobStore(self._commits.do, self._write, self._read, self._rules)
         self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 
     # --- the life of the store ---

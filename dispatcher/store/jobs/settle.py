@@ -101,14 +101,15 @@ def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
     job, outcome, verdict = item.job, item.outcome, item.verdict
     is_final = verdict.state in FINAL
     output = outcome.output if is_final else None
-    due_ms = 0 if is_final or not verdict.due_ms else tx.at(verdict.due_ms)
+    due_ms = verdict.due_ms or 0
+    is_due = is_final or due_ms <= item.now_ms
     return (
         verdict.state,
         verdict.reason,
         job.calls + outcome.sent,
         job.tries + verdict.spent,
         job.turned_away + alone,
-        due_ms,
+        0 if is_due else tx.at(due_ms),
         None if verdict.expires_ms is None else tx.at(verdict.expires_ms),
         tx.at(item.now_ms) if is_final else None,
         outcome.status_code,

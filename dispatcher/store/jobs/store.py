@@ -5,20 +5,32 @@ Times are integer milliseconds by this process's clock, and always arguments. `p
 jobs. What a verb raises beside what is named are StoreUnavailable and StoreFull, as everywhere.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher.audit import Entry
 from dispatcher.jobs.endpoint import Endpoint
-from dispatcher.jobs.values import ClaimedJob, Job, JobClaimRequest, NewJob, SubmittedJob
-from dispatcher.store.jobs import endpoints, processes, views
-from dispatcher.store.jobs.touched import of_endpoint
+from dispatcher.jobs.states import JobReason
+from dispatcher.jobs.values import (
+    ChangedJob,
+    ClaimedJob,
+    Job,
+    JobClaimRequest,
+    JobSettlement,
+    NewJob,
+    SettledJob,
+    SubmittedJob,
+)
+from dispatcher.store.jobs import change, endpoints, expiry, processes, purge, views
+from dispatcher.store.jobs.touched import of_endpoint, of_jobs
 from dispatcher.store.lanes import Lanes, none
-from dispatcher.store.requests import JobSubmitRequest
+from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
 from dispatcher.store.tx import Tx
+from dispatcher.values import NewCallback
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
+_SLICE: Final = 200  # rows that hold a commit up for a few milliseconds
 Read = Callable[[Callable[[Tx], Any], Reader], Awaitable[Any]]
 
 
@@ -44,10 +56,12 @@ class JobStore:
         commit: Callable[[object, str | None], Awaitable[Any]],
         write: Write,
         read: Read,
+        rules: Rules,
     ) -> None:
         self._commit = commit
         self._write = write
         self._read = read
+        self._rules = rules
 
     # --- endpoints ---
 
@@ -96,6 +110,24 @@ class JobStore:
             entries=entries,
         )
 
+    async def purge(
+        self,
+        name: str,
+        *,
+        tenant: str | None,
+        callbacks: bool = True,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
+    ) -> int:
+        """Have nothing wait any more for an endpoint, of one tenant or of all (None); returns how
+        many waited. They are cancelled slice by slice (`end_purged`), and told of unless that is
+        not wanted. Raises NotFound."""
+        return await self._write(
+            lambda tx: purge.purge(tx, name, tenant, callbacks=callbacks, now_ms=now_ms),
+            lanes=of_endpoint(name),
+            entries=entries,
+        )
+
     # --- the path of a job ---
 
     async def submit(self, new: NewJob, *, process: str | None = None) -> SubmittedJob:
@@ -112,6 +144,75 @@ class JobStore:
         claimed: list[ClaimedJob] = await self._commit(request, None)
         return claimed
 
+    async def settle(
+        self, settlement: JobSettlement, *, callback: NewCallback | None = None
+    ) -> SettledJob:
+        """Record the end of a call and its verdict: with the output, the `callback` that tells a
+        final state, and what the endpoint learns. Not `recorded`, and nothing is changed, where the
+        claim is no longer current. Raises StoreUnavailable or StoreFull: try again until it is
+        recorded."""
+        settled: SettledJob = await self._commit(JobEnd(settlement, callback), None)
+        return settled
+
+    async def freed(self, jobs: Sequence[ClaimedJob]) -> None:
+        """Free the places of jobs that were ended while they ran, now that their calls have ended:
+        as they were claimed."""
+        touched = of_jobs([job.id for job in jobs])
+        await self._write(lambda tx: expiry.freed(tx, jobs, touched), lanes=touched)
+
+    async def release(self, jobs: Sequence[ClaimedJob], *, now_ms: int) -> int:
+        """Hand running jobs back unspent, due at once, at shutdown; those that are called at most
+        once, or that somebody waits for on the same connection, have failed (`interrupted`).
+        Returns how many of them were still ours."""
+        touched = of_jobs([job.id for job in jobs])
+        return await self._write(
+            lambda tx: expiry.release(tx, jobs, touched, self._rules, now_ms=now_ms),
+            lanes=touched,
+        )
+
+    # --- what users do ---
+
+    async def cancel(
+        self,
+        tenant: str,
+        job: str,
+        *,
+        reason: JobReason = "user",
+        now_ms: int,
+        entries: Sequence[Entry] = (),
+    ) -> ChangedJob:
+        """Cancel a job, told in the same commit. One that runs takes its place until its `process`
+        says that the call has ended (`freed`). Not `changed` if it had ended: then the answer tells
+        how. Raises NotFound."""
+        touched = of_jobs([job])
+        return await self._write(
+            lambda tx: change.cancel(tx, tenant, job, reason, touched, self._rules, now_ms=now_ms),
+            lanes=touched,
+            tenant=tenant,
+            entries=entries,
+        )
+
+    async def retry(
+        self,
+        tenant: str,
+        job: str,
+        *,
+        force: bool = False,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
+    ) -> ChangedJob:
+        """Queue a job that has ended again: the same id, the next run, all tries before it. Its
+        output stays until that run has ended. Raises NotFound, InputGone, JobQueueFull, and
+        Conflict while it is queued or runs, or its call has not ended; for a completed one too,
+        unless that is forced."""
+        touched = of_jobs([job])
+        return await self._write(
+            lambda tx: change.retry(tx, tenant, job, touched, force=force, now_ms=now_ms),
+            lanes=touched,
+            tenant=tenant,
+            entries=entries,
+        )
+
     # --- looking ---
 
     async def get(self, tenant: str, job: str, *, output: bool = False) -> Job:
@@ -121,7 +222,65 @@ class JobStore:
         )
         return found
 
+    async def ended(self, jobs: Sequence[str]) -> Collection[str]:
+        """Return which of these jobs have ended, or are gone."""
+        ended: Collection[str] = await self._read(lambda tx: views.ended(tx, jobs), SERVICE)
+        return ended
+
+    async def current(self, claims: Sequence[tuple[str, int]]) -> Collection[tuple[str, int]]:
+        """Return which of these claims (a job's id and its claim) are the current ones of jobs that
+        run."""
+        current: Collection[tuple[str, int]] = await self._read(
+            lambda tx: views.current(tx, claims), SERVICE
+        )
+        return current
+
+    # --- what ends with time ---
+
+    async def expire(self, *, now_ms: int, limit: int) -> int:
+        """End queued jobs past their queue timeout or time to live, held or not; returns how
+        many."""
+        touched = expiry.of_expiring(now_ms, limit)
+        return await self._write(
+            lambda tx: expiry.expire(tx, touched, self._rules, now_ms=now_ms, limit=limit),
+            lanes=touched,
+        )
+
+    async def end_purged(self, *, now_ms: int, limit: int) -> int:
+        """End a slice of what was purged, or waits for an endpoint that was removed, which goes
+        when nothing waits or runs; returns 0 where nothing is left to do."""
+        touched = purge.of_next(limit)
+        return await self._write(
+            lambda tx: purge.end_slice(tx, touched, self._rules, now_ms=now_ms, limit=limit),
+            lanes=touched,
+        )
+
     # --- processes ---
+
+    async def reclaim(self, process: str, beat: int, *, now_ms: int, limit: int = _SLICE) -> int:
+        """Take what a process ran that is dead at this beat: nothing happens if it has beaten
+        since. Its jobs are queued again, at most three times, or have failed (`crash_loop`, or
+        `interrupted` where they are called at most once). Returns how many of them were; what is
+        beyond `limit` is left to `reclaim_orphans`."""
+        touched = expiry.of_process(process, limit)
+        return await self._write(
+            lambda tx: expiry.reclaim(
+                tx, process, beat, touched, self._rules, now_ms=now_ms, limit=limit
+            ),
+            lanes=touched,
+        )
+
+    async def reclaim_orphans(self, *, beside: str, now_ms: int, limit: int = _SLICE) -> int:
+        """Take up to `limit` jobs that no process runs which is known by its beats, nor `beside`:
+        as `reclaim` does. At the start of a sole owner, whose predecessor left them, that is
+        everything. Returns how many."""
+        touched = expiry.of_orphans(beside, limit)
+        return await self._write(
+            lambda tx: expiry.reclaim_orphans(
+                tx, beside, touched, self._rules, now_ms=now_ms, limit=limit
+            ),
+            lanes=touched,
+        )
 
     async def beat(self, process: str, *, begins: bool, now_ms: int) -> Mapping[str, int] | None:
         """Count this process's beat up, or have it begin; return the beats of all others. None

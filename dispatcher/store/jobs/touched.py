@@ -26,15 +26,18 @@ class CallbackLane:
 
 
 class Touched:
-    """The endpoints and lanes of an operation: those of the jobs that `find` returns, and
-    `endpoints`. What came up since they were told is left to the next operation."""
+    """The endpoints and lanes of an operation: those of the jobs that `find` returns, `endpoints`,
+    and those that `find_endpoints` returns. What came up since they were told is left to the next
+    operation."""
 
     def __init__(
         self,
         find: Callable[[Tx], Sequence[Row]] | None = None,
         endpoints: Iterable[str] = (),
+        find_endpoints: Callable[[Tx], Iterable[str]] | None = None,
     ) -> None:
         self._find = find
+        self._find_endpoints = find_endpoints
         self._always = frozenset(endpoints)
         self.endpoints: frozenset[str] = self._always
         self._job_of: dict[str, str] = {}
@@ -43,8 +46,17 @@ class Touched:
         """Return the lanes."""
         found = [] if self._find is None else self._find(tx)
         self.endpoints = self._always | {row[1] for row in found}
+        if self._find_endpoints is not None:
+            self.endpoints |= set(self._find_endpoints(tx))
         self._job_of = {row[2]: row[0] for row in found if row[2] is not None}
         return list(self._job_of)
+
+    def may_change(self, tx: Tx, endpoint: str, lane: str | None) -> bool:
+        """Whether the transaction may change a job of this endpoint and lane: a lane that was told
+        and is not held is one that cannot be made."""
+        if tx.sole_owner:
+            return True
+        return endpoint in tx.held_endpoints and (lane is None or lane in self._job_of)
 
     def made_of(self, tx: Tx, lanes: Iterable[str]) -> list[CallbackLane]:
         """Return what those of these lanes are made of that this operation touches."""

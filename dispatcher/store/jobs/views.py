@@ -1,6 +1,7 @@
 """Jobs as they are looked at. Portable."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dispatcher.jobs.values import Job, Output
@@ -30,3 +31,15 @@ def _output(tx: Tx, job: Job) -> Output | None:
         content_type=content_type,
         headers=tuple((name, value) for name, value in json.loads(headers)),
     )
+
+
+def ended(tx: Tx, jobs: Sequence[str]) -> set[str]:
+    """Return which of these jobs have ended, or are gone."""
+    sql = f"SELECT id FROM jobs WHERE id{tx.job_statements.IN} AND state IN ('queued', 'running')"
+    return set(jobs) - {row[0] for row in tx.all(sql, tx.ids(jobs))}
+
+
+def current(tx: Tx, claims: Sequence[tuple[str, int]]) -> set[tuple[str, int]]:
+    """Return which of these claims are the current ones of jobs that run."""
+    sql = f"SELECT id, claim FROM jobs WHERE id{tx.job_statements.IN} AND state = 'running'"
+    return set(tx.all(sql, tx.ids(id for id, _ in claims))).intersection(claims)

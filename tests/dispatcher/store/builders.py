@@ -169,6 +169,8 @@ class World:
     ready: list[int | None] = field(default_factory=list)
     commits: list[int] = field(default_factory=list)  # how many operations each held
     on_access: Callable[[], None] = lambda: None
+    jobs_ready: list[int | None] = field(default_factory=list)
+    jobs_ended: list[str] = field(default_factory=list)
 
     async def open(self) -> None:
         await self.store.open(
@@ -176,6 +178,8 @@ class World:
                 on_ready=self.ready.append,
                 on_commit=lambda operations, _seconds: self.commits.append(operations),
                 on_access=self.on_access,
+                on_jobs_ready=self.jobs_ready.append,
+                on_jobs_ended=self.jobs_ended.extend,
             )
         )
 

@@ -5,19 +5,31 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
-from dispatcher.ids import destination_id, job_content, job_key, lane_id, new_job_id
+from dispatcher.filters import Filter
+from dispatcher.ids import destination_id, job_content, job_key, lane_id, new_id, new_job_id
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules
+from dispatcher.jobs.judge import judge
+from dispatcher.jobs.told import callback_of, end_of
 from dispatcher.jobs.values import (
     CallbackTarget,
+    CallKind,
+    CallOutcome,
+    ChangedJob,
     ClaimedJob,
     Dialect,
     Job,
     JobClaimRequest,
     JobOptions,
     JobPriority,
+    JobSettlement,
+    JobVerdict,
     NewJob,
+    Output,
+    SettledJob,
     SubmittedJob,
 )
+from dispatcher.store.jobs.store import JobStore
+from dispatcher.values import Callback
 from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World
 
 EP: Final = "ep"
@@ -80,25 +92,62 @@ def job(
     )
 
 
+def outcome(
+    code: int | None = 200,
+    *,
+    kind: CallKind = "answered",
+    body: bytes | None = b'{"image":"b"}',
+    now_ms: int = T0,
+    sent: bool = True,
+    retry_after_ms: int | None = None,
+) -> CallOutcome:
+    """What a call met."""
+    answered = kind == "answered"
+    return CallOutcome(
+        kind=kind,
+        sent=sent,
+        started_ms=now_ms,
+        duration_ms=5.0,
+        status_code=code if answered else None,
+        output=Output(body=body, content_type="application/json") if answered and body else None,
+        error=None if answered else kind,
+        retry_after_ms=retry_after_ms,
+    )
+
+
 @dataclass(slots=True)
 class Jobs:
     """The verbs of jobs in a world, by its clock."""
 
     world: World
     process: str = PROCESS
-    told: list[str] = field(default_factory=list)
+    rules: dict[str, EndpointRules] = field(default_factory=dict)
+
+    @property
+    def store(self) -> JobStore:
+        return self.world.store.jobs
 
     async def endpoint(self, name: str = EP, **rules: Any) -> Endpoint:
         """Make one."""
-        return await self.world.store.jobs.put_endpoint(
+        made = await self.store.put_endpoint(
             endpoint(name, **rules), create=True, now_ms=self.world.now_ms
         )
+        self.rules[name] = made.rules
+        return made
+
+    async def change(self, name: str = EP, **rules: Any) -> Endpoint:
+        """Write one anew."""
+        changed = await self.store.put_endpoint(
+            endpoint(name, **rules), create=False, now_ms=self.world.now_ms
+        )
+        self.rules[name] = changed.rules
+        return changed
 
     async def submit(
         self, body: bytes = b'{"prompt":"a"}', *, handover: bool = False, **more: Any
     ) -> SubmittedJob:
         new = job(body, **{"now_ms": self.world.now_ms, **more})
-        return await self.world.store.jobs.submit(new, process=self.process if handover else None)
+        return await self.store.submit(new, process=self.process if handover else None)
 
     async def many(self, count: int, **more: Any) -> list[str]:
         """Ids of `count` queued jobs, in order."""
@@ -113,10 +162,60 @@ class Jobs:
             bytes_free=bytes_free,
             now_ms=self.world.now_ms,
         )
-        return await self.world.store.jobs.claim(request)
+        return await self.store.claim(request)
+
+    async def one(self, **more: Any) -> ClaimedJob:
+        """Claim exactly one."""
+        (claimed,) = await self.claim(1, **more)
+        return claimed
+
+    async def settle(
+        self,
+        claimed: ClaimedJob,
+        met: CallOutcome | None = None,
+        verdict: JobVerdict | None = None,
+        *,
+        handover: bool = False,
+    ) -> SettledJob:
+        """Settle as the engine does: by what the call met, unless another verdict is given."""
+        met = met or outcome(now_ms=self.world.now_ms)
+        rules = self.rules[claimed.endpoint]
+        now_ms = self.world.now_ms
+        verdict = verdict or judge(met, claimed, rules, now_ms=now_ms, random=0.5)
+        settlement = JobSettlement(
+            job=claimed,
+            outcome=met,
+            verdict=verdict,
+            random=0.5,
+            now_ms=now_ms,
+            handover=handover,
+        )
+        end = end_of(verdict, met, rules, now_ms=now_ms)
+        told = None
+        if end is not None:
+            told = callback_of(
+                claimed,
+                end,
+                id=new_id("cb", now_ms),
+                now_ms=now_ms,
+                inline_max=256 * 1024,
+                public_url="http://127.0.0.1:8600",
+            )
+        return await self.store.settle(settlement, callback=told)
+
+    async def cancel(self, id: str, tenant: str = TENANT, **more: Any) -> ChangedJob:
+        return await self.store.cancel(tenant, id, now_ms=self.world.now_ms, **more)
+
+    async def retry(self, id: str, tenant: str = TENANT, **more: Any) -> ChangedJob:
+        return await self.store.retry(tenant, id, now_ms=self.world.now_ms, **more)
 
     async def get(self, id: str, tenant: str = TENANT, **more: Any) -> Job:
-        return await self.world.store.jobs.get(tenant, id, **more)
+        return await self.store.get(tenant, id, **more)
 
     async def states(self, ids: Sequence[str], tenant: str = TENANT) -> list[str]:
         return [(await self.get(one, tenant)).state for one in ids]
+
+    async def callbacks(self, tenant: str = TENANT, **wanted: Any) -> list[Callback]:
+        """The callbacks that there are, oldest first."""
+        page = await self.world.store.search(tenant, Filter(**wanted), after=None, limit=500)
+        return sorted(page.callbacks, key=lambda one: one.id)

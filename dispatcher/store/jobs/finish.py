@@ -1,0 +1,125 @@
+"""Where jobs end other than by the end of a call: cancelled, expired, purged, interrupted. In bulk,
+each with its callback, in one commit."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from dispatcher.ids import random_id
+from dispatcher.jobs.states import FINAL, JobReason, JobState
+from dispatcher.jobs.told import End, callback_of
+from dispatcher.jobs.values import Job
+from dispatcher.store.errors import CannotUnseal
+from dispatcher.store.jobs import rows
+from dispatcher.store.jobs.settle import drop_outputs
+from dispatcher.store.jobs.tell import tell
+from dispatcher.store.jobs.touched import Touched
+from dispatcher.store.requests import Rules, SubmitRequest
+from dispatcher.store.tx import Tx
+from dispatcher.values import NewCallback
+
+_FOUND = f"""
+SELECT claim, interruptions, process, queue, lane,
+       epoch = (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
+FROM jobs WHERE id
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A job as it stands in the running transaction; `present` unless its queue was purged since it
+    was queued."""
+
+    job: Job
+    claim: int
+    interruptions: int
+    process: str | None
+    queue: str
+    present: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How jobs end. `releasing`: the calls of those that run are closed by who runs them, and take
+    their places until then. `told` unless nobody is to hear of it."""
+
+    state: JobState
+    reason: JobReason
+    error: str | None = None
+    releasing: bool = False
+    told: bool = True
+
+
+def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
+    """Return those of these jobs that this transaction may change, in the order of `ids`; what
+    cannot be opened is left as it is."""
+    if not ids:
+        return []
+    found: dict[str, Found] = {}
+    for claim, interruptions, process, queue, lane, present, *row in tx.all(
+        _FOUND + tx.job_statements.IN, tx.ids(ids)
+    ):
+        try:
+            job = rows.job(tx, tuple(row))
+        except CannotUnseal:
+            continue
+        if touched.may_change(tx, job.endpoint, lane):
+            found[job.id] = Found(
+                job=job,
+                claim=claim,
+                interruptions=interruptions,
+                process=process,
+                queue=queue,
+                present=bool(present),
+            )
+    return [found[id] for id in ids if id in found]
+
+
+def end(
+    tx: Tx, found: Iterable[Found], ending: Ending, rules: Rules, *, now_ms: int
+) -> list[Found]:
+    """End those of these jobs that have not; return them. `now_ms` is by this process's clock.
+
+    Their claims grow, so that no late result returns.
+    """
+    ended = [one for one in found if one.job.state not in FINAL]
+    if not ended:
+        return []
+    told = {
+        one.job.id: callback
+        for one in ended
+        if ending.told and (callback := _callback(one.job, ending, rules, now_ms)) is not None
+    }
+    values = []
+    for one in ended:
+        job, running = one.job, one.job.state == "running"
+        telling = told.get(job.id)
+        values.append(
+            (
+                ending.state,
+                ending.reason,
+                tx.at(now_ms),
+                int(running and ending.releasing and one.process is not None),
+                ending.error,
+                job.callback if telling is None else telling.id,
+                job.id,
+            )
+        )
+        tx.changes.endpoints.add(job.endpoint)
+        tx.changes.ended_jobs.append(job.id)
+        if not running and one.present:
+            tx.changes.queued(job.endpoint, one.queue, -1)
+    tx.bulk(tx.job_statements.END_JOBS, values)
+    drop_outputs(tx, [one.job.id for one in ended if one.job.output_bytes is not None])
+    tell(tx, [SubmitRequest(callback, handover=False) for callback in told.values()], rules)
+    return ended
+
+
+def _callback(job: Job, ending: Ending, rules: Rules, now_ms: int) -> NewCallback | None:
+    return callback_of(
+        job,
+        End(state=ending.state, reason=ending.reason, error=ending.error),
+        id=random_id("cb", now_ms),
+        now_ms=now_ms,
+        inline_max=rules.inline_max,
+        public_url=rules.public_url,
+    )

@@ -1,0 +1,124 @@
+"""Endpoints: made, changed, paused and removed, with what their rules do to the backlog."""
+
+from pathlib import Path
+from typing import Any
+
+from dispatcher.jobs.endpoint import LocalRef
+from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.values import SecretRef
+from tests.dispatcher.store.builders import LOOKERS, T0, raises
+from tests.dispatcher.store.jobs.builders import EP, Jobs, endpoint, outcome
+
+
+async def test_what_is_written_is_read_back(jobs: Jobs) -> None:
+    """All rules, those that are not the default, and headers that name secrets."""
+    rules: dict[str, Any] = {
+        "concurrency": 7,
+        "rate": 2.5,
+        "busy": frozenset({429, 503}),
+        "tenants": ("acme", "other"),
+        "headers": (
+            ("Authorization", SecretRef("token", "Bearer ")),
+            ("X-Local", LocalRef("env", "DISPATCHER_UPSTREAM_TOKEN")),
+            ("X-Plain", "a"),
+        ),
+    }
+    made = await jobs.endpoint(**rules)
+    assert made.rules == endpoint(**rules).rules
+    assert await jobs.store.endpoint(EP) == made
+    assert await jobs.store.endpoints() == [made]
+    assert made.created_ms == T0
+
+
+async def test_headers_are_sealed_at_rest(jobs: Jobs, tmp_path: Path, store_name: str) -> None:
+    """An endpoint's headers are in no file as they stand, where there are keys."""
+    await jobs.endpoint(headers=(("X-Plain", "a-plain-value"),))
+    if store_name == "sqlite":  # which makes itself a key
+        ((stored,),) = LOOKERS[store_name](tmp_path / "0", "SELECT rules FROM endpoints")
+        assert stored.startswith("enc1:")
+
+
+async def test_a_name_is_taken_once(jobs: Jobs) -> None:
+    await jobs.endpoint()
+    now_ms = jobs.world.now_ms
+    await raises(Conflict, jobs.store.put_endpoint(endpoint(), create=True, now_ms=now_ms))
+    other = endpoint("other")
+    await raises(NotFound, jobs.store.put_endpoint(other, create=False, now_ms=now_ms))
+    await raises(NotFound, jobs.store.endpoint("other"))
+    await raises(NotFound, jobs.store.set_paused("other", paused=True, now_ms=now_ms))
+    await raises(NotFound, jobs.store.remove_endpoint("other", now_ms=now_ms))
+
+
+async def test_a_change_acts_on_the_backlog(jobs: Jobs) -> None:
+    """Rules are read when a job is claimed, not frozen in it."""
+    await jobs.endpoint(concurrency=1)
+    await jobs.many(4)
+    assert len(await jobs.claim()) == 1
+    await jobs.change(concurrency=3)
+    assert len(await jobs.claim()) == 2
+
+
+async def test_another_upstream_forgets_what_was_learned_of_the_last(jobs: Jobs) -> None:
+    """An open circuit and a hold end with the URL that they were about, and what is out teaches
+    nothing of the next."""
+    await jobs.endpoint(concurrency=2)
+    await jobs.many(3)
+    first, second = await jobs.claim()
+    await jobs.settle(first, outcome(429, retry_after_ms=60_000))
+    assert await jobs.claim() == []
+    changed = await jobs.store.put_endpoint(
+        endpoint(concurrency=2, method="PUT"), create=False, now_ms=jobs.world.now_ms
+    )
+    assert changed.epoch > first.epoch
+    await jobs.settle(second, outcome(429, retry_after_ms=60_000))
+    assert len(await jobs.claim()) == 1  # what was turned away waits for a time of its own
+
+
+async def test_a_paused_endpoint_starts_nothing(jobs: Jobs) -> None:
+    """Neither by claims nor by hand-over; what is submitted waits, and goes on when it is
+    resumed."""
+    await jobs.endpoint()
+    paused = await jobs.store.set_paused(EP, paused=True, now_ms=jobs.world.now_ms)
+    assert paused.paused
+    ids = [(await jobs.submit(handover=True)).id for _ in range(2)]
+    assert await jobs.claim() == []
+    resumed = await jobs.store.set_paused(EP, paused=False, now_ms=jobs.world.now_ms)
+    assert not resumed.paused
+    assert [one.id for one in await jobs.claim()] == ids
+
+
+async def test_resuming_ends_a_hold(jobs: Jobs) -> None:
+    await jobs.endpoint(concurrency=1)
+    await jobs.many(2)
+    await jobs.settle(await jobs.one(), outcome(429, retry_after_ms=600_000))
+    assert await jobs.claim() == []
+    for paused in (True, False):
+        await jobs.store.set_paused(EP, paused=paused, now_ms=jobs.world.now_ms)
+    assert len(await jobs.claim()) == 1
+
+
+async def test_a_removed_endpoint_takes_nothing_and_its_backlog_is_cancelled(jobs: Jobs) -> None:
+    """With a callback each, in slices; what runs goes on, and then the name is free."""
+    world = jobs.world
+    await jobs.endpoint(concurrency=1)
+    await jobs.endpoint("ep-2")
+    running = (await jobs.submit(handover=True)).claimed
+    assert running is not None
+    waiting = await jobs.many(5)
+    await jobs.store.remove_endpoint(EP, now_ms=world.now_ms)
+    await raises(NotFound, jobs.submit())
+    await raises(NotFound, jobs.store.endpoint(EP))
+    assert [one.name for one in await jobs.store.endpoints()] == ["ep-2"]
+    assert await jobs.claim() == []
+    again = jobs.store.put_endpoint(endpoint(), create=True, now_ms=world.now_ms)
+    await raises(Conflict, again)
+    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 3
+    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 2
+    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    assert await jobs.states(waiting) == ["cancelled"] * 5
+    assert (await jobs.get(waiting[0])).reason == "endpoint_removed"
+    assert (await jobs.settle(running)).recorded
+    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    await jobs.endpoint()
+    assert (await jobs.get(running.id)).state == "completed"
+    assert [one.tenant for one in await jobs.callbacks()] == []  # nobody asked to be told
