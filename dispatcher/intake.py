@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
+from dispatcher import headers as header_rules
 from dispatcher import ids, wire
 from dispatcher.access import Access
 from dispatcher.audit import MakeEntry
 from dispatcher.engine.engine import Engine
+from dispatcher.headers import HeaderError
 from dispatcher.metrics import Metrics
 from dispatcher.policy import GONE, PRESETS, Policy, dump
 from dispatcher.quotas import Quotas
@@ -32,7 +34,6 @@ from dispatcher.values import (
 from receiver.base.clock import now_ms, parse_iso
 from receiver.base.completion import (
     HEADER_CHARS_MAX,
-    HEADER_NAME_CHARS_MAX,
     HEADERS_MAX,
     JOB_ID_CHARS_MAX,
     STATUS_CHARS_MAX,
@@ -47,11 +48,6 @@ JSON_TYPE: Final = "application/json"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _CONTENT_TYPE: Final = re.compile(r"[\x20-\x7e]{1,255}")
 _NAME: Final = re.compile(wire.NAME.strip("^$"))  # a $ would let a line end through
-_HEADER_NAME: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+.^_`|~-]{{1,{HEADER_NAME_CHARS_MAX}}}")
-_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
-_SECRET: Final = re.compile(r"(?<![A-Za-z0-9._-])secret:(:?)")
-_REFERENCE: Final = re.compile(rf"(?P<prefix>\S+[ \t]+)?secret:(?P<name>{_NAME.pattern})")
-_LITERAL_HINT: Final = "a literal one is written `secret::`"
 # What frames the message, belongs to the connection, or is made by the sender.
 _REFUSED: Final = frozenset({
     "host", "content-length", "content-type", "content-encoding", "transfer-encoding",
@@ -422,7 +418,8 @@ def custom_headers(headers: Mapping[str, str] | None, signature_header: str) -> 
     checked = []
     for name, value in destination_headers(headers, signature_header):
         if isinstance(value, SecretRef):
-            reason = f"a stored secret is for a destination's headers; {_LITERAL_HINT}"
+            hint = header_rules.literal_hint("secret")
+            reason = f"a stored secret is for a destination's headers; {hint}"
             raise Invalid(f"headers.{name}", None, reason)
         checked.append((name, value))
     return tuple(checked)
@@ -449,33 +446,26 @@ def destination_headers(
 
 
 def header_value(field: str, value: str) -> str | SecretRef:
-    """Return what a header's value says: `secret:NAME`, alone or behind one word (`Bearer
-    secret:NAME`), names a stored secret; `secret::` stands for `secret:` itself. Raises Invalid for
-    any other use of these words, which would be sent as they are."""
-    marks = _SECRET.findall(value)
-    if not marks:
-        return value
-    if all(marks):
-        return _SECRET.sub("secret:", value)
-    named = _REFERENCE.fullmatch(value)
-    if named is None or len(marks) > 1:
-        reason = f"`secret:NAME` stands alone or behind one word, and ends it; {_LITERAL_HINT}"
-        raise Invalid(field, None, reason)
-    return SecretRef(named["name"], named["prefix"] or "")
+    """Return what a header's value says, a stored secret that it names as such. Raises Invalid."""
+    try:
+        read = header_rules.read_value(value, "secret")
+    except HeaderError as error:
+        raise Invalid(field, None, str(error)) from None
+    return read if isinstance(read, str) else SecretRef(read.name, read.prefix)
 
 
 def check_header_value(field: str, value: str, chars_max: int) -> None:
     """Raise Invalid for what cannot be a header's value, or a part of one."""
-    if len(value) > chars_max or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
-        reason = f"at most {chars_max} ASCII characters without "
-        raise Invalid(field, None, f"{reason}control characters or outer spaces")
+    try:
+        header_rules.check_value(value, chars_max)
+    except HeaderError as error:
+        raise Invalid(field, None, str(error)) from None
 
 
 def _check_header(name: str, value: str, signature_header: str) -> None:
-    field, low = f"headers.{name}", name.lower()
-    if not _HEADER_NAME.fullmatch(name):
-        reason = "a header's name is 1 to 64 letters, digits or any of -_.~…"
-        raise Invalid(field, None, reason)
-    if low in _REFUSED or low.startswith((*_REFUSED_PREFIXES, signature_header)):
-        raise Invalid(field, None, "this header is set by the dispatcher or the connection")
+    field = f"headers.{name}"
+    try:
+        header_rules.check_name(name, _REFUSED, (*_REFUSED_PREFIXES, signature_header))
+    except HeaderError as error:
+        raise Invalid(field, None, str(error)) from None
     check_header_value(field, value, HEADER_CHARS_MAX)

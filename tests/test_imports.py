@@ -19,7 +19,7 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "audit fairness filters health ids keys outcome pace policy states values",
+    "audit fairness filters headers health ids keys outcome pace policy states values",
     "jobs",
     "settings",
     "store metrics wire",
@@ -39,8 +39,8 @@ FLOORS: Final = (
     "__main__",
 )
 # Decisions: time and chance are arguments, and nothing waits.
-DECISIONS: Final = ("fairness", "filters", "health", "jobs", "outcome", "pace", "policy", "states",
-                    "values")  # fmt: skip
+DECISIONS: Final = ("fairness", "filters", "headers", "health", "jobs", "outcome", "pace", "policy",
+                    "states", "values")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",
                   "threading", "time", "urllib.request"}  # fmt: skip
