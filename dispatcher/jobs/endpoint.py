@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
+from dispatcher.jobs.schema import InputSchema
 from dispatcher.values import SecretRef
 
 Body = Literal["auto", "raw", "input", "envelope"]
@@ -78,7 +79,7 @@ class EndpointRules:
     functions: tuple[str, ...] = ("run",)
     priority_scope: Literal["customer", "endpoint"] = "customer"
     on_disconnect: Literal["cancel", "keep"] = "cancel"
-    schema: Mapping[str, Any] | None = None
+    schema: InputSchema | None = None
     queue_max: int = 100_000
     queue_max_tenant: int = 1_000
     input_max: int = 10 * 1024 * 1024
@@ -121,12 +122,15 @@ def dump_rules(rules: EndpointRules) -> str:
             value = sorted(value)
         elif one.name == "headers":
             value = [_dump_header(name, content) for name, content in value]
+        elif one.name == "schema":
+            value = value.document
         parts[one.name] = value
     return json.dumps(parts)
 
 
 def load_rules(text: str) -> EndpointRules:
-    """Return the rules that a text of `dump_rules` says."""
+    """Return the rules that a text of `dump_rules` says. They were read and checked when they were
+    written: limits that have changed since refuse none."""
     parts: dict[str, Any] = json.loads(text)
     for name, value in parts.items():
         if name in _NESTED:
@@ -137,6 +141,8 @@ def load_rules(text: str) -> EndpointRules:
             parts[name] = tuple(value)
         elif name == "headers":
             parts[name] = tuple(_load_header(one) for one in value)
+        elif name == "schema":
+            parts[name] = InputSchema(value)
     return EndpointRules(**parts)
 
 
@@ -157,7 +163,7 @@ def _load_header(parts: list[Any]) -> tuple[str, HeaderValue]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """An endpoint as it is stored. `text` is what `rules` was read from; a managed one comes from
+    """An endpoint as it is stored. `text` is `rules` as they are kept; a managed one comes from
     the server's file. `epoch` grows with each change of its URL: what was out before teaches
     nothing after."""
 
