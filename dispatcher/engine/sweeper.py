@@ -57,6 +57,7 @@ class Sweeper:
         self._trusted = True
         self._corrected = 0
         self._lane_after = ""
+        self._tenant_after = ""
         self._pruning = False
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -84,6 +85,7 @@ class Sweeper:
             self._reclaim,
             self._expire,
             self._repair_lanes,
+            self._forget_schedules,
             self._prune,
             self._shrink,
             *self._others,
@@ -164,6 +166,14 @@ class Sweeper:
         if repaired:
             self._metrics.lane_repaired(repaired)
             _LOG.error("lanes disagreed with their deliveries and were repaired", lanes=repaired)
+        return False
+
+    async def _forget_schedules(self) -> bool:
+        """One slice of tenants a sweep, too."""
+        after = await self._store.forget_schedules(
+            now_ms=self._clock(), after=self._tenant_after, limit=SLICE
+        )
+        self._tenant_after = after or ""
         return False
 
     async def _prune(self) -> bool:

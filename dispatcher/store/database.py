@@ -216,7 +216,9 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     if changes.endpoints or any(isinstance(one, JobClaimRequest) for one in operations):
         changes.next_job = NextJob(scheduling.next_ready_ms(tx))
     touched = lanes.with_blocked(tx, changes.lanes)
-    lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms)
+    lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms, changes.tenants)
+    if changes.idle_tenants:
+        tx.run(tx.statements.FORGET_SCHEDULES, tx.ids(changes.idle_tenants), changes.idle_since_ms)
     return results
 
 

@@ -76,6 +76,16 @@ SELECT destination FROM callbacks WHERE state = 'pending' AND expires_ms <= ?
 ORDER BY expires_ms LIMIT ?
 """
 BLOCKED: Final = "SELECT id FROM lanes WHERE blocked = 1 ORDER BY id LIMIT 1000"
+_UNSCHEDULED: Final = (
+    "SELECT DISTINCT tenant FROM lanes WHERE coalesce(ready_high, ready_normal, ready_replay) "
+    "IS NOT NULL AND NOT EXISTS (SELECT 1 FROM turns WHERE tenant = lanes.tenant)"
+)
+_SCHEDULES: Final = """
+SELECT tenant, served_ms < ? AND coalesce(ready_high, ready_normal, ready_replay) IS NULL
+       AND coalesce((SELECT sum(n) FROM counts
+                     WHERE tenant = turns.tenant AND state IN ('pending', 'sending')), 0) = 0
+FROM turns WHERE tenant > ? ORDER BY tenant LIMIT ?
+"""
 DRAINING: Final = """
 SELECT id FROM lanes WHERE doomed IS NOT NULL AND EXISTS (SELECT 1 FROM callbacks
     WHERE destination = lanes.id AND class IN (0, 1, 2) AND state = 'pending') LIMIT 100
@@ -87,7 +97,7 @@ def make(tx: Tx, lanes: Iterable[str], rules: Rules, *, now_ms: int) -> set[str]
     them: they are held."""
     ids = tx.ids(lanes)
     rows = tx.write(tx.statements.MAKE_LANES, rules.concurrency, WINDOW_START, now_ms, ids)
-    tx.run(tx.statements.MAKE_SCHEDULES, ids)
+    tx.run(tx.statements.MAKE_SCHEDULES, now_ms, ids)
     made = {row[0] for row in rows}
     tx.held |= made
     return made
@@ -99,12 +109,17 @@ def held_of(tx: Tx, rows: list[Row], lane: int) -> list[Row]:
     return rows if tx.sole_owner else [row for row in rows if row[lane] in tx.held]
 
 
-def refresh(tx: Tx, lanes: Set[str], served: Set[str] = frozenset(), served_ms: int = 0) -> int:
+def refresh(
+    tx: Tx,
+    lanes: Set[str],
+    served: Set[str] = frozenset(),
+    served_ms: int = 0,
+    others: Set[str] = frozenset(),
+) -> int:
     """Recompute when these lanes, and the tenants of those that changed, are next ready; tenants
-    that were served at `served_ms` too. Returns how many lanes changed."""
+    that were served at `served_ms`, and `others`, too. Returns how many lanes changed."""
     changed = tx.statements.refresh_lanes(tx, lanes) if lanes else []
-    tenants = {row[0] for row in changed}
-    tenants |= served
+    tenants = {row[0] for row in changed} | served | others
     if tenants:
         tx.statements.refresh_schedules(tx, tenants, served, served_ms)
     return len(changed)
@@ -128,12 +143,39 @@ def repair(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[int, str | N
     refresh(tx, lanes & with_blocked(tx, tx.changes.all_lanes))
     several = {lane for lane in lanes if destination_of(lane) != lane}
     disagreed = refresh(tx, lanes - several) + _refresh_several(tx, several)
+    disagreed += _reschedule(tx, lanes)
     idle_since_ms = now_ms - _IDLE_MS
     forgotten = tx.write(tx.statements.FORGET_LANES, tx.ids(lanes), idle_since_ms)
     if forgotten:
         ids_forgotten = tx.ids({destination_of(row[0]) for row in forgotten})
         tx.run(tx.statements.FORGET_DESTINATIONS, ids_forgotten, idle_since_ms)
     return disagreed, ids[-1] if len(ids) == limit else None
+
+
+def _reschedule(tx: Tx, lanes: Set[str]) -> int:
+    """Have tenants that have ready lanes and no schedule get one; return how many those are. A
+    process of an earlier version beside us makes none again that was forgotten."""
+    if not lanes:
+        return 0
+    ids = sorted(lanes)
+    found = {row[0] for row in tx.all(f"{_UNSCHEDULED} AND id IN ({marks(ids)})", *ids)}
+    tx.changes.tenants |= found
+    return len(found)
+
+
+def idle_schedules(tx: Tx, after: str, *, limit: int, now_ms: int) -> tuple[list[str], str | None]:
+    """Look at `limit` schedules; return the tenants of those that may be forgotten, since they were
+    not served for a day and nothing of theirs waits, and the tenant to go on after (None at the
+    end)."""
+    rows = tx.all(_SCHEDULES, now_ms - _IDLE_MS, after, limit)
+    return [row[0] for row in rows if row[1]], rows[-1][0] if len(rows) == limit else None
+
+
+def forget_schedules(tx: Tx, tenants: Sequence[str], *, now_ms: int) -> None:
+    """Forget the schedules of these tenants at the end of the commit, as far as they are idle
+    then. What becomes ready of theirs later makes them again."""
+    tx.changes.idle_tenants.update(tenants)
+    tx.changes.idle_since_ms = now_ms - _IDLE_MS
 
 
 def _refresh_several(tx: Tx, lanes: set[str]) -> int:

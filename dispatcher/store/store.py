@@ -327,6 +327,18 @@ class Store:
             lanes=lanes.of_slice(after, limit),
         )
 
+    async def forget_schedules(self, *, now_ms: int, after: str, limit: int) -> str | None:
+        """Look at the schedules of `limit` tenants after `after`, and forget those of tenants that
+        were not served for a day and have nothing that waits. Returns the tenant to go on after
+        (None at the end)."""
+        at_ms = now_ms + self._database.skew_ms
+        idle, place = await self._read(
+            lambda tx: lanes.idle_schedules(tx, after, limit=limit, now_ms=at_ms)
+        )
+        if idle:
+            await self._write(lambda tx: lanes.forget_schedules(tx, idle, now_ms=tx.at(now_ms)))
+        return place
+
     # --- callbacks ---
 
     async def get(self, tenant: str, callback: str) -> Callback:

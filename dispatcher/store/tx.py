@@ -43,11 +43,12 @@ class NextJob:
 class ChangeSet:
     """What a commit changed: lanes to refresh, those among them that may have been forgotten (each
     with the row of its destination, where nobody registered that), what to tell other processes,
-    tenants that a claim served (and when), how far the counts, the stored bytes of tenants and the
-    rates moved, and what was appended to the audit trail. Of jobs: endpoints and queues to refresh,
-    how many more wait in a queue and at an endpoint (negative: less), which came to an end or were
-    taken from their process, and when the next may start (None: nothing touched jobs). `before` is
-    what was changed outside of a savepoint, before it."""
+    tenants that a claim served (and when), others to schedule though none of their lanes changed,
+    and those whose schedules are to go if they are idle (since when), how far the counts, the
+    stored bytes of tenants and the rates moved, and what was appended to the audit trail. Of jobs:
+    endpoints and queues to refresh, how many more wait in a queue and at an endpoint (negative:
+    less), which came to an end or were taken from their process, and when the next may start (None:
+    nothing touched jobs). `before` is what was changed outside of a savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -55,6 +56,9 @@ class ChangeSet:
     topics: set[Topic] = field(default_factory=set)
     served_tenants: set[str] = field(default_factory=set)
     served_ms: int = 0
+    tenants: set[str] = field(default_factory=set)
+    idle_tenants: set[str] = field(default_factory=set)
+    idle_since_ms: int = 0
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
@@ -78,6 +82,9 @@ class ChangeSet:
         self.topics |= other.topics
         self.served_tenants |= other.served_tenants
         self.served_ms = max(self.served_ms, other.served_ms)
+        self.tenants |= other.tenants
+        self.idle_tenants |= other.idle_tenants
+        self.idle_since_ms = max(self.idle_since_ms, other.idle_since_ms)
         self.counts.update(other.counts)
         self.bytes.update(other.bytes)
         self.events.update(other.events)
@@ -217,7 +224,7 @@ class Statements(Protocol):
         """Return the lanes beside these whose work waits for their common server."""
 
     MAKE_LANES: str  # concurrency, window, now_ms, ids; returns the ids that it made
-    MAKE_SCHEDULES: str  # ids
+    MAKE_SCHEDULES: str  # served_ms, ids
 
     def refresh_lanes(self, tx: Tx, lanes: Set[str]) -> list[Row]:
         """Recompute when these lanes are next ready; return the tenant of each that changed."""
@@ -225,8 +232,10 @@ class Statements(Protocol):
     def refresh_schedules(
         self, tx: Tx, tenants: Set[str], served: Set[str], served_ms: int
     ) -> None:
-        """Recompute when these tenants are next ready; those that were served go behind others."""
+        """Recompute when these tenants are next ready; those that were served go behind others.
+        What was forgotten of them is made again."""
 
+    FORGET_SCHEDULES: str  # ids, idle since; the last that a transaction asks for
     NEXT_READY: str
     FORGET_LANES: str  # ids, idle since; returns their ids
     FORGET_DESTINATIONS: str  # ids, idle since

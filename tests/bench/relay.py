@@ -110,6 +110,9 @@ class Relay:
     async def repair_lanes(self, **_: object) -> tuple[int, str | None]:
         return 0, None
 
+    async def forget_schedules(self, **_: object) -> None:
+        return None
+
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
         return 0
 

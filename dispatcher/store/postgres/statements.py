@@ -10,6 +10,7 @@ from dispatcher.store.claim import READY
 from dispatcher.store.lanes import NEVER_MS, SERVER_CAP, SERVER_ROOM, SERVERS
 from dispatcher.store.rows import LEASED, NEW_CALLBACK
 from dispatcher.store.tx import Row, Tx
+from receiver.base.db.group_commit import RetryBatch
 
 # --- lanes ---
 
@@ -94,9 +95,13 @@ RETURNING id
 """
 
 MAKE_SCHEDULES: Final = """
-INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
+INSERT INTO turns (tenant, served_ms) SELECT DISTINCT tenant, ?::bigint FROM destinations
 WHERE id = ANY(ARRAY(SELECT left(id, 35) FROM unnest(?::text[]) u(id)))
 ORDER BY tenant ON CONFLICT DO NOTHING
+"""
+_MAKE_AGAIN: Final = """
+INSERT INTO turns (tenant) SELECT tenant FROM unnest(?::text[]) u(tenant) ORDER BY tenant
+ON CONFLICT DO NOTHING RETURNING tenant
 """
 
 # Differs: a minimum is a plan of more nodes, each of which costs each commit.
@@ -190,11 +195,24 @@ WHERE t.tenant = n.tenant AND (t.served_ms <> n.served_ms OR t.ready_high IS DIS
 
 
 def refresh_schedules(tx: Tx, tenants: Set[str], served: Set[str], served_ms: int) -> None:
-    """Differs: first the locks, then a statement that sees what their last holders left."""
+    """Differs: first the locks, then a statement that sees what their last holders left. Raises
+    RetryBatch where another process has made some again: they are to be locked in order."""
     ids = tx.ids(tenants)
-    tx.all(_LOCK_SCHEDULES, ids)
+    locked = {row[0] for row in tx.all(_LOCK_SCHEDULES, ids)}
+    forgotten = tenants - locked
+    if forgotten and len(tx.write(_MAKE_AGAIN, tx.ids(forgotten))) < len(forgotten):
+        raise RetryBatch("another process made the same schedules at this moment")
     tx.run(_REFRESH_SCHEDULES, tx.ids(served), served_ms, ids)
 
+
+# Differs: what somebody else changes now is not idle. Whoever waits for one that goes finds that
+# it is gone, and makes it again; this transaction itself waits for no schedule any more.
+FORGET_SCHEDULES: Final = """
+DELETE FROM turns WHERE tenant = ANY(ARRAY(
+    SELECT tenant FROM turns WHERE tenant = ANY(?::text[]) AND served_ms < ?
+    AND ready_high IS NULL AND ready_normal IS NULL AND ready_replay IS NULL
+    FOR UPDATE SKIP LOCKED))
+"""
 
 NEXT_READY: Final = """
 SELECT least(

@@ -42,8 +42,11 @@ RETURNING id
 """
 
 MAKE_SCHEDULES: Final = """
-INSERT INTO turns (tenant) SELECT DISTINCT tenant FROM destinations
-WHERE id IN (SELECT substr(value, 1, 35) FROM json_each(?)) ON CONFLICT DO NOTHING
+INSERT INTO turns (tenant, served_ms) SELECT DISTINCT tenant, ?1 FROM destinations
+WHERE id IN (SELECT substr(value, 1, 35) FROM json_each(?2)) ON CONFLICT DO NOTHING
+"""
+_MAKE_AGAIN: Final = """
+INSERT INTO turns (tenant) SELECT value FROM json_each(?) WHERE true ON CONFLICT DO NOTHING
 """
 
 _FIRST_DUE: Final = """(SELECT min(due_ms) FROM callbacks
@@ -114,8 +117,15 @@ WHERE tenant IN (SELECT value FROM json_each(?))
 def refresh_schedules(tx: Tx, tenants: Set[str], served: Set[str], served_ms: int) -> None:
     """Recompute when these tenants are next ready; those that were served go behind others."""
     tx.many("UPDATE turns SET served_ms = ? WHERE tenant = ?", [(served_ms, t) for t in served])
-    tx.run(_REFRESH_SCHEDULES, tx.ids(tenants))
+    if tx.run(_REFRESH_SCHEDULES, tx.ids(tenants)) < len(tenants):
+        tx.run(_MAKE_AGAIN, tx.ids(tenants))
+        refresh_schedules(tx, tenants, served, served_ms)
 
+
+FORGET_SCHEDULES: Final = """
+DELETE FROM turns WHERE tenant IN (SELECT value FROM json_each(?)) AND served_ms < ?
+    AND ready_high IS NULL AND ready_normal IS NULL AND ready_replay IS NULL
+"""
 
 NEXT_READY: Final = """
 SELECT min(ready) FROM (

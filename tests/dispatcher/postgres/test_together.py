@@ -17,6 +17,7 @@ from dispatcher.ids import lane_id
 from dispatcher.keys import Limits, new_text
 from dispatcher.settings import Settings
 from dispatcher.store.errors import Conflict, StoreError, TenantErasing
+from dispatcher.store.lanes import forget_schedules
 from dispatcher.store.postgres.database import PostgresDatabase, inspect
 from dispatcher.store.postgres.session import skew_ms
 from dispatcher.store.store import Store
@@ -224,6 +225,48 @@ async def test_every_verb_at_once_from_all_sides(together: Together, tmp_path: P
     watcher = folders.watcher(tmp_path)
     sql = b"SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
     assert watcher.execute(sql).fetchone() == (0,)
+
+
+async def test_schedules_that_go_meanwhile_leave_nothing_behind(together: Together) -> None:
+    """I2: several tenants' go at one process while their work becomes ready at others; nobody
+    waits in a circle (`together`)."""
+    *worlds, other = [await together.join() for _ in range(4)]
+    tenants = [f"tenant-{n}" for n in range(4)]
+    later_ms = other.now_ms + 2 * 24 * HOUR_MS  # by which all are idle that have nothing ready
+
+    async def live(world: World, who: int) -> None:
+        for n in range(40):
+            chosen = tenants[n % 2 :: 1 + n % 3]
+            submits = [world.submit(f"{who}-{n}-{one}", tenant=one, url=URL) for one in chosen]
+            await asyncio.gather(*submits)
+            await drained(world)
+
+    async def forget() -> int:
+        rounds = 0
+        while any(not one.done() for one in living):
+            await other.store._write(lambda tx: forget_schedules(tx, tenants, now_ms=later_ms))
+            rounds += 1
+        return rounds
+
+    async with asyncio.timeout(60):
+        living = [asyncio.create_task(live(world, who)) for who, world in enumerate(worlds)]
+        assert await forget() > 40
+        await asyncio.gather(*living)
+        while await drained(worlds[0]):
+            pass
+    stats = await worlds[0].store.stats(None)
+    assert (stats.counts["pending"], stats.counts["sending"]) == (0, 0)
+    assert stats.counts["delivered"] > 0
+    repaired = await worlds[0].store.repair_lanes(now_ms=worlds[0].now_ms, after="", limit=100)
+    assert repaired == (0, None)
+
+
+async def drained(world: World) -> int:
+    """How many more were there to deliver."""
+    deliveries = await world.claim(100, now_ms=now_ms())
+    for delivery in deliveries:
+        await world.settle(delivery)
+    return len(deliveries)
 
 
 async def _cancelled(world: World, callback: str) -> None:

@@ -213,6 +213,10 @@ class Machine(RuleBasedStateMachine):
         )
         assert repaired == 0
 
+    @rule()
+    def forget_schedules(self) -> None:
+        self.run(self.world.store.forget_schedules(now_ms=self.world.now_ms, after="", limit=100))
+
     @rule(days=st.sampled_from([0, 1]))
     def prune(self, days: int) -> None:
         ms = days * DAY_MS

@@ -8,6 +8,7 @@ import pytest
 from dispatcher.filters import Filter
 from dispatcher.policy import Policy, dump
 from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
+from dispatcher.store.lanes import forget_schedules as forget
 from dispatcher.store.requests import Retention
 from tests.dispatcher.store.builders import DAY_MS, LEASE_MS, TENANT, URL, World, raises
 
@@ -250,3 +251,81 @@ async def test_idle_lanes_are_forgotten_and_busy_ones_never(world: World) -> Non
         "http://sending.test:80",
         "kept",
     }
+
+
+# --- tenants' schedules ---
+
+
+async def scheduled(world: World) -> list[str]:
+    """The tenants that have a schedule."""
+    rows = await world.store._read(lambda tx: tx.all("SELECT tenant FROM turns ORDER BY tenant"))
+    return [row[0] for row in rows]
+
+
+async def forget_schedules(world: World) -> None:
+    """A walk over all of them, in slices."""
+    after: str | None = ""
+    while after is not None:
+        after = await world.store.forget_schedules(now_ms=world.now_ms, after=after, limit=2)
+
+
+async def test_schedules_of_idle_tenants_are_forgotten(world: World) -> None:
+    """Not before they are idle for a day, and none of a tenant with something that waits."""
+    for tenant in ("a", "b", "idle-1", "idle-2", "idle-3"):
+        await world.submit("1", tenant=tenant)
+    for delivery in await world.claim():
+        await world.settle(delivery)
+    await world.submit("2", tenant="a", not_before_ms=world.now_ms + 10 * DAY_MS)
+    await world.change(tenant="b", paused=True)
+    await world.submit("2", tenant="b")
+    everyone = ["a", "b", "idle-1", "idle-2", "idle-3"]
+    world.tick(DAY_MS - 1_000)
+    await forget_schedules(world)
+    assert await scheduled(world) == everyone
+    world.tick(2_000)
+    await forget_schedules(world)
+    assert await scheduled(world) == ["a", "b"]
+    await world.change(tenant="b", paused=False)
+    assert [one.tenant for one in await world.claim()] == ["b"]
+
+
+@pytest.mark.parametrize("lanes", ["kept", "forgotten"])
+async def test_what_comes_for_a_forgotten_tenant_is_delivered(world: World, lanes: str) -> None:
+    """I2: on the lanes that are still there, and on new ones; fair as ever."""
+    await world.ended("first")
+    world.tick(2 * DAY_MS)
+    if lanes == "forgotten":
+        await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=10)
+    await forget_schedules(world)
+    assert await scheduled(world) == []
+    assert world.next_ready_ms() is None
+    second = await world.submit("second")
+    assert world.next_ready_ms() == world.now_ms
+    (delivery,) = await world.claim()
+    assert delivery.id == second.id
+    assert await world.settle(delivery, "pending", kind="timeout", due_in_ms=2 * DAY_MS)
+    await forget_schedules(world)
+    assert await scheduled(world) == [TENANT]
+
+
+async def test_a_schedule_is_not_forgotten_in_the_commit_that_makes_work_ready(
+    world: World,
+) -> None:
+    await world.ended("first")
+    world.tick(2 * DAY_MS)
+    submitted, _ = await asyncio.gather(
+        world.submit("second"),
+        world.store._write(lambda tx: forget(tx, [TENANT], now_ms=world.now_ms)),
+    )
+    assert [one.id for one in await world.claim()] == [submitted.id]
+
+
+async def test_ready_work_without_a_schedule_is_found_and_gets_one(world: World) -> None:
+    """A process of an earlier version makes none for a tenant that it was forgotten of."""
+    submitted = await world.submit("1")
+    await world.store._write(lambda tx: tx.run("DELETE FROM turns"))
+    assert await world.claim() == []
+    repaired, _ = await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=10)
+    assert repaired == 1
+    assert [one.id for one in await world.claim()] == [submitted.id]
+    assert await world.store.repair_lanes(now_ms=world.now_ms, after="", limit=10) == (0, None)
