@@ -1,0 +1,225 @@
+"""What ends with time, with its process, or is handed back; purges."""
+
+from collections import Counter
+from typing import Any
+
+from dispatcher.jobs.judge import INTERRUPTIONS_MAX
+from dispatcher.store.errors import NotFound
+from tests.dispatcher.store.builders import DAY_MS, LOOKERS, raises
+from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
+
+
+async def test_what_waits_for_too_long_expires(jobs: Jobs) -> None:
+    """Past its queue timeout or its own time to live, held or not: it has its callback and can be
+    found."""
+    await jobs.endpoint()
+    await jobs.store.set_paused(EP, paused=True, now_ms=jobs.world.now_ms)
+    late = await jobs.submit(callback=target(), queue_s=10.0)
+    short = await jobs.submit(callback=target(), ttl_s=20.0)
+    other = await jobs.submit()
+    jobs.world.tick(9_999)
+    assert await jobs.store.expire(now_ms=jobs.world.now_ms, limit=10) == 0
+    jobs.world.tick(1)
+    assert await jobs.store.expire(now_ms=jobs.world.now_ms, limit=10) == 1
+    jobs.world.tick(10_000)
+    assert await jobs.store.expire(now_ms=jobs.world.now_ms, limit=10) == 1
+    assert await jobs.states([late.id, short.id, other.id]) == ["timeout", "timeout", "queued"]
+    assert (await jobs.get(late.id)).reason == "expired"
+    assert [one.job_status for one in await jobs.callbacks()] == ["timeout", "timeout"]
+
+
+async def test_expiry_comes_in_slices(jobs: Jobs) -> None:
+    await jobs.endpoint()
+    await jobs.many(5, queue_s=1.0)
+    now_ms = jobs.world.tick(1_000)
+    assert [await jobs.store.expire(now_ms=now_ms, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+async def test_what_runs_does_not_expire(jobs: Jobs) -> None:
+    """Its queue timeout is for the wait before its first start."""
+    await jobs.endpoint()
+    await jobs.submit(queue_s=1.0)
+    await jobs.one()
+    assert await jobs.store.expire(now_ms=jobs.world.tick(DAY_MS), limit=10) == 0
+
+
+async def test_what_is_handed_back_is_due_at_once_and_unspent(jobs: Jobs) -> None:
+    """At its place, at least once; what is called at most once, or waited for, has failed."""
+    await jobs.endpoint(concurrency=9)
+    await jobs.endpoint("once", delivery="at-most-once")
+    first, second = await jobs.many(2)
+    waited = await jobs.submit(sync=True, callback=target())
+    once = await jobs.submit(at="once", callback=target())
+    claimed = {one.id: one for one in await jobs.claim()}
+    later = await jobs.submit()
+    assert await jobs.store.release(list(claimed.values()), now_ms=jobs.world.now_ms) == 4
+    again = await jobs.claim()
+    assert [one.id for one in again] == [first, second, later.id]
+    assert (again[0].tries, again[0].interruptions) == (0, 0)
+    assert again[0].claim > claimed[first].claim
+    for id in (waited.id, once.id):
+        job = await jobs.get(id)
+        assert (job.state, job.reason) == ("failed", "interrupted")
+    assert [one.job_status for one in await jobs.callbacks()] == ["failed", "failed"]
+    assert await jobs.store.release(list(claimed.values()), now_ms=jobs.world.now_ms) == 0
+
+
+# --- processes ---
+
+
+async def test_beats_are_counted(jobs: Jobs) -> None:
+    """Each counts its own up, and sees those of the others; who was called dead is told so."""
+    store, now_ms = jobs.store, jobs.world.now_ms
+    assert await store.beat("a", begins=True, now_ms=now_ms) == {}
+    assert await store.beat("b", begins=True, now_ms=now_ms) == {"a": 1}
+    assert await store.beat("a", begins=False, now_ms=now_ms) == {"b": 1}
+    assert await store.beat("b", begins=False, now_ms=now_ms) == {"a": 2}
+    await store.reclaim("a", 2, now_ms=now_ms)
+    assert await store.beat("a", begins=False, now_ms=now_ms) is None
+    assert await store.beat("b", begins=False, now_ms=now_ms) == {}
+    await store.leave("b")
+    assert await store.beat("a", begins=True, now_ms=now_ms) == {}
+
+
+async def test_the_jobs_of_a_dead_process_go_on(jobs: Jobs) -> None:
+    """At their places, one interruption more; the late result of the dead one changes nothing."""
+    await jobs.endpoint(concurrency=2)
+    await jobs.store.beat("dead", begins=True, now_ms=jobs.world.now_ms)
+    await jobs.many(2)
+    taken = await jobs.claim(process="dead")
+    jobs.world.tick(3 * DAY_MS)
+    assert await jobs.store.reclaim("dead", 7, now_ms=jobs.world.now_ms) == 0  # it beats again
+    assert await jobs.store.reclaim("dead", 1, now_ms=jobs.world.now_ms) == 2
+    assert await jobs.store.expire(now_ms=jobs.world.now_ms, limit=10) == 0
+    again = await jobs.claim()
+    assert [one.id for one in again] == [one.id for one in taken]
+    assert {one.interruptions for one in again} == {1}
+    assert not (await jobs.settle(taken[0])).recorded
+    assert (await jobs.settle(again[0])).recorded
+
+
+async def test_a_job_that_kills_processes_ends(jobs: Jobs) -> None:
+    """Queued again so many times, then it has failed: `crash_loop`."""
+    await jobs.endpoint()
+    submitted = await jobs.submit(callback=target())
+    for n in range(INTERRUPTIONS_MAX + 1):
+        name = f"process-{n}"
+        await jobs.store.beat(name, begins=True, now_ms=jobs.world.now_ms)
+        await jobs.one(process=name)
+        assert await jobs.store.reclaim(name, 1, now_ms=jobs.world.now_ms) == 1
+    job = await jobs.get(submitted.id)
+    assert (job.state, job.reason) == ("failed", "crash_loop")
+    assert len(await jobs.callbacks()) == 1
+
+
+async def test_at_most_once_is_not_repeated_after_a_crash(jobs: Jobs) -> None:
+    """It has failed, `interrupted`; so has a call that somebody waited for."""
+    await jobs.endpoint(delivery="at-most-once")
+    submitted = await jobs.submit(callback=target(), handover=True)
+    assert await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms) == 1
+    job = await jobs.get(submitted.id)
+    assert (job.state, job.reason) == ("failed", "interrupted")
+    assert len(await jobs.callbacks()) == 1
+
+
+async def test_orphans_are_taken_in_slices_and_living_processes_keep_theirs(jobs: Jobs) -> None:
+    """What no process runs that is known, nor this one."""
+    await jobs.endpoint(concurrency=20)
+    await jobs.store.beat("alive", begins=True, now_ms=jobs.world.now_ms)
+    await jobs.many(9)
+    for name in ("alive", "gone", "me"):
+        assert len(await jobs.claim(3, process=name)) == 3
+    take = [
+        await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms, limit=2)
+        for _ in range(3)
+    ]
+    assert take == [2, 1, 0]
+    assert len(await jobs.claim()) == 3
+
+
+async def test_the_places_of_a_dead_process_are_free(jobs: Jobs) -> None:
+    """Those that cancelled calls took until their end, too."""
+    await jobs.endpoint(concurrency=1)
+    await jobs.many(2)
+    await jobs.cancel((await jobs.one(process="gone")).id)
+    assert await jobs.claim() == []
+    assert await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms) == 1
+    assert len(await jobs.claim()) == 1
+
+
+async def test_a_restart_keeps_everything(jobs: Jobs) -> None:
+    """Accepted is on disk (I1): endpoints, what waits, what ran and what ended."""
+    await jobs.endpoint(concurrency=1)
+    first, second = await jobs.many(2, callback=target())
+    await jobs.settle(await jobs.one())
+    await jobs.one()
+    await jobs.world.reopen()
+    assert await jobs.states([first, second]) == ["completed", "running"]
+    assert await jobs.store.reclaim_orphans(beside="new", now_ms=jobs.world.now_ms) == 1
+    assert (await jobs.one()).id == second
+
+
+# --- purges ---
+
+
+async def test_a_purge_is_one_row(jobs: Jobs, tmp_path: Any, store_name: str) -> None:
+    """Whatever waits: nothing of it starts any more, and what comes now does; slices end it, each
+    with its callback."""
+    await jobs.endpoint(concurrency=9)
+    running = (await jobs.submit(handover=True)).claimed
+    ids = await jobs.many(25, callback=target())
+    others = await jobs.many(2, tenant="other")
+    look = LOOKERS[store_name]
+    sql = "SELECT id, state, claim, epoch FROM jobs ORDER BY id"
+    before = look(tmp_path / "0", sql)
+    now_ms = jobs.world.now_ms
+    assert await jobs.store.purge(EP, tenant="acme", now_ms=now_ms) == 25
+    assert look(tmp_path / "0", sql) == before
+    new = await jobs.submit()
+    assert {one.id for one in await jobs.claim()} == {*others, new.id}
+    taken = [await jobs.store.end_purged(now_ms=now_ms, limit=10) for _ in range(4)]
+    assert taken[:3] == [10, 10, 5]
+    assert Counter(await jobs.states(ids)) == {"cancelled": 25}
+    assert (await jobs.get(ids[0])).reason == "purged"
+    assert Counter(one.job_status for one in await jobs.callbacks()) == {"cancelled": 25}
+    assert await jobs.store.end_purged(now_ms=now_ms, limit=10) == 0
+    assert running is not None
+    assert (await jobs.settle(running)).recorded
+
+
+async def test_a_purge_of_all_tenants_without_callbacks(jobs: Jobs) -> None:
+    """Nobody is told where that is not wanted."""
+    await jobs.endpoint(concurrency=1)
+    ids = await jobs.many(3, callback=target())
+    other = await jobs.submit(tenant="other", callback=target())
+    now_ms = jobs.world.now_ms
+    assert await jobs.store.purge(EP, tenant=None, callbacks=False, now_ms=now_ms) == 4
+    assert await jobs.claim() == []
+    while await jobs.store.end_purged(now_ms=now_ms, limit=10):
+        pass
+    assert await jobs.states(ids) == ["cancelled"] * 3
+    assert await jobs.states([other.id], "other") == ["cancelled"]
+    assert await jobs.callbacks() == []
+    await raises(NotFound, jobs.store.purge("none", tenant=None, now_ms=now_ms))
+
+
+async def test_what_ran_during_a_purge_goes_back_to_the_new_queue(jobs: Jobs) -> None:
+    """It was not in the queue when that was purged."""
+    await jobs.endpoint(concurrency=1)
+    await jobs.many(2)
+    running = await jobs.one()
+    now_ms = jobs.world.now_ms
+    assert await jobs.store.purge(EP, tenant=None, now_ms=now_ms) == 1
+    await jobs.settle(running, outcome(kind="interrupted"))
+    assert (await jobs.one()).id == running.id
+
+
+async def test_a_purged_job_can_be_cancelled_before_its_slice_comes(jobs: Jobs) -> None:
+    """It is counted once."""
+    await jobs.endpoint(queue_max_tenant=2)
+    first, _ = await jobs.many(2)
+    now_ms = jobs.world.now_ms
+    await jobs.store.purge(EP, tenant=None, now_ms=now_ms)
+    assert (await jobs.cancel(first)).changed
+    assert await jobs.store.end_purged(now_ms=now_ms, limit=10) == 1
+    assert len(await jobs.many(2)) == 2
