@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+from dataclasses import replace
 from types import TracebackType
 from typing import Final
 
@@ -18,13 +19,14 @@ from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.resealer import Resealer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.engine.trimmer import Trimmer
+from dispatcher.gateway.gateway import Gateway
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
 from dispatcher.sending.sender import Sender
 from dispatcher.sending.trust import authorities
-from dispatcher.settings import Settings, not_default
+from dispatcher.settings import Settings, listening_url, not_default
 from dispatcher.signing import SecretCache
 from dispatcher.store import open_store
 from dispatcher.store.database import StoreEvents
@@ -42,14 +44,21 @@ class Service:
     """A dispatcher in this process: `async with Service(settings) as service` runs it, and
     `service.api` is its ASGI application."""
 
-    def __init__(self, settings: Settings, *, store: Store | None = None) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Settings, *, store: Store | None = None, url: str | None = None
+    ) -> None:
+        """`url` is where it will listen, if that is known: links begin with it, unless the settings
+        say how others reach us."""
+        self._given = settings
+        public_url = settings.public_url or url or listening_url(settings)
+        self.settings = settings = replace(settings, public_url=public_url)
         self.store = open_store(settings) if store is None else store
         self.metrics = Metrics()
         self.secrets = SecretCache(self.store.secrets, self.store.stored_values)
         self.sender = Sender(settings, tls=authorities(settings))
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
+        self.gateway = Gateway(settings, self.store, self.secrets, self.engine, self.metrics)
         self.replayer = Replayer(settings, self.store)
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
         self.key_keeper = KeyKeeper(self.access, self.store)
@@ -59,7 +68,11 @@ class Service:
             self.store,
             self.metrics,
             held=self.engine.held,
-            others=(self.key_keeper.step, Trimmer(settings, self.store).step),
+            others=(
+                self.key_keeper.step,
+                Trimmer(settings, self.store).step,
+                *self.gateway.steps,
+            ),
         )
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
@@ -80,6 +93,7 @@ class Service:
         )
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
+        self._unrecorded_jobs = 0
         self.new_key: str | None = None
         """The platform key that the first start made, to be shown once."""
 
@@ -91,19 +105,25 @@ class Service:
                 on_commit=self.metrics.committed,
                 on_access=self._access_changed,
                 on_replays=self.replayer.wake,
+                on_jobs_ready=self.gateway.engine.on_ready,
+                on_jobs_ended=self.gateway.on_ended,
+                on_endpoints=self.gateway.book.changed,
             )
         )
         try:
             self.new_key = await self.access.bootstrap()
             await self.sender.open()
             await self.store.take_over(now_ms=now_ms())
+            await self.gateway.open()
             await self._record_start()
         except BaseException:
+            await self.gateway.close()
             await self.sender.close()
             await self.store.close()
             raise
         self._show_gauges()
         self.engine.start()
+        self.gateway.start()
         self.replayer.start()
         self.eraser.start()
         self.resealer.start()
@@ -112,7 +132,7 @@ class Service:
     async def _record_start(self) -> None:
         """Tell the audit trail of this process. A database that takes nothing now keeps nobody from
         delivering: then the log has it alone."""
-        settings = not_default(self.settings)
+        settings = not_default(self._given)
         where = f"{platform.node()}:{os.getpid()}"
         start = by_service(now_ms)("service.start", where, version=VERSION, settings=settings)
         try:
@@ -120,19 +140,34 @@ class Service:
         except StoreError as error:
             _LOG.warning("the start is not in the audit trail", reason=str(error), **settings)
 
+    def refuse_submits(self) -> None:
+        """Take no more callbacks and jobs: the process is about to stop. For signal handlers."""
+        self.engine.refuse_submits()
+        self.gateway.engine.refuse_submits()
+
+    async def drain_jobs(self, grace_s: float) -> None:
+        """Let the jobs that run go on for `grace_s`, then hand them back, while everything else
+        goes on: what they end with is told like anything else."""
+        self.refuse_submits()
+        self._unrecorded_jobs += await self.gateway.drain(grace_s)
+
     async def stop(self, grace_s: float | None = None) -> int:
         """Let go in order: no new work, then what is in flight, within `grace_s` (by default the
-        setting), then the store. Returns how many results could not be recorded."""
+        setting), then the store; jobs that are not drained yet have the same time before that.
+        Returns how many results could not be recorded."""
+        grace_s = self.settings.drain_grace if grace_s is None else grace_s
+        await self.drain_jobs(min(grace_s, self.settings.job_drain))
         await self.sweeper.stop()
         await self.resealer.stop()
         await self.eraser.stop()
         await self.replayer.stop()
-        unrecorded = await self.engine.drain(grace_s)
+        unrecorded = self._unrecorded_jobs + await self.engine.drain(grace_s)
         try:
             async with asyncio.timeout(_USES_S):
                 await self.key_keeper.finish()
         except (StoreError, TimeoutError) as error:
             _LOG.warning("the last uses of API keys are not recorded", reason=str(error))
+        await self.gateway.close()
         await self.sender.close()
         if self._reloading is not None:
             self._reloading.cancel()
@@ -184,6 +219,8 @@ class Service:
         gauge = self.metrics.bind_gauge
         gauge("queued", "Deliveries pending or sending", self.store.queued)
         gauge("in_flight", "Attempts that run now", lambda: self.engine.in_flight)
+        gauge("jobs_running", "Jobs that run now", lambda: self.gateway.engine.running)
+        gauge("job_waiters", "Requests that wait for a job", lambda: self.gateway.waiters.held)
         gauge("store_used_bytes", "Database in use", lambda: self.store.usage().used_bytes)
         gauge("store_free_bytes", "Room left", lambda: self.store.usage().free_bytes)
         counter, tally = self.metrics.bind_counter, self.metrics.connections

@@ -76,15 +76,43 @@ async def _serve(
     """Return how many results could not be recorded at the end."""
     unrecorded = 0
     with given or server.listen(settings.host, settings.port) as listener:
-        service = Service(settings)
+        service = Service(settings, url=server.url_of(listener))
         if await stop.allows(service.start()):
-            stop.within_s = settings.drain_grace + RECORD_S + CLOSE_S
+            stop.within_s = bound_s(settings, jobs=False)
             try:
                 await _take_requests(service, announce, listener, stop)
             finally:
-                unrecorded = await service.stop(stop.left_s(settings.drain_grace))
+                unrecorded = await service.stop(_left_s(settings, stop))
     _LOG.info("stopped")
     return unrecorded
+
+
+def bound_s(settings: Settings, *, jobs: bool = True) -> float:
+    """Return how long a process takes to end at most, from when it is told to; with `jobs` that
+    run."""
+    jobs_s = settings.job_drain + 2 * RECORD_S if jobs else 0.0
+    return jobs_s + settings.drain_grace + RECORD_S + CLOSE_S
+
+
+def _left_s(settings: Settings, stop: Stop) -> float:
+    """Return how long what is in flight may still take, of a process that was told to stop: jobs
+    have had their time."""
+    return min(settings.drain_grace, max(0.0, stop.left_s(stop.within_s) - RECORD_S - CLOSE_S))
+
+
+async def _leave(service: Service, stop: Stop, asked: asyncio.Event, http: server.Server) -> None:
+    """Once the process is to stop, let jobs end, while whoever asks is told how they do; then end
+    the server."""
+    await asked.wait()
+    settings, after_s = service.settings, bound_s(service.settings, jobs=False)
+    try:
+        service.gateway.waiters.stop()
+        if service.gateway.engine.running:
+            stop.within_s = bound_s(settings)
+        await service.drain_jobs(stop.left_s(settings.job_drain))
+        stop.within_s += after_s - stop.left_s(stop.within_s)
+    finally:
+        http.stop()
 
 
 async def _take_requests(
@@ -105,9 +133,18 @@ async def _take_requests(
         tally=service.metrics.connections,
     )
     http = server.Server(config, on_listening=listening)
-    with stop.calling(service.engine.refuse_submits), stop.calling(http.stop):
+    asked, loop = asyncio.Event(), asyncio.get_running_loop()
+    leaving = asyncio.create_task(_leave(service, stop, asked, http), name="leave")
+
+    def leave() -> None:
+        service.refuse_submits()
+        loop.call_soon_threadsafe(asked.set)
+
+    with stop.calling(leave):
         if not stop.is_asked:
             await http.serve(sockets=[listener])
+    leaving.cancel()
+    await asyncio.wait({leaving})
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -504,6 +504,11 @@ def _files_spare(settings: Settings) -> int:
     return _FILES_SPARE + _FILES_PER_READER * (settings.readers + _OTHER_CONNECTIONS)
 
 
+def listening_url(settings: Settings) -> str:
+    """Return where the service is found on this machine, by its host and port."""
+    return base.listening_url(settings.host, settings.port)
+
+
 def variable(name: str) -> str:
     """Return the environment variable of a setting."""
     return f"{_PREFIX}{name.upper()}"

@@ -17,17 +17,16 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from dispatcher.access import Access
-from dispatcher.engine.engine import RECORD_S
 from dispatcher.sending.sender import Sender
 from dispatcher.sending.trust import authorities
-from dispatcher.server import LOG_STYLE, Announce, UncleanStop, serve
+from dispatcher.server import LOG_STYLE, Announce, UncleanStop, bound_s, serve
 from dispatcher.settings import Settings, strays
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart
 from receiver.base import log, server
 from receiver.base.db.url import is_postgres
 from receiver.base.settings import SettingError
-from receiver.base.stopping import CLOSE_S, Stop
+from receiver.base.stopping import Stop
 
 WORKERS_MAX: Final = 64
 _LOG: Final = log.get("dispatcher.workers")
@@ -112,12 +111,12 @@ class Team:
     def run(self, announce: Callable[[], None]) -> None:
         """Start all, say so when all listen, and keep that many alive until told to stop. Raises
         UncleanStop where not all of them ended in order then."""
-        bound_s = self._settings.drain_grace + RECORD_S + CLOSE_S
-        self._stop.within_s = bound_s + 2 * _AFTER_WORKERS_S
+        within_s = bound_s(self._settings)
+        self._stop.within_s = within_s + 2 * _AFTER_WORKERS_S
         self._stop.at_once = self._kill
         with self._stop.calling(self._tell):
             try:
-                self._run(announce, bound_s + _AFTER_WORKERS_S)
+                self._run(announce, within_s + _AFTER_WORKERS_S)
             except BaseException:
                 self._kill()
                 raise

@@ -186,7 +186,7 @@ class Engine:
             if handover and delivery is None:
                 self.free(new.tenant, high=high, size=size)
         if delivery is not None:
-            self._begin(delivery, leased_ms)
+            self.begin(delivery, leased_ms)
         return submitted
 
     def reserve(self, tenant: str, *, high: bool, size: int) -> bool:
@@ -197,13 +197,6 @@ class Engine:
         if admitted:
             self._slots.take(tenant, high=high, size=size)
         return admitted
-
-    def begin(self, delivery: Delivery, *, size: int, leased_ms: int) -> None:
-        """Start on what was leased in another part's commit, not earlier than `leased_ms` by the
-        monotonic clock, in the slot that was reserved, not as a high one, for `size` bytes."""
-        self._slots.give(delivery.tenant, high=False, size=size)
-        self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
-        self._begin(delivery, leased_ms)
 
     def free(self, tenant: str, *, high: bool, size: int) -> None:
         """Let a slot go, and look for what may have it."""
@@ -273,15 +266,16 @@ class Engine:
             self._slots.answered(ask)
         for delivery in deliveries:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
-            self._begin(delivery, leased_ms)
+            self.begin(delivery, leased_ms)
         if not deliveries:
             self._empty_until_ms = self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
         self._arm()
 
     # --- delivering ---
 
-    def _begin(self, delivery: Delivery, leased_ms: int) -> None:
-        """Start on what was leased not earlier than `leased_ms`, by the monotonic clock."""
+    def begin(self, delivery: Delivery, leased_ms: int) -> None:
+        """Start on what was leased not earlier than `leased_ms`, by the monotonic clock, in the
+        slot that was taken for it."""
         task = asyncio.create_task(self._deliver(delivery, leased_ms + self._ahead_ms))
         self._working.add(task)
         self._sending[task] = delivery

@@ -81,8 +81,8 @@ class Beats:
     """Beats and watches until it is stopped.
 
     `beat` counts our own up and returns all others'; None where ours is gone, since somebody has
-    called us dead: then `on_lost` is told, and the next one begins anew. `take_over` is given who
-    is dead, and its last beat, and does nothing where that one beats again.
+    called us dead and taken over what we ran: the next one begins anew. `take_over` is given who is
+    dead, and its last beat, and does nothing where that one beats again.
     """
 
     def __init__(
@@ -90,7 +90,6 @@ class Beats:
         lease_s: float,
         beat: Callable[[], Awaitable[Mapping[str, int] | None]],
         take_over: Callable[[str, int], Awaitable[object]],
-        on_lost: Callable[[], object],
         *,
         monotonic_ms: Callable[[], int] = monotonic_ms,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -99,7 +98,6 @@ class Beats:
         self._every_ms = lease_ms // BEATS
         self._beat = beat
         self._take_over = take_over
-        self._on_lost = on_lost
         self._monotonic_ms = monotonic_ms
         self._sleep = sleep
         self._pulse = Pulse(lease_ms)
@@ -151,7 +149,6 @@ class Beats:
             self._pulse.lost()
             self._watch.away()
             _LOG.error("others took us for dead: what we ran goes on elsewhere")
-            self._on_lost()
             return
         self._pulse.beaten(began_ms)
         for id, beat in self._watch.dead(beats, began_ms=began_ms, ended_ms=ended_ms).items():

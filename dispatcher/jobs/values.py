@@ -215,6 +215,16 @@ class ChangedJob:
     process: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class HeldJob:
+    """What the database says that a process runs: a job under its current claim, or (`releasing`)
+    the call of one that has ended."""
+
+    id: str
+    claim: int
+    releasing: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobClaimRequest:
     """How many jobs a process can start now, of all its `places`, and with how many bytes of

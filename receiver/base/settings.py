@@ -158,9 +158,14 @@ def service_url(prefix: str, environ: Environ | None, listens: Callable[[], Any]
     url = read(f"{prefix}URL", environ)
     if not url:
         settings = listens()
-        host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
-        url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+        url = listening_url(settings.host, settings.port)
     return url.rstrip("/")
+
+
+def listening_url(host: str, port: int) -> str:
+    """Return the URL of who listens there, as this machine reaches it."""
+    host = "127.0.0.1" if host in _EVERYWHERE else host
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dispatcher.jobs.judge import died
-from dispatcher.jobs.values import ClaimedJob, JobVerdict
+from dispatcher.jobs.values import ClaimedJob, HeldJob, JobVerdict
 from dispatcher.store.jobs import finish
 from dispatcher.store.jobs.finish import Ending, Found
 from dispatcher.store.jobs.touched import OF_JOBS, Touched
@@ -82,7 +82,7 @@ def _take(tx: Tx, rows: Sequence[Row], touched: Touched, rules: Rules, *, now_ms
 
 
 def release(
-    tx: Tx, jobs: Sequence[ClaimedJob], touched: Touched, rules: Rules, *, now_ms: int
+    tx: Tx, jobs: Sequence[ClaimedJob | HeldJob], touched: Touched, rules: Rules, *, now_ms: int
 ) -> int:
     """Hand running jobs back, unspent, where their claims are current; what is called at most once
     has failed. Returns how many were handed back or ended."""
@@ -145,7 +145,7 @@ def _loads(tx: Tx, found: Sequence[Found]) -> dict[str, tuple[bool, int]]:
 # --- places ---
 
 
-def freed(tx: Tx, jobs: Sequence[ClaimedJob], touched: Touched) -> None:
+def freed(tx: Tx, jobs: Sequence[ClaimedJob | HeldJob], touched: Touched) -> None:
     """Free the places of jobs that were ended while they ran, now that their calls have ended."""
     ids = {job.id: job.claim for job in jobs}
     found = finish.find(tx, list(ids), touched)

@@ -1,6 +1,7 @@
 """Processes that run jobs: each counts its beat up, and the others watch it by their own clocks.
 Portable."""
 
+from dispatcher.jobs.values import HeldJob
 from dispatcher.store.tx import Tx
 
 _BEGIN = """
@@ -22,3 +23,12 @@ def beat(tx: Tx, process: str, *, begins: bool, now_ms: int) -> dict[str, int] |
 def leave(tx: Tx, process: str) -> None:
     """Have nobody watch it any more."""
     tx.run("DELETE FROM processes WHERE id = ?", process)
+
+
+def held(tx: Tx, process: str) -> list[HeldJob]:
+    """Return what a process runs, and the calls that it has open of jobs that have ended."""
+    sql = (
+        "SELECT id, claim, releasing FROM jobs "
+        "WHERE process = ? AND (state = 'running' OR releasing = 1)"
+    )
+    return [HeldJob(id, claim, bool(releasing)) for id, claim, releasing in tx.all(sql, process)]

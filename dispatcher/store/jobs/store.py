@@ -14,6 +14,7 @@ from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import (
     ChangedJob,
     ClaimedJob,
+    HeldJob,
     Job,
     JobClaimRequest,
     JobSettlement,
@@ -154,13 +155,13 @@ class JobStore:
         settled: SettledJob = await self._commit(JobEnd(settlement, callback), None)
         return settled
 
-    async def freed(self, jobs: Sequence[ClaimedJob]) -> None:
+    async def freed(self, jobs: Sequence[ClaimedJob | HeldJob]) -> None:
         """Free the places of jobs that were ended while they ran, now that their calls have ended:
         as they were claimed."""
         touched = of_jobs([job.id for job in jobs])
         await self._write(lambda tx: expiry.freed(tx, jobs, touched), lanes=touched)
 
-    async def release(self, jobs: Sequence[ClaimedJob], *, now_ms: int) -> int:
+    async def release(self, jobs: Sequence[ClaimedJob | HeldJob], *, now_ms: int) -> int:
         """Hand running jobs back unspent, due at once, at shutdown; those that are called at most
         once, or that somebody waits for on the same connection, have failed (`interrupted`).
         Returns how many of them were still ours."""
@@ -292,3 +293,19 @@ class JobStore:
     async def leave(self, process: str) -> None:
         """Have nobody watch this process any more: it runs nothing."""
         await self._write(lambda tx: processes.leave(tx, process))
+
+    async def held(self, process: str) -> Sequence[HeldJob]:
+        """Return what a process runs, and the calls that it has open of jobs that have ended."""
+        held: Sequence[HeldJob] = await self._read(lambda tx: processes.held(tx, process), SERVICE)
+        return held
+
+    async def disown(self, jobs: Sequence[HeldJob], *, now_ms: int) -> None:
+        """Let go of what a process was given and does not know, since the reply to a commit was
+        lost: its jobs are handed back, and places of calls that it has not open are free."""
+        running = [one for one in jobs if not one.releasing]
+        if running:
+            await self.release(running, now_ms=now_ms)
+        # Places are freed as they were claimed: by the claim before the one that ended the job.
+        ended = [HeldJob(one.id, one.claim - 1) for one in jobs if one.releasing]
+        if ended:
+            await self.freed(ended)

@@ -130,12 +130,10 @@ class Rig:
         self.now_ms = 0
         self.answers: list[Mapping[str, int] | Exception | None] = []
         self.taken: list[tuple[str, int]] = []
-        self.lost = 0
         self.beats = Beats(
             LEASE_MS / 1000,
             self._beat,
             self._take_over,
-            self._on_lost,
             monotonic_ms=lambda: self.now_ms,
         )
 
@@ -147,9 +145,6 @@ class Rig:
 
     async def _take_over(self, id: str, beat: int) -> None:
         self.taken.append((id, beat))
-
-    def _on_lost(self) -> None:
-        self.lost += 1
 
     async def step(self, answer: Mapping[str, int] | Exception | None) -> None:
         self.answers.append(answer)
@@ -166,12 +161,11 @@ async def test_the_dead_are_taken_over_with_the_beat_they_died_at() -> None:
     assert rig.taken == [("a", 5)]
 
 
-async def test_who_was_taken_for_dead_is_told_and_begins_anew() -> None:
+async def test_who_was_taken_for_dead_starts_nothing_until_it_has_begun_anew() -> None:
     rig = Rig()
     await rig.step({})
     assert rig.beats.may_start()
     await rig.step(None)
-    assert rig.lost == 1
     assert not rig.beats.may_start()
     await rig.step({})
     assert rig.beats.may_start()
@@ -207,7 +201,7 @@ async def test_it_beats_twelve_times_a_lease_and_oftener_while_that_fails() -> N
 
     async def nothing(_id: str, _beat: int) -> None: ...
 
-    beats = Beats(60.0, beat, nothing, lambda: None, monotonic_ms=lambda: 0, sleep=sleep)
+    beats = Beats(60.0, beat, nothing, monotonic_ms=lambda: 0, sleep=sleep)
     beats.start()
     await asyncio.wait_for(waited_thrice.wait(), 5)
     await beats.stop()

@@ -1,0 +1,172 @@
+"""The gateway of a process: its parts made, bound to each other, started and stopped in order."""
+
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+from dispatcher.access import DEFAULT_TENANT
+from dispatcher.engine.engine import Engine
+from dispatcher.gateway.beats import Beats
+from dispatcher.gateway.endpoints import EndpointBook
+from dispatcher.gateway.engine import JobEngine
+from dispatcher.gateway.header_values import HeaderValues
+from dispatcher.gateway.waiters import Waiters
+from dispatcher.metrics import Metrics
+from dispatcher.sending.trust import authorities
+from dispatcher.sending.upstream import Upstreams
+from dispatcher.settings import Settings
+from dispatcher.signing import SecretCache, Secrets
+from dispatcher.store.errors import NotFound, StoreError
+from dispatcher.store.store import Store
+from receiver.base import log
+from receiver.base.clock import now_ms
+
+_LOG: Final = log.get("dispatcher.gateway")
+# One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
+SLICE: Final = 200
+
+
+class Gateway:
+    """Jobs, as this process runs them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        secrets: SecretCache,
+        deliveries: Engine,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], int] = now_ms,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._jobs = store.jobs
+        self._signing = secrets
+        self._metrics = metrics
+        self._clock = clock
+        self._process = uuid.uuid4().hex
+        self._begins = True  # we are not known by this name yet
+        values = HeaderValues(settings, secrets)
+        self.book = EndpointBook(self._jobs.endpoints)
+        self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
+        self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
+        self.beats = Beats(settings.job_lease, self._beat, self._take_over)
+        self.engine = JobEngine(
+            settings,
+            self._jobs,
+            self.upstreams,
+            self.book,
+            self._secrets,
+            deliveries,
+            metrics,
+            process=self._process,
+            may_start=self.beats.may_start if store.shared else lambda: True,
+            clock=clock,
+        )
+
+    # --- what the store tells of ---
+
+    def on_ended(self, jobs: Sequence[str]) -> None:
+        """Wake who waits for jobs that ended, and close their calls, if any is open here."""
+        self.waiters.end(jobs)
+        self.engine.on_ended(jobs)
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Get to know the endpoints, and make ourselves known to the other processes; a sole owner
+        takes over what its predecessor ran. Raises what the database does."""
+        await self.upstreams.open()
+        await self.book.reload()
+        if self._store.shared:
+            await self.beats.step()
+        else:
+            while await self._orphans():
+                pass
+
+    def start(self) -> None:
+        """Begin to run jobs."""
+        if self._store.shared:
+            self.beats.start()
+        self.engine.start()
+
+    def refuse_submits(self) -> None:
+        """Take no more jobs, and hold no more requests: the process is about to stop."""
+        self.engine.refuse_submits()
+        self.waiters.stop()
+
+    async def drain(self, grace_s: float) -> int:
+        """Let what runs go on for `grace_s`, then hand it back; returns how many results could not
+        be recorded. The beats go on until then: nobody takes over what is still being run."""
+        self.refuse_submits()
+        return await self.engine.drain(grace_s)
+
+    async def close(self) -> None:
+        """Let go of everything; `drain` comes before. What could not be recorded then is for the
+        other processes, at once."""
+        self.book.stop()
+        await self.beats.stop()
+        await self.upstreams.close()
+        if self._store.shared:
+            try:
+                await self._jobs.leave(self._process)
+            except StoreError as error:
+                _LOG.info("left a mark behind", reason=str(error))
+
+    # --- beats ---
+
+    async def _beat(self) -> Mapping[str, int] | None:
+        beats = await self._jobs.beat(self._process, begins=self._begins, now_ms=self._clock())
+        self._begins = beats is None
+        if beats is None:
+            await self.engine.look()
+        return beats
+
+    async def _take_over(self, process: str, beat: int) -> None:
+        taken = await self._jobs.reclaim(process, beat, now_ms=self._clock(), limit=SLICE)
+        if taken:
+            self._metrics.jobs_taken_over(taken)
+            _LOG.warning("jobs of a dead process go on", process=process, jobs=taken)
+
+    # --- steps of the sweeper's ---
+
+    @property
+    def steps(self) -> Sequence[Callable[[], Awaitable[bool]]]:
+        """What is due to nobody's request, a slice each."""
+        return (self._look, self._orphans, self._expire, self._end_purged)
+
+    async def _look(self) -> bool:
+        await self.engine.look()
+        return False
+
+    async def _orphans(self) -> bool:
+        """Take over what processes left behind that nobody watches: they left, or were already
+        called dead when the last of their claims was stored."""
+        taken = await self._jobs.reclaim_orphans(
+            beside=self._process, now_ms=self._clock(), limit=SLICE
+        )
+        if taken:
+            self._metrics.jobs_taken_over(taken)
+            _LOG.warning("jobs that no process runs go on", jobs=taken)
+        return taken >= SLICE
+
+    async def _expire(self) -> bool:
+        expired = await self._jobs.expire(now_ms=self._clock(), limit=SLICE)
+        self._metrics.jobs_expired(expired)
+        return expired >= SLICE
+
+    async def _end_purged(self) -> bool:
+        ended = await self._jobs.end_purged(now_ms=self._clock(), limit=SLICE)
+        self._metrics.jobs_purged(ended)
+        return ended >= SLICE
+
+    # --- what calls are signed with ---
+
+    async def _secrets(self) -> Secrets | None:
+        """Return the secrets of the tenant `default`, which is the operator's own; None where there
+        is no such tenant: then calls go out unsigned."""
+        try:
+            return await self._signing.for_delivery(DEFAULT_TENANT, "", self._clock())
+        except NotFound:
+            return None

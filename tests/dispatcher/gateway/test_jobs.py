@@ -1,0 +1,232 @@
+"""One job, from its submit to the customer's receiver, on real sockets and both databases."""
+
+import asyncio
+import json
+from typing import Any
+
+from dispatcher.jobs.values import JobSettlement, SettledJob
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.values import SecretRef
+from receiver.base.clock import now_ms
+from receiver.signature import verify
+from tests.dispatcher.gateway.rig import SECRET, running, sink, spelled, told_at, upstream
+
+
+async def test_a_job_is_run_and_its_end_is_told(database: str) -> None:
+    """Submit, call, completed, and a callback that the receiver verifies: in two commits and two
+    requests."""
+    async with upstream() as model, sink() as customer, running(database) as world:
+        await world.endpoint(model.url)
+        taken = await world.submit(callback=told_at(customer))
+        assert taken.state == "running"  # handed straight over
+        ((headers, body),) = await customer.received(1)
+        told = json.loads(body)
+        assert (told["jobId"], told["status"]) == (f"job_{taken.id}", "completed")
+        assert (told["output"], told["run"], told["endpoint"]) == ({"answer": 42}, 1, "ep")
+        assert headers["x-postback-job-id"] == f"job_{taken.id}"
+        assert (headers["x-postback-job-status"], headers["x-postback-job-run"]) == (
+            "completed",
+            "1",
+        )
+        ((called, sent),) = model.calls
+        assert sent == b'{"prompt":"a"}'
+        assert called["x-job-id"] == called["idempotency-key"] == f"job_{taken.id}"
+        job = await world.get(taken.id, output=True)
+        assert (job.state, job.calls, job.status_code) == ("completed", 1, 200)
+        assert job.output is not None
+        assert job.output.body == b'{"answer":42}'
+        assert job.callback == headers["webhook-id"]
+        await world.until_idle()
+        assert world.figure("job_calls_total", endpoint="ep", state="completed") == 1
+
+
+async def test_calls_are_signed(database: str) -> None:
+    """An upstream can verify our calls, by the secret of the tenant `default`."""
+    async with upstream() as model, running(database) as world:
+        await world.endpoint(model.url)
+        await world.submit()
+        await model.reached(1)
+        ((called, sent),) = model.calls
+        now_s = int(called["webhook-timestamp"])
+        assert verify(sent, called, SECRET, now_s=now_s, require="standard")
+
+
+async def test_more_than_may_run_at_once_wait_and_are_claimed(database: str) -> None:
+    """Capacity is exact: never more calls are open than the endpoint's concurrency."""
+    async with upstream() as model, running(database) as world:
+        await world.endpoint(model.url, concurrency=3, adaptive=False)
+        model.go.clear()
+        ids = [(await world.submit()).id for _ in range(12)]
+        await model.reached(3)
+        model.go.set()
+        for id in ids:
+            await world.until_state(id, "completed")
+        assert model.most == 3
+        assert model.by_job.keys() == spelled(ids)
+        assert set(model.by_job.values()) == {1}
+
+
+async def test_jobs_take_no_slots_of_deliveries(database: str) -> None:
+    """Thousands of idle calls never eat the deliveries' slots; and there are as many places as are
+    set."""
+    async with upstream() as model, running(database, slots=4, job_places=20) as world:
+        await world.endpoint(model.url, concurrency=50, adaptive=False)
+        model.go.clear()
+        for _ in range(30):
+            await world.submit()
+        await model.reached(20)
+        assert world.service.engine.in_flight == 0
+        assert world.service.gateway.engine.running == 20
+        model.go.set()
+        await model.reached(30)
+        assert model.most == 20
+
+
+async def test_a_failed_job_is_told_with_the_upstreams_words(database: str) -> None:
+    """Another answer is the job's end; the body is the error."""
+    async with (
+        upstream(status=422, body=b"no such style") as model,
+        sink() as customer,
+        running(database) as world,
+    ):
+        await world.endpoint(model.url)
+        taken = await world.submit(callback=told_at(customer))
+        ((headers, body),) = await customer.received(1)
+        assert json.loads(body)["status"] == headers["x-postback-job-status"] == "failed"
+        job = await world.get(taken.id)
+        assert (job.state, job.reason, job.status_code) == ("failed", "rejected", 422)
+
+
+async def test_the_rules_are_those_of_the_moment(database: str) -> None:
+    """A change acts on the backlog: what waits is called by the rules of when it is called."""
+    async with upstream() as old, upstream() as new, running(database) as world:
+        made = await world.endpoint(old.url, concurrency=1, adaptive=False)
+        old.go.clear()
+        await world.submit()
+        waiting = await world.submit()
+        await old.reached(1)
+        await world.change(made, url=new.url)
+        old.go.set()
+        await world.until_state(waiting.id, "completed")
+        assert (len(old.calls), len(new.calls)) == (1, 1)
+
+
+async def test_what_is_not_sent_waits_and_costs_nothing(database: str) -> None:
+    """A refused connection spends no try, and the job goes when its upstream is there."""
+    async with running(database) as world:
+        await world.endpoint("http://127.0.0.1:9/run", attempts=1, retry={"base": 0.05})
+        taken = await world.submit()
+
+        async def is_back() -> bool:
+            job = await world.get(taken.id)
+            return job.state == "queued" and job.calls == 0
+
+        await world.until(is_back)
+        async with upstream() as model:
+            made = await world.service.store.jobs.endpoint("ep")
+            await world.change(made, url=model.url)
+            job = await world.until_state(taken.id, "completed")
+            assert job.calls == 1
+
+
+async def test_an_end_that_cannot_be_stored_is_stored_later(database: str) -> None:
+    """Our lack is never charged to the job: the answer is kept until the database takes it, and
+    its callback goes out."""
+    async with upstream() as model, sink() as customer, running(database) as world:
+        await world.endpoint(model.url)
+        jobs, failures = world.service.store.jobs, 3
+        settle = jobs.settle
+
+        async def fails(settlement: JobSettlement, **more: Any) -> SettledJob:
+            nonlocal failures
+            failures -= 1
+            if failures >= 0:
+                raise StoreUnavailable("away") if failures % 2 else ValueError("odd")
+            return await settle(settlement, **more)
+
+        setattr(jobs, "settle", fails)  # noqa: B010
+        taken = await world.submit(callback=told_at(customer))
+        await customer.received(1)
+        job = await world.get(taken.id)
+        assert (job.state, job.calls) == ("completed", 1)
+        assert len(model.calls) == 1
+
+
+async def test_a_job_of_which_nothing_can_be_stored_still_ends(database: str) -> None:
+    """Whatever refuses at the end, the job does not run for ever: its output is given up first."""
+    async with upstream() as model, running(database) as world:
+        await world.endpoint(model.url)
+        settle = world.service.store.jobs.settle
+
+        async def picky(settlement: JobSettlement, **more: Any) -> SettledJob:
+            if settlement.outcome.output is not None:
+                raise ValueError("this output cannot be stored")
+            return await settle(settlement, **more)
+
+        setattr(world.service.store.jobs, "settle", picky)  # noqa: B010
+        taken = await world.submit()
+        job = await world.until_state(taken.id, "failed")
+        assert job.reason == "storage"
+
+
+async def test_a_header_that_cannot_be_made_keeps_the_job_waiting(database: str) -> None:
+    """A stored secret that is not there is our own lack: it spends no try and is told, and the job
+    goes when it is stored."""
+    async with upstream() as model, running(database) as world:
+        headers = (("Authorization", SecretRef("token", "Bearer ")),)
+        await world.endpoint(model.url, headers=headers, attempts=1)
+        taken = await world.submit()
+
+        async def is_back() -> bool:
+            job = await world.get(taken.id)
+            return job.state == "queued" and world.figure("own_faults_total") == 1
+
+        await world.until(is_back)
+        assert world.figure("own_faults_total", lack="stored_secrets") == 1
+        store = world.service.store
+        await store.store_secret("", "token", "t-1", now_ms=now_ms())
+        world.service.secrets.forget("")
+        job = await world.until_state(taken.id, "completed")
+        assert (job.calls, model.calls[0][0]["authorization"]) == (1, "Bearer t-1")
+
+
+async def test_without_a_beat_nothing_is_started(database: str) -> None:
+    """A process that could not beat for three quarters of a lease starts nothing new: what comes
+    is stored, and waits."""
+    async with upstream() as model, running(database) as world:
+        await world.endpoint(model.url)
+        engine = world.service.gateway.engine
+        may_start, engine._may_start = engine._may_start, lambda: False
+        taken = await world.submit()
+        assert taken.state == "queued"
+        engine.wake()
+        await asyncio.sleep(0.2)
+        assert model.calls == []
+        engine._may_start = may_start
+        await world.until_state(taken.id, "completed")
+
+
+async def test_a_job_of_a_removed_endpoint_is_cancelled(database: str) -> None:
+    async with upstream() as model, sink() as customer, running(database) as world:
+        await world.endpoint(model.url, concurrency=1, adaptive=False)
+        model.go.clear()
+        runs = await world.submit(callback=told_at(customer))
+        waits = await world.submit(callback=told_at(customer))
+        await model.reached(1)
+        await world.service.store.jobs.remove_endpoint("ep", now_ms=now_ms())
+        cancelled = await world.until_state(waits.id, "cancelled")
+        assert cancelled.reason == "endpoint_removed"
+        model.go.set()
+        await world.until_state(runs.id, "completed")
+        await customer.received(2)
+
+
+async def test_what_waits_for_too_long_is_told_so(database: str) -> None:
+    """Expired: held or not, and never called."""
+    async with sink() as customer, running(database) as world:
+        await world.endpoint("http://127.0.0.1:9/run", queue_timeout=0.3)
+        taken = await world.submit(callback=told_at(customer), queue_s=0.3)
+        job = await world.until_state(taken.id, "timeout")
+        assert job.reason == "expired"
+        ((headers, _),) = await customer.received(1)
+        assert headers["x-postback-job-status"] == "timeout"
