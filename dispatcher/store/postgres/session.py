@@ -40,7 +40,7 @@ _FORGET_WRITERS_MS: Final = 86_400_000
 _EXPECTED_COMMITS: Final = 32
 _TIGHT_MAX: Final = 1_024
 # Of a transaction that only held something there is nothing to keep.
-_END: Final = "SET LOCAL synchronous_commit = off; COMMIT"
+_END: Final = "SET LOCAL synchronous_commit = off; END"
 
 # The database's clock comes with the transaction's beginning, in one round trip.
 _BEGIN: Final = "BEGIN; SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
