@@ -77,7 +77,8 @@ class Exchange(Attempt):
     early: bool = False  # the head came before the request was out
     body: bytearray = field(default_factory=bytearray)
     is_whole: bool = False  # nothing is left to come: its connection may go on
-    address: str | None = None  # that was dialled
+    is_test: bool = False
+    address: str | None = None  # that was dialled, of a test
     connected_s: float = 0.0
     head_s: float = 0.0
 
@@ -96,7 +97,7 @@ class Exchange(Attempt):
         self.connected_s = time.perf_counter()
         self.handler = handler
         self.transport = handler.transport
-        if self.transport is not None:
+        if self.is_test and self.transport is not None:
             self.address = str((self.transport.get_extra_info("peername") or ("",))[0]) or None
 
     def write(self) -> None:

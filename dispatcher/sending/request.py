@@ -110,6 +110,10 @@ async def request_of(
     job = call.job
     body, content_type = body_of(job, call.rules.body)
     headers = await _given(call, resolve, content_type, sha256_header.lower())
+    function = job.options.function
+    if function is not None and FUNCTION not in call.rules.url:
+        headers.append(("X-Job-Function", function))
+    _check(headers)  # what others have set; the rest is plain text
     id = spelled(job.id, job.dialect)
     key = id if job.run == 1 else f"{id}-{job.run}"
     headers += [
@@ -120,9 +124,6 @@ async def request_of(
         ("X-Job-Deadline", iso(call.deadline_ms)),
         ("Idempotency-Key", key),
     ]
-    function = job.options.function
-    if function is not None and FUNCTION not in call.rules.url:
-        headers.append(("X-Job-Function", function))
     if call.secrets is not None:
         headers += signing.headers(
             message_id=key,
@@ -132,7 +133,6 @@ async def request_of(
             now_s=now_ms // 1000,
             sha256_header=sha256_header,
         )
-    _check(headers)
     return Request(
         method=call.rules.method,
         url=url_of(call.rules.url, function),

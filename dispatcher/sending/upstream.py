@@ -1,5 +1,5 @@
 """One call of an upstream on behalf of a job. Whatever the upstream does comes back as a value,
-sorted by what is known of it (GATEWAY 5).
+sorted by what is known of it (D23).
 
 - **not_sent**: no byte of the request can have reached it: its name, a route, TLS or the connection
   failed. Nothing is written before there is a connection, so this is certain.
@@ -157,7 +157,7 @@ class Upstreams:
             deadline_ms=now_ms() + round(limit_s * 1000),
             secrets=secrets,
         )
-        exchange, begun_s = Exchange(), time.perf_counter()
+        exchange, begun_s = Exchange(is_test=True), time.perf_counter()
         with self.room("") as room:
             outcome = await self._call(call, exchange, room)
         return tested(outcome, exchange, begun_s)
