@@ -7,7 +7,7 @@ from typing import Final
 
 from dispatcher.health import Health
 from dispatcher.jobs import health
-from dispatcher.jobs.endpoint import Endpoint, EndpointRules, load_rules
+from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules, load_rules
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.sealing import ENDPOINTS
@@ -145,7 +145,8 @@ def _resize(tx: Tx, name: str, rules: EndpointRules) -> None:
 
 def _sealed(tx: Tx, new: Endpoint) -> str:
     """Return what is stored of its rules: sealed where they hold headers."""
-    return rows.seal_text(tx, new.text, ENDPOINTS, new.name, "") if new.rules.headers else new.text
+    text = dump_rules(new.rules)
+    return rows.seal_text(tx, text, ENDPOINTS, new.name, "") if new.rules.headers else text
 
 
 def _scheduling(rules: EndpointRules) -> tuple[object, ...]:

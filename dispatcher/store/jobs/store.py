@@ -71,8 +71,9 @@ class JobStore:
     ) -> Endpoint:
         """Make an endpoint (`create`), or change the one that there is: its rules act on the
         backlog at once, and one with another URL or method forgets what was learned of the last.
-        Of `new`, `created_ms` and `epoch` do not matter, nor does `paused` for a change. Raises
-        Conflict (the name is taken, or what waited for a removed one has not ended), NotFound."""
+        Of `new`, `text`, `created_ms` and `epoch` do not matter, nor does `paused` for a change.
+        Raises Conflict (the name is taken, or what waited for a removed one has not ended), and
+        NotFound."""
         return await self._write(
             lambda tx: endpoints.put(tx, new, create=create, now_ms=now_ms),
             lanes=of_endpoint(new.name),

@@ -62,7 +62,7 @@ REFRESH_ENDPOINTS: Final = f"""
 UPDATE endpoint_load l SET queued = l.queued + u.more, ready_ms = CASE
     WHEN l.paused = 0 AND l.removed = 0 AND l."window" > (SELECT count(*) FROM jobs
         WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
-    THEN (SELECT greatest(n.first, l.held_until_ms, l.served_ms,
+    THEN (SELECT greatest(n.first, l.held_until_ms,
               {_PACED})
           FROM (SELECT {first_ready("l")} AS first) n WHERE n.first IS NOT NULL) END
 FROM {_rows({"more": "bigint"} | _ID)} WHERE l.endpoint = u.id
@@ -98,7 +98,7 @@ INSERT_JOB_TAGS: Final = _insert(
 # --- claim ---
 
 _LOCK_READY: Final = """
-SELECT endpoint FROM endpoint_load WHERE ready_ms <= ? ORDER BY ready_ms LIMIT ?
+SELECT endpoint FROM endpoint_load WHERE ready_ms <= ? ORDER BY served_ms LIMIT ?
 FOR UPDATE SKIP LOCKED
 """
 

@@ -47,7 +47,7 @@ REFRESH_ENDPOINTS: Final = f"""
 UPDATE endpoint_load SET queued = queued + ?, ready_ms = CASE
     WHEN paused = 0 AND removed = 0 AND "window" > (SELECT count(*) FROM jobs
         WHERE endpoint = endpoint_load.endpoint AND (state = 'running' OR releasing = 1))
-    THEN max({first_ready("endpoint_load")}, held_until_ms, served_ms,
+    THEN max({first_ready("endpoint_load")}, held_until_ms,
              {_PACED}) END
 WHERE endpoint = ?
 """
@@ -81,7 +81,7 @@ SELECT {READY} FROM endpoint_load l
 WHERE l.endpoint IN (
     SELECT value FROM json_each(?1)
     UNION SELECT * FROM (SELECT endpoint FROM endpoint_load WHERE ready_ms <= ?2
-                         ORDER BY ready_ms LIMIT ?3))
+                         ORDER BY served_ms LIMIT ?3))
 AND l.paused = 0 AND l.removed = 0 AND l.held_until_ms <= ?2
 ORDER BY l.served_ms, l.endpoint
 """

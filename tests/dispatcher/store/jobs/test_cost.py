@@ -1,0 +1,168 @@
+"""What the verbs of jobs cost (I10), told without a clock: by the plans of their statements, by how
+many there are in a batch, and by the steps that SQLite's virtual machine takes."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Final
+
+from tests.dispatcher.store.builders import World
+from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
+from tests.dispatcher.store.sqlite_hooks import on_readers, on_writer, sqlite_world
+
+# Small by what they hold: what runs now, processes, endpoints, a batch's own rows, one slice.
+_SMALL: Final = re.compile(
+    r"SCAN (jobs |j )?USING (COVERING )?INDEX jobs_busy|SCAN jobs USING (COVERING )?INDEX jobs_busy"
+    r"|SCAN (j VIRTUAL|counted|processes|endpoints|endpoint_load|l|json_each|e|k|q|looks|n)\b"
+    r"|SCAN (job_sweeps USING (COVERING )?INDEX job_sweeps_running|counts|lanes|turns|waiting|due)"
+    r"|SCAN (\d+ )?CONSTANT ROW|SCAN \(subquery|SCAN (ready|r|s|server|t)\b"
+)
+
+
+async def exercise(jobs: Jobs) -> None:
+    """Every verb that there is."""
+    store, world = jobs.store, jobs.world
+    await jobs.endpoint(concurrency=6)
+    await store.beat("p", begins=True, now_ms=world.now_ms)
+    await asyncio.gather(*(jobs.submit(callback=target(), key=f"k{n}") for n in range(9)))
+    await jobs.submit(key="k1", callback=target())
+    await jobs.submit(handover=True)
+    claimed = await jobs.claim(4, process="p")
+    await jobs.settle(claimed[0])
+    await jobs.settle(claimed[1], outcome(kind="unknown"))
+    await jobs.cancel(claimed[2].id)
+    await store.freed([claimed[2]])
+    await jobs.retry(claimed[2].id)
+    await store.release([claimed[3]], now_ms=world.now_ms)
+    await store.expire(now_ms=world.now_ms, limit=3)
+    await jobs.claim(2, process="p")
+    await store.reclaim("p", 1, now_ms=world.now_ms, limit=1)
+    await store.reclaim_orphans(beside="me", now_ms=world.now_ms, limit=5)
+    await store.ended([claimed[0].id])
+    await store.current([(claimed[0].id, 1)])
+    await jobs.get(claimed[0].id, output=True)
+    await store.purge(EP, tenant=None, now_ms=world.now_ms)
+    await store.end_purged(now_ms=world.now_ms, limit=3)
+    await store.remove_endpoint(EP, now_ms=world.now_ms)
+    while await store.end_purged(now_ms=world.now_ms, limit=3):
+        pass
+
+
+async def traced(world: World, act: Awaitable[Any]) -> list[str]:
+    """The statements that ran while `act` did."""
+    seen: list[str] = []
+    hook = seen.append
+    for on in (on_writer, on_readers):
+        await on(world, lambda connection: connection.set_trace_callback(hook))
+    await act
+    for on in (on_writer, on_readers):
+        await on(world, lambda connection: connection.set_trace_callback(None))
+    return seen
+
+
+async def test_no_statement_scans_what_grows(tmp_path: Path) -> None:
+    """Each finds what it needs by an index."""
+    async with sqlite_world(tmp_path) as world:
+        statements = set(await traced(world, exercise(Jobs(world))))
+        looked = [one for one in statements if one.split()[0] in ("SELECT", "UPDATE", "DELETE")]
+        assert len(looked) > 30
+        scans: list[tuple[str, str]] = []
+        for sql in looked:
+            scans += (
+                (step, sql[:200])
+                for step in await _plan(world, sql)
+                if step.startswith("SCAN") and not _SMALL.match(step)
+            )
+        assert scans == []
+
+
+async def _plan(world: World, sql: str) -> list[str]:
+    def explain(connection: sqlite3.Connection) -> list[str]:
+        return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+
+    return await on_writer(world, explain)
+
+
+async def _kinds(world: World, act: Awaitable[Any]) -> int:
+    """How many kinds of statements ran: those of one `executemany` are one."""
+    statements = await traced(world, act)
+    return len({re.sub(r"'[^']*'|x'[^']*'|\b\d+(\.\d+)?\b|NULL", "?", one) for one in statements})
+
+
+async def test_a_batch_is_a_handful_of_statements(tmp_path: Path) -> None:
+    """Never one statement per row: as many kinds for many jobs as for a few."""
+    async with sqlite_world(tmp_path) as world:
+        jobs = Jobs(world)
+        await jobs.endpoint(concurrency=1_000)
+        counts = []
+        for size in (2, 2, 64):  # the first makes the lane of their callbacks
+            submits = [jobs.submit(callback=target()) for _ in range(size)]
+            submitted = await _kinds(world, _together(submits))
+            claims: list[Any] = []
+            claimed = await _kinds(world, _into(claims, jobs.claim(size)))
+            (found,) = claims
+            assert len(found) == size
+            settled = await _kinds(world, _together([jobs.settle(one) for one in found]))
+            counts.append((submitted, claimed, settled))
+        assert counts[1] == counts[2]
+        assert sum(counts[1]) <= 50
+
+
+async def _together(acts: list[Any]) -> None:
+    await asyncio.gather(*acts)
+
+
+async def _into(results: list[Any], act: Awaitable[Any]) -> None:
+    results.append(await act)
+
+
+async def _steps(world: World, act: Awaitable[Any]) -> int:
+    """How many steps of the writer's virtual machine `act` took, about."""
+    counted = 0
+
+    def count() -> int:
+        nonlocal counted
+        counted += 10
+        return 0
+
+    await on_writer(world, lambda connection: connection.set_progress_handler(count, 10))
+    await act
+    await on_writer(world, lambda connection: connection.set_progress_handler(None, 0))
+    return counted
+
+
+async def _round(jobs: Jobs) -> dict[str, int]:
+    """What one job costs at another endpoint."""
+    world = jobs.world
+    cost = {"submit": await _steps(world, jobs.submit(at="other"))}
+    claims: list[Any] = []
+    cost["claim"] = await _steps(world, _into(claims, jobs.claim(1)))
+    ((claimed,),) = claims
+    cost["settle"] = await _steps(world, jobs.settle(claimed))
+    return cost
+
+
+async def test_a_backlog_costs_nobody_anything(tmp_path: Path) -> None:
+    """Submits, claims and settlements cost the same beside ten thousand jobs on a held endpoint,
+    and so does its purge."""
+    async with sqlite_world(tmp_path) as world:
+        jobs = Jobs(world)
+        await jobs.endpoint("other", concurrency=5)
+        await jobs.endpoint(queue_max_tenant=100_000)
+        await jobs.store.set_paused(EP, paused=True, now_ms=world.now_ms)
+        await jobs.submit()
+        await _round(jobs)
+        before = await _round(jobs)
+        small = await _steps(world, jobs.store.purge(EP, tenant=None, now_ms=world.now_ms))
+        await asyncio.gather(*(jobs.submit(tenant=f"t{n % 7}") for n in range(10_000)))
+        after = await _round(jobs)
+        for verb, steps in after.items():
+            assert steps <= 1.2 * before[verb] + 100, verb
+        await asyncio.gather(*(jobs.submit() for _ in range(3_000)))
+        large = await _steps(world, jobs.store.purge(EP, tenant="acme", now_ms=world.now_ms))
+        assert large <= 2 * small + 500
+        await jobs.store.set_paused(EP, paused=False, now_ms=world.now_ms)
+        deep = await _steps(world, jobs.claim(1))
+        assert deep <= 3 * before["claim"] + 500
