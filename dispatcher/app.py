@@ -20,6 +20,7 @@ from dispatcher.engine.resealer import Resealer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.engine.trimmer import Trimmer
 from dispatcher.gateway.gateway import Gateway
+from dispatcher.gateway.intake import JobIntake
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
@@ -76,6 +77,9 @@ class Service:
         )
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
+        self.job_intake = JobIntake(
+            settings, self.access, self.quotas, self.store, self.gateway.engine, self.metrics
+        )
         self.api: Router = create_api(
             Context(
                 settings=settings,
@@ -85,6 +89,8 @@ class Service:
                 engine=self.engine,
                 secrets=self.secrets,
                 quotas=self.quotas,
+                gateway=self.gateway,
+                job_intake=self.job_intake,
                 wake_replayer=self.replayer.wake,
                 wake_eraser=self.eraser.wake,
                 wake_resealer=self.resealer.wake,

@@ -30,8 +30,10 @@ class QueueFull(QuotaError):
     """`estimated_wait_s` is how long this queue takes to drain at the measured rate,
     `retry_after_s` how long until there is room for one more."""
 
-    def __init__(self, queue_size: int, estimated_wait_s: int, retry_after_s: int) -> None:
-        super().__init__("too many deliveries are waiting")
+    def __init__(
+        self, queue_size: int, estimated_wait_s: int, retry_after_s: int, what: str = "deliveries"
+    ) -> None:
+        super().__init__(f"too many {what} are waiting")
         self.queue_size = queue_size
         self.estimated_wait_s = estimated_wait_s
         self.retry_after_s = retry_after_s
@@ -176,11 +178,13 @@ class Quotas:
             raise queue_full(queue_max, over=over, drain_rate=self._drain_rate())
 
 
-def queue_full(queue_size: int, *, over: int, drain_rate: float) -> QueueFull:
-    """Return the error for a queue that drains at `drain_rate` deliveries a second, and has room
-    again when `over` of them have gone."""
+def queue_full(
+    queue_size: int, *, over: int, drain_rate: float, what: str = "deliveries"
+) -> QueueFull:
+    """Return the error for a queue that drains at `drain_rate` a second, and has room again when
+    `over` of `what` waits have gone."""
     wait_s = _seconds(queue_size, drain_rate, WAIT_S_MAX)
-    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX))
+    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX), what)
 
 
 def _seconds(count: int, rate: float, seconds_max: int) -> int:

@@ -594,8 +594,8 @@ class ReencryptionView(View, Generic[Time], frozen=True, kw_only=True):
 
 
 class StoredSecretView(View, Generic[Time], frozen=True, kw_only=True):
-    """A stored secret, without the secret. `uses`: how many destinations' headers name it, of which
-    `usedBy` has the first twenty."""
+    """A stored secret, without the secret. `uses`: how many destinations' headers name it, or of
+    the platform's how many endpoints' do, of which `usedBy` has the first twenty."""
 
     name: str
     created_at: Time

@@ -1,21 +1,18 @@
 """What crosses the wire about endpoints and jobs: see `wire.py`, whose rules hold here."""
 
-from typing import Annotated, Any, Final, Generic, Literal
+from typing import Annotated, Any, Generic, Literal
 
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
+from dispatcher.jobs.rules import ENDPOINT_NAME
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
 from dispatcher.wire import Item, PolicyChoice, Shape, Time, View
 
-ENDPOINT_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
-RESERVED_NAMES: Final = frozenset({"endpoints", "jobs", "projects", "outputs"})
-"""They would read as another route where platforms' own paths are served."""
-
 EndpointName = Annotated[
     str,
     Meta(
-        pattern=ENDPOINT_NAME,
+        pattern=f"^{ENDPOINT_NAME}$",
         description="Not one of `endpoints`, `jobs`, `projects` and `outputs`.",
         examples=["document-gen"],
     ),
@@ -125,10 +122,12 @@ class EndpointChange(EndpointFields, frozen=True, kw_only=True):
 
 
 class EndpointTest(Shape, frozen=True, kw_only=True):
-    """What a test sends: an input as a job would bring it, `{}` where none is given."""
+    """What a test sends: an input as a job would bring it. With `path` it goes there: to one that
+    sleeps, for instance, to see what cuts a long call."""
 
-    input: Annotated[Raw, Meta(description="Any JSON.")] = Raw(b"{}")
-    timeout: Duration | None = None
+    input: Annotated[Raw, Meta(description="Any JSON; `{}` by default.")] | UnsetType = UNSET
+    path: Annotated[str, Meta(min_length=1, max_length=1_024)] | None = None
+    timeout: Annotated[float, Meta(gt=0, le=300, description="Seconds.")] = 30
 
 
 class Purge(Shape, frozen=True, kw_only=True):
@@ -161,25 +160,15 @@ class Retry(Shape, frozen=True, kw_only=True):
     force: bool = False
 
 
-class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
-    """An endpoint as everybody sees it who may use it. `state`: `active`, `paused` (what waits
-    stays, and more is taken), or `held` until `heldUntil` for `heldReason`: `circuit` (it cannot
-    be reached), `retry-after` or `turned-away` (it asked for less). `capacity` is how many calls
-    may be open now. Figures are those of the tenant alone, unless a platform key asks."""
+class EndpointView(View, frozen=True, kw_only=True):
+    """An endpoint as everybody sees it who may use it. `state`: `active`, or `paused` (what waits
+    stays, and more is taken)."""
 
     name: str
     state: str
-    capacity: int
-    queued: int
-    running: int
-    queued_exactly: bool = True
-    oldest_queued_seconds: float | None = None
-    held_until: Time | None = None
-    held_reason: str | None = None
-    estimated_duration: float | None = None
 
 
-class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only=True):
+class EndpointDetailView(EndpointView, Generic[Time], frozen=True, kw_only=True):
     """An endpoint with its rules, as platform keys with the scope `admin` see it: values of
     headers never, only their names. `managed`: it comes from the server's own file, and is changed
     there."""
@@ -192,30 +181,22 @@ class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only
     header_names: list[str] = field(default_factory=list)
 
 
-class LoadView(View, frozen=True, kw_only=True):
-    """What a scaler of the upstream asks for. `wanted`: how many calls would run if there were room
-    for all, those that run included."""
-
-    queued: int
-    running: int
-    capacity: int
-    wanted: int
-    oldest_queued_seconds: float
-    queued_exactly: bool = True
-
-
 class EndpointTestView(View, Generic[Time], frozen=True, kw_only=True):
-    """One call of an upstream and what it met. `outcome`: `answered`, with a `statusCode`, or what
-    came instead: `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large` or `interrupted`.
-    `state` is what a job's would be after it."""
+    """One call of an upstream and what it met. `outcome`: `answered` with a `statusCode`, or what
+    came instead: `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large` or `interrupted`;
+    `detail` is the true reason. `connectedMs` and `headMs`: until there was a connection, and until
+    the head of an answer. `advice`: what cut it, and what to do about it."""
 
     started_at: Time
     duration_ms: float
     outcome: str
-    state: str
-    reason: str | None = None
     status_code: int | None = None
     error: str | None = None
+    detail: str | None = None
+    address: str | None = None
+    connected_ms: float | None = None
+    head_ms: float | None = None
+    advice: str | None = None
     content_type: str | None = None
     output_excerpt: str | None = None
 
@@ -272,7 +253,7 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
     false: about), and `waitingFor`: `capacity`, `paused`, `held`, `rate` or `due` (its own time has
     not come). `output` is JSON as the upstream wrote it, or text; `outputRef` where it is neither,
-    or long. `error` is what failed: the upstream's body where there is one."""
+    or long. `error` says what went wrong: the upstream's own words where it had any."""
 
     position: int | None = None
     position_exactly: bool = True
@@ -282,7 +263,7 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     estimated_completion: Time | None = None
     output: Raw | UnsetType = UNSET
     output_ref: OutputRefView[Time] | None = None
-    error: Raw | UnsetType = UNSET
+    error: str | None = None
     cost: float | None = None
     callback: JobCallbackView | None = None
 

@@ -13,6 +13,9 @@ from dispatcher.api import (
     callbacks,
     destinations,
     docs,
+    endpoints,
+    job_submits,
+    jobs,
     openapi,
     replays,
     service,
@@ -38,9 +41,12 @@ OUTGOING_SHARE: Final = 2 / 3
 # In the order of how often they are used, since they are looked for from the top.
 OPERATIONS: Final[tuple[Operation, ...]] = (
     *submits.OPERATIONS,
+    *job_submits.OPERATIONS,
     *callbacks.OPERATIONS,
+    *jobs.OPERATIONS,
     *replays.OPERATIONS,
     *destinations.OPERATIONS,
+    *endpoints.OPERATIONS,
     *access.OPERATIONS,
     *tenants.OPERATIONS,
     *audit.OPERATIONS,

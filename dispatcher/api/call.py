@@ -17,6 +17,8 @@ from dispatcher.api import json
 from dispatcher.audit import Entry
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.slots import Probes
+from dispatcher.gateway.gateway import Gateway
+from dispatcher.gateway.intake import JobIntake
 from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
@@ -72,6 +74,8 @@ class Context:
     engine: Engine
     secrets: SecretCache
     quotas: Quotas
+    gateway: Gateway
+    job_intake: JobIntake
     wake_replayer: Callable[[], None]
     wake_eraser: Callable[[], None]
     wake_resealer: Callable[[], None]
@@ -167,6 +171,14 @@ class Call:
     def header(self, name: bytes) -> str | None:
         """Return a request header as text."""
         return self.request.header(name)
+
+    def headers(self, name: bytes) -> str | None:
+        """Return a request header of which there may be several, joined by commas."""
+        first = self.header(name)
+        if first is None:
+            return None
+        values = [value for other, value in self.request.headers if other == name]
+        return first if len(values) == 1 else b",".join(values).decode("latin-1")
 
     def listing(self, about: str, *, limit: int = LIMIT_DEFAULT) -> "Listing":
         """Return what the request's `limit`, if any, and `cursor` say. Raises Refusal (422)."""

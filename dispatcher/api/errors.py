@@ -7,12 +7,15 @@ from typing import Any, Final
 from dispatcher import intake, quotas
 from dispatcher.access import Elsewhere, Forbidden, TooFast, Unauthorized
 from dispatcher.filters import FilterError
+from dispatcher.gateway.intake import UnknownEndpoint
 from dispatcher.intake import IntakeError
+from dispatcher.jobs.fields import RuleError
 from dispatcher.quotas import QuotaError
 from dispatcher.store.errors import (
     CannotUnseal,
     Conflict,
     DestinationDisabled,
+    InputGone,
     KeyReused,
     LimitReached,
     NoKeyring,
@@ -48,19 +51,22 @@ CODES: Final[dict[str, tuple[int, str]]] = {
         409,
         "This is kept sealed only, and DISPATCHER_ENCRYPTION_KEYS is not set.",
     ),
-    "PAYLOAD_GONE": (410, "The payload's retention has ended."),
+    "JOB_CANCELLED": (409, "The job whose output was waited for was cancelled."),
+    "PAYLOAD_GONE": (410, "The payload's retention has ended, or the input's or output's."),
     "PAYLOAD_TOO_LARGE": (413, "The body is larger than the limit."),
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
     "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
-    "QUEUE_FULL": (429, "Too many deliveries wait; details say for how long."),
+    "QUEUE_FULL": (429, "Too many deliveries, or jobs, wait; details say for how long."),
     "RATE_LIMITED": (429, "The tenant submits, or the key asks, faster than it may; see details."),
     "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
+    "JOB_FAILED": (502, "The job whose output was waited for failed; details say why."),
     "UNAVAILABLE": (503, "Not ready, stopping, or the database does not answer."),
     "CANNOT_UNSEAL": (
         503,
         "What is stored cannot be opened: its key is not in DISPATCHER_ENCRYPTION_KEYS, or it is "
         "damaged.",
     ),
+    "JOB_TIMEOUT": (504, "The job whose output was waited for took longer than it may."),
     "STORAGE_LIMIT_EXCEEDED": (507, "No room to store this; details say how much is left."),
 }
 RETRY_SOON_S: Final = 1  # how long a client waits out a stopped process or a busy database
@@ -97,6 +103,8 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
             return _from_quota(error)
         case FilterError():
             return from_filter(error)
+        case RuleError():
+            return invalid(error.field, error.value, error.reason)
         case Unauthorized():
             return ApiError("UNAUTHORIZED", str(error), headers={"WWW-Authenticate": "Bearer"})
         case Elsewhere():
@@ -129,6 +137,7 @@ _STORE_CODES: Final[dict[type[StoreError], str]] = {
     TenantErasing: "TENANT_ERASING",
     RedirectsSecret: "FORBIDDEN",
     PayloadGone: "PAYLOAD_GONE",
+    InputGone: "PAYLOAD_GONE",
     CannotUnseal: "CANNOT_UNSEAL",
     NoKeyring: "KEYS_REQUIRED",
     Conflict: "CONFLICT",
@@ -144,6 +153,8 @@ def _from_intake(error: IntakeError) -> Refusal:
             return invalid(error.field, error.value, error.reason)
         case intake.PayloadTooLarge():
             return ApiError("PAYLOAD_TOO_LARGE", message, details={"bytesMax": error.bytes_max})
+        case UnknownEndpoint():
+            return ApiError("NOT_FOUND", message)
         case _:  # NotReady
             return unavailable(message)
 

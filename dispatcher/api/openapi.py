@@ -17,6 +17,8 @@ TAGS: Final = {
     "callbacks": "Hand over finished jobs, and see what became of them.",
     "replays": "Deliver again what failed, all at once.",
     "destinations": "Where deliveries go, with their limits and their health.",
+    "jobs": "Requests that are run in the background, and what came of them.",
+    "endpoints": "Where jobs are run: upstreams by name, with their rules.",
     "access": "API keys, signing secrets and tenants.",
     "service": "Figures and signs of life.",
 }

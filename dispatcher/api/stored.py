@@ -1,6 +1,7 @@
 """Secrets that are stored by name, write-only, for the headers of destinations; and the
 platform's."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -8,10 +9,12 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
+from dispatcher.api.endpoint_views import secrets_of
 from dispatcher.api.json import respond
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.intake import check_header_value, check_name
-from dispatcher.store.stored import PLATFORM
+from dispatcher.store.errors import Conflict
+from dispatcher.store.stored import PLATFORM, USED_BY_MAX
 from dispatcher.values import StoredSecretEntry
 from receiver.base import log
 from receiver.base.clock import iso
@@ -51,7 +54,7 @@ async def search(call: Call) -> Response:
     owner = _owner(call)
     entries = await call.context.store.stored_secrets(owner)
     listing = call.listing(f"stored-secrets\0{owner}")
-    return respond(listing.page_of({one.name: _view(one) for one in entries}))
+    return respond(listing.page_of({one.name: _view(call, owner, one) for one in entries}))
 
 
 @Operation(
@@ -87,7 +90,7 @@ async def store(call: Call) -> Response:
         context.secrets.forget(owner)
     _LOG.info("secret stored" if is_new else "secret replaced", **_log_fields(call, owner))
     stored = await context.store.stored_secret(owner, name)
-    return respond(_view(stored), 201 if is_new else 200)
+    return respond(_view(call, owner, stored), 201 if is_new else 200)
 
 
 async def _secret(call: Call) -> str:
@@ -114,10 +117,13 @@ async def _secret(call: Call) -> str:
 async def forget(call: Call) -> Response:
     """Delete a stored secret.
 
-    Refused while a destination's header names it, unless that is forced.
+    Refused while a destination's, or an endpoint's, header names it, unless that is forced.
     """
     name, owner, context = call.path["name"], _owner(call), call.context
     force = choice(call.query, "force", ("true", "false")) == "true"
+    endpoints = _endpoints(call, owner, name)
+    if endpoints and not force:
+        raise Conflict(f"headers of {len(endpoints)} endpoints name {name}: {endpoints[0]}, …")
     entry = call.entry("secret.remove", name, tenant=owner or None, force=force or None)
     try:
         was = await context.store.forget_secret(owner, name, force=force, entries=[entry])
@@ -144,13 +150,22 @@ def _log_fields(call: Call, owner: str) -> dict[str, Any]:
     }
 
 
-def _view(entry: StoredSecretEntry) -> wire.StoredSecretView[str]:
+def _endpoints(call: Call, owner: str, name: str) -> Sequence[str]:
+    """Return the endpoints whose headers name a secret: the platform's alone."""
+    if owner != PLATFORM:
+        return ()
+    endpoints = call.context.gateway.book.all()
+    return [one.name for one in endpoints if name in secrets_of(one.rules)]
+
+
+def _view(call: Call, owner: str, entry: StoredSecretEntry) -> wire.StoredSecretView[str]:
+    users = [*entry.used_by, *_endpoints(call, owner, entry.name)]
     return wire.StoredSecretView(
         name=entry.name,
         created_at=iso(entry.created_ms),
         updated_at=iso(entry.updated_ms),
-        uses=entry.uses,
-        used_by=list(entry.used_by),
+        uses=entry.uses + len(users) - len(entry.used_by),
+        used_by=users[:USED_BY_MAX],
     )
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Final, Protocol
 
-import msgspec
-
 from dispatcher import ids, wire
 from dispatcher.access import Access
 from dispatcher.audit import MakeEntry
@@ -26,7 +24,10 @@ from dispatcher.intake import (
     not_before_ms,
     read_policy,
 )
+from dispatcher.jobs import told
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules
+from dispatcher.jobs.rules import FUNCTION
+from dispatcher.jobs.schema import check_body
 from dispatcher.jobs.values import (
     CallbackTarget,
     Dialect,
@@ -37,9 +38,15 @@ from dispatcher.jobs.values import (
 )
 from dispatcher.metrics import Metrics
 from dispatcher.policy import load
-from dispatcher.quotas import Quotas
+from dispatcher.quotas import QueueFull, Quotas, queue_full
 from dispatcher.settings import Settings
-from dispatcher.store.errors import DestinationDisabled, NotFound, StoreFull
+from dispatcher.store.errors import (
+    DestinationDisabled,
+    JobQueueFull,
+    KeyReused,
+    NotFound,
+    StoreFull,
+)
 from dispatcher.store.rows import ROW_BYTES
 from dispatcher.store.store import Store
 from dispatcher.values import Headers
@@ -49,9 +56,9 @@ LIMIT_S_MIN: Final = 1.0
 LIMIT_S_MAX: Final = 604_800.0
 TTL_S_MIN: Final = 10.0
 TTL_S_MAX: Final = 2_592_000.0
+EXPECTED_S: Final = 60.0
+"""How long a job takes of which nothing is known."""
 _FUNCTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_PLACE_HOLDER: Final = "{function}"
-_JSON: Final = msgspec.json.Decoder()
 
 
 class UnknownEndpoint(IntakeError):
@@ -145,6 +152,12 @@ class JobIntake:
                 submitted = await self._jobs.submit(new)
         except StoreFull:
             raise self._quotas.storage_full(tenant, size) from None
+        except NotFound:  # removed a moment ago
+            raise UnknownEndpoint(new.endpoint) from None
+        except KeyReused as reused:
+            raise KeyReused(ids.spelled(reused.first_id, new.dialect)) from None
+        except JobQueueFull as full:
+            raise self.queue_full(full) from None
         self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
         return submitted
 
@@ -169,6 +182,16 @@ class JobIntake:
             raise Invalid("destination", name, reason) from None
         if destination.disabled_reason is not None:
             raise DestinationDisabled(f"the destination {name} is disabled")
+
+    def queue_full(self, full: JobQueueFull) -> QueueFull:
+        """Return the error for a queue that is full, with what is known of its endpoint."""
+        endpoint = self._jobs.endpoint(full.endpoint)
+        rate = 0.0
+        if endpoint is not None:
+            rules = endpoint.rules
+            rate = rules.concurrency / (rules.expected_duration or EXPECTED_S)
+        over = full.queued - full.max + 1
+        return queue_full(full.queued, over=over, drain_rate=rate, what="jobs")
 
 
 def stored_bytes(new: NewJob) -> int:
@@ -229,15 +252,13 @@ def _target(
     if url is None and name is None:
         name = rules.callback.destination
     headers = custom_headers(submission.callback_headers, settings.signature_header)
-    policy_text, policy = read_policy(submission.policy)
+    policy_text, _ = read_policy(submission.policy)
     if url is None and name is None:
         if headers or policy_text is not None:
             reason = "there is no callback: give its URL or a destination"
             raise Invalid("policy" if policy_text else "headers", None, reason)
         return None
-    if policy is None and rules.callback.policy is not None:
-        policy_text = rules.callback.policy
-        policy = load(policy_text)
+    policy_text = told.callback_policy(policy_text, rules, submission.dialect)
     lane = ids.destination_id(tenant, name=name) if url is None else ids.lane_id(tenant, url)
     return CallbackTarget(
         url=url,
@@ -246,17 +267,17 @@ def _target(
         lane=lane,
         headers=headers,
         policy_text=policy_text,
-        policy=policy,
+        policy=None if policy_text is None else load(policy_text),
     )
 
 
 def _function(name: str | None, rules: EndpointRules) -> str | None:
     """Return the function that is called. Raises Invalid for one that the endpoint has not."""
     if name is None:
-        return rules.functions[0] if _PLACE_HOLDER in rules.url and rules.functions else None
+        return rules.functions[0] if FUNCTION in rules.url and rules.functions else None
     if not _FUNCTION.fullmatch(name):
         raise Invalid("function", name, "1 to 64 letters, digits or any of . _ -")
-    if _PLACE_HOLDER not in rules.url and name not in rules.functions:
+    if FUNCTION not in rules.url and name not in rules.functions:
         raise Invalid("function", name, f"the endpoint has {', '.join(rules.functions)}")
     return name
 
@@ -266,6 +287,10 @@ def _check(submission: JobSubmission, rules: EndpointRules, settings: Settings) 
         raise PayloadTooLarge(rules.input_max)
     check_content_type(submission.content_type)
     check_tags(submission.tags)
+    if rules.schema is not None:
+        fault = check_body(rules.schema, submission.body)
+        if fault is not None:
+            raise Invalid(fault.field or "body", fault.value, fault.reason)
     if submission.idempotency_key is not None:
         check_key(submission.idempotency_key)
     if submission.callback_url is not None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dispatcher.demo.processes import free_ports
@@ -22,6 +22,7 @@ class Started:
     folder: Path
     dispatcher_port: int
     receiver_port: int
+    spare_port: int
     output: str
 
     def here(self, text: str) -> str:
@@ -50,8 +51,8 @@ def quick_start(folder: Path) -> Iterator[Started]:
     """Paste the README's quick start from top to bottom into one shell, in a checkout whose
     environment is installed; on leaving, end what it started as the README says."""
     _pretend_checkout(folder)
-    dispatcher_port, receiver_port = free_ports(2)
-    where = Started(folder, dispatcher_port, receiver_port, "")
+    dispatcher_port, receiver_port, spare_port = free_ports(3)
+    where = Started(folder, dispatcher_port, receiver_port, spare_port, "")
     # What was pasted leaves the shell open: it waits for the next line, which ends it.
     script = where.here(block(README, "make install"))
     script += "\necho PASTED; read -r _; kill %1 %2; wait"
@@ -71,7 +72,7 @@ def quick_start(folder: Path) -> Iterator[Started]:
         while (line := shell.stdout.readline()) != "PASTED\n":
             assert line, f"the shell ended early:\n{output}"
             output += line
-        yield Started(folder / "build" / "try", dispatcher_port, receiver_port, output)
+        yield replace(where, folder=folder / "build" / "try", output=output)
         shell.communicate("\n", timeout=60)
     finally:
         if shell.poll() is None:  # it hangs, and with it what it started

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import typer
 
@@ -19,6 +19,7 @@ from dispatcher.api.app import OPERATIONS
 from dispatcher.api.errors import CODES
 from dispatcher.app import Service
 from dispatcher.audit import ACTIONS
+from dispatcher.jobs import states as job_transitions
 from dispatcher.states import FINAL, STATES, TRANSITIONS
 from receiver.inbox.listing import Backlog
 from tests.readme.documents import DISPATCHER, RECEIVER, name_of, read
@@ -37,6 +38,18 @@ def states() -> str:
     lines += [f"| {before} | {after} | {why} |" for (before, after), why in TRANSITIONS.items()]
     ends = ", ".join(f"`{state}`" for state in STATES if state in FINAL)
     return "\n".join([*lines, "", f"Final, until an operator replays: {ends}."])
+
+
+def job_states() -> str:
+    """Return the transitions of a job, with the reasons that stand beside its states."""
+    lines = ["| from | to | when |", "|---|---|---|"]
+    transitions = job_transitions.TRANSITIONS.items()
+    lines += [f"| {before} | {after} | {why} |" for (before, after), why in transitions]
+    ends = ", ".join(
+        f"`{state}`" for state in job_transitions.STATES if state in job_transitions.FINAL
+    )
+    reasons = ", ".join(f"`{reason}`" for reason in get_args(job_transitions.JobReason))
+    return "\n".join([*lines, "", f"Final: {ends}. The `reason` beside one: {reasons}."])
 
 
 def routes() -> str:
@@ -127,6 +140,7 @@ def _receiver_metrics() -> str:
 PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
     DISPATCHER: {
         "states": states,
+        "job-states": job_states,
         "routes": routes,
         "errors": errors,
         "actions": actions,

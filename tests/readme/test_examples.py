@@ -35,6 +35,7 @@ def test_quick_start_delivers_as_pasted(tmp_path: Path) -> None:
         _wait_until_handled(started)
 
         _submit_as_shown(started)
+        _give_a_model_server_an_api(started)
         _look_as_an_operator(started)
         asyncio.run(_report(started.here(block(DISPATCHER, "from dispatcher.client"))))
         _send_yourself_a_completion(started)
@@ -56,6 +57,18 @@ def _submit_as_shown(started: Started) -> None:
         started.here(block(README, "from dispatcher.client")), "utf-8"
     )
     assert started.run("python submit.py") == "delivered\n"
+
+
+def _give_a_model_server_an_api(started: Started) -> None:
+    """Its endpoint is made, one job's output reaches the handler, another's is the answer."""
+    script = block(README, "cat >model.py").replace(":9000", f":{started.spare_port}")
+    script = script.replace(", 9000)", f", {started.spare_port})")
+    shown = started.run(f"trap 'kill %1' EXIT\n{script}")
+    made, taken, waited, printed = shown.splitlines()
+    assert json.loads(made)["state"] == "active"
+    assert json.loads(taken)["status"] == "queued"
+    assert json.loads(waited) == {"TEXT": "HI"}
+    assert printed == f"{json.loads(taken)['id']} completed {{'TEXT': 'HELLO'}}"
 
 
 def _look_as_an_operator(started: Started) -> None:

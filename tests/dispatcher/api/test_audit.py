@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from dispatcher.access import BOOTSTRAP_ID
-from dispatcher.api import submits
+from dispatcher.api import job_submits, submits
 from dispatcher.api.app import OPERATIONS
 from dispatcher.app import Service
 from dispatcher.audit import ACTIONS, REASON_CHARS_MAX
@@ -20,6 +20,7 @@ from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject, subm
 ALL: Final = ["submit", "read", "operate", "admin"]
 SECRET: Final = "whsec_" + "c2VjcmV0" * 6
 HEADERS: Final = {"Authorization": "Basic aGlkZGVu", "X-Plain": "hidden-value"}
+SUBMITS: Final = (*submits.OPERATIONS, *job_submits.OPERATIONS)
 Act = Callable[[httpx.AsyncClient], Awaitable[str]]
 CASES: Final[dict[str, Act]] = {}
 # Whose routes have tests of their own.
@@ -189,6 +190,72 @@ async def _(api: httpx.AsyncClient) -> str:
     return id
 
 
+async def endpoint(api: httpx.AsyncClient) -> str:
+    body = {"name": "shout", "url": "http://127.0.0.1:9/run", "headers": HEADERS}
+    return str(good(await api.post("/v1/endpoints", json=body))["name"])
+
+
+@case("endpoint.create")
+async def _(api: httpx.AsyncClient) -> str:
+    return await endpoint(api)
+
+
+@case("endpoint.change")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.patch(f"/v1/endpoints/{name}", json={"headers": HEADERS, "rate": 5}))
+    return name
+
+
+@case("endpoint.remove")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.delete(f"/v1/endpoints/{name}"))
+    return name
+
+
+@case("endpoint.pause")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/pause"))
+    return name
+
+
+@case("endpoint.resume")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/resume"))
+    return name
+
+
+@case("endpoint.test")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/test"))
+    return name
+
+
+async def queued(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/pause"))
+    return str(good(await api.post(f"/v1/endpoints/{name}/jobs", content=b"1"))["id"])
+
+
+@case("job.cancel")
+async def _(api: httpx.AsyncClient) -> str:
+    id = await queued(api)
+    good(await api.post(f"/v1/jobs/{id}/cancel"))
+    return id
+
+
+@case("job.retry")
+async def _(api: httpx.AsyncClient) -> str:
+    id = await queued(api)
+    good(await api.post(f"/v1/jobs/{id}/cancel"))
+    good(await api.post(f"/v1/jobs/{id}/retry"))
+    return id
+
+
 @case("tenant.create")
 async def _(api: httpx.AsyncClient) -> str:
     body = {"jobId": "j", "callbackUrl": "http://127.0.0.1:9/", "payload": 1}
@@ -228,7 +295,7 @@ def test_every_action_has_its_case_and_every_change_its_action() -> None:
     assert set(CASES) | ELSEWHERE == set(ACTIONS)
     for one in OPERATIONS:
         assert set(one.actions) <= set(ACTIONS), one.path
-        changes = one.method != "GET" and one not in submits.OPERATIONS
+        changes = one.method != "GET" and one not in SUBMITS
         assert bool(one.actions) is changes, f"{one.method} {one.path}"
     named = {action for one in OPERATIONS for action in one.actions}
     assert named | ELSEWHERE | {"tenant.create"} == set(ACTIONS)
@@ -244,7 +311,7 @@ async def test_each_action_is_recorded_by_its_route(
     async with connect(service, key, **{"Postback-Reason": "ticket 4711"}) as operator:
         target = await CASES[action](operator)
         entry = (await trail(api, action=action))[0]
-    platform = action in ("tenant.change", "tenant.erase")
+    platform = action.startswith("endpoint.") or action in ("tenant.change", "tenant.erase")
     expected = {
         "action": action,
         "actor": made["target"],
@@ -295,6 +362,14 @@ REFUSED: Final[tuple[tuple[str, str, Any, int], ...]] = (
     ("POST", "/v1/replays", {"filter": {}}, 422),
     ("POST", "/v1/replays", {"filter": {"status": "dead"}, "dryRun": True}, 200),
     ("POST", "/v1/replays/rp_0/cancel", None, 404),
+    ("POST", "/v1/endpoints", {"name": "jobs", "url": "http://127.0.0.1:9/"}, 422),
+    ("PATCH", "/v1/endpoints/nobody", {"rate": 1}, 404),
+    ("DELETE", "/v1/endpoints/nobody", None, 404),
+    ("POST", "/v1/endpoints/nobody/pause", None, 404),
+    ("POST", "/v1/endpoints/nobody/resume", None, 404),
+    ("POST", "/v1/endpoints/nobody/test", None, 404),
+    ("POST", "/v1/jobs/job_0/cancel", None, 404),
+    ("POST", "/v1/jobs/job_0/retry", None, 404),
     ("PATCH", "/v1/tenants/nobody", {"queueMax": 1}, 404),
     ("DELETE", "/v1/tenants/nobody", None, 204),
 )

@@ -1,0 +1,351 @@
+"""/v1/endpoints/{name}/jobs and /v1/jobs: from a request to its output, through the whole service
+and a real upstream."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from dispatcher import ids
+from dispatcher.app import Service
+from tests.dispatcher.api.models import (
+    SAID,
+    Model,
+    ended,
+    make_endpoint,
+    model_server,
+    submit_job,
+)
+from tests.dispatcher.api.talk import connect, make_key, reject
+from tests.dispatcher.peers import answer, answers, listening
+from tests.receiver.waiting import until
+
+ALL = ["submit", "read", "operate", "admin"]
+PATH = "/v1/endpoints/shout/jobs"
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[Model]:
+    async with model_server() as model:
+        yield model
+
+
+@pytest.fixture
+async def shout(api: httpx.AsyncClient, model: Model) -> Model:
+    """The endpoint `shout` and the model behind it."""
+    await make_endpoint(api, model)
+    return model
+
+
+# --- submitting ---
+
+
+async def test_a_job_is_taken_run_and_shown(api: httpx.AsyncClient, shout: Model) -> None:
+    """18.2: 202 with its id and where to ask; then the view with the output as it stands."""
+    taken = await api.post(
+        PATH,
+        content=b'{"text":  "hello"}',
+        headers={"Content-Type": "application/json", "Postback-Tags": "team=a,b=%C3%BC"},
+    )
+    assert taken.status_code == 202
+    view = taken.json()
+    assert set(view) == {"id", "endpoint", "status", "createdAt", "duplicate"}
+    assert (view["endpoint"], view["status"], view["duplicate"]) == ("shout", "queued", False)
+    assert view["id"].startswith("job_")
+    assert ids.parse_job_id(view["id"])
+    assert taken.headers["location"] == f"/v1/jobs/{view['id']}"
+    assert int(taken.headers["retry-after"]) >= 1
+    assert "preference-applied" not in taken.headers
+
+    shown = await api.get(taken.headers["location"], params={"wait": "20"})
+    job = shown.json()
+    assert (job["id"], job["status"], job["run"], job["attempts"]) == (
+        view["id"], "completed", 1, 1,
+    )  # fmt: skip
+    assert (job["priority"], job["tags"]) == ("normal", {"team": "a", "b": "ü"})
+    assert job["createdAt"] <= job["startedAt"] <= job["endedAt"]
+    assert SAID in shown.content
+    [call] = shout.received
+    assert (call.body, call.header("Content-Type")) == (b'{"text":  "hello"}', "application/json")
+
+
+async def test_any_body_of_any_type_goes_to_the_upstream_as_it_came(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    body = bytes(range(256))
+    taken = await api.post(PATH, content=body, headers={"Content-Type": "image/x-raw; a=b"})
+    await ended(api, taken.json()["id"])
+    [call] = shout.received
+    assert (call.body, call.header("Content-Type")) == (body, "image/x-raw; a=b")
+
+
+async def test_who_waits_gets_the_output_itself(api: httpx.AsyncClient, shout: Model) -> None:
+    """RFC 7240: `wait` in time is 200 with the upstream's type and bytes, and says what it did."""
+    waited = await api.post(PATH, content=b"1", headers={"Prefer": "wait=20"})
+    assert waited.status_code == 200
+    assert waited.content == SAID
+    assert waited.headers["content-type"] == "application/json"
+    assert waited.headers["preference-applied"] == "wait=20"
+    assert waited.headers["x-content-type-options"] == "nosniff"
+    job = (await api.get(waited.headers["location"])).json()
+    assert job["status"] == "completed"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "respond-async, wait=0", "wait=0", "wait=1"])
+async def test_who_does_not_wait_so_long_gets_the_id(
+    api: httpx.AsyncClient, shout: Model, prefer: str
+) -> None:
+    shout.go.clear()
+    taken = await api.post(PATH, content=b"1", headers={"Prefer": prefer})
+    assert taken.status_code == 202
+    assert taken.headers["preference-applied"] == prefer
+    shout.go.set()
+    assert (await ended(api, taken.json()["id"]))["status"] == "completed"
+
+
+async def test_who_waits_for_a_job_that_fails_is_told_so(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    """502 in the one shape of errors, with what the upstream said, and where the job is."""
+    shout.answers.append(answer("400 Bad Request", "Content-Type: text/plain", body=b"no prompt"))
+    waited = await api.post(PATH, content=b"1", headers={"Prefer": "wait=20"})
+    details = reject(waited, 502, "JOB_FAILED")
+    assert (details["status"], details["reason"], details["statusCode"]) == (
+        "failed", "rejected", 400,
+    )  # fmt: skip
+    assert details["error"] == "no prompt"
+    assert waited.headers["location"] == f"/v1/jobs/{details['id']}"
+    job = (await api.get(waited.headers["location"])).json()
+    assert (job["status"], job["error"]) == ("failed", "no prompt")
+
+
+async def test_the_same_key_again_is_the_same_job(api: httpx.AsyncClient, shout: Model) -> None:
+    """D12: attached to in its present state, bare or quoted; other content is a conflict."""
+    shout.go.clear()
+    first = await submit_job(api, Idempotency_Key="key-1")
+    again = await submit_job(api, Idempotency_Key='"key-1"')
+    assert (again["id"], again["duplicate"], again["status"]) == (first["id"], True, "running")
+    other = await api.post(PATH, content=b"2", headers={"Idempotency-Key": "key-1"})
+    assert reject(other, 409, "IDEMPOTENCY_CONFLICT")["firstId"] == first["id"]
+    shout.go.set()
+    await ended(api, first["id"])
+    again = await submit_job(api, Idempotency_Key="key-1")
+    assert (again["duplicate"], again["status"]) == (True, "completed")
+    waited = await api.post(
+        PATH,
+        content=b'{"text":"hello"}',
+        headers={
+            "Idempotency-Key": "key-1", "Prefer": "wait=5", "Content-Type": "application/json",
+        },
+    )  # fmt: skip
+    assert (waited.status_code, waited.content) == (200, SAID)
+    assert len(shout.received) == 1
+
+
+async def test_its_end_is_told_to_its_callback(api: httpx.AsyncClient, shout: Model) -> None:
+    """Of TensorOne's shape with run and endpoint; the view names the callback and its state."""
+    async with listening(answers(answer("200 OK"))) as peer:
+        job = await submit_job(
+            api,
+            Postback_Callback_Url=peer.url,
+            Postback_Callback_Headers="X-Team=a",
+            Postback_Tags="team=a",
+            Postback_Priority="high",
+        )
+        view = await ended(api, job["id"])
+        await until(lambda: bool(peer.received))
+        [told] = peer.received
+        body = json.loads(told.body)
+        assert (body["jobId"], body["status"], body["output"]) == (
+            job["id"], "completed", {"text": "HELLO"},
+        )  # fmt: skip
+        assert (body["run"], body["endpoint"], body["tags"]) == (1, "shout", {"team": "a"})
+        assert b'{"text":  "HELLO"}' in told.body
+        assert told.header("X-Team") == "a"
+        assert told.header("X-Postback-Job-Id") == job["id"]
+
+        async def delivered() -> bool:
+            shown = (await api.get(f"/v1/jobs/{job['id']}")).json()
+            return bool(shown["callback"]["status"] == "delivered")
+
+        await until(delivered)
+        callback = (await api.get(f"/v1/callbacks/{view['callback']['id']}")).json()
+        assert (callback["jobId"], callback["run"]) == (job["id"], 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [
+        ({"Postback-Callback-Url": "http://10.0.0.1/"}, "callbackUrl"),
+        ({"Postback-Callback-Url": "nonsense"}, "callbackUrl"),
+        ({"Postback-Destination": "nobody"}, "destination"),
+        ({"Postback-Policy": "fast"}, "Postback-Policy"),
+        ({"Postback-Priority": "urgent"}, "Postback-Priority"),
+        ({"Postback-Tags": "team"}, "Postback-Tags"),
+        ({"Postback-Timeout": "0.1"}, "timeout"),
+        ({"Postback-Ttl": "1"}, "ttl"),
+        ({"Postback-Not-Before": "soon"}, "notBefore"),
+        ({"Postback-Function": "train"}, "function"),
+        ({"Idempotency-Key": "a b"}, "Idempotency-Key"),
+    ],
+)
+async def test_what_cannot_be_is_refused_at_the_door(
+    api: httpx.AsyncClient, shout: Model, headers: dict[str, str], field: str
+) -> None:
+    """422 by the field, never a 202: nothing may refuse at the end."""
+    refused = await api.post(PATH, content=b"1", headers=headers)
+    assert reject(refused, 422, "VALIDATION_ERROR")["field"] == field
+
+
+async def test_limits_of_the_endpoint_are_told(api: httpx.AsyncClient, model: Model) -> None:
+    """Too large 413; not of its schema 422 with the seed's path; a full queue 429 with figures."""
+    schema = {
+        "type": "object",
+        "properties": {"pages": {"type": "integer", "minimum": 1}},
+        "required": ["pages"],
+    }
+    await make_endpoint(api, model, inputMax=100, queueMaxTenant=1, schema=schema)
+    big = await api.post(PATH, content=b'{"pages": 1, "x": "' + b"x" * 100 + b'"}')
+    assert reject(big, 413, "PAYLOAD_TOO_LARGE")["bytesMax"] == 100
+    details = reject(await api.post(PATH, content=b'{"pages": -5}'), 422, "VALIDATION_ERROR")
+    assert (details["field"], details["value"]) == ("pages", -5)
+    for body in (b"{}", b"nonsense", b"\xff", b"[" * 100_0):
+        refused = await api.post(PATH, content=body[:100])
+        reject(refused, 422, "VALIDATION_ERROR")
+    await api.post("/v1/endpoints/shout/pause")
+    await submit_job(api, body=b'{"pages": 1}')
+    full = await api.post(PATH, content=b'{"pages": 2}')
+    details = reject(full, 429, "QUEUE_FULL")
+    assert (details["queueSize"], full.headers["retry-after"]) == (1, str(details["retryAfter"]))
+    assert details["estimatedWait"]
+
+
+async def test_two_headers_that_say_two_things_are_refused(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    for name in ("Postback-Callback-Url", "Postback-Priority", "Idempotency-Key"):
+        twice = [(name, "normal"), (name, "high")]
+        reject(await api.post(PATH, content=b"1", headers=twice), 400, "BAD_REQUEST")
+
+
+async def test_a_key_that_is_bound_to_destinations_submits_to_no_other(
+    service: Service, api: httpx.AsyncClient, shout: Model
+) -> None:
+    key = await make_key(
+        api, scopes=["submit"], tenant="default", destinations=["https://example.com"]
+    )
+    async with connect(service, key) as bound:
+        other = {"Postback-Callback-Url": "http://127.0.0.1:9/"}
+        reject(await bound.post(PATH, content=b"1", headers=other), 403, "FORBIDDEN")
+
+
+# --- looking ---
+
+
+async def test_outputs_stand_in_views_as_they_are(api: httpx.AsyncClient, shout: Model) -> None:
+    """Section 9: JSON spliced, text as a string, JSON that is none as text, the rest by
+    reference; the bytes and the type as they came at /output."""
+    cases: list[tuple[str, bytes, Any]] = [
+        ("application/json", b'{"a": 1.0,  "a": 2}', {"a": 2}),
+        ("application/problem+json; charset=utf-8", b" [1e2] ", [100]),
+        ("application/json", b"{nonsense", "{nonsense"),
+        ("text/plain; charset=utf-8", "ü\0".encode(), "ü\0"),
+        ("image/png", b"\x89PNG", None),
+        ("text/plain", b"\xff\xfe", None),
+    ]
+    for kind, body, shown in cases:
+        shout.answers.append(answer("200 OK", f"Content-Type: {kind}", body=body))
+        job = await ended(api, (await submit_job(api))["id"])
+        if shown is None:
+            assert "output" not in job
+            reference = job["outputRef"]
+            assert (reference["size"], reference["contentType"]) == (len(body), kind)
+            fetched = await api.get(f"/v1/jobs/{job['id']}/output")
+            assert reference["url"].endswith(f"/v1/jobs/{job['id']}/output")
+        else:
+            assert job["output"] == shown
+            fetched = await api.get(f"/v1/jobs/{job['id']}/output")
+        assert (fetched.content, fetched.headers["content-type"]) == (body, kind)
+        assert fetched.headers["content-disposition"] == "attachment"
+
+
+async def test_any_spelling_of_an_id_finds_the_job(api: httpx.AsyncClient, shout: Model) -> None:
+    id = (await submit_job(api))["id"]
+    plain = id.removeprefix("job_")
+    dashed = "-".join((plain[:8], plain[8:12], plain[12:16], plain[16:20], plain[20:]))
+    for spelling in (id, plain, dashed, f"sync-{dashed}"):
+        assert (await api.get(f"/v1/jobs/{spelling}")).json()["id"] == id
+    for unknown in ("job_1", "cb_" + "0" * 32, "job_" + "0" * 32, "x"):
+        for path in ("", "/output"):
+            reject(await api.get(f"/v1/jobs/{unknown}{path}"), 404, "NOT_FOUND")
+
+
+# --- cancelling and running again ---
+
+
+async def test_a_cancelled_job_is_so_at_once_and_its_call_closed(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    """Section 8: one conditional write decides; the place is free once the call has ended."""
+    shout.go.clear()
+    id = (await submit_job(api))["id"]
+    await until(lambda: bool(shout.received))
+    cancelled = await api.post(f"/v1/jobs/{id}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    assert cancelled.json()["reason"] == "user"
+    await until(lambda: bool(shout.closed))
+    again = await api.post(f"/v1/jobs/{id}/cancel")
+    assert (again.status_code, again.json()["status"]) == (200, "cancelled")
+    shout.go.set()
+    done = await ended(api, (await submit_job(api))["id"])
+    late = await api.post(f"/v1/jobs/{done['id']}/cancel")
+    assert (late.status_code, late.json()["status"]) == (200, "completed")
+
+
+async def test_a_retry_is_the_next_run_of_the_same_job(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    """Section 4: the same id and input, tries anew; a completed one only where that is forced."""
+    shout.answers.append(answer("500 Oops"))
+    id = (await submit_job(api))["id"]
+    assert (await ended(api, id))["status"] == "failed"
+    assert (await api.post(f"/v1/jobs/{id}/retry")).json()["run"] == 2
+    job = await ended(api, id)
+    assert (job["status"], job["run"], job["attempts"]) == ("completed", 2, 1)
+    reject(await api.post(f"/v1/jobs/{id}/retry"), 409, "CONFLICT")
+    forced = await api.post(f"/v1/jobs/{id}/retry", json={"force": True})
+    assert (forced.status_code, forced.json()["run"]) == (200, 3)
+    assert (await ended(api, id))["status"] == "completed"
+    shout.go.clear()
+    waiting = (await submit_job(api))["id"]
+    reject(await api.post(f"/v1/jobs/{waiting}/retry"), 409, "CONFLICT")
+    shout.go.set()
+
+
+# --- between tenants ---
+
+
+async def test_i9_anothers_job_answers_exactly_like_an_unknown_one(
+    service: Service, api: httpx.AsyncClient, shout: Model
+) -> None:
+    """Every route with a job's id: the same status, code, message and details."""
+    id = (await submit_job(api))["id"]
+    await ended(api, id)
+    unknown = "job_" + ids.new_job_id(0)
+    key = await make_key(api, scopes=ALL, tenant="mallory")
+    async with connect(service, key) as mallory:
+        for method, path in (
+            ("GET", "/v1/jobs/{}"),
+            ("GET", "/v1/jobs/{}?wait=5"),
+            ("GET", "/v1/jobs/{}/output"),
+            ("POST", "/v1/jobs/{}/cancel"),
+            ("POST", "/v1/jobs/{}/retry"),
+        ):
+            said = []
+            for one in (id, unknown):
+                refused = await mallory.request(method, path.format(one))
+                reject(refused, 404, "NOT_FOUND")
+                said.append(str({**refused.json(), "requestId": ""}).replace(one, "ID"))
+            assert said[0] == said[1], path
