@@ -80,6 +80,13 @@ def reserve_high(held: int, slots_max: int) -> int:
     return reserve(held, slots_max) // 5
 
 
+def reserve_endpoint(held: int, places_max: int) -> int:
+    """Return how many of a process's places for jobs stay free when an endpoint that holds `held`
+    takes one more: as `reserve`, but a quarter as much, since an endpoint's own bound is chosen by
+    operators. Calls last for hours: without it two endpoints could have all places for as long."""
+    return -(-reserve(held, places_max) // 4)
+
+
 def claim_reserves(slots_max: int, slots: int, free: int) -> tuple[int, ...]:
     """Return what a claim for `slots` of the `free` ones leaves of them, by the bit length of how
     many a tenant holds: its part of the reserve, at least one where there is any. Hand-over leaves

@@ -353,9 +353,10 @@ class Settings:
     )
 
     job_places: int = setting(
-        2_000,
-        "most upstream calls of jobs that one process has open at once: each may last for hours, "
-        "and holds a connection and its input",
+        2_500,
+        "most upstream calls of jobs that one process has open at once, of which one endpoint "
+        "leaves a sixteenth for others; each may last for hours, and costs about 25 KiB and its "
+        "input",
         min=1,
         max=65_536,
     )

@@ -28,6 +28,7 @@ from dispatcher.jobs.values import (
     CallOutcome,
     ChangedJob,
     ClaimedJob,
+    HeldJob,
     JobSettlement,
     JobVerdict,
     NewJob,
@@ -80,14 +81,15 @@ class Upstream(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A job that this process runs. `calling`: its call has not ended."""
+    """A job that this process runs. `calling`: its call has not ended; `gone`: its endpoint was
+    removed before it began."""
 
     job: ClaimedJob
-    size: int
     task: asyncio.Task[None] | None = None
     begun: bool = False
     calling: bool = True
     closing: Closing | None = None
+    gone: bool = False
     rules: EndpointRules | None = field(default=None, repr=False)
 
     @property
@@ -141,10 +143,12 @@ class JobEngine:
         self._next_ready_ms: int | None = None
         self._empty_until_ms = 0  # of the monotonic clock
         self._incoming: set[asyncio.Task[Any]] = set()
-        self._astray: frozenset[tuple[str, int]] = frozenset()
+        self._astray: dict[HeldJob, int] = {}  # since when
+        self._astray_ms = round(settings.job_lease * 1000)
         self._looking: set[asyncio.Task[None]] = set()
         self._running: dict[str, list[Running]] = {}  # by id; rarely with several claims of it
         self._claiming: asyncio.Task[None] | None = None
+        self._closed = False  # what begins now is closed at once
         self.ready = False
 
     @property
@@ -181,6 +185,7 @@ class JobEngine:
         recorded_s = ends_s + RECORD_S
         await _wait(self._incoming, recorded_s - clock())  # what they claim is ours to finish
         await _wait(self._tasks(), ends_s - clock())
+        self._closed = True
         for one in self._all():
             self._close(one, "interrupted")
         await _wait(self._tasks(), recorded_s - clock())
@@ -214,9 +219,9 @@ class JobEngine:
         raises."""
         size = len(new.body)
         handover = self.ready and new.not_before_ms is None and not self._faults.until_ms
-        handover = handover and self._may_start() and self._places.admits(size)
+        handover = handover and self._may_start() and self._places.admits(new.endpoint, size)
         if handover:
-            self._places.take(size)
+            self._places.take(new.endpoint, size)
         # Shielded: a caller that goes away does not keep a claimed job from its call.
         return await asyncio.shield(self._track(self._submit(new, handover, size)))
 
@@ -228,9 +233,9 @@ class JobEngine:
             claimed = submitted.claimed
         finally:
             if handover and claimed is None:
-                self._free(size)
+                self._free(new.endpoint, size)
         if claimed is not None:
-            self._begin(claimed, size)
+            self._begin(claimed)
         return submitted
 
     async def cancel(
@@ -283,17 +288,20 @@ class JobEngine:
         """Compare what runs here with what the database says of it, in case that nobody could tell:
         close the calls of claims that are no longer ours, and hand back what we were given in a
         commit whose reply was lost."""
-        before, self._astray = self._astray, frozenset()
         known = [one for one in self._all() if one.is_calling]
         ours = await self._store.held(self._process)
         running = {(one.id, one.claim) for one in ours if not one.releasing}
         for one in known:
             if (one.job.id, one.job.claim) not in running:
                 self._close(one, "cancelled")
-        # What is on its way to us at this moment is there the next time.
-        astray = [one for one in ours if one.id not in self._running]
-        self._astray = frozenset((one.id, one.claim) for one in astray)
-        left = [one for one in astray if (one.id, one.claim) in before]
+        await self._disown([one for one in ours if one.id not in self._running])
+
+    async def _disown(self, astray: Sequence[HeldJob]) -> None:
+        """Hand back what is said to run here and does not, once that was so for a lease: the reply
+        to a commit may be on its way for long."""
+        at_ms = self._monotonic_ms()
+        self._astray = {one: self._astray.get(one, at_ms) for one in astray}
+        left = [one for one, since_ms in self._astray.items() if at_ms - since_ms > self._astray_ms]
         if left:
             _LOG.warning("jobs were given to us that we do not know: handed back", jobs=len(left))
             await self._store.disown(left, now_ms=self._clock())
@@ -354,24 +362,22 @@ class JobEngine:
 
     async def _claim(self) -> None:
         probes = self._faults.probes(self._monotonic_ms())
-        most = {} if probes is None else {"places_max": probes}
-        request = self._places.ask(
-            self._process, self._clock(), in_vain=self._empty_until_ms > 0, **most
-        )
+        request = self._places.ask(self._process, self._clock(), places_max=probes)
         try:
             jobs = await self._store.claim(request)
         finally:
             self._places.answered()
         for job in jobs:
-            self._places.take(len(job.body))
-            self._begin(job, len(job.body))
+            self._places.take(job.endpoint, len(job.body))
+            self._begin(job)
         self._empty_until_ms = 0 if jobs else self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
         self._arm()
 
     # --- running ---
 
-    def _begin(self, job: ClaimedJob, size: int) -> None:
-        one = Running(job, size)
+    def _begin(self, job: ClaimedJob) -> None:
+        """Run a job that is ours, in the place that is held for it."""
+        one = Running(job, closing="interrupted" if self._closed else None)
         self._running.setdefault(job.id, []).append(one)
         one.task = asyncio.create_task(self._run(one))
         one.task.add_done_callback(self._ended)
@@ -404,10 +410,11 @@ class JobEngine:
             _go_on()
             outcome = self._unmade("cancelled", started_ms)
         except EndpointGone:
-            outcome = self._unmade("cancelled", started_ms)
+            one.gone = True
+            return self._unmade("cancelled", started_ms)
         except Exception as error:
             outcome = self._own_fault(one, error, started_ms)
-        if one.closing == "interrupted" and outcome.kind == "cancelled":
+        if outcome.kind == "cancelled" and one.closing != "cancelled":
             return replace(outcome, kind="interrupted", error=INTERRUPTED)
         return outcome
 
@@ -466,14 +473,14 @@ class JobEngine:
             await self._release_place(one.job)
             return
         self._metrics.job_called(one.job.endpoint, outcome, settlement.verdict)
-        if not one.job.calls and not one.job.tries:
-            waited_ms = outcome.started_ms - one.job.queued_ms
+        if one.job.started_ms >= one.job.claimed_ms:  # the first call of this run
+            waited_ms = one.job.started_ms - one.job.queued_ms
             self._metrics.job_waited(one.job.endpoint, waited_ms / 1000)
         self._log_call(one.job, outcome, settlement.verdict)
 
     def _judge(self, one: Running, outcome: CallOutcome) -> JobSettlement:
         job, at_ms, chance = one.job, self._clock(), self._chance()
-        if one.rules is None and outcome.kind == "cancelled":
+        if one.gone:
             verdict = JobVerdict(
                 state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
             )
@@ -556,7 +563,7 @@ class JobEngine:
         await self._release_place(job)
         if outcome.kind != "cancelled":  # it ended in the same moment
             self._late(job)
-        self._log_call(job, outcome, JobVerdict(state="cancelled", reason="user"))
+        self._log_call(job, outcome, None)
 
     async def _release_place(self, job: ClaimedJob) -> None:
         """Have the place of a job that was cancelled be free: its call has ended."""
@@ -576,7 +583,7 @@ class JobEngine:
         self._metrics.job_late()
         _LOG.warning("late result of an old claim", id=job.id, claim=job.claim)
 
-    def _log_call(self, job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict) -> None:
+    def _log_call(self, job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict | None) -> None:
         _LOG.info("call", **call_fields(job, outcome, verdict))
 
     def _forget(self, one: Running) -> None:
@@ -584,10 +591,10 @@ class JobEngine:
         running.remove(one)
         if not running:
             del self._running[one.job.id]
-        self._free(one.size)
+        self._free(one.job.endpoint, len(one.job.body))
 
-    def _free(self, size: int) -> None:
-        self._places.give(size)
+    def _free(self, endpoint: str, size: int) -> None:
+        self._places.give(endpoint, size)
         self._empty_until_ms = 0
         self._arm()
 
@@ -627,9 +634,13 @@ def _barer(settlement: JobSettlement, odd_errors: int) -> JobSettlement:
     return settlement
 
 
-def call_fields(job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict) -> dict[str, Any]:
-    """Return the fields of the one line that is written about each call."""
-    due_ms, ended_ms = verdict.due_ms, outcome.started_ms + outcome.duration_ms
+def call_fields(
+    job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict | None
+) -> dict[str, Any]:
+    """Return the fields of the one line that is written about each call; without a verdict its
+    claim had gone: the job was cancelled, or taken over."""
+    due_ms = None if verdict is None else verdict.due_ms
+    ended_ms = outcome.started_ms + outcome.duration_ms
     return {
         "id": job.id,
         "tenant": job.tenant,
@@ -639,8 +650,8 @@ def call_fields(job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict) -> d
         "outcome": outcome.kind,
         "statusCode": outcome.status_code,
         "durationMs": round(outcome.duration_ms, 1),
-        "state": verdict.state,
+        "state": None if verdict is None else verdict.state,
         "dueInMs": None if due_ms is None else max(0, round(due_ms - ended_ms)),
-        "reason": verdict.reason,
+        "reason": "claim_gone" if verdict is None else verdict.reason,
         "detail": outcome.detail,
     }

@@ -16,10 +16,11 @@ from dispatcher.sending.trust import authorities
 from dispatcher.sending.upstream import Upstreams
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, Secrets
+from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.errors import NotFound, StoreError
 from dispatcher.store.store import Store
 from receiver.base import log
-from receiver.base.clock import now_ms
+from receiver.base.clock import monotonic_ms, now_ms
 
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
@@ -38,6 +39,7 @@ class Gateway:
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._settings = settings
         self._store = store
@@ -45,8 +47,12 @@ class Gateway:
         self._signing = secrets
         self._metrics = metrics
         self._clock = clock
+        self._monotonic_ms = monotonic_ms
         self._process = uuid.uuid4().hex
         self._begins = True  # we are not known by this name yet
+        self._offset_ms = clock() - monotonic_ms()
+        # What waits to be run again waits for no longer than this; None where there is no doubt.
+        self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
         values = HeaderValues(settings, secrets)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
@@ -134,7 +140,26 @@ class Gateway:
     @property
     def steps(self) -> Sequence[Callable[[], Awaitable[bool]]]:
         """What is due to nobody's request, a slice each."""
-        return (self._look, self._orphans, self._expire, self._end_purged)
+        return (self._correct, self._look, self._orphans, self._expire, self._end_purged)
+
+    async def _correct(self) -> bool:
+        """Bring back what a clock that ran ahead has put off (D20): also one that was set while
+        this service was down, as far as that can be told from what upstreams ask for."""
+        offset_ms = self._clock() - self._monotonic_ms()
+        set_back, self._offset_ms = offset_ms < self._offset_ms - SLACK_MS, offset_ms
+        at_ms, asked_ms = self._clock(), round(self._settings.retry_after_max * 1000)
+        ahead = await self._jobs.bring_back(now_ms=at_ms, retry_after_ms=asked_ms, limit=SLICE)
+        if set_back or ahead:
+            self._put_off_ms = HOLD_MS
+        if self._put_off_ms is None:
+            return ahead >= SLICE
+        late = await self._jobs.hasten(now_ms=at_ms, wait_ms=self._put_off_ms, limit=SLICE)
+        if ahead or late:
+            message = "the clock was set back: what it had put off goes on"
+            _LOG.warning(message, endpoints=ahead, jobs=late)
+        if late < SLICE:
+            self._put_off_ms = None
+        return max(ahead, late) >= SLICE
 
     async def _look(self) -> bool:
         await self.engine.look()

@@ -1,15 +1,16 @@
 """What one process has running of jobs: places, of which each open call takes one, and bytes of
-inputs. Apart from the slots of deliveries: calls that last for hours never eat those."""
+inputs. Apart from the slots of deliveries: calls that last for hours never eat those. Endpoints
+share them as tenants share slots: who holds many leaves some for whoever comes next (I6)."""
 
 import math
+from collections import Counter
 from typing import Final
 
+from dispatcher import fairness
 from dispatcher.jobs.values import JobClaimRequest
 
 # While a claim is under way it has this part of what was free, and hand-over the rest.
 _CLAIM_PART: Final = 0.75
-_CLAIM_MAX: Final = 256  # jobs of one claim: a commit stays short, and the next one follows at once
-_ANY_SIZE: Final = 2**62
 
 
 class Places:
@@ -19,10 +20,13 @@ class Places:
     def __init__(self, places_max: int, *, bytes_max: int) -> None:
         self._max = places_max
         self._bytes_max = bytes_max
+        self._bytes_free = bytes_max
+        self._busy = Counter[str]()
+        self._busy_bytes = Counter[str]()
         self._taken = 0
-        self._bytes = 0
         self._asked = 0
         self._asked_bytes = 0
+        self._part = 1.0  # of what is free and of what is to stay so, that hand-over has
 
     @property
     def taken(self) -> int:
@@ -34,39 +38,51 @@ class Places:
         """Places that nothing holds."""
         return self._max - self._taken - self._asked
 
-    def admits(self, size: int) -> bool:
-        """Whether one more job, with an input of `size` bytes, may be handed straight over. One
-        that is larger than all there is goes alone."""
-        if self.free <= 0:
+    def admits(self, endpoint: str, size: int) -> bool:
+        """Whether one more job, with an input of `size` bytes, may be handed straight over."""
+        held = self._busy.get(endpoint, 0)
+        if self.free <= fairness.reserve_endpoint(held, self._max) * self._part:
             return False
-        return self._bytes + self._asked_bytes + size <= self._bytes_max or self._is_idle
+        held_bytes, free = self._busy_bytes.get(endpoint, 0), self._bytes_free - self._asked_bytes
+        return fairness.bytes_fit(size, free, held_bytes, self._bytes_max, part=self._part)
 
-    def take(self, size: int) -> None:
+    def take(self, endpoint: str, size: int) -> None:
         """Hold a place."""
         self._taken += 1
-        self._bytes += size
+        self._busy[endpoint] += 1
+        self._busy_bytes[endpoint] += size
+        self._bytes_free -= size
 
-    def give(self, size: int) -> None:
+    def give(self, endpoint: str, size: int) -> None:
         """Let the place go."""
         self._taken -= 1
-        self._bytes -= size
+        self._busy[endpoint] -= 1
+        self._busy_bytes[endpoint] -= size
+        if not self._busy[endpoint]:
+            del self._busy[endpoint]
+            del self._busy_bytes[endpoint]
+        self._bytes_free += size
 
-    def ask(
-        self, process: str, now_ms: int, *, places_max: int = _CLAIM_MAX, in_vain: bool = False
-    ) -> JobClaimRequest:
-        """Hold what a claim may bring, and return what to claim; `answered` lets go of it. Where
-        nothing runs, and nothing that fits was found (`in_vain`), one of any size may come."""
-        bytes_free = math.ceil(max(0, self._bytes_max - self._bytes) * _CLAIM_PART)
-        places = min(math.ceil(self.free * _CLAIM_PART), places_max)
-        self._asked, self._asked_bytes = places, bytes_free
-        if in_vain and not self._taken:
-            places, bytes_free = min(1, places), _ANY_SIZE
-        return JobClaimRequest(process=process, places=places, bytes_free=bytes_free, now_ms=now_ms)
+    def ask(self, process: str, now_ms: int, *, places_max: int | None = None) -> JobClaimRequest:
+        """Hold three quarters of what is free, at most `places_max`, and return what to claim for
+        it; `answered` lets go of that."""
+        places = math.ceil(self.free * _CLAIM_PART)
+        self._asked = places if places_max is None else min(places, places_max)
+        self._asked_bytes = math.ceil(max(0, self._bytes_free) * _CLAIM_PART)
+        self._part = 1 - _CLAIM_PART
+        return JobClaimRequest(
+            process=process,
+            places=self._asked,
+            places_max=self._max,
+            bytes_free=self._asked_bytes,
+            bytes_max=self._bytes_max,
+            part=_CLAIM_PART,
+            busy=dict(self._busy),
+            busy_bytes=dict(self._busy_bytes),
+            now_ms=now_ms,
+        )
 
     def answered(self) -> None:
         """Let go of what was held for a claim: its jobs are `take`n one by one."""
         self._asked = self._asked_bytes = 0
-
-    @property
-    def _is_idle(self) -> bool:
-        return not self._taken and not self._asked
+        self._part = 1.0

@@ -227,12 +227,19 @@ class HeldJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobClaimRequest:
-    """How many jobs a process can start now, of all its `places`, and with how many bytes of
-    inputs. `process` is who claims."""
+    """How much a process can start now: `places` of its `places_max`, with `bytes_free` of inputs
+    of `bytes_max`. They are the `part` of what is free that is for claims, and leave as much of
+    what stays for other endpoints. `busy` and `busy_bytes` are what it has running per endpoint;
+    `process` is who claims."""
 
     process: str
     places: int
+    places_max: int
     bytes_free: int
+    bytes_max: int
+    part: float = 1.0
+    busy: Mapping[str, int] = field(default_factory=dict)
+    busy_bytes: Mapping[str, int] = field(default_factory=dict)
     now_ms: int
 
 

@@ -15,7 +15,7 @@ from dispatcher.store.tx import Tx, marks
 # Clocks of hosts and of a database differ by milliseconds, and are corrected by as much.
 SLACK_MS: Final = 1_000
 # The longest hold that we make ourselves, with its jitter; a peer's own may be longer.
-_HOLD_MS: Final = CIRCUIT_MOST_MS * 6 // 5
+HOLD_MS: Final = CIRCUIT_MOST_MS * 6 // 5
 
 _AHEAD: Final = """
 SELECT id FROM lanes WHERE served_ms > ? OR paced_ms > ? OR failing_since_ms > ?
@@ -110,14 +110,14 @@ class Late:
 def ahead(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> list[str]:
     """Return lanes that were served, paced or held by a clock that ran ahead."""
     soon_ms = now_ms + SLACK_MS
-    asked_ms, held_ms = soon_ms + retry_after_ms, soon_ms + _HOLD_MS
+    asked_ms, held_ms = soon_ms + retry_after_ms, soon_ms + HOLD_MS
     rows = tx.all(_AHEAD, soon_ms, soon_ms, soon_ms, asked_ms, held_ms, limit)
     return [row[0] for row in rows]
 
 
 def _servers_ahead(tx: Tx, now_ms: int, limit: int) -> list[str]:
     soon_ms = now_ms + SLACK_MS
-    rows = tx.all(_SERVERS_AHEAD, soon_ms, soon_ms, soon_ms, soon_ms + _HOLD_MS, limit)
+    rows = tx.all(_SERVERS_AHEAD, soon_ms, soon_ms, soon_ms, soon_ms + HOLD_MS, limit)
     return [row[0] for row in rows]
 
 
@@ -146,14 +146,14 @@ def bring_back(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
     soon = (now_ms + SLACK_MS, now_ms)
     servers = _servers_ahead(tx, now_ms, limit)
     for server in servers:
-        held_ms = now_ms + _HOLD_MS
+        held_ms = now_ms + HOLD_MS
         tx.run(_BRING_SERVER_BACK, *soon, *soon, *soon, held_ms, held_ms, server)
         of_it = of_server(tx, server)
         tx.changes.lanes.update(of_it if tx.sole_owner else tx.held.intersection(of_it))
     found = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
     lanes = found if tx.sole_owner else [lane for lane in found if lane in tx.held]
     if lanes:
-        asked_ms, held_ms = now_ms + retry_after_ms, now_ms + _HOLD_MS
+        asked_ms, held_ms = now_ms + retry_after_ms, now_ms + HOLD_MS
         holds = (asked_ms, asked_ms, held_ms, held_ms)
         tx.run(_BRING_BACK.format(ids=marks(lanes)), *soon, *soon, *soon, *holds, *lanes)
         tx.changes.lanes.update(lanes)
@@ -192,7 +192,7 @@ def late(
         if tries:
             wait_ms = policies.load(policy).delay_ms(tries, 1.0)
         if turned_away_ms is not None:
-            wait_ms = max(wait_ms, _HOLD_MS)
+            wait_ms = max(wait_ms, HOLD_MS)
         if trusted and wait_ms:
             wait_ms = max(
                 wait_ms, retry_after_ms * 6 // 5

@@ -114,7 +114,13 @@ class Store:
         self._rates = Rates()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
         self._lease_ms_max = TIMEOUT_MS_MAX + self._rules.lease_margin_ms
-        self.jobs = JobStore(self._commits.do, self._write, self._read, self._rules)
+        self.jobs = JobStore(
+            self._commits.do,
+            self._write,
+            self._read,
+            self._rules,
+            lambda: self._database.skew_ms,
+        )
         self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 
     # --- the life of the store ---

@@ -6,9 +6,10 @@ class in the order of its tickets. Where priority goes across customers (`by_cla
 first over all queues, and one start in five is kept for the rest.
 """
 
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from dispatcher import fairness
@@ -65,11 +66,11 @@ class _Endpoint:
     served: dict[str, _Queue] = field(default_factory=dict)
     taken: int = 0
 
-    def next(self, bytes_free: int) -> _Due | None:
+    def next(self, fits: Callable[[int], bool]) -> _Due | None:
         """Take the job that is to start next, if its body fits: else its queue is left for now."""
         while self.queues:
             queue, due = self._turn()
-            if due[0].size > bytes_free:
+            if not fits(due[0].size):
                 self.queues.remove(queue)
                 continue
             job = due.popleft()
@@ -176,19 +177,56 @@ def _fill(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest, now_
         one.queues = deque(queue for queue in one.queues if queue.first() is not None)
 
 
+@dataclass(slots=True)
+class _Room:
+    """What is left of a process's places and bytes while a claim chooses, and what each endpoint
+    has of them."""
+
+    request: JobClaimRequest
+    places: int
+    bytes_free: int
+    busy: Counter[str]
+    busy_bytes: Counter[str]
+
+    def admits(self, endpoint: str) -> bool:
+        """Whether an endpoint may have one more, and leaves what is to stay for others."""
+        kept = fairness.reserve_endpoint(self.busy[endpoint], self.request.places_max)
+        return self.places > kept * self.request.part
+
+    def fits(self, endpoint: str, size: int) -> bool:
+        """Whether it may take so many bytes more."""
+        request, held = self.request, self.busy_bytes[endpoint]
+        return fairness.bytes_fit(size, self.bytes_free, held, request.bytes_max, part=request.part)
+
+    def take(self, endpoint: str, size: int) -> None:
+        self.places -= 1
+        self.bytes_free -= size
+        self.busy[endpoint] += 1
+        self.busy_bytes[endpoint] += size
+
+
 def _choose(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest) -> list[str]:
-    """Return the jobs to start: of each endpoint in turn one, until places or bytes are used up."""
-    places, bytes_free = min(request.places, _STARTS_MAX), request.bytes_free
+    """Return the jobs to start: of each endpoint in turn one, until places or bytes are used up,
+    but for what is to stay."""
+    room = _Room(
+        request,
+        request.places,
+        request.bytes_free,
+        Counter(request.busy),
+        Counter(request.busy_bytes),
+    )
     ids: list[str] = []
     in_turn = deque(endpoints)
-    while in_turn and len(ids) < places:
+    while in_turn and len(ids) < _STARTS_MAX:
         endpoint = in_turn.popleft()
-        job = endpoint.next(bytes_free)
+        if not room.admits(endpoint.name):
+            continue
+        job = endpoint.next(partial(room.fits, endpoint.name))
         if job is None:
             continue
         ids.append(job.id)
         tx.changes.queued(endpoint.name, job.queue, -1)
-        bytes_free -= job.size
+        room.take(endpoint.name, job.size)
         if endpoint.taken < endpoint.room:
             in_turn.append(endpoint)
     return ids

@@ -22,7 +22,7 @@ from dispatcher.jobs.values import (
     SettledJob,
     SubmittedJob,
 )
-from dispatcher.store.jobs import change, endpoints, expiry, processes, purge, views
+from dispatcher.store.jobs import change, clocks, endpoints, expiry, processes, purge, views
 from dispatcher.store.jobs.touched import of_endpoint, of_jobs
 from dispatcher.store.lanes import Lanes, none
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
@@ -58,11 +58,14 @@ class JobStore:
         write: Write,
         read: Read,
         rules: Rules,
+        skew_ms: Callable[[], int],
     ) -> None:
+        """`skew_ms` is how far the database's clock was ahead of ours at the last commit."""
         self._commit = commit
         self._write = write
         self._read = read
         self._rules = rules
+        self._skew_ms = skew_ms
 
     # --- endpoints ---
 
@@ -255,6 +258,33 @@ class JobStore:
         return await self._write(
             lambda tx: purge.end_slice(tx, touched, self._rules, now_ms=now_ms, limit=limit),
             lanes=touched,
+        )
+
+    async def bring_back(self, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
+        """Correct what a clock that ran ahead left in endpoints, as far as it would stop something;
+        returns how many were ahead."""
+        ahead = {"retry_after_ms": retry_after_ms, "limit": limit}
+        # A reader does not know how far the database's clock is from ours.
+        at_ms = now_ms + self._skew_ms()
+        if not await self._read(lambda tx: clocks.ahead(tx, now_ms=at_ms, **ahead), SERVICE):
+            return 0
+        return await self._write(
+            lambda tx: clocks.bring_back(tx, now_ms=tx.at(now_ms), **ahead),
+            lanes=clocks.of_ahead(now_ms=now_ms, **ahead),
+        )
+
+    async def hasten(self, *, now_ms: int, wait_ms: int, limit: int) -> int:
+        """Have jobs that wait to be run again, which a clock that ran ahead has put off, wait for
+        no longer than `wait_ms` from now; returns how many waited longer, at most `limit`."""
+        until_ms = now_ms + self._skew_ms() + wait_ms
+        ids: list[str] = await self._read(
+            lambda tx: clocks.late(tx, until_ms=until_ms, limit=limit), SERVICE
+        )
+        if not ids:
+            return 0
+        return await self._write(
+            lambda tx: clocks.hasten(tx, ids, until_ms=tx.at(now_ms + wait_ms)),
+            lanes=of_jobs(ids),
         )
 
     # --- processes ---

@@ -186,11 +186,12 @@ async def test_what_a_dead_owner_left_goes_on_at_once(tmp_path: object) -> None:
 
 
 async def test_a_claim_whose_reply_was_lost_goes_on(database: str) -> None:
-    """The database has it running here, and nobody here knows: it is handed back."""
+    """The database has it running here, and nobody here knows: after a lease it is handed back."""
     async with upstream() as model, running(database) as world:
         await world.endpoint(model.url, concurrency=1, adaptive=False)
         jobs, claim = world.service.store.jobs, world.service.store.jobs.claim
         lost: list[ClaimedJob] = []
+        world.service.gateway.engine._astray_ms = 300
 
         async def lossy(request: JobClaimRequest) -> Sequence[ClaimedJob]:
             claimed = await claim(request)

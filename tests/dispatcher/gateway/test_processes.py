@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
+
 from dispatcher.gateway.beats import BEATS
 from receiver.base.clock import now_ms
 from tests.dispatcher.gateway.rig import (
@@ -29,7 +31,7 @@ LEASE_S: Final = 15.0
 TAKEN_OVER_S: Final = LEASE_S + 3 * LEASE_S / BEATS + 10
 
 
-def member(database: str, folder: Path) -> Member:
+def member(database: str, folder: Path, **settings: str) -> Member:
     """A dispatcher in a process of its own."""
     given = {
         "ADMIN_KEY": ADMIN_KEY,
@@ -39,7 +41,7 @@ def member(database: str, folder: Path) -> Member:
         "JOB_DRAIN": "0.2",
         "LOG_LEVEL": "info",
     }
-    return Member(database, folder / "member.log", settings=given)
+    return Member(database, folder / "member.log", settings=given | settings)
 
 
 async def test_capacity_is_exact_over_processes(postgres: str) -> None:
@@ -185,3 +187,29 @@ async def test_a_process_that_leaves_hands_its_jobs_over(postgres: str, tmp_path
         for id in ids:
             await world.until_state(id, "completed")
         assert set(model.by_job.values()) == {2}
+
+
+async def test_a_process_that_is_to_stop_still_tells(postgres: str, tmp_path: Path) -> None:
+    """SIGTERM: not ready, no new claims, status goes on; it leaves when its jobs have ended, and
+    after their callbacks have gone out."""
+    async with upstream() as model, sink() as customer, running(postgres) as world:
+        await world.endpoint(model.url, "again")
+        await world.endpoint(model.url, "once")
+        model.go.clear()
+        one = member(postgres, tmp_path, JOB_DRAIN="60")
+        await begun_by(one, world, model, callback=told_at(customer))
+        process, url = one.process, one.url
+        assert process is not None
+        process.terminate()
+        async with httpx.AsyncClient(base_url=url) as api:
+            async with asyncio.timeout(30):
+                while (await api.get("/readyz")).status_code != 503:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert (await api.get("/healthz")).status_code == 200
+        process.send_signal(signal.SIGHUP)  # a terminal that closes beside it changes nothing
+        model.go.set()
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+        assert len(model.calls) == 2
+        await customer.received(2)
+        assert world.figure("attempts_total") == 0  # the member has told them itself

@@ -159,7 +159,10 @@ class Jobs:
         request = JobClaimRequest(
             process=process or self.process,
             places=places,
+            places_max=places,
             bytes_free=bytes_free,
+            bytes_max=PLENTY,
+            part=0.0,  # nothing stays for others
             now_ms=self.world.now_ms,
         )
         return await self.store.claim(request)
