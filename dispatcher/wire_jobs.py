@@ -121,6 +121,20 @@ class EndpointChange(EndpointFields, frozen=True, kw_only=True):
     url: str | UnsetType = UNSET
 
 
+class ApplyRequest(Shape, frozen=True, kw_only=True):
+    """All endpoints that come from a file, by name, with their rules. With `dryRun` nothing is
+    changed."""
+
+    endpoints: (
+        Annotated[
+            dict[str, dict[str, Any]],
+            Meta(max_length=1_000, description="The fields of an endpoint, without its name."),
+        ]
+        | UnsetType
+    ) = UNSET
+    dry_run: bool = False
+
+
 class EndpointTest(Shape, frozen=True, kw_only=True):
     """What a test sends: an input as a job would bring it. With `path` it goes there: to one that
     sleeps, for instance, to see what cuts a long call."""
@@ -179,6 +193,15 @@ class EndpointDetailView(EndpointView, Generic[Time], frozen=True, kw_only=True)
     updated_at: Time
     rules: dict[str, Any]
     header_names: list[str] = field(default_factory=list)
+
+
+class ApplyView(View, frozen=True, kw_only=True):
+    """What a file of endpoints changed, or would change, by name."""
+
+    created: list[str]
+    changed: list[str]
+    removed: list[str]
+    unchanged: list[str]
 
 
 class EndpointTestView(View, Generic[Time], frozen=True, kw_only=True):

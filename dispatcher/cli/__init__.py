@@ -11,6 +11,7 @@ from dispatcher.cli import (
     audit,
     destinations,
     doctor,
+    endpoints,
     listing,
     replay,
     send,
@@ -36,6 +37,7 @@ _START: Final = examples(
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay),
+    "Jobs": (endpoints,),
     "Setting up": (destinations, access, stored, tenants, audit),
 }
 

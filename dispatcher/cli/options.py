@@ -41,6 +41,8 @@ _LOOKS: Final = {
     "running": ("", "cyan"),
     "done": ("", "green"),
     "healthy": ("●", "green"),
+    "active": ("●", "green"),
+    "held": ("✗", "bold red"),
     "failing": ("◐", "yellow"),
     "circuit-open": ("✗", "bold red"),
     "disabled": ("–", "dim"),
@@ -195,19 +197,19 @@ def policy(text: str | None) -> str | dict[str, Any] | None:
     return found
 
 
-def payload(text: str) -> bytes:
-    """Return the JSON that `--payload` names: a file, `-` for standard input, or the JSON itself;
-    its bytes are kept as they are."""
+def payload(text: str, option: str = "--payload") -> bytes:
+    """Return the JSON that an option names: a file, `-` for standard input, or the JSON itself; its
+    bytes are kept as they are."""
     if text == "-":
         body, where = sys.stdin.buffer.read(), "standard input"
     elif _is_file(text):
         body, where = read_file(Path(text)), text
     else:
-        body, where = text.encode(errors="surrogateescape"), "--payload"
+        body, where = text.encode(errors="surrogateescape"), option
     try:
         one_value(body)
     except ValueError as error:
-        hint = f", nor is there a file {text[:60]!r}" if where == "--payload" else ""
+        hint = f", nor is there a file {text[:60]!r}" if where == option else ""
         raise typer.BadParameter(f"{where} is not JSON: {error}{hint}") from None
     return body.strip()
 

@@ -28,10 +28,12 @@ from dispatcher.client.errors import (
     WaitTimeout,
 )
 from dispatcher.client.results import (
+    Applied,
     Attempt,
     AuditEntry,
     Callback,
     Destination,
+    Endpoint,
     Key,
     NewKey,
     Preview,
@@ -45,11 +47,13 @@ from dispatcher.client.results import (
     Submitted,
     Tenant,
     TenantDetail,
+    UpstreamTest,
 )
 from dispatcher.client.sync import Client
 from dispatcher.wire import Page
 
 __all__ = [
+    "Applied",
     "AsyncClient",
     "Attempt",
     "AuditEntry",
@@ -60,6 +64,7 @@ __all__ = [
     "Client",
     "Conflict",
     "Destination",
+    "Endpoint",
     "Filters",
     "Forbidden",
     "Gone",
@@ -89,6 +94,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "Unreachable",
+    "UpstreamTest",
     "ValidationFailed",
     "WaitTimeout",
 ]

@@ -17,10 +17,12 @@ import msgspec
 from dispatcher.audit import reason_fault
 from dispatcher.client.errors import BadAnswer, NotFound, PostbackError, error_from
 from dispatcher.client.results import (
+    Applied,
     Attempt,
     AuditEntry,
     Callback,
     Destination,
+    Endpoint,
     Key,
     NewKey,
     Preview,
@@ -34,6 +36,7 @@ from dispatcher.client.results import (
     Submitted,
     Tenant,
     TenantDetail,
+    UpstreamTest,
 )
 from dispatcher.client.transport import Call, Response
 from dispatcher.states import State
@@ -412,6 +415,103 @@ def test_destination(
     of its server, else the one used last. Raises NotFound."""
     fields = _given({"url": url}) or None
     return _post(_json(Attempt), "destinations", id, "test", fields=fields, reason=reason)
+
+
+# --- endpoints ---
+
+
+def endpoints(*, cursor: str | None = None, limit: int | None = None) -> Call[Page[Endpoint]]:
+    """Return the endpoints that the tenant may submit to; for a platform's administrator all of
+    them."""
+    return _get(_page(Endpoint), "endpoints", params=_paging(cursor, limit))
+
+
+def get_endpoint(name: str) -> Call[Endpoint]:
+    """Return one endpoint. Raises NotFound."""
+    return _get(_json(Endpoint), "endpoints", name)
+
+
+def make_endpoint(
+    name: str, url: str, rules: Mapping[str, Any] | None = None, *, reason: str | None = None
+) -> Call[Endpoint]:
+    """Name an upstream, with its rules as the API spells them. Raises Conflict if the name is
+    taken, and ValidationFailed."""
+    fields = {**(rules or {}), "name": name, "url": url}
+    return _post(_json(Endpoint), "endpoints", fields=fields, reason=reason)
+
+
+def change_endpoint(
+    name: str, changes: Mapping[str, Any], *, reason: str | None = None
+) -> Call[Endpoint]:
+    """Change the named rules; None puts one back to its default. What waits is run by them. Raises
+    NotFound, ValidationFailed, and Conflict for one that comes from a file."""
+    return Call(
+        method="PATCH",
+        path=_path("endpoints", name),
+        read=_json(Endpoint),
+        repeatable=True,
+        headers=_reason(reason),
+        body=json.dumps(changes).encode(),
+        content_type=JSON,
+    )
+
+
+def remove_endpoint(name: str, *, reason: str | None = None) -> Call[None]:
+    """Forget it; what waits for it is cancelled, and told so. Raises NotFound."""
+    return _delete("endpoints", name, reason=reason)
+
+
+def pause_endpoint(name: str, *, reason: str | None = None) -> Call[Endpoint]:
+    """Start no more of its jobs; more are taken. Raises NotFound."""
+    return _post(_json(Endpoint), "endpoints", name, "pause", repeatable=True, reason=reason)
+
+
+def resume_endpoint(name: str, *, reason: str | None = None) -> Call[Endpoint]:
+    """Start its jobs again, as if nothing had been wrong with its upstream. Raises NotFound."""
+    return _post(_json(Endpoint), "endpoints", name, "resume", repeatable=True, reason=reason)
+
+
+def test_endpoint(
+    name: str,
+    input: bytes | None = None,  # noqa: PT028 - a call
+    *,
+    path: str | None = None,  # noqa: PT028
+    timeout_s: float | None = None,  # noqa: PT028
+    reason: str | None = None,  # noqa: PT028
+) -> Call[UpstreamTest]:
+    """Call an upstream once, as a job would, with this JSON text (`{}`), or at another path of its
+    server. Raises NotFound."""
+    fields = _given({"path": path, "timeout": timeout_s})
+    members = _dumps(fields)[1:-1]
+    given = b"" if input is None else b'"input":' + one_value(input)
+    return Call(
+        method="POST",
+        path=_path("endpoints", name, "test"),
+        read=_json(UpstreamTest),
+        repeatable=False,
+        headers=_reason(reason),
+        body=b"{" + b",".join(filter(None, (members, given))) + b"}",
+        content_type=JSON,
+    )
+
+
+def apply_endpoints(
+    documents: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    dry_run: bool = False,
+    reason: str | None = None,
+) -> Call[Applied]:
+    """Make these endpoints, by name with their rules, the ones that come from a file; without any
+    the service reads its own file again. Raises ValidationFailed, and Conflict where it has one."""
+    return Call(
+        method="PUT",
+        path=_path("endpoints"),
+        read=_json(Applied),
+        repeatable=True,
+        headers=_reason(reason),
+        body=json.dumps(_given({"endpoints": documents, "dryRun": dry_run or None})).encode(),
+        content_type=JSON,
+    )
 
 
 # --- keys, signing secrets, tenants, figures ---

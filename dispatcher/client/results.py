@@ -4,7 +4,9 @@ service may add later are ignored, so that an older client keeps working."""
 from datetime import datetime
 from typing import Any
 
-from dispatcher import wire
+from msgspec import field
+
+from dispatcher import wire, wire_jobs
 
 PolicyFields = dict[str, Any]
 
@@ -63,6 +65,32 @@ class Registered(Destination, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Registered(id={self.id!r}, name={self.name!r}, url={self.url!r}, secret=…)"
+
+
+class Endpoint(wire_jobs.EndpointView, frozen=True, kw_only=True):
+    """A named upstream. The fields from `url` on are there for platform keys with the scope
+    `admin`; `rules` as the API spells them, and of headers the names alone."""
+
+    url: str | None = None
+    managed: bool = False
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    rules: dict[str, Any] = field(default_factory=dict)
+    header_names: list[str] = field(default_factory=list)
+
+
+class Applied(wire_jobs.ApplyView, frozen=True, kw_only=True):
+    """What a file of endpoints changed, or would change, by name."""
+
+
+class UpstreamTest(wire_jobs.EndpointTestView[datetime], frozen=True, kw_only=True):
+    """One call of an upstream and what it met."""
+
+    @property
+    def completed(self) -> bool:
+        """Whether a job would be completed by it."""
+        code = self.status_code
+        return self.outcome == "answered" and code is not None and 200 <= code < 300
 
 
 class Key(wire.KeyView[datetime], frozen=True, kw_only=True):

@@ -1,26 +1,34 @@
 """The gateway of a process: its parts made, bound to each other, started and stopped in order."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from dispatcher.access import DEFAULT_TENANT
+from dispatcher.audit import MakeEntry, by_service
 from dispatcher.engine.engine import Engine
+from dispatcher.gateway import apply
+from dispatcher.gateway.apply import ApplyError, Plan
 from dispatcher.gateway.beats import Beats
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.engine import JobEngine
 from dispatcher.gateway.header_values import HeaderValues
 from dispatcher.gateway.waiters import Waiters
+from dispatcher.jobs.endpoint import EndpointRules
+from dispatcher.jobs.fields import RuleError
 from dispatcher.metrics import Metrics
 from dispatcher.sending.trust import authorities
 from dispatcher.sending.upstream import Upstreams
-from dispatcher.settings import Settings
+from dispatcher.settings import Settings, variable
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.errors import NotFound, StoreError
 from dispatcher.store.store import Store
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
+from receiver.base.settings import SettingError
 
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
@@ -53,7 +61,7 @@ class Gateway:
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
-        values = HeaderValues(settings, secrets)
+        self._values = values = HeaderValues(settings, secrets)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
@@ -81,10 +89,14 @@ class Gateway:
     # --- life ---
 
     async def open(self) -> None:
-        """Get to know the endpoints, and make ourselves known to the other processes; a sole owner
-        takes over what its predecessor ran. Raises what the database does."""
+        """Get to know the endpoints, those of our own file first, and make ourselves known to the
+        other processes; a sole owner takes over what its predecessor ran. Raises ApplyError, and
+        what the database does."""
         await self.upstreams.open()
-        await self.book.reload()
+        if self._settings.apply is None:
+            await self.book.reload()
+        else:
+            await self.apply_own_file(self._settings.apply, by_service(self._clock))
         if self._store.shared:
             await self.beats.step()
         else:
@@ -119,6 +131,45 @@ class Gateway:
                 await self._jobs.leave(self._process)
             except StoreError as error:
                 _LOG.info("left a mark behind", reason=str(error))
+
+    # --- endpoints of files ---
+
+    async def apply_own_file(self, path: str, entry: MakeEntry, *, is_dry: bool = False) -> Plan:
+        """Make the endpoints of a file on this server's disk the managed ones; what their headers
+        name there must be to be had. Raises ApplyError."""
+        wanted = await asyncio.to_thread(self._read_own_file, path)
+        try:
+            return await self.apply(wanted, entry, is_dry=is_dry)
+        except RuleError as error:
+            raise ApplyError(f"{path}: {error}") from None
+
+    def _read_own_file(self, path: str) -> dict[str, EndpointRules]:
+        wanted = apply.read(path, variable("apply"))
+        for where, value in apply.local_values(wanted):
+            try:
+                self._values.read(value)
+            except SettingError as error:
+                raise ApplyError(f"{path}: {where}: {error}") from None
+        return wanted
+
+    async def apply(
+        self, wanted: Mapping[str, EndpointRules], entry: MakeEntry, *, is_dry: bool = False
+    ) -> Plan:
+        """Make these the managed endpoints, and know them; returns what was, or would be, done.
+        Raises RuleError for an upstream that no call could go to."""
+        for name, rules in wanted.items():
+            fault = self.upstreams.guard.check_url(rules.url)
+            if fault is not None:
+                raise RuleError(f"endpoints.{name}.url", rules.url, fault)
+        if is_dry:
+            return apply.plan_of(await self._jobs.endpoints(), wanted)
+        try:
+            plan = await apply.apply(self._jobs, wanted, now_ms=self._clock(), entry=entry)
+        finally:  # some may have been stored before another was refused
+            await self.book.reload()
+        if plan.changes:
+            _LOG.info("endpoints applied", **asdict(plan))
+        return plan
 
     # --- beats ---
 

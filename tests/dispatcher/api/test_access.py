@@ -60,6 +60,7 @@ ROUTES = [
     ("POST", "/v1/destinations/ds_1/test", "operate"),
     ("GET", "/v1/endpoints", "read"),
     ("POST", "/v1/endpoints", "admin"),
+    ("PUT", "/v1/endpoints", "admin"),
     ("GET", "/v1/endpoints/ep_1", "read"),
     ("PATCH", "/v1/endpoints/ep_1", "admin"),
     ("DELETE", "/v1/endpoints/ep_1", "admin"),

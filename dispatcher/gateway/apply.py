@@ -1,0 +1,215 @@
+"""Endpoints out of a file: read, compared with those that there are, and put in force.
+
+A file is the whole truth about the endpoints that come from one: they are `managed`, changed there
+alone, and removed when they are no longer in it. Others are left as they are, unless the file names
+them: then they come from it from now on.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from dispatcher.audit import Entry, MakeEntry
+from dispatcher.jobs import rules as endpoint_rules
+from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
+from dispatcher.jobs.fields import RuleError, nearest
+from dispatcher.store.errors import Conflict, NotFound
+from receiver.base.settings import SettingError, read_file
+
+FILE_BYTES_MAX: Final = 4 * 1024 * 1024
+ENDPOINTS_MAX: Final = 1_000
+_TABLE: Final = "endpoints"
+_SCHEMA: Final = "schema"
+
+
+class ApplyError(SettingError):
+    """A file that cannot be put in force: which, and where in it."""
+
+
+class Store(Protocol):
+    """What is asked of the store of endpoints (`JobStore`)."""
+
+    async def endpoints(self) -> Sequence[Endpoint]: ...
+
+    async def put_endpoint(
+        self, new: Endpoint, *, create: bool, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> Endpoint: ...
+
+    async def remove_endpoint(
+        self, name: str, *, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a file changes, by name: endpoints to make, to change and to remove; and those that are
+    as it says already."""
+
+    create: tuple[str, ...] = ()
+    change: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    same: tuple[str, ...] = ()
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is to be done."""
+        return bool(self.create or self.change or self.remove)
+
+
+# --- reading ---
+
+
+def read(path: str, what: str) -> dict[str, EndpointRules]:
+    """Return the endpoints of a file of ours, by name; `what` names it in errors: a variable or an
+    option. A schema's path is relative to the file. Raises ApplyError."""
+    documents = read_documents(path, what)
+    found: dict[str, EndpointRules] = {}
+    for name, document in documents.items():
+        try:
+            found[name] = endpoint_rules.read(document, spelling="snake", managed=True)
+        except RuleError as error:
+            raise _error(path, name, error) from None
+    return found
+
+
+def read_documents(path: str, what: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of a file, by the names of their endpoints, with schemas in place of their
+    paths; what stands in them is not checked. Raises ApplyError."""
+    try:
+        text = read_file(what, path, bytes_max=FILE_BYTES_MAX)
+    except SettingError as error:
+        raise ApplyError(str(error)) from None
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ApplyError(f"{path}: is not TOML: {error}") from None
+    for table in document:
+        if table != _TABLE:
+            hint = nearest(table, (_TABLE,))
+            raise ApplyError(f"{path}: [{table}] is no table of it, endpoints are{hint}")
+    tables = document.get(_TABLE, {})
+    if not isinstance(tables, dict):
+        raise ApplyError(f"{path}: write a table [{_TABLE}.NAME] for each endpoint")
+    if len(tables) > ENDPOINTS_MAX:
+        raise ApplyError(f"{path}: at most {ENDPOINTS_MAX} endpoints")
+    return {name: _document(path, name, table) for name, table in tables.items()}
+
+
+def _document(path: str, name: str, table: Any) -> dict[str, Any]:
+    try:
+        endpoint_rules.check_name(name)
+    except RuleError as error:
+        raise ApplyError(f"{path}: [{_TABLE}.{name}]: a name {error.reason}") from None
+    if not isinstance(table, dict):
+        raise ApplyError(f"{path}: {_TABLE}.{name} must be a table: [{_TABLE}.{name}]")
+    schema = table.get(_SCHEMA)
+    return table | {_SCHEMA: _schema(path, name, schema)} if isinstance(schema, str) else table
+
+
+def _schema(path: str, name: str, schema: str) -> Any:
+    """Return the schema that stands in a file beside this one."""
+    where = f"{path}: [{_TABLE}.{name}] {_SCHEMA}"
+    try:
+        return json.loads(read_file(where, str(Path(path).parent / schema)))
+    except SettingError as error:
+        raise ApplyError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ApplyError(f"{where}: {schema} is not JSON: {error}") from None
+
+
+def _error(path: str, name: str, error: RuleError) -> ApplyError:
+    return ApplyError(f"{path}: [{_TABLE}.{name}] {error.field}: {error.reason}")
+
+
+def local_values(wanted: Mapping[str, EndpointRules]) -> Iterator[tuple[str, LocalRef]]:
+    """Return what endpoints need of this server's own disk and environment, and where it is
+    named."""
+    for name, rules in wanted.items():
+        for header, value in rules.headers:
+            if isinstance(value, LocalRef):
+                yield f"[{_TABLE}.{name}] headers.{header}", value
+
+
+# --- comparing ---
+
+
+def plan_of(current: Sequence[Endpoint], wanted: Mapping[str, EndpointRules]) -> Plan:
+    """Return what is to be done so that the managed endpoints are these."""
+    known = {one.name: one for one in current}
+    create, change, same = [], [], []
+    for name, rules in wanted.items():
+        before = known.get(name)
+        if before is None:
+            create.append(name)
+        elif before.managed and before.rules == rules:
+            same.append(name)
+        else:
+            change.append(name)
+    gone = [one.name for one in current if one.managed and one.name not in wanted]
+    return Plan(create=tuple(create), change=tuple(change), remove=tuple(gone), same=tuple(same))
+
+
+def changed_fields(before: EndpointRules, after: EndpointRules) -> list[str]:
+    """Return the names of the rules that differ."""
+    names = [one.name for one in fields(EndpointRules)]
+    return [name for name in names if getattr(before, name) != getattr(after, name)]
+
+
+# --- putting in force ---
+
+
+async def apply(
+    store: Store, wanted: Mapping[str, EndpointRules], *, now_ms: int, entry: MakeEntry
+) -> Plan:
+    """Make these the managed endpoints, each in a commit of its own; `entry` makes those of the
+    audit trail. Where several processes do the same at once, each finds it done. Returns what was
+    done. Raises Conflict while what waited for a removed one of the same name has not ended."""
+    current = {one.name: one for one in await store.endpoints()}
+    plan = plan_of(tuple(current.values()), wanted)
+    for name in (*plan.create, *plan.change):
+        await _put(store, name, wanted[name], current.get(name), now_ms=now_ms, entry=entry)
+    for name in plan.remove:
+        removed = entry("endpoint.remove", name, tenant=None, managed=True)
+        try:
+            await store.remove_endpoint(name, now_ms=now_ms, entries=[removed])
+        except NotFound:
+            continue
+    return plan
+
+
+async def _put(
+    store: Store,
+    name: str,
+    rules: EndpointRules,
+    before: Endpoint | None,
+    *,
+    now_ms: int,
+    entry: MakeEntry,
+) -> None:
+    if before is None:
+        new = Endpoint(
+            name=name,
+            rules=rules,
+            text=dump_rules(rules),
+            managed=True,
+            created_ms=now_ms,
+            updated_ms=now_ms,
+        )
+        made = entry("endpoint.create", name, tenant=None, managed=True)
+        try:
+            await store.put_endpoint(new, create=True, now_ms=now_ms, entries=[made])
+        except Conflict:
+            before = {one.name: one for one in await store.endpoints()}.get(name)
+            if before is None:
+                raise
+        else:
+            return
+    if before.managed and before.rules == rules:
+        return
+    changed = replace(before, rules=rules, text=dump_rules(rules), managed=True, updated_ms=now_ms)
+    names = changed_fields(before.rules, rules)
+    told = entry("endpoint.change", name, tenant=None, managed=True, fields=names)
+    await store.put_endpoint(changed, create=False, now_ms=now_ms, entries=[told])
