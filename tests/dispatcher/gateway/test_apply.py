@@ -1,5 +1,6 @@
 """gateway/apply.py: endpoints out of a file: how it is read, compared, and put in force."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,14 @@ def test_a_file_that_is_not_there_or_too_long_is_refused(tmp_path: Path) -> None
     many = "".join(f"[endpoints.e{n}]\n" for n in range(ENDPOINTS_MAX + 1))
     assert "at most" in refused(tmp_path, many)
     assert "is not TOML" in refused(tmp_path, "x = " + "[" * 100_000)
+
+
+def test_the_file_of_the_guide_is_read(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "dispatcher" / "README.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(# postback\.toml\n.*?)```", guide, re.DOTALL)
+    (tmp_path / "document-gen.schema.json").write_text("{}")
+    found = read(written(tmp_path, text), WHAT)
+    assert found["document-gen"].timeout == 900
 
 
 # --- comparing ---
