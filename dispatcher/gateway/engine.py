@@ -17,12 +17,12 @@ from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
 from dispatcher.engine.engine import RECORD_S, Engine
 from dispatcher.engine.faults import INTERNAL, Faults, stored_secret_pause_ms
 from dispatcher.gateway.endpoints import EndpointBook
+from dispatcher.gateway.ends import UNKNOWN_RULES, Ends
 from dispatcher.gateway.places import Places
-from dispatcher.ids import new_id
+from dispatcher.ids import spelled
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules
 from dispatcher.jobs.judge import deadline_ms, judge
-from dispatcher.jobs.states import FINAL, JobReason
-from dispatcher.jobs.told import callback_of, end_of
+from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import (
     CallKind,
     CallOutcome,
@@ -32,7 +32,6 @@ from dispatcher.jobs.values import (
     JobSettlement,
     JobVerdict,
     NewJob,
-    SettledJob,
     SubmittedJob,
 )
 from dispatcher.metrics import Metrics
@@ -42,7 +41,6 @@ from dispatcher.settings import Settings
 from dispatcher.signing import STORED_SECRETS, SecretMissing, Secrets
 from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs.store import JobStore
-from dispatcher.values import NewCallback
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
 from receiver.base.lack import OwnLack, lack_of
@@ -50,14 +48,11 @@ from receiver.base.lack import OwnLack, lack_of
 T = TypeVar("T")
 
 _LOG: Final = log.get("dispatcher.gateway")
-_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
-# An error that is not the store's may be one that what the upstream sent causes: after so many of
-# them a result is recorded without its texts, after as many again without its output, and at last
-# without its callback.
-_ODD_ERRORS_MAX: Final = 3
 _CLAIM_RETRY_S: Final = 0.5
 _NO_BEAT_S: Final = 1.0
-_NOT_STORED: Final = "its output cannot be stored"
+_GONE: Final = JobVerdict(
+    state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
+)
 _IDS_SHOWN: Final = 20
 _ASKED_MAX: Final = 500  # claims in one question
 _DETAIL_CHARS_MAX: Final = 300
@@ -125,13 +120,10 @@ class JobEngine:
         chance: Callable[[], float] = _RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        self._settings = settings
         self._store = store
         self._upstream = upstream
         self._book = book
         self._secrets = secrets
-        self._deliveries = deliveries
-        self._metrics = metrics
         self._process = process
         self._may_start = may_start
         self._clock = clock
@@ -139,6 +131,7 @@ class JobEngine:
         self._monotonic_ms = monotonic_ms
         self._places = Places(settings.job_places, bytes_max=settings.job_bytes_max)
         self._faults = Faults(metrics, "we cannot run jobs: the fault is ours")
+        self._ends = Ends(settings, store, deliveries, metrics, clock, monotonic_ms)
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
         self._empty_until_ms = 0  # of the monotonic clock
@@ -208,7 +201,7 @@ class JobEngine:
             _LOG.error(
                 "results of jobs were not recorded: they are taken over",
                 jobs=len(left),
-                ids=[one.job.id for one in left[:_IDS_SHOWN]],
+                ids=[spelled(one.job.id, "v1") for one in left[:_IDS_SHOWN]],
             )
         return len(left)
 
@@ -393,9 +386,9 @@ class JobEngine:
                 outcome = await self._call(one, room)
                 one.calling = False
                 if one.closing == "cancelled":
-                    await self._after_cancel(one.job, outcome)
+                    await self._ends.closed(one.job, outcome)
                 else:
-                    await self._end(one, outcome)
+                    await self._ends.record(self._judge(one, outcome), one.rules)
         finally:
             self._forget(one)
 
@@ -451,7 +444,7 @@ class JobEngine:
         if isinstance(error, StoreError):
             lack = "secrets"
         elif lack == INTERNAL:
-            _LOG.exception("running a job failed", error, id=one.job.id)
+            _LOG.exception("running a job failed", error, id=spelled(one.job.id, "v1"))
         shown, detail = INTERRUPTED, str(error) if isinstance(error, OwnLack) else repr(error)
         if isinstance(error, SecretMissing):
             shown, detail = str(error), error.detail
@@ -465,126 +458,33 @@ class JobEngine:
 
     # --- the end of a call ---
 
-    async def _end(self, one: Running, outcome: CallOutcome) -> None:
-        settlement = self._judge(one, outcome)
-        settled = await self._settle(one, settlement)
-        if not settled.recorded:
-            self._late(one.job)
-            await self._release_place(one.job)
-            return
-        self._metrics.job_called(one.job.endpoint, outcome, settlement.verdict)
-        if one.job.started_ms >= one.job.claimed_ms:  # the first call of this run
-            waited_ms = one.job.started_ms - one.job.queued_ms
-            self._metrics.job_waited(one.job.endpoint, waited_ms / 1000)
-        self._log_call(one.job, outcome, settlement.verdict)
-
     def _judge(self, one: Running, outcome: CallOutcome) -> JobSettlement:
         job, at_ms, chance = one.job, self._clock(), self._chance()
         if one.gone:
-            verdict = JobVerdict(
-                state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
-            )
-            return JobSettlement(
-                job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms
-            )
-        rules = one.rules or _UNKNOWN_RULES
-        verdict = judge(outcome, job, rules, now_ms=at_ms, random=chance)
+            verdict = _GONE
+        else:
+            rules = one.rules or UNKNOWN_RULES
+            verdict = judge(outcome, job, rules, now_ms=at_ms, random=chance)
+            verdict = self._after_fault(job, outcome, verdict, at_ms, chance)
+        return JobSettlement(job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms)
+
+    def _after_fault(
+        self, job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict, at_ms: int, chance: float
+    ) -> JobVerdict:
+        """Return when a job is due again that we could not run for want of something of ours: later
+        with each such fault in a row."""
         if outcome.lack is None:
             if outcome.kind != "interrupted":
                 self._faults.none()
-        elif verdict.due_ms is not None:
-            pause_ms = self._faults.pause_ms(
-                outcome.lack, outcome.detail, chance=chance, monotonic_ms=self._monotonic_ms()
-            )
-            if outcome.lack == STORED_SECRETS:  # until somebody stores it, however many wait
-                pause_ms = max(pause_ms, stored_secret_pause_ms(job.claim, chance))
-            verdict = replace(verdict, due_ms=max(verdict.due_ms, at_ms + pause_ms))
-        return JobSettlement(job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms)
-
-    async def _settle(self, one: Running, settlement: JobSettlement) -> SettledJob:
-        """Retried without end, whatever it meets: an answer that the upstream gave must not be
-        forgotten. Its callback has one id, however often it takes."""
-        id = new_id("cb", settlement.now_ms)
-        callback = self._callback(one, settlement, id)
-        waits, odd, handover = iter(_RETRY_S), 0, True
-        while True:
-            try:
-                return await self._settle_once(settlement, callback, handover=handover)
-            except StoreError as error:
-                _LOG.warning("cannot settle a job yet", id=settlement.job.id, reason=str(error))
-            except Exception as error:
-                odd += 1
-                if odd <= _ODD_ERRORS_MAX:
-                    _LOG.exception("settling a job failed", error, id=settlement.job.id)
-                bare = _barer(settlement, odd)
-                if bare is not settlement:
-                    settlement, callback = bare, self._callback(one, bare, id)
-            handover = False  # its lease counts from when the callback was made
-            await asyncio.sleep(next(waits, _RETRY_S[-1]))
-
-    def _callback(self, one: Running, settlement: JobSettlement, id: str) -> NewCallback | None:
-        """Return the callback that tells the end of a job, None where there is nothing to tell."""
-        rules, at_ms = one.rules or _UNKNOWN_RULES, settlement.now_ms
-        end = end_of(settlement.verdict, settlement.outcome, rules, now_ms=at_ms)
-        if end is None:
-            return None
-        return callback_of(
-            settlement.job,
-            end,
-            id=id,
-            now_ms=at_ms,
-            inline_max=self._settings.inline_max,
-            public_url=self._settings.public_url or "",
+            return verdict
+        pause_ms = self._faults.pause_ms(
+            outcome.lack, outcome.detail, chance=chance, monotonic_ms=self._monotonic_ms()
         )
-
-    async def _settle_once(
-        self, settlement: JobSettlement, callback: NewCallback | None, *, handover: bool
-    ) -> SettledJob:
-        """Settle, with a slot for the delivery of the callback, where it may go at once."""
-        if callback is None or not handover:
-            return await self._store.settle(settlement, callback=callback)
-        tenant, size, high = callback.tenant, len(callback.body), callback.priority == "high"
-        handover = self._deliveries.reserve(tenant, high=high, size=size)
-        leased_ms = self._monotonic_ms() - max(0, self._clock() - callback.created_ms)
-        delivery = None
-        try:
-            settled = await self._store.settle(
-                replace(settlement, handover=handover), callback=callback
-            )
-            delivery = settled.delivery
-        finally:
-            if handover and delivery is None:
-                self._deliveries.free(tenant, high=high, size=size)
-        if delivery is not None:
-            self._deliveries.begin(delivery, leased_ms)
-        return settled
-
-    async def _after_cancel(self, job: ClaimedJob, outcome: CallOutcome) -> None:
-        await self._release_place(job)
-        if outcome.kind != "cancelled":  # it ended in the same moment
-            self._late(job)
-        self._log_call(job, outcome, None)
-
-    async def _release_place(self, job: ClaimedJob) -> None:
-        """Have the place of a job that was cancelled be free: its call has ended."""
-        waits = iter(_RETRY_S)
-        while True:
-            try:
-                await self._store.freed([job])
-            except StoreError as error:
-                _LOG.warning("cannot free a place yet", id=job.id, reason=str(error))
-            except Exception as error:
-                _LOG.exception("freeing a place failed", error, id=job.id)
-            else:
-                return
-            await asyncio.sleep(next(waits, _RETRY_S[-1]))
-
-    def _late(self, job: ClaimedJob) -> None:
-        self._metrics.job_late()
-        _LOG.warning("late result of an old claim", id=job.id, claim=job.claim)
-
-    def _log_call(self, job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict | None) -> None:
-        _LOG.info("call", **call_fields(job, outcome, verdict))
+        if verdict.due_ms is None:
+            return verdict
+        if outcome.lack == STORED_SECRETS:  # until somebody stores it, however many wait
+            pause_ms = max(pause_ms, stored_secret_pause_ms(job.claim, chance))
+        return replace(verdict, due_ms=max(verdict.due_ms, at_ms + pause_ms))
 
     def _forget(self, one: Running) -> None:
         running = self._running[one.job.id]
@@ -599,11 +499,6 @@ class JobEngine:
         self._arm()
 
 
-# Of what was never read, since we lacked something before: nothing went out, so nothing of it says
-# what follows.
-_UNKNOWN_RULES: Final = EndpointRules(url="")
-
-
 def _go_on() -> None:
     """Take back a cancelling that was noticed."""
     task = asyncio.current_task()
@@ -614,44 +509,3 @@ def _go_on() -> None:
 async def _wait(tasks: Collection[asyncio.Task[Any]], timeout_s: float) -> None:
     if tasks:
         await asyncio.wait(tasks, timeout=max(0.0, timeout_s))
-
-
-def _barer(settlement: JobSettlement, odd_errors: int) -> JobSettlement:
-    """Return a settlement without what may be why it cannot be stored: first its texts, then its
-    output, at last its callback."""
-    job, outcome, verdict = settlement.job, settlement.outcome, settlement.verdict
-    if odd_errors == _ODD_ERRORS_MAX:
-        output = outcome.output and replace(outcome.output, headers=())
-        outcome = replace(outcome, error=None, detail=None, output=output)
-        return replace(settlement, outcome=outcome, verdict=replace(verdict, error=None))
-    if odd_errors == 2 * _ODD_ERRORS_MAX and outcome.output is not None:
-        if verdict.state in FINAL:
-            verdict = JobVerdict(state="failed", reason="storage", error=_NOT_STORED)
-        return replace(settlement, outcome=replace(outcome, output=None), verdict=verdict)
-    if odd_errors == 3 * _ODD_ERRORS_MAX:
-        job = replace(job, options=replace(job.options, callback=None))
-        return replace(settlement, job=job)
-    return settlement
-
-
-def call_fields(
-    job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict | None
-) -> dict[str, Any]:
-    """Return the fields of the one line that is written about each call; without a verdict its
-    claim had gone: the job was cancelled, or taken over."""
-    due_ms = None if verdict is None else verdict.due_ms
-    ended_ms = outcome.started_ms + outcome.duration_ms
-    return {
-        "id": job.id,
-        "tenant": job.tenant,
-        "endpoint": job.endpoint,
-        "run": job.run,
-        "n": job.calls + outcome.sent,
-        "outcome": outcome.kind,
-        "statusCode": outcome.status_code,
-        "durationMs": round(outcome.duration_ms, 1),
-        "state": None if verdict is None else verdict.state,
-        "dueInMs": None if due_ms is None else max(0, round(due_ms - ended_ms)),
-        "reason": "claim_gone" if verdict is None else verdict.reason,
-        "detail": outcome.detail,
-    }

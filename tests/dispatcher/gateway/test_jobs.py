@@ -4,6 +4,8 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from dispatcher.jobs.values import JobSettlement, SettledJob
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.values import SecretRef
@@ -233,3 +235,18 @@ async def test_what_waits_for_too_long_is_told_so(database: str) -> None:
         assert job.reason == "expired"
         ((headers, _),) = await customer.received(1)
         assert headers["x-postback-job-status"] == "timeout"
+
+
+async def test_a_job_whose_end_cannot_be_told_still_ends(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is wrong with it: the job does not run for ever."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("this end cannot be told")
+
+    monkeypatch.setattr("dispatcher.gateway.ends.callback_of", fails)
+    async with upstream() as model, sink() as customer, running(database) as world:
+        await world.endpoint(model.url)
+        taken = await world.submit(callback=told_at(customer))
+        assert (await world.until_state(taken.id, "completed")).callback is None
