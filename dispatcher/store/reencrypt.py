@@ -9,9 +9,11 @@ from typing import Final, Literal
 from dispatcher.store import rows
 from dispatcher.store.errors import CannotUnseal
 from dispatcher.store.sealing import (
+    ALL_BODIES,
     COLUMNS,
     HEAD_CHARS,
-    PAYLOADS,
+    LARGE,
+    Bodies,
     Column,
     forget_kids,
     ring_of,
@@ -19,8 +21,9 @@ from dispatcher.store.sealing import (
 from dispatcher.store.tx import Row, Tx, marks
 from receiver.base.keyring import PREFIX, Keyring, kid_of
 
-_PLACES: Final = {column.table: column for column in (*COLUMNS, PAYLOADS)}
-_ORDER: Final = list(_PLACES)
+_COLUMN_OF: Final = {column.table: column for column in (*COLUMNS, *LARGE)}
+_BODIES_OF: Final = {bodies.table: bodies for bodies in ALL_BODIES}
+_ORDER: Final = sorted({**_COLUMN_OF, **_BODIES_OF}, key=lambda table: table in _BODIES_OF)
 _LOOKED: Final = 200  # rows that a reader looks at for one slice
 _SLICE_BYTES: Final = 1 << 20  # of payloads in one commit
 _RUNNER: Final = "reencrypt"
@@ -96,28 +99,37 @@ def is_runner(tx: Tx) -> bool:
 
 def upcoming(tx: Tx, at: Reencryption) -> Part:
     """Return what comes next, by a reader."""
-    column = _PLACES[at.place]
-    payload = column is PAYLOADS
-    more = "t.kid, c.payload_size" if payload else "NULL, 0"
-    join = "JOIN callbacks c ON c.id = t.callback " if payload else ""
+    column, bodies = _COLUMN_OF.get(at.place), _BODIES_OF.get(at.place)
+    id = _id_of(at.place)
+    head, filled = "''", "1 = 0"
+    if column is not None:
+        head, filled = f"substr(t.{column.name}, 1, {HEAD_CHARS})", column.filled
+    more, join = "NULL, 0", ""
+    if bodies is not None:
+        more, join = f"t.kid, {bodies.bytes}", f"JOIN {bodies.owner} c ON c.id = t.{id} "
     found = tx.all(
-        f"SELECT t.{column.id}, substr(t.{column.name}, 1, {HEAD_CHARS}), {more}, "
-        f"CASE WHEN {column.filled} THEN 1 ELSE 0 END "
-        f"FROM {column.table} t {join}WHERE t.{column.id} > ? ORDER BY t.{column.id} LIMIT ?",
+        f"SELECT t.{id}, {head}, {more}, CASE WHEN {filled} THEN 1 ELSE 0 END "
+        f"FROM {at.place} t {join}WHERE t.{id} > ? ORDER BY t.{id} LIMIT ?",
         at.reached,
         _LOOKED,
     )
     ids: list[str] = []
     looked, size = 0, 0
-    for id, head, kid, payload_size, is_filled in found:
-        if (is_filled and not _is_newest(tx, head)) or (payload and _is_body_due(tx, kid)):
-            if ids and size + payload_size > _SLICE_BYTES:
+    for row, first, kid, body_bytes, is_filled in found:
+        is_body_due = bodies is not None and _is_body_due(tx, kid)
+        if (is_filled and not _is_newest(tx, first)) or is_body_due:
+            if ids and size + body_bytes > _SLICE_BYTES:
                 break
-            ids.append(id)
-            size += payload_size
+            ids.append(row)
+            size += body_bytes
         looked += 1
     last = found[looked - 1][0] if found else at.reached
     return Part(ids=ids, looked=looked, last=last, at_end=looked == len(found) < _LOOKED)
+
+
+def _id_of(table: str) -> str:
+    """Return the column that names a table's rows."""
+    return (_COLUMN_OF.get(table) or _BODIES_OF[table]).id
 
 
 def seal_part(tx: Tx, at: Reencryption, part: Part, *, now_ms: int) -> Reencryption:
@@ -127,11 +139,12 @@ def seal_part(tx: Tx, at: Reencryption, part: Part, *, now_ms: int) -> Reencrypt
     now = get(tx)
     if now != at or at.kid != ring.kid:  # begun again, or another process was quicker
         return begin(tx, now_ms=now_ms)
-    column = _PLACES[at.place]
-    sealed, unopened = _seal_texts(tx, ring, column, part.ids)
-    if column is PAYLOADS:
-        bodies, unopened_bodies = _seal_bodies(tx, ring, part.ids)
-        sealed, unopened = sealed + bodies, unopened + unopened_bodies
+    sealed, unopened = 0, 0
+    if at.place in _COLUMN_OF:
+        sealed, unopened = _seal_texts(tx, ring, _COLUMN_OF[at.place], part.ids)
+    if at.place in _BODIES_OF:
+        also_sealed, also_unopened = _seal_bodies(tx, ring, _BODIES_OF[at.place], part.ids)
+        sealed, unopened = sealed + also_sealed, unopened + also_unopened
     moved = replace(
         at,
         reached=part.last,
@@ -170,7 +183,7 @@ def _is_newest(tx: Tx, head: str) -> bool:
 
 
 def _is_body_due(tx: Tx, kid: str | None) -> bool:
-    """Whether a payload's body is to be sealed again; a plain one only where new ones are sealed,
+    """Whether a body is to be sealed again; a plain one only where new ones are sealed,
     a sealed one stays so."""
     if kid is None:
         return tx.seals_payloads
@@ -200,25 +213,25 @@ def _seal_texts(tx: Tx, ring: Keyring, column: Column, ids: Sequence[str]) -> tu
     return tx.many(f"{update}AND {column.name} = ?", changed) if changed else 0, unopened
 
 
-def _seal_bodies(tx: Tx, ring: Keyring, ids: Sequence[str]) -> tuple[int, int]:
+def _seal_bodies(tx: Tx, ring: Keyring, bodies: Bodies, ids: Sequence[str]) -> tuple[int, int]:
     if not ids:
         return 0, 0
+    table, id = bodies.table, bodies.id
     found = tx.all(
-        "SELECT p.callback, c.tenant, p.body, p.kid FROM payloads p "
-        f"JOIN callbacks c ON c.id = p.callback WHERE p.callback IN ({marks(ids)}) "
-        "ORDER BY p.callback",
+        f"SELECT t.{id}, c.tenant, t.body, t.kid FROM {table} t JOIN {bodies.owner} c "
+        f"ON c.id = t.{id} WHERE t.{id} IN ({marks(ids)}) ORDER BY t.{id}",
         *ids,
     )
     changed, unopened = [], 0
-    for callback, tenant, stored, kid in found:
+    for row, tenant, stored, kid in found:
         if not _is_body_due(tx, kid):
             continue
+        place = bodies.place(row, tenant)
         try:
-            plain = rows.open_body(tx, kid, stored, callback, tenant)
+            plain = rows.open_sealed(tx, kid, stored, place)
         except CannotUnseal:
             unopened += 1
             continue
-        sealed = ring.seal(plain, *rows.body_place(callback, tenant))
-        changed.append((sealed, ring.kid, callback, kid or ""))
-    update = "UPDATE payloads SET body = ?, kid = ? WHERE callback = ? AND coalesce(kid, '') = ?"
+        changed.append((ring.seal(plain, *place), ring.kid, row, kid or ""))
+    update = f"UPDATE {table} SET body = ?, kid = ? WHERE {id} = ? AND coalesce(kid, '') = ?"
     return tx.many(update, changed) if changed else 0, unopened

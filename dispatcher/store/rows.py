@@ -13,6 +13,7 @@ from dispatcher.policy import Policy
 from dispatcher.store.errors import KEYS_SETTING, CannotUnseal
 from dispatcher.store.sealing import (
     DESTINATIONS,
+    PAYLOAD_BODIES,
     PAYLOADS,
     SECRETS,
     STORED_SECRETS,
@@ -290,21 +291,16 @@ def open_text(tx: Tx, stored: str, column: Column, id: str, tenant: str) -> str:
         raise cannot_unseal(error) from None
 
 
-def body_place(callback: str, tenant: str) -> tuple[str, str, str, str]:
-    """Return what the body of a payload is bound to."""
-    return ("payloads", "body", callback, tenant)
-
-
 def seal_body(tx: Tx, body: bytes, callback: str, tenant: str) -> tuple[bytes, str | None]:
     """Return the body of a payload as it is stored, and the name of the key that seals it."""
     if not tx.seals_payloads or tx.ring is None:
         return body, None
-    return tx.ring.seal(body, *body_place(callback, tenant)), tx.ring.kid
+    return tx.ring.seal(body, *PAYLOAD_BODIES.place(callback, tenant)), tx.ring.kid
 
 
 def open_body(tx: Tx, kid: str | None, stored: bytes, callback: str, tenant: str) -> bytes:
     """Return the body of a payload. Raises CannotUnseal."""
-    return open_sealed(tx, kid, stored, body_place(callback, tenant))
+    return open_sealed(tx, kid, stored, PAYLOAD_BODIES.place(callback, tenant))
 
 
 def open_sealed(tx: Tx, kid: str | None, stored: bytes, place: tuple[str, str, str, str]) -> bytes:

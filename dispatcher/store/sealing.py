@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 10  # the first that has what is asked for here
+SCHEMA: Final = 11  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -70,26 +70,43 @@ ENDPOINTS: Final = Column(
     what="endpoints' headers",
     id="name",
     tenant="''",
-    filled="t.rules LIKE 'enc1:%' OR t.rules LIKE '%\"headers\"%'",
+    filled="(t.rules LIKE 'enc1:%' OR t.rules LIKE '%\"headers\"%')",
 )
-JOB_OPTIONS: Final = Column(table="jobs", name="options", what="jobs' headers")
-INPUTS: Final = Column(
-    table="inputs",
-    name="body",
-    what="jobs' inputs",
-    id="job",
-    tenant="(SELECT tenant FROM jobs j WHERE j.id = t.job)",
+JOB_OPTIONS: Final = Column(
+    table="jobs",
+    name="options",
+    what="jobs' headers",
+    filled="(t.options LIKE 'enc1:%' OR t.options LIKE '%headers\"%')",
 )
-OUTPUTS: Final = Column(
-    table="outputs",
-    name="body",
-    what="jobs' outputs",
-    id="job",
-    tenant="(SELECT tenant FROM jobs j WHERE j.id = t.job)",
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bodies:
+    """A table of bodies (`body`, `kid`), the column that names its rows, the table `c` of what they
+    belong to, and by SQL how many bytes a row has."""
+
+    table: str
+    id: str
+    owner: str
+    bytes: str
+
+    def place(self, id: str, tenant: str) -> tuple[str, str, str, str]:
+        """Return what the body of a row is bound to."""
+        return (self.table, "body", id, tenant)
+
+
+PAYLOAD_BODIES: Final = Bodies(
+    table="payloads", id="callback", owner="callbacks", bytes="c.payload_size"
 )
+INPUTS: Final = Bodies(table="inputs", id="job", owner="jobs", bytes="c.input_bytes")
+OUTPUTS: Final = Bodies(
+    table="outputs", id="job", owner="jobs", bytes="coalesce(c.output_bytes, 0)"
+)
+ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PAYLOAD_BODIES)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
-# the rest. Payloads go last, and their bodies with them.
+# the rest. Those with many go last, and bodies with what they belong to.
 COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS, ENDPOINTS)
+LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, PAYLOADS)
 
 
 # --- the keys of this process ---
@@ -208,10 +225,14 @@ def count_small(tx: Tx, *, now_ms: int | None = None) -> list[Counted]:
 
 def count(tx: Tx) -> list[Counted]:
     """Return what there is of every kind. Reads whole tables."""
-    rows = tx.all("SELECT kid, count(*) FROM payloads GROUP BY kid")
+    rows = [
+        row
+        for one in ALL_BODIES
+        for row in tx.all(f"SELECT kid, count(*) FROM {one.table} GROUP BY kid")
+    ]
     return [
         *count_small(tx),
-        _counted_column(tx, PAYLOADS, None),
+        *(_counted_column(tx, column, None) for column in LARGE),
         _counted(BODIES, rows, tx.ring),
     ]
 

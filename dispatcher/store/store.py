@@ -605,6 +605,9 @@ class Store:
     async def erase(self, tenant: str, *, now_ms: int, limit: int) -> Erasure:
         """Delete about `limit` more rows of a tenant that is being erased; other processes are told
         when nothing is left."""
+        erased = await self.jobs.erase(tenant, now_ms=now_ms, limit=limit)
+        if erased != "done":
+            return erased
         return await self._write(
             lambda tx: tenants.erase(tx, tenant, now_ms=tx.at(now_ms), limit=limit),
             lanes=tenants.of_erasing(tenant, limit),

@@ -30,6 +30,17 @@ _COLUMNS: Final = {
     "queue_max": "queue_max",
     "rate_per_second": "rate",
 }
+_LAST: Final = (
+    "keys",
+    "secrets",
+    "stored_secrets",
+    "aliases",
+    "turns",
+    "counts",
+    "queues",
+    "job_usage",
+    "job_sweeps",
+)
 _ENDED: Final[tuple[State, ...]] = ("delivered", "dead", "cancelled")
 _OLDEST: Final = (
     "SELECT id, state, destination FROM callbacks WHERE tenant = ? AND state <> 'sending' "
@@ -124,7 +135,9 @@ def erase(tx: Tx, tenant: str, *, now_ms: int, limit: int) -> Erasure:
         return "going on"
     if now_ms - row[0] < HEARD_MS:
         return "waiting"
-    for table in ("keys", "secrets", "stored_secrets", "aliases", "turns", "counts"):
+    if tx.one("SELECT 1 FROM jobs WHERE tenant = ? LIMIT 1", tenant):
+        return "going on"
+    for table in _LAST:
         tx.run(f"DELETE FROM {table} WHERE tenant = ?", tenant)
     tx.run("DELETE FROM tenants WHERE name = ?", tenant)
     tx.notify("access")

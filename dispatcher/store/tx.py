@@ -293,6 +293,10 @@ class JobStatements(Protocol):
     REFRESH_QUEUES: str  # bulk: how many more wait, id
     REFRESH_ENDPOINTS: str  # bulk: how many more wait, endpoint
 
+    def lives(self, tx: Tx, process: str) -> bool:
+        """Whether a process may run jobs: nobody has called it dead, nor can before this
+        transaction ends."""
+
     # Submit
     def insert_jobs(self, tx: Tx, rows: Sequence[Row]) -> set[str]:
         """Store rows of `jobs.rows.NEW_JOB`; return the ids of those whose key was free."""

@@ -101,7 +101,8 @@ class _Endpoint:
 
 
 def claim(tx: Tx, request: JobClaimRequest) -> list[ClaimedJob]:
-    """Start due jobs, as many as the process has places for, each endpoint no more than it may."""
+    """Start due jobs, as many as the process has places for, each endpoint no more than it may;
+    none for a process that was called dead."""
     if request.places <= 0:
         return []
     now_ms = tx.at(request.now_ms)
@@ -109,6 +110,8 @@ def claim(tx: Tx, request: JobClaimRequest) -> list[ClaimedJob]:
     if not endpoints:
         return []
     _fill(tx, endpoints, request, now_ms)
+    if not tx.job_statements.lives(tx, request.process):
+        return []
     chosen = _choose(tx, endpoints, request)
     if not chosen:
         return []

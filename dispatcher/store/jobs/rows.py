@@ -163,8 +163,9 @@ def options_text(tx: Tx, new: NewJob) -> str:
             target.destination,
             target.lane,
             target.policy_text,
-            target.headers,
         ]
+        if target.headers:
+            parts["callback_headers"] = target.headers
     text = json.dumps(parts) if parts else "{}"
     if options.headers or (target is not None and target.headers):
         return rows.seal_text(tx, text, JOB_OPTIONS, new.id, new.tenant)
@@ -180,7 +181,7 @@ def read_options(tx: Tx, stored: str, job: str, tenant: str) -> tuple[JobOptions
     options = JobOptions(
         function=parts.get("function"),
         headers=_pairs(parts.get("headers", ())),
-        callback=None if target is None else _target(target),
+        callback=None if target is None else _target(target, parts.get("callback_headers", ())),
         sync=parts.get("sync", False),
         limit_s=parts.get("limit"),
         ttl_s=parts.get("ttl"),
@@ -188,8 +189,8 @@ def read_options(tx: Tx, stored: str, job: str, tenant: str) -> tuple[JobOptions
     return options, _pairs(parts.get("tags", ()))
 
 
-def _target(parts: list[Any]) -> CallbackTarget:
-    url, name, destination, lane, policy, headers = parts
+def _target(parts: list[Any], headers: list[list[str]]) -> CallbackTarget:
+    url, name, destination, lane, policy = parts
     return CallbackTarget(
         url=url,
         destination_name=name,

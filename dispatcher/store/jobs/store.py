@@ -22,7 +22,7 @@ from dispatcher.jobs.values import (
     SettledJob,
     SubmittedJob,
 )
-from dispatcher.store.jobs import change, clocks, endpoints, expiry, processes, purge, views
+from dispatcher.store.jobs import change, clocks, endpoints, erase, expiry, processes, purge, views
 from dispatcher.store.jobs.touched import of_endpoint, of_jobs
 from dispatcher.store.lanes import Lanes, none
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
@@ -137,7 +137,8 @@ class JobStore:
 
     async def submit(self, new: NewJob, *, process: str | None = None) -> SubmittedJob:
         """Store durably. With `process`, which has a place reserved for it, it is started in the
-        commit if its endpoint is idle, has a place and no rate (`claimed`). The same key and
+        commit if its endpoint is idle, has a place and no rate (`claimed`), and nobody has called
+        the process dead (see `beat`). The same key and
         content again is the same job, in its present state (`duplicate`). Raises NotFound (no such
         endpoint), KeyReused, JobQueueFull."""
         submitted: SubmittedJob = await self._commit(JobSubmitRequest(new, process), new.tenant)
@@ -145,7 +146,8 @@ class JobStore:
 
     async def claim(self, request: JobClaimRequest) -> list[ClaimedJob]:
         """Start due jobs, at most `request.places`: endpoints in turn, none beyond its window and
-        rate; at each its queues in turn, and of each its jobs by class and ticket."""
+        rate; at each its queues in turn, and of each its jobs by class and ticket. None for a
+        process that is not known by its beats, or was called dead."""
         claimed: list[ClaimedJob] = await self._commit(request, None)
         return claimed
 
@@ -285,6 +287,15 @@ class JobStore:
         return await self._write(
             lambda tx: clocks.hasten(tx, ids, until_ms=tx.at(now_ms + wait_ms)),
             lanes=of_jobs(ids),
+        )
+
+    async def erase(self, tenant: str, *, now_ms: int, limit: int) -> erase.Erased:
+        """Delete about `limit` more jobs of a tenant that is being erased, once none of them
+        runs."""
+        touched = erase.of_tenant(tenant, limit)
+        return await self._write(
+            lambda tx: erase.erase(tx, tenant, touched, now_ms=now_ms, limit=limit),
+            lanes=touched,
         )
 
     # --- processes ---

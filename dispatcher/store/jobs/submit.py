@@ -67,6 +67,7 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
     loads = _loads(tx, {request.new.endpoint for request in requests}, now_ms)
     queues = _queues(tx, requests)
     first = _first_with_keys(tx, [request.new for request in requests], rules)
+    process = _living(tx, requests)
     results: dict[str, Result] = {}
     values: dict[str, Row] = {}
     for request in requests:
@@ -78,7 +79,8 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
         elif load is None or refusal is not None:
             results[new.id] = refusal or NotFound(f"there is no endpoint {new.endpoint}")
         else:
-            direct = request.process is not None and load.idle and load.room > 0
+            direct = request.process is not None and request.process == process
+            direct = direct and load.idle and load.room > 0
             values[new.id] = _store(tx, request, load, queue, now_ms, direct=direct)
             submitted = _submitted(tx, new, load, direct=direct)
             results[new.id] = submitted
@@ -91,6 +93,12 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
             stored = _drop_duplicates(tx, stored, present, results)
         _insert_parts(tx, stored, queues, results)
     return [results[request.new.id] for request in requests]
+
+
+def _living(tx: Tx, requests: Sequence[JobSubmitRequest]) -> str | None:
+    """Return the process that has places for these jobs, unless it was called dead."""
+    process = next((one.process for one in requests if one.process is not None), None)
+    return process if process is not None and tx.job_statements.lives(tx, process) else None
 
 
 def _loads(tx: Tx, endpoints: set[str], now_ms: int) -> dict[str, _Load]:

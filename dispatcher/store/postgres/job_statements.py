@@ -68,6 +68,15 @@ UPDATE endpoint_load l SET queued = l.queued + u.more, ready_ms = CASE
 FROM {_rows({"more": "bigint"} | _ID)} WHERE l.endpoint = u.id
 """
 
+_LIVES: Final = "SELECT 1 FROM processes WHERE id = ? FOR KEY SHARE"
+
+
+def lives(tx: Tx, process: str) -> bool:
+    """Whether a process may run jobs: who calls it dead deletes its row, and waits for us or is
+    waited for. So a commit that was begun before a long stop starts nothing after it."""
+    return tx.one(_LIVES, process) is not None
+
+
 # --- submit ---
 
 _INSERT_JOBS: Final = _insert("jobs", NEW_JOB) + " ON CONFLICT DO NOTHING RETURNING id"

@@ -52,6 +52,12 @@ UPDATE endpoint_load SET queued = queued + ?, ready_ms = CASE
 WHERE endpoint = ?
 """
 
+
+def lives(tx: Tx, process: str) -> bool:
+    """Differs: there is no other process."""
+    return True
+
+
 # --- submit ---
 
 _INSERT_JOB: Final = _insert("jobs", NEW_JOB) + " ON CONFLICT DO NOTHING"

@@ -14,7 +14,7 @@ from tests.dispatcher.postgres import server
 
 _URLS: Final[dict[Path, str]] = {}
 _EMPTIED: Final[list[str]] = []
-_OTHERS: Final = ("counts", "writers", "sealed_by", "reencryption")
+_OTHERS: Final = ("counts", "writers", "sealed_by", "reencryption", "processes")
 _EMPTY: Final = "; ".join(f"DELETE FROM {table}" for table in (*TABLES, *_OTHERS))
 _END_OTHERS: Final = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

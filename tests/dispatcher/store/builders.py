@@ -171,6 +171,7 @@ class World:
     on_access: Callable[[], None] = lambda: None
     jobs_ready: list[int | None] = field(default_factory=list)
     jobs_ended: list[str] = field(default_factory=list)
+    endpoints_changed: int = 0
 
     async def open(self) -> None:
         await self.store.open(
@@ -180,8 +181,12 @@ class World:
                 on_access=self.on_access,
                 on_jobs_ready=self.jobs_ready.append,
                 on_jobs_ended=self.jobs_ended.extend,
+                on_endpoints=self.on_endpoints,
             )
         )
+
+    def on_endpoints(self) -> None:
+        self.endpoints_changed += 1
 
     async def reopen(self) -> None:
         """As after a restart of the process."""

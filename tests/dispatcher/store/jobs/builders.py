@@ -29,7 +29,7 @@ from dispatcher.jobs.values import (
     SubmittedJob,
 )
 from dispatcher.store.jobs.store import JobStore
-from dispatcher.values import Callback
+from dispatcher.values import Callback, Headers
 from tests.dispatcher.store.builders import PLENTY, T0, TENANT, URL, World
 
 EP: Final = "ep"
@@ -43,7 +43,11 @@ def endpoint(name: str = EP, **rules: Any) -> Endpoint:
 
 
 def target(
-    url: str | None = URL, *, tenant: str = TENANT, name: str | None = None
+    url: str | None = URL,
+    *,
+    tenant: str = TENANT,
+    name: str | None = None,
+    headers: Headers = (),
 ) -> CallbackTarget:
     """Where an end is told."""
     where = destination_id(tenant, name=name, url=url)
@@ -52,7 +56,7 @@ def target(
         destination_name=name,
         destination=where,
         lane=where if name or url is None else lane_id(tenant, url),
-        headers=(),
+        headers=headers,
     )
 
 
@@ -122,6 +126,7 @@ class Jobs:
     world: World
     process: str = PROCESS
     rules: dict[str, EndpointRules] = field(default_factory=dict)
+    beating: set[str] = field(default_factory=set)
 
     @property
     def store(self) -> JobStore:
@@ -143,9 +148,17 @@ class Jobs:
         self.rules[name] = changed.rules
         return changed
 
+    async def known(self, process: str) -> None:
+        """Have a process be known by its beats."""
+        if process not in self.beating:
+            self.beating.add(process)
+            await self.store.beat(process, begins=True, now_ms=self.world.now_ms)
+
     async def submit(
         self, body: bytes = b'{"prompt":"a"}', *, handover: bool = False, **more: Any
     ) -> SubmittedJob:
+        if handover:
+            await self.known(self.process)
         new = job(body, **{"now_ms": self.world.now_ms, **more})
         return await self.store.submit(new, process=self.process if handover else None)
 
@@ -156,6 +169,7 @@ class Jobs:
     async def claim(
         self, places: int = 100, *, process: str | None = None, bytes_free: int = PLENTY
     ) -> list[ClaimedJob]:
+        await self.known(process or self.process)
         request = JobClaimRequest(
             process=process or self.process,
             places=places,
@@ -171,6 +185,11 @@ class Jobs:
         """Claim exactly one."""
         (claimed,) = await self.claim(1, **more)
         return claimed
+
+    async def leaves(self, process: str) -> None:
+        """Have a process be forgotten, whatever it runs."""
+        self.beating.discard(process)
+        await self.store.leave(process)
 
     async def settle(
         self,

@@ -200,6 +200,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.run(self.world.reopen())
+        self.run(self.jobs.leaves(self.jobs.process))
         self.held, self.closing = [], []
         while self.run(
             self.jobs.store.reclaim_orphans(beside="new", now_ms=self.world.now_ms, limit=2)
@@ -302,6 +303,7 @@ class Machine(RuleBasedStateMachine):
         for name in ENDPOINTS:
             for paused in (True, False):
                 await store.set_paused(name, paused=paused, now_ms=world.now_ms)
+        await self.jobs.leaves(self.jobs.process)
         while await store.reclaim_orphans(beside="none", now_ms=world.now_ms):
             pass
         for _ in range(500):

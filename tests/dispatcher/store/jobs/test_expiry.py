@@ -1,11 +1,13 @@
 """What ends with time, with its process, or is handed back; purges."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from dispatcher.jobs.judge import INTERRUPTIONS_MAX
 from dispatcher.store.errors import NotFound
-from tests.dispatcher.store.builders import DAY_MS, LOOKERS, raises
+from dispatcher.store.tenants import HEARD_MS
+from tests.dispatcher.store.builders import DAY_MS, LOOKERS, TENANT, raises, secret
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
 
 
@@ -84,7 +86,6 @@ async def test_beats_are_counted(jobs: Jobs) -> None:
 async def test_the_jobs_of_a_dead_process_go_on(jobs: Jobs) -> None:
     """At their places, one interruption more; the late result of the dead one changes nothing."""
     await jobs.endpoint(concurrency=2)
-    await jobs.store.beat("dead", begins=True, now_ms=jobs.world.now_ms)
     await jobs.many(2)
     taken = await jobs.claim(process="dead")
     jobs.world.tick(3 * DAY_MS)
@@ -98,13 +99,31 @@ async def test_the_jobs_of_a_dead_process_go_on(jobs: Jobs) -> None:
     assert (await jobs.settle(again[0])).recorded
 
 
+async def test_a_process_that_was_called_dead_starts_nothing(jobs: Jobs, store_name: str) -> None:
+    """Also in a commit that was begun before it was stopped: nobody would know of its calls. A
+    sole owner cannot be called dead."""
+    await jobs.endpoint(concurrency=9)
+    await jobs.many(1)
+    await jobs.one(process="dead")
+    await jobs.store.reclaim("dead", 1, now_ms=jobs.world.now_ms)
+    jobs.process = "dead"
+    submitted = await jobs.submit(handover=True)
+    claimed = await jobs.claim()
+    if store_name == "sqlite":
+        assert claimed
+    else:
+        assert submitted.claimed is None
+        assert claimed == []
+        jobs.beating.clear()  # it begins anew
+        assert len(await jobs.claim()) == 2
+
+
 async def test_a_job_that_kills_processes_ends(jobs: Jobs) -> None:
     """Queued again so many times, then it has failed: `crash_loop`."""
     await jobs.endpoint()
     submitted = await jobs.submit(callback=target())
     for n in range(INTERRUPTIONS_MAX + 1):
         name = f"process-{n}"
-        await jobs.store.beat(name, begins=True, now_ms=jobs.world.now_ms)
         await jobs.one(process=name)
         assert await jobs.store.reclaim(name, 1, now_ms=jobs.world.now_ms) == 1
     job = await jobs.get(submitted.id)
@@ -116,6 +135,7 @@ async def test_at_most_once_is_not_repeated_after_a_crash(jobs: Jobs) -> None:
     """It has failed, `interrupted`; so has a call that somebody waited for."""
     await jobs.endpoint(delivery="at-most-once")
     submitted = await jobs.submit(callback=target(), handover=True)
+    await jobs.leaves(jobs.process)
     assert await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms) == 1
     job = await jobs.get(submitted.id)
     assert (job.state, job.reason) == ("failed", "interrupted")
@@ -125,10 +145,11 @@ async def test_at_most_once_is_not_repeated_after_a_crash(jobs: Jobs) -> None:
 async def test_orphans_are_taken_in_slices_and_living_processes_keep_theirs(jobs: Jobs) -> None:
     """What no process runs that is known, nor this one."""
     await jobs.endpoint(concurrency=20)
-    await jobs.store.beat("alive", begins=True, now_ms=jobs.world.now_ms)
     await jobs.many(9)
     for name in ("alive", "gone", "me"):
         assert len(await jobs.claim(3, process=name)) == 3
+    for name in ("gone", "me"):
+        await jobs.leaves(name)
     take = [
         await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms, limit=2)
         for _ in range(3)
@@ -142,6 +163,7 @@ async def test_the_places_of_a_dead_process_are_free(jobs: Jobs) -> None:
     await jobs.endpoint(concurrency=1)
     await jobs.many(2)
     await jobs.cancel((await jobs.one(process="gone")).id)
+    await jobs.leaves("gone")
     assert await jobs.claim() == []
     assert await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms) == 1
     assert len(await jobs.claim()) == 1
@@ -154,6 +176,7 @@ async def test_a_restart_keeps_everything(jobs: Jobs) -> None:
     await jobs.settle(await jobs.one())
     await jobs.one()
     await jobs.world.reopen()
+    await jobs.leaves(jobs.process)
     assert await jobs.states([first, second]) == ["completed", "running"]
     assert await jobs.store.reclaim_orphans(beside="new", now_ms=jobs.world.now_ms) == 1
     assert (await jobs.one()).id == second
@@ -223,3 +246,34 @@ async def test_a_purged_job_can_be_cancelled_before_its_slice_comes(jobs: Jobs) 
     assert (await jobs.cancel(first)).changed
     assert await jobs.store.end_purged(now_ms=now_ms, limit=10) == 1
     assert len(await jobs.many(2)) == 2
+
+
+# --- a tenant's end ---
+
+
+async def test_an_erased_tenant_leaves_no_job(jobs: Jobs, tmp_path: Path, store_name: str) -> None:
+    """What runs is closed and waited for; of all else nothing is left, and others' stay."""
+    world, store = jobs.world, jobs.world.store
+    await store.ensure_tenant(TENANT, secret(now_ms=world.now_ms))
+    await jobs.endpoint(concurrency=3)
+    await jobs.submit(callback=target(), tags=(("a", "b"),))
+    await jobs.settle(await jobs.one())
+    await jobs.many(4, tags=(("a", "b"),))
+    running = await jobs.one()
+    other = await jobs.submit(tenant="other")
+    await store.begin_erasing(TENANT, now_ms=world.now_ms)
+    erased = [await store.erase(TENANT, now_ms=world.now_ms, limit=10) for _ in range(3)]
+    assert erased[-1] == "waiting"
+    assert not (await jobs.settle(running)).recorded
+    await jobs.store.freed([running])
+    world.tick(HEARD_MS)
+    while await store.erase(TENANT, now_ms=world.now_ms, limit=2) != "done":
+        pass
+    look = LOOKERS[store_name]
+    for table in ("jobs", "queues", "job_tags", "job_usage"):
+        left = look(tmp_path / "0", f"SELECT tenant FROM {table}")
+        assert TENANT not in {row[0] for row in left}
+    for table in ("inputs", "outputs", "job_attempts"):
+        left = look(tmp_path / "0", f"SELECT job FROM {table}")
+        assert {row[0] for row in left} <= {other.id}
+    assert len(await jobs.claim()) == 1
