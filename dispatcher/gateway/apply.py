@@ -7,12 +7,13 @@ them: then they come from it from now on.
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from dispatcher.audit import Entry, MakeEntry
+from dispatcher.gateway.header_values import read_local
 from dispatcher.jobs import rules as endpoint_rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
 from dispatcher.jobs.fields import RuleError, nearest
@@ -124,13 +125,19 @@ def _error(path: str, name: str, error: RuleError) -> ApplyError:
     return ApplyError(f"{path}: [{_TABLE}.{name}] {error.field}: {error.reason}")
 
 
-def local_values(wanted: Mapping[str, EndpointRules]) -> Iterator[tuple[str, LocalRef]]:
-    """Return what endpoints need of this server's own disk and environment, and where it is
-    named."""
-    for name, rules in wanted.items():
+def read_own(path: str, what: str, folder: str | None) -> dict[str, EndpointRules]:
+    """Return the endpoints of a file of this server's own, whose headers name values that are
+    there; `folder` holds those of `file:`. Raises ApplyError."""
+    found = read(path, what)
+    for name, rules in found.items():
         for header, value in rules.headers:
             if isinstance(value, LocalRef):
-                yield f"[{_TABLE}.{name}] headers.{header}", value
+                try:
+                    read_local(value, folder)
+                except SettingError as error:
+                    where = f"[{_TABLE}.{name}] headers.{header}"
+                    raise ApplyError(f"{path}: {where}: {error}") from None
+    return found
 
 
 # --- comparing ---

@@ -28,7 +28,6 @@ from dispatcher.store.errors import NotFound, StoreError
 from dispatcher.store.store import Store
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
-from receiver.base.settings import SettingError
 
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
@@ -61,7 +60,7 @@ class Gateway:
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
-        self._values = values = HeaderValues(settings, secrets)
+        values = HeaderValues(settings, secrets)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
@@ -137,20 +136,13 @@ class Gateway:
     async def apply_own_file(self, path: str, entry: MakeEntry, *, is_dry: bool = False) -> Plan:
         """Make the endpoints of a file on this server's disk the managed ones; what their headers
         name there must be to be had. Raises ApplyError."""
-        wanted = await asyncio.to_thread(self._read_own_file, path)
+        wanted = await asyncio.to_thread(
+            apply.read_own, path, variable("apply"), self._settings.upstream_secrets
+        )
         try:
             return await self.apply(wanted, entry, is_dry=is_dry)
         except RuleError as error:
             raise ApplyError(f"{path}: {error}") from None
-
-    def _read_own_file(self, path: str) -> dict[str, EndpointRules]:
-        wanted = apply.read(path, variable("apply"))
-        for where, value in apply.local_values(wanted):
-            try:
-                self._values.read(value)
-            except SettingError as error:
-                raise ApplyError(f"{path}: {where}: {error}") from None
-        return wanted
 
     async def apply(
         self, wanted: Mapping[str, EndpointRules], entry: MakeEntry, *, is_dry: bool = False

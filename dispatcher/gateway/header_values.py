@@ -48,7 +48,7 @@ class HeaderValues:
         if kept is not None and self._monotonic_ms() < kept[1]:
             return kept[0]
         try:
-            value = await asyncio.to_thread(self.read, ref)
+            value = await asyncio.to_thread(read_local, ref, self._folder)
         except SettingError as error:
             raise OwnLack(VALUES, str(error)) from None
         if len(self._kept) >= _LOCAL_MAX:
@@ -56,16 +56,15 @@ class HeaderValues:
         self._kept[ref] = value, self._monotonic_ms() + _LOCAL_MS
         return value
 
-    def read(self, ref: LocalRef) -> str:
-        """Raise SettingError, which never shows what was read."""
-        if ref.kind == "env":
-            value = upstream_value(ref.name)
-        else:
-            value = _read_below(self._folder, ref.name)
-        if not value or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
-            what = "is not one line of ASCII text without outer spaces"
-            raise SettingError(f"{ref.kind}:{ref.name}: what it holds {what}")
-        return value
+
+def read_local(ref: LocalRef, folder: str | None) -> str:
+    """Return a value of this server's own disk or environment, without its prefix; `folder` holds
+    those of `file:`. Raises SettingError, which never shows what was read."""
+    value = upstream_value(ref.name) if ref.kind == "env" else _read_below(folder, ref.name)
+    if not value or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
+        what = "is not one line of ASCII text without outer spaces"
+        raise SettingError(f"{ref.kind}:{ref.name}: what it holds {what}")
+    return value
 
 
 def _read_below(folder: str | None, name: str) -> str:

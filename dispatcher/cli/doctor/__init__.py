@@ -65,6 +65,7 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
         checks.signing_secret(settings),
         checks.admin_key(settings),
         checks.egress(settings),
+        *checks.endpoints(settings),
         *checks.authorities(settings),
         *checks.running(service),
     ]

@@ -12,7 +12,15 @@ import httpx
 import msgspec
 
 from dispatcher.access import secret_fault
-from dispatcher.settings import CA_FILE, ClientSettings, Settings, files_needed, within_files
+from dispatcher.gateway.apply import ApplyError, read_own
+from dispatcher.settings import (
+    CA_FILE,
+    ClientSettings,
+    Settings,
+    files_needed,
+    variable,
+    within_files,
+)
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite.database import path_of
 from receiver.base import tls
@@ -94,6 +102,18 @@ def files(settings: Settings, limit: int) -> Check:
     alone = within_files(replace(settings, connections_max=1, job_places=1), limit)
     judge = bad if alone.slots < settings.slots else warn
     return judge("open files", message, advice)
+
+
+def endpoints(settings: Settings) -> Iterator[Check]:
+    """Yield whether the file of endpoints, if there is one, can be put in force."""
+    if settings.apply is None:
+        return
+    try:
+        found = read_own(settings.apply, variable("apply"), settings.upstream_secrets)
+    except ApplyError as error:
+        yield bad("endpoints", str(error), "the service does not start with this file: correct it")
+    else:
+        yield ok("endpoints", f"{len(found):,} in {settings.apply}")
 
 
 def variables(found: Strays) -> Iterator[Check]:

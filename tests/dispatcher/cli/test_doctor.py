@@ -163,6 +163,20 @@ def test_opened_networks_are_named(tmp_path: Path, networks: tuple[str, ...], st
     assert "pw" not in found.message
 
 
+def test_a_file_of_endpoints_is_read(tmp_path: Path) -> None:
+    """Before a start fails by it."""
+    assert list(checks.endpoints(settings_for(tmp_path))) == []
+    file = tmp_path / "postback.toml"
+    settings = settings_for(tmp_path, apply=str(file))
+    file.write_text("[endpoints.a]\nurl = 'http://127.0.0.1:9/'\n")
+    (found,) = checks.endpoints(settings)
+    assert (found.state, found.message) == ("ok", f"1 in {file}")
+    file.write_text("[endpoints.a]\nurl = 'http://127.0.0.1:9/'\nheaders.x = 'file:none'\n")
+    (found,) = checks.endpoints(settings)
+    assert found.state == "bad"
+    assert "[endpoints.a] headers.x" in found.message
+
+
 def test_the_running_service_is_asked(service: Running) -> None:
     """Ready, or not there, or something else."""
     ready = checks.running(ClientSettings(url=service.url, api_key=None))

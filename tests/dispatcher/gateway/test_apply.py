@@ -16,7 +16,6 @@ from dispatcher.gateway.apply import (
     Plan,
     apply,
     changed_fields,
-    local_values,
     plan_of,
     read,
 )
@@ -73,12 +72,9 @@ def test_a_file_is_a_table_for_each_endpoint(tmp_path: Path) -> None:
     assert (one.timeout_max, one.keep.input) == (43_200, 86_400)
     assert one.retry_codes == frozenset({502})
     assert one.schema == InputSchema({"type": "object"})
-    assert list(local_values(found)) == [
-        (
-            "[endpoints.ep_document_gen] headers.Authorization",
-            LocalRef("env", "DISPATCHER_UPSTREAM_TOKEN", "Bearer "),
-        )
-    ]
+    assert one.headers == (
+        ("Authorization", LocalRef("env", "DISPATCHER_UPSTREAM_TOKEN", "Bearer ")),
+    )
 
 
 def test_an_empty_file_has_no_endpoints(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.gateway.header_values import HeaderValues
+from dispatcher.gateway.header_values import HeaderValues, read_local
 from dispatcher.jobs.endpoint import LocalRef
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache, SecretMissing
@@ -72,8 +72,7 @@ def folder(tmp_path: Path) -> Path:
     ("name", "value"), [("token", "of the file"), ("deep/token", "deep"), ("link", "of the file")]
 )
 def test_a_file_below_the_folder_is_read(folder: Path, name: str, value: str) -> None:
-    values = values_of(Settings(upstream_secrets=str(folder)))
-    assert values.read(LocalRef("file", name)) == value
+    assert read_local(LocalRef("file", name), str(folder)) == value
 
 
 @pytest.mark.parametrize(
@@ -81,15 +80,14 @@ def test_a_file_below_the_folder_is_read(folder: Path, name: str, value: str) ->
 )
 def test_no_other_file_is_read(folder: Path, name: str) -> None:
     """Regular files under the folder, links resolved; and what they hold is never shown."""
-    values = values_of(Settings(upstream_secrets=str(folder)))
     with pytest.raises(SettingError, match="file:") as met:
-        values.read(LocalRef("file", name))
+        read_local(LocalRef("file", name), str(folder))
     assert "not for us" not in str(met.value)
 
 
 def test_without_a_folder_no_file_is_read() -> None:
     with pytest.raises(SettingError, match="DISPATCHER_UPSTREAM_SECRETS"):
-        values_of(Settings()).read(LocalRef("file", "token"))
+        read_local(LocalRef("file", "token"), None)
 
 
 async def test_a_value_is_kept_for_some_seconds_and_then_read_again(folder: Path) -> None:
