@@ -3,9 +3,12 @@ here or elsewhere. Rules are looked up when a call is about to be made."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from dispatcher.jobs.endpoint import Endpoint
+from dispatcher.jobs.schema import SchemaError
 from dispatcher.store.errors import StoreError
 from receiver.base import log
 
@@ -32,8 +35,17 @@ class EndpointBook:
 
     async def reload(self) -> None:
         """Read all again: somebody changed one. Raises what the database does."""
-        endpoints = await self._read()
+        endpoints = [self._kept(one) for one in await self._read()]
+        if any(one.rules.schema is not None for one in endpoints):
+            await asyncio.to_thread(_compile, endpoints)
         self._by_name = {one.name: one for one in endpoints}
+
+    def _kept(self, one: Endpoint) -> Endpoint:
+        """Return an endpoint with the schema that is compiled already, where that is the same."""
+        before = self._by_name.get(one.name)
+        if before is None or one.rules.schema is None or before.rules != one.rules:
+            return one
+        return replace(one, rules=before.rules)
 
     def changed(self) -> None:
         """Read all again soon, whatever that meets: another process changed one."""
@@ -62,3 +74,12 @@ class EndpointBook:
                 continue
             if not self._again:
                 return
+
+
+def _compile(endpoints: Sequence[Endpoint]) -> None:
+    """Make schemas ready for use: the first one takes some 100 ms. One that no longer can be used
+    refuses inputs, and says why."""
+    for one in endpoints:
+        if one.rules.schema is not None:
+            with suppress(SchemaError):
+                one.rules.schema.compile()

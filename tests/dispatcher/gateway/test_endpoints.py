@@ -7,6 +7,7 @@ from typing import Any
 
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules
+from dispatcher.jobs.schema import InputSchema
 from dispatcher.store.errors import StoreUnavailable
 
 
@@ -44,6 +45,34 @@ async def test_rules_are_those_of_now() -> None:
     assert found is not None
     assert (found.rules.concurrency, found.paused) == (9, True)
     assert world.book.get("b") is None
+
+
+async def test_a_schema_is_compiled_when_it_is_read_and_once() -> None:
+    """Not with the first job; one that cannot be used any more keeps no other from being known."""
+    world = World()
+
+    def stored(**schemas: dict[str, Any]) -> None:
+        world.stored = [
+            endpoint(name, schema=InputSchema(schema)) for name, schema in schemas.items()
+        ]
+
+    def compiled(name: str) -> Any:
+        found = world.book.get(name)
+        assert found is not None
+        assert found.rules.schema is not None
+        return vars(found.rules.schema).get("_validator")
+
+    stored(a={"type": "object"}, b={"$ref": "http://x/y"})
+    await world.book.reload()
+    first = compiled("a")
+    assert first is not None
+    assert compiled("b") is None
+    stored(a={"type": "object"})
+    await world.book.reload()
+    assert compiled("a") is first
+    stored(a={"type": "array"})
+    await world.book.reload()
+    assert compiled("a") is not first
 
 
 async def test_what_another_process_changed_is_read_until_it_is() -> None:
