@@ -26,7 +26,8 @@ SELECT id, tenant, endpoint, filter, callbacks FROM job_sweeps
 WHERE state = 'running' AND what = 'purge' ORDER BY id LIMIT 1
 """
 _PURGED: Final = (
-    f"{OF_JOBS} queue = ? AND epoch < ? AND class IN (0, 1, 2) AND state = 'queued' LIMIT ?"
+    f"{OF_JOBS} queue = ? AND epoch < ? AND class IN (0, 1, 2) AND state = 'queued' "
+    "ORDER BY queue, epoch, class, due_ms, ticket LIMIT ?"
 )
 _REMOVED: Final = "SELECT name FROM endpoints WHERE removed_ms IS NOT NULL ORDER BY name LIMIT 1"
 _BACKLOG: Final = """

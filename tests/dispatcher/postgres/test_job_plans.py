@@ -1,0 +1,65 @@
+"""Which index each statement of jobs uses, as the server plans it for good on tables that are still
+empty: work does not grow with what is stored (I10)."""
+
+import re
+from typing import Final
+
+import psycopg
+import pytest
+
+from dispatcher.store.jobs import change, expiry, finish, purge, settle, submit
+from dispatcher.store.postgres import job_statements as statements
+from tests.dispatcher.postgres.test_plans import connection, explained
+
+__all__ = ("connection",)  # a fixture
+
+_IN: Final = statements.IN
+_QUEUES: Final = {"queues_high", "queues_normal", "queues_low"}
+CASES: Final[dict[str, tuple[str, set[str]]]] = {
+    "lock endpoints": (
+        f"SELECT endpoint FROM endpoint_load WHERE endpoint{_IN} ORDER BY endpoint FOR UPDATE",
+        {"endpoint_load_pkey"},
+    ),
+    "refresh queues": (statements.REFRESH_QUEUES, {"queues_pkey", "jobs_due"}),
+    "refresh endpoints": (
+        statements.REFRESH_ENDPOINTS,
+        {"endpoint_load_pkey", "jobs_busy"} | _QUEUES,
+    ),
+    "the next job": (
+        "SELECT min(ready_ms) FROM endpoint_load WHERE ready_ms IS NOT NULL",
+        {"endpoint_load_ready"},
+    ),
+    "loads of submits": (submit._LOADS + _IN, {"endpoint_load_pkey", "jobs_busy"} | _QUEUES),
+    "queues of submits": (submit._QUEUES + _IN, {"queues_pkey"}),
+    "the first with a key": (f"{submit._FIRST} key IN (?, ?)", {"jobs_by_key"}),
+    "lock ready endpoints": (statements._LOCK_READY, {"endpoint_load_ready"}),
+    "ready endpoints": (statements._READY, {"endpoint_load_pkey", "jobs_busy"}),
+    "ready queues": (statements.READY_QUEUES, {"queues_pkey"} | _QUEUES),
+    "due jobs": (statements.DUE_JOBS, {"queues_pkey", "jobs_due"}),
+    "start": (statements._START, {"jobs_pkey", "inputs_pkey"}),
+    "serve queues": (statements.SERVE_QUEUES, {"queues_pkey"}),
+    "serve endpoints": (statements.SERVE_ENDPOINTS, {"endpoint_load_pkey"}),
+    "held claims": (settle._HELD + _IN, {"jobs_pkey"}),
+    "health": (settle._HEALTH + _IN, {"endpoint_load_pkey"}),
+    "settle": (statements.SETTLE_JOBS, {"jobs_pkey", "queues_pkey"}),
+    "jobs to end": (finish._FOUND + _IN, {"jobs_pkey", "queues_pkey"}),
+    "end": (statements.END_JOBS, {"jobs_pkey"}),
+    "queue again": (statements.REQUEUE_JOBS, {"jobs_pkey", "queues_pkey"}),
+    "loads of retries": (change._LOADS + _IN, {"endpoint_load_pkey"}),
+    "queue timeouts": (expiry._EXPIRING, {"jobs_expiring"}),
+    "what a process runs": (expiry._OF_PROCESS, {"jobs_busy"}),
+    "orphans": (expiry._ORPHANS, {"jobs_busy"}),
+    "what was purged": (purge._PURGED, {"jobs_due"}),
+    "queues of an endpoint": (purge._QUEUES, {"queues_pkey"}),
+    "a removed backlog": (purge._BACKLOG, {"queues_pkey", "jobs_due"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_statement_finds_its_rows_by_index(name: str, connection: psycopg.Connection) -> None:
+    sql, expected = CASES[name]
+    plan = explained(connection, sql)
+    used = set(re.findall(r"(?:using|Index Scan on) (\w+)", plan))
+    scanned = set(re.findall(r"Seq Scan on (\w+)", plan)) - {"processes"}  # a handful of rows
+    assert not scanned, plan
+    assert expected <= used, plan
