@@ -278,6 +278,17 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
     )
 
 
+# --- what an upstream said ---
+
+
+def fit_text(said: str | None) -> str | None:
+    """Return a text without what no database, or not all, can hold: NUL, and what was no UTF-8 in a
+    header. So nothing that an upstream says keeps its job from being settled."""
+    if said is None or (said.isascii() and "\0" not in said):
+        return said
+    return said.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
 # --- bodies ---
 
 

@@ -113,10 +113,10 @@ def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
         None if verdict.expires_ms is None else tx.at(verdict.expires_ms),
         tx.at(item.now_ms) if is_final else None,
         outcome.status_code,
-        verdict.error,
+        rows.fit_text(verdict.error),
         None if end.callback is None else end.callback.id,
         None if output is None else len(output.body),
-        None if output is None else output.content_type,
+        None if output is None else rows.fit_text(output.content_type),
         job.id,
     )
 
@@ -131,7 +131,7 @@ def _attempt_row(item: JobSettlement, process: str | None) -> Row:
         outcome.duration_ms,
         outcome.kind,
         outcome.status_code,
-        outcome.error,
+        rows.fit_text(outcome.error),
         process,
     )
 
@@ -159,7 +159,8 @@ def _output_row(tx: Tx, item: JobSettlement, output: Output) -> Row:
     job = item.job
     body, kid = rows.seal_body(tx, output.body, OUTPUTS.place(job.id, job.tenant))
     headers = json.dumps(output.headers) if output.headers else "[]"
-    return (job.id, job.run, output.content_type, headers, body, kid, tx.at(item.now_ms))
+    content_type = rows.fit_text(output.content_type)
+    return (job.id, job.run, content_type, headers, body, kid, tx.at(item.now_ms))
 
 
 def _apply_to_health(tx: Tx, settled: Sequence[JobSettlement]) -> set[str]:

@@ -4,11 +4,12 @@ import asyncio
 import base64
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dispatcher.jobs.values import JobVerdict
+from dispatcher.jobs.values import JobVerdict, Output
 from dispatcher.store import submit as callback_submit
 from dispatcher.store.errors import KeyReused
 from tests.dispatcher.store.builders import DAY_MS, LOOKERS, TENANT, URL, World
@@ -161,6 +162,25 @@ async def _refuse(world: World, refusal: str, monkeypatch: pytest.MonkeyPatch) -
             raise error
 
         monkeypatch.setattr(callback_submit, "submit", failing)
+
+
+async def test_nothing_that_an_upstream_says_keeps_a_job_running(jobs: Jobs) -> None:
+    """Texts that no database holds are stored as far as they can be."""
+    await jobs.endpoint()
+    odd = "a\0b\udcffc\u00fc"
+    await jobs.submit(callback=target())
+    claimed = await jobs.one()
+    met = replace(
+        outcome(500, body=b"\0"),
+        output=Output(body=b"\0\xff", content_type=odd, headers=(("X-Odd", odd),)),
+        error=odd,
+    )
+    verdict = JobVerdict(state="failed", reason="rejected", error=odd)
+    assert (await jobs.settle(claimed, met, verdict)).recorded
+    job = await jobs.get(claimed.id, output=True)
+    assert (job.state, job.error) == ("failed", "a\ufffdb?c\u00fc")
+    assert job.output is not None
+    assert job.output.body == b"\0\xff"
 
 
 async def test_a_second_run_replaces_the_output_of_the_first(jobs: Jobs) -> None:
