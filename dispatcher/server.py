@@ -77,6 +77,8 @@ async def _serve(
     unrecorded = 0
     with given or server.listen(settings.host, settings.port) as listener:
         service = Service(settings, url=server.url_of(listener))
+        # The settings may have left it open; an upstream there would be ourselves.
+        service.gateway.upstreams.guard.listens_at(listener.getsockname()[1])
         if await stop.allows(service.start()):
             stop.within_s = bound_s(settings, jobs=False)
             try:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from dispatcher.jobs.rules import FUNCTION
 from dispatcher.sending.egress import (
     METADATA,
     PRIVATE,
@@ -27,9 +28,6 @@ from dispatcher.sending.egress import (
 )
 from dispatcher.settings import Settings
 from receiver.base.db.url import addresses
-
-FUNCTION: Final = "{function}"
-"""What a job's function replaces in the URL of its endpoint."""
 
 _OURS: Final = "our own listener"
 _DATABASE: Final = "our database"

@@ -12,8 +12,9 @@ from dispatcher import signing
 from dispatcher.ids import spelled
 from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef
 from dispatcher.jobs.judge import is_last_attempt
+from dispatcher.jobs.rules import FUNCTION
 from dispatcher.jobs.values import ClaimedJob, Dialect
-from dispatcher.sending.guard import FUNCTION, url_of
+from dispatcher.sending.guard import url_of
 from dispatcher.signing import STORED_SECRETS, Secrets
 from dispatcher.values import SecretRef
 from receiver.base.clock import iso
