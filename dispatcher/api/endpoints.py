@@ -241,6 +241,7 @@ async def probe(call: Call) -> Response:
         await call.context.store.record(entry)
         tested = await call.context.gateway.upstreams.test(
             endpoint.rules,
+            secrets=await call.context.gateway.call_secrets(),
             body=b"{}" if request.input is UNSET else bytes(request.input),
             path=request.path,
             limit_s=request.timeout,

@@ -70,7 +70,7 @@ class Gateway:
             self._jobs,
             self.upstreams,
             self.book,
-            self._secrets,
+            self.call_secrets,
             deliveries,
             metrics,
             process=self._process,
@@ -231,7 +231,7 @@ class Gateway:
 
     # --- what calls are signed with ---
 
-    async def _secrets(self) -> Secrets | None:
+    async def call_secrets(self) -> Secrets | None:
         """Return the secrets of the tenant `default`, which is the operator's own; None where there
         is no such tenant: then calls go out unsigned."""
         try:

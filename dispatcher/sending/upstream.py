@@ -71,6 +71,7 @@ INTERRUPTED: Final = "the gateway could not make this call: a fault of its own"
 
 CONNECT_S: Final = 30.0
 """So long a call may take to reach its upstream: a name, a route, TLS."""
+_TEST_S: Final = 30.0
 _LOOKUPS_MAX: Final = 32  # endpoints are made by operators: they have few names
 _IDLE_MAX: Final = 256  # idle connections
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
@@ -147,14 +148,15 @@ class Upstreams:
         secrets: Secrets | None = None,
         body: bytes = b"{}",
         path: str | None = None,
-        limit_s: float = CONNECT_S,
+        limit_s: float | None = None,
     ) -> UpstreamTest:
-        """Make one call for an operator and say all that is known of it. With `path` it goes there:
-        to one that sleeps, for instance, to see what cuts a long call, and after how long."""
+        """Make one call for an operator and say all that is known of it, by `limit_s` (30 s). With
+        `path` it goes there: to one that sleeps, for instance, to see what cuts a long call, and
+        after how long."""
         call = UpstreamCall(
             job=job_of_test(body, now_ms()),
             rules=rules if path is None else replace(rules, url=_at(rules.url, path)),
-            deadline_ms=now_ms() + round(limit_s * 1000),
+            deadline_ms=now_ms() + round((limit_s or _TEST_S) * 1000),
             secrets=secrets,
         )
         exchange, begun_s = Exchange(is_test=True), time.perf_counter()
