@@ -20,6 +20,7 @@ from rich.console import Console
 from receiver.base.clock import iso, now_ms
 from tests.bench import (
     backlog,
+    gateway,
     isolation,
     machine,
     receiving,
@@ -43,6 +44,7 @@ _BY_STORE: Final = {
     3: silence.measure,
     4: backlog.measure,
     7: isolation.measure,
+    8: gateway.measure,
 }
 
 _WIDTH: Final = 110  # of what is not a terminal

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.bench.attack import BUSY, HOLDING
 
-PARTS: Final = (1, 2, 3, 4, 5, 6, 7)
+PARTS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
 STORES: Final = {
     "sqlite": ("sqlite",),
     "postgres": ("postgres",),
@@ -38,6 +38,7 @@ class Options:
     in_flight: int
     attacks: tuple[str, ...]
     attack_scale: float
+    open_calls: int
     json_path: Path
     directory: Path | None
     sealed: bool = False
@@ -64,8 +65,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = _parser()
     given = parser.parse_args(arguments)
     stores = STORES[given.store]
-    sizes = (2.0, 1, 8.0, 50_000) if given.quick else (3.0, 3, 18.0, 1_000_000)
-    seconds, rounds, silence, backlog = sizes
+    quick = (2.0, 1, 8.0, 50_000, 500)
+    seconds, rounds, silence, backlog, open_calls = (
+        quick if given.quick else (3.0, 3, 18.0, 1_000_000, 2_000)
+    )
     options = Options(
         parts=given.parts
         or tuple(part for part in PARTS if part != SHARED or "postgres" in stores),
@@ -78,6 +81,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         in_flight=given.in_flight,
         attacks=given.attacks or ATTACKS,
         attack_scale=given.attack_scale,
+        open_calls=_or(given.open_calls, open_calls),
         json_path=given.json,
         directory=given.dir,
         sealed=given.sealed,
@@ -86,7 +90,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error(f"part {SHARED} is about PostgreSQL: add --store postgres, or both")
     if min(options.seconds, options.silence_seconds) <= 0 or options.warm_up < 0:
         parser.error("times must be positive")
-    if min(options.rounds, options.in_flight) < 1 or options.backlog < 0:
+    if min(options.rounds, options.in_flight, options.open_calls) < 1 or options.backlog < 0:
         parser.error("numbers must be positive")
     return options
 
@@ -120,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--attack-scale", type=float, default=1.0, metavar="X", help="size of part 7's attacks (1)")
     add(
+        "--open-calls",
+        type=int,
+        metavar="N",
+        help="calls that wait in part 8 (2000; quick: 500)",
+    )
+    add(
         "--json",
         type=Path,
         default=Path(tempfile.gettempdir()) / "postback-bench.json",
@@ -137,7 +147,7 @@ def _parts(text: str) -> tuple[int, ...]:
     except ValueError:
         parts = ()
     if not parts or not set(parts) <= set(PARTS):
-        raise argparse.ArgumentTypeError("takes numbers from 1 to 7, such as 1,3")
+        raise argparse.ArgumentTypeError("takes numbers from 1 to 8, such as 1,3")
     return parts
 
 

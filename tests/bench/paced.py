@@ -73,6 +73,13 @@ class Paced:
                 client.transport.close()
         return list(self._samples.values())
 
+    @property
+    def seen(self) -> Iterator[tuple[int, float, Sample]]:
+        """Each job's number, the moment at which it was to be sent (`time.monotonic()`), and its
+        sample."""
+        for number, sample in self._samples.items():
+            yield number, self._began_s + sample.due_s, sample
+
     def _is_loud(self, destination: int) -> bool:
         return self._submits.arrive and destination not in self._silent
 

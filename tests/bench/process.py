@@ -101,6 +101,13 @@ def receiving(
     return _started("tests.bench.receive", (kind, _listed(cores)), given, log_path)
 
 
+def proxying(
+    upstream: str, log_path: Path, *, cores: Collection[int]
+) -> AbstractAsyncContextManager[Child]:
+    """The bare proxy before an upstream, until the end of the block."""
+    return _started("tests.bench.proxy", (upstream, _listed(cores)), {}, log_path)
+
+
 def _listed(cores: Collection[int]) -> str:
     return ",".join(str(core) for core in cores)
 

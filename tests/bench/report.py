@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import figures, isolation, rows, silence, steady
+from tests.bench import figures, gateway, isolation, jobs, rows, silence, steady
 from tests.bench.bench import DESTINATIONS
 from tests.bench.options import SHARED, Options
 from tests.bench.rows import RECEIVER, WHOLE, Part
@@ -19,6 +19,7 @@ TITLES: Final = {
     SHARED: "together",
     RECEIVER: "receiver",
     7: "isolation",
+    8: "gateway",
 }
 NAMES: Final = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
 
@@ -99,4 +100,6 @@ def _title(number: int, options: Options) -> str:
         "the same cores",
         RECEIVER: f"6. Receiver on one core: {options.in_flight} connections, {spans}, no handlers",
         7: f"7. Isolation: a tenant's {isolation.RATE_PER_S}/s beside attacks, {spans}",
+        8: f"8. Jobs: {jobs.IN_FLIGHT} in flight, {spans}; {gateway.RATE_PER_S}/s; beside a "
+        "bare proxy that stores nothing",
     }[number]

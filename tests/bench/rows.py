@@ -129,6 +129,42 @@ def _isolation(found: Part) -> Iterator[Row]:
         yield f"{name}: the attack's own", did or "–", ""
 
 
+def _gateway(found: Part) -> Iterator[Row]:
+    for name in ("gateway", "proxy"):
+        run = found[name]
+        yield f"{name}: jobs a second", of(run["deliveredPerSecond"]), ""
+        yield f"{name}: CPU per job", of(run["cpuUsPerDelivery"], "µs"), ""
+        yield f"{name}: cores used, service / load", _shares(run, "cpuShare", "loadCpuShare"), ""
+        yield from _server(name, run)
+    yield "gateway to proxy, jobs a second", of(found["gatewayToProxy"]), "≥ 0.45"
+    cpu = _ratio(found["proxy"]["cpuUsPerDelivery"], found["gateway"]["cpuUsPerDelivery"])
+    yield "gateway to proxy, by CPU per job", cpu, ""
+    steady, rate = found["steady"], found["ratePerSecond"]
+    for about, name, target in (
+        ("submit to 202", "accept", "3, 15"),
+        ("submit to the upstream", "called", "4, 20"),
+        ("its answer to the callback", "told", "5, 25"),
+    ):
+        told = f"{of(steady[f'{name}P50Ms'])} / {of(steady[f'{name}P99Ms'])}"
+        yield f"{rate}/s: {about}, p50 / p99, ms", told, f"≤ {target}"
+    opened = found["open"]
+    each = opened["bytesEach"]
+    known = "–" if each is None else f"{each / 1024:,.1f} KiB"
+    yield f"{opened['calls']:,} open calls: memory each", known, "≤ 60 KiB"
+    yield "open calls: cores used while nothing comes", of(opened["idleCpuShare"]), "≤ 0.02"
+    held = found["held"]
+    yield "queued at a paused endpoint", of(held["backlog"]), ""
+    yield "with to without, jobs a second", of(held["withToWithout"]), "≥ 0.95"
+    yield "with: memory, RSS", _mib(held["rssBytes"]), "≤ 250 MB"
+    status = f"{of(held['statusP50Ms'])} / {of(held['statusP99Ms'])}"
+    place = "with position" if held["statusHasPosition"] else "without position"
+    yield f"status {place}, p50 / p99, ms", status, "p99 ≤ 5"
+    yield "purge of all: answered in", of(held["purgeMs"], "ms"), "≤ 50 ms"
+    beside = f"{of(held['acceptP99Ms'])} / {of(held['acceptBesidePurgeP99Ms'])}"
+    yield "others' 202 before / beside the purge, p99, ms", beside, "≤ 1.3 ×"
+    yield "filled through the store's submit in", of(held["fillSeconds"], "s"), ""
+
+
 def _arrival(run: Part) -> str:
     return run["failed"] if "failed" in run else of(run["arrivalP99Ms"])
 
@@ -141,6 +177,7 @@ OF: Final[Mapping[int, Callable[[Part], Iterator[Row]]]] = {
     SHARED: _together,
     RECEIVER: _receiver,
     7: _isolation,
+    8: _gateway,
 }
 
 

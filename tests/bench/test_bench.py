@@ -64,7 +64,7 @@ def _run(parts: str, directory: Path) -> tuple[dict[str, Any], str]:
 def test_every_part_is_printed_and_written(ran: tuple[dict[str, Any], str, Path]) -> None:
     """The table is for people, the JSON for programs; both name the machine."""
     found, printed, _ = ran
-    # Part 7 has a test of its own: `test_isolation.py`.
+    # Parts 7 and 8 have tests of their own: `test_isolation.py`, `test_gateway.py`.
     parts = {title for number, title in TITLES.items() if (POSTGRES or number != 5) and number < 7}
     assert set(found["parts"]) == parts
     for name in ("throughput", "latency", "silence", "backlog"):

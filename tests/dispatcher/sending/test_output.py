@@ -5,6 +5,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dispatcher.sending.output import OutputBudget, OutputRoom
 from tests.dispatcher.peers import OK, Peer, answer, answers, listening
@@ -67,6 +69,34 @@ async def test_one_that_waits_no_longer_leaves_no_trace() -> None:
     assert budget.waiting == 0
     budget.give_back(first)
     await OutputRoom(budget, "a").take(50)
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60)), max_size=60))
+def test_whatever_calls_take_all_of_them_get_on_and_nothing_is_lost(
+    steps: list[tuple[int, int]],
+) -> None:
+    """Each of six calls of two endpoints takes its pieces one after another, and then ends."""
+
+    async def run() -> None:
+        budget = OutputBudget(100)
+        pieces: dict[int, list[int]] = {}
+        for number, size in steps:
+            pieces.setdefault(number, []).append(size)
+
+        async def read(number: int) -> None:
+            with OutputRoom(budget, f"ep{number % 2}") as room:
+                for size in pieces[number]:
+                    await room.take(size)
+                    await asyncio.sleep(0)
+                    assert budget.held <= 100
+
+        async with asyncio.timeout(10):
+            await asyncio.gather(*map(read, pieces))
+        assert (budget.held, budget.waiting) == (0, 0)
+        assert budget.take(OutputRoom(budget, "ep0"), 50)
+
+    asyncio.run(run())
 
 
 async def test_only_a_few_go_beyond_the_budget() -> None:
