@@ -191,7 +191,11 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     def ended(items: Sequence[JobEnd]) -> Sequence[object]:
         return job_settle.settle(tx, items, rules)
 
+    jobs_asked = False
+
     def jobs_claimed(items: Sequence[JobClaimRequest]) -> Sequence[object]:
+        nonlocal jobs_asked
+        jobs_asked = True
         return [job_claim.claim(tx, item) for item in items]
 
     def jobs_submitted(items: Sequence[JobSubmitRequest]) -> Sequence[object]:
@@ -213,7 +217,7 @@ def apply(tx: Tx, operations: Sequence[object], rules: Rules) -> list[object]:
     _revive(tx, rules)
     if changes.endpoints:
         scheduling.refresh(tx)
-    if changes.endpoints or any(isinstance(one, JobClaimRequest) for one in operations):
+    if changes.endpoints or jobs_asked:
         changes.next_job = NextJob(scheduling.next_ready_ms(tx))
     touched = lanes.with_blocked(tx, changes.lanes)
     lanes.refresh(tx, touched, changes.served_tenants, changes.served_ms, changes.tenants)

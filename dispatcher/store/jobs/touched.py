@@ -52,11 +52,11 @@ class Touched:
         return list(self._job_of)
 
     def may_change(self, tx: Tx, endpoint: str, lane: str | None) -> bool:
-        """Whether the transaction may change a job of this endpoint and lane: a lane that was told
-        and is not held is one that cannot be made."""
+        """Whether the transaction may change a job of this endpoint and lane, since it told of
+        them: what was told and is not held is not there, or cannot be made."""
         if tx.sole_owner:
             return True
-        return endpoint in tx.held_endpoints and (lane is None or lane in self._job_of)
+        return endpoint in self.endpoints and (lane is None or lane in self._job_of)
 
     def made_of(self, tx: Tx, lanes: Iterable[str]) -> list[CallbackLane]:
         """Return what those of these lanes are made of that this operation touches."""

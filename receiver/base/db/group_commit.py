@@ -183,8 +183,13 @@ def apply_kinds(
             if isinstance(operations[0], kind):
                 return list(apply(operations))
     results: list[object] = [None] * len(operations)
+    found: dict[type, list[int]] = {}
+    for place, operation in enumerate(operations):
+        found.setdefault(type(operation), []).append(place)
     for kind, apply in kinds:
-        places = [n for n, operation in enumerate(operations) if isinstance(operation, kind)]
+        places = sorted(
+            place for of, of_type in found.items() if issubclass(of, kind) for place in of_type
+        )
         if places:
             applied = apply([operations[place] for place in places])
             for place, result in zip(places, applied, strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 from dispatcher.jobs.endpoint import LocalRef
 from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.values import SecretRef
-from tests.dispatcher.store.builders import LOOKERS, T0, raises
+from tests.dispatcher.store.builders import LOOKERS, T0, TENANT, raises, secret
 from tests.dispatcher.store.jobs.builders import EP, Jobs, endpoint, outcome
 
 
@@ -122,3 +122,20 @@ async def test_a_removed_endpoint_takes_nothing_and_its_backlog_is_cancelled(job
     await jobs.endpoint()
     assert (await jobs.get(running.id)).state == "completed"
     assert [one.tenant for one in await jobs.callbacks()] == []  # nobody asked to be told
+
+
+async def test_jobs_outlive_their_endpoint(jobs: Jobs) -> None:
+    """They are shown as they ended; nothing runs them again, and they go with their tenant."""
+    world, store = jobs.world, jobs.world.store
+    await store.ensure_tenant(TENANT, secret(now_ms=world.now_ms))
+    await jobs.endpoint()
+    (id,) = await jobs.many(1)
+    await jobs.settle(await jobs.one())
+    await jobs.store.remove_endpoint(EP, now_ms=world.now_ms)
+    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    changed = await jobs.cancel(id)
+    assert (changed.state, changed.changed) == ("completed", False)
+    await raises(NotFound, jobs.retry(id, force=True))
+    await store.begin_erasing(TENANT, now_ms=world.now_ms)
+    assert await store.erase(TENANT, now_ms=world.now_ms, limit=10) == "going on"
+    await raises(NotFound, jobs.get(id))
