@@ -626,9 +626,11 @@ class TenantDetailView(TenantView[Time], Generic[Time], frozen=True, kw_only=Tru
 
 
 class StatsView(View, Generic[Time], frozen=True, kw_only=True):
-    """Figures of one tenant. Rates are per second, over the last minute."""
+    """Figures of one tenant: callbacks by state, and `jobs` by theirs. Rates are per second, over
+    the last minute."""
 
     counts: dict[str, int]
+    jobs: dict[str, int] = {}
     accepted_per_second: float
     delivered_per_second: float
     failed_attempts_per_second: float

@@ -9,6 +9,7 @@ from dispatcher.api.call import Call
 from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.json import respond
 from dispatcher.api.route import Operation, Parameter
+from dispatcher.jobs.states import STATES as JOB_STATES
 from dispatcher.metrics import CONTENT_TYPE
 from dispatcher.states import STATES
 from dispatcher.store.errors import StoreError, StoreFull
@@ -29,7 +30,7 @@ from receiver.base.http import invalid
 async def stats(call: Call) -> Response:
     """Figures.
 
-    Counts by state, the oldest pending callback, and rates over the last minute.
+    Callbacks and jobs by state, the oldest pending callback, and rates over the last minute.
     """
     everybody = call.query.get("all", "false")
     if everybody not in ("true", "false"):
@@ -38,8 +39,10 @@ async def stats(call: Call) -> Response:
         call.principal.require_platform()
     tenant = None if everybody == "true" else call.tenant
     figures = await call.context.store.stats(tenant)
+    jobs = await call.context.store.jobs.counts(tenant)
     view = wire.StatsView(
         counts={state: figures.counts.get(state, 0) for state in STATES},
+        jobs={state: jobs[state] for state in JOB_STATES},
         accepted_per_second=figures.accepted_per_second,
         delivered_per_second=figures.delivered_per_second,
         failed_attempts_per_second=figures.failed_attempts_per_second,

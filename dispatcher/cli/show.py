@@ -219,7 +219,7 @@ def stats(
         bool, typer.Option("--all", help="Of all tenants together (platform keys).")
     ] = False,
 ) -> None:
-    """Show a tenant's counts and rates: callbacks by state, the oldest waiting one."""
+    """Show a tenant's counts and rates: callbacks and jobs by state, the oldest waiting one."""
     if watch:
         _watch_stats(service, all_tenants)
         return
@@ -254,6 +254,9 @@ def _stats_table(found: Stats) -> Table:
     waiting = (("oldest waiting", "none" if oldest is None else cli.ago(oldest)),)
     right = [(name, f"{rate:,.1f}") for name, rate in rates] + [("", ""), *waiting]
     left = [(options.word(state), f"{count:,}") for state, count in found.counts.items()]
+    if any(found.jobs.values()):
+        left.append((Text(), ""))
+        left += [(Text(f"{state} jobs"), f"{n:,}") for state, n in found.jobs.items() if n]
     for at in range(max(len(left), len(right))):
         state, count = left[at] if at < len(left) else (Text(), "")
         name, figure = right[at] if at < len(right) else ("", "")

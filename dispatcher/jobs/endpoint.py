@@ -180,11 +180,11 @@ class Endpoint:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointLoad:
     """What an endpoint has to do and may do now. `window` is how many calls it may have open at
-    present; `wanted` how many it would have with room for all."""
+    present, and `oldest_queued_ms` since when the first job waits (of very many customers, of those
+    that come next). While `held_until_ms` is to come nothing is started."""
 
     endpoint: str
     queued: int
-    queued_more: bool  # more than were counted
     running: int
     releasing: int
     window: int

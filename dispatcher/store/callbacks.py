@@ -11,7 +11,7 @@ from dispatcher.states import FINAL, State
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
 from dispatcher.store.lanes import clear_circuit, lane_now
-from dispatcher.store.tx import Tx, marks
+from dispatcher.store.tx import JOB_COUNT, Tx, marks
 from dispatcher.values import REPLAY, Attempt, Callback, Payload
 
 _OLDEST: Final = """
@@ -100,7 +100,7 @@ def counts_of(tx: Tx, tenant: str | None) -> dict[State, int]:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """How many callbacks of each tenant are in each state, and what a tenant's take up."""
+    """How many callbacks of each tenant are in each state, and what those and its jobs take up."""
 
     counts: Mapping[tuple[str, State], int]
     bytes: Mapping[str, int]
@@ -114,7 +114,8 @@ def totals(tx: Tx) -> Totals:
         "SELECT tenant, state, CAST(sum(n) AS bigint), CAST(sum(bytes) AS bigint) "
         "FROM counts GROUP BY tenant, state"
     ):
-        counts[tenant, state] = n
+        if not state.startswith(JOB_COUNT):
+            counts[tenant, state] = n
         sizes[tenant] += size
     return Totals(counts, sizes)
 
@@ -124,7 +125,7 @@ def counts(tx: Tx) -> dict[tuple[str, State], int]:
     counted = tx.all(
         "SELECT tenant, state, CAST(sum(n) AS bigint) FROM counts GROUP BY tenant, state"
     )
-    return {(tenant, state): n for tenant, state, n in counted}
+    return {(tenant, state): n for tenant, state, n in counted if not state.startswith(JOB_COUNT)}
 
 
 # --- what operators do ---

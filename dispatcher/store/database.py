@@ -16,6 +16,7 @@ from dispatcher.store.jobs import claim as job_claim
 from dispatcher.store.jobs import scheduling
 from dispatcher.store.jobs import settle as job_settle
 from dispatcher.store.jobs import submit as job_submit
+from dispatcher.store.jobs.figures import JobFigures
 from dispatcher.store.jobs.touched import CallbackLane, Touched
 from dispatcher.store.lanes import Holding, Lanes
 from dispatcher.store.requests import (
@@ -108,6 +109,7 @@ class ServerState:
     secrets: CurrentSecrets
     ending_keys: Sequence[EndingKey] = ()
     sealed: Sequence[Counted] = ()
+    jobs: JobFigures | None = None
 
 
 @dataclass(frozen=True, slots=True)

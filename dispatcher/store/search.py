@@ -4,7 +4,7 @@ callbacks at most (`COVERED_MAX`, where no row is read for it). Where that was n
 far it came. Portable.
 """
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,8 +38,8 @@ class Walk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Index:
-    """An index that holds what one of the filter's conditions (`serves`) selects, and itself what
+class Index:
+    """An index that holds what one of a filter's conditions (`serves`) selects, and itself what
     `covers` are about. Unless `sorted` is false it is in the order of `column`, and then the ids
     are read from `table` alone."""
 
@@ -79,22 +79,33 @@ def walk(
 ) -> Walk:
     """Return what to look at for callbacks that match `filter` (and `also`), from id `after` on."""
     chosen, last_id = _chosen(tx, tenant, filter, after, newest_first, certain=not also)
-    clauses, values = [chosen.condition], [*chosen.values]
     bounds = _bounds(filter, after, newest_first)
+    rest = (*_rest(tx, tenant, filter, chosen.serves), *also)
+    return walk_on(chosen, last_id, bounds, rest, newest_first=newest_first)
+
+
+def walk_on(
+    index: Index,
+    last_id: str | None,
+    bounds: Sequence[tuple[str, str]],
+    rest: Iterable[Clause],
+    *,
+    newest_first: bool,
+) -> Walk:
+    """Return what to look at on an index, as far as `last_id`, within these bounds of the ids."""
+    clauses, values = [index.condition], [*index.values]
     if last_id is not None:
         near = "<" if newest_first else ">"  # the far side ends here, before any other bound
         bounds = [bound for bound in bounds if bound[0].startswith(near)]
         bounds.append((">=" if newest_first else "<=", last_id))
     # Of the driving table alone: bounds of what is joined would have it read from that end.
     for sign, bound in bounds:
-        clauses.append(f"{chosen.column} {sign} ?")
+        clauses.append(f"{index.column} {sign} ?")
         values.append(bound)
-    for clause, of_clause in (*_rest(tx, tenant, filter, chosen.serves), *also):
+    for clause, of_clause in rest:
         clauses.append(clause)
         values += of_clause
-    return Walk(
-        f"FROM {chosen.source} WHERE {' AND '.join(clauses)}", values, chosen.column, last_id
-    )
+    return Walk(f"FROM {index.source} WHERE {' AND '.join(clauses)}", values, index.column, last_id)
 
 
 def page(tx: Tx, tenant: str, filter: Filter, *, after: str | None, limit: int) -> Page:
@@ -119,7 +130,7 @@ def newest(tx: Tx, walked: Walk, *, limit: int) -> list[Callback]:
 
 def _chosen(
     tx: Tx, tenant: str, filter: Filter, after: str | None, newest_first: bool, *, certain: bool
-) -> tuple[_Index, str | None]:
+) -> tuple[Index, str | None]:
     """Return the index to walk, and the id that it is walked to (None: to the end). Without bound
     where it is `certain` that everything on it matches."""
     few = _few(tx, tenant, filter)
@@ -128,20 +139,37 @@ def _chosen(
     indexes = _indexes(tenant, filter)
     if certain and len(indexes) == 1 and not _asked(filter, indexes[0].serves):
         return indexes[0], None
-    best: tuple[_Index, str] | None = None
+    bounds = _bounds(filter, after, newest_first)
+
+    def rest(index: Index) -> set[str]:
+        return _asked(filter, index.serves)
+
+    return furthest(tx, indexes, bounds, rest, newest_first=newest_first)
+
+
+def furthest(
+    tx: Tx,
+    indexes: Sequence[Index],
+    bounds: Sequence[tuple[str, str]],
+    rest: Callable[[Index], Set[str]],
+    *,
+    newest_first: bool,
+) -> tuple[Index, str | None]:
+    """Return the one of these indexes that one look comes furthest on, and the id that it is walked
+    to (None: to the end). `rest` tells which fields are asked of what it holds."""
+    best: tuple[Index, str] | None = None
     for index in indexes:
-        scan_max = index.scan_max(_asked(filter, index.serves))
-        reach = _reach(tx, index, _bounds(filter, after, newest_first), newest_first, scan_max)
-        if reach is None:
+        last_id = reach(tx, index, bounds, newest_first, index.scan_max(rest(index)))
+        if last_id is None:
             return index, None
         # The one that holds the least comes furthest with as many.
-        if best is None or (reach < best[1]) == newest_first:
-            best = index, reach
+        if best is None or (last_id < best[1]) == newest_first:
+            best = index, last_id
     assert best is not None  # noqa: S101 - there is always one
     return best
 
 
-def _few(tx: Tx, tenant: str, filter: Filter) -> _Index | None:
+def _few(tx: Tx, tenant: str, filter: Filter) -> Index | None:
     """Return an index that holds so few that they can be sorted: of one job, or what is sending,
     which the slots bound. Empty texts keep the databases from walking all ids instead."""
     if filter.job_id is not None:
@@ -150,16 +178,16 @@ def _few(tx: Tx, tenant: str, filter: Filter) -> _Index | None:
         if row is not None and row[0] <= SCAN_MAX:
             values = (tenant, filter.job_id)
             condition = "c.tenant = ? AND c.job_id = ?"
-            return _Index("job_id", condition, values, column="c.id || ''", sorted=False)
+            return Index("job_id", condition, values, column="c.id || ''", sorted=False)
     if filter.status == "sending":
         condition = "c.state = 'sending' AND c.tenant || '' = ?"
-        return _Index("status", condition, (tenant,), column="c.id || ''", sorted=False)
+        return Index("status", condition, (tenant,), column="c.id || ''", sorted=False)
     return None
 
 
-def _indexes(tenant: str, filter: Filter) -> list[_Index]:
+def _indexes(tenant: str, filter: Filter) -> list[Index]:
     found = [
-        _Index(
+        Index(
             f"tag.{key}",
             "t.tenant = ? AND t.key = ? AND t.value = ?",
             (tenant, key, value),
@@ -173,15 +201,15 @@ def _indexes(tenant: str, filter: Filter) -> list[_Index]:
         # The state stands in the text, not in a parameter: only so can a partial index serve.
         condition = f"c.tenant = ? AND c.state = '{filter.status}'"
         covers = _OF_DEAD if filter.status == "dead" else frozenset()
-        found.append(_Index("status", condition, (tenant,), covers=covers))
+        found.append(Index("status", condition, (tenant,), covers=covers))
     if filter.error is not None:
         values = (tenant, filter.error)
-        found.append(_Index("error", "c.tenant = ? AND c.last_error = ?", values))
-    return found or [_Index("", "c.tenant = ?", (tenant,))]
+        found.append(Index("error", "c.tenant = ? AND c.last_error = ?", values))
+    return found or [Index("", "c.tenant = ?", (tenant,))]
 
 
-def _reach(
-    tx: Tx, index: _Index, bounds: Sequence[tuple[str, str]], newest_first: bool, scan_max: int
+def reach(
+    tx: Tx, index: Index, bounds: Sequence[tuple[str, str]], newest_first: bool, scan_max: int
 ) -> str | None:
     """Return the id that is as far as one look goes on this index; None if it ends before."""
     ranges = "".join(f" AND {index.column} {sign} ?" for sign, _ in bounds)
@@ -205,6 +233,14 @@ def _bounds(filter: Filter, after: str | None, newest_first: bool) -> list[tuple
         None if bound_ms is None else id_floor("cb", bound_ms)
         for bound_ms in (filter.since_ms, filter.until_ms)
     )
+    return id_bounds(lower, upper, after, newest_first=newest_first)
+
+
+def id_bounds(
+    lower: str | None, upper: str | None, after: str | None, *, newest_first: bool
+) -> list[tuple[str, str]]:
+    """Return these bounds of the ids, the lowest of them and the first above, where one goes on
+    after `after`."""
     below, above = (">=", lower), ("<", upper)
     if after is not None and newest_first and (upper is None or after < upper):
         above = ("<", after)

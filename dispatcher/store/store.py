@@ -207,8 +207,8 @@ class Store:
         return sum(self._counts[tenant, state] for state in QUEUED)
 
     def stored_bytes(self, tenant: str) -> int:
-        """Return what a tenant's callbacks take up, whatever state they are in; exact after each
-        commit of this process."""
+        """Return what a tenant's callbacks and jobs take up, whatever state they are in; exact
+        after each commit of this process."""
         return self._bytes[tenant]
 
     def finished_per_second(self) -> float:
@@ -606,7 +606,7 @@ class Store:
         """Delete about `limit` more rows of a tenant that is being erased; other processes are told
         when nothing is left."""
         erased = await self.jobs.erase(tenant, now_ms=now_ms, limit=limit)
-        if erased != "done":
+        if erased in ("going on", "another's"):
             return erased
         return await self._write(
             lambda tx: tenants.erase(tx, tenant, now_ms=tx.at(now_ms), limit=limit),

@@ -23,7 +23,8 @@ left; another process erases."""
 
 # A submit that a process took before it heard of the erasure has long come by then.
 HEARD_MS: Final = 3_000
-_ERASER: Final = "erase tenants"  # what the one process that erases has acquired
+ERASER: Final = "erase tenants"
+"""What the one process that erases has acquired."""
 _COLUMNS: Final = {
     "label": "label",
     "storage_bytes_max": "storage_bytes_max",
@@ -124,7 +125,7 @@ def erase(tx: Tx, tenant: str, *, now_ms: int, limit: int) -> Erasure:
     row = tx.one("SELECT erasing_ms FROM tenants WHERE name = ?", tenant)
     if row is None or row[0] is None:
         return "done"
-    if not tx.acquire(_ERASER):
+    if not tx.acquire(ERASER):
         return "another's"
     stopped = _stop(tx, tenant, limit)
     if _erase_callbacks(tx, tenant, limit) or stopped:
@@ -135,8 +136,8 @@ def erase(tx: Tx, tenant: str, *, now_ms: int, limit: int) -> Erasure:
         return "going on"
     if now_ms - row[0] < HEARD_MS:
         return "waiting"
-    if tx.one("SELECT 1 FROM jobs WHERE tenant = ? LIMIT 1", tenant):
-        return "going on"
+    if tx.one("SELECT 1 FROM jobs WHERE tenant = ? LIMIT 1", tenant):  # their calls are to end
+        return "waiting"
     for table in _LAST:
         tx.run(f"DELETE FROM {table} WHERE tenant = ?", tenant)
     tx.run("DELETE FROM tenants WHERE name = ?", tenant)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from dispatcher.audit import Entry
+from dispatcher.jobs.states import JobState
 from dispatcher.states import State
 from receiver.base import db
 from receiver.base.keyring import Keyring
@@ -30,6 +31,8 @@ class Sealing:
 
 
 PLAIN: Final = Sealing()
+JOB_COUNT: Final = "job:"
+"""Before the states of jobs, where they are counted beside those of callbacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class ChangeSet:
     and those whose schedules are to go if they are idle (since when), how far the counts, the
     stored bytes of tenants and the rates moved, and what was appended to the audit trail. Of jobs:
     endpoints and queues to refresh, how many more wait in a queue and at an endpoint (negative:
-    less), which came to an end or were taken from their process, and when the next may start (None:
-    nothing touched jobs). `before` is what was changed outside of a savepoint, before it."""
+    less), how many more are in a state, which came to an end or were taken from their process, and
+    when the next may start (None: nothing touched jobs). `before` is what was changed outside of a
+    savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -67,6 +71,7 @@ class ChangeSet:
     queues: set[str] = field(default_factory=set)
     waiting: Counter[str] = field(default_factory=Counter)
     waiting_at: Counter[str] = field(default_factory=Counter)
+    job_counts: Counter[tuple[str, JobState]] = field(default_factory=Counter)
     ended_jobs: list[str] = field(default_factory=list)
     next_job: "NextJob | None" = None
 
@@ -93,6 +98,7 @@ class ChangeSet:
         self.queues |= other.queues
         self.waiting.update(other.waiting)
         self.waiting_at.update(other.waiting_at)
+        self.job_counts.update(other.job_counts)
         self.ended_jobs += other.ended_jobs
 
     def queued(self, endpoint: str, queue: str, count: int) -> None:
@@ -124,13 +130,26 @@ class ChangeSet:
         if after is not None:
             self.counts[tenant, after] += 1
 
-    def moves(self) -> list[tuple[str, State, int, int]]:
-        """Return what changed, as (tenant, state, by how many, by how many bytes). The bytes of a
-        tenant stand in the first of its rows, since only their sum means something."""
+    def job_moved(self, tenant: str, before: JobState | None, after: JobState | None) -> None:
+        """Count the same of a job."""
+        if before is not None:
+            self.job_counts[tenant, before] -= 1
+        if after is not None:
+            self.job_counts[tenant, after] += 1
+
+    def moves(self) -> list[tuple[str, str, int, int]]:
+        """Return what changed, as (tenant, state, by how many, by how many bytes); states of jobs
+        after JOB_COUNT. The bytes of a tenant stand in the first of its rows, since only their sum
+        means something."""
         left = {tenant: size for tenant, size in self.bytes.items() if size}
-        moves = [
+        moves: list[tuple[str, str, int, int]] = [
             (tenant, state, n, left.pop(tenant, 0))
             for (tenant, state), n in self.counts.items()
+            if n
+        ]
+        moves += [
+            (tenant, JOB_COUNT + state, n, left.pop(tenant, 0))
+            for (tenant, state), n in self.job_counts.items()
             if n
         ]
         moves += [(tenant, "dead", 0, size) for tenant, size in left.items()]
@@ -292,6 +311,7 @@ class JobStatements(Protocol):
     # What a commit leaves
     REFRESH_QUEUES: str  # bulk: how many more wait, id
     REFRESH_ENDPOINTS: str  # bulk: how many more wait, endpoint
+    STALE_ENDPOINTS: str  # ids; returns those of which something else is shown than there is
 
     def lives(self, tx: Tx, process: str) -> bool:
         """Whether a process may run jobs: nobody has called it dead, nor can before this
@@ -325,6 +345,8 @@ class JobStatements(Protocol):
     PUT_OUTPUTS: str  # bulk: job, run, content_type, headers, body, kid, ended_ms
     INSERT_JOB_ATTEMPTS: str  # bulk: `jobs.rows.ATTEMPT`
     SET_ENDPOINT_HEALTH: str  # bulk: the fields of Health, endpoint
+    ADD_DURATIONS: str  # bulk: endpoint, day, what, bucket, n
+    ADD_USAGE: str  # bulk: tenant, endpoint, day, runs, failed, run_ms, cost, bytes
 
     # Ends, and what leads back to the queue
     END_JOBS: str  # bulk: `jobs.rows.ENDED`, id

@@ -11,6 +11,7 @@ from dispatcher.settings import Settings
 from dispatcher.store.access import CurrentSecrets, EndingKey
 from dispatcher.store.database import OWN_READERS, Dialect, ServerState, migrations
 from dispatcher.store.errors import KEYS_SETTING, CannotStart, StoreUnavailable
+from dispatcher.store.jobs.figures import JobFigures
 from dispatcher.store.sealing import BODIES, Counted, given_keys, sealing_of
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
 from dispatcher.store.sqlite.key_file import is_exposed, key_file_of, read_key_file
@@ -82,6 +83,7 @@ def sqlite(settings: Settings) -> Iterator[Check]:
     yield from keys(found.ending_keys, now_ms())
     yield from faults
     yield from _sealed(found.sealed, ring, file)
+    yield from jobs(found.jobs, shared=False)
     if found.owner is None:
         yield ok("owner", "nobody has it open: no service runs here")
     else:
@@ -172,6 +174,35 @@ def _listed(found: Sequence[Counted], kind: Literal["plain", "older"]) -> str:
     return ", ".join(f"{getattr(one, kind):,} {one.what}" for one in found)
 
 
+def jobs(found: JobFigures | None, *, shared: bool) -> Iterator[Check]:
+    """Yield how many jobs and endpoints there are, and, of a `shared` database, who runs jobs;
+    nothing where there is no endpoint and never was a job."""
+    if found is None or not (found.endpoints or any(found.counts.values())):
+        return
+    told = [f"{n:,} {state}" for state, n in found.counts.items() if n] or ["none yet"]
+    if found.sweeps:
+        told.append(f"{found.sweeps:,} purges or bulk changes under way")
+    yield ok("jobs", ", ".join(told))
+    message = f"{found.endpoints:,}" + (f", {found.paused:,} paused" if found.paused else "")
+    if found.failing:
+        message += f"; calls of {found.failing:,} fail, and are held"
+        advice = "see what their upstreams answer: POST /v1/endpoints/NAME/test"
+        yield warn("endpoints", message, advice)
+    else:
+        yield ok("endpoints", message)
+    if shared:
+        yield _processes(found)
+
+
+def _processes(found: JobFigures) -> Check:
+    message = f"{found.processes:,} processes run jobs"
+    if not found.orphans:
+        return ok("job processes", message)
+    message += f"; {found.orphans:,} jobs run by none of these"
+    advice = "any `dispatcher serve` on this database takes them over, in its next sweep"
+    return warn("job processes", message, advice)
+
+
 def _absent(url: str) -> Check:
     path = path_of(url)
     folder = path.absolute().parent
@@ -224,6 +255,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
     yield from keys(found.ending_keys, now_ms())
     yield from faults
     yield from _sealed(found.sealed, ring)
+    yield from jobs(found.jobs, shared=True)
     if found.schema:
         yield _vacuum(found)
 

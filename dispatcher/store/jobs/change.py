@@ -27,7 +27,7 @@ _RETRY = """
 UPDATE jobs SET state = 'queued', reason = NULL, run = run + 1, claim = claim + 1, calls = 0,
     tries = 0, turned_away = 0, interruptions = 0, due_ms = 0, queued_ms = ?, started_ms = NULL,
     ended_ms = NULL, expires_ms = ?, ends_ms = ?, epoch = ?, ticket = ?, status_code = NULL,
-    error = NULL, process = NULL
+    error = NULL, process = NULL, pruned = 0
 WHERE id = ?
 """
 
@@ -113,6 +113,7 @@ def retry_all(tx: Tx, found: Sequence[Found], *, force: bool, now_ms: int) -> di
         expires_ms = expires_ms if ends_ms is None else min(expires_ms, ends_ms)
         values.append((at_ms, expires_ms, ends_ms, queue[0], queue[1], job.id))
         tx.changes.queued(job.endpoint, one.queue, 1)
+        tx.changes.job_moved(job.tenant, job.state, "queued")
     if values:
         tx.bulk(tx.job_statements.PUT_QUEUES, list(given.values()))
         tx.many(_RETRY, values)

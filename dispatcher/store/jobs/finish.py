@@ -9,7 +9,7 @@ from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.told import End, callback_of
 from dispatcher.jobs.values import Job
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.jobs import rows
+from dispatcher.store.jobs import measures, rows
 from dispatcher.store.jobs.settle import drop_outputs
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.touched import Touched
@@ -106,9 +106,13 @@ def end(
         )
         tx.changes.endpoints.add(job.endpoint)
         tx.changes.ended_jobs.append(job.id)
+        tx.changes.job_moved(job.tenant, job.state, ending.state)
+        tx.changes.bytes[job.tenant] -= job.output_bytes or 0
         if not running and one.present:
             tx.changes.queued(job.endpoint, one.queue, -1)
     tx.bulk(tx.job_statements.END_JOBS, values)
+    begun = [one.job for one in ended if one.job.state == "running"]
+    measures.stopped(tx, begun, failed=ending.state != "completed", now_ms=now_ms)
     drop_outputs(tx, [one.job.id for one in ended if one.job.output_bytes is not None])
     tell(tx, [SubmitRequest(callback, handover=False) for callback in told.values()], rules)
     return ended

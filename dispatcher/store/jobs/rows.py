@@ -11,6 +11,7 @@ from dispatcher.jobs.values import (
     CallbackTarget,
     ClaimedJob,
     Job,
+    JobAttempt,
     JobOptions,
     JobPriority,
     NewJob,
@@ -30,6 +31,14 @@ def queue_id(endpoint: str, tenant: str) -> str:
     """Return the id of a tenant's queue at an endpoint, whose name holds no slash."""
     return f"{endpoint}/{tenant}"
 
+
+# What a job takes up beside its input and its output.
+ROW_BYTES: Final = 1_024
+STORED_BYTES: Final = (
+    f"sum({ROW_BYTES} + coalesce(output_bytes, 0) "
+    "+ CASE WHEN pruned IN (0, 2) THEN input_bytes ELSE 0 END)"
+)
+"""What jobs take up; with what callbacks do it is compared with what a tenant may store."""
 
 # --- columns, with their types on PostgreSQL ---
 
@@ -101,6 +110,22 @@ ATTEMPT: Final = {
     "error": "text",
     "process": "text",
 }
+USAGE: Final = {
+    "tenant": "text",
+    "endpoint": "text",
+    "day": "bigint",
+    "runs": "bigint",
+    "failed": "bigint",
+    "run_ms": "bigint",
+    "cost": "float8",
+    "bytes": "bigint",
+}
+ADDED: Final = ", ".join(
+    f"{name} = {{table}}.{name} + excluded.{name}"
+    for name in USAGE
+    if name not in ("tenant", "endpoint", "day")
+)
+"""How rows of usage are added to those of `table` that there are."""
 # `p` is the job's input.
 CLAIMED: Final = """
 j.id, j.tenant, j.endpoint, j.dialect, j.class, j.run, j.claim, j.calls, j.tries, j.turned_away,
@@ -134,6 +159,8 @@ _JOB: Final = (
     "ticket",
 )
 JOB: Final = ", ".join(_JOB)
+_JOB_ATTEMPT: Final = tuple(name for name in ATTEMPT if name != "job")
+JOB_ATTEMPT: Final = ", ".join(_JOB_ATTEMPT)
 
 
 # --- options ---
@@ -218,6 +245,12 @@ def job(tx: Tx, row: Row) -> Job:
     )
     named["releasing"] = bool(named["releasing"])
     return Job(**named)
+
+
+def attempt(row: Row) -> JobAttempt:
+    """Return a row of JOB_ATTEMPT as a value."""
+    named = dict(zip(_JOB_ATTEMPT, row, strict=True))
+    return JobAttempt(**named)
 
 
 def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:

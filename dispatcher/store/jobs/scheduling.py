@@ -50,6 +50,14 @@ def first_ready(load: str) -> str:
     return f"(SELECT min(ms) FROM ({looks}) looks)"
 
 
+def queued_of(load: str) -> str:
+    """Return how many jobs wait in an endpoint's queues, as those show."""
+    return (
+        f"(SELECT coalesce(sum(queued), 0) FROM queues WHERE id >= {load}.endpoint || '/' "
+        f"AND id < {load}.endpoint || '0')"
+    )
+
+
 def paced_until(load: str, *, least: str, most: str, integer: str) -> str:
     """Return when an endpoint's rate allows the next start."""
     next_ms = f"{load}.paced_ms + 1000 / {most}({load}.rate, {RATE_MIN})"
@@ -57,9 +65,11 @@ def paced_until(load: str, *, least: str, most: str, integer: str) -> str:
     return f"CASE WHEN {load}.rate IS NULL THEN 0 ELSE {whole} + 1 END"
 
 
-def settled_value(name: str, value: str) -> str:
+def settled_value(name: str, value: str, state: str) -> str:
     """Return what a column of `rows.SETTLED` becomes: a callback and an end are kept unless there
-    is another one."""
+    is another one, and an earlier run's output until this one's end."""
+    if name in ("output_bytes", "output_type"):
+        return f"CASE WHEN {state} = 'queued' THEN jobs.{name} ELSE {value} END"
     return f"coalesce({value}, jobs.{name})" if name in ("expires_ms", "callback") else value
 
 

@@ -12,7 +12,7 @@ from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.states import FINAL
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
-from dispatcher.store.jobs import rows
+from dispatcher.store.jobs import measures, rows
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.requests import JobEnd, Rules, SubmitRequest
@@ -21,7 +21,7 @@ from dispatcher.store.tx import Row, Tx
 from dispatcher.values import Submitted
 
 _health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
-_HELD: Final = "SELECT id, claim, state, process, callback FROM jobs WHERE id"
+_HELD: Final = "SELECT id, claim, state, process, callback, output_bytes FROM jobs WHERE id"
 _HEALTH: Final = """
 SELECT endpoint, epoch, concurrency, adaptive, "window", failures, failing_since_ms, openings,
        held_until_ms, held_reason, turned_away, threshold
@@ -81,11 +81,16 @@ def _record(
     ]
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
     _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
+    measures.settled(tx, [end.settlement for end in ends])
     for end in ends:
         job, state = end.settlement.job, end.settlement.verdict.state
+        tx.changes.job_moved(job.tenant, "running", state)
         if state in FINAL:
             tx.changes.endpoints.add(job.endpoint)
             tx.changes.ended_jobs.append(job.id)
+            output, before = end.settlement.outcome.output, held[job.id, job.claim][3]
+            tx.changes.bytes[job.tenant] += len(output.body) if output else 0
+            tx.changes.bytes[job.tenant] -= before or 0
         else:
             tx.changes.queued(job.endpoint, queue_id(job.endpoint, job.tenant), 1)
     requests = [

@@ -9,23 +9,55 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher.audit import Entry
-from dispatcher.jobs.endpoint import Endpoint
-from dispatcher.jobs.states import JobReason
+from dispatcher.jobs.endpoint import Endpoint, EndpointLoad
+from dispatcher.jobs.estimates import Histogram, What
+from dispatcher.jobs.filters import JobFilter
+from dispatcher.jobs.looks import (
+    JobInput,
+    JobPage,
+    JobSweep,
+    JobUsage,
+    JobWait,
+    SweepCount,
+)
+from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import (
     ChangedJob,
     ClaimedJob,
     HeldJob,
     Job,
+    JobAttempt,
     JobClaimRequest,
     JobSettlement,
     NewJob,
+    Output,
     SettledJob,
     SubmittedJob,
 )
-from dispatcher.store.jobs import change, clocks, endpoints, erase, expiry, processes, purge, views
+from dispatcher.store.database import PLATFORM
+from dispatcher.store.jobs import (
+    change,
+    clocks,
+    endpoints,
+    erase,
+    expiry,
+    load,
+    measures,
+    processes,
+    purge,
+    repair,
+    retention,
+    search,
+    sweeps,
+    views,
+)
+from dispatcher.store.jobs.repair import Stale
+from dispatcher.store.jobs.retention import Due
+from dispatcher.store.jobs.sweeps import Bulk, Part
 from dispatcher.store.jobs.touched import of_endpoint, of_jobs
-from dispatcher.store.lanes import Lanes, none
+from dispatcher.store.lanes import Lanes, none, of_tenant
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
+from dispatcher.store.tenants import Erasure
 from dispatcher.store.tx import Tx
 from dispatcher.values import NewCallback
 from receiver.base.db.readers import SERVICE, Reader
@@ -229,6 +261,51 @@ class JobStore:
         )
         return found
 
+    async def search(
+        self, tenant: str, filter: JobFilter, *, after: str | None, limit: int
+    ) -> JobPage:
+        """Newest first, at most `limit`, after id `after`; less, with an id to go on after, where
+        one look came no further. Raises StoreUnavailable when it takes longer than the read
+        deadline."""
+        found: JobPage = await self._read(
+            lambda tx: search.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
+        )
+        return found
+
+    async def attempts(
+        self, tenant: str, job: str, *, after: int = 0, limit: int = 500
+    ) -> Sequence[JobAttempt]:
+        """Return calls of all runs, oldest first, at most `limit`, those after number `after`.
+        Raises NotFound."""
+        found: Sequence[JobAttempt] = await self._read(
+            lambda tx: views.attempts(tx, tenant, job, after=after, limit=limit), Reader(tenant)
+        )
+        return found
+
+    async def input(self, tenant: str, job: str) -> JobInput:
+        """Return what a job was submitted with. Raises NotFound, InputGone."""
+        found: JobInput = await self._read(lambda tx: views.input(tx, tenant, job), Reader(tenant))
+        return found
+
+    async def output(self, tenant: str, job: str) -> Output:
+        """Return what a job brought. Raises NotFound, also where there is none, and PayloadGone."""
+        found: Output = await self._read(lambda tx: views.output(tx, tenant, job), Reader(tenant))
+        return found
+
+    async def load(self, endpoint: str) -> EndpointLoad:
+        """Return what an endpoint has to do and may do now. Raises NotFound."""
+        found: EndpointLoad = await self._read(lambda tx: load.load(tx, endpoint), SERVICE)
+        return found
+
+    async def waiting(self, tenant: str, job: str, *, now_ms: int) -> JobWait | None:
+        """Return what a job waits for, and for how many others; None unless it is queued. Raises
+        NotFound."""
+        found: JobWait | None = await self._read(
+            lambda tx: load.waiting(tx, tenant, job, now_ms=now_ms + self._skew_ms()),
+            Reader(tenant),
+        )
+        return found
+
     async def ended(self, jobs: Sequence[str]) -> Collection[str]:
         """Return which of these jobs have ended, or are gone."""
         ended: Collection[str] = await self._read(lambda tx: views.ended(tx, jobs), SERVICE)
@@ -241,6 +318,125 @@ class JobStore:
             lambda tx: views.current(tx, claims), SERVICE
         )
         return current
+
+    async def counts(self, tenant: str | None) -> Mapping[JobState, int]:
+        """Return how many jobs are in each state, of one tenant or of all."""
+        reader = PLATFORM if tenant is None else Reader(tenant)
+        found: Mapping[JobState, int] = await self._read(
+            lambda tx: views.counts(tx, tenant), reader
+        )
+        return found
+
+    async def measured(self, endpoint: str, *, now_ms: int) -> Mapping[What, Histogram]:
+        """Return what was measured of an endpoint's jobs: how long they waited and ran, and what
+        they brought."""
+        found: Mapping[What, Histogram] = await self._read(
+            lambda tx: measures.measured(tx, endpoint, now_ms=now_ms + self._skew_ms()), SERVICE
+        )
+        return found
+
+    async def usage(
+        self,
+        tenant: str,
+        *,
+        since_day: int,
+        until_day: int,
+        endpoint: str | None = None,
+        limit: int = 1_000,
+    ) -> Sequence[JobUsage]:
+        """Return what a tenant used, by endpoint and day (days since the Unix epoch, both
+        included)."""
+        found: Sequence[JobUsage] = await self._read(
+            lambda tx: measures.usage(
+                tx, tenant, endpoint, since_day=since_day, until_day=until_day, limit=limit
+            ),
+            Reader(tenant),
+        )
+        return found
+
+    # --- bulk changes ---
+
+    async def preview_sweep(
+        self, tenant: str, what: Bulk, filter: JobFilter, *, sample: int, now_ms: int
+    ) -> SweepCount:
+        """Return how many jobs a bulk change would match, as far as that is counted, and some of
+        them. Raises Conflict for a status that it cannot change."""
+        at_ms = now_ms + self._skew_ms()
+        found: SweepCount = await self._read(
+            lambda tx: sweeps.count(tx, tenant, what, filter, made_ms=at_ms, sample=sample),
+            Reader(tenant),
+        )
+        return found
+
+    async def make_sweep(
+        self,
+        tenant: str,
+        what: Bulk,
+        filter: JobFilter,
+        *,
+        now_ms: int,
+        entry: Entry | None = None,
+    ) -> JobSweep:
+        """Fix the set: what matches `filter` now and can be changed. Changes nothing yet
+        (`step_sweep`). Raises Conflict for a status that it cannot change, and while as many run as
+        may."""
+        counted = await self.preview_sweep(tenant, what, filter, sample=0, now_ms=now_ms)
+        sweep = sweeps.new(tenant, what, filter, counted, now_ms + self._skew_ms())
+        return await self._write(
+            lambda tx: sweeps.make(tx, sweep, entry), lanes=of_tenant(tenant), tenant=tenant
+        )
+
+    async def sweeps(
+        self, tenant: str, *, after: str | None = None, limit: int = 100
+    ) -> Sequence[JobSweep]:
+        """Return bulk changes and purges, newest first, at most `limit`, after id `after`."""
+        found: Sequence[JobSweep] = await self._read(
+            lambda tx: sweeps.sweeps(tx, tenant, after=after, limit=limit), Reader(tenant)
+        )
+        return found
+
+    async def get_sweep(self, tenant: str, sweep: str) -> JobSweep:
+        """Raise NotFound."""
+        found: JobSweep = await self._read(lambda tx: sweeps.get(tx, tenant, sweep), Reader(tenant))
+        return found
+
+    async def cancel_sweep(
+        self, tenant: str, sweep: str, *, now_ms: int, entry: Entry | None = None
+    ) -> JobSweep:
+        """Change no more jobs; what was changed stays. Raises NotFound, Conflict (done)."""
+        return await self._write(
+            lambda tx: sweeps.cancel(tx, tenant, sweep, now_ms=now_ms, entry=entry), tenant=tenant
+        )
+
+    async def running_sweeps(self, *, limit: int = 1_000) -> Sequence[JobSweep]:
+        """Return bulk changes that run, of every tenant, in the order of their ids."""
+        found: Sequence[JobSweep] = await self._read(
+            lambda tx: sweeps.running(tx, limit=limit), SERVICE
+        )
+        return found
+
+    async def sweeps_jobs(self) -> bool:
+        """Whether this process is the one that makes bulk changes: of several the first that asked,
+        while it lives."""
+        return await self._write(sweeps.acquire)
+
+    async def step_sweep(
+        self, tenant: str, sweep: str, *, now_ms: int, limit: int = _SLICE
+    ) -> tuple[JobSweep, bool]:
+        """Walk on in the set, to `limit` more jobs of it at most, each with its callback; cursor
+        and rows move in one commit. Returns what became of it, and whether it came anywhere: a
+        retry waits while queues are full. Raises NotFound, and Conflict in a process that is not
+        the one that sweeps."""
+        part: Part | None = await self._read(
+            lambda tx: sweeps.upcoming(tx, sweep, limit=limit), Reader(tenant, upkeep=True)
+        )
+        if part is None:
+            return await self.get_sweep(tenant, sweep), True
+        touched = part.touched
+        return await self._write(
+            lambda tx: sweeps.step(tx, sweep, part, touched, self._rules, now_ms=now_ms),
+            lanes=touched,
+        )
 
     # --- what ends with time ---
 
@@ -289,14 +485,39 @@ class JobStore:
             lanes=of_jobs(ids),
         )
 
-    async def erase(self, tenant: str, *, now_ms: int, limit: int) -> erase.Erased:
-        """Delete about `limit` more jobs of a tenant that is being erased, once none of them
-        runs."""
+    async def prune(self, *, now_ms: int, limit: int) -> int:
+        """Remove up to `limit` inputs, outputs and jobs past what their endpoints keep, and as many
+        old figures; returns how many, so that 0 means done. What waits or runs is never
+        touched."""
+        key_ms, at_ms = self._rules.key_ms, now_ms + self._skew_ms()
+        due: Due | None = await self._read(
+            lambda tx: retention.due(tx, now_ms=at_ms, key_ms=key_ms, limit=limit), SERVICE
+        )
+        if due is None:
+            return await self._write(
+                lambda tx: retention.prune_rest(tx, now_ms=now_ms, limit=limit)
+            )
+        return await self._write(
+            lambda tx: retention.prune(tx, due, now_ms=now_ms, key_ms=key_ms), lanes=due.touched
+        )
+
+    async def erase(self, tenant: str, *, now_ms: int, limit: int) -> Erasure:
+        """Delete about `limit` more jobs of a tenant that is being erased, and cancel what runs.
+        Those whose calls are being closed stay until that is done (`waiting`)."""
         touched = erase.of_tenant(tenant, limit)
         return await self._write(
-            lambda tx: erase.erase(tx, tenant, touched, now_ms=now_ms, limit=limit),
+            lambda tx: erase.erase(tx, tenant, touched, self._rules, now_ms=now_ms, limit=limit),
             lanes=touched,
         )
+
+    async def repair(self, *, after: str, limit: int) -> tuple[int, str | None]:
+        """Compare `limit` queues after id `after`, and their endpoints, with their jobs and repair
+        them. Returns how many disagreed, and the id to go on after (None at the end)."""
+        found: Stale = await self._read(lambda tx: repair.stale(tx, after, limit=limit), SERVICE)
+        if not found.queues and not found.endpoints:
+            return 0, found.next_id
+        repaired = await self._write(lambda tx: repair.repair(tx, found), lanes=found.touched)
+        return repaired, found.next_id
 
     # --- processes ---
 

@@ -28,14 +28,17 @@ class CallbackLane:
 class Touched:
     """The endpoints and lanes of an operation: those of the jobs that `find` returns, `endpoints`,
     and those that `find_endpoints` returns. What came up since they were told is left to the next
-    operation."""
+    operation. One that `tells` nobody of ends touches no lanes."""
 
     def __init__(
         self,
         find: Callable[[Tx], Sequence[Row]] | None = None,
         endpoints: Iterable[str] = (),
         find_endpoints: Callable[[Tx], Iterable[str]] | None = None,
+        *,
+        tells: bool = True,
     ) -> None:
+        self._tells = tells
         self._find = find
         self._find_endpoints = find_endpoints
         self._always = frozenset(endpoints)
@@ -48,7 +51,8 @@ class Touched:
         self.endpoints = self._always | {row[1] for row in found}
         if self._find_endpoints is not None:
             self.endpoints |= set(self._find_endpoints(tx))
-        self._job_of = {row[2]: row[0] for row in found if row[2] is not None}
+        if self._tells:
+            self._job_of = {row[2]: row[0] for row in found if row[2] is not None}
         return list(self._job_of)
 
     def may_change(self, tx: Tx, endpoint: str, lane: str | None) -> bool:
@@ -56,7 +60,8 @@ class Touched:
         them: what was told and is not held is not there, or cannot be made."""
         if tx.sole_owner:
             return True
-        return endpoint in self.endpoints and (lane is None or lane in self._job_of)
+        is_told = not self._tells or lane is None or lane in self._job_of
+        return is_told and endpoint in self.endpoints
 
     def made_of(self, tx: Tx, lanes: Iterable[str]) -> list[CallbackLane]:
         """Return what those of these lanes are made of that this operation touches."""

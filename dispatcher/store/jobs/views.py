@@ -4,11 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dispatcher.jobs.values import Job, Output
-from dispatcher.store.errors import NotFound
+from dispatcher.jobs.looks import JobInput
+from dispatcher.jobs.states import STATES, JobState
+from dispatcher.jobs.values import Job, JobAttempt, Output
+from dispatcher.store.errors import InputGone, NotFound, PayloadGone
 from dispatcher.store.jobs import rows
-from dispatcher.store.sealing import OUTPUTS
-from dispatcher.store.tx import Tx
+from dispatcher.store.sealing import INPUTS, OUTPUTS
+from dispatcher.store.tx import JOB_COUNT, Tx
 
 
 def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
@@ -31,6 +33,54 @@ def _output(tx: Tx, job: Job) -> Output | None:
         content_type=content_type,
         headers=tuple((name, value) for name, value in json.loads(headers)),
     )
+
+
+def input(tx: Tx, tenant: str, job: str) -> JobInput:
+    """Return what a job was submitted with. Raises NotFound, InputGone, CannotUnseal."""
+    _exists(tx, tenant, job)
+    row = tx.one("SELECT body, kid, content_type FROM inputs WHERE job = ?", job)
+    if row is None:
+        raise InputGone(f"the input of {job} is past its retention")
+    body, kid, content_type = row
+    body = rows.open_body(tx, kid, body, INPUTS.place(job, tenant))
+    return JobInput(body=body, content_type=content_type)
+
+
+def output(tx: Tx, tenant: str, job: str) -> Output:
+    """Return what the last run of a job that ended brought. Raises NotFound, PayloadGone,
+    CannotUnseal."""
+    found = get(tx, tenant, job, output=True)
+    if found.output is not None:
+        return found.output
+    if found.output_type is not None:
+        raise PayloadGone(f"the output of {job} is past its retention")
+    raise NotFound(f"{job} has no output")
+
+
+def attempts(tx: Tx, tenant: str, job: str, *, after: int, limit: int) -> list[JobAttempt]:
+    """Oldest first, those after number `after`. Raises NotFound."""
+    _exists(tx, tenant, job)
+    sql = (
+        f"SELECT {rows.JOB_ATTEMPT} FROM job_attempts WHERE job = ? AND n > ? "
+        "ORDER BY run, n LIMIT ?"
+    )
+    return [rows.attempt(row) for row in tx.all(sql, job, after, limit)]
+
+
+def _exists(tx: Tx, tenant: str, job: str) -> None:
+    if tx.one("SELECT 1 FROM jobs WHERE id = ? AND tenant = ?", job, tenant) is None:
+        raise NotFound(f"there is no job {job}")
+
+
+def counts(tx: Tx, tenant: str | None) -> dict[JobState, int]:
+    """Return how many jobs are in each state, of one tenant or of all."""
+    total = "SELECT state, CAST(sum(n) AS bigint) FROM counts"
+    if tenant is None:
+        counted = tx.all(f"{total} GROUP BY state")
+    else:
+        counted = tx.all(f"{total} WHERE tenant = ? GROUP BY state", tenant)
+    found: dict[str, int] = dict(counted)
+    return {state: found.get(JOB_COUNT + state, 0) for state in STATES}
 
 
 def ended(tx: Tx, jobs: Sequence[str]) -> set[str]:

@@ -25,7 +25,7 @@ from dispatcher.store.access import (
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, Erased, ServerState, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from dispatcher.store.jobs import scheduling
+from dispatcher.store.jobs import figures, scheduling
 from dispatcher.store.jobs.touched import CallbackLane
 from dispatcher.store.postgres import job_statements
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
@@ -427,6 +427,9 @@ def inspect(url: str, with_keys: Sealing = PLAIN) -> ServerState:
             secrets = current_secrets(tx) if schema else CurrentSecrets()
             sealed = sealing.count(tx) if schema >= sealing.SCHEMA else ()
             keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
+            jobs = None
+            if schema >= figures.SCHEMA:
+                jobs = figures.figures(tx, now_ms=round(now_s * 1000))
             (oldest_s,) = _one(connection, _OLDEST)
         except psycopg.Error as error:
             raise StoreUnavailable(line(error)) from None
@@ -445,6 +448,7 @@ def inspect(url: str, with_keys: Sealing = PLAIN) -> ServerState:
         secrets=secrets,
         ending_keys=keys,
         sealed=sealed,
+        jobs=jobs,
     )
 
 

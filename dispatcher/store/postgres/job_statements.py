@@ -4,7 +4,17 @@ is for."""
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from dispatcher.store.jobs.rows import ATTEMPT, CLAIMED, ENDED, NEW_JOB, OUTPUT, REQUEUED, SETTLED
+from dispatcher.store.jobs.rows import (
+    ADDED,
+    ATTEMPT,
+    CLAIMED,
+    ENDED,
+    NEW_JOB,
+    OUTPUT,
+    REQUEUED,
+    SETTLED,
+    USAGE,
+)
 from dispatcher.store.jobs.scheduling import (
     CLASSES,
     DUE_EXTRA,
@@ -15,6 +25,7 @@ from dispatcher.store.jobs.scheduling import (
     first_due,
     first_ready,
     paced_until,
+    queued_of,
     settled_value,
 )
 from dispatcher.store.postgres.statements import columns
@@ -58,14 +69,21 @@ FROM {_rows({"more": "bigint"} | _ID)} WHERE q.id = u.id
 """
 
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
-REFRESH_ENDPOINTS: Final = f"""
-UPDATE endpoint_load l SET queued = l.queued + u.more, ready_ms = CASE
-    WHEN l.paused = 0 AND l.removed = 0 AND l."window" > (SELECT count(*) FROM jobs
+_READY_MS: Final = f"""
+CASE WHEN l.paused = 0 AND l.removed = 0 AND l."window" > (SELECT count(*) FROM jobs
         WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
-    THEN (SELECT greatest(n.first, l.held_until_ms,
-              {_PACED})
+    THEN (SELECT greatest(n.first, l.held_until_ms, {_PACED})
           FROM (SELECT {first_ready("l")} AS first) n WHERE n.first IS NOT NULL) END
+"""
+
+REFRESH_ENDPOINTS: Final = f"""
+UPDATE endpoint_load l SET queued = l.queued + u.more, ready_ms = {_READY_MS}
 FROM {_rows({"more": "bigint"} | _ID)} WHERE l.endpoint = u.id
+"""
+
+STALE_ENDPOINTS: Final = f"""
+SELECT l.endpoint FROM endpoint_load l
+WHERE l.endpoint{IN} AND (l.ready_ms IS DISTINCT FROM ({_READY_MS}) OR l.queued <> {queued_of("l")})
 """
 
 _LIVES: Final = "SELECT 1 FROM processes WHERE id = ? FOR KEY SHARE"
@@ -193,7 +211,7 @@ SETTLE_JOBS: Final = (
     "UPDATE jobs SET process = NULL, epoch = {}, {} FROM {} WHERE jobs.id = u.id"
 ).format(
     epoch_if_queued("u.state"),
-    ", ".join(f"{name} = {settled_value(name, f'u.{name}')}" for name in SETTLED),
+    ", ".join(f"{name} = {settled_value(name, f'u.{name}', 'u.state')}" for name in SETTLED),
     _rows(SETTLED | _ID),
 )
 
@@ -210,6 +228,17 @@ FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::
     u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away,
       threshold, endpoint)
 WHERE l.endpoint = u.endpoint
+"""
+
+_DURATION: Final = {"endpoint": "text", "day": "bigint", "what": "text", "bucket": "bigint"}
+ADD_DURATIONS: Final = (
+    _insert("durations", _DURATION | {"n": "bigint"})
+    + f" ON CONFLICT ({', '.join(_DURATION)}) DO UPDATE SET n = durations.n + excluded.n"
+)
+
+ADD_USAGE: Final = f"""
+{_insert("job_usage", USAGE)} ON CONFLICT (tenant, endpoint, day)
+DO UPDATE SET {ADDED.format(table="job_usage")}
 """
 
 # --- ends, and what leads back to the queue ---

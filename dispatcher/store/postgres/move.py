@@ -13,12 +13,14 @@ import psycopg
 
 from dispatcher.store import sealing
 from dispatcher.store.errors import KEYS_SETTING, CannotStart, Conflict, StoreUnavailable
+from dispatcher.store.jobs.rows import STORED_BYTES as JOB_BYTES
 from dispatcher.store.lanes import NEVER_MS
 from dispatcher.store.postgres.session import migrate
 from dispatcher.store.postgres.statements import text
 from dispatcher.store.rows import STORED_BYTES
 from dispatcher.store.sqlite.database import IN_USE_ADVICE, SqliteTx, mark_moved, prepare
 from dispatcher.store.sqlite.key_file import key_file_of, read_key_file
+from dispatcher.store.tx import JOB_COUNT
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
@@ -64,6 +66,8 @@ _MOVING: Final = 0x6D6F7665  # the advisory lock of a move: "move"
 _COUNT: Final = f"""
 INSERT INTO counts (tenant, state, seat, n, bytes)
 SELECT tenant, state, 0, count(*), {STORED_BYTES} FROM callbacks GROUP BY tenant, state
+UNION ALL
+SELECT tenant, '{JOB_COUNT}' || state, 0, count(*), {JOB_BYTES} FROM jobs GROUP BY tenant, state
 """
 
 _SEALED_BY: Final = "INSERT INTO sealed_by (kid, first_ms) VALUES (%s, %s) ON CONFLICT DO NOTHING"
@@ -78,6 +82,16 @@ CHECKS: Final[dict[str, str]] = {
     "schedules": "SELECT sum(due_ms), sum(lease_ms), sum(expires_ms), sum(claim) FROM callbacks",
     "payload bytes": "SELECT sum(length(body)) FROM payloads",
     "stored bytes": f"SELECT CAST({STORED_BYTES} AS bigint) FROM callbacks",
+    "jobs by endpoint, tenant and state": (
+        "SELECT endpoint, tenant, state, class, count(*), sum(run), sum(claim), sum(calls), "
+        "sum(ticket), min(id), max(id) FROM jobs GROUP BY endpoint, tenant, state, class "
+        "ORDER BY endpoint, tenant, state, class"
+    ),
+    "schedules of jobs": "SELECT sum(due_ms), sum(expires_ms), sum(ended_ms) FROM jobs",
+    "bytes of inputs": "SELECT sum(length(body)) FROM inputs",
+    "bytes of outputs": "SELECT sum(length(body)) FROM outputs",
+    "stored bytes of jobs": f"SELECT CAST({JOB_BYTES} AS bigint) FROM jobs",
+    "queues": "SELECT sum(epoch), sum(ticket), sum(begun), sum(turn), sum(queued) FROM queues",
 }
 
 Progress = Callable[[str, int, int], None]
@@ -215,7 +229,7 @@ def _begin(old: sqlite3.Connection, new: psycopg.Connection, names: _Move) -> No
         return
     there = [
         table
-        for table in ("tenants", "keys", "callbacks")
+        for table in ("tenants", "keys", "callbacks", "endpoints", "jobs")
         if new.execute(f"SELECT 1 FROM {table} LIMIT 1".encode()).fetchone()
     ]
     if found or there:

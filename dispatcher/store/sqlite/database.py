@@ -26,6 +26,8 @@ from dispatcher.store.access import (
 from dispatcher.store.callbacks import Totals
 from dispatcher.store.database import Committed, Erased, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
+from dispatcher.store.jobs import figures
+from dispatcher.store.jobs.figures import JobFigures
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.sqlite import job_statements, statements
 from dispatcher.store.sqlite.key_file import key_file_of, make_key_file, read_key_file
@@ -393,6 +395,7 @@ class FileState:
     secrets: CurrentSecrets = field(default_factory=CurrentSecrets)
     ending_keys: Sequence[EndingKey] = ()
     sealed: Sequence[sealing.Counted] = ()
+    jobs: JobFigures | None = None
 
 
 def inspect(url: str, with_keys: Sealing = PLAIN) -> FileState | None:
@@ -412,6 +415,7 @@ def inspect(url: str, with_keys: Sealing = PLAIN) -> FileState | None:
             secrets = current_secrets(tx) if schema else CurrentSecrets()
             sealed = sealing.count(tx) if schema >= sealing.SCHEMA else ()
             keys = ending_keys(connection.execute(ENDING_KEYS) if schema >= KEYS_SCHEMA else ())
+            jobs = figures.figures(tx, now_ms=wall_ms()) if schema >= figures.SCHEMA else None
     except sqlite3.Error as error:
         return FileState(path=path, unreadable=str(error), owner=owner)
     log = path.with_name(path.name + "-wal")
@@ -425,6 +429,7 @@ def inspect(url: str, with_keys: Sealing = PLAIN) -> FileState | None:
         secrets=secrets,
         ending_keys=keys,
         sealed=sealed,
+        jobs=jobs,
     )
 
 

@@ -4,7 +4,17 @@ for."""
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dispatcher.store.jobs.rows import ATTEMPT, CLAIMED, ENDED, NEW_JOB, OUTPUT, REQUEUED, SETTLED
+from dispatcher.store.jobs.rows import (
+    ADDED,
+    ATTEMPT,
+    CLAIMED,
+    ENDED,
+    NEW_JOB,
+    OUTPUT,
+    REQUEUED,
+    SETTLED,
+    USAGE,
+)
 from dispatcher.store.jobs.scheduling import (
     CLASSES,
     DUE_EXTRA,
@@ -15,6 +25,7 @@ from dispatcher.store.jobs.scheduling import (
     first_due,
     first_ready,
     paced_until,
+    queued_of,
     settled_value,
 )
 from dispatcher.store.tx import Row, Tx
@@ -43,13 +54,19 @@ UPDATE queues SET queued = queued + ?, ready_high = {first_due("queues", 0)},
 WHERE id = ?
 """
 
-REFRESH_ENDPOINTS: Final = f"""
-UPDATE endpoint_load SET queued = queued + ?, ready_ms = CASE
-    WHEN paused = 0 AND removed = 0 AND "window" > (SELECT count(*) FROM jobs
+_READY_MS: Final = f"""
+CASE WHEN paused = 0 AND removed = 0 AND "window" > (SELECT count(*) FROM jobs
         WHERE endpoint = endpoint_load.endpoint AND (state = 'running' OR releasing = 1))
-    THEN max({first_ready("endpoint_load")}, held_until_ms,
-             {_PACED}) END
-WHERE endpoint = ?
+    THEN max({first_ready("endpoint_load")}, held_until_ms, {_PACED}) END
+"""
+
+REFRESH_ENDPOINTS: Final = (
+    f"UPDATE endpoint_load SET queued = queued + ?, ready_ms = {_READY_MS} WHERE endpoint = ?"
+)
+
+STALE_ENDPOINTS: Final = f"""
+SELECT endpoint FROM endpoint_load
+WHERE endpoint{IN} AND (ready_ms IS NOT ({_READY_MS}) OR queued <> {queued_of("endpoint_load")})
 """
 
 
@@ -147,7 +164,9 @@ UPDATE endpoint_load SET turn = ?, starts = ?, paced_ms = ?, served_ms = ? WHERE
 
 SETTLE_JOBS: Final = "UPDATE jobs SET process = NULL, epoch = {}, {} WHERE id = ?{}".format(
     epoch_if_queued("?1"),
-    ", ".join(f"{name} = {settled_value(name, f'?{n}')}" for n, name in enumerate(SETTLED, 1)),
+    ", ".join(
+        f"{name} = {settled_value(name, f'?{n}', '?1')}" for n, name in enumerate(SETTLED, 1)
+    ),
     len(SETTLED) + 1,
 )
 
@@ -159,6 +178,15 @@ SET_ENDPOINT_HEALTH: Final = """
 UPDATE endpoint_load SET "window" = ?, failures = ?, failing_since_ms = ?, openings = ?,
     held_until_ms = ?, held_reason = ?, turned_away = ?, threshold = ?
 WHERE endpoint = ?
+"""
+
+ADD_DURATIONS: Final = (
+    _insert("durations", ("endpoint", "day", "what", "bucket", "n"))
+    + " ON CONFLICT DO UPDATE SET n = n + excluded.n"
+)
+
+ADD_USAGE: Final = f"""
+{_insert("job_usage", USAGE)} ON CONFLICT DO UPDATE SET {ADDED.format(table="job_usage")}
 """
 
 # --- ends, and what leads back to the queue ---

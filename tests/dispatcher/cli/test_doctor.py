@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from dispatcher.cli.doctor import checks, database
 from dispatcher.cli.doctor.checks import Check
+from dispatcher.jobs.states import STATES
 from dispatcher.settings import ClientSettings, strays
 from dispatcher.store.access import EndingKey
+from dispatcher.store.jobs.figures import JobFigures
 from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
@@ -137,6 +140,25 @@ def test_keys_that_end_are_named(tmp_path: Path) -> None:
     assert "key_0, key_1 expired" in found["expired keys"].message
     assert list(database.keys(ending[8:], now_ms=0)) == []
     assert list(database.keys([], now_ms=0)) == []
+
+
+def test_jobs_are_told_once_there_are_any() -> None:
+    """How many in each state, endpoints that fail, and jobs that nobody runs who is known."""
+    counts = dict.fromkeys(STATES, 0)
+    nothing = JobFigures(
+        counts=counts, endpoints=0, paused=0, failing=0, processes=0, orphans=0, sweeps=0
+    )
+    assert list(database.jobs(None, shared=True)) == []
+    assert list(database.jobs(nothing, shared=True)) == []
+    some = replace(nothing, counts=counts | {"queued": 1_200}, endpoints=3, paused=1, processes=2)
+    found = list(database.jobs(some, shared=True))
+    assert states(found) == {"jobs": "ok", "endpoints": "ok", "job processes": "ok"}
+    assert [check.message for check in found] == [
+        "1,200 queued", "3, 1 paused", "2 processes run jobs",
+    ]  # fmt: skip
+    bad = list(database.jobs(replace(some, failing=1, orphans=4, sweeps=1), shared=True))
+    assert states(bad) == {"jobs": "ok", "endpoints": "warn", "job processes": "warn"}
+    assert list(states(list(database.jobs(some, shared=False)))) == ["jobs", "endpoints"]
 
 
 def test_a_key_that_ends_is_found_in_the_file(service: Running, cli: Run) -> None:

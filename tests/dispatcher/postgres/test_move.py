@@ -16,6 +16,8 @@ from dispatcher.cli import main
 from dispatcher.cli.doctor import database as doctors
 from dispatcher.fairness import RATE_MIN
 from dispatcher.filters import Filter
+from dispatcher.jobs.endpoint import Keep
+from dispatcher.jobs.filters import JobFilter
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
@@ -26,6 +28,8 @@ from dispatcher.store.sqlite.key_file import key_file_of
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.postgres.fleet import SCALE
 from tests.dispatcher.store.builders import T0, TENANT, World, raises, secret
+from tests.dispatcher.store.jobs.builders import EP, Jobs
+from tests.dispatcher.store.jobs.builders import outcome as job_outcome
 from tests.theft import KEY
 
 STATES = ("pending", "sending", "delivered", "dead", "cancelled")
@@ -73,8 +77,27 @@ async def filled(path: Path, count: int) -> World:
     )
     await world.store.feed_replay(made.id, limit=count // 50 or 1, now_ms=world.tick())
     await world.store.record(*(_entry(n) for n in range(count)))
+    await _jobs(world, max(8, count // 50))
     await world.store.close()
     return world
+
+
+async def _jobs(world: World, count: int) -> None:
+    """Some of them in each state, one whose retention is under way, and a bulk change that runs."""
+    jobs = Jobs(world)
+    await jobs.endpoint(concurrency=5, keep=Keep(input=1), price_per_second=0.5)
+    for n in range(count):
+        await jobs.submit(
+            b"\x00" + str(n).encode(), tags=(("n", str(n)), ("é", "\n")), key=f"job-key-{n}"
+        )
+    done, failed, cancelled, *_ = await jobs.claim(4)
+    await jobs.settle(done)
+    await jobs.settle(failed, job_outcome(500, body=b"\xff"))
+    await jobs.cancel(cancelled.id)
+    world.tick(2_000)
+    await jobs.store.prune(now_ms=world.now_ms, limit=1)
+    await jobs.store.make_sweep(TENANT, "retry", JobFilter(), now_ms=world.now_ms)
+    await jobs.store.purge(EP, tenant="nobody", now_ms=world.now_ms)
 
 
 def _entry(number: int) -> Entry:
@@ -184,6 +207,40 @@ async def test_a_moved_file_loses_nothing_and_goes_on(tmp_path: Path, url: str) 
         with sqlite3.connect(path) as old_file:
             (kept,) = old_file.execute("SELECT sum(bytes) FROM counts").fetchone()
         assert store.stored_bytes(TENANT) == kept > count * ROW_BYTES
+    finally:
+        await store.close()
+
+
+async def test_jobs_go_on_where_they_were(tmp_path: Path, url: str) -> None:
+    """What ran is taken over, what waits is started in its order, keys hold, and a bulk change goes
+    on; counts are those of the rows."""
+    path = tmp_path / "old.db"
+    await filled(path, 5)
+    moved = await asyncio.to_thread(move, path, url, quiet)
+    assert moved.differing == []
+    with sqlite3.connect(path) as old:
+        before = dict(old.execute("SELECT state, count(*) FROM jobs GROUP BY state"))
+        waiting = [
+            row[0] for row in old.execute("SELECT id FROM jobs WHERE state = 'queued' ORDER BY 1")
+        ]
+    store = open_store(settings_of(url))
+    world = World(make=lambda: store, store=store, now_ms=T0 + 10_000)
+    await world.open()
+    try:
+        jobs = Jobs(world)
+        counts = await store.jobs.counts(TENANT)
+        assert {state: n for state, n in counts.items() if n} == before
+        assert (await jobs.submit(b"\x000", key="job-key-0")).duplicate
+        assert await store.jobs.reclaim_orphans(beside="me", now_ms=world.now_ms) == 2
+        (sweep,) = await store.jobs.running_sweeps()
+        stepped, _ = await store.jobs.step_sweep(TENANT, sweep.id, now_ms=world.now_ms)
+        assert (stepped.matched, stepped.done) == (2, 2)
+        await jobs.change(concurrency=99)
+        process = "process-2"
+        await store.jobs.beat(process, begins=True, now_ms=world.now_ms)
+        claimed = [one.id for one in await jobs.claim(process=process)]
+        assert [one for one in claimed if one in waiting] == waiting
+        assert await store.jobs.repair(after="", limit=99) == (0, None)
     finally:
         await store.close()
 

@@ -108,7 +108,7 @@ def test_a_look_walks_its_index(
 ) -> None:
     """As far as it may, and in its order: nothing is sorted but what there are few of."""
     wanted, index = LOOKS[name]
-    monkeypatch.setattr("dispatcher.store.search._reach", lambda *_: "cb_5")
+    monkeypatch.setattr("dispatcher.store.search.reach", lambda *_: "cb_5")
     walked = search.walk(
         PostgresTx(connection), "acme", wanted, after="cb_7", newest_first=not ascending
     )

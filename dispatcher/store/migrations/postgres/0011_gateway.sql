@@ -96,6 +96,7 @@ CREATE TABLE jobs (
     ends_ms       bigint,                      -- ends in any case: its time to live
     process       text COLLATE "C",            -- who runs it, or runs its call to the end
     releasing     smallint NOT NULL DEFAULT 0, -- ended, but its call has not
+    pruned        smallint NOT NULL DEFAULT 0, -- 1 its input, 2 its output; 4 all but its key
     options       text NOT NULL,
     lane          text COLLATE "C",            -- of its callback
     key           bytea,                       -- idempotency; NULL once it no longer holds
@@ -114,7 +115,10 @@ CREATE INDEX jobs_busy ON jobs (endpoint, process) WHERE state = 'running' OR re
 CREATE INDEX jobs_expiring ON jobs (expires_ms) WHERE state = 'queued';
 CREATE INDEX jobs_by_tenant ON jobs (tenant, id);
 CREATE UNIQUE INDEX jobs_by_key ON jobs (key) WHERE key IS NOT NULL;
-CREATE INDEX jobs_finished ON jobs (ended_ms) WHERE ended_ms IS NOT NULL;
+CREATE INDEX jobs_finished ON jobs (endpoint, pruned, ended_ms) WHERE ended_ms IS NOT NULL;
+-- What operators look for: jobs that complete never touch it.
+CREATE INDEX jobs_unsuccessful ON jobs (tenant, state, id)
+    WHERE state IN ('failed', 'timeout', 'cancelled');
 
 CREATE TABLE inputs (
     job          text COLLATE "C" PRIMARY KEY,
@@ -134,7 +138,6 @@ CREATE TABLE outputs (
     ended_ms     bigint NOT NULL
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_scale_factor = 0.05);
 ALTER TABLE outputs ALTER COLUMN body SET STORAGE EXTERNAL;
-CREATE INDEX outputs_ended ON outputs (ended_ms);
 
 -- One row per call, those that never went out too.
 CREATE TABLE job_attempts (
@@ -201,6 +204,7 @@ CREATE TABLE job_sweeps (
     callbacks  smallint NOT NULL DEFAULT 1,
     cursor     text COLLATE "C" NOT NULL DEFAULT '',
     matched    bigint NOT NULL DEFAULT 0,
+    matched_exactly smallint NOT NULL DEFAULT 1,   -- else at least so many
     done       bigint NOT NULL DEFAULT 0,
     skipped    bigint NOT NULL DEFAULT 0,
     state      text COLLATE "C" NOT NULL, -- running, completed or cancelled

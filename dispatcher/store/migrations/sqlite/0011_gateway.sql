@@ -93,6 +93,7 @@ CREATE TABLE jobs (
     ends_ms       INTEGER,                    -- ends in any case: its time to live
     process       TEXT,                       -- who runs it, or runs its call to the end
     releasing     INTEGER NOT NULL DEFAULT 0, -- ended, but its call has not
+    pruned        INTEGER NOT NULL DEFAULT 0, -- 1 its input, 2 its output; 4 all but its key
     options       TEXT NOT NULL,
     lane          TEXT,                       -- of its callback
     key           BLOB,                       -- idempotency; NULL once it no longer holds
@@ -109,7 +110,10 @@ CREATE INDEX jobs_busy ON jobs (endpoint, process) WHERE state = 'running' OR re
 CREATE INDEX jobs_expiring ON jobs (expires_ms) WHERE state = 'queued';
 CREATE INDEX jobs_by_tenant ON jobs (tenant, id);
 CREATE UNIQUE INDEX jobs_by_key ON jobs (key) WHERE key IS NOT NULL;
-CREATE INDEX jobs_finished ON jobs (ended_ms) WHERE ended_ms IS NOT NULL;
+CREATE INDEX jobs_finished ON jobs (endpoint, pruned, ended_ms) WHERE ended_ms IS NOT NULL;
+-- What operators look for: jobs that complete never touch it.
+CREATE INDEX jobs_unsuccessful ON jobs (tenant, state, id)
+    WHERE state IN ('failed', 'timeout', 'cancelled');
 
 CREATE TABLE inputs (
     job          TEXT PRIMARY KEY,
@@ -127,7 +131,6 @@ CREATE TABLE outputs (
     kid          TEXT,
     ended_ms     INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX outputs_ended ON outputs (ended_ms);
 
 -- One row per call, those that never went out too.
 CREATE TABLE job_attempts (
@@ -192,6 +195,7 @@ CREATE TABLE job_sweeps (
     callbacks  INTEGER NOT NULL DEFAULT 1,
     cursor     TEXT NOT NULL DEFAULT '',
     matched    INTEGER NOT NULL DEFAULT 0,
+    matched_exactly INTEGER NOT NULL DEFAULT 1,   -- else at least so many
     done       INTEGER NOT NULL DEFAULT 0,
     skipped    INTEGER NOT NULL DEFAULT 0,
     state      TEXT NOT NULL, -- running, completed or cancelled

@@ -262,7 +262,7 @@ async def test_an_erased_tenant_leaves_no_job(jobs: Jobs, tmp_path: Path, store_
     running = await jobs.one()
     other = await jobs.submit(tenant="other")
     await store.begin_erasing(TENANT, now_ms=world.now_ms)
-    erased = [await store.erase(TENANT, now_ms=world.now_ms, limit=10) for _ in range(3)]
+    erased = [await store.erase(TENANT, now_ms=world.now_ms, limit=10) for _ in range(9)]
     assert erased[-1] == "waiting"
     assert not (await jobs.settle(running)).recorded
     await jobs.store.freed([running])

@@ -140,6 +140,7 @@ async def test_nothing_is_handed_over_past_what_waits(jobs: Jobs) -> None:
 async def test_a_hand_over_never_takes_more_than_there_is(jobs: Jobs) -> None:
     """However many share a commit."""
     await jobs.endpoint(concurrency=3)
+    await jobs.known(jobs.process)
     taken = await asyncio.gather(*(jobs.submit(handover=True) for _ in range(7)))
     assert sum(one.claimed is not None for one in taken) == 3
     assert [one.claimed is not None for one in taken] == [True] * 3 + [False] * 4

@@ -1,0 +1,96 @@
+"""What looking at jobs returns, beside the jobs themselves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dispatcher.jobs.endpoint import HeldReason
+from dispatcher.jobs.values import Job
+
+WaitReason = Literal["paused", "held", "not_before", "rate", "capacity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPage:
+    """Jobs, newest first, and the id to go on after (None at the end)."""
+
+    jobs: Sequence[Job]
+    next_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInput:
+    """The bytes that a job was submitted with, and their type."""
+
+    body: bytes = field(repr=False)
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWait:
+    """Why a job waits, and for how many. `position` is its place in its own queue, 1 for the next;
+    far back not `exact`. `ahead` is how many its endpoint is to have begun before it, those that
+    run included, where its queues take turns. `until_ms` is when a hold ends (`held`, for
+    `held_reason`), its own time comes or its endpoint's rate allows a start."""
+
+    position: int
+    exact: bool
+    ahead: int
+    reason: WaitReason
+    until_ms: int | None = None
+    held_reason: HeldReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUsage:
+    """What a customer used of an endpoint on a day (days since the Unix epoch): runs that had begun
+    and ended, how many of them did not complete, how long their last calls took, what they cost,
+    and the bytes of their outputs."""
+
+    tenant: str
+    endpoint: str
+    day: int
+    runs: int
+    failed: int
+    run_ms: int
+    cost: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepCount:
+    """How many jobs a bulk change made now would match (not `exact`: at least), and the newest of
+    them."""
+
+    matched: int = 0
+    exact: bool = True
+    sample: Sequence[Job] = ()
+
+    def plus(self, matched: int, *, exact: bool, sample: Sequence[Job]) -> "SweepCount":
+        """Return this count and another one."""
+        return SweepCount(
+            matched=self.matched + matched,
+            exact=self.exact and exact,
+            sample=(*self.sample, *sample),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSweep:
+    """A change of many jobs: a purge, a bulk cancel or a bulk retry, and how far it is: of those
+    that `matched` (not `matched_exactly`: at least) so many were changed (`done`), and so many were
+    not (`skipped`), since something else had happened to them."""
+
+    id: str
+    tenant: str
+    what: Literal["purge", "cancel", "retry"]
+    endpoint: str | None
+    filter: Mapping[str, str]
+    callbacks: bool
+    matched: int
+    matched_exactly: bool
+    done: int
+    skipped: int
+    state: Literal["running", "completed", "cancelled"]
+    created_ms: int
+    ended_ms: int | None

@@ -1,0 +1,104 @@
+"""Bulk changes of jobs go on by themselves, all customers' in turn."""
+
+import asyncio
+from typing import Any
+
+from dispatcher.gateway.job_sweeper import JobSweeper
+from dispatcher.jobs.looks import JobSweep
+from dispatcher.store.errors import Conflict, StoreUnavailable
+
+
+def sweep(id: str, tenant: str = "acme", state: Any = "running", **more: Any) -> JobSweep:
+    fields: dict[str, Any] = {
+        "what": "retry", "endpoint": None, "filter": {}, "callbacks": True, "matched": 9,
+        "matched_exactly": True, "done": 0, "skipped": 0, "created_ms": 0, "ended_ms": None,
+    }  # fmt: skip
+    return JobSweep(**fields | {"id": id, "tenant": tenant, "state": state} | more)
+
+
+class FakeJobs:
+    """A store whose sweeps have so many slices, or are stuck."""
+
+    def __init__(self, slices: dict[str, int]) -> None:
+        self.slices = slices
+        self.ours = True
+        self.stuck: set[str] = set()
+        self.failing: Exception | None = None
+        self.log: list[str] = []
+
+    async def running_sweeps(self) -> list[JobSweep]:
+        if self.failing is not None:
+            failing, self.failing = self.failing, None
+            raise failing
+        return [sweep(id) for id, left in self.slices.items() if left]
+
+    async def sweeps_jobs(self) -> bool:
+        return self.ours
+
+    async def step_sweep(
+        self, tenant: str, id: str, *, now_ms: int, limit: int
+    ) -> tuple[JobSweep, bool]:
+        self.log.append(id)
+        if id in self.stuck:
+            return sweep(id), False
+        self.slices[id] -= 1
+        return sweep(id, state="running" if self.slices[id] else "completed"), True
+
+
+def sweeper(jobs: FakeJobs, clock: list[int]) -> JobSweeper:
+    return JobSweeper(jobs, clock=lambda: 0, monotonic_ms=lambda: clock[0])  # type: ignore[arg-type]
+
+
+async def test_all_have_a_slice_in_turn() -> None:
+    jobs = FakeJobs({"a": 3, "b": 1, "c": 2})
+    one = sweeper(jobs, [0])
+    while await one.step():
+        pass
+    assert jobs.log == ["a", "b", "c", "a", "c", "a"]
+
+
+async def test_one_that_comes_nowhere_holds_no_other_up_and_is_asked_later() -> None:
+    """A retry whose queue is full."""
+    jobs, clock = FakeJobs({"a": 1, "b": 2}), [0]
+    jobs.stuck = {"a"}
+    one = sweeper(jobs, clock)
+    while await one.step():
+        pass
+    assert jobs.log == ["a", "b", "b"]
+    clock[0] += 10_000
+    jobs.stuck = set()
+    await one.step()
+    assert jobs.slices == {"a": 0, "b": 0}
+
+
+async def test_one_process_makes_them_for_all() -> None:
+    jobs = FakeJobs({"a": 1})
+    jobs.ours = False
+    assert not await sweeper(jobs, [0]).step()
+    assert jobs.log == []
+
+
+async def test_it_goes_on_after_whatever_fails_and_when_it_is_woken() -> None:
+    jobs = FakeJobs({"a": 2})
+    jobs.failing = StoreUnavailable("away")
+    one = JobSweeper(jobs)  # type: ignore[arg-type]
+    one.start()
+    try:
+        for _ in range(50):
+            one.wake()
+            await asyncio.sleep(0.01)
+            if not jobs.slices["a"]:
+                break
+        assert jobs.slices == {"a": 0}
+    finally:
+        await one.stop()
+
+
+async def test_what_another_process_took_over_is_left_to_it() -> None:
+    jobs = FakeJobs({"a": 1})
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise Conflict("another process makes the bulk changes of jobs")
+
+    jobs.step_sweep = refuse  # type: ignore[method-assign]
+    assert not await sweeper(jobs, [0]).step()
