@@ -19,8 +19,10 @@ from dispatcher.engine.replayer import Replayer
 from dispatcher.engine.resealer import Resealer
 from dispatcher.engine.sweeper import Sweeper
 from dispatcher.engine.trimmer import Trimmer
+from dispatcher.gateway.figures import FigureBook
 from dispatcher.gateway.gateway import Gateway
 from dispatcher.gateway.intake import JobIntake
+from dispatcher.gateway.job_sweeper import JobSweeper
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
@@ -77,8 +79,16 @@ class Service:
         )
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
+        self.job_sweeper = JobSweeper(self.store.jobs)
+        self.figures = FigureBook(self.store.jobs)
         self.job_intake = JobIntake(
-            settings, self.access, self.quotas, self.store, self.gateway.engine, self.metrics
+            settings,
+            self.access,
+            self.quotas,
+            self.store,
+            self.gateway.engine,
+            self.figures,
+            self.metrics,
         )
         self.api: Router = create_api(
             Context(
@@ -91,7 +101,9 @@ class Service:
                 quotas=self.quotas,
                 gateway=self.gateway,
                 job_intake=self.job_intake,
+                figures=self.figures,
                 wake_replayer=self.replayer.wake,
+                wake_job_sweeper=self.job_sweeper.wake,
                 wake_eraser=self.eraser.wake,
                 wake_resealer=self.resealer.wake,
                 metrics=self.metrics,
@@ -131,6 +143,7 @@ class Service:
         self.engine.start()
         self.gateway.start()
         self.replayer.start()
+        self.job_sweeper.start()
         self.eraser.start()
         self.resealer.start()
         self.sweeper.start()
@@ -167,6 +180,7 @@ class Service:
         await self.resealer.stop()
         await self.eraser.stop()
         await self.replayer.stop()
+        await self.job_sweeper.stop()
         unrecorded = self._unrecorded_jobs + await self.engine.drain(grace_s)
         try:
             async with asyncio.timeout(_USES_S):

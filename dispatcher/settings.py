@@ -451,14 +451,6 @@ class Settings:
         return min(self.callback_inline, self.payload_bytes_max)
 
     @property
-    def base_url(self) -> str:
-        """What links that are stored or sent begin with."""
-        if self.public_url is not None:
-            return self.public_url.rstrip("/")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}"
-
-    @property
     def held_requests_max(self) -> int:
         """How many requests may wait for the end of a job."""
         return self.waiters_max or max(1, self.connections_max // 2)

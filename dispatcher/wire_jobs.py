@@ -4,6 +4,7 @@ from typing import Annotated, Any, Generic, Literal
 
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
+from dispatcher.jobs.looks import WaitReason
 from dispatcher.jobs.rules import ENDPOINT_NAME
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
@@ -165,7 +166,6 @@ class SweepRequest(Shape, frozen=True, kw_only=True):
         ),
     ]
     dry_run: bool = False
-    callbacks: Annotated[bool, Meta(description="Of a cancel: whether the ends are told.")] = True
 
 
 class Retry(Shape, frozen=True, kw_only=True):
@@ -174,15 +174,24 @@ class Retry(Shape, frozen=True, kw_only=True):
     force: bool = False
 
 
-class EndpointView(View, frozen=True, kw_only=True):
-    """An endpoint as everybody sees it who may use it. `state`: `active`, or `paused` (what waits
-    stays, and more is taken)."""
+class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
+    """An endpoint as everybody sees it who may use it. `state`: `active`, `paused` (what waits
+    stays, and more is taken), or `held` until `heldUntil` for `heldReason`: `circuit` (it cannot
+    be reached), `retry-after` or `turned-away` (it asked for less). `capacity` is how many calls
+    may be open now; `estimatedDuration`: half of its jobs take no longer. Platform keys alone are
+    told how many jobs there are."""
 
     name: str
     state: str
+    capacity: int
+    queued: int | None = None
+    running: int | None = None
+    held_until: Time | None = None
+    held_reason: str | None = None
+    estimated_duration: float | None = None
 
 
-class EndpointDetailView(EndpointView, Generic[Time], frozen=True, kw_only=True):
+class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only=True):
     """An endpoint with its rules, as platform keys with the scope `admin` see it: values of
     headers never, only their names. `managed`: it comes from the server's own file, and is changed
     there."""
@@ -202,6 +211,17 @@ class ApplyView(View, frozen=True, kw_only=True):
     changed: list[str]
     removed: list[str]
     unchanged: list[str]
+
+
+class LoadView(View, frozen=True, kw_only=True):
+    """What a scaler of the upstream asks for. `wanted`: how many calls would run if there were room
+    for all, those that run included."""
+
+    queued: int
+    running: int
+    capacity: int
+    wanted: int
+    oldest_queued_seconds: float
 
 
 class EndpointTestView(View, Generic[Time], frozen=True, kw_only=True):
@@ -274,14 +294,16 @@ class JobView(View, Generic[Time], frozen=True, kw_only=True):
 
 class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
-    false: about), and `waitingFor`: `capacity`, `paused`, `held`, `rate` or `due` (its own time has
-    not come). `output` is JSON as the upstream wrote it, or text; `outputRef` where it is neither,
-    or long. `error` says what went wrong: the upstream's own words where it had any."""
+    false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate` or
+    `not_before` (its own time), and until when that is so, if it is known. `output` is JSON as the
+    upstream wrote it, or text; `outputRef` where it is neither, or long. `error` says what went
+    wrong: the upstream's own words where it had any."""
 
     position: int | None = None
     position_exactly: bool = True
-    waiting_for: str | None = None
-    held_until: Time | None = None
+    waiting_for: WaitReason | None = None
+    waiting_until: Time | None = None
+    held_reason: str | None = None
     estimated_start: Time | None = None
     estimated_completion: Time | None = None
     output: Raw | UnsetType = UNSET
@@ -302,6 +324,13 @@ class JobAttemptView(View, Generic[Time], frozen=True, kw_only=True):
     outcome: str
     status_code: int | None = None
     error: str | None = None
+
+
+class PurgedView(View, frozen=True, kw_only=True):
+    """How many jobs waited: none of them will start. They are cancelled, and told so, in the
+    background."""
+
+    purged: int
 
 
 class SweepView(View, Generic[Time], frozen=True, kw_only=True):

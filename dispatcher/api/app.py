@@ -21,7 +21,9 @@ from dispatcher.api import (
     replays,
     service,
     submits,
+    sweeps,
     tenants,
+    usage,
 )
 from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
 from dispatcher.api.errors import unavailable
@@ -45,6 +47,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *job_submits.OPERATIONS,
     *callbacks.OPERATIONS,
     *jobs.OPERATIONS,
+    *sweeps.OPERATIONS,
+    *usage.OPERATIONS,
     *replays.OPERATIONS,
     *destinations.OPERATIONS,
     *endpoints.OPERATIONS,

@@ -17,6 +17,7 @@ from dispatcher.api import json
 from dispatcher.audit import Entry
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.slots import Probes
+from dispatcher.gateway.figures import FigureBook
 from dispatcher.gateway.gateway import Gateway
 from dispatcher.gateway.intake import JobIntake
 from dispatcher.intake import Intake
@@ -76,7 +77,9 @@ class Context:
     quotas: Quotas
     gateway: Gateway
     job_intake: JobIntake
+    figures: FigureBook
     wake_replayer: Callable[[], None]
+    wake_job_sweeper: Callable[[], None]
     wake_eraser: Callable[[], None]
     wake_resealer: Callable[[], None]
     metrics: Metrics

@@ -2,32 +2,52 @@
 
 from typing import Any, Final
 
+from dispatcher.gateway.figures import Figures
 from dispatcher.jobs import rules
-from dispatcher.jobs.endpoint import Endpoint, EndpointRules
+from dispatcher.jobs.endpoint import Endpoint, EndpointLoad, EndpointRules
+from dispatcher.jobs.estimates import wanted
 from dispatcher.sending.probe import UpstreamTest
 from dispatcher.values import SecretRef
-from dispatcher.wire_jobs import EndpointDetailView, EndpointTestView, EndpointView
+from dispatcher.wire_jobs import (
+    EndpointDetailView,
+    EndpointTestView,
+    EndpointView,
+    LoadView,
+)
 from receiver.base.clock import iso
 
 EXCERPT_BYTES: Final = 1_024
 """So much of a test's output is shown."""
 
 
-def view(endpoint: Endpoint) -> EndpointView:
-    """Return an endpoint as everybody sees it who may use it."""
-    return EndpointView(**_fields(endpoint))
+def view(endpoint: Endpoint, figures: Figures, now_ms: int, *, counted: bool) -> EndpointView[str]:
+    """Return an endpoint as everybody sees it who may use it; how many jobs there are only where
+    they may be `counted`."""
+    return EndpointView(**_fields(endpoint, figures, now_ms, counted=counted))
 
 
-def detail(endpoint: Endpoint) -> EndpointDetailView[str]:
+def detail(endpoint: Endpoint, figures: Figures, now_ms: int) -> EndpointDetailView[str]:
     """Return an endpoint as those see it who may change it."""
     return EndpointDetailView(
-        **_fields(endpoint),
+        **_fields(endpoint, figures, now_ms, counted=True),
         url=endpoint.rules.url,
         managed=endpoint.managed,
         created_at=iso(endpoint.created_ms),
         updated_at=iso(endpoint.updated_ms),
         rules=rules.document_of(endpoint.rules),
         header_names=rules.header_names(endpoint.rules),
+    )
+
+
+def load_view(load: EndpointLoad, now_ms: int) -> LoadView:
+    """Return what a scaler asks for."""
+    oldest_ms = load.oldest_queued_ms
+    return LoadView(
+        queued=load.queued,
+        running=load.running + load.releasing,
+        capacity=load.window,
+        wanted=wanted(load.queued, load.running, load.releasing),
+        oldest_queued_seconds=0.0 if oldest_ms is None else max(0, now_ms - oldest_ms) / 1000,
     )
 
 
@@ -58,5 +78,17 @@ def secrets_of(of: EndpointRules) -> frozenset[str]:
     return frozenset(value.name for _, value in of.headers if isinstance(value, SecretRef))
 
 
-def _fields(endpoint: Endpoint) -> dict[str, Any]:
-    return {"name": endpoint.name, "state": "paused" if endpoint.paused else "active"}
+def _fields(endpoint: Endpoint, figures: Figures, now_ms: int, *, counted: bool) -> dict[str, Any]:
+    load = figures.load
+    is_held = load.held_until_ms > now_ms
+    fields = {
+        "name": endpoint.name,
+        "state": "paused" if endpoint.paused else "held" if is_held else "active",
+        "capacity": load.window,
+        "held_until": iso(load.held_until_ms) if is_held else None,
+        "held_reason": load.held_reason if is_held else None,
+        "estimated_duration": figures.estimates.duration_s,
+    }
+    if counted:
+        fields |= {"queued": load.queued, "running": load.running + load.releasing}
+    return fields

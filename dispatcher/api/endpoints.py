@@ -21,7 +21,13 @@ from dispatcher.store.errors import Conflict, NotFound
 from dispatcher.store.stored import PLATFORM
 from dispatcher.values import SecretRef
 from dispatcher.wire import Page
-from dispatcher.wire_jobs import EndpointDetailView, EndpointTestView, EndpointView
+from dispatcher.wire_jobs import (
+    EndpointDetailView,
+    EndpointTestView,
+    EndpointView,
+    LoadView,
+    PurgedView,
+)
 from receiver.base import log
 from receiver.base.http import invalid
 
@@ -38,7 +44,7 @@ _ONE: Final = f"{_ALL}/{{name}}"
     tag="endpoints",
     scope="read",
     parameters=PAGE,
-    responses={200: list[EndpointView]},
+    responses={200: list[EndpointView[str]]},
 )
 async def search(call: Call) -> Response:
     """List endpoints.
@@ -49,7 +55,7 @@ async def search(call: Call) -> Response:
     listing = call.listing(f"endpoints\0{call.tenant}")
     found = {one.name: one for one in call.context.gateway.book.all() if _sees(call, one)}
     page = listing.page_of(found)
-    views = [_view(call, one) for one in page.data]
+    views = [await _view(call, one) for one in page.data]
     return respond(Page(data=views, next_cursor=page.next_cursor))
 
 
@@ -93,7 +99,7 @@ async def create(call: Call) -> Response:
     await _changed(call)
     _LOG.info("endpoint made", **_log_fields(call, name))
     location = {"Location": f"{_ALL}/{made.name}"}
-    return respond(_view(call, made), 201, location)
+    return respond(await _view(call, made), 201, location)
 
 
 @Operation(
@@ -101,7 +107,7 @@ async def create(call: Call) -> Response:
     _ONE,
     tag="endpoints",
     scope="read",
-    responses={200: EndpointView},
+    responses={200: EndpointView[str]},
     errors=("NOT_FOUND",),
 )
 async def get(call: Call) -> Response:
@@ -109,7 +115,7 @@ async def get(call: Call) -> Response:
 
     To a platform key with the scope `admin` with its rules.
     """
-    return respond(_view(call, known(call)))
+    return respond(await _view(call, known(call)))
 
 
 @Operation(
@@ -141,7 +147,7 @@ async def change(call: Call) -> Response:
     made = await store.put_endpoint(changed, create=False, now_ms=call.now_ms, entries=[entry])
     await _changed(call)
     _LOG.info("endpoint changed", **_log_fields(call, made.name))
-    return respond(_view(call, made))
+    return respond(await _view(call, made))
 
 
 @Operation(
@@ -209,7 +215,59 @@ async def _set_paused(call: Call, *, paused: bool) -> Response:
         name, paused=paused, now_ms=call.now_ms, entries=[entry]
     )
     await _changed(call)
-    return respond(_view(call, changed))
+    return respond(await _view(call, changed))
+
+
+@Operation(
+    "GET",
+    f"{_ONE}/load",
+    tag="endpoints",
+    scope="read",
+    responses={200: LoadView},
+    errors=("NOT_FOUND",),
+)
+async def load(call: Call) -> Response:
+    """Show what an endpoint has to do.
+
+    For what scales its upstream: `wanted` counts what runs too, or whoever scales by what waits
+    would end what works. For platform keys only.
+    """
+    call.principal.require_platform()
+    found = await call.context.store.jobs.load(known(call).name)
+    return respond(endpoint_views.load_view(found, call.now_ms))
+
+
+@Operation(
+    "POST",
+    f"{_ONE}/purge",
+    tag="endpoints",
+    scope="operate",
+    body=wire_jobs.Purge,
+    body_optional=True,
+    example={},
+    responses={200: PurgedView},
+    errors=("NOT_FOUND",),
+    actions=("endpoint.purge",),
+)
+async def purge(call: Call) -> Response:
+    """Empty a queue.
+
+    Of the tenant's own jobs none that waits will start; what runs goes on. With `allTenants`
+    everybody's, which needs a platform key with the scope `admin`. They are cancelled in the
+    background, each with its callback, unless `callbacks` is false.
+    """
+    request = await call.json_if_any(wire_jobs.Purge) or wire_jobs.Purge()
+    if request.all_tenants:
+        call.principal.require_platform()
+        call.principal.require("admin")
+    name = known(call).name
+    tenant = None if request.all_tenants else call.tenant
+    entry = call.entry("endpoint.purge", name, tenant=tenant, callbacks=request.callbacks)
+    purged = await call.context.store.jobs.purge(
+        name, tenant=tenant, callbacks=request.callbacks, now_ms=call.now_ms, entries=[entry]
+    )
+    _LOG.warning("queue purged", **_log_fields(call, name), tenant=tenant, jobs=purged)
+    return respond(PurgedView(purged=purged))
 
 
 @Operation(
@@ -272,11 +330,14 @@ def _administers(call: Call) -> bool:
     return call.principal.tenant is None and "admin" in call.principal.scopes
 
 
-def _view(call: Call, endpoint: Endpoint) -> EndpointView:
-    """Return an endpoint as this key sees it."""
+async def _view(call: Call, endpoint: Endpoint) -> EndpointView[str]:
+    """Return an endpoint as this key sees it: a tenant's is not told how many jobs others have
+    there (I9)."""
+    figures = await call.context.figures.of(endpoint)
     if _administers(call):
-        return endpoint_views.detail(endpoint)
-    return endpoint_views.view(endpoint)
+        return endpoint_views.detail(endpoint, figures, call.now_ms)
+    counted = call.principal.tenant is None
+    return endpoint_views.view(endpoint, figures, call.now_ms, counted=counted)
 
 
 # --- changes ---
@@ -318,4 +379,4 @@ def _log_fields(call: Call, name: str) -> dict[str, Any]:
     return {"name": name, "by": call.principal.key_id, "requestId": call.request.id}
 
 
-OPERATIONS: Final = (search, create, get, change, remove, pause, resume, probe)
+OPERATIONS: Final = (search, create, get, change, remove, pause, resume, load, purge, probe)

@@ -27,6 +27,7 @@ SINGLE: Final = (
 # Of the caller's headers the upstream sees these: never whose key it was.
 PASSED: Final = (b"accept", b"accept-language", b"traceparent", b"tracestate")
 _ANY: Final = "*/*"
+_FIT: Final = re.compile(r"[\x20-\x7e]{1,1024}")
 _PAIRS_CHARS_MAX: Final = 8_192
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _QUOTED: Final = re.compile(r'"((?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -130,7 +131,9 @@ def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
 def passed(call: Call) -> Headers:
     """Return the caller's headers that the upstream may see."""
     found = ((name.decode(), call.header(name)) for name in PASSED)
-    return tuple((name, value) for name, value in found if value and value != _ANY)
+    return tuple(
+        (name, value) for name, value in found if value and value != _ANY and _FIT.fullmatch(value)
+    )
 
 
 def pairs(name: str, text: str) -> Mapping[str, str]:

@@ -1,13 +1,16 @@
 """Taking jobs in: any body, and what is said of it in headers."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from starlette.responses import Response
+from starlette.types import Scope as Asgi
 
 from dispatcher import ids
 from dispatcher.api import job_headers, job_views, preferences
-from dispatcher.api.call import Call
+from dispatcher.api.call import Call, Context
 from dispatcher.api.errors import ApiError
 from dispatcher.api.json import respond
 from dispatcher.api.preferences import Preferences
@@ -28,11 +31,19 @@ _CODES: Final[Mapping[str, str]] = {
 EMPTY: Final = Output(body=b"", content_type=job_headers.OCTETS)
 
 
+def _refused(context: Context, asgi: Asgi, code: str) -> None:
+    """Count a refusal, by endpoints that there are: what is asked for may be anything."""
+    name = asgi.get("path_params", {}).get("name", "")
+    if context.gateway.book.get(name) is not None:
+        context.metrics.job_refused(name, code)
+
+
 @Operation(
     "POST",
     "/v1/endpoints/{name}/jobs",
     tag="jobs",
     scope="submit",
+    refused=_refused,
     media=("*/*",),
     parameters=job_headers.PARAMETERS,
     responses={202: SubmittedJobView[str], 200: "*/*"},
@@ -66,24 +77,31 @@ async def submit(call: Call) -> Response:
     submission = job_headers.read(call, name, await call.body(rules.input_max))
     call.principal.require_target(submission.destination, submission.callback_url)
     taken = await call.context.job_intake.accept(call.tenant, submission, call.entry)
-    if preferred.wait_s is not None:
-        return await _waited(call, taken, preferred)
-    return _accepted(taken, preferred)
+    if preferred.wait_s is None:
+        return _accepted(taken, preferred)
+    del submission  # nobody's input is held while somebody waits
+    call.bodies.give_back(call.request)
+    return await _waited(call, taken, preferred)
 
 
 async def _waited(call: Call, taken: SubmittedJob, preferred: Preferences) -> Response:
     """Return what came of the job in time, else that it is taken."""
     ended = taken.state in FINAL
     if not ended and preferred.wait_s:
+        begun_s = time.monotonic()
         waiting = call.context.gateway.waiters.wait(call.tenant, taken.id, preferred.wait_s)
         ended = await call.request.while_there(waiting)
+        if not ended and time.monotonic() - begun_s < preferred.wait_s / 2:  # there was no room
+            preferred = replace(preferred, wait_s=None)
     if not ended:
         return _accepted(taken, preferred)
     job = await call.context.store.jobs.get(call.tenant, taken.id, output=True)
     headers = _headers(taken.id, preferred)
     if job.state == "completed":
         output = job.output or EMPTY
-        return Response(output.body, headers={**job_views.media_headers(output), **headers})
+        return Response(
+            output.body, headers={**job_views.media_headers(output.content_type), **headers}
+        )
     if job.state in FINAL:
         raise _failed(job, headers)
     return _accepted(taken, preferred)  # somebody has it run again

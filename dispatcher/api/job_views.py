@@ -42,10 +42,10 @@ def _is_json(body: bytes) -> bool:
     return True
 
 
-def media_headers(output: Output) -> dict[str, str]:
+def media_headers(content_type: str) -> dict[str, str]:
     """Return the headers of an answer that is an output, or an input, as it came."""
     return {
-        "Content-Type": output.content_type,
+        "Content-Type": content_type,
         # Harmless to whoever opens it in a browser.
         "Content-Disposition": "attachment",
         "X-Content-Type-Options": "nosniff",

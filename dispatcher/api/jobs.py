@@ -2,28 +2,65 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
 from dispatcher import ids
 from dispatcher.api import job_views
-from dispatcher.api.call import Call
-from dispatcher.api.json import respond
+from dispatcher.api.call import LIMIT_MAX, Call
+from dispatcher.api.callbacks import PAGE
+from dispatcher.api.json import encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
-from dispatcher.jobs.states import FINAL
-from dispatcher.jobs.values import Job
+from dispatcher.jobs import filters, told
+from dispatcher.jobs.states import FINAL, JobReason, JobState
+from dispatcher.jobs.values import Job, JobPriority
 from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound, PayloadGone
-from dispatcher.wire_jobs import JobCallbackView, JobDetailView, Retry
-from receiver.base.http import number
+from dispatcher.wire_jobs import JobAttemptView, JobCallbackView, JobDetailView, JobView, Retry
+from receiver.base.clock import iso
+from receiver.base.http import DIGITS_MAX, number
 
+_TIME: Final = "an ISO-8601 time; without an offset it is UTC"
+FILTERS: Final = (
+    Parameter(name="status", about="The job's state.", type=JobState),
+    Parameter(name="endpoint", about="An endpoint's name."),
+    Parameter(name="tag.KEY", about="The value of the tag KEY; up to 8 of them."),
+    Parameter(name="priority", about="Its class.", type=JobPriority),
+    Parameter(name="reason", about="What stands beside its state.", type=JobReason),
+    Parameter(name="since", about=f"Created then or later: {_TIME}."),
+    Parameter(name="until", about=f"Created before: {_TIME}."),
+)
 _WAIT: Final = Parameter(
     name="wait",
     about=f"Wait so many seconds for its end; {WAIT_S_MAX} at most.",
     type=int,
 )
 _ID: Final = "/v1/jobs/{id}"
+
+
+@Operation(
+    "GET",
+    "/v1/jobs",
+    tag="jobs",
+    scope="read",
+    parameters=(*FILTERS, *PAGE),
+    responses={200: list[JobView[str]]},
+    errors=("UNAVAILABLE",),
+)
+async def search(call: Call) -> Response:
+    """Find jobs.
+
+    Newest first. Every filter that is given must match.
+    """
+    paged = {one.name for one in PAGE}
+    chosen = filters.parse({name: call.query[name] for name in call.query if name not in paged})
+    about = f"jobs\0{call.tenant}\0{encode(filters.dump(chosen)).decode()}"
+    listing = call.listing(about)
+    page = await call.context.store.jobs.search(
+        call.tenant, chosen, after=listing.after, limit=listing.limit
+    )
+    return respond(listing.page([job_views.view(one) for one in page.jobs], page.next_id))
 
 
 @Operation(
@@ -51,6 +88,53 @@ async def get(call: Call) -> Response:
 
 @Operation(
     "GET",
+    f"{_ID}/attempts",
+    tag="jobs",
+    scope="read",
+    parameters=(
+        Parameter(name="cursor", about="The `nextCursor` of the page before."),
+        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=int),
+    ),
+    responses={200: list[JobAttemptView[str]]},
+    errors=("NOT_FOUND",),
+)
+async def attempts(call: Call) -> Response:
+    """List its calls.
+
+    Oldest first, of all its runs.
+    """
+    job = await find(call, output=False)
+    listing = call.listing(f"job-attempts\0{call.tenant}\0{job.id}", limit=LIMIT_MAX)
+    after = number({"cursor": listing.after or "0"}, "cursor", min=0, max=10**DIGITS_MAX) or 0
+    history = await call.context.store.jobs.attempts(
+        call.tenant, job.id, after=after, limit=listing.limit + 1
+    )
+    shown = history[: listing.limit]
+    next_id = str(shown[-1].n) if len(history) > len(shown) else None
+    return respond(listing.page([job_views.attempt(one) for one in shown], next_id))
+
+
+@Operation(
+    "GET",
+    f"{_ID}/input",
+    tag="jobs",
+    scope="read",
+    responses={200: "*/*"},
+    errors=("NOT_FOUND", "PAYLOAD_GONE", "CANNOT_UNSEAL"),
+)
+async def fetch_input(call: Call) -> Response:
+    """Fetch its input.
+
+    The bytes that it was submitted with, and their type.
+    """
+    job = await find(call, output=False)
+    with _spelling(job.id):
+        stored = await call.context.store.jobs.input(call.tenant, job.id)
+    return Response(stored.body, headers=job_views.media_headers(stored.content_type))
+
+
+@Operation(
+    "GET",
     f"{_ID}/output",
     tag="jobs",
     scope="read",
@@ -63,12 +147,10 @@ async def fetch_output(call: Call) -> Response:
     What the upstream answered, byte for byte, and its type; of a job that failed, its error. 404
     while there is none.
     """
-    job = await find(call)
-    if job.output is None:
-        if job.state in FINAL and job.output_bytes is not None:
-            raise PayloadGone("the output is past its retention")
-        raise NotFound("the job has no output")
-    return Response(job.output.body, headers=job_views.media_headers(job.output))
+    job = await find(call, output=False)
+    with _spelling(job.id):
+        stored = await call.context.store.jobs.output(call.tenant, job.id)
+    return Response(stored.body, headers=job_views.media_headers(stored.content_type))
 
 
 @Operation(
@@ -123,7 +205,7 @@ async def retry(call: Call) -> Response:
                 call.tenant, job.id, force=request.force, now_ms=call.now_ms, entries=[entry]
             )
     except JobQueueFull as full:
-        raise call.context.job_intake.queue_full(full) from None
+        raise await call.context.job_intake.queue_full(full) from None
     return respond(await detail(call, await find(call)))
 
 
@@ -145,7 +227,7 @@ def _spelling(id: str) -> Iterator[None]:
         yield
     except JobQueueFull:
         raise
-    except (Conflict, InputGone) as error:
+    except (Conflict, InputGone, NotFound, PayloadGone) as error:
         raise type(error)(str(error).replace(id, ids.spelled(id, "v1"))) from None
 
 
@@ -153,9 +235,58 @@ async def detail(call: Call, job: Job) -> JobDetailView[str]:
     """Return a job shown alone, with what it waits for or what came of it."""
     spelled = ids.spelled(job.id, "v1")
     fields = job_views.listed(job) | job_views.end(job, link(call, f"/v1/jobs/{spelled}/output"))
+    if job.state == "queued":
+        fields |= await _waiting(call, job)
+    elif job.state in FINAL:
+        fields["cost"] = await _cost(call, job)
+    if job.state == "running" and job.started_ms is not None:
+        fields["estimated_completion"] = await _completion(call, job, job.started_ms)
     if job.callback is not None:
         fields["callback"] = await _callback(call, job.callback)
     return JobDetailView(**fields)
+
+
+async def _waiting(call: Call, job: Job) -> dict[str, Any]:
+    """Return the fields that say what a job waits for, and for how long."""
+    now_ms = call.now_ms
+    wait = await call.context.store.jobs.waiting(call.tenant, job.id, now_ms=now_ms)
+    endpoint = call.context.gateway.book.get(job.endpoint)
+    if wait is None or endpoint is None:
+        return {}
+    fields: dict[str, Any] = {
+        "position": wait.position,
+        "position_exactly": wait.exact,
+        "waiting_for": wait.reason,
+        "waiting_until": iso(wait.until_ms),
+        "held_reason": wait.held_reason,
+    }
+    if wait.reason != "paused":  # nobody knows until when
+        expected = await call.context.figures.estimates(endpoint)
+        start_ms = expected.start_ms(
+            wait.ahead, now_ms=now_ms, not_before_ms=wait.until_ms or now_ms
+        )
+        fields["estimated_start"] = iso(start_ms)
+        fields["estimated_completion"] = iso(expected.completion_ms(start_ms, now_ms=now_ms))
+    return fields
+
+
+async def _cost(call: Call, job: Job) -> float | None:
+    """Return what a job's last run cost, by its endpoint's price; None where it has none."""
+    endpoint = call.context.gateway.book.get(job.endpoint)
+    if endpoint is None or not endpoint.rules.price_per_second:
+        return None
+    history = await call.context.store.jobs.attempts(call.tenant, job.id, limit=LIMIT_MAX)
+    last = history[-1] if history and history[-1].run == job.run else None
+    return told.cost_of(endpoint.rules, 0.0 if last is None else last.duration_ms)
+
+
+async def _completion(call: Call, job: Job, started_ms: int) -> str | None:
+    """Return when a job that runs is expected to have ended."""
+    endpoint = call.context.gateway.book.get(job.endpoint)
+    if endpoint is None:
+        return None
+    expected = await call.context.figures.estimates(endpoint)
+    return iso(expected.completion_ms(started_ms, now_ms=call.now_ms))
 
 
 async def _callback(call: Call, id: str) -> JobCallbackView | None:
@@ -173,7 +304,7 @@ def link(call: Call, path: str) -> str:
     host = call.header(b"host")
     if host is not None and host in call.context.settings.hosts:
         return f"{call.scheme}://{host}{path}"
-    return f"{call.context.settings.base_url}{path}"
+    return f"{call.context.settings.public_url or ''}{path}"
 
 
-OPERATIONS: Final = (get, fetch_output, cancel, retry)
+OPERATIONS: Final = (search, get, attempts, fetch_input, fetch_output, cancel, retry)

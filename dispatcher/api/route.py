@@ -65,6 +65,7 @@ class Operation:
     it is. `responses` names what each success status carries: a type, a media type, or nothing.
     `errors` are the codes that this operation adds to those which every one may answer. The query
     may hold its `parameters` alone, unless one is named like `tag.KEY`: then its handler checks.
+    `refused` counts a request to its path that was refused with a code.
     `actions` are what the audit trail calls the changes that it makes, which the caller may give a
     reason for.
     """
@@ -82,6 +83,7 @@ class Operation:
     responses: Mapping[int, Any] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
+    refused: Callable[[Context, Asgi, str], None] | None = None
     handler: Handler = field(init=False)
     summary: str = field(init=False)
     about: str = field(init=False)
@@ -114,7 +116,7 @@ class Resource:
         self._proxies = Proxies(context.settings.trusted_proxies)
         self._operations: dict[str, Operation] = {one.method: one for one in operations}
         self._query_names = {one.method: one.query_names for one in operations}
-        self._submits = any(one.scope == "submit" for one in operations)
+        self._counted = next((one.refused for one in operations if one.refused), None)
         self._allow = ", ".join(sorted(self._operations))
 
     async def __call__(self, scope: Asgi, receive: Receive, send: Send) -> None:
@@ -173,8 +175,8 @@ class Resource:
         except Exception as error:  # the last resort: no fault of ours may leak or hang
             refusal = to_refusal(error, request.id)
             refusal.__traceback__ = None  # it would keep itself, and the body, until a collection
-            if self._submits:
-                self._context.metrics.refused(refusal.code)
+            if self._counted is not None:
+                self._counted(self._context, scope, refusal.code)
             return error_response(refusal, request.id), tenant
 
     def _operation(self, method: str) -> Operation:

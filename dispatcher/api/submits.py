@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Any, Final, get_args
 
 from starlette.responses import Response
+from starlette.types import Scope as Asgi
 
 from dispatcher import intake, wire
-from dispatcher.api.call import JSON_BYTES_MAX, Call
+from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
 from dispatcher.api.errors import ApiError, to_refusal
 from dispatcher.api.json import JSON, NDJSON, Lines, decode, decoder, encode, respond
 from dispatcher.api.route import Operation, Parameter
@@ -49,11 +50,16 @@ _ERRORS: Final = (
 )
 
 
+def _refused(context: Context, _: Asgi, code: str) -> None:
+    context.metrics.refused(code)
+
+
 @Operation(
     "POST",
     "/v1/callbacks",
     tag="callbacks",
     scope="submit",
+    refused=_refused,
     body=wire.Submit,
     example={
         "jobId": "job_1234567890abcdef",
@@ -81,6 +87,7 @@ async def submit(call: Call) -> Response:
     "/v1/callbacks/raw",
     tag="callbacks",
     scope="submit",
+    refused=_refused,
     media=("*/*",),
     parameters=(
         Parameter(name="jobId", about="The job's id.", required=True),
@@ -182,6 +189,7 @@ def _one_of(name: str, text: str, allowed: Any) -> Any:
     "/v1/callbacks/batch",
     tag="callbacks",
     scope="submit",
+    refused=_refused,
     body=wire.BatchLine,
     media=(NDJSON, JSON),
     example={

@@ -67,7 +67,7 @@ class Registered(Destination, frozen=True, kw_only=True):
         return f"Registered(id={self.id!r}, name={self.name!r}, url={self.url!r}, secret=…)"
 
 
-class Endpoint(wire_jobs.EndpointView, frozen=True, kw_only=True):
+class Endpoint(wire_jobs.EndpointView[datetime], frozen=True, kw_only=True):
     """A named upstream. The fields from `url` on are there for platform keys with the scope
     `admin`; `rules` as the API spells them, and of headers the names alone."""
 

@@ -10,7 +10,7 @@ from dispatcher.engine.engine import Engine
 from dispatcher.ids import new_id, spelled
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.states import FINAL
-from dispatcher.jobs.told import callback_of, end_of
+from dispatcher.jobs.told import callback_of, cost_of, end_of
 from dispatcher.jobs.values import (
     CallOutcome,
     ClaimedJob,
@@ -59,7 +59,11 @@ class Ends:
     async def record(self, settlement: JobSettlement, rules: EndpointRules | None) -> None:
         """Record the end of a call, by the rules that it was made by (None: it was not), and begin
         to deliver the callback that tells it."""
-        settled = await self._settle(settlement, rules or UNKNOWN_RULES)
+        rules = rules or UNKNOWN_RULES
+        if rules.price_per_second and settlement.verdict.state in FINAL:
+            cost = cost_of(rules, settlement.outcome.duration_ms)
+            settlement = replace(settlement, cost=cost)
+        settled = await self._settle(settlement, rules)
         job, outcome, verdict = settlement.job, settlement.outcome, settlement.verdict
         if not settled.recorded:
             self._late(job)

@@ -60,6 +60,7 @@ class Gateway:
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
+        self._repaired_to = ""
         values = HeaderValues(settings, secrets)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
@@ -183,7 +184,15 @@ class Gateway:
     @property
     def steps(self) -> Sequence[Callable[[], Awaitable[bool]]]:
         """What is due to nobody's request, a slice each."""
-        return (self._correct, self._look, self._orphans, self._expire, self._end_purged)
+        return (
+            self._correct,
+            self._look,
+            self._orphans,
+            self._expire,
+            self._end_purged,
+            self._prune,
+            self._repair,
+        )
 
     async def _correct(self) -> bool:
         """Bring back what a clock that ran ahead has put off (D20): also one that was set while
@@ -228,6 +237,20 @@ class Gateway:
         ended = await self._jobs.end_purged(now_ms=self._clock(), limit=SLICE)
         self._metrics.jobs_purged(ended)
         return ended >= SLICE
+
+    async def _prune(self) -> bool:
+        """Remove what is past what its endpoint keeps, and old figures."""
+        pruned = await self._jobs.prune(now_ms=self._clock(), limit=SLICE)
+        self._metrics.jobs_pruned(pruned)
+        return pruned > 0
+
+    async def _repair(self) -> bool:
+        """Compare queues and endpoints with their jobs, slice by slice, and repair them (D5)."""
+        repaired, next_id = await self._jobs.repair(after=self._repaired_to, limit=SLICE)
+        self._repaired_to = next_id or ""
+        if repaired:
+            _LOG.warning("repaired queues that disagreed with their jobs", queues=repaired)
+        return next_id is not None
 
     # --- what calls are signed with ---
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from dispatcher import ids, wire
 from dispatcher.access import Access
 from dispatcher.audit import MakeEntry
+from dispatcher.gateway.figures import FigureBook
 from dispatcher.intake import (
     IntakeError,
     Invalid,
@@ -56,8 +57,6 @@ LIMIT_S_MIN: Final = 1.0
 LIMIT_S_MAX: Final = 604_800.0
 TTL_S_MIN: Final = 10.0
 TTL_S_MAX: Final = 2_592_000.0
-EXPECTED_S: Final = 60.0
-"""How long a job takes of which nothing is known."""
 _FUNCTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -117,6 +116,7 @@ class JobIntake:
         quotas: Quotas,
         store: Store,
         jobs: Jobs,
+        figures: FigureBook,
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
@@ -126,6 +126,7 @@ class JobIntake:
         self._quotas = quotas
         self._store = store
         self._jobs = jobs
+        self._figures = figures
         self._metrics = metrics
         self._clock = clock
 
@@ -157,8 +158,9 @@ class JobIntake:
         except KeyReused as reused:
             raise KeyReused(ids.spelled(reused.first_id, new.dialect)) from None
         except JobQueueFull as full:
-            raise self.queue_full(full) from None
-        self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
+            raise await self.queue_full(full) from None
+        result = "duplicate" if submitted.duplicate else "accepted"
+        self._metrics.job_submitted(submitted.endpoint, result)
         return submitted
 
     def rules(self, tenant: str, name: str) -> EndpointRules:
@@ -183,13 +185,12 @@ class JobIntake:
         if destination.disabled_reason is not None:
             raise DestinationDisabled(f"the destination {name} is disabled")
 
-    def queue_full(self, full: JobQueueFull) -> QueueFull:
-        """Return the error for a queue that is full, with what is known of its endpoint."""
+    async def queue_full(self, full: JobQueueFull) -> QueueFull:
+        """Return the error for a queue that is full, with what is measured of its endpoint."""
         endpoint = self._jobs.endpoint(full.endpoint)
         rate = 0.0
         if endpoint is not None:
-            rules = endpoint.rules
-            rate = rules.concurrency / (rules.expected_duration or EXPECTED_S)
+            rate = (await self._figures.estimates(endpoint)).drain_rate
         over = full.queued - full.max + 1
         return queue_full(full.queued, over=over, drain_rate=rate, what="jobs")
 

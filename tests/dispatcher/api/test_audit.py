@@ -228,6 +228,13 @@ async def _(api: httpx.AsyncClient) -> str:
     return name
 
 
+@case("endpoint.purge")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/purge", json={"allTenants": True}))
+    return name
+
+
 @case("endpoint.test")
 async def _(api: httpx.AsyncClient) -> str:
     name = await endpoint(api)
@@ -253,6 +260,35 @@ async def _(api: httpx.AsyncClient) -> str:
     id = await queued(api)
     good(await api.post(f"/v1/jobs/{id}/cancel"))
     good(await api.post(f"/v1/jobs/{id}/retry"))
+    return id
+
+
+async def swept(api: httpx.AsyncClient, what: str) -> str:
+    id = await queued(api)
+    if what == "retry":
+        good(await api.post(f"/v1/jobs/{id}/cancel"))
+    body = {"filter": {"endpoint": "shout"}}
+    return str(good(await api.post(f"/v1/jobs/{what}", json=body))["id"])
+
+
+@case("jobs.cancel")
+async def _(api: httpx.AsyncClient) -> str:
+    return await swept(api, "cancel")
+
+
+@case("jobs.retry")
+async def _(api: httpx.AsyncClient) -> str:
+    return await swept(api, "retry")
+
+
+@case("sweep.cancel")
+async def _(api: httpx.AsyncClient) -> str:
+    id = await queued(api)
+    good(await api.post(f"/v1/jobs/{id}/cancel"))
+    good(await api.patch("/v1/endpoints/shout", json={"queueMax": 0}))
+    body = {"filter": {"endpoint": "shout"}}  # which has no room, ever
+    id = str(good(await api.post("/v1/jobs/retry", json=body))["id"])
+    good(await api.post(f"/v1/sweeps/{id}/cancel"))
     return id
 
 
@@ -368,6 +404,11 @@ REFUSED: Final[tuple[tuple[str, str, Any, int], ...]] = (
     ("POST", "/v1/endpoints/nobody/pause", None, 404),
     ("POST", "/v1/endpoints/nobody/resume", None, 404),
     ("POST", "/v1/endpoints/nobody/test", None, 404),
+    ("POST", "/v1/endpoints/nobody/purge", None, 404),
+    ("POST", "/v1/jobs/cancel", {"filter": {}}, 422),
+    ("POST", "/v1/jobs/cancel", {"filter": {"status": "queued"}, "dryRun": True}, 200),
+    ("POST", "/v1/jobs/retry", {"filter": {"status": "completed"}}, 422),
+    ("POST", "/v1/sweeps/js_0/cancel", None, 404),
     ("POST", "/v1/jobs/job_0/cancel", None, 404),
     ("POST", "/v1/jobs/job_0/retry", None, 404),
     ("PATCH", "/v1/tenants/nobody", {"queueMax": 1}, 404),

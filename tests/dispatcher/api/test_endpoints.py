@@ -1,17 +1,36 @@
 """/v1/endpoints: made, changed and tested by the platform's administrators; seen by who may use
 them."""
 
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from os import urandom
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from dispatcher.app import Service
+from dispatcher.settings import Settings
 from tests.dispatcher.api.models import Model, ended, make_endpoint, model_server, submit_job
 from tests.dispatcher.api.talk import connect, make_key, reject
+from tests.dispatcher.postgres import folders
 
+KEY = b64encode(urandom(32)).decode()
 ALL = ["submit", "read", "operate", "admin"]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(
+    settings: Settings, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Settings]:
+    """The same on either store."""
+    url = settings.database_url
+    if request.param == "postgres":
+        url = folders.url_for(tmp_path, used=True)
+    yield replace(settings, database_url=url, encryption_keys=f"k1:{KEY}")
+    folders.empty_under(tmp_path)
 
 
 @pytest.fixture
@@ -166,10 +185,15 @@ async def test_a_tenant_sees_name_state_and_figures(
     await make_endpoint(api, model, name="hidden", tenants=["other"])
     listed = (await acme.get("/v1/endpoints")).json()["data"]
     assert [one["name"] for one in listed] == ["shout"]
-    assert set(listed[0]) == {"name", "state"}
+    assert set(listed[0]) == {"name", "state", "capacity"}
     assert (await acme.get("/v1/endpoints/shout")).json() == listed[0]
     for path in ("hidden", "never"):
         reject(await acme.get(f"/v1/endpoints/{path}"), 404, "NOT_FOUND")
+        reject(await acme.post(f"/v1/endpoints/{path}/purge"), 404, "NOT_FOUND")
+    reject(await acme.get("/v1/endpoints/shout/load"), 403, "FORBIDDEN")
+    everybody = {"allTenants": True}
+    reject(await acme.post("/v1/endpoints/shout/purge", json=everybody), 403, "FORBIDDEN")
+    assert (await acme.post("/v1/endpoints/shout/purge")).json() == {"purged": 0}
     for name in ("hidden", "never"):
         answer = await acme.post(f"/v1/endpoints/{name}/jobs", content=b"1")
         reject(answer, 404, "NOT_FOUND")
@@ -199,6 +223,8 @@ async def test_a_paused_one_takes_jobs_and_starts_none(
     paused = await api.post("/v1/endpoints/shout/pause")
     assert paused.json()["state"] == "paused"
     id = (await submit_job(api))["id"]
+    load = (await api.get("/v1/endpoints/shout/load")).json()
+    assert (load["queued"], load["running"], load["wanted"]) == (1, 0, 1)
     assert (await api.get(f"/v1/jobs/{id}")).json()["status"] == "queued"
     assert model.received == []
     resumed = await api.post("/v1/endpoints/shout/resume")

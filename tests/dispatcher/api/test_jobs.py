@@ -1,8 +1,13 @@
 """/v1/endpoints/{name}/jobs and /v1/jobs: from a request to its output, through the whole service
 and a real upstream."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from os import urandom
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +15,7 @@ import pytest
 
 from dispatcher import ids
 from dispatcher.app import Service
+from dispatcher.settings import Settings
 from tests.dispatcher.api.models import (
     SAID,
     Model,
@@ -20,10 +26,24 @@ from tests.dispatcher.api.models import (
 )
 from tests.dispatcher.api.talk import connect, make_key, reject
 from tests.dispatcher.peers import answer, answers, listening
+from tests.dispatcher.postgres import folders
 from tests.receiver.waiting import until
 
+KEY = b64encode(urandom(32)).decode()
 ALL = ["submit", "read", "operate", "admin"]
 PATH = "/v1/endpoints/shout/jobs"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(
+    settings: Settings, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Settings]:
+    """The same on either store."""
+    url = settings.database_url
+    if request.param == "postgres":
+        url = folders.url_for(tmp_path, used=True)
+    yield replace(settings, database_url=url, encryption_keys=f"k1:{KEY}")
+    folders.empty_under(tmp_path)
 
 
 @pytest.fixture
@@ -79,6 +99,8 @@ async def test_any_body_of_any_type_goes_to_the_upstream_as_it_came(
     await ended(api, taken.json()["id"])
     [call] = shout.received
     assert (call.body, call.header("Content-Type")) == (body, "image/x-raw; a=b")
+    fetched = await api.get(f"/v1/jobs/{taken.json()['id']}/input")
+    assert (fetched.content, fetched.headers["content-type"]) == (body, "image/x-raw; a=b")
 
 
 async def test_who_waits_gets_the_output_itself(api: httpx.AsyncClient, shout: Model) -> None:
@@ -105,6 +127,19 @@ async def test_who_does_not_wait_so_long_gets_the_id(
     assert (await ended(api, taken.json()["id"]))["status"] == "completed"
 
 
+async def test_who_finds_no_room_to_wait_in_is_answered_at_once(
+    api: httpx.AsyncClient, shout: Model, service: Service
+) -> None:
+    """0.13: with the present state, and without the claim that it had waited."""
+    shout.go.clear()
+    service.gateway.waiters.stop()
+    taken = await api.post(PATH, content=b"1", headers={"Prefer": "respond-async, wait=300"})
+    assert (taken.status_code, taken.headers["preference-applied"]) == (202, "respond-async")
+    shown = await api.get(f"/v1/jobs/{taken.json()['id']}?wait=300")
+    assert shown.json()["status"] == "running"
+    shout.go.set()
+
+
 async def test_who_waits_for_a_job_that_fails_is_told_so(
     api: httpx.AsyncClient, shout: Model
 ) -> None:
@@ -119,6 +154,26 @@ async def test_who_waits_for_a_job_that_fails_is_told_so(
     assert waited.headers["location"] == f"/v1/jobs/{details['id']}"
     job = (await api.get(waited.headers["location"])).json()
     assert (job["status"], job["error"]) == ("failed", "no prompt")
+
+
+async def test_who_waits_for_one_that_takes_too_long_or_is_cancelled_is_told_so(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    shout.go.clear()
+    headers = {"Prefer": "wait=20", "Postback-Timeout": "1"}
+    reject(await api.post(PATH, content=b"1", headers=headers), 504, "JOB_TIMEOUT")
+    waiting = asyncio.create_task(
+        api.post(PATH, content=b"2", headers={"Prefer": "wait=20", "Postback-Tags": "n=2"})
+    )
+    found: list[dict[str, Any]] = []
+
+    async def running() -> bool:
+        found.extend((await api.get("/v1/jobs?tag.n=2&status=running")).json()["data"])
+        return bool(found)
+
+    await until(running)
+    await api.post(f"/v1/jobs/{found[0]['id']}/cancel")
+    reject(await waiting, 409, "JOB_CANCELLED")
 
 
 async def test_the_same_key_again_is_the_same_job(api: httpx.AsyncClient, shout: Model) -> None:
@@ -197,6 +252,7 @@ async def test_what_cannot_be_is_refused_at_the_door(
     """422 by the field, never a 202: nothing may refuse at the end."""
     refused = await api.post(PATH, content=b"1", headers=headers)
     assert reject(refused, 422, "VALIDATION_ERROR")["field"] == field
+    assert (await api.get("/v1/jobs")).json()["data"] == []
 
 
 async def test_limits_of_the_endpoint_are_told(api: httpx.AsyncClient, model: Model) -> None:
@@ -278,8 +334,96 @@ async def test_any_spelling_of_an_id_finds_the_job(api: httpx.AsyncClient, shout
     for spelling in (id, plain, dashed, f"sync-{dashed}"):
         assert (await api.get(f"/v1/jobs/{spelling}")).json()["id"] == id
     for unknown in ("job_1", "cb_" + "0" * 32, "job_" + "0" * 32, "x"):
-        for path in ("", "/output"):
+        for path in ("", "/input", "/output", "/attempts"):
             reject(await api.get(f"/v1/jobs/{unknown}{path}"), 404, "NOT_FOUND")
+
+
+async def test_a_job_that_waits_says_why_and_where(api: httpx.AsyncClient, shout: Model) -> None:
+    """Section 11: its place in the tenant's queue, and what it waits for."""
+    await api.patch("/v1/endpoints/shout", json={"concurrency": 1})
+    shout.go.clear()
+    await submit_job(api)
+    waiting = [(await submit_job(api))["id"] for _ in range(3)]
+    views = [(await api.get(f"/v1/jobs/{id}")).json() for id in waiting]
+    assert [(one["status"], one["position"]) for one in views] == [
+        ("queued", 1), ("queued", 2), ("queued", 3),
+    ]  # fmt: skip
+    assert {one["waitingFor"] for one in views} == {"capacity"}
+    assert all(one["estimatedStart"] for one in views)
+    await api.post("/v1/endpoints/shout/pause")
+    paused = (await api.get(f"/v1/jobs/{waiting[0]}")).json()
+    assert (paused["waitingFor"], paused.get("estimatedStart")) == ("paused", None)
+    await api.post("/v1/endpoints/shout/resume")
+    later = await submit_job(api, Postback_Not_Before="3600")
+    view = (await api.get(f"/v1/jobs/{later['id']}")).json()
+    assert view["waitingFor"] == "not_before"
+    assert view["estimatedStart"] >= view["waitingUntil"]
+    shout.go.set()
+
+
+async def test_a_purged_queue_is_empty_at_once(api: httpx.AsyncClient, shout: Model) -> None:
+    """What waited is cancelled in the background; what runs goes on; others' jobs stay, unless an
+    administrator of the platform empties all."""
+    await api.patch("/v1/endpoints/shout", json={"concurrency": 1})
+    shout.go.clear()
+    running = (await submit_job(api))["id"]
+    waiting = [(await submit_job(api))["id"] for _ in range(3)]
+    named = {"Postback-Tenant": "other"}
+    theirs = (await api.post(PATH, content=b"1", headers=named)).json()["id"]
+    purged = await api.post("/v1/endpoints/shout/purge")
+    assert (purged.status_code, purged.json()) == (200, {"purged": 3})
+    for id in waiting:
+        job = await ended(api, id)
+        assert (job["status"], job["reason"]) == ("cancelled", "purged")
+    assert (await api.get(f"/v1/jobs/{theirs}", headers=named)).json()["status"] == "queued"
+    everybodys = await api.post("/v1/endpoints/shout/purge", json={"allTenants": True})
+    assert everybodys.json() == {"purged": 1}
+    shout.go.set()
+    assert (await ended(api, running))["status"] == "completed"
+
+
+async def test_jobs_are_found_by_what_they_are(api: httpx.AsyncClient, shout: Model) -> None:
+    """Newest first, in pages; a filter that cannot be understood is refused."""
+    made = [
+        (await submit_job(api, Postback_Tags=f"n={n % 2}", Postback_Priority=priority))["id"]
+        for n, priority in enumerate(("high", "normal", "low", "normal"))
+    ]
+    for id in made:
+        await ended(api, id)
+
+    async def found(**query: str) -> list[int]:
+        ids: list[int] = []
+        params = {"limit": "3", **query}
+        while True:
+            page = (await api.get("/v1/jobs", params=params)).json()
+            ids += [made.index(one["id"]) for one in page["data"]]
+            if page["nextCursor"] is None:
+                return ids
+            params["cursor"] = page["nextCursor"]
+
+    assert await found() == [3, 2, 1, 0]
+    assert await found(**{"tag.n": "1"}) == [3, 1]
+    assert await found(priority="normal", endpoint="shout") == [3, 1]
+    assert await found(status="completed", since="2020-01-01T00:00:00Z") == [3, 2, 1, 0]
+    assert await found(status="failed") == []
+    assert await found(until="2020-01-01T00:00:00Z") == []
+    for query in ("status=dead", "color=red", "since=x", "priority=urgent"):
+        reject(await api.get(f"/v1/jobs?{query}"), 422, "VALIDATION_ERROR")
+
+
+async def test_every_call_is_in_its_history(api: httpx.AsyncClient, shout: Model) -> None:
+    await api.patch("/v1/endpoints/shout", json={"retry": {"base": 0.05, "cap": 0.05}})
+    shout.answers += [answer("502 Bad Gateway")] * 2
+    job = await ended(api, (await submit_job(api))["id"])
+    assert (job["status"], job["attempts"]) == ("completed", 3)
+    history = (await api.get(f"/v1/jobs/{job['id']}/attempts")).json()["data"]
+    assert [(one["run"], one["n"], one["statusCode"]) for one in history] == [
+        (1, 1, 502), (1, 2, 502), (1, 3, 200),
+    ]  # fmt: skip
+    page = (await api.get(f"/v1/jobs/{job['id']}/attempts?limit=2")).json()
+    assert len(page["data"]) == 2
+    rest = await api.get(f"/v1/jobs/{job['id']}/attempts?cursor={page['nextCursor']}")
+    assert [one["n"] for one in rest.json()["data"]] == [3]
 
 
 # --- cancelling and running again ---
@@ -324,6 +468,61 @@ async def test_a_retry_is_the_next_run_of_the_same_job(
     shout.go.set()
 
 
+async def test_all_that_a_filter_matches_is_cancelled_and_run_again(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    """As replays: a preview, a fixed set, done in the background, watched by its id."""
+    await api.patch("/v1/endpoints/shout", json={"concurrency": 1})
+    shout.go.clear()
+    made = [(await submit_job(api, Postback_Tags=f"n={n}"))["id"] for n in range(4)]
+    body = {"filter": {"endpoint": "shout"}, "dryRun": True}
+    preview = (await api.post("/v1/jobs/cancel", json=body)).json()
+    assert (preview["matched"], len(preview["sample"])) == (4, 4)
+    assert (await api.get("/v1/jobs?status=cancelled")).json()["data"] == []
+    started = await api.post("/v1/jobs/cancel", json={"filter": {"endpoint": "shout"}})
+    assert (started.status_code, started.json()["what"]) == (202, "cancel")
+    for id in made:
+        assert (await ended(api, id))["status"] == "cancelled"
+
+    async def completed(answer: httpx.Response) -> dict[str, Any]:
+        shown: dict[str, Any] = {}
+
+        async def done() -> bool:
+            shown.update((await api.get(answer.headers["location"])).json())
+            return bool(shown["state"] == "completed")
+
+        await until(done)
+        return shown
+
+    sweep = await completed(started)
+    assert (sweep["matched"], sweep["done"], sweep["skipped"]) == (4, 4, 0)
+    shout.go.set()
+    await until(lambda: bool(shout.closed))
+    again = await api.post("/v1/jobs/retry", json={"filter": {"tag.n": "2"}})
+    assert (await completed(again))["done"] == 1
+    job = await ended(api, made[2])
+    assert (job["status"], job["run"]) == ("completed", 2)
+    listed = (await api.get("/v1/sweeps")).json()["data"]
+    assert [one["what"] for one in listed] == ["retry", "cancel"]
+
+
+async def test_what_was_used_is_told_by_endpoint_and_day(
+    api: httpx.AsyncClient, shout: Model
+) -> None:
+    await api.patch("/v1/endpoints/shout", json={"price": {"perSecond": 1000}})
+    shout.answers.append(answer("400 Bad Request"))
+    jobs = [await ended(api, (await submit_job(api))["id"]) for _ in range(3)]
+    [used] = (await api.get("/v1/usage")).json()["data"]
+    assert (used["endpoint"], used["runs"], used["failed"]) == ("shout", 3, 1)
+    assert used["bytes"] == 2 * len(SAID)
+    assert used["cost"] == pytest.approx(sum(job["cost"] for job in jobs), abs=0.001)
+    assert used["cost"] > 0
+    assert (await api.get("/v1/usage?endpoint=other")).json()["data"] == []
+    assert (await api.get("/v1/usage?until=2020-01-01")).json()["data"] == []
+    for query in ("since=yesterday", "since=2026-13-01", "days=3"):
+        reject(await api.get(f"/v1/usage?{query}"), 422, "VALIDATION_ERROR")
+
+
 # --- between tenants ---
 
 
@@ -339,7 +538,9 @@ async def test_i9_anothers_job_answers_exactly_like_an_unknown_one(
         for method, path in (
             ("GET", "/v1/jobs/{}"),
             ("GET", "/v1/jobs/{}?wait=5"),
+            ("GET", "/v1/jobs/{}/input"),
             ("GET", "/v1/jobs/{}/output"),
+            ("GET", "/v1/jobs/{}/attempts"),
             ("POST", "/v1/jobs/{}/cancel"),
             ("POST", "/v1/jobs/{}/retry"),
         ):
@@ -349,3 +550,6 @@ async def test_i9_anothers_job_answers_exactly_like_an_unknown_one(
                 reject(refused, 404, "NOT_FOUND")
                 said.append(str({**refused.json(), "requestId": ""}).replace(one, "ID"))
             assert said[0] == said[1], path
+        for path in ("jobs", "sweeps", "usage"):
+            assert (await mallory.get(f"/v1/{path}")).json()["data"] == []
+        reject(await mallory.get("/v1/endpoints/shout/load"), 403, "FORBIDDEN")
