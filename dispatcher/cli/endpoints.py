@@ -48,14 +48,26 @@ app.add_typer(group, name="endpoints", help="Upstreams of jobs: rules, state, te
 @command(group, "list", "dispatcher endpoints list")
 def list_endpoints(service: ServiceDep) -> None:
     """List them, with their state."""
-    made = cli.table("STATE", "ENDPOINT", widths={"STATE": len("‖ paused")})
+    made = cli.table(
+        "STATE",
+        "QUEUED",
+        "RUNNING",
+        "ENDPOINT",
+        right=("QUEUED", "RUNNING"),
+        widths={"STATE": len("‖ paused")},
+    )
 
     def row(endpoint: Endpoint) -> None:
         name = cli.plain(endpoint.name, "bold")
         if endpoint.managed:
             name.append("  from a file", "dim")
         made.add_row(
-            options.word(endpoint.state), cli.lines(name, cli.plain(endpoint.url or "", "dim"))
+            options.word(endpoint.state),
+            _count(endpoint.queued),
+            f"{_count(endpoint.running)}/{endpoint.capacity:,}",
+            cli.lines(
+                name.append("  ").append_text(_held(endpoint)), cli.plain(endpoint.url or "", "dim")
+            ),
         )
 
     print_list(service, calls.endpoints, made, row, "no endpoints yet")
@@ -99,6 +111,34 @@ def pause(service: ChangingDep, name: Name) -> None:
 def resume(service: ChangingDep, name: Name) -> None:
     """Start its jobs again; resuming also closes its circuit."""
     _print(service.show(calls.resume_endpoint(name, reason=service.reason)))
+
+
+@command(
+    group,
+    "purge",
+    "dispatcher --tenant acme endpoints purge document-gen --yes",
+    "dispatcher endpoints purge document-gen --all-tenants --no-callbacks",
+)
+def purge(
+    service: ChangingDep,
+    name: Name,
+    all_tenants: Annotated[
+        bool, typer.Option("--all-tenants", help="Everybody's jobs, not the tenant's alone.")
+    ] = False,
+    callbacks: Annotated[
+        bool, typer.Option("--callbacks/--no-callbacks", help="Whether their ends are told.")
+    ] = True,
+    yes: Yes = False,
+) -> None:
+    """Cancel all that waits there; what runs goes on."""
+    whose = "of all tenants" if all_tenants else "of the tenant"
+    cli.confirm(f"Cancel everything {whose} that waits for {name}?", yes=yes)
+    call = calls.purge_endpoint(
+        name, all_tenants=all_tenants, callbacks=callbacks, reason=service.reason
+    )
+    purged = service.show(call)
+    if purged is not None:
+        cli.console().print(f"{purged.purged:,} that waited will not start")
 
 
 @command(group, "remove", "dispatcher endpoints remove document-gen --yes")
@@ -250,7 +290,12 @@ def _print(endpoint: Endpoint | None) -> None:
     out = cli.console()
     title = cli.plain(endpoint.name, "bold").append("  ")
     out.print(title.append_text(options.word(endpoint.state)))
+    estimated = endpoint.estimated_duration
     facts: dict[str, Any] = {
+        "queued": _count(endpoint.queued),
+        "running": f"{_count(endpoint.running)} of {endpoint.capacity:,}",
+        "held": _held(endpoint).plain,
+        "half take": "" if estimated is None else f"no longer than {cli.span(estimated)}",
         **endpoint.rules,
         "headers": ", ".join(endpoint.header_names),
         "from a file": endpoint.managed or "",
@@ -259,3 +304,15 @@ def _print(endpoint: Endpoint | None) -> None:
         if value not in ("", None):
             text = value if isinstance(value, str) else json.dumps(value)
             out.print(Text(f"  {label:<17}", style="dim").append_text(cli.plain(text)))
+
+
+def _count(jobs: int | None) -> str:
+    """Return how many jobs there are, where that is told."""
+    return "-" if jobs is None else f"{jobs:,}"
+
+
+def _held(endpoint: Endpoint) -> Text:
+    if endpoint.held_reason is None:
+        return Text()
+    when = "" if endpoint.held_until is None else f", again {cli.ago(endpoint.held_until)}"
+    return cli.plain(f"{endpoint.held_reason}{when}", "yellow")

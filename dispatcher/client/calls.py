@@ -26,6 +26,7 @@ from dispatcher.client.results import (
     Key,
     NewKey,
     Preview,
+    Purged,
     Reencryption,
     Registered,
     Replay,
@@ -469,6 +470,19 @@ def pause_endpoint(name: str, *, reason: str | None = None) -> Call[Endpoint]:
 def resume_endpoint(name: str, *, reason: str | None = None) -> Call[Endpoint]:
     """Start its jobs again, as if nothing had been wrong with its upstream. Raises NotFound."""
     return _post(_json(Endpoint), "endpoints", name, "resume", repeatable=True, reason=reason)
+
+
+def purge_endpoint(
+    name: str,
+    *,
+    all_tenants: bool = False,
+    callbacks: bool = True,
+    reason: str | None = None,
+) -> Call[Purged]:
+    """Cancel all that waits there, of the tenant, or with a platform's administrator's key of
+    `all_tenants`; without `callbacks` nobody is told. Raises NotFound."""
+    fields = {"allTenants": all_tenants, "callbacks": callbacks}
+    return _post(_json(Purged), "endpoints", name, "purge", fields=fields, reason=reason)
 
 
 def test_endpoint(

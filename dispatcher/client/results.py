@@ -83,6 +83,10 @@ class Applied(wire_jobs.ApplyView, frozen=True, kw_only=True):
     """What a file of endpoints changed, or would change, by name."""
 
 
+class Purged(wire_jobs.PurgedView, frozen=True, kw_only=True):
+    """How many jobs waited: none of them will start."""
+
+
 class UpstreamTest(wire_jobs.EndpointTestView[datetime], frozen=True, kw_only=True):
     """One call of an upstream and what it met."""
 

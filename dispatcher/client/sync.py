@@ -134,6 +134,7 @@ class Client:
     remove_endpoint = _method(calls.remove_endpoint)
     pause_endpoint = _method(calls.pause_endpoint)
     resume_endpoint = _method(calls.resume_endpoint)
+    purge_endpoint = _method(calls.purge_endpoint)
     test_endpoint = _method(calls.test_endpoint)
     apply_endpoints = _method(calls.apply_endpoints)
     keys = _listing(calls.keys)

@@ -43,6 +43,9 @@ def test_the_life_of_an_endpoint(cli: Run, service: Running, client: Client, nam
     assert (rules["keep"]["output"], changed["headerNames"]) == ("1d", ["X-Token"])
     assert "hidden-value" not in cli("endpoints", "show", name).out
     assert cli("endpoints", "pause", name, "--json").json["state"] == "paused"
+    assert "0 that waited" in cli("endpoints", "purge", name, "--yes").out
+    purged = cli("endpoints", "purge", name, "--all-tenants", "--no-callbacks", "--yes", "--json")
+    assert purged.json == {"purged": 0}
     assert cli("endpoints", "resume", name, "--json").json["state"] == "active"
     assert cli("endpoints", "remove", name, "--yes").code == 0
     with pytest.raises(NotFound):
