@@ -118,6 +118,9 @@ class Metrics:
         self._jobs_expired = counter("jobs_expired", "Jobs that ended before they began.")
         self._jobs_purged = counter("jobs_purged", "Jobs that ended with their queue.")
         self._jobs_pruned = counter("jobs_pruned", "Jobs and their parts removed by retention.")
+        self._queues_repaired = counter(
+            "job_queues_repaired", "Queues and endpoints that disagreed with their jobs."
+        )
         self._jobs_taken_over = counter(
             "jobs_taken_over", "Jobs of other processes that died while they ran them."
         )
@@ -213,6 +216,11 @@ class Metrics:
     def jobs_pruned(self, count: int) -> None:
         """Count what retention removed of jobs."""
         self._jobs_pruned.inc(count)
+
+    def queues_repaired(self, count: int) -> None:
+        """Count queues and endpoints that the sweeper repaired; anything above zero deserves a
+        look."""
+        self._queues_repaired.inc(count)
 
     def jobs_taken_over(self, count: int) -> None:
         """Count jobs of processes that died."""

@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 _LOG: Final = log.get("dispatcher.gateway")
 _CLAIM_RETRY_S: Final = 0.5
+_EMPTY_WAIT_MS_MAX: Final = 320
 _NO_BEAT_S: Final = 1.0
 _GONE: Final = JobVerdict(
     state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
@@ -134,6 +135,7 @@ class JobEngine:
         self._ends = Ends(settings, store, deliveries, metrics, clock, monotonic_ms)
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
+        self._empty_claims = 0  # in a row
         self._empty_until_ms = 0  # of the monotonic clock
         self._incoming: set[asyncio.Task[Any]] = set()
         self._astray: dict[HeldJob, int] = {}  # since when
@@ -363,7 +365,11 @@ class JobEngine:
         for job in jobs:
             self._places.take(job.endpoint, len(job.body))
             self._begin(job)
-        self._empty_until_ms = 0 if jobs else self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
+        self._empty_claims = 0 if jobs else self._empty_claims + 1
+        # Longer each time: what waits may be an endpoint's that leaves the last places to others,
+        # for as long as its calls last.
+        wait_ms = min(EMPTY_CLAIM_WAIT_MS << min(self._empty_claims, 8), _EMPTY_WAIT_MS_MAX)
+        self._empty_until_ms = 0 if jobs else self._monotonic_ms() + wait_ms
         self._arm()
 
     # --- running ---
@@ -495,7 +501,7 @@ class JobEngine:
 
     def _free(self, endpoint: str, size: int) -> None:
         self._places.give(endpoint, size)
-        self._empty_until_ms = 0
+        self._empty_until_ms = self._empty_claims = 0
         self._arm()
 
 

@@ -57,10 +57,10 @@ class Gateway:
         self._monotonic_ms = monotonic_ms
         self._process = uuid.uuid4().hex
         self._begins = True  # we are not known by this name yet
+        self._queue_after = ""
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
-        self._repaired_to = ""
         values = HeaderValues(settings, secrets)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
@@ -190,8 +190,8 @@ class Gateway:
             self._orphans,
             self._expire,
             self._end_purged,
-            self._prune,
             self._repair,
+            self._prune,
         )
 
     async def _correct(self) -> bool:
@@ -238,19 +238,20 @@ class Gateway:
         self._metrics.jobs_purged(ended)
         return ended >= SLICE
 
+    async def _repair(self) -> bool:
+        """One slice of queues a sweep, as of lanes."""
+        repaired, after = await self._jobs.repair(after=self._queue_after, limit=SLICE)
+        self._queue_after = after or ""
+        if repaired:
+            self._metrics.queues_repaired(repaired)
+            _LOG.error("queues disagreed with their jobs and were repaired", queues=repaired)
+        return False
+
     async def _prune(self) -> bool:
         """Remove what is past what its endpoint keeps, and old figures."""
         pruned = await self._jobs.prune(now_ms=self._clock(), limit=SLICE)
         self._metrics.jobs_pruned(pruned)
         return pruned > 0
-
-    async def _repair(self) -> bool:
-        """Compare queues and endpoints with their jobs, slice by slice, and repair them (D5)."""
-        repaired, next_id = await self._jobs.repair(after=self._repaired_to, limit=SLICE)
-        self._repaired_to = next_id or ""
-        if repaired:
-            _LOG.warning("repaired queues that disagreed with their jobs", queues=repaired)
-        return next_id is not None
 
     # --- what calls are signed with ---
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from dispatcher.jobs.values import JobSettlement, SettledJob
-from dispatcher.store.errors import StoreUnavailable
+from dispatcher.jobs.endpoint import Keep
+from dispatcher.jobs.values import ClaimedJob, JobClaimRequest, JobSettlement, SettledJob
+from dispatcher.store.errors import NotFound, StoreUnavailable
 from dispatcher.values import SecretRef
 from receiver.base.clock import now_ms
 from receiver.signature import verify
@@ -250,3 +251,47 @@ async def test_a_job_whose_end_cannot_be_told_still_ends(
         await world.endpoint(model.url)
         taken = await world.submit(callback=told_at(customer))
         assert (await world.until_state(taken.id, "completed")).callback is None
+
+
+async def test_jobs_go_when_their_time_is_over(database: str) -> None:
+    """`keep` counts from the end: nothing is left of a job then, and what runs is not touched."""
+    keep = Keep(input=0.1, output=0.1, job=0.1)
+    async with upstream() as model, running(database) as world:
+        await world.endpoint(model.url, keep=keep)
+        taken = await world.submit()
+        await world.until_state(taken.id, "completed")
+
+        async def is_gone() -> bool:
+            try:
+                await world.get(taken.id)
+            except NotFound:
+                return True
+            return False
+
+        await world.until(is_gone)
+        assert world.figure("jobs_pruned_total") >= 1
+        assert world.figure("job_queues_repaired_total") == 0
+
+
+async def test_what_may_not_start_here_is_not_asked_for_without_end(database: str) -> None:
+    """An endpoint that leaves the last places to others, for hours: its queue costs a few claims a
+    second, and another one's job starts all the same."""
+    async with upstream() as model, running(database, job_places=20) as world:
+        await world.endpoint(model.url, concurrency=50, adaptive=False)
+        await world.endpoint(model.url, "other", concurrency=1, adaptive=False)
+        model.go.clear()
+        for _ in range(40):
+            await world.submit()
+        await model.reached(18)
+        claims, claim = 0, world.service.store.jobs.claim
+
+        async def counted(request: JobClaimRequest) -> list[ClaimedJob]:
+            nonlocal claims
+            claims += 1
+            return await claim(request)
+
+        setattr(world.service.store.jobs, "claim", counted)  # noqa: B010
+        await asyncio.sleep(2.0)
+        assert claims <= 15
+        other = await world.submit(at="other")
+        await model.until(lambda one: f"job_{other.id}" in one.by_job)
