@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from dispatcher.app import Service
+from dispatcher.jobs.fields import camel
+from dispatcher.jobs.rules import FIELDS
 from dispatcher.settings import Settings
+from dispatcher.wire_jobs import EndpointChange
 from tests.dispatcher.api.models import Model, ended, make_endpoint, model_server, submit_job
 from tests.dispatcher.api.talk import connect, make_key, reject
 from tests.dispatcher.postgres import folders
@@ -257,3 +261,12 @@ async def test_a_change_acts_on_what_waits(api: httpx.AsyncClient, model: Model)
     await api.patch("/v1/endpoints/shout", json={"url": model.url})
     await api.post("/v1/endpoints/shout/resume")
     assert (await ended(api, id))["output"] == {"text": "HELLO"}
+
+
+def test_the_documented_fields_are_those_that_are_read() -> None:
+    """But for what cannot be chosen yet, which is refused with its reason."""
+    documented = {one.encode_name for one in msgspec.structs.fields(EndpointChange)}
+    known = {camel(name) for name in FIELDS}
+    not_yet = {"cancel", "coolDown", "progress", "heartbeatTimeout", "health", "wake"}
+    assert known - documented == not_yet | {"expectedOutput"}
+    assert documented <= known

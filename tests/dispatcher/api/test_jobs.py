@@ -278,6 +278,25 @@ async def test_limits_of_the_endpoint_are_told(api: httpx.AsyncClient, model: Mo
     assert details["estimatedWait"]
 
 
+async def test_a_queue_of_everybody_is_full_for_everybody(
+    api: httpx.AsyncClient, model: Model
+) -> None:
+    """Nobody is told how many of them are whose (I9); a retry finds no room either."""
+    await make_endpoint(api, model, queueMax=1)
+    id = (await submit_job(api))["id"]
+    await ended(api, id)
+    await api.post("/v1/endpoints/shout/pause")
+    named = {"Postback-Tenant": "other"}
+    assert (await api.post(PATH, content=b"1", headers=named)).status_code == 202
+    refused = await api.post(PATH, content=b"2")
+    details = reject(refused, 429, "QUEUE_FULL")
+    assert (details["queueSize"], set(details)) == (
+        1, {"queueSize", "estimatedWait", "retryAfter"},
+    )  # fmt: skip
+    refused = await api.post(f"/v1/jobs/{id}/retry", json={"force": True})
+    reject(refused, 429, "QUEUE_FULL")
+
+
 async def test_two_headers_that_say_two_things_are_refused(
     api: httpx.AsyncClient, shout: Model
 ) -> None:
@@ -325,6 +344,24 @@ async def test_outputs_stand_in_views_as_they_are(api: httpx.AsyncClient, shout:
             fetched = await api.get(f"/v1/jobs/{job['id']}/output")
         assert (fetched.content, fetched.headers["content-type"]) == (body, kind)
         assert fetched.headers["content-disposition"] == "attachment"
+
+
+async def test_what_is_past_its_retention_is_gone(api: httpx.AsyncClient, shout: Model) -> None:
+    """410 for input and output, and for a retry without its input; the job itself is still told."""
+    await api.patch("/v1/endpoints/shout", json={"keep": {"input": "0s", "output": "0s"}})
+    id = (await ended(api, (await submit_job(api))["id"]))["id"]
+    for part in ("input", "output"):
+
+        async def gone(part: str = part) -> bool:
+            return (await api.get(f"/v1/jobs/{id}/{part}")).status_code == 410
+
+        await until(gone)
+        reject(await api.get(f"/v1/jobs/{id}/{part}"), 410, "PAYLOAD_GONE")
+    refused = await api.post(f"/v1/jobs/{id}/retry", json={"force": True})
+    reject(refused, 410, "PAYLOAD_GONE")
+    assert id in refused.json()["message"]
+    view = (await api.get(f"/v1/jobs/{id}")).json()
+    assert (view["status"], "output" in view) == ("completed", False)
 
 
 async def test_any_spelling_of_an_id_finds_the_job(api: httpx.AsyncClient, shout: Model) -> None:
