@@ -207,7 +207,7 @@ def apply(
             "--file",
             "-f",
             metavar="FILE",
-            help="With a table [endpoints.NAME] for each; otherwise the service reads its own "
+            help="With a table \\[endpoints.NAME] for each; otherwise the service reads its own "
             "(DISPATCHER_APPLY) again.",
         ),
     ] = None,
