@@ -22,10 +22,33 @@ from dispatcher.values import (
 _FREE_BYTES: Final = 2**40
 
 
+class _NoJobs:
+    """What the gateway asks at the start and by its sweeps: there are no endpoints."""
+
+    async def _none(self, *_args: object, **_kwargs: object) -> tuple[()]:
+        return ()
+
+    endpoints = ended = running_sweeps = _none
+
+    async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
+        return 0
+
+    reclaim_orphans = expire = end_purged = bring_back = hasten = prune = _nothing_due
+
+    async def sweeps_jobs(self) -> bool:
+        return False
+
+    async def repair(self, **_: object) -> tuple[int, None]:
+        return 0, None
+
+
 class Relay:
     """The verbs that a submit, a delivery and the sweeps use; there are no others."""
 
+    shared = False
+
     def __init__(self) -> None:
+        self.jobs = _NoJobs()
         self._events = StoreEvents()
         self._queue: deque[Delivery] = deque()
         self._queued = 0

@@ -151,11 +151,11 @@ def delivered(api: httpx.AsyncClient, count: int) -> Callable[[], Awaitable[bool
 async def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
     """Both halves, at their start: 1,024 is what most shells and systemd give."""
     async with (
-        dispatching(tmp_path, files=(256, 8_000)) as (dispatcher, _),
-        running("receiver", tmp_path, inbox(tmp_path), files=(256, 8_000)) as receiver,
+        dispatching(tmp_path, files=(256, 10_000)) as (dispatcher, _),
+        running("receiver", tmp_path, inbox(tmp_path), files=(256, 10_000)) as receiver,
     ):
         for process in (dispatcher, receiver):
-            assert resource.prlimit(process.child.pid, FILES) == (8_000, 8_000)
+            assert resource.prlimit(process.child.pid, FILES) == (10_000, 10_000)
             assert not process.lines("the limit of open files is too low for a setting")
 
 
