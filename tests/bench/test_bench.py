@@ -180,7 +180,7 @@ def test_nothing_is_left_behind(ran: tuple[dict[str, Any], str, Path]) -> None:
 
 def test_what_needs_postgresql_runs_only_where_it_is_asked_for() -> None:
     """SQLite alone is the default, and what remains where there is no server."""
-    alone = (1, 2, 3, 4, 6, 7)
+    alone = (1, 2, 3, 4, 6, 7, 8)
     assert parse([]).parts == alone
     both = parse(["--store", "both"])
     assert (both.stores, both.parts) == (("sqlite", "postgres"), PARTS)
@@ -189,7 +189,7 @@ def test_what_needs_postgresql_runs_only_where_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"), [("8", "numbers from 1 to 7"), ("5", "add --store postgres, or both")]
+    ("parts", "said"), [("9", "numbers from 1 to 8"), ("5", "add --store postgres, or both")]
 )
 def test_a_wrong_option_is_a_usage_error(parts: str, said: str) -> None:
     """Exit 2 and a line that says why, as commands do."""
