@@ -23,9 +23,13 @@ from hypothesis.stateful import (
 )
 
 from dispatcher.ids import parse_job_id
+from dispatcher.jobs.endpoint import Keep
+from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.states import FINAL, STATES, legal
 from dispatcher.jobs.values import CallOutcome, ClaimedJob
 from dispatcher.store.errors import StoreError
+from dispatcher.store.jobs.rows import STORED_BYTES as JOB_BYTES
+from dispatcher.store.rows import STORED_BYTES as CALLBACK_BYTES
 from tests.dispatcher.postgres import folders
 from tests.dispatcher.store.builders import FACTORIES, LOOKERS, World
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
@@ -36,7 +40,7 @@ TENANTS: Final = ("acme", "other")
 CONCURRENCY: Final = 3
 CLASSES: Final = {0: "ready_high", 1: "ready_normal", 2: "ready_low"}
 ENDPOINTS: Final[dict[str, dict[str, Any]]] = {
-    EP: {"concurrency": CONCURRENCY},
+    EP: {"concurrency": CONCURRENCY, "keep": Keep(output=0.1)},
     "fast": {"concurrency": 2, "rate": 5.0},
 }
 tenants = st.sampled_from(TENANTS)
@@ -197,6 +201,23 @@ class Machine(RuleBasedStateMachine):
     def pause(self, name: str, paused: bool) -> None:
         self.run(self.jobs.store.set_paused(name, paused=paused, now_ms=self.world.now_ms))
 
+    @rule(what=st.sampled_from(["cancel", "retry"]), tenant=tenants)
+    def change_in_bulk(self, what: Any, tenant: str) -> None:
+        running = {one.id: one for one in self.held}
+        store, now_ms = self.jobs.store, self.world.now_ms
+        self.run(store.make_sweep(tenant, what, JobFilter(), now_ms=now_ms))
+        for _ in range(2):
+            for sweep in self.run(store.running_sweeps()):
+                self.run(store.step_sweep(sweep.tenant, sweep.id, now_ms=now_ms, limit=2))
+        for (id,) in self.look("SELECT id FROM jobs WHERE releasing = 1"):
+            if id in running and running[id] not in self.closing:
+                self.closing.append(running[id])
+
+    @rule()
+    def prune(self) -> None:
+        """Outputs go soon; jobs never do here."""
+        self.run(self.jobs.store.prune(now_ms=self.world.now_ms, limit=3))
+
     @rule()
     def restart(self) -> None:
         self.run(self.world.reopen())
@@ -245,6 +266,29 @@ class Machine(RuleBasedStateMachine):
             assert ((id, run) in told) == (state in FINAL), (state, reason)
             for earlier in range(1, run):
                 assert (id, earlier) in told
+
+    @invariant()
+    def what_is_kept_of_them_is_what_there_is(self) -> None:
+        """How many are in each state, what they take up, and which parts are there."""
+        counted = {
+            (tenant, state): n
+            for tenant, state, n in self.look(
+                "SELECT tenant, state, sum(n) FROM counts WHERE state LIKE 'job:%' "
+                "GROUP BY tenant, state"
+            )
+            if n
+        }
+        jobs = self.look("SELECT tenant, state, count(*) FROM jobs GROUP BY tenant, state")
+        assert counted == {(tenant, f"job:{state}"): n for tenant, state, n in jobs}
+        kept = self.look("SELECT tenant, sum(bytes) FROM counts GROUP BY tenant ORDER BY tenant")
+        callbacks = dict(
+            self.look(f"SELECT tenant, {CALLBACK_BYTES} FROM callbacks GROUP BY tenant")
+        )
+        sizes = self.look(f"SELECT tenant, {JOB_BYTES} FROM jobs GROUP BY tenant ORDER BY tenant")
+        assert kept == [(tenant, size + callbacks.get(tenant, 0)) for tenant, size in sizes]
+        outputs = self.look("SELECT sum(length(body)) FROM outputs")
+        assert outputs == self.look("SELECT sum(output_bytes) FROM jobs")
+        assert self.run(self.jobs.store.repair(after="", limit=99)) == (0, None)
 
     @invariant()
     def queues_show_what_is_in_them(self) -> None:
