@@ -59,10 +59,10 @@ def main() -> None:
     stores = ("sqlite", "postgres") if given.store == "both" else (given.store,)
     for store in stores:
         with ExitStack() as stack:
-            asyncio.run(_measure(store, _url(store, given.dir, stack), given.rows))
+            asyncio.run(_measure(store, database_url(store, given.dir, stack), given.rows))
 
 
-def _url(store: str, directory: Path | None, stack: ExitStack) -> str:
+def database_url(store: str, directory: Path | None, stack: ExitStack) -> str:
     if directory is not None:
         tempfile.tempdir = str(directory)
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="postback-scale-"))
@@ -76,20 +76,20 @@ def _url(store: str, directory: Path | None, stack: ExitStack) -> str:
 async def _measure(kind: str, url: str, count: int) -> None:
     os.environ["DISPATCHER_DATABASE_URL"] = url
     settings = replace(settings_module.load(), read_timeout=120.0)
-    await _prepare(settings)
+    await prepare(settings)
     began_s = time.monotonic()
     (_fill_sqlite if kind == "sqlite" else _fill_postgres)(url, count)
     print(f"\n{kind}: {count:,} rows, filled in {time.monotonic() - began_s:.0f} s", flush=True)
     store = open_store(settings)
     await store.open()
-    _time_readers(store)
+    time_readers(store)
     try:
         await _print_all(store)
     finally:
         await store.close()
 
 
-async def _prepare(settings: Settings) -> None:
+async def prepare(settings: Settings) -> None:
     store = open_store(settings)
     await store.open()
     await Access(store, settings).bootstrap()
@@ -188,7 +188,7 @@ def _fill_postgres(url: str, count: int) -> None:
 _cpu_ms: list[float] = []
 
 
-def _time_readers(store: Store) -> None:
+def time_readers(store: Store) -> None:
     """Have the CPU time noted that each query takes of the database, which other processes on the
     machine change little: SQLite's is this process's reader, PostgreSQL's a process of its own."""
     database: Any = store._database
@@ -224,11 +224,13 @@ async def _print_all(store: Store) -> None:
         for one, other in itertools.product(first, second)
     ]
     search, preview = _search(store), _preview(store)
-    await _print("listing, one filter", [({}, search), *((one, search) for one in single)])
-    await _print("listing, two filters", [(pair, search) for pair in pairs])
+    await print_slowest("listing, one filter", [({}, search), *((one, search) for one in single)])
+    await print_slowest("listing, two filters", [(pair, search) for pair in pairs])
     final = [one for one in (*single, *pairs) if one.get("status") not in ("pending", "sending")]
-    await _print("dry run", [({"status": "dead"} | one, preview) for one in final])
-    await _print("figures and destinations", [({"what": k}, v) for k, v in _others(store).items()])
+    await print_slowest("dry run", [({"status": "dead"} | one, preview) for one in final])
+    await print_slowest(
+        "figures and destinations", [({"what": k}, v) for k, v in _others(store).items()]
+    )
 
 
 def _parts(job: str) -> dict[str, list[dict[str, Any]]]:
@@ -291,7 +293,7 @@ def _others(store: Store) -> dict[str, Ask]:
     }
 
 
-async def _print(title: str, questions: Sequence[tuple[dict[str, Any], Ask]]) -> None:
+async def print_slowest(title: str, questions: Sequence[tuple[dict[str, Any], Ask]]) -> None:
     taken = []
     for fields, ask in questions:
         times, found = [], ""

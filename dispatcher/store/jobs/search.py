@@ -22,9 +22,8 @@ from dispatcher.store.search import (
 from dispatcher.store.tx import Tx
 
 _FIELDS: Final = ("status", "endpoint", "priority", "reason")
-# The states as they stand in the index of what did not succeed.
-_UNSUCCESSFUL: Final = "c.state IN ('failed', 'timeout', 'cancelled')"
-_IN_IT: Final[tuple[JobState, ...]] = ("failed", "timeout", "cancelled")
+# Each of these states has an index of its own.
+_INDEXED: Final[tuple[JobState, ...]] = ("failed", "timeout", "cancelled")
 # So many that wait are sorted; where there are more, they are close by on any index.
 _FEW_MAX: Final = 5_000
 _WAITING: Final = "SELECT id, epoch FROM queues WHERE tenant = ? AND queued > 0 LIMIT ?"
@@ -130,9 +129,9 @@ def _indexes(tenant: str, filter: JobFilter) -> list[Index]:
         )
         for key, value in filter.tags
     ]
-    if filter.status in _IN_IT:
+    if filter.status in _INDEXED:
         # The state stands in the text, not in a parameter: only so can a partial index serve.
-        condition = f"c.tenant = ? AND {_UNSUCCESSFUL} AND c.state = '{filter.status}'"
+        condition = f"c.tenant = ? AND c.state = '{filter.status}'"
         found.append(Index("status", condition, (tenant,), table="jobs c"))
     return found or [Index("", "c.tenant = ?", (tenant,), table="jobs c")]
 
