@@ -18,6 +18,7 @@ from dispatcher.intake import (
     PayloadTooLarge,
     check_content_type,
     check_key,
+    check_length,
     check_name,
     check_tags,
     check_url,
@@ -297,6 +298,7 @@ def _check(submission: JobSubmission, rules: EndpointRules, settings: Settings) 
     if submission.callback_url is not None:
         if submission.destination is not None:
             raise Invalid("callbackUrl", None, "give either callbackUrl or destination")
+        check_length("callbackUrl", submission.callback_url, 1, wire.URL_CHARS_MAX)
         check_url("callbackUrl", submission.callback_url, settings.allow_networks)
     elif submission.destination is not None:
         check_name("destination", submission.destination)

@@ -24,7 +24,7 @@ from tests.dispatcher.api.models import (
     model_server,
     submit_job,
 )
-from tests.dispatcher.api.talk import connect, make_key, reject
+from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject
 from tests.dispatcher.peers import answer, answers, listening
 from tests.dispatcher.postgres import folders
 from tests.receiver.waiting import until
@@ -297,6 +297,42 @@ async def test_a_queue_of_everybody_is_full_for_everybody(
     reject(refused, 429, "QUEUE_FULL")
 
 
+async def test_limits_of_the_tenant_hold_for_jobs_too(api: httpx.AsyncClient, shout: Model) -> None:
+    """D14: its rate, and what it may store; what is not taken is nowhere."""
+    await submit_job(api)
+    await api.patch("/v1/tenants/default", json={"storageBytesMax": 0})
+    details = reject(await api.post(PATH, content=b"1"), 507, "STORAGE_LIMIT_EXCEEDED")
+    assert details["remainingQuota"] == 0
+    limits = {"storageBytesMax": None, "ratePerSecond": 0.001}
+    await api.patch("/v1/tenants/default", json=limits)
+    answers = [await api.post(PATH, content=b"1") for _ in range(3)]
+    limited = reject(answers[-1], 429, "RATE_LIMITED")
+    assert limited["ratePerSecond"] == 0.001
+    taken = 1 + sum(answer.status_code == 202 for answer in answers)
+    assert len((await api.get("/v1/jobs")).json()["data"]) == taken
+
+
+async def test_a_tenant_that_is_erased_takes_no_jobs(
+    service: Service, api: httpx.AsyncClient, shout: Model
+) -> None:
+    named = {"Postback-Tenant": "gone"}
+    assert (await api.post(PATH, content=b"1", headers=named)).status_code == 202
+    await api.delete("/v1/tenants/gone")
+    refused = await api.post(PATH, content=b"1", headers=named)
+    reject(refused, 409, "TENANT_ERASING")
+
+
+async def test_what_is_about_to_stop_takes_no_jobs(
+    service: Service, api: httpx.AsyncClient, shout: Model
+) -> None:
+    """503, to be tried again: at another process, or at this one once it is back."""
+    service.refuse_submits()
+    refused = await api.post(PATH, content=b"1")
+    reject(refused, 503, "UNAVAILABLE")
+    assert refused.headers["retry-after"]
+    reject(await api.post("/v1/endpoints/shout/test"), 503, "UNAVAILABLE")
+
+
 async def test_two_headers_that_say_two_things_are_refused(
     api: httpx.AsyncClient, shout: Model
 ) -> None:
@@ -344,6 +380,24 @@ async def test_outputs_stand_in_views_as_they_are(api: httpx.AsyncClient, shout:
             fetched = await api.get(f"/v1/jobs/{job['id']}/output")
         assert (fetched.content, fetched.headers["content-type"]) == (body, kind)
         assert fetched.headers["content-disposition"] == "attachment"
+
+
+async def test_links_come_from_settings_and_from_no_host_header_that_is_not_known(
+    settings: Settings, model: Model
+) -> None:
+    """0.14: the host that was asked only if it is one of DISPATCHER_HOSTS."""
+    given = replace(settings, hosts=("known.test",), public_url="https://jobs.example.com/api")
+    async with Service(given) as service, connect(service, ADMIN_KEY) as api:
+        await make_endpoint(api, model)
+        model.answers.append(answer("200 OK", "Content-Type: image/png", body=b"\x89PNG"))
+        id = (await ended(api, (await submit_job(api))["id"]))["id"]
+        path = f"/v1/jobs/{id}"
+        for host, base in (
+            ("known.test", "http://known.test"),
+            ("evil.test", "https://jobs.example.com/api"),
+        ):
+            shown = (await api.get(path, headers={"Host": host})).json()
+            assert shown["outputRef"]["url"] == f"{base}{path}/output"
 
 
 async def test_what_is_past_its_retention_is_gone(api: httpx.AsyncClient, shout: Model) -> None:

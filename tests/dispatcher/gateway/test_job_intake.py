@@ -14,6 +14,7 @@ from dispatcher import ids
 from dispatcher.gateway.intake import JobSubmission, new_job
 from dispatcher.intake import IntakeError, Invalid, PayloadTooLarge
 from dispatcher.jobs.endpoint import CallbackDefaults, EndpointRules
+from dispatcher.jobs.schema import InputSchema
 from dispatcher.jobs.values import NewJob
 from dispatcher.policy import PRESETS
 from dispatcher.settings import Settings
@@ -121,6 +122,7 @@ def test_the_function_that_is_called() -> None:
         ({"callback_url": "ftp://127.0.0.1/"}, "callbackUrl"),
         ({"callback_url": "http://10.0.0.1/"}, "callbackUrl"),
         ({"callback_url": ""}, "callbackUrl"),
+        ({"callback_url": URL + "x" * 2_048}, "callbackUrl"),
         ({"destination": "no name"}, "destination"),
         ({"callback_url": URL, "callback_headers": {"Host": "x"}}, "headers.Host"),
         ({"callback_headers": {"X-Team": "a"}}, "headers"),
@@ -144,6 +146,22 @@ def test_an_endpoint_bounds_how_long_a_request_may_ask_for() -> None:
     rules = replace(RULES, timeout_max=60)
     assert made(rules, limit_s=60).options.limit_s == 60
     assert refused(rules, limit_s=61) == "timeout"
+
+
+def test_an_input_fits_its_endpoints_schema() -> None:
+    """T39: the field by its path, its value if it is short, and why; no JSON is no input."""
+    schema = {
+        "properties": {"pages": {"type": "integer", "minimum": 1}},
+        "required": ["pages"],
+    }
+    rules = replace(RULES, schema=InputSchema(schema))
+    assert made(rules, body=b'{"pages": 1}').body == b'{"pages": 1}'
+    with pytest.raises(Invalid) as caught:
+        made(rules, body=b'{"pages": -5}')
+    assert (caught.value.field, caught.value.value) == ("pages", -5)
+    assert refused(rules, body=b"{}") == "pages"
+    for body in (b"", b"nonsense", b"\xff", b'{"pages": 1} x', b"[" * 10_000):
+        assert refused(rules, body=body) == "body"
 
 
 def test_an_input_is_as_large_as_the_endpoint_takes() -> None:
