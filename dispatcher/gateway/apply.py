@@ -173,17 +173,24 @@ async def apply(
 ) -> Plan:
     """Make these the managed endpoints, each in a commit of its own; `entry` makes those of the
     audit trail. Where several processes do the same at once, each finds it done. Returns what was
-    done. Raises Conflict while what waited for a removed one of the same name has not ended."""
+    done. Raises Conflict while what waited for a removed one of the same name has not ended; all
+    the rest is done then."""
     current = {one.name: one for one in await store.endpoints()}
     plan = plan_of(tuple(current.values()), wanted)
+    conflict: Conflict | None = None
     for name in (*plan.create, *plan.change):
-        await _put(store, name, wanted[name], current.get(name), now_ms=now_ms, entry=entry)
+        try:
+            await _put(store, name, wanted[name], current.get(name), now_ms=now_ms, entry=entry)
+        except Conflict as error:
+            conflict = error
     for name in plan.remove:
         removed = entry("endpoint.remove", name, tenant=None, managed=True)
         try:
             await store.remove_endpoint(name, now_ms=now_ms, entries=[removed])
         except NotFound:
             continue
+    if conflict is not None:
+        raise conflict
     return plan
 
 

@@ -24,7 +24,13 @@ from dispatcher.sending.upstream import Upstreams
 from dispatcher.settings import Settings, variable
 from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
-from dispatcher.store.errors import NotFound, StoreError
+from dispatcher.store.errors import (
+    Conflict,
+    NotFound,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+)
 from dispatcher.store.store import Store
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
@@ -32,6 +38,8 @@ from receiver.base.clock import monotonic_ms, now_ms
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
 SLICE: Final = 200
+# What keeps an endpoint of a file from being stored, but not for ever.
+_LATER: Final = (Conflict, StoreFull, StoreUnavailable)
 
 
 class Gateway:
@@ -57,6 +65,7 @@ class Gateway:
         self._monotonic_ms = monotonic_ms
         self._process = uuid.uuid4().hex
         self._begins = True  # we are not known by this name yet
+        self._unapplied: str | None = None  # our own file, while something of it has to wait
         self._queue_after = ""
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
@@ -96,7 +105,7 @@ class Gateway:
         if self._settings.apply is None:
             await self.book.reload()
         else:
-            await self.apply_own_file(self._settings.apply, by_service(self._clock))
+            await self._apply_at_start(self._settings.apply)
         if self._store.shared:
             await self.beats.step()
         else:
@@ -133,6 +142,26 @@ class Gateway:
                 _LOG.info("left a mark behind", reason=str(error))
 
     # --- endpoints of files ---
+
+    async def _apply_at_start(self, path: str) -> None:
+        """Put our own file in force, or what of it can be now: that the rest has to wait keeps
+        nobody's jobs from being run. Raises ApplyError."""
+        try:
+            await self.apply_own_file(path, by_service(self._clock))
+        except _LATER as error:
+            _LOG.warning("endpoints cannot be applied yet", file=path, reason=str(error))
+            self._unapplied = path
+
+    async def _apply_again(self) -> bool:
+        if self._unapplied is not None:
+            try:
+                await self.apply_own_file(self._unapplied, by_service(self._clock))
+            except _LATER:
+                return False
+            except ApplyError as error:  # it was changed meanwhile
+                _LOG.error("endpoints cannot be applied", reason=str(error))
+            self._unapplied = None
+        return False
 
     async def apply_own_file(self, path: str, entry: MakeEntry, *, is_dry: bool = False) -> Plan:
         """Make the endpoints of a file on this server's disk the managed ones; what their headers
@@ -186,6 +215,7 @@ class Gateway:
         """What is due to nobody's request, a slice each."""
         return (
             self._correct,
+            self._apply_again,
             self._look,
             self._orphans,
             self._expire,

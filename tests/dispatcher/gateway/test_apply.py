@@ -1,5 +1,6 @@
 """gateway/apply.py: endpoints out of a file: how it is read, compared, and put in force."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rul
 from dispatcher.jobs.schema import InputSchema
 from dispatcher.store.errors import Conflict, NotFound
 from tests.dispatcher.gateway.rig import settings_of
+from tests.dispatcher.store.jobs import builders
 
 URL: Final = "http://127.0.0.1:9000/generate"
 NOW_MS: Final = 1_790_000_000_000
@@ -238,13 +240,17 @@ async def test_processes_that_start_at_once_find_it_done() -> None:
     assert store.by_name["new"].managed
 
 
-async def test_what_is_still_being_ended_is_a_conflict() -> None:
+async def test_what_is_still_being_ended_is_a_conflict_and_the_rest_is_done() -> None:
     class Ending(Kept):
-        async def put_endpoint(self, *_: Any, **__: Any) -> Endpoint:
-            raise Conflict("still being ended")
+        async def put_endpoint(self, new: Endpoint, **more: Any) -> Endpoint:
+            if new.name == "ending":
+                raise Conflict("still being ended")
+            return await super().put_endpoint(new, **more)
 
+    store = Ending(endpoint("gone"))
     with pytest.raises(Conflict):
-        await put(Ending(), {"new": RULES})
+        await put(store, {"ending": RULES, "new": RULES})
+    assert list(store.by_name) == ["new"]
 
 
 # --- at start ---
@@ -273,6 +279,30 @@ async def test_a_service_starts_with_the_endpoints_of_its_file(tmp_path: Path) -
     written(tmp_path, "")
     async with Service(settings) as service:
         assert service.gateway.book.get("shout") is None
+
+
+async def test_a_start_does_not_wait_for_what_is_still_being_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else nobody would end it: an endpoint that was removed with a backlog, and is back."""
+    path = written(tmp_path, text_of(more="concurrency = 2") + text_of().replace("shout", "two"))
+    settings = settings_of(f"sqlite:///{tmp_path}/d.db", apply=path, sweep_interval=3_600.0)
+    async with Service(settings) as service:
+        jobs = service.store.jobs
+        await jobs.set_paused("shout", paused=True, now_ms=NOW_MS)
+        await service.gateway.book.reload()
+        await service.gateway.engine.submit(
+            builders.job(at="shout", tenant="default", now_ms=NOW_MS)
+        )
+        await jobs.remove_endpoint("shout", now_ms=NOW_MS)
+    settings = replace(settings, sweep_interval=0.05)
+    async with Service(settings) as service:
+        assert service.gateway.book.get("two") is not None
+        assert "endpoints cannot be applied yet" in caplog.text
+        async with asyncio.timeout(30):
+            while (made := service.gateway.book.get("shout")) is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert made.rules.concurrency == 2
 
 
 @pytest.mark.parametrize(
