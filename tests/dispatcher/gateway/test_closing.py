@@ -161,6 +161,7 @@ async def test_what_a_dead_owner_left_goes_on_at_once(tmp_path: object) -> None:
     database = f"sqlite:///{tmp_path}/jobs.db"
     async with upstream() as model, sink() as customer:
         async with running(database) as world:
+            await world.service.sweeper.stop()  # it would find them at once
             await world.endpoint(model.url)
             await world.endpoint(model.url, "once", delivery="at-most-once")
             # As if it had died: claimed, and nobody knows of it.
