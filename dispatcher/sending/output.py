@@ -2,17 +2,20 @@
 all together.
 
 What a call has read counts until its outcome is stored (`OutputRoom`), so that a database that is
-away stops the reading, not only the storing. An endpoint has at most half of what the others
-leave. A call that finds no room waits, and with it its upstream, whose bytes stay where they are;
-it never fails for that while its run limit lasts. So that calls which all hold a part and wait for
-the rest get on, one call of an endpoint at a time, of a few in all, may go beyond the budget.
+away stops the reading, not only the storing. An answer that says how long it is counts whole from
+its beginning, or parts that wait for their rests would be in each other's way; what is streamed
+counts as it comes. An endpoint has at most half of what the others leave. A call that finds no room
+waits, and with it its upstream, whose bytes stay where they are; it never fails for that while its
+run limit lasts. So that calls which all hold a part get on, one of an endpoint at a time, of a few
+in all, may go beyond the budget.
 """
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeAlias
 
 import aiohttp
 
@@ -66,7 +69,7 @@ class OutputBudget:
 
     def __init__(self, bytes_max: int = BYTES_MAX) -> None:
         self._budget = Budget(bytes_max, _SHARE)
-        self._waiting: deque[tuple[OutputRoom, int, asyncio.Future[None]]] = deque()
+        self._waiting: dict[str, deque[_Waiting]] = {}  # by endpoint, the longest first
         self._beyond: dict[str, OutputRoom] = {}  # by endpoint
 
     @property
@@ -77,7 +80,7 @@ class OutputBudget:
     @property
     def waiting(self) -> int:
         """How many calls wait for room."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     def take(self, room: OutputRoom, size: int) -> bool:
         """Take room at once; return False where there is none for this call."""
@@ -89,15 +92,19 @@ class OutputBudget:
         return True
 
     async def wait(self, room: OutputRoom, size: int) -> None:
-        """Wait until there is room for this call, and take it."""
-        entry = room, size, asyncio.get_running_loop().create_future()
-        self._waiting.append(entry)
-        self._let_on()
+        """Wait until there is room for this call, of which there is none now, and take it."""
+        if self._goes_beyond(room):
+            return
+        one = room, size, asyncio.get_running_loop().create_future()
+        queue = self._waiting.setdefault(room.endpoint, deque())
+        queue.append(one)
         try:
-            await entry[2]
-        finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            await one[2]
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it has room by now, or was passed over
+                queue.remove(one)
+            self._let_on(room.endpoint)
+            raise
 
     def give_back(self, room: OutputRoom) -> None:
         """Give back all that a call holds, and let those on that have waited for it."""
@@ -107,20 +114,19 @@ class OutputBudget:
         if room.is_beyond:
             room.is_beyond = False
             del self._beyond[room.endpoint]
-        if self._waiting:
-            self._let_on()
+        for endpoint in tuple(self._waiting):
+            self._let_on(endpoint)
 
-    def _let_on(self) -> None:
-        refused: set[str] = set()  # whoever waits longest of an endpoint is the first
-        for entry in tuple(self._waiting):
-            room, size, future = entry
-            if room.endpoint in refused or future.done():  # or cancelled in this moment
-                continue
-            if self.take(room, size) or self._goes_beyond(room):
-                self._waiting.remove(entry)
+    def _let_on(self, endpoint: str) -> None:
+        queue = self._waiting.get(endpoint, deque())
+        while queue:
+            room, size, future = queue[0]
+            if not future.done():  # else it is being cancelled
+                if not (self.take(room, size) or self._goes_beyond(room)):
+                    return
                 future.set_result(None)
-            else:
-                refused.add(room.endpoint)
+            queue.popleft()
+        self._waiting.pop(endpoint, None)
 
     def _goes_beyond(self, room: OutputRoom) -> bool:
         if room.endpoint in self._beyond or len(self._beyond) >= _BEYOND_MAX:
@@ -128,6 +134,9 @@ class OutputBudget:
         room.is_beyond = True
         self._beyond[room.endpoint] = room
         return True
+
+
+_Waiting: TypeAlias = tuple[OutputRoom, int, "asyncio.Future[None]"]
 
 
 async def read_whole(
@@ -139,8 +148,12 @@ async def read_whole(
 ) -> None:
     """Read a body to its end. What has arrived is in `into`, also where this raises: TooLarge, or
     what the connection met. One whose declared `length` is too large is not read at all."""
-    if length is not None and length > bytes_max and not content.at_eof():
-        raise TooLarge
+    if length is not None and not content.at_eof():
+        if length > bytes_max:
+            raise TooLarge
+        await room.take(
+            length
+        )  # at once: parts that wait for the rest would be in each other's way
     while True:
         chunk = await content.read(_STEP_BYTES)
         if not chunk:
@@ -148,5 +161,6 @@ async def read_whole(
         if len(into) + len(chunk) > bytes_max:
             into += chunk[: bytes_max - len(into)]
             raise TooLarge
-        await room.take(len(chunk))
+        if length is None:
+            await room.take(len(chunk))
         into += chunk
