@@ -2,8 +2,8 @@
 
 One has a receiver with a handler, whose effect is a row in a database of its own: run as
 `receiver serve --handler dispatcher.demo.customers:receiver`. Two difficult ones stand in one small
-server, a slow one and one with a bug until it is fixed: run as
-`python -m dispatcher.demo.customers PORT`.
+server, a slow one and one with a bug until it is fixed, and beside them a model, which answers
+while one waits: run as `python -m dispatcher.demo.customers PORT`.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from starlette.routing import Route
 from receiver import Event, Receiver
 
 SLOW_S = 1.0
+MODEL_S = 0.2
 # No constraint keeps a job from being fulfilled twice: only the receiver does.
 _TABLE = "CREATE TABLE IF NOT EXISTS fulfilled (job_id TEXT NOT NULL)"
 
@@ -64,6 +65,7 @@ class Customers:
                 Route("/slow", self._slow, methods=["POST"]),
                 Route("/buggy", self._buggy, methods=["POST"]),
                 Route("/fix", self._fix, methods=["POST"]),
+                Route("/model", _model, methods=["POST"]),
                 Route("/handled", self._show),
             ]
         )
@@ -87,6 +89,12 @@ class Customers:
     def _handle(self, name: str, request: Request) -> Response:
         self._handled[name].add(request.headers["webhook-id"])
         return Response("thank you")
+
+
+async def _model(request: Request) -> Response:
+    given = await request.json()
+    await asyncio.sleep(MODEL_S)
+    return JSONResponse({"text": f"answer {given['number']}"})
 
 
 if __name__ == "__main__":
