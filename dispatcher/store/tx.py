@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from dispatcher.audit import Entry
-from dispatcher.jobs.states import JobState
+from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.states import State
 from receiver.base import db
 from receiver.base.keyring import Keyring
@@ -50,9 +50,9 @@ class ChangeSet:
     and those whose schedules are to go if they are idle (since when), how far the counts, the
     stored bytes of tenants and the rates moved, and what was appended to the audit trail. Of jobs:
     endpoints and queues to refresh, how many more wait in a queue and at an endpoint (negative:
-    less), how many more are in a state, which came to an end or were taken from their process, and
-    when the next may start (None: nothing touched jobs). `before` is what was changed outside of a
-    savepoint, before it."""
+    less), how many more have ended in a state, which came to an end or were taken from their
+    process, and when the next may start (None: nothing touched jobs). `before` is what was changed
+    outside of a savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -131,10 +131,11 @@ class ChangeSet:
             self.counts[tenant, after] += 1
 
     def job_moved(self, tenant: str, before: JobState | None, after: JobState | None) -> None:
-        """Count the same of a job."""
-        if before is not None:
+        """Count the same of a job, where it ends or has ended: what waits and runs is counted by
+        its queues and endpoints."""
+        if before is not None and before in FINAL:
             self.job_counts[tenant, before] -= 1
-        if after is not None:
+        if after is not None and after in FINAL:
             self.job_counts[tenant, after] += 1
 
     def moves(self) -> list[tuple[str, str, int, int]]:
@@ -345,8 +346,11 @@ class JobStatements(Protocol):
     PUT_OUTPUTS: str  # bulk: job, run, content_type, headers, body, kid, ended_ms
     INSERT_JOB_ATTEMPTS: str  # bulk: `jobs.rows.ATTEMPT`
     SET_ENDPOINT_HEALTH: str  # bulk: the fields of Health, endpoint
-    ADD_DURATIONS: str  # bulk: endpoint, day, what, bucket, n
-    ADD_USAGE: str  # bulk: tenant, endpoint, day, runs, failed, run_ms, cost, bytes
+
+    def add_measures(self, tx: Tx, durations: Sequence[Row], usage: Sequence[Row]) -> None:
+        """Add rows of `durations`, at least one, and of `jobs.rows.USAGE` to what there is."""
+
+    ADD_USAGE: str  # bulk: `jobs.rows.USAGE`
 
     # Ends, and what leads back to the queue
     END_JOBS: str  # bulk: `jobs.rows.ENDED`, id

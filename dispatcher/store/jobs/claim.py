@@ -118,8 +118,6 @@ def claim(tx: Tx, request: JobClaimRequest) -> list[ClaimedJob]:
     started = tx.job_statements.start_jobs(tx, request.process, now_ms, chosen)
     if len(started) < len(chosen):
         _put_aside(tx, set(chosen) - {row[0] for row in started})
-    for row in started:
-        tx.changes.job_moved(row[1], "queued", "running")
     _serve(tx, endpoints, now_ms)
     epochs = {one.name: one.epoch for one in endpoints}
     return [rows.claimed(tx, row, epochs[row[2]], request.now_ms) for row in started]

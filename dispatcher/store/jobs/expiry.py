@@ -128,7 +128,6 @@ def _apply(
             expires_ms = min(expires_ms, one.job.queued_ms + round(ttl_s * 1000))
         again.append((one.interruptions + interrupted, expires_ms, one.job.id))
         tx.changes.queued(one.job.endpoint, one.queue, 1)
-        tx.changes.job_moved(one.job.tenant, "running", "queued")
     if again:
         tx.bulk(tx.job_statements.REQUEUE_JOBS, again)
     for ending, found in ended.items():

@@ -4,6 +4,7 @@ jobs. Portable."""
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from dispatcher.jobs.estimates import DAYS, Histogram, What, bucket_of
@@ -62,11 +63,8 @@ def settled(tx: Tx, settlements: Iterable[JobSettlement]) -> None:
         of_day.cost += item.cost
         of_day.bytes += size
     if durations:
-        tx.bulk(
-            tx.job_statements.ADD_DURATIONS,
-            [(*key, n) for key, n in sorted(durations.items())],
-        )
-    _add_usage(tx, used)
+        rows = [(*key, n) for key, n in sorted(durations.items())]
+        tx.job_statements.add_measures(tx, rows, _usage_rows(used))
 
 
 def stopped(tx: Tx, jobs: Iterable[Job], *, failed: bool, now_ms: int) -> None:
@@ -78,18 +76,15 @@ def stopped(tx: Tx, jobs: Iterable[Job], *, failed: bool, now_ms: int) -> None:
             of_day = used.setdefault((job.tenant, job.endpoint, day), _Used())
             of_day.runs += 1
             of_day.failed += failed
-    _add_usage(tx, used)
-
-
-def _add_usage(tx: Tx, used: Mapping[tuple[str, str, int], _Used]) -> None:
     if used:
-        tx.bulk(
-            tx.job_statements.ADD_USAGE,
-            [
-                (*key, one.runs, one.failed, one.run_ms, one.cost, one.bytes)
-                for key, one in sorted(used.items())
-            ],
-        )
+        tx.bulk(tx.job_statements.ADD_USAGE, _usage_rows(used))
+
+
+def _usage_rows(used: Mapping[tuple[str, str, int], _Used]) -> list[Row]:
+    return [
+        (*key, one.runs, one.failed, one.run_ms, one.cost, one.bytes)
+        for key, one in sorted(used.items(), key=itemgetter(0))
+    ]
 
 
 def measured(tx: Tx, endpoint: str, *, now_ms: int) -> dict[What, Histogram]:

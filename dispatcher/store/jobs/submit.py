@@ -248,10 +248,7 @@ def _insert_parts(
     )
     inputs = []
     for new in stored:
-        submitted = results[new.id]
-        if isinstance(submitted, SubmittedJob):
-            tx.changes.job_moved(new.tenant, None, submitted.state)
-            tx.changes.bytes[new.tenant] += rows.ROW_BYTES + len(new.body)
+        tx.changes.bytes[new.tenant] += rows.ROW_BYTES + len(new.body)
         body, kid = rows.seal_body(tx, new.body, INPUTS.place(new.id, new.tenant))
         inputs.append((new.id, new.content_type, body, kid))
     if inputs:

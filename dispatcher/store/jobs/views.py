@@ -73,13 +73,23 @@ def _exists(tx: Tx, tenant: str, job: str) -> None:
 
 
 def counts(tx: Tx, tenant: str | None) -> dict[JobState, int]:
-    """Return how many jobs are in each state, of one tenant or of all."""
-    total = "SELECT state, CAST(sum(n) AS bigint) FROM counts"
-    if tenant is None:
-        counted = tx.all(f"{total} GROUP BY state")
-    else:
-        counted = tx.all(f"{total} WHERE tenant = ? GROUP BY state", tenant)
-    found: dict[str, int] = dict(counted)
+    """Return how many jobs are in each state, of one tenant or of all: what has ended as it is
+    counted, what waits as its queues show it, and what runs one by one."""
+    of_tenant, values = ("", ()) if tenant is None else (" WHERE tenant = ?", (tenant,))
+    ended = tx.all(
+        f"SELECT state, CAST(sum(n) AS bigint) FROM counts{of_tenant} GROUP BY state", *values
+    )
+    found: dict[str, int] = dict(ended)
+    shown_by = "endpoint_load" if tenant is None else "queues"
+    queued = tx.one(f"SELECT CAST(sum(queued) AS bigint) FROM {shown_by}{of_tenant}", *values)
+    # The empty text keeps the database from walking all of a tenant's.
+    running = tx.one(
+        "SELECT count(*) FROM jobs WHERE state = 'running'"
+        + ("" if tenant is None else " AND tenant || '' = ?"),
+        *values,
+    )
+    found[f"{JOB_COUNT}queued"] = queued[0] or 0 if queued else 0
+    found[f"{JOB_COUNT}running"] = running[0] if running else 0
     return {state: found.get(JOB_COUNT + state, 0) for state in STATES}
 
 

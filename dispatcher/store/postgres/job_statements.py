@@ -231,7 +231,7 @@ WHERE l.endpoint = u.endpoint
 """
 
 _DURATION: Final = {"endpoint": "text", "day": "bigint", "what": "text", "bucket": "bigint"}
-ADD_DURATIONS: Final = (
+_ADD_DURATIONS: Final = (
     _insert("durations", _DURATION | {"n": "bigint"})
     + f" ON CONFLICT ({', '.join(_DURATION)}) DO UPDATE SET n = durations.n + excluded.n"
 )
@@ -240,6 +240,14 @@ ADD_USAGE: Final = f"""
 {_insert("job_usage", USAGE)} ON CONFLICT (tenant, endpoint, day)
 DO UPDATE SET {ADDED.format(table="job_usage")}
 """
+
+_ADD_MEASURES: Final = f"WITH added AS ({_ADD_DURATIONS}) {ADD_USAGE}"
+
+
+def add_measures(tx: Tx, durations: Sequence[Row], usage: Sequence[Row]) -> None:
+    """Differs: one statement."""
+    tx.run(_ADD_MEASURES, *columns(durations), *columns(usage))
+
 
 # --- ends, and what leads back to the queue ---
 

@@ -67,7 +67,9 @@ _COUNT: Final = f"""
 INSERT INTO counts (tenant, state, seat, n, bytes)
 SELECT tenant, state, 0, count(*), {STORED_BYTES} FROM callbacks GROUP BY tenant, state
 UNION ALL
-SELECT tenant, '{JOB_COUNT}' || state, 0, count(*), {JOB_BYTES} FROM jobs GROUP BY tenant, state
+SELECT tenant, '{JOB_COUNT}' || state, 0,
+       CASE WHEN state IN ('queued', 'running') THEN 0 ELSE count(*) END, {JOB_BYTES}
+FROM jobs GROUP BY tenant, state
 """
 
 _SEALED_BY: Final = "INSERT INTO sealed_by (kid, first_ms) VALUES (%s, %s) ON CONFLICT DO NOTHING"

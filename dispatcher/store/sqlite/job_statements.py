@@ -180,7 +180,7 @@ UPDATE endpoint_load SET "window" = ?, failures = ?, failing_since_ms = ?, openi
 WHERE endpoint = ?
 """
 
-ADD_DURATIONS: Final = (
+_ADD_DURATIONS: Final = (
     _insert("durations", ("endpoint", "day", "what", "bucket", "n"))
     + " ON CONFLICT DO UPDATE SET n = n + excluded.n"
 )
@@ -188,6 +188,13 @@ ADD_DURATIONS: Final = (
 ADD_USAGE: Final = f"""
 {_insert("job_usage", USAGE)} ON CONFLICT DO UPDATE SET {ADDED.format(table="job_usage")}
 """
+
+
+def add_measures(tx: Tx, durations: Sequence[Row], usage: Sequence[Row]) -> None:
+    """Add rows of durations and of usage to what there is."""
+    tx.many(_ADD_DURATIONS, durations)
+    tx.many(ADD_USAGE, usage)
+
 
 # --- ends, and what leads back to the queue ---
 

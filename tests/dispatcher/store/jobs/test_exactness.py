@@ -278,7 +278,10 @@ class Machine(RuleBasedStateMachine):
             )
             if n
         }
-        jobs = self.look("SELECT tenant, state, count(*) FROM jobs GROUP BY tenant, state")
+        jobs = self.look(
+            "SELECT tenant, state, count(*) FROM jobs WHERE state NOT IN ('queued', 'running') "
+            "GROUP BY tenant, state"
+        )
         assert counted == {(tenant, f"job:{state}"): n for tenant, state, n in jobs}
         kept = self.look("SELECT tenant, sum(bytes) FROM counts GROUP BY tenant ORDER BY tenant")
         callbacks = dict(
