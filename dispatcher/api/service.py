@@ -72,7 +72,11 @@ async def readyz(call: Call) -> Response:
         return _unready(refusal)
     try:
         await call.context.store.check()
-        missing = await call.context.store.missing_keys() or call.context.engine.missing_key()
+        missing = (
+            await call.context.store.missing_keys()
+            or call.context.engine.missing_key()
+            or call.context.gateway.engine.missing_key()
+        )
     except StoreFull:
         return _unready("the disk is full: what is accepted could not be written")
     except StoreError as error:

@@ -155,6 +155,11 @@ class JobEngine:
         """Return an endpoint as this process knows it, None where there is none of this name."""
         return self._book.get(name)
 
+    def missing_key(self) -> str | None:
+        """Return what could not be run lately, since no key of ours opens it; None where there was
+        nothing."""
+        return self._faults.missing_key(self._monotonic_ms())
+
     # --- life ---
 
     def start(self) -> None:

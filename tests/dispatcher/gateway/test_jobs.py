@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 from typing import Any
 
 import pytest
@@ -295,3 +296,27 @@ async def test_what_may_not_start_here_is_not_asked_for_without_end(database: st
         assert claims <= 15
         other = await world.submit(at="other")
         await model.until(lambda one: f"job_{other.id}" in one.by_job)
+
+
+async def test_an_input_that_no_key_opens_waits_and_is_told(database: str) -> None:
+    """Our own lack: nothing goes out, no try is spent, and `/readyz` says what is missing; the job
+    goes once the key is back."""
+    other = f"k2:{b64encode(bytes(range(1, 33))).decode()}"
+    async with upstream() as model:
+        async with running(database, encrypt_payloads="on") as world:
+            await world.endpoint(model.url)
+            await world.service.store.jobs.set_paused("ep", paused=True, now_ms=now_ms())
+            taken = await world.submit()
+        async with running(database, encryption_keys=other) as world:
+            await world.service.store.jobs.set_paused("ep", paused=False, now_ms=now_ms())
+
+            async def is_told() -> bool:
+                return world.service.gateway.engine.missing_key() is not None
+
+            await world.until(is_told)
+            assert world.figure("own_faults_total", lack="keys") >= 1
+            job = await world.until_state(taken.id, "queued")
+            assert (job.calls, model.calls) == (0, [])
+        async with running(database) as world:
+            world.service.gateway._put_off_ms = 0  # it waits for a minute, and is looked at now
+            await world.until_state(taken.id, "completed")
