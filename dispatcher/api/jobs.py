@@ -171,8 +171,7 @@ async def cancel(call: Call) -> Response:
     job = await find(call)
     if job.state not in FINAL:
         entry = call.entry("job.cancel", ids.spelled(job.id, "v1"))
-        jobs = call.context.store.jobs
-        await jobs.cancel(call.tenant, job.id, now_ms=call.now_ms, entries=[entry])
+        await call.context.gateway.engine.cancel(call.tenant, job.id, entries=[entry])
         job = await find(call)
     return respond(await detail(call, job))
 
@@ -201,8 +200,8 @@ async def retry(call: Call) -> Response:
     entry = call.entry("job.retry", ids.spelled(job.id, "v1"), force=request.force or None)
     try:
         with _spelling(job.id):
-            await call.context.store.jobs.retry(
-                call.tenant, job.id, force=request.force, now_ms=call.now_ms, entries=[entry]
+            await call.context.gateway.engine.retry(
+                call.tenant, job.id, force=request.force, entries=[entry]
             )
     except JobQueueFull as full:
         raise await call.context.job_intake.queue_full(full) from None
