@@ -24,6 +24,7 @@ async def processes(together: Together, count: int, **rules: Any) -> list[Jobs]:
     made = await found[0].endpoint(**rules)
     for one in found:
         one.rules[EP] = made.rules
+        await one.known(one.process)
     return found
 
 
