@@ -90,30 +90,31 @@ class Service:
             self.figures,
             self.metrics,
         )
-        self.api: Router = create_api(
-            Context(
-                settings=settings,
-                store=self.store,
-                access=self.access,
-                intake=self.intake,
-                engine=self.engine,
-                secrets=self.secrets,
-                quotas=self.quotas,
-                gateway=self.gateway,
-                job_intake=self.job_intake,
-                figures=self.figures,
-                wake_replayer=self.replayer.wake,
-                wake_job_sweeper=self.job_sweeper.wake,
-                wake_eraser=self.eraser.wake,
-                wake_resealer=self.resealer.wake,
-                metrics=self.metrics,
-            )
-        )
+        self.api: Router = create_api(self._context())
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
         self._unrecorded_jobs = 0
         self.new_key: str | None = None
         """The platform key that the first start made, to be shown once."""
+
+    def _context(self) -> Context:
+        return Context(
+            settings=self.settings,
+            store=self.store,
+            access=self.access,
+            intake=self.intake,
+            engine=self.engine,
+            secrets=self.secrets,
+            quotas=self.quotas,
+            gateway=self.gateway,
+            job_intake=self.job_intake,
+            figures=self.figures,
+            wake_replayer=self.replayer.wake,
+            wake_job_sweeper=self.job_sweeper.wake,
+            wake_eraser=self.eraser.wake,
+            wake_resealer=self.resealer.wake,
+            metrics=self.metrics,
+        )
 
     async def start(self) -> None:
         """Open everything and begin to deliver. Raises CannotStart and SettingError."""

@@ -94,7 +94,14 @@ class Metrics:
         self._request_s = histogram(
             "request_seconds", "How long requests took.", _DURATION_S, "method", "route"
         )
+        self._waits = counter(
+            "job_waits", "Requests that wait for a job, by whether they were held.", "held"
+        )
         self._endpoints: set[str] = set()
+        self._count_jobs()
+
+    def _count_jobs(self) -> None:
+        counter, histogram = self._counter, self._histogram
         self._jobs_submitted = counter(
             "jobs_submitted", "Jobs submitted, by result.", "endpoint", "result"
         )
@@ -126,9 +133,6 @@ class Metrics:
         )
         self._job_late = counter(
             "job_late_results", "Results of jobs whose claim was lost or ended, not recorded."
-        )
-        self._waits = counter(
-            "job_waits", "Requests that wait for a job, by whether they were held.", "held"
         )
 
     def submitted(self, result: str) -> None:
