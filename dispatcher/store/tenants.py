@@ -74,14 +74,20 @@ def change(tx: Tx, tenant: str, changes: Mapping[str, object]) -> Tenant:
 
 
 def begin_erasing(tx: Tx, tenant: str, *, now_ms: int, entry: Entry | None = None) -> Tenant:
-    """Have the tenant end: its keys and its filtered replays do at once. Raises NotFound; nothing
-    happens to one that is being erased already."""
+    """Have the tenant end: its keys, its filtered replays and its bulk changes of jobs do at once.
+    Raises NotFound; nothing happens to one that is being erased already."""
     if _get(tx, tenant).erasing_ms is None:
         tx.run("UPDATE tenants SET erasing_ms = ? WHERE name = ?", now_ms, tenant)
         tx.run("DELETE FROM keys WHERE tenant = ?", tenant)
         tx.run(
             "UPDATE replays SET state = 'cancelled', finished_ms = ? "
             "WHERE tenant = ? AND state = 'running'",
+            now_ms,
+            tenant,
+        )
+        tx.run(
+            "UPDATE job_sweeps SET state = 'cancelled', ended_ms = ? "
+            "WHERE tenant = ? AND state = 'running' AND what <> 'purge'",
             now_ms,
             tenant,
         )

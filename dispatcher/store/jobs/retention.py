@@ -37,7 +37,7 @@ _NEXT_ENDPOINT: Final = (
 _DUE: Final = (
     "SELECT id, ended_ms, input_bytes, coalesce(output_bytes, 0) FROM jobs "
     "WHERE endpoint = ? AND pruned = ? AND ended_ms IS NOT NULL AND ended_ms < ? "
-    "ORDER BY ended_ms LIMIT ?"
+    "AND releasing = 0 ORDER BY ended_ms LIMIT ?"
 )
 _PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags")
 

@@ -493,13 +493,14 @@ class JobStore:
         due: Due | None = await self._read(
             lambda tx: retention.due(tx, now_ms=at_ms, key_ms=key_ms, limit=limit), SERVICE
         )
-        if due is None:
-            return await self._write(
-                lambda tx: retention.prune_rest(tx, now_ms=now_ms, limit=limit)
+        if due is not None:
+            pruned = await self._write(
+                lambda tx: retention.prune(tx, due, now_ms=now_ms, key_ms=key_ms),
+                lanes=due.touched,
             )
-        return await self._write(
-            lambda tx: retention.prune(tx, due, now_ms=now_ms, key_ms=key_ms), lanes=due.touched
-        )
+            if pruned:
+                return pruned
+        return await self._write(lambda tx: retention.prune_rest(tx, now_ms=now_ms, limit=limit))
 
     async def erase(self, tenant: str, *, now_ms: int, limit: int) -> Erasure:
         """Delete about `limit` more jobs of a tenant that is being erased, and cancel what runs.

@@ -188,6 +188,23 @@ async def test_a_slice_frees_no_more_than_so_many_bytes(
     assert await jobs.store.prune(now_ms=jobs.world.now_ms, limit=100) == 0
 
 
+async def test_a_job_whose_call_is_open_stays_and_holds_nothing_up(jobs: Jobs) -> None:
+    """A call that does not end takes its place, however long ago its job was cancelled."""
+    await jobs.endpoint(concurrency=9, keep=Keep(input=1, output=1, job=1))
+    open_one = (await jobs.submit(handover=True)).claimed
+    assert open_one is not None
+    await jobs.cancel(open_one.id)
+    jobs.world.tick()
+    other = await ended(jobs)
+    jobs.world.tick(2_000)
+    assert await jobs.store.prune(now_ms=jobs.world.now_ms, limit=1) == 1
+    await raises(NotFound, jobs.get(other))
+    assert await pruned(jobs) == 0
+    assert (await jobs.get(open_one.id)).releasing
+    await jobs.store.freed([open_one])
+    assert await pruned(jobs) == 1
+
+
 async def test_what_ends_again_meanwhile_is_left_alone(jobs: Jobs) -> None:
     """What was due when it was looked up, and has been retried since."""
     await jobs.endpoint(keep=Keep(input=60, output=60, job=60))
@@ -243,6 +260,7 @@ async def test_a_tenant_that_is_erased_leaves_no_job_behind(
     await jobs.store.make_sweep(TENANT, "cancel", JobFilter(status="queued"), now_ms=world.now_ms)
     told = len(await jobs.callbacks())
     await world.store.begin_erasing(TENANT, now_ms=world.now_ms)
+    assert await jobs.store.running_sweeps() == []
     assert await erased(world) == "waiting"
     left = LOOKERS[store_name](folder, f"SELECT state FROM jobs WHERE tenant = '{TENANT}'")
     assert left == [("cancelled",)] * 2
