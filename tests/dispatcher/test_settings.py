@@ -159,20 +159,18 @@ def test_hosts_are_what_a_request_can_name(hosts: str) -> None:
 
 
 def test_half_of_the_connections_may_wait_unless_it_is_said() -> None:
-    """GATEWAY 0.13."""
     assert load({"DISPATCHER_CONNECTIONS_MAX": "100"}).held_requests_max == 50
     assert load({"DISPATCHER_CONNECTIONS_MAX": "1"}).held_requests_max == 1
     assert load({"DISPATCHER_WAITERS_MAX": "7"}).held_requests_max == 7
 
 
 def test_a_callback_carries_no_more_than_a_payload_may_be() -> None:
-    """GATEWAY 0.12."""
     assert load({}).inline_max == 256 * 1024
     assert load({"DISPATCHER_PAYLOAD_BYTES_MAX": "1000"}).inline_max == 1_000
 
 
 def test_values_of_upstreams_come_from_variables_of_their_own(tmp_path: Path) -> None:
-    """GATEWAY 3: only names that begin with `DISPATCHER_UPSTREAM_`, and no setting among them."""
+    """Only names that begin with `DISPATCHER_UPSTREAM_`, and no setting among them."""
     file = tmp_path / "token"
     file.write_text("of the file\n")
     environ = {"DISPATCHER_UPSTREAM_TOKEN": "t", "DISPATCHER_UPSTREAM_B_FILE": str(file)}

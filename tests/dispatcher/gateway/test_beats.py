@@ -1,5 +1,4 @@
-"""beats.py: who is dead, and who may start something, by clocks that nobody compares
-(GATEWAY 6)."""
+"""beats.py: who is dead, and who may start something, by clocks that nobody compares."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,5 +1,4 @@
-"""Calls that end before their upstream ends them: cancelled, lost, or at the end of the process
-(GATEWAY 6, 8)."""
+"""Calls that end before their upstream ends them: cancelled, lost, or at the end of the process."""
 
 import asyncio
 import json

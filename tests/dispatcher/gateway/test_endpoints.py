@@ -1,4 +1,4 @@
-"""endpoints.py: rules as they are now (GATEWAY 3)."""
+"""endpoints.py: rules as they are now."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""header_values.py: what headers of endpoints name, and what they may not (GATEWAY 3)."""
+"""header_values.py: what headers of endpoints name, and what they may not."""
 
 from collections.abc import Sequence
 from pathlib import Path

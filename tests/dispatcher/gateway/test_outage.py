@@ -1,5 +1,5 @@
 """The database is away: what runs goes on, its ends are stored when it is back, and nobody takes
-anything over (GATEWAY 6)."""
+anything over."""
 
 import asyncio
 from contextlib import AsyncExitStack

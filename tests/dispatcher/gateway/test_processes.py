@@ -1,5 +1,5 @@
 """Several processes on one PostgreSQL: exact capacity, cancels from elsewhere, and what becomes of
-a process's jobs when it dies or stands still (GATEWAY 6)."""
+a process's jobs when it dies or stands still."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""waiters.py: held requests have a budget, and are woken (GATEWAY 0.13)."""
+"""waiters.py: held requests have a budget, and are woken."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
