@@ -172,12 +172,12 @@ def _begin_again(tx: Tx, name: str, rules: EndpointRules) -> None:
 def set_paused(tx: Tx, name: str, *, paused: bool, now_ms: int) -> Endpoint:
     """Start no more of its jobs, or go on, as if nothing had been wrong with its upstream. Raises
     NotFound."""
-    before = get(tx, name)
+    rules = get(tx, name).rules
     sql = "UPDATE endpoints SET paused = ?, updated_ms = ? WHERE name = ?"
     tx.run(sql, int(paused), now_ms, name)
     tx.run("UPDATE endpoint_load SET paused = ? WHERE endpoint = ?", int(paused), name)
-    if before.paused and not paused:
-        _begin_again(tx, name, before.rules)
+    if not paused:  # one that is held by a circuit alone goes on too
+        _begin_again(tx, name, rules)
     tx.changes.endpoints.add(name)
     tx.notify("endpoints")
     return get(tx, name)

@@ -1,7 +1,10 @@
 """Endpoints: made, changed, paused and removed, with what their rules do to the backlog."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dispatcher.jobs.endpoint import LocalRef
 from dispatcher.store.errors import Conflict, NotFound
@@ -87,12 +90,14 @@ async def test_a_paused_endpoint_starts_nothing(jobs: Jobs) -> None:
     assert [one.id for one in await jobs.claim()] == ids
 
 
-async def test_resuming_ends_a_hold(jobs: Jobs) -> None:
+@pytest.mark.parametrize("changes", [(True, False), (False,)])
+async def test_resuming_ends_a_hold(jobs: Jobs, changes: Sequence[bool]) -> None:
+    """Also of an endpoint that nobody had paused."""
     await jobs.endpoint(concurrency=1)
     await jobs.many(2)
     await jobs.settle(await jobs.one(), outcome(429, retry_after_ms=600_000))
     assert await jobs.claim() == []
-    for paused in (True, False):
+    for paused in changes:
         await jobs.store.set_paused(EP, paused=paused, now_ms=jobs.world.now_ms)
     assert len(await jobs.claim()) == 1
 
