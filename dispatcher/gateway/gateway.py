@@ -111,6 +111,9 @@ class Gateway:
         else:
             while await self._orphans():
                 pass
+        # Before anything is started again: then it shows if a clock ran ahead that is right now.
+        while await self._correct():
+            pass
 
     def start(self) -> None:
         """Begin to run jobs."""
