@@ -29,7 +29,15 @@ _PURGED: Final = (
     f"{OF_JOBS} queue = ? AND epoch < ? AND class IN (0, 1, 2) AND state = 'queued' "
     "ORDER BY queue, epoch, class, due_ms, ticket LIMIT ?"
 )
-_REMOVED: Final = "SELECT name FROM endpoints WHERE removed_ms IS NOT NULL ORDER BY name LIMIT 1"
+# One whose last calls go on, for hours maybe, holds no other up.
+_REMOVED: Final = """
+SELECT name FROM endpoints e WHERE removed_ms IS NOT NULL AND (
+    NOT EXISTS (SELECT 1 FROM jobs
+        WHERE endpoint = e.name AND (state = 'running' OR releasing = 1))
+    OR EXISTS (SELECT 1 FROM queues q JOIN jobs j ON j.queue = q.id AND j.state = 'queued'
+        WHERE q.id >= e.name || '/' AND q.id < e.name || '0')
+) ORDER BY name LIMIT 1
+"""
 _BACKLOG: Final = """
 SELECT j.id, j.endpoint, j.lane FROM queues q
 JOIN jobs j ON j.queue = q.id AND j.state = 'queued' WHERE q.id >= ? AND q.id < ? LIMIT ?

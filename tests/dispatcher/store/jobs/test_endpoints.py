@@ -129,6 +129,23 @@ async def test_a_removed_endpoint_takes_nothing_and_its_backlog_is_cancelled(job
     assert [one.tenant for one in await jobs.callbacks()] == []  # nobody asked to be told
 
 
+async def test_a_removed_endpoint_whose_call_goes_on_holds_no_other_up(jobs: Jobs) -> None:
+    """The backlog of the next one is ended, and its name is free, however long that takes."""
+    now_ms = jobs.world.now_ms
+    for name in ("ep-1", "ep-2"):
+        await jobs.endpoint(name)
+    running = (await jobs.submit(at="ep-1", handover=True)).claimed
+    assert running is not None
+    waiting = await jobs.many(2, at="ep-2")
+    for name in ("ep-1", "ep-2"):
+        await jobs.store.remove_endpoint(name, now_ms=now_ms)
+    while await jobs.store.end_purged(now_ms=now_ms, limit=10):
+        pass
+    assert await jobs.states(waiting) == ["cancelled"] * 2
+    await jobs.endpoint("ep-2")
+    assert (await jobs.settle(running)).recorded
+
+
 async def test_jobs_outlive_their_endpoint(jobs: Jobs) -> None:
     """They are shown as they ended; nothing runs them again, and they go with their tenant."""
     world, store = jobs.world, jobs.world.store
