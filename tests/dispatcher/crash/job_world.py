@@ -33,6 +33,7 @@ _TAKES_S: Final = {
     "away": 3.5,
     "long": 60.0,
     "first-late": 2.5,
+    "first-away": 5.0,
     "first-long": 60.0,
 }
 _LOST: Final = frozenset({"lose", "half"})
