@@ -103,7 +103,7 @@ TABLE: list[tuple[str, Behaviour, CallKind, int | None]] = [
     ("error-too-large", answers(b"HTTP/1.1 429 No\r\nContent-Length: 1048577\r\n\r\n"),
      "too_large", 429),
     ("endless", floods(HEAD + b"\r\n", b"x" * 65_536), "too_large", 200),
-    ("endless-chunks", floods(HEAD + CHUNKED, b"1\r\nx\r\n" * 8_192), "too_large", 200),
+    ("endless-chunks", floods(HEAD + CHUNKED, b"10\r\n" + b"x" * 16 + b"\r\n"), "too_large", 200),
     ("endless-headers", floods(HEAD, b"X-A: 1\r\n" * 8_192), "broken_off", 200),
     ("endless-header", floods(HEAD + b"X-A: ", b"x" * 65_536), "broken_off", 200),
     ("endless-status-line", floods(b"HTTP/1.1 ", b"2" * 65_536), "unknown", None),
