@@ -118,7 +118,7 @@ async def test_a_rate_is_exact_over_processes(together: Together) -> None:
 
     await asyncio.gather(*map(claim, jobs))
     elapsed_s = (now_ms() - began_ms) / 1000
-    assert 10 <= started <= 20 * elapsed_s + 3
+    assert 1 <= started <= 20 * elapsed_s + 3
 
 
 async def test_one_key_in_several_processes_is_one_job(together: Together) -> None:
