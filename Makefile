@@ -3,9 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # How many processes run the suite. Much of it waits: two are worth it on a single core, too.
 WORKERS ?= 2
-# Files in their order: by default those of few tests, which are the long ones, would come last, to one
-# process while the other has nothing left to do.
-PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PARALLEL := -n $(WORKERS) --dist loadfile
 
 .PHONY: install demo quick test coverage check format generate bench clean
 
