@@ -21,6 +21,7 @@ import aiohttp
 
 from tests.dispatcher.crash.job_serve import Life
 
+_TURNS: Final = 3  # of the loop, until what has arrived was read
 KEY: Final = "test-crash-key-of-the-gateway"
 AUTH: Final = {"Authorization": f"Bearer {KEY}"}
 _ROOT: Final = Path(__file__).parents[3]
@@ -82,7 +83,7 @@ class Upstream:
     life: int = 0
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=lambda: defaultdict(list))
     recent: deque[Call] = field(default_factory=lambda: deque(maxlen=50))
-    open: Counter[str] = field(default_factory=Counter)
+    open: dict[str, set[asyncio.StreamReader]] = field(default_factory=lambda: defaultdict(set))
     most: Counter[str] = field(default_factory=Counter)
     sulks: int = 0  # so many calls more are turned away
     trap: tuple[str, Callable[[], None]] | None = None
@@ -110,16 +111,24 @@ class Upstream:
         )
         self.calls[call.job, call.run].append(call)
         self.recent.append(call)
-        self.open[endpoint] += 1
-        self.most[endpoint] = max(self.most[endpoint], self.open[endpoint])
+        self.open[endpoint].add(reader)
         try:
+            await self._count(endpoint)
             body = await reader.readexactly(int(fields["content-length"]))
             return await self._answer(call, json.loads(body), reader, writer)
         finally:
             if call.met == "open":
                 call.met = "closed"
             call.ended_s = time.monotonic()
-            self.open[endpoint] -= 1
+            self.open[endpoint].remove(reader)
+
+    async def _count(self, endpoint: str) -> None:
+        """Count the open calls, without those that we are about to see closed: that may come in the
+        same moment as the call that was made in their place."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        count = sum(not reader.at_eof() for reader in self.open[endpoint])
+        self.most[endpoint] = max(self.most[endpoint], count)
 
     async def _answer(
         self,

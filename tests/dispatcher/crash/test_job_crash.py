@@ -1,5 +1,5 @@
 """A dispatcher that runs jobs is killed at every commit of their path and in the middle of calls,
-again and again (I1, I2, I3; GATEWAY 5, 6)."""
+again and again (I1, I2, I3)."""
 
 import os
 import random

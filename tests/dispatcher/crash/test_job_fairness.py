@@ -1,6 +1,6 @@
 """What endpoints promise whoever shares them, measured where it matters: at the upstream. A flood
 of one customer costs another a place at most; capacity and rate are exact over processes, also
-while one of them dies, whose jobs go on within a lease (GATEWAY 4, 6)."""
+while one of them dies, whose jobs go on within a lease."""
 
 import asyncio
 import os

@@ -1,6 +1,6 @@
 """Processes that run jobs stand still, lose their database, or have their clocks stepped: others
 take over after a lease of contact and never before it, and what comes too late changes nothing
-(GATEWAY 6, D20)."""
+(D20)."""
 
 import asyncio
 import os
