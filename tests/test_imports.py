@@ -21,6 +21,7 @@ BASE: Final = "receiver.base"
 FLOORS: Final = (
     "audit fairness filters headers health ids keys outcome pace policy states values",
     "jobs",
+    "dialects",
     "settings",
     "store metrics wire",
     "wire_jobs",
@@ -39,8 +40,8 @@ FLOORS: Final = (
     "__main__",
 )
 # Decisions: time and chance are arguments, and nothing waits.
-DECISIONS: Final = ("fairness", "filters", "headers", "health", "jobs", "outcome", "pace", "policy",
-                    "states", "values")  # fmt: skip
+DECISIONS: Final = ("dialects", "fairness", "filters", "headers", "health", "jobs", "outcome", "pace",
+                    "policy", "states", "values")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",
                   "threading", "time", "urllib.request"}  # fmt: skip

@@ -26,6 +26,7 @@ from dispatcher.api import (
     usage,
 )
 from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
+from dispatcher.api.dialects import cerebrium, runpod, tensorone
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, encode
 from dispatcher.api.route import Operation, Resource, not_found
@@ -47,6 +48,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *job_submits.OPERATIONS,
     *callbacks.OPERATIONS,
     *jobs.OPERATIONS,
+    *tensorone.OPERATIONS,
+    *cerebrium.OPERATIONS,
+    *runpod.OPERATIONS,  # last of these: an endpoint's name stands where the others have words
     *sweeps.OPERATIONS,
     *usage.OPERATIONS,
     *replays.OPERATIONS,

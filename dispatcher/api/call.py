@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 from dispatcher import audit, wire
 from dispatcher.access import Access, Principal
 from dispatcher.api import json
+from dispatcher.api.manner import OURS, Manner
 from dispatcher.audit import Entry
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.slots import Probes
@@ -92,12 +93,14 @@ class Context:
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One authenticated request. `principal`, `tenant` and `query` are unset on public routes;
-    `reason` is why it asks, where it says so of a change that is audited."""
+    `reason` is why it asks, where it says so of a change that is audited; `manner` is the
+    dialect's that it speaks."""
 
     context: Context
     request: Request = field(repr=False)
     bodies: Bodies = field(repr=False)
     path: Mapping[str, str]
+    manner: Manner = OURS
     principal: Principal = field(init=False)
     tenant: str = field(init=False)
     query: dict[str, str] = field(init=False)

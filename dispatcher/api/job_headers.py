@@ -121,7 +121,7 @@ def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
         callback_headers=None
         if callback_headers is None
         else pairs("Postback-Callback-Headers", callback_headers),
-        idempotency_key=_key(header(b"idempotency-key")),
+        idempotency_key=idempotency_key(call),
         not_before=_not_before(header(b"postback-not-before")),
         limit_s=_seconds("Postback-Timeout", header(b"postback-timeout")),
         ttl_s=_ttl_s(header(b"postback-ttl"), header(b"cancel-after")),
@@ -174,8 +174,9 @@ def _policy(text: str | None) -> wire.PolicyChoice | None:
         raise invalid("Postback-Policy", text, reason) from None
 
 
-def _key(text: str | None) -> str | None:
-    """Return an idempotency key: bare, or what stands in a structured field's string."""
+def idempotency_key(call: Call) -> str | None:
+    """Return a request's idempotency key: bare, or what stands in a structured field's string."""
+    text = call.header(b"idempotency-key")
     quoted = None if text is None else _QUOTED.fullmatch(text)
     return text if quoted is None else _ESCAPED.sub(r"\1", quoted[1])
 

@@ -31,7 +31,7 @@ _CODES: Final[Mapping[str, str]] = {
 EMPTY: Final = Output(body=b"", content_type=job_headers.OCTETS)
 
 
-def _refused(context: Context, asgi: Asgi, code: str) -> None:
+def refused(context: Context, asgi: Asgi, code: str) -> None:
     """Count a refusal, by endpoints that there are: what is asked for may be anything."""
     name = asgi.get("path_params", {}).get("name", "")
     if context.gateway.book.get(name) is not None:
@@ -43,7 +43,7 @@ def _refused(context: Context, asgi: Asgi, code: str) -> None:
     "/v1/endpoints/{name}/jobs",
     tag="jobs",
     scope="submit",
-    refused=_refused,
+    refused=refused,
     media=("*/*",),
     parameters=job_headers.PARAMETERS,
     responses={202: SubmittedJobView[str], 200: "*/*"},

@@ -237,7 +237,7 @@ async def detail(call: Call, job: Job) -> JobDetailView[str]:
     if job.state == "queued":
         fields |= await _waiting(call, job)
     elif job.state in FINAL:
-        fields["cost"] = await _cost(call, job)
+        fields["cost"] = await cost(call, job)
     if job.state == "running" and job.started_ms is not None:
         fields["estimated_completion"] = await _completion(call, job, job.started_ms)
     if job.callback is not None:
@@ -269,7 +269,7 @@ async def _waiting(call: Call, job: Job) -> dict[str, Any]:
     return fields
 
 
-async def _cost(call: Call, job: Job) -> float | None:
+async def cost(call: Call, job: Job) -> float | None:
     """Return what a job's last run cost, by its endpoint's price; None where it has none."""
     endpoint = call.context.gateway.book.get(job.endpoint)
     if endpoint is None or not endpoint.rules.price_per_second:

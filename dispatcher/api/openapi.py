@@ -18,6 +18,9 @@ TAGS: Final = {
     "replays": "Deliver again what failed, all at once.",
     "destinations": "Where deliveries go, with their limits and their health.",
     "jobs": "Requests that are run in the background, and what came of them.",
+    "tensorone": "The paths and words of TensorOne, for what was written for it.",
+    "runpod": "The paths and words of RunPod, for what was written for it.",
+    "cerebrium": "The paths and words of Cerebrium, for what was written for it.",
     "endpoints": "Where jobs are run: upstreams by name, with their rules.",
     "access": "API keys, signing secrets and tenants.",
     "service": "Figures and signs of life.",
@@ -176,7 +179,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> dict[str, Any]:
     }
     by_status: dict[int, list[str]] = {}
     for code in error_codes(operation):
-        by_status.setdefault(CODES[code][0], []).append(code)
+        by_status.setdefault(operation.manner.status(code), []).append(code)
     for status, codes in by_status.items():
         if str(status) not in responses:
             responses[str(status)] = _failure(codes, schemas)

@@ -19,6 +19,7 @@ from dispatcher.access import Principal, TooFast
 from dispatcher.api.call import Call, Context
 from dispatcher.api.errors import ApiError, to_refusal, unavailable
 from dispatcher.api.json import respond
+from dispatcher.api.manner import OURS, Manner
 from dispatcher.keys import UNLIMITED
 from dispatcher.values import Scope
 from receiver.base import http
@@ -67,7 +68,7 @@ class Operation:
     may hold its `parameters` alone, unless one is named like `tag.KEY`: then its handler checks.
     `refused` counts a request to its path that was refused with a code.
     `actions` are what the audit trail calls the changes that it makes, which the caller may give a
-    reason for.
+    reason for. `manner` is its dialect's: the same for all operations of a path.
     """
 
     method: Method
@@ -84,6 +85,7 @@ class Operation:
     errors: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     refused: Callable[[Context, Asgi, str], None] | None = None
+    manner: Manner = OURS
     handler: Handler = field(init=False)
     summary: str = field(init=False)
     about: str = field(init=False)
@@ -111,6 +113,7 @@ class Resource:
         self._context = context
         self._outgoing = outgoing
         self._path = operations[0].path
+        self._manner = operations[0].manner
         self._bodies = bodies
         self._timeout_s = context.settings.request_timeout
         self._proxies = Proxies(context.settings.trusted_proxies)
@@ -160,6 +163,7 @@ class Resource:
                 request=request,
                 bodies=self._bodies,
                 path=_path(scope.get("path_params", {})),
+                manner=self._manner,
             )
             if operation.scope is not None:
                 await _admit(call, operation.scope)
@@ -175,6 +179,7 @@ class Resource:
         except Exception as error:  # the last resort: no fault of ours may leak or hang
             refusal = to_refusal(error, request.id)
             refusal.__traceback__ = None  # it would keep itself, and the body, until a collection
+            refusal.status = self._manner.statuses.get(refusal.code, refusal.status)
             if self._counted is not None:
                 self._counted(self._context, scope, refusal.code)
             return error_response(refusal, request.id), tenant
@@ -230,7 +235,8 @@ async def _send(
 
 async def _admit(call: Call, scope: Scope) -> None:
     access = call.context.access
-    principal = await access.principal(call.header(b"authorization"))
+    header = call.manner.authorization(call.header(b"authorization"))
+    principal = await access.principal(header)
     if principal.limits is not UNLIMITED:
         _check_limits(call, principal)
     access.mark_used(principal)

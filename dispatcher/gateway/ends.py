@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from dispatcher.dialects.callbacks import callback_of
 from dispatcher.engine.engine import Engine
 from dispatcher.ids import new_id, spelled
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.states import FINAL
-from dispatcher.jobs.told import callback_of, cost_of, end_of
+from dispatcher.jobs.told import cost_of, end_of
 from dispatcher.jobs.values import (
     CallOutcome,
     ClaimedJob,

@@ -1,24 +1,19 @@
-"""How a job's end is told: one callback a run, whose payload is made once and never again. Pure.
+"""What is told of a job's end, in whatever dialect: what it came to, why, and its output. Pure.
 
-The payload is what the dialect by which the job came calls back with. An output is copied into it
-as it stands where every reader would read it alike, else as text; what is neither, or long, is told
-by where it is fetched. So whatever an upstream answered, a receiver can read the callback.
+An output is copied into a document as it stands where every reader would read it alike, else as
+text; what is neither, or long, is told by where it is fetched. So whatever an upstream answered, a
+receiver can read the callback.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import sha256
 from typing import Final, Protocol
 
-from dispatcher import ids
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import (
-    CLASS_OF,
-    HIGH,
     CallOutcome,
     Dialect,
     JobOptions,
@@ -27,14 +22,14 @@ from dispatcher.jobs.values import (
     Output,
 )
 from dispatcher.policy import DEFAULT, PresetName
-from dispatcher.values import NewCallback
-from receiver.base.clock import iso
 from receiver.base.completion import BOM, DEPTH_MAX, UNFIT_TEXT, ParseError, parse
 
 JSON_TYPE: Final = "application/json"
 OUTPUT_S_MAX: Final = 604_800.0
 """Outputs are promised for no longer than a week, whatever their endpoint keeps."""
 ERROR_BYTES_MAX: Final = 64 * 1024
+to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""A value as JSON."""
 _PRESETS: Final[dict[Dialect, PresetName]] = {
     "v1": "exponential",
     "tensorone": "exponential",
@@ -75,6 +70,10 @@ class Told(Protocol):
     def tags(self) -> tuple[tuple[str, str], ...]: ...
     @property
     def options(self) -> JobOptions: ...
+    @property
+    def created_ms(self) -> int: ...
+    @property
+    def queued_ms(self) -> int: ...
     @property
     def started_ms(self) -> int | None: ...
 
@@ -128,46 +127,6 @@ def callback_policy(asked: str | None, rules: EndpointRules, dialect: Dialect) -
     return asked or rules.callback.policy or (None if preset == DEFAULT else preset)
 
 
-def callback_of(
-    job: Told, end: End, *, id: str, now_ms: int, inline_max: int, public_url: str
-) -> NewCallback | None:
-    """Return the callback that tells the end of the job's run, with `id`; None where nobody is to
-    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`."""
-    target = job.options.callback
-    if target is None:
-        return None
-    spelled = ids.spelled(job.id, job.dialect, waited=job.options.sync)
-    body, content_type = _PAYLOADS[job.dialect](
-        _Telling(job, end, spelled, now_ms, inline_max, public_url)
-    )
-    digest = sha256(body).digest()
-    return NewCallback(
-        id=id,
-        tenant=job.tenant,
-        job_id=spelled,
-        job_status=end.state,
-        priority="high" if CLASS_OF[job.priority] == HIGH else "normal",
-        destination=target.destination,
-        lane=target.lane,
-        destination_name=target.destination_name,
-        url=target.url,
-        body=body,
-        body_sha256=digest,
-        content_type=content_type,
-        headers=target.headers,
-        tags=job.tags,
-        policy_text=target.policy_text,
-        policy=target.policy,
-        key=ids.end_key(job.id, job.run),
-        explicit_key=True,  # no key of an earlier rule is looked for
-        content=ids.content_digest(
-            spelled, end.state, target.destination, target.url, digest, content_type, job.run
-        ),
-        created_ms=now_ms,
-        run=job.run,
-    )
-
-
 # --- an output, as a document may hold it ---
 
 
@@ -190,7 +149,7 @@ def spliced(output: Output, bytes_max: int) -> bytes | None:
     text = as_text(output)
     if text is None or "\0" in text:
         return None
-    written = _text(text).encode()
+    written = to_json(text).encode()
     return written if len(written) <= bytes_max else None
 
 
@@ -246,70 +205,3 @@ def _is_readable(value: bytes) -> bool:
     except ParseError:
         return False
     return True
-
-
-# --- the payloads, by dialect ---
-
-
-@dataclass(frozen=True, slots=True)
-class _Telling:
-    job: Told
-    end: End
-    spelled: str
-    now_ms: int
-    inline_max: int
-    public_url: str
-
-
-def _tensorone(telling: _Telling) -> tuple[bytes, str]:
-    """Return TensorOne's shape, with the run and the endpoint."""
-    job, end = telling.job, telling.end
-    began_ms = telling.now_ms if job.started_ms is None else job.started_ms
-    took_s = max(0, telling.now_ms - began_ms) / 1000
-    error = error_text(end)
-    # What is put together here holds nothing that JSON would escape: ids, words, names, numbers.
-    head = f'{{"jobId":"{telling.spelled}","status":"{end.state}","output":'
-    tail = (
-        f',"executionTime":{took_s},"completedAt":"{iso(telling.now_ms)}","cost":{end.cost},'
-        f'"tags":{_text(dict(job.tags)) if job.tags else "{}"},"run":{job.run},'
-        f'"endpoint":"{job.endpoint}"'
-    )
-    if error is not None:
-        tail += f',"error":{_text(error)}'
-    return head.encode() + _output(telling) + tail.encode(errors="replace") + b"}", JSON_TYPE
-
-
-def _output(telling: _Telling) -> bytes:
-    output = telling.end.output
-    if telling.end.state != "completed" or output is None or not output.body:
-        return b"null"
-    inline = spliced(output, telling.inline_max)
-    return _written(_reference(telling, output)) if inline is None else inline
-
-
-def _reference(telling: _Telling, output: Output) -> dict[str, object]:
-    """Return where an output is fetched, and what will come."""
-    return {
-        "url": f"{telling.public_url.rstrip('/')}/v1/jobs/{telling.spelled}/output",
-        "size": len(output.body),
-        "contentType": UNFIT_TEXT.sub("", output.content_type),
-        "sha256": sha256(output.body).hexdigest(),
-        "expiresAt": iso(telling.end.expires_ms),
-    }
-
-
-_text: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-# Whatever stands in a job, its end is told: no value makes this fail.
-def _written(value: object) -> bytes:
-    return _text(value).encode(errors="replace")
-
-
-# Each dialect's own shape takes its place here; until then they speak as `/v1` does.
-_PAYLOADS: Final[Mapping[Dialect, Callable[[_Telling], tuple[bytes, str]]]] = {
-    "v1": _tensorone,
-    "tensorone": _tensorone,
-    "runpod": _tensorone,
-    "cerebrium": _tensorone,
-}

@@ -4,9 +4,10 @@ each with its callback, in one commit."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from dispatcher.dialects.callbacks import callback_of
 from dispatcher.ids import random_id
 from dispatcher.jobs.states import FINAL, JobReason, JobState
-from dispatcher.jobs.told import End, callback_of
+from dispatcher.jobs.told import End
 from dispatcher.jobs.values import Job
 from dispatcher.store.errors import CannotUnseal
 from dispatcher.store.jobs import measures, rows

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
 
+from dispatcher.dialects.callbacks import callback_of
 from dispatcher.filters import Filter
 from dispatcher.ids import destination_id, job_content, job_key, lane_id, new_id, new_job_id
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules
 from dispatcher.jobs.judge import judge
-from dispatcher.jobs.told import callback_of, end_of
+from dispatcher.jobs.told import end_of
 from dispatcher.jobs.values import (
     CallbackTarget,
     CallKind,

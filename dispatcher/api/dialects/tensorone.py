@@ -1,0 +1,7 @@
+"""TensorOne's routes."""
+
+from typing import Final
+
+from dispatcher.api.route import Operation
+
+OPERATIONS: Final[tuple[Operation, ...]] = ()

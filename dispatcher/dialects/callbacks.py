@@ -1,0 +1,64 @@
+"""The callback that tells a job's end, one a run, in the words of the dialect by which the job
+came: made once and never again. Pure."""
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Final
+
+from dispatcher import ids
+from dispatcher.dialects import cerebrium, runpod, tensorone, v1
+from dispatcher.dialects.snapshot import Payload, Snapshot
+from dispatcher.jobs.told import End, Told
+from dispatcher.jobs.values import CLASS_OF, HIGH, Dialect
+from dispatcher.values import NewCallback
+
+_PAYLOADS: Final[Mapping[Dialect, Callable[[Snapshot], Payload]]] = {
+    "v1": v1.payload,
+    "tensorone": tensorone.payload,
+    "runpod": runpod.payload,
+    "cerebrium": cerebrium.payload,
+}
+
+
+def callback_of(
+    job: Told, end: End, *, id: str, now_ms: int, inline_max: int, public_url: str
+) -> NewCallback | None:
+    """Return the callback that tells the end of the job's run, with `id`; None where nobody is to
+    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`."""
+    target = job.options.callback
+    if target is None:
+        return None
+    shown = Snapshot(job, end.state, end, now_ms, inline_max, public_url)
+    payload, spelled = _PAYLOADS[job.dialect](shown), shown.id
+    digest = sha256(payload.body).digest()
+    return NewCallback(
+        id=id,
+        tenant=job.tenant,
+        job_id=spelled,
+        job_status=end.state,
+        priority="high" if CLASS_OF[job.priority] == HIGH else "normal",
+        destination=target.destination,
+        lane=target.lane,
+        destination_name=target.destination_name,
+        url=target.url,
+        body=payload.body,
+        body_sha256=digest,
+        content_type=payload.content_type,
+        headers=(*target.headers, *payload.headers),
+        tags=job.tags,
+        policy_text=target.policy_text,
+        policy=target.policy,
+        key=ids.end_key(job.id, job.run),
+        explicit_key=True,  # no key of an earlier rule is looked for
+        content=ids.content_digest(
+            spelled,
+            end.state,
+            target.destination,
+            target.url,
+            digest,
+            payload.content_type,
+            job.run,
+        ),
+        created_ms=now_ms,
+        run=job.run,
+    )
