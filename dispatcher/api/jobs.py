@@ -15,7 +15,7 @@ from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.jobs import filters, told
 from dispatcher.jobs.states import FINAL, JobReason, JobState
-from dispatcher.jobs.values import Job, JobPriority
+from dispatcher.jobs.values import Dialect, Job, JobPriority
 from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound, PayloadGone
 from dispatcher.wire_jobs import JobAttemptView, JobCallbackView, JobDetailView, JobView, Retry
 from receiver.base.clock import iso
@@ -168,12 +168,17 @@ async def cancel(call: Call) -> Response:
     Cancelled at once, and its callback says so; the call is closed, and its place is free once it
     has ended. One that has ended stays as it is, and is shown.
     """
+    return respond(await detail(call, await cancelled(call)))
+
+
+async def cancelled(call: Call) -> Job:
+    """Cancel the job that the path names, unless it has ended, and return it. Raises NotFound."""
     job = await find(call)
     if job.state not in FINAL:
         entry = call.entry("job.cancel", ids.spelled(job.id, "v1"))
         await call.context.gateway.engine.cancel(call.tenant, job.id, entries=[entry])
         job = await find(call)
-    return respond(await detail(call, job))
+    return job
 
 
 @Operation(
@@ -196,16 +201,22 @@ async def retry(call: Call) -> Response:
     once its input is gone.
     """
     request = await call.json_if_any(Retry) or Retry()
+    return respond(await detail(call, await retried(call, force=request.force)))
+
+
+async def retried(call: Call, *, force: bool = False, dialect: Dialect = "v1") -> Job:
+    """Queue the job that the path names again, and return it; errors spell its id as `dialect`
+    does. Raises NotFound, Conflict, InputGone and QueueFull."""
     job = await find(call, output=False)
-    entry = call.entry("job.retry", ids.spelled(job.id, "v1"), force=request.force or None)
+    entry = call.entry("job.retry", ids.spelled(job.id, "v1"), force=force or None)
     try:
-        with _spelling(job.id):
+        with _spelling(job.id, dialect):
             await call.context.gateway.engine.retry(
-                call.tenant, job.id, force=request.force, entries=[entry]
+                call.tenant, job.id, force=force, entries=[entry]
             )
     except JobQueueFull as full:
         raise await call.context.job_intake.queue_full(full) from None
-    return respond(await detail(call, await find(call)))
+    return await find(call)
 
 
 async def find(call: Call, *, output: bool = True) -> Job:
@@ -220,14 +231,14 @@ async def find(call: Call, *, output: bool = True) -> Job:
 
 
 @contextmanager
-def _spelling(id: str) -> Iterator[None]:
-    """Have errors that name a job spell its id as everything here does."""
+def _spelling(id: str, dialect: Dialect = "v1") -> Iterator[None]:
+    """Have errors that name a job spell its id as everything else that is answered."""
     try:
         yield
     except JobQueueFull:
         raise
     except (Conflict, InputGone, NotFound, PayloadGone) as error:
-        raise type(error)(str(error).replace(id, ids.spelled(id, "v1"))) from None
+        raise type(error)(str(error).replace(id, ids.spelled(id, dialect))) from None
 
 
 async def detail(call: Call, job: Job) -> JobDetailView[str]:

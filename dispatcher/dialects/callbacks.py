@@ -28,8 +28,10 @@ def callback_of(
     target = job.options.callback
     if target is None:
         return None
-    shown = Snapshot(job, end.state, end, now_ms, inline_max, public_url)
-    payload, spelled = _PAYLOADS[job.dialect](shown), shown.id
+    spelled = ids.spelled(job.id, job.dialect, waited=job.options.sync)
+    payload = _PAYLOADS[job.dialect](
+        Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url)
+    )
     digest = sha256(payload.body).digest()
     return NewCallback(
         id=id,

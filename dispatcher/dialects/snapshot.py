@@ -7,7 +7,7 @@ from dispatcher import ids
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.told import JSON_TYPE, End, Told, output_expires_ms, spliced, to_json
-from dispatcher.jobs.values import Job, Output
+from dispatcher.jobs.values import Dialect, Job, Output
 from dispatcher.values import Headers
 from receiver.base.clock import iso
 from receiver.base.completion import UNFIT_TEXT
@@ -25,20 +25,17 @@ class Payload:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A job at one moment: when it ended, or now while it goes on (`end` is None then). Outputs of
-    more than `inline_max` bytes are told by a link below `public_url`."""
+    """A job at one moment: when it ended, or now while it goes on (`end` is None then). `id` is
+    spelled as the dialect does in which it is shown. Outputs of more than `inline_max` bytes are
+    told by a link below `public_url`."""
 
     job: Told
+    id: str
     state: JobState
     end: End | None
     at_ms: int
     inline_max: int
     public_url: str
-
-    @property
-    def id(self) -> str:
-        """The job's id, as its dialect spells it."""
-        return ids.spelled(self.job.id, self.job.dialect, waited=self.job.options.sync)
 
     @property
     def ran_ms(self) -> int:
@@ -49,6 +46,7 @@ class Snapshot:
 
 def of_job(
     job: Job,
+    dialect: Dialect,
     rules: EndpointRules | None,
     *,
     cost: float,
@@ -56,8 +54,8 @@ def of_job(
     inline_max: int,
     public_url: str,
 ) -> Snapshot:
-    """Return a stored job's snapshot: read with its output, and with its endpoint's rules, if that
-    is there still."""
+    """Return a stored job's snapshot, in whatever dialect it came: read with its output, and with
+    its endpoint's rules, if that is there still."""
     end, at_ms = None, now_ms
     if job.state in FINAL:
         at_ms = now_ms if job.ended_ms is None else job.ended_ms
@@ -70,7 +68,8 @@ def of_job(
             expires_ms=None if rules is None else output_expires_ms(rules, at_ms),
             cost=cost,
         )
-    return Snapshot(job, job.state, end, at_ms, inline_max, public_url)
+    id = ids.spelled(job.id, dialect, waited=job.options.sync)
+    return Snapshot(job, id, job.state, end, at_ms, inline_max, public_url)
 
 
 def output_value(shown: Snapshot) -> bytes:

@@ -74,10 +74,12 @@ class JobSubmission:
     """A job as somebody hands it in, not validated. `body` is its input, byte for byte. Its end is
     told at one of `callback_url` and `destination` (a registered name), or at neither. `headers`
     are those of the caller that the upstream may see, `callback_headers` are added to the callback.
-    `limit_s` is for how long it may run, `ttl_s` by when it must have ended."""
+    `limit_s` is for how long it may run, `ttl_s` by when it must have ended. `input` is the value
+    of the body's member of that name, where that alone is what the endpoint's schema is of."""
 
     endpoint: str
     body: bytes = field(repr=False)
+    input: bytes | None = field(default=None, repr=False)
     content_type: str
     dialect: Dialect = "v1"
     priority: JobPriority = "normal"
@@ -290,7 +292,8 @@ def _check(submission: JobSubmission, rules: EndpointRules, settings: Settings) 
     check_content_type(submission.content_type)
     check_tags(submission.tags)
     if rules.schema is not None:
-        fault = check_body(rules.schema, submission.body)
+        root = "" if submission.input is None else "input"
+        fault = check_body(rules.schema, submission.input or submission.body, root)
         if fault is not None:
             raise Invalid(fault.field or "body", fault.value, fault.reason)
     if submission.idempotency_key is not None:

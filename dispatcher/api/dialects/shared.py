@@ -7,7 +7,7 @@ from dispatcher.api.job_views import SHOWN_BYTES_MAX
 from dispatcher.dialects.snapshot import Snapshot, of_job
 from dispatcher.gateway.intake import JobSubmission
 from dispatcher.jobs.states import FINAL
-from dispatcher.jobs.values import Job, SubmittedJob
+from dispatcher.jobs.values import Dialect, Job, SubmittedJob
 
 
 async def accept(call: Call, submission: JobSubmission) -> SubmittedJob:
@@ -31,11 +31,12 @@ async def has_ended(call: Call, job: str, seconds: float) -> bool:
     return await call.request.while_there(waiting)
 
 
-async def snapshot(call: Call, job: Job) -> Snapshot:
-    """Return a stored job, read with its output, as its dialect may show it."""
+async def snapshot(call: Call, job: Job, dialect: Dialect) -> Snapshot:
+    """Return a stored job, read with its output, as a dialect may show it."""
     endpoint = call.context.gateway.book.get(job.endpoint)
     return of_job(
         job,
+        dialect,
         None if endpoint is None else endpoint.rules,
         cost=(await jobs.cost(call, job) or 0.0) if job.state in FINAL else 0.0,
         now_ms=call.now_ms,
