@@ -3,7 +3,8 @@ it, here or in another process. None is needed: who is not held asks again."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from dispatcher.metrics import Metrics
@@ -44,24 +45,51 @@ class Waiters:
         """Requests that wait now."""
         return self._taken
 
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nobody is held any more: the process is about to stop."""
+        return self._stopped
+
     async def wait(self, tenant: str, job: str, seconds: float) -> bool:
         """Return True once a job that had not ended a moment ago has; False when the time is over,
         and at once where there is no room for one more, or the process is about to stop."""
         if seconds <= 0:
             return False
+        with self.place(tenant) as held:
+            return held and await self.wait_in_place(job, seconds)
+
+    @contextmanager
+    def place(self, tenant: str) -> Iterator[bool]:
+        """Take the place of one request for as long as the block lasts: of one that waits several
+        times, or must know before it begins. Yields False where there is no room."""
         held = not self._stopped and self._has_room(tenant)
         self._metrics.job_wait(held=held)
         if not held:
+            yield False
+            return
+        self._taken += 1
+        self._by_tenant[tenant] += 1
+        try:
+            yield True
+        finally:
+            self._taken -= 1
+            self._by_tenant[tenant] -= 1
+            if not self._by_tenant[tenant]:
+                del self._by_tenant[tenant]
+
+    async def wait_in_place(self, job: str, seconds: float) -> bool:
+        """Wait as `wait` does, for a request that has a place."""
+        if self._stopped or seconds <= 0:
             return False
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._add(tenant, job, future)
+        self._add(job, future)
         try:
             async with asyncio.timeout(seconds):
                 return await future
         except TimeoutError:
             return False
         finally:
-            self._remove(tenant, job, future)
+            self._remove(job, future)
 
     def end(self, jobs: Iterable[str]) -> None:
         """Wake who waits for these: they have ended."""
@@ -77,18 +105,12 @@ class Waiters:
     def _has_room(self, tenant: str) -> bool:
         return self._taken < self._places and self._by_tenant[tenant] < self._tenant_places
 
-    def _add(self, tenant: str, job: str, future: asyncio.Future[bool]) -> None:
-        self._taken += 1
-        self._by_tenant[tenant] += 1
+    def _add(self, job: str, future: asyncio.Future[bool]) -> None:
         self._waiting.setdefault(job, set()).add(future)
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll(), name="poll-jobs")
 
-    def _remove(self, tenant: str, job: str, future: asyncio.Future[bool]) -> None:
-        self._taken -= 1
-        self._by_tenant[tenant] -= 1
-        if not self._by_tenant[tenant]:
-            del self._by_tenant[tenant]
+    def _remove(self, job: str, future: asyncio.Future[bool]) -> None:
         waiting = self._waiting[job]
         waiting.discard(future)
         if not waiting:
