@@ -83,10 +83,11 @@ def test_the_defaults_that_it_tells_are_the_defaults(default: float, said: str) 
 def test_examples_name_the_addresses_and_paths_that_there_are(language: str) -> None:
     text = example(language)
     assert set(numbers(r"127\.0\.0\.1:(\d+)", text)) == {OURS.port, THEIRS.port}
-    assert "/v1/" in text
+    passed_on = ("/v1/", "/v2/", "/v4/")
+    assert all(prefix in text for prefix in passed_on)
     assert THEIRS.path in text
     inside = {"/healthz", "/readyz", "/metrics"}
-    assert {one.path for one in OPERATIONS if not one.path.startswith("/v1/")} == inside
+    assert {one.path for one in OPERATIONS if not one.path.startswith(passed_on)} == inside
 
 
 def test_no_example_lets_less_through_than_we_take() -> None:

@@ -103,7 +103,7 @@ async def _waited(call: Call, taken: SubmittedJob, preferred: Preferences) -> Re
             output.body, headers={**job_views.media_headers(output.content_type), **headers}
         )
     if job.state in FINAL:
-        raise _failed(job, headers)
+        raise failed(job, headers)
     return _accepted(taken, preferred)  # somebody has it run again
 
 
@@ -127,7 +127,7 @@ def _headers(id: str, preferred: Preferences) -> dict[str, str]:
     return headers
 
 
-def _failed(job: Job, headers: Mapping[str, str]) -> ApiError:
+def failed(job: Job, headers: Mapping[str, str]) -> ApiError:
     """Return the error of a job that was waited for and has no output."""
     error = job_views.error(job) or ""
     details = {

@@ -246,17 +246,17 @@ async def detail(call: Call, job: Job) -> JobDetailView[str]:
     spelled = ids.spelled(job.id, "v1")
     fields = job_views.listed(job) | job_views.end(job, link(call, f"/v1/jobs/{spelled}/output"))
     if job.state == "queued":
-        fields |= await _waiting(call, job)
+        fields |= await waiting(call, job)
     elif job.state in FINAL:
         fields["cost"] = await cost(call, job)
     if job.state == "running" and job.started_ms is not None:
-        fields["estimated_completion"] = await _completion(call, job, job.started_ms)
+        fields["estimated_completion"] = await completion(call, job, job.started_ms)
     if job.callback is not None:
         fields["callback"] = await _callback(call, job.callback)
     return JobDetailView(**fields)
 
 
-async def _waiting(call: Call, job: Job) -> dict[str, Any]:
+async def waiting(call: Call, job: Job) -> dict[str, Any]:
     """Return the fields that say what a job waits for, and for how long."""
     now_ms = call.now_ms
     wait = await call.context.store.jobs.waiting(call.tenant, job.id, now_ms=now_ms)
@@ -290,7 +290,7 @@ async def cost(call: Call, job: Job) -> float | None:
     return told.cost_of(endpoint.rules, 0.0 if last is None else last.duration_ms)
 
 
-async def _completion(call: Call, job: Job, started_ms: int) -> str | None:
+async def completion(call: Call, job: Job, started_ms: int) -> str | None:
     """Return when a job that runs is expected to have ended."""
     endpoint = call.context.gateway.book.get(job.endpoint)
     if endpoint is None:

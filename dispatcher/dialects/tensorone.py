@@ -1,6 +1,8 @@
 """TensorOne's words for a job: its states are ours, times are ISO-8601, durations seconds. Pure."""
 
-from dispatcher.dialects.snapshot import Payload, Snapshot, output_value
+import math
+
+from dispatcher.dialects.snapshot import Payload, Snapshot, output_value, written
 from dispatcher.jobs.told import error_text, to_json
 from receiver.base.clock import iso
 
@@ -25,3 +27,39 @@ def document(shown: Snapshot, more: str = "") -> bytes:
     if error is not None:
         tail += f',"error":{to_json(error)}'
     return head.encode() + output_value(shown) + tail.encode(errors="replace") + b"}"
+
+
+def status(shown: Snapshot, estimated_completion: str | None = None) -> bytes:
+    """Return what is said of a job to who asks: of one that has ended all that its callback says,
+    and more."""
+    job = shown.job
+    more = (
+        f',"endpointId":"{job.endpoint}","priority":"{job.priority}",'
+        f'"createdAt":"{iso(job.created_ms)}"'
+    )
+    if job.started_ms is not None:
+        more += f',"startedAt":"{iso(job.started_ms)}"'
+    if shown.end is not None:
+        return document(shown, more)
+    if estimated_completion is not None:
+        more += f',"estimatedCompletion":"{estimated_completion}"'
+    head = f'{{"jobId":"{shown.id}","status":"{shown.state}","tags":'
+    return head.encode() + written(dict(job.tags)) + more.encode() + b"}"
+
+
+def result(shown: Snapshot) -> bytes:
+    """Return the answer of who waited for a job that completed."""
+    cost = 0.0 if shown.end is None else shown.end.cost
+    tail = (
+        f',"executionTime":{shown.ran_ms / 1000},"status":"{shown.state}",'
+        f'"metadata":{{"jobId":"{shown.id}","cost":{cost}}}}}'
+    )
+    return b'{"output":' + output_value(shown) + tail.encode()
+
+
+def size(bytes_count: int) -> str:
+    """Return a size as its errors name it: decimal, with one digit behind the point at most."""
+    for unit, of in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if bytes_count >= of:
+            return f"{math.floor(bytes_count / of * 10) / 10:g}{unit}"
+    return f"{bytes_count}B"
