@@ -40,8 +40,8 @@ FLOORS: Final = (
     "__main__",
 )
 # Decisions: time and chance are arguments, and nothing waits.
-DECISIONS: Final = ("dialects", "fairness", "filters", "headers", "health", "jobs", "outcome", "pace",
-                    "policy", "states", "values")  # fmt: skip
+DECISIONS: Final = ("dialects", "fairness", "filters", "headers", "health", "jobs", "outcome",
+                    "pace", "policy", "states", "values")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",
                   "threading", "time", "urllib.request"}  # fmt: skip

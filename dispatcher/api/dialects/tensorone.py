@@ -230,7 +230,9 @@ async def _accepted(call: Call, taken: Taken) -> Response:
 async def _estimated_s(call: Call, name: str) -> int:
     """Return for how long a job of an endpoint is expected to run."""
     endpoint = call.context.gateway.book.get(name)
-    known = None if endpoint is None else (await call.context.figures.estimates(endpoint)).duration_s
+    known = (
+        None if endpoint is None else (await call.context.figures.estimates(endpoint)).duration_s
+    )
     return max(1, math.ceil(DURATION_S if known is None else known))
 
 

@@ -18,7 +18,7 @@ class Execution(Shape, frozen=True, kw_only=True):
     is_async: bool | None = field(default=None, name="async")
     callback_url: Url | None = None
     priority: Literal["normal", "high"] = "normal"
-    tags: Tags = {}
+    tags: Tags = field(default_factory=dict)
     timeout: Duration | None = None
 
 

@@ -14,12 +14,15 @@ from tests.dispatcher.api.models import Model, model_server
 from tests.dispatcher.api.talk import ADMIN_KEY, connect
 from tests.receiver.serving import served
 
+SECRET = "whsec_dGVzdC1zZWNyZXQtb2YtdGhpcnR5LXR3by1ieXRlcyE="
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         database_url=f"sqlite:///{tmp_path}/dialects.db",
         admin_key=ADMIN_KEY,
+        signing_secret=SECRET,
         allow_networks=(ip_network("127.0.0.0/8"),),
         drain_grace=0.2,
         job_drain=0.2,

@@ -113,3 +113,26 @@ async def test_who_hangs_up_leaves_its_place(world: World) -> None:
     held.cancel()
     await asyncio.wait({held})
     assert world.waiters.held == 0
+
+
+async def test_a_place_is_taken_once_for_several_waits(world: World) -> None:
+    """And before what is waited for is known: who finds none can say so first."""
+    with world.waiters.place("a") as held, world.waiters.place("a") as more:
+        assert held
+        assert more
+        assert world.waiters.held == 2
+        with world.waiters.place("a") as third:
+            assert not third
+        assert not await world.waiters.wait("a", "j", LONG_S)
+        assert not await world.waiters.wait_in_place("j", 0.01)
+        waiting = asyncio.create_task(world.waiters.wait_in_place("j", LONG_S))
+        await asyncio.sleep(0)
+        assert world.waiters.held == 2
+        world.waiters.end(["j"])
+        assert await waiting
+        world.waiters.stop()
+        assert world.waiters.is_stopped
+        assert not await world.waiters.wait_in_place("j", LONG_S)
+    assert world.waiters.held == 0
+    with world.waiters.place("b") as late:
+        assert not late
