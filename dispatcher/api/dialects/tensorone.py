@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from dispatcher.jobs.fields import duration
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import Job, JobPriority, SubmittedJob
 from dispatcher.quotas import StorageFull
+from dispatcher.store.errors import StoreError
 from receiver.base.clock import iso
 from receiver.base.http import invalid, number
 
@@ -228,11 +230,13 @@ async def _accepted(call: Call, taken: Taken) -> Response:
 
 
 async def _estimated_s(call: Call, name: str) -> int:
-    """Return for how long a job of an endpoint is expected to run."""
-    endpoint = call.context.gateway.book.get(name)
-    known = (
-        None if endpoint is None else (await call.context.figures.estimates(endpoint)).duration_s
-    )
+    """Return for how long a job of an endpoint is expected to run. Raises nothing: the job is
+    taken, whether that can be told or not."""
+    endpoint, known = call.context.gateway.book.get(name), None
+    if endpoint is not None:
+        known = endpoint.rules.expected_duration
+        with suppress(StoreError):
+            known = (await call.context.figures.estimates(endpoint)).duration_s
     return max(1, math.ceil(DURATION_S if known is None else known))
 
 
