@@ -50,7 +50,9 @@ def stored(**fields: Any) -> Job:
 
 
 def shown(job: Job, **fields: Any) -> Snapshot:
-    given = {"cost": 0.5, "now_ms": NOW_MS, "inline_max": 100, "public_url": "https://host/"}
+    given: dict[str, Any] = {
+        "cost": 0.5, "now_ms": NOW_MS, "inline_max": 100, "public_url": "https://host/",
+    }  # fmt: skip
     by = rules(keep=Keep(output=60))
     return of_job(job, fields.pop("dialect", "tensorone"), by, **(given | fields))
 

@@ -5,7 +5,7 @@ import asyncio
 import json
 import shlex
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -538,7 +538,7 @@ async def test_jobs_are_found_by_tag_and_status(api: httpx.AsyncClient, shout: M
 # --- watching ---
 
 
-async def watched(client: httpx.AsyncClient, id: str) -> AsyncIterator[dict[str, Any]]:
+async def watched(client: httpx.AsyncClient, id: str) -> AsyncGenerator[dict[str, Any], None]:
     """The updates of a job, as they come."""
     path, headers = f"/v2/jobs/{id}/status", {"Accept": "text/event-stream"}
     async with client.stream("GET", path, headers=headers, timeout=60) as response:
@@ -614,7 +614,7 @@ async def test_who_finds_no_room_to_watch_gets_the_present_status(
     assert [one async for one in updates] == []
     assert [one["status"] async for one in watched(client, id)] == ["running"]
     shout.go.set()
-    await ended(api, id)
+    await until_status(api, id, "completed")
 
 
 async def test_a_job_that_is_gone_cannot_be_watched(
@@ -687,7 +687,7 @@ async def test_who_cannot_wait_so_long_gets_the_job(
     assert full.status_code == 202
     shout.go.set()
     for one in (late, full):
-        assert (await ending(api, one.json()["jobId"]))["status"] == "completed"
+        await until_status(api, one.json()["jobId"], "completed")
     refused = await api.post(f"{SYNC}?wait=301", json={"input": {}})
     assert reject(refused, 422, "VALIDATION_ERROR")["field"] == "wait"
 
