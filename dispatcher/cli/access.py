@@ -11,7 +11,9 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, print_list
-from dispatcher.client import Key, NewKey, Reencryption, RevealedSecret, Secret, calls
+from dispatcher.client import Key, NewKey, Reencryption, RevealedSecret, Secret
+from dispatcher.client.calls import key as key_calls
+from dispatcher.client.calls import secret as secret_calls
 from dispatcher.client.retry import poll_s
 from receiver.base import cli
 from receiver.base.cli import Failed, examples
@@ -69,7 +71,7 @@ def list_keys(service: ServiceDep) -> None:
         )
 
     nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
-    print_list(service, calls.keys, made, row, nothing)
+    print_list(service, key_calls.keys, made, row, nothing)
 
 
 def _end(at: datetime | None) -> Text:
@@ -133,7 +135,7 @@ def create_key(
 ) -> None:
     """Make an API key. It is shown once, here, and never again. What it is not bound to by options
     it is bound to as the key that makes it."""
-    call = calls.create_key(
+    call = key_calls.create_key(
         list(dict.fromkeys(scope)),
         tenant=tenant_of,
         label=label,
@@ -168,7 +170,7 @@ def rotate_key(
 ) -> None:
     """Give an API key a new text, shown once, here. The key stays what it is, and the old text is
     good until the overlap ends (24 h), so that who uses it can change over."""
-    call = calls.rotate_key(
+    call = key_calls.rotate_key(
         id,
         overlap_s=None if overlap is None else options.duration_s(overlap),
         force=force,
@@ -243,7 +245,7 @@ def list_secrets(service: ServiceDep) -> None:
         )
 
     nothing = "no secrets yet: they come with a tenant"
-    print_list(service, calls.secrets, made, row, nothing)
+    print_list(service, secret_calls.secrets, made, row, nothing)
 
 
 @command(secrets, "reveal", _SECRETS[1])
@@ -257,7 +259,11 @@ def reveal_secret(
     """Show a secret's value. That you looked is recorded."""
     if id is not None and destination is not None:
         raise typer.BadParameter("--id and --destination exclude each other")
-    _print(service.show(calls.reveal_secret(id=id, destination=destination, reason=service.reason)))
+    _print(
+        service.show(
+            secret_calls.reveal_secret(id=id, destination=destination, reason=service.reason)
+        )
+    )
 
 
 @command(secrets, "rotate", _SECRETS[2])
@@ -275,7 +281,7 @@ def rotate_secret(
     """Make a new secret. The old one signs beside it until the overlap ends (24 h), so that
     receivers can change over without losing one delivery."""
     overlap_s = None if overlap is None else options.duration_s(overlap)
-    call = calls.rotate_secret(
+    call = secret_calls.rotate_secret(
         destination=destination, overlap_s=overlap_s, force=force, reason=service.reason
     )
     _print(service.show(call))
@@ -296,14 +302,14 @@ def reencrypt(
     then take the old one out. Where several processes share a database, first add the new key
     behind the old one everywhere.
     """
-    call, polls = calls.reencrypt(reason=service.reason), 0
+    call, polls = secret_calls.reencrypt(reason=service.reason), 0
     while True:
         response = service.client.raw(call)
         done = call.read(response)
         if done.final or not wait:
             break
         time.sleep(poll_s(polls))
-        call, polls = calls.reencryption(), polls + 1
+        call, polls = secret_calls.reencryption(), polls + 1
     if service.json:
         cli.print_json(response.body)
     else:

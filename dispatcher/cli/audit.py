@@ -14,7 +14,7 @@ from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, pages
 from dispatcher.client import AuditEntry, AuditFilters, Page
-from dispatcher.client.calls import audit_page
+from dispatcher.client.calls.tenant import audit_page
 from dispatcher.client.transport import Call
 from receiver.base import cli
 from receiver.base.cli import Failed

@@ -9,7 +9,8 @@ from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, print_list
 from dispatcher.cli.show import met
-from dispatcher.client import Destination, calls
+from dispatcher.client import Destination
+from dispatcher.client.calls import destination as calls
 from receiver.base import cli
 
 Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]

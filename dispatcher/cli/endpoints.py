@@ -10,7 +10,8 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
-from dispatcher.client import Endpoint, NotFound, calls
+from dispatcher.client import Endpoint, NotFound
+from dispatcher.client.calls import endpoint as calls
 from dispatcher.gateway.apply import ApplyError, read
 from dispatcher.jobs.fields import camel
 from dispatcher.jobs.rules import merged

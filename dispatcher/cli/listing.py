@@ -13,7 +13,7 @@ from dispatcher.cli import options
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.service import Service, ServiceDep, pages
 from dispatcher.client import Callback, Filters, Page
-from dispatcher.client.calls import page
+from dispatcher.client.calls.callback import page
 from dispatcher.client.transport import Call
 from dispatcher.states import State
 from receiver.base import cli

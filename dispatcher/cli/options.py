@@ -20,7 +20,7 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from dispatcher.client.calls import one_value
+from dispatcher.client.calls.build import one_value
 from dispatcher.policy import PRESETS
 from receiver.base import cli
 from receiver.base.cli import Run, ago

@@ -11,7 +11,8 @@ from dispatcher.cli.listing import FiltersDep, callback_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, Service, for_each
 from dispatcher.cli.show import await_end
-from dispatcher.client import Callback, Filters, Preview, Replay, calls
+from dispatcher.client import Callback, Filters, Preview, Replay
+from dispatcher.client.calls import callback as calls
 from receiver.base import cli
 from receiver.base.cli import Failed
 

@@ -17,7 +17,7 @@ from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.cli.show import await_end
 from dispatcher.client import Client, Submitted
-from dispatcher.client.calls import submit
+from dispatcher.client.calls.submission import submit
 from dispatcher.client.transport import Call
 from receiver.base import cli
 from receiver.signature import RUN_MAX

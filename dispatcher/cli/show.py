@@ -14,8 +14,9 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
-from dispatcher.client import Attempt, Callback, Stats, calls
-from dispatcher.client.calls import attempts, get
+from dispatcher.client import Attempt, Callback, Stats
+from dispatcher.client.calls import tenant as calls
+from dispatcher.client.calls.callback import attempts, get
 from dispatcher.client.transport import Call
 from receiver.base import cli
 

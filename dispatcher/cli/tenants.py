@@ -8,7 +8,8 @@ from rich.text import Text
 
 from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
-from dispatcher.client import Tenant, TenantDetail, calls
+from dispatcher.client import Tenant, TenantDetail
+from dispatcher.client.calls import tenant as calls
 from receiver.base import cli
 from receiver.base.cli import examples
 

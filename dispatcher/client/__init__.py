@@ -8,14 +8,22 @@ with Client("http://127.0.0.1:8600", api_key) as client:
 """
 
 from dispatcher.client.aio import AsyncClient
-from dispatcher.client.calls import AuditFilters, Filters, LineResult, Payload, Submission
+from dispatcher.client.calls.callback import Filters
+from dispatcher.client.calls.job import JobFilters
+from dispatcher.client.calls.submission import LineResult, Submission
+from dispatcher.client.calls.tenant import AuditFilters
 from dispatcher.client.errors import (
     BadAnswer,
     BadRequest,
     Conflict,
     Forbidden,
     Gone,
+    InputGone,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
     NotFound,
+    OutputGone,
     PostbackError,
     QueueFull,
     RateLimited,
@@ -34,8 +42,12 @@ from dispatcher.client.results import (
     Callback,
     Destination,
     Endpoint,
+    Job,
+    JobAttempt,
     Key,
+    Load,
     NewKey,
+    Payload,
     Preview,
     Purged,
     Reencryption,
@@ -46,9 +58,13 @@ from dispatcher.client.results import (
     Stats,
     StoredSecret,
     Submitted,
+    SubmittedJob,
+    Sweep,
+    SweepPreview,
     Tenant,
     TenantDetail,
     UpstreamTest,
+    Usage,
 )
 from dispatcher.client.sync import Client
 from dispatcher.wire import Page
@@ -69,10 +85,19 @@ __all__ = [
     "Filters",
     "Forbidden",
     "Gone",
+    "InputGone",
+    "Job",
+    "JobAttempt",
+    "JobCancelled",
+    "JobFailed",
+    "JobFilters",
+    "JobTimeout",
     "Key",
     "LineResult",
+    "Load",
     "NewKey",
     "NotFound",
+    "OutputGone",
     "Page",
     "Payload",
     "PostbackError",
@@ -90,6 +115,9 @@ __all__ = [
     "StoredSecret",
     "Submission",
     "Submitted",
+    "SubmittedJob",
+    "Sweep",
+    "SweepPreview",
     "Tenant",
     "TenantDetail",
     "TooLarge",
@@ -97,6 +125,7 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "UpstreamTest",
+    "Usage",
     "ValidationFailed",
     "WaitTimeout",
 ]

@@ -4,26 +4,58 @@ import asyncio
 import builtins
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from datetime import date
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 
-from dispatcher.client import calls
 from dispatcher.client.batches import AsyncItems, async_batches, batch
-from dispatcher.client.calls import AuditFilters, Filters, LineResult
-from dispatcher.client.errors import BadAnswer, PostbackError, WaitTimeout
-from dispatcher.client.results import Attempt, AuditEntry, Callback, Replay, StoredSecret
-from dispatcher.client.retry import LAST_LOOK_S, RetryPolicy, exchange, poll_s
+from dispatcher.client.calls import (
+    callback,
+    destination,
+    endpoint,
+    job,
+    key,
+    secret,
+    submission,
+    tenant,
+)
+from dispatcher.client.calls.callback import Filters
+from dispatcher.client.calls.job import JobFilters
+from dispatcher.client.calls.submission import LineResult
+from dispatcher.client.calls.tenant import AuditFilters
+from dispatcher.client.errors import (
+    BadAnswer,
+    NotFound,
+    PostbackError,
+    QueueFull,
+    Unavailable,
+    Unreachable,
+    WaitTimeout,
+)
+from dispatcher.client.results import (
+    Attempt,
+    AuditEntry,
+    Callback,
+    Endpoint,
+    Job,
+    JobAttempt,
+    Replay,
+    StoredSecret,
+    Sweep,
+    Usage,
+)
+from dispatcher.client.retry import HOLD_S, LAST_LOOK_S, RetryPolicy, exchange, poll_s
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
     DEFAULT_URL,
     TIMEOUT_S,
     Call,
-    Endpoint,
     Response,
+    Server,
     TransportError,
     async_time_limit,
     is_encoded,
@@ -84,13 +116,13 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Raise ValueError for a URL, key or tenant that cannot be used."""
-        self._endpoint = Endpoint(url, api_key, tenant, tls)
+        self._server = Server(url, api_key, tenant, tls)
         self._policy = RetryPolicy(retries=retries, total_s=retry_for_s, timeout_s=timeout_s)
         self._answer_bytes_max = answer_bytes_max
-        self._http = self._endpoint.connect(httpx.AsyncClient, transport, timeout_s)
+        self._http = self._server.connect(httpx.AsyncClient, transport, timeout_s)
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._endpoint!r})"
+        return f"AsyncClient({self._server!r})"
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,78 +139,123 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    submit = _method(calls.submit)
-    submit_encoded = _method(calls.submit_encoded)
-    submit_raw = _method(calls.submit_raw)
-    submit_batch = _method(calls.submit_batch)
-    get = _method(calls.get)
-    page = _method(calls.page)
-    payload = _method(calls.payload)
-    replay = _method(calls.replay)
-    cancel = _method(calls.cancel)
-    preview_replay = _method(calls.preview_replay)
-    start_replay = _method(calls.start_replay)
-    get_replay = _method(calls.get_replay)
-    cancel_replay = _method(calls.cancel_replay)
-    get_destination = _method(calls.get_destination)
-    register_destination = _method(calls.register_destination)
-    change_destination = _method(calls.change_destination)
-    remove_destination = _method(calls.remove_destination)
-    test_destination = _method(calls.test_destination)
-    destinations = _listing(calls.destinations)
-    endpoints = _listing(calls.endpoints)
-    get_endpoint = _method(calls.get_endpoint)
-    make_endpoint = _method(calls.make_endpoint)
-    change_endpoint = _method(calls.change_endpoint)
-    remove_endpoint = _method(calls.remove_endpoint)
-    pause_endpoint = _method(calls.pause_endpoint)
-    resume_endpoint = _method(calls.resume_endpoint)
-    purge_endpoint = _method(calls.purge_endpoint)
-    test_endpoint = _method(calls.test_endpoint)
-    apply_endpoints = _method(calls.apply_endpoints)
-    keys = _listing(calls.keys)
-    create_key = _method(calls.create_key)
-    rotate_key = _method(calls.rotate_key)
-    revoke_key = _method(calls.revoke_key)
-    secrets = _listing(calls.secrets)
-    rotate_secret = _method(calls.rotate_secret)
-    reveal_secret = _method(calls.reveal_secret)
-    reencrypt = _method(calls.reencrypt)
-    reencryption = _method(calls.reencryption)
-    store_secret = _method(calls.store_secret)
-    forget_secret = _method(calls.forget_secret)
-    tenants = _listing(calls.tenants)
-    get_tenant = _method(calls.get_tenant)
-    change_tenant = _method(calls.change_tenant)
-    erase_tenant = _method(calls.erase_tenant)
-    audit_page = _method(calls.audit_page)
-    stats = _method(calls.stats)
+    submit = _method(submission.submit)
+    submit_encoded = _method(submission.submit_encoded)
+    submit_raw = _method(submission.submit_raw)
+    submit_batch = _method(submission.submit_batch)
+    get = _method(callback.get)
+    page = _method(callback.page)
+    payload = _method(callback.payload)
+    replay = _method(callback.replay)
+    cancel = _method(callback.cancel)
+    preview_replay = _method(callback.preview_replay)
+    start_replay = _method(callback.start_replay)
+    get_replay = _method(callback.get_replay)
+    cancel_replay = _method(callback.cancel_replay)
+    get_destination = _method(destination.get_destination)
+    register_destination = _method(destination.register_destination)
+    change_destination = _method(destination.change_destination)
+    remove_destination = _method(destination.remove_destination)
+    test_destination = _method(destination.test_destination)
+    destinations = _listing(destination.destinations)
+    endpoints = _listing(endpoint.endpoints)
+    get_endpoint = _method(endpoint.get_endpoint)
+    make_endpoint = _method(endpoint.make_endpoint)
+    change_endpoint = _method(endpoint.change_endpoint)
+    remove_endpoint = _method(endpoint.remove_endpoint)
+    pause_endpoint = _method(endpoint.pause_endpoint)
+    resume_endpoint = _method(endpoint.resume_endpoint)
+    purge_endpoint = _method(endpoint.purge_endpoint)
+    test_endpoint = _method(endpoint.test_endpoint)
+    apply_endpoints = _method(endpoint.apply_endpoints)
+    endpoint_load = _method(endpoint.endpoint_load)
+    submit_job = _method(job.submit_job)
+    get_job = _method(job.get_job)
+    job_input = _method(job.job_input)
+    job_output = _method(job.job_output)
+    cancel_job = _method(job.cancel_job)
+    retry_job = _method(job.retry_job)
+    jobs_page = _method(job.jobs_page)
+    preview_jobs = _method(job.preview_jobs)
+    cancel_jobs = _method(job.cancel_jobs)
+    retry_jobs = _method(job.retry_jobs)
+    sweeps = _listing(job.sweeps)
+    get_sweep = _method(job.get_sweep)
+    cancel_sweep = _method(job.cancel_sweep)
+    keys = _listing(key.keys)
+    create_key = _method(key.create_key)
+    rotate_key = _method(key.rotate_key)
+    revoke_key = _method(key.revoke_key)
+    secrets = _listing(secret.secrets)
+    rotate_secret = _method(secret.rotate_secret)
+    reveal_secret = _method(secret.reveal_secret)
+    reencrypt = _method(secret.reencrypt)
+    reencryption = _method(secret.reencryption)
+    store_secret = _method(secret.store_secret)
+    forget_secret = _method(secret.forget_secret)
+    tenants = _listing(tenant.tenants)
+    get_tenant = _method(tenant.get_tenant)
+    change_tenant = _method(tenant.change_tenant)
+    erase_tenant = _method(tenant.erase_tenant)
+    audit_page = _method(tenant.audit_page)
+    stats = _method(tenant.stats)
 
     def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate. Raises
         ValueError for a filter that there is not."""
-        calls.page(filters)
-        return self._pages(partial(calls.page, filters))
+        callback.page(filters)
+        return self._pages(partial(callback.page, filters))
 
     def audit(self, **filters: Unpack[AuditFilters]) -> AsyncIterator[AuditEntry]:
         """Every entry of the audit trail that matches, newest first, fetched page by page as you
         iterate. Raises ValueError for a filter that there is not."""
-        calls.audit_page(filters)
-        return self._pages(partial(calls.audit_page, filters))
+        tenant.audit_page(filters)
+        return self._pages(partial(tenant.audit_page, filters))
+
+    def jobs(self, **filters: Unpack[JobFilters]) -> AsyncIterator[Job]:
+        """Every job that matches, newest first, fetched page by page as you iterate. Raises
+        ValueError for a filter that there is not."""
+        job.jobs_page(filters)
+        return self._pages(partial(job.jobs_page, filters))
 
     def stored_secrets(self, *, platform: bool = False) -> AsyncIterator[StoredSecret]:
         """Every secret that is stored for headers, of the tenant or of the platform, in the order
         of their names: never the secrets."""
-        return self._pages(partial(calls.stored_secrets, platform=platform))
+        return self._pages(partial(secret.stored_secrets, platform=platform))
 
     async def attempts(self, id: str) -> builtins.list[Attempt]:
         """Every attempt of one callback, oldest first. Raises NotFound."""
-        page = await self.call(calls.attempts(id))
-        found = page.data
-        while page.next_cursor is not None:
-            page = await self.call(calls.attempts(id, cursor=page.next_cursor))
-            found += page.data
-        return found
+        return [one async for one in self._pages(partial(callback.attempts, id))]
+
+    async def job_attempts(self, id: str) -> builtins.list[JobAttempt]:
+        """Every call that was made for a job, of all its runs, oldest first. Raises NotFound."""
+        return [one async for one in self._pages(partial(job.job_attempts, id))]
+
+    async def usage(
+        self,
+        *,
+        endpoint: str | None = None,
+        since: date | str | None = None,
+        until: date | str | None = None,
+    ) -> builtins.list[Usage]:
+        """Return what was used of each endpoint on each day (UTC) from `since` (30 days ago) to
+        `until` (today), both included. Raises ValidationFailed for more than 5,000 of them."""
+        page = await self.call(job.usage(endpoint=endpoint, since=since, until=until))
+        return page.data
+
+    async def set_endpoint(
+        self, name: str, rules: Mapping[str, Any], *, reason: str | None = None
+    ) -> Endpoint:
+        """Change the rules of an endpoint that are named, or make it: then `url` is among them.
+        Raises NotFound where there is none and no `url`, ValidationFailed, and Conflict for one
+        that comes from a file."""
+        try:
+            return await self.change_endpoint(name, rules, reason=reason)
+        except NotFound:
+            if "url" not in rules:
+                raise
+        given = {**rules}
+        return await self.make_endpoint(name, given.pop("url"), given, reason=reason)
 
     async def submit_many(self, items: AsyncItems) -> AsyncIterator[LineResult]:
         """Hand over any number of callbacks (values, or lines of JSON) in batches; one result
@@ -195,26 +272,67 @@ class AsyncClient:
         """Return the callback once it is delivered, dead or cancelled. Raises WaitTimeout after
         `timeout` seconds, whatever the service does, and NotFound."""
         deadline = time.monotonic() + timeout
-        look = calls.get(id)
+        look = callback.get(id)
         status, reason = "", None
         polls = 0
         while True:
             left_s = max(deadline - time.monotonic(), LAST_LOOK_S)
             try:
-                callback = look.read(await self.raw(look, within_s=left_s))
+                found = look.read(await self.raw(look, within_s=left_s))
             except PostbackError as error:
                 if left_s > self._policy.total_s or not isinstance(error.__cause__, TimeoutError):
                     raise
                 await asyncio.sleep(max(0.0, deadline - time.monotonic()))
                 raise WaitTimeout.of(id, status, timeout, reason or error.message) from error
-            if callback.final:
-                return callback
-            status, reason = callback.status, callback.last_error
+            if found.final:
+                return found
+            status, reason = found.status, found.last_error
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeout.of(id, status, timeout, reason)
             await asyncio.sleep(min(poll_s(polls), left_s))
             polls += 1
+
+    async def wait_job(self, id: str, timeout: float | None = 60.0) -> Job:
+        """Return the job once it has ended, however it has: `status` says. The service holds its
+        answers until then, and is asked again where one is lost, or it starts again. Raises
+        WaitTimeout, which keeps the `id`, after `timeout` seconds (None: never), and NotFound."""
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        status, why = "", None
+        polls = 0
+        while True:
+            begun_s = time.monotonic()
+            left_s = max(deadline - begun_s, LAST_LOOK_S)
+            hold_s = int(min(HOLD_S, left_s))
+            look = job.get_job(id, hold_s=hold_s)
+            try:
+                found = look.read(await self.raw(look, within_s=left_s))
+            except (QueueFull, Unavailable, Unreachable) as error:
+                is_late = left_s <= self._policy.total_s
+                if not status and not (is_late and isinstance(error.__cause__, TimeoutError)):
+                    raise  # it was never there
+                why = error.message
+            else:
+                if found.final:
+                    return found
+                status, why = found.status, None
+            now_s = time.monotonic()
+            if now_s >= deadline:
+                raise WaitTimeout.of(id, status, timeout or 0.0, why)
+            if now_s - begun_s >= hold_s > 0:  # it was held
+                polls = 0
+                continue
+            await asyncio.sleep(min(poll_s(polls), deadline - now_s))
+            polls += 1
+
+    async def watch_sweep(self, id: str) -> AsyncIterator[Sweep]:
+        """How far a bulk change of jobs is, again and again until it is done or cancelled."""
+        polls = 0
+        while not (sweep := await self.get_sweep(id)).final:
+            yield sweep
+            await asyncio.sleep(poll_s(polls))
+            polls += 1
+        yield sweep
 
     async def watch_replay(self, id: str) -> AsyncIterator[Replay]:
         """How far a filtered replay is, again and again until it is done or cancelled."""
@@ -231,7 +349,9 @@ class AsyncClient:
 
     async def raw(self, call: Call[Any], *, within_s: float | None = None) -> Response:
         """Make any call, `within_s` if that is given; the response of its success as it came."""
-        policy = self._policy if within_s is None else self._policy.within(within_s)
+        policy = self._policy.holding(call.hold_s)
+        if within_s is not None:
+            policy = policy.within(within_s)
         started_s = time.monotonic()
         steps = exchange(call, policy)
         wait_s, limit_s = next(steps), policy.timeout_s
@@ -279,5 +399,5 @@ class AsyncClient:
                         if len(body) > self._answer_bytes_max:
                             raise BadAnswer.too_large(response.status_code, self._answer_bytes_max)
         except (httpx.RequestError, TimeoutError) as error:
-            return self._endpoint.failure(error, time.monotonic() - started_s)
+            return self._server.failure(error, time.monotonic() - started_s)
         return read_response(response, bytes(body), time.monotonic() - started_s)

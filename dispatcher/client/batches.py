@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Iterator, Sequence
 from typing import Final
 
-from dispatcher.client.calls import LineResult, Submission, submit_batch
+from dispatcher.client.calls.submission import LineResult, Submission, submit_batch
 from dispatcher.client.retry import RETRIED, RetryPolicy, backoff_s
 from dispatcher.client.transport import Call
 

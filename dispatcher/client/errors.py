@@ -64,7 +64,8 @@ class BadAnswer(PostbackError):
 
 
 class WaitTimeout(PostbackError):
-    """The callback was not in a final state in time. It is still on its way."""
+    """The callback, or job, was not in a final state in time. It is still on its way. `details` has
+    its `id` and, where the service said one, its `status`."""
 
     @classmethod
     def of(cls, id: str, status: str, timeout_s: float, last_error: str | None) -> Self:
@@ -72,7 +73,14 @@ class WaitTimeout(PostbackError):
         not say one."""
         why = "" if last_error is None else f" (last error: {last_error})"
         state = f"is still {status}" if status else "is of unknown state: there was no answer"
-        return cls("WAIT_TIMEOUT", f"{id} {state} after {timeout_s:g} s{why}")
+        details = {"id": id, "status": status} if status else {"id": id}
+        message = f"{id} {state} after {timeout_s:g} s{why}"
+        return cls("WAIT_TIMEOUT", message, details=details)
+
+    @property
+    def id(self) -> str:
+        """What was waited for."""
+        return str(self.details["id"])
 
 
 class BadRequest(PostbackError):
@@ -100,6 +108,32 @@ class Gone(PostbackError):
     """410: the payload's retention has ended."""
 
 
+class InputGone(Gone):
+    """410: a job's input is kept no longer: it cannot be shown, or the job run again."""
+
+
+class OutputGone(Gone):
+    """410: a job's output is kept no longer."""
+
+
+class JobFailed(PostbackError):
+    """502: the job whose output was waited for has failed. `details` has its `id`, `status` and,
+    where they are known, `reason`, `statusCode` and `error`: the upstream's own words, if any."""
+
+    @property
+    def job_id(self) -> str:
+        """Which job it is."""
+        return str(self.details.get("id", ""))
+
+
+class JobTimeout(JobFailed):
+    """504: the job whose output was waited for took longer than it may."""
+
+
+class JobCancelled(JobFailed):
+    """409: the job whose output was waited for was cancelled."""
+
+
 class TooLarge(PostbackError):
     """413: larger than the service takes."""
 
@@ -110,6 +144,18 @@ class ValidationFailed(PostbackError):
 
 class QueueFull(PostbackError):
     """429: the queue has no room; `details` has `queueSize`, `estimatedWait` and `retryAfter`."""
+
+    @property
+    def queue_size(self) -> int | None:
+        """How many wait, where that was told."""
+        size = self.details.get("queueSize")
+        return size if isinstance(size, int) else None
+
+    @property
+    def estimated_wait_s(self) -> float | None:
+        """When there should be room, where that was told."""
+        wait_s = self.details.get("estimatedWait")
+        return float(wait_s) if isinstance(wait_s, int | float) else None
 
 
 class RateLimited(QueueFull):
@@ -138,7 +184,12 @@ _BY_STATUS: Final[dict[int, type[PostbackError]]] = {
     503: Unavailable,
     507: StorageFull,
 }
-_BY_CODE: Final[dict[str, type[PostbackError]]] = {"RATE_LIMITED": RateLimited}
+_BY_CODE: Final[dict[str, type[PostbackError]]] = {
+    "RATE_LIMITED": RateLimited,
+    "JOB_FAILED": JobFailed,
+    "JOB_TIMEOUT": JobTimeout,
+    "JOB_CANCELLED": JobCancelled,
+}
 _BY_PROXY: Final[dict[int, type[PostbackError]]] = {
     429: QueueFull,
     502: Unreachable,
@@ -154,22 +205,38 @@ class _Shape(msgspec.Struct, frozen=True, rename="camel"):
     request_id: str | None = None
 
 
-def error_of(response: Response) -> PostbackError:
-    """Return the error that a response without success stands for."""
+_NO_KINDS: Final[Mapping[str, type[PostbackError]]] = {}
+
+
+def is_final(response: Response) -> bool:
+    """Whether it tells how a job has ended: no proxy says that."""
+    return isinstance(error_of(response), JobFailed)
+
+
+def error_of(
+    response: Response, kinds: Mapping[str, type[PostbackError]] = _NO_KINDS
+) -> PostbackError:
+    """Return the error that a response without success stands for; `kinds` is what its code means,
+    where it means something of its own."""
     try:
         shape = msgspec.json.decode(response.body, type=dict[str, Any])
-        return error_from(response.status, shape, retry_after_s=response.retry_after_s)
+        return error_from(response.status, shape, kinds, retry_after_s=response.retry_after_s)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _foreign(response)
 
 
 def error_from(
-    status: int, fields: Mapping[str, Any], *, retry_after_s: float | None = None
+    status: int,
+    fields: Mapping[str, Any],
+    kinds: Mapping[str, type[PostbackError]] = _NO_KINDS,
+    *,
+    retry_after_s: float | None = None,
 ) -> PostbackError:
     """Return the error whose class says what `status` means and whose `fields` are the API's one
     shape. Raises msgspec.ValidationError for another shape."""
     shape = msgspec.convert(fields, _Shape)
-    kind = _BY_CODE.get(shape.error) or _BY_STATUS.get(status, PostbackError)
+    by_code = kinds.get(shape.error) or _BY_CODE.get(shape.error)
+    kind = by_code or _BY_STATUS.get(status, PostbackError)
     return kind(
         shape.error,
         shape.message,

@@ -1,12 +1,14 @@
 """What the service answers, typed: the wire's types with aware datetimes in UTC. Fields that the
 service may add later are ignored, so that an older client keeps working."""
 
+import json
 from datetime import datetime
 from typing import Any
 
-from msgspec import field
+from msgspec import Struct, field
 
 from dispatcher import wire, wire_jobs
+from dispatcher.jobs.states import FINAL
 
 PolicyFields = dict[str, Any]
 
@@ -36,6 +38,20 @@ class Attempt(wire.AttemptView[datetime], frozen=True, kw_only=True):
     def acknowledged(self) -> bool:
         """Whether the response was one that its policy takes for received."""
         return self.outcome == "acknowledged"
+
+
+class Payload(Struct, frozen=True, kw_only=True):
+    """Stored bytes, and what they were declared to be."""
+
+    body: bytes
+    content_type: str
+
+    def json(self) -> Any:
+        """Return what they say as JSON. Raises ValueError where they are none."""
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"Payload({len(self.body)} bytes of {self.content_type})"
 
 
 class Preview(wire.PreviewView[Callback], frozen=True, kw_only=True):
@@ -83,6 +99,11 @@ class Applied(wire_jobs.ApplyView, frozen=True, kw_only=True):
     """What a file of endpoints changed, or would change, by name."""
 
 
+class Load(wire_jobs.LoadView, frozen=True, kw_only=True):
+    """What an endpoint has to do. `wanted`: how many calls would run if there were room for all,
+    those that run included."""
+
+
 class Purged(wire_jobs.PurgedView, frozen=True, kw_only=True):
     """How many jobs waited: none of them will start."""
 
@@ -95,6 +116,54 @@ class UpstreamTest(wire_jobs.EndpointTestView[datetime], frozen=True, kw_only=Tr
         """Whether a job would be completed by it."""
         code = self.status_code
         return self.outcome == "answered" and code is not None and 200 <= code < 300
+
+
+class SubmittedJob(wire_jobs.SubmittedJobView[datetime], frozen=True, kw_only=True):
+    """A job that the service has on disk. `duplicate`: it had it already, under this id. `output`
+    is there where that was waited for and came in time: then `status` is `completed`, and nothing
+    is told of `duplicate`."""
+
+    output: Payload | None = None
+
+
+class Job(wire_jobs.JobDetailView[datetime], frozen=True, kw_only=True):
+    """A job. The fields from `position` on are there when it is shown alone; `output` is what the
+    upstream answered: JSON as the value that it is, or a text, and None where it is neither, or
+    long: then `output_ref` says how long, and `job_output` fetches it."""
+
+    output: Any = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more happens to it by itself."""
+        return self.status in FINAL
+
+    @property
+    def completed(self) -> bool:
+        """Whether it has an output."""
+        return self.status == "completed"
+
+
+class JobAttempt(wire_jobs.JobAttemptView[datetime], frozen=True, kw_only=True):
+    """One call of the upstream."""
+
+
+class SweepPreview(wire_jobs.SweepPreviewView[Job], frozen=True, kw_only=True):
+    """What a bulk change of jobs would match: how many, and some of them."""
+
+
+class Sweep(wire_jobs.SweepView[datetime], frozen=True, kw_only=True):
+    """A purge, a bulk cancel or a bulk retry, and how far it is: `done` and `skipped` (they had
+    gone on by themselves) grow up to `matched`."""
+
+    @property
+    def final(self) -> bool:
+        """Whether it changes nothing more."""
+        return self.state != "running"
+
+
+class Usage(wire_jobs.UsageView, frozen=True, kw_only=True):
+    """What a tenant used of one endpoint on one day (UTC)."""
 
 
 class Key(wire.KeyView[datetime], frozen=True, kw_only=True):

@@ -4,7 +4,8 @@ Sent again are 429, 503, connections that never came to be, and, for repeatable 
 that were lost: to us, or to a proxy between us, which says so with 502 or 504. A submit is
 repeatable because the service knows each callback by its idempotency key (the `Idempotency-Key`
 header, else jobId, jobStatus, destination and run): the second one is answered with the first one's
-id, and one delivery goes out.
+id, and one delivery goes out. Of a job the key is the header's, which each submit has. 502 and 504
+are also how the service tells the end of a job that was waited for: those are final.
 """
 
 from collections.abc import Generator
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final
 
-from dispatcher.client.errors import PostbackError, Unreachable, error_of
+from dispatcher.client.errors import PostbackError, Unreachable, error_of, is_final
 from dispatcher.client.transport import TIMEOUT_S, Call, Response, TransportError
 
 _RANDOM: Final = Random()  # noqa: S311 - jitter, not a secret
@@ -21,6 +22,7 @@ _BACKOFF_MAX_S: Final = 5.0
 RETRIED: Final = frozenset({429, 503})
 _LOST: Final = frozenset({502, 504})
 _TRY_S_MIN: Final = 0.05
+HOLD_S: Final = 25  # how long one answer to a wait is held: many proxies cut after 30 or 60
 LAST_LOOK_S: Final = 0.5  # for a wait whose time is over before it has seen anything
 
 Exchange = Generator[float, Response | TransportError, Response]
@@ -43,6 +45,10 @@ class RetryPolicy:
             self, total_s=min(self.total_s, left_s), timeout_s=min(self.timeout_s, left_s)
         )
 
+    def holding(self, hold_s: float) -> "RetryPolicy":
+        """Return the policy of a call whose answer may be held for so long."""
+        return replace(self, total_s=self.total_s + hold_s, timeout_s=self.timeout_s + hold_s)
+
     def next_try_s(self, spent_s: float) -> float:
         """Return how long a further try may take when `spent_s` have gone by."""
         return max(_TRY_S_MIN, min(self.timeout_s, self.total_s - spent_s))
@@ -61,11 +67,11 @@ def exchange(call: Call[Any], policy: RetryPolicy) -> Exchange:
         wait_s = _wait_s(reply, tries)
         spent_s += reply.elapsed_s + wait_s
         if not _retried(call, reply):
-            raise _error(reply)
+            raise _error(call, reply)
         if spent_s > policy.total_s:
-            raise _error(reply) from TimeoutError("there is no time for another try")
+            raise _error(call, reply) from TimeoutError("there is no time for another try")
         if tries > policy.retries:
-            raise _error(reply)
+            raise _error(call, reply)
 
 
 def poll_s(polls: int) -> float:
@@ -82,7 +88,8 @@ def backoff_s(tries: int) -> float:
 
 def _retried(call: Call[Any], reply: Response | TransportError) -> bool:
     if isinstance(reply, Response):
-        return reply.status in RETRIED or (call.repeatable and reply.status in _LOST)
+        is_lost = call.repeatable and reply.status in _LOST and not is_final(reply)
+        return reply.status in RETRIED or is_lost
     return call.repeatable or not reply.sent
 
 
@@ -93,7 +100,7 @@ def _wait_s(reply: Response | TransportError, tries: int) -> float:
     return backoff_s(tries)
 
 
-def _error(reply: Response | TransportError) -> PostbackError:
+def _error(call: Call[Any], reply: Response | TransportError) -> PostbackError:
     if isinstance(reply, Response):
-        return error_of(reply)
+        return error_of(reply, call.errors)
     return Unreachable("UNREACHABLE", reply.reason)

@@ -1,4 +1,4 @@
-"""Requests and responses as values, and the endpoint that they go to."""
+"""Requests and responses as values, and the server that they go to."""
 
 import asyncio
 import re
@@ -70,10 +70,11 @@ class TransportError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[T_co]):
-    """One request under `/v1`, and how to read its response.
+    """One request under `root`, and how to read its response.
 
     `repeatable`: doing it twice leaves what doing it once would, so it may be sent again when its
-    response was lost. Submits are: the service knows them by their idempotency key.
+    response was lost. Submits are: the service knows them by their idempotency key. `hold_s`: the
+    service may hold its answer for so long. `errors`: what a code of an error means here.
     """
 
     method: str
@@ -84,9 +85,12 @@ class Call(Generic[T_co]):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
     content_type: str | None = None
+    root: str = "/v1"
+    hold_s: float = 0.0
+    errors: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Endpoint:
+class Server:
     """Where the service is, and who calls it. Its repr, like every error, is free of the API
     key."""
 
@@ -112,7 +116,7 @@ class Endpoint:
         parts = urlsplit(self.url)
         local = parts.hostname in ("127.0.0.1", "::1", "localhost")
         return {
-            "base_url": f"{self.url}/v1",
+            "base_url": self.url,
             "headers": self._headers,
             "timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
             "follow_redirects": False,
@@ -122,7 +126,7 @@ class Endpoint:
         }
 
     def connect(self, kind: type[AnyClient], transport: Any, timeout_s: float) -> AnyClient:
-        """Return httpx's client of this kind for the endpoint, for use within a time limit. Raises
+        """Return httpx's client of this kind for the server, for use within a time limit. Raises
         ValueError for authorities of the environment that cannot be read."""
         try:
             client = kind(transport=transport, **self.options(timeout_s))
@@ -152,7 +156,7 @@ def request_arguments(call: Call[Any], limit_s: float) -> dict[str, Any]:
         headers["Content-Type"] = call.content_type.encode()
     return {
         "method": call.method,
-        "url": call.path,
+        "url": call.root + call.path,
         "params": list(call.params),
         "headers": headers,
         "content": call.body or None,
@@ -182,7 +186,7 @@ async_time_limit = asyncio.timeout
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Let all that the clients of an `Endpoint` read and write within the block, in this thread,
+    """Let all that the clients of a `Server` read and write within the block, in this thread,
     end after `seconds`, with TimeoutError or httpx's."""
     token = _DEADLINE.set(time.monotonic() + seconds)
     try:

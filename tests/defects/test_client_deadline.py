@@ -15,7 +15,7 @@ from dispatcher.client import (
     Unreachable,
     WaitTimeout,
 )
-from dispatcher.client.calls import get, replay
+from dispatcher.client.calls.callback import get, replay
 from dispatcher.client.retry import RetryPolicy
 from dispatcher.client.transport import Response
 from tests.defects.wrong import Wrong, saying, serving

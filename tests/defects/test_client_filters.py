@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dispatcher.client import AsyncClient, Client, NotFound
-from dispatcher.client.calls import get, page, preview_replay, remove_destination, start_replay
+from dispatcher.client.calls.callback import get, page, preview_replay, start_replay
+from dispatcher.client.calls.destination import remove_destination
 
 WRONG: list[Mapping[str, Any]] = [
     {"status": "dead", "tag": {"team": "a"}},

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dispatcher.client import Client, Submission
-from dispatcher.client.calls import submit, submit_batch, submit_raw
+from dispatcher.client.calls.submission import submit, submit_batch, submit_raw
 
 URL = "https://example.com/hook"
 NOT_ONE_VALUE = [

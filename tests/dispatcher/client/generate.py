@@ -42,7 +42,7 @@ _RULES: Final = tuple(
     )
 )
 # What can be said shorter without asyncio: unused imports, `yield from`, the order of imports.
-_FIXES: Final = ("F401", "I", "UP028")
+_FIXES: Final = ("C416", "F401", "I", "UP028")
 
 
 def generate(source: str) -> str:

@@ -19,7 +19,8 @@ from dispatcher.client import (
     ValidationFailed,
 )
 from dispatcher.client.batches import batch
-from dispatcher.client.calls import get, replay, submit
+from dispatcher.client.calls.callback import get, replay
+from dispatcher.client.calls.submission import submit
 from dispatcher.client.retry import RetryPolicy, exchange
 from dispatcher.client.transport import Call, Response, TransportError
 
