@@ -12,6 +12,7 @@ from dispatcher.cli import (
     destinations,
     doctor,
     endpoints,
+    jobs,
     listing,
     replay,
     send,
@@ -37,7 +38,7 @@ _START: Final = examples(
 _PANELS: Final[dict[str, tuple[Any, ...]]] = {
     "Run the service": (serve, doctor),
     "Callbacks": (send, listing, show, replay),
-    "Jobs": (endpoints,),
+    "Jobs": (endpoints, jobs),
     "Setting up": (destinations, access, stored, tenants, audit),
 }
 

@@ -51,7 +51,7 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
     (QueueFull, "see what is waiting: dispatcher stats"),
     (StorageFull, "see whose limit it is: dispatcher tenants show NAME, dispatcher doctor"),
     (Unavailable, "try again in a moment; see: dispatcher doctor"),
-    (WaitTimeout, "it is still on its way; look again with: dispatcher show ID"),
+    (WaitTimeout, "it is still on its way; look again with: dispatcher show ID, or jobs show ID"),
 )
 
 Url = Annotated[

@@ -4,7 +4,7 @@ import asyncio
 import builtins
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import date
 from functools import partial, wraps
 from types import TracebackType
@@ -36,6 +36,7 @@ from dispatcher.client.errors import (
     Unreachable,
     WaitTimeout,
 )
+from dispatcher.client.events import EventReader
 from dispatcher.client.results import (
     Attempt,
     AuditEntry,
@@ -52,6 +53,7 @@ from dispatcher.client.retry import HOLD_S, LAST_LOOK_S, RetryPolicy, exchange, 
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
     DEFAULT_URL,
+    EVENTS_S,
     TIMEOUT_S,
     Call,
     Response,
@@ -59,6 +61,7 @@ from dispatcher.client.transport import (
     TransportError,
     async_time_limit,
     is_encoded,
+    is_events,
     read_response,
     request_arguments,
 )
@@ -363,6 +366,20 @@ class AsyncClient:
             except StopIteration as end:
                 good: Response = end.value
                 return good
+
+    async def events(self, call: Call[Any]) -> AsyncGenerator[bytes]:
+        """Make a call that is answered with server-sent events; yield the data of each as it comes.
+        Ends where the stream ends, or breaks, and at once where the answer is none."""
+        reader = EventReader()
+        try:
+            async with self._http.stream(**request_arguments(call, EVENTS_S)) as response:
+                if not is_events(response):
+                    return
+                async for chunk in response.aiter_bytes():
+                    for data in reader.feed(chunk):
+                        yield data
+        except (httpx.RequestError, ValueError):
+            return
 
     async def _submit_batch(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
         steps = batch(lines, self._policy)

@@ -6,7 +6,7 @@ Generated from aio.py by `make generate`: change that file, not this one.
 import builtins
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from datetime import date
 from functools import partial, wraps
 from types import TracebackType
@@ -38,6 +38,7 @@ from dispatcher.client.errors import (
     Unreachable,
     WaitTimeout,
 )
+from dispatcher.client.events import EventReader
 from dispatcher.client.results import (
     Attempt,
     AuditEntry,
@@ -54,12 +55,14 @@ from dispatcher.client.retry import HOLD_S, LAST_LOOK_S, RetryPolicy, exchange, 
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
     DEFAULT_URL,
+    EVENTS_S,
     TIMEOUT_S,
     Call,
     Response,
     Server,
     TransportError,
     is_encoded,
+    is_events,
     read_response,
     request_arguments,
     time_limit,
@@ -364,6 +367,19 @@ class Client:
             except StopIteration as end:
                 good: Response = end.value
                 return good
+
+    def events(self, call: Call[Any]) -> Generator[bytes, None, None]:
+        """Make a call that is answered with server-sent events; yield the data of each as it comes.
+        Ends where the stream ends, or breaks, and at once where the answer is none."""
+        reader = EventReader()
+        try:
+            with self._http.stream(**request_arguments(call, EVENTS_S)) as response:
+                if not is_events(response):
+                    return
+                for chunk in response.iter_bytes():
+                    yield from reader.feed(chunk)
+        except (httpx.RequestError, ValueError):
+            return
 
     def _submit_batch(self, lines: Sequence[bytes]) -> Sequence[LineResult]:
         steps = batch(lines, self._policy)

@@ -22,6 +22,7 @@ AnyClient = TypeVar("AnyClient", httpx.Client, httpx.AsyncClient)
 DEFAULT_URL: Final = "http://127.0.0.1:8600"
 TIMEOUT_S: Final = 35.0  # a little above the service's own limit on a request
 CONNECT_TIMEOUT_S: Final = 5.0
+EVENTS_S: Final = 60.0  # without a word of a stream of events; then somebody is to ask again
 # Twice the largest payload that a service can be set to take; a page of callbacks is far below it.
 ANSWER_BYTES_MAX: Final = 128 * 1024 * 1024
 _WRITE_BYTES: Final = 64 * 1024  # a peer that hardly reads ends no write of this size late
@@ -169,6 +170,12 @@ def is_encoded(response: httpx.Response) -> bool:
     little of it may be very much."""
     encoding: str = response.headers.get("content-encoding", "identity")
     return encoding.strip().lower() != "identity"
+
+
+def is_events(response: httpx.Response) -> bool:
+    """Whether it is a stream of events."""
+    kind: str = response.headers.get("content-type", "")
+    return response.is_success and kind.startswith("text/event-stream") and not is_encoded(response)
 
 
 def read_response(response: httpx.Response, body: bytes, elapsed_s: float) -> Response:

@@ -1,17 +1,19 @@
-"""The client for ordinary code is made out of the one for asyncio."""
+"""The clients for ordinary code are made out of those for asyncio."""
 
 import pytest
 
-from tests.dispatcher.client.generate import SOURCE, TARGET, generate
+from tests.dispatcher.client.generate import FILES, generate, sources
 
 
-def test_the_committed_client_is_what_aio_makes() -> None:
+def test_the_committed_clients_are_what_those_for_asyncio_make() -> None:
     """`make generate` would change nothing."""
-    assert TARGET.read_text("utf-8") == generate(SOURCE.read_text("utf-8"))
+    assert {path: path.read_text("utf-8") for path in FILES.values()} == generate(sources())
 
 
 def test_a_rule_without_a_use_is_refused() -> None:
     """A rule that matches nothing any more would hide what it was for."""
-    source = SOURCE.read_text("utf-8").replace("asyncio.sleep", "anyio.sleep")
+    changed = {
+        path: text.replace("asyncio.sleep", "anyio.sleep") for path, text in sources().items()
+    }
     with pytest.raises(ValueError, match="sleep"):
-        generate(source)
+        generate(changed)

@@ -1,0 +1,423 @@
+"""`dispatcher jobs`: submit them, fetch what came of them, cancel them and run them again."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from dispatcher.cli import options
+from dispatcher.cli.job_list import FiltersDep, group, job_table
+from dispatcher.cli.options import command
+from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each
+from dispatcher.client import Job, JobAttempt, JobFilters, Sweep, SweepPreview
+from dispatcher.client.calls import job as calls
+from dispatcher.client.calls.build import dumps
+from dispatcher.jobs.values import JobPriority
+from receiver.base import cli
+from receiver.base.cli import Failed
+
+_TIMEOUT_S: Final = 300.0
+_EXCERPT_CHARS: Final = 160
+_LABEL: Final = 11
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Jobs.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what that would be.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Wait = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="With filters: until all are changed.")
+]
+Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
+To = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Otherwise standard output.")
+]
+
+app = typer.Typer()
+app.add_typer(group, name="jobs", help="Jobs of endpoints: submit, find, wait, cancel, retry")
+
+
+@command(
+    group,
+    "submit",
+    "dispatcher jobs submit document-gen --input '{\"pages\": 3}' --wait",
+    "dispatcher jobs submit document-gen --input job.json --to https://example.com/hooks",
+    "dispatcher jobs submit resize --input cat.png --content-type image/png --tag team=a",
+    "jq .job job.json | dispatcher jobs submit document-gen --input -",
+)
+def submit_job(
+    service: ServiceDep,
+    endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Where it is run.")],
+    given: Annotated[
+        str,
+        typer.Option("--input", metavar="FILE|-|JSON", help="What is sent there, byte for byte."),
+    ] = "{}",
+    content_type: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="Of an input (FILE or -) that is not JSON."),
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Where its end is told, …")] = None,
+    destination: Annotated[
+        str | None, typer.Option(metavar="NAME", help="… or a registered destination.")
+    ] = None,
+    policy: Annotated[
+        str | None, typer.Option(metavar="NAME|JSON", help="How that is retried.")
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'NAME: VALUE'", help="Added to that (repeatable)."),
+    ] = None,
+    priority: Annotated[JobPriority | None, typer.Option(help="Its class.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by (repeatable).")
+    ] = None,
+    function: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which of the endpoint's functions.")
+    ] = None,
+    not_before: Annotated[
+        str | None, typer.Option(metavar="TIME|SECONDS", help="Not run before (or: for so long).")
+    ] = None,
+    call_timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long a call of it may take: 90, 15m.")
+    ] = None,
+    ttl: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long all of it, waiting included.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Otherwise each submit is a job of its own.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end.")] = False,
+    timeout: Timeout = _TIMEOUT_S,
+) -> None:
+    """Submit a job. Once this returns it is safe on the service's disk. With --wait it exits with 1
+    unless the job is completed."""
+    if to is not None and destination is not None:
+        raise typer.BadParameter("--to and --destination exclude each other")
+    is_json = content_type is None
+    call = calls.submit_job(
+        endpoint,
+        options.payload(given, "--input") if is_json else _bytes(given),
+        content_type="application/json" if is_json else content_type,
+        callback_url=to,
+        destination=destination,
+        policy=options.policy(policy),
+        callback_headers=options.headers(header),
+        priority=priority,
+        tags=options.pairs(tag, "--tag") or None,
+        function=function,
+        not_before=options.not_before(not_before),
+        timeout=call_timeout,
+        ttl=ttl,
+        idempotency_key=options.key(idempotency_key),
+    )
+    if wait:
+        _await_end(service, service.client.call(call).id, timeout)
+        return
+    done = service.show(call)
+    if done is not None:
+        line = cli.plain(done.id).append("  ").append_text(options.word(done.status))
+        again = "  (it was there already: nothing new is run)" if done.duplicate else ""
+        cli.console().print(line.append(again, style="dim"))
+
+
+def _bytes(text: str) -> bytes:
+    return sys.stdin.buffer.read() if text == "-" else options.read_file(Path(text))
+
+
+@command(
+    group,
+    "show",
+    "dispatcher jobs show job_0192f0c1a2b37f6cad2e4f5a6b7c8d9e",
+    "dispatcher jobs show job_0192… --json | jq .job.output",
+)
+def show_job(service: ServiceDep, id: Id) -> None:
+    """Show one job: what came of it, every call that was made for it, and what it waits for."""
+    if not service.json:
+        _print_story(cli.console(), service.client.get_job(id), service.client.job_attempts(id))
+        return
+    # Both as they came, side by side.
+    job, history = service.client.raw(calls.get_job(id)), service.client.raw(calls.job_attempts(id))
+    cli.print_json(b'{"job":' + job.body + b',"history":' + history.body.strip() + b"}")
+
+
+@command(
+    group,
+    "wait",
+    "dispatcher jobs wait job_0192… && dispatcher jobs output job_0192…",
+    "dispatcher jobs wait job_0192… --timeout 3600 --json",
+)
+def wait_job(service: ServiceDep, id: Id, timeout: Timeout = _TIMEOUT_S) -> None:
+    """Wait for a job's end, and show it. Exits with 1 unless it is completed."""
+    _await_end(service, id, timeout)
+
+
+def _await_end(service: Service, id: str, timeout_s: float) -> None:
+    with cli.error_console().status("waiting for its end …"):
+        job = service.client.wait_job(id, timeout_s)
+    if service.json:
+        service.show(calls.get_job(id))
+    else:
+        _print_story(cli.console(), job, service.client.job_attempts(id))
+    if not job.completed:
+        raise typer.Exit(1)
+
+
+@command(
+    group,
+    "output",
+    "dispatcher jobs output job_0192… | jq .",
+    "dispatcher jobs output job_0192… -o report.pdf",
+)
+def output(service: ServiceDep, id: Id, to: To = None) -> None:
+    """Print a job's output, byte for byte, and nothing else; of one that failed, its error."""
+    _write(service.client.job_output(id).body, to)
+
+
+@command(group, "input", "dispatcher jobs input job_0192… | jq .")
+def given_input(service: ServiceDep, id: Id, to: To = None) -> None:
+    """Print what a job was submitted with, byte for byte."""
+    _write(service.client.job_input(id).body, to)
+
+
+def _write(body: bytes, to: Path | None) -> None:
+    if to is None:
+        cli.write_bytes(body)
+        return
+    try:
+        to.write_bytes(body)
+    except OSError as error:
+        raise typer.BadParameter(f"cannot write {to}: {error.strerror}") from None
+
+
+@command(
+    group,
+    "cancel",
+    "dispatcher jobs cancel job_0192… job_0193…",
+    "dispatcher jobs cancel --endpoint document-gen --tag team=a --dry-run",
+    "dispatcher jobs cancel --status queued --since 1h --yes",
+)
+def cancel(
+    service: ChangingDep,
+    filters: FiltersDep,
+    ids: Ids = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Wait = True,
+) -> None:
+    """Cancel jobs: those with these ids, or all that filters match and that wait or run. Each is
+    told so by its callback."""
+    if not _are_ids(ids, filters, dry_run):
+        _change_all(service, "cancel", filters, dry_run=dry_run, yes=yes, wait=wait)
+        return
+    for_each(
+        service,
+        ids or (),
+        lambda service, id: _print_state(service.show(calls.cancel_job(id, reason=service.reason))),
+    )
+
+
+@command(
+    group,
+    "retry",
+    "dispatcher jobs retry job_0192…",
+    "dispatcher jobs retry job_0192… --force     [dim]# also where it is completed[/dim]",
+    "dispatcher jobs retry --status failed --end-reason attempts --since 24h --dry-run",
+)
+def retry(
+    service: ChangingDep,
+    filters: FiltersDep,
+    ids: Ids = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="With ids: also where it is completed.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    wait: Wait = True,
+) -> None:
+    """Run jobs again, each under its id as its next run: those with these ids, or all that filters
+    match and that failed, timed out or were cancelled."""
+    if not _are_ids(ids, filters, dry_run):
+        if force:
+            raise typer.BadParameter("--force goes with ids")
+        _change_all(service, "retry", filters, dry_run=dry_run, yes=yes, wait=wait)
+        return
+    for_each(
+        service,
+        ids or (),
+        lambda service, id: _print_state(
+            service.show(calls.retry_job(id, force=force, reason=service.reason))
+        ),
+    )
+
+
+def _are_ids(ids: list[str] | None, filters: JobFilters, dry_run: bool) -> bool:
+    """Whether jobs are given by their ids, and not by filters."""
+    if ids and (filters or dry_run):
+        raise typer.BadParameter("give ids, or filters with --dry-run, not both")
+    if not ids and not filters:
+        raise typer.BadParameter("give ids, or at least one filter such as --endpoint NAME")
+    return bool(ids)
+
+
+def _print_state(job: Job | None) -> None:
+    if job is not None:
+        line = cli.plain(job.id).append("  ").append_text(options.word(job.status))
+        cli.console().print(line.append(f"  run {job.run}" if job.run > 1 else "", style="dim"))
+
+
+# --- all that filters match ---
+
+
+def _change_all(
+    service: Service,
+    change: Literal["cancel", "retry"],
+    filters: JobFilters,
+    *,
+    dry_run: bool,
+    yes: bool,
+    wait: bool,
+) -> None:
+    if dry_run:
+        _preview(service, change, filters)
+        return
+    if not yes:
+        if service.json or not sys.stdin.isatty():
+            message = "no terminal to confirm on: add --yes (or look with --dry-run)"
+            raise typer.BadParameter(message)
+        count = _preview(service, change, filters)
+        if not count:
+            return
+        cli.confirm(f"{change.capitalize()} {count}?", yes=False)
+    if change == "cancel":
+        call = calls.cancel_jobs(filters, reason=service.reason)
+    else:
+        call = calls.retry_jobs(filters, reason=service.reason)
+    started = service.client.call(call) if wait else service.show(call)
+    if started is None:
+        return
+    if wait:
+        started = _watch(service, started)
+    if service.json:
+        service.show(calls.get_sweep(started.id))
+        return
+    line = cli.plain(f"{started.id}  {started.state}: {started.done:,} of {_matched(started)}")
+    if started.skipped:
+        line.append(f", {started.skipped:,} had gone on by themselves", style="dim")
+    cli.console().print(line)
+
+
+def _preview(service: Service, change: Literal["cancel", "retry"], filters: JobFilters) -> str:
+    """Show what matches and return how many that are, in words; "" for none."""
+    found = service.show(calls.preview_jobs(change, filters))
+    if found is None:
+        return ""
+    out = cli.console()
+    shown = " ".join(f"{name}={value}" for name, value in found.filter.items())
+    out.print(cli.plain(f"{_matched(found)} match {shown}", "bold"))
+    if found.sample:
+        out.print()
+        out.print(job_table(found.sample))
+    return _matched(found) if found.matched or not found.matched_exactly else ""
+
+
+def _matched(found: Sweep | SweepPreview) -> str:
+    return f"{'' if found.matched_exactly else 'at least '}{found.matched:,}"
+
+
+def _watch(service: Service, sweep: Sweep) -> Sweep:
+    """Show a bar until all of it is changed. Ctrl-C leaves it running."""
+    bar = Progress(
+        TextColumn(sweep.what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=cli.error_console(),
+        transient=True,
+        disable=service.json or not sys.stderr.isatty(),
+    )
+    try:
+        with bar:
+            task = bar.add_task("", total=None)
+            for sweep in service.client.watch_sweep(sweep.id):  # noqa: B020 - the newest
+                total = sweep.matched if sweep.matched_exactly else None
+                bar.update(task, total=total, completed=sweep.done + sweep.skipped)
+    except KeyboardInterrupt:
+        raise Failed(f"{sweep.id} goes on without you") from None
+    return sweep
+
+
+# --- what is shown of one ---
+
+
+def _print_story(out: Console, job: Job, history: Sequence[JobAttempt]) -> None:
+    """Print the whole story of a job."""
+    title = cli.plain(job.id, "bold").append("  ").append_text(options.word(job.status))
+    out.print(title.append(f"  {job.reason}" if job.reason else "", style="dim"))
+    out.print()
+    for label, text in _facts(job):
+        out.print(Text().append(f"  {label:<{_LABEL}}", "dim").append_text(cli.plain(text)))
+    if history:
+        out.print()
+    for attempt in history:
+        out.print(_call(attempt), no_wrap=True, overflow="ellipsis")
+    for hint in _ending(job):
+        out.print(hint)
+
+
+def _facts(job: Job) -> Iterator[tuple[str, str]]:
+    yield "endpoint", job.endpoint
+    yield "accepted", f"{cli.stamp(job.created_at)}  {cli.ago(job.created_at)}"
+    if job.run > 1:
+        yield "run", str(job.run)
+    if job.priority != "normal":
+        yield "priority", job.priority
+    if job.tags:
+        yield "tags", " ".join(f"{name}={value}" for name, value in job.tags.items())
+    if job.cost is not None:
+        yield "cost", f"{job.cost:g}"
+    if job.callback is not None:
+        yield "callback", f"{job.callback.id}  {job.callback.status}"
+
+
+def _call(attempt: JobAttempt) -> Text:
+    code = attempt.status_code
+    met = attempt.outcome if code is None else f"{attempt.outcome} {code}"
+    good = code is not None and 200 <= code < 300
+    line = Text().append(f"  {cli.stamp(attempt.started_at)}  ", "dim")
+    line.append("● " if good else "✗ ", style="green" if good else "red")
+    line.append_text(
+        cli.plain(f"call {attempt.n}  {met} in {cli.span(attempt.duration_ms / 1000)}")
+    )
+    return line.append_text(cli.plain(f"  {attempt.error}" if attempt.error else "", "dim"))
+
+
+def _ending(job: Job) -> Iterator[Text]:
+    """Yield what it waits for, or what came of it."""
+    yield Text()
+    if job.status == "queued":
+        about = "" if job.position_exactly else "about "
+        where = "waits" if job.position is None else f"waits at {about}{job.position:,}"
+        why = f" for {job.held_reason or job.waiting_for}" if job.waiting_for else ""
+        when = "" if job.estimated_start is None else f", starts {cli.ago(job.estimated_start)}"
+        yield cli.plain(f"  {where}{why}{when}", "yellow")
+    elif job.status == "running":
+        end = job.estimated_completion
+        yield cli.plain(
+            f"  a call runs now{'' if end is None else f', ends {cli.ago(end)}'}", "cyan"
+        )
+    elif job.error is not None:
+        yield cli.plain(f"  {cli.short(job.error, _EXCERPT_CHARS)}", "red")
+    elif job.output_ref is not None:
+        size = cli.size(job.output_ref.size)
+        yield cli.plain(
+            f"  {size} of {job.output_ref.content_type}: dispatcher jobs output {job.id}"
+        )
+    elif job.completed:
+        shown = job.output if isinstance(job.output, str) else dumps(job.output).decode()
+        yield cli.plain(f"  {cli.short(shown, _EXCERPT_CHARS)}")
+    if job.status in ("failed", "timeout", "cancelled"):
+        line = Text().append("  To run it again: ", "dim")
+        yield line.append_text(cli.plain(f"dispatcher jobs retry {job.id}"))
