@@ -66,7 +66,8 @@ export class WaitTimeout extends PostbackError {
 
 /**
  * @typedef {object} ClientOptions
- * @property {string} [baseUrl] the service's, with or without `/v1` or `/v2` (http://127.0.0.1:8600)
+ * @property {string} [baseUrl] the service's, with or without `/v1` or `/v2`
+ *   (http://127.0.0.1:8600)
  * @property {string} [apiKey]
  * @property {string} [tenant] whom to act for, with a platform's key
  * @property {number} [retries] how often a request is tried again (5)
@@ -152,8 +153,8 @@ class Connection {
       return { error, again: SENT_AGAIN.has(status) || lost };
     } catch (cause) {
       signal?.throwIfAborted();
-      const late = timer.signal.aborted;
-      const why = late ? `no whole answer within ${timeoutMs} ms` : reasonOf(cause);
+      const isLate = timer.signal.aborted;
+      const why = isLate ? `no whole answer within ${timeoutMs} ms` : reasonOf(cause);
       const error = new PostbackError("UNREACHABLE", `${url}: ${why}`, { cause });
       return { error, again: repeatable };
     } finally {

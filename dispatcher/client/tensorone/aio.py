@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -98,7 +98,7 @@ class AsyncJobs:
             await asyncio.sleep(poll_s(polls))
             polls += 1
 
-    async def _updates(self, job_id: str) -> AsyncIterator[JobStatus]:
+    async def _updates(self, job_id: str) -> AsyncGenerator[JobStatus]:
         """Yield the updates of one stream; none where there is no stream."""
         async with aclosing(self._client.events(calls.watch_status(job_id))) as events:
             async for data in events:

@@ -5,7 +5,7 @@ Generated from aio.py by `make generate`: change that file, not this one.
 
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from types import TracebackType
 from typing import Any, Self
@@ -101,7 +101,7 @@ class Jobs:
             time.sleep(poll_s(polls))
             polls += 1
 
-    def _updates(self, job_id: str) -> Iterator[JobStatus]:
+    def _updates(self, job_id: str) -> Generator[JobStatus, None, None]:
         """Yield the updates of one stream; none where there is no stream."""
         with closing(self._client.events(calls.watch_status(job_id))) as events:
             for data in events:

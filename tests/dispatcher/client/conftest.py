@@ -1,11 +1,13 @@
 """One real service for all tests of the client; each test has a tenant of its own."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from dispatcher.client import Client
+from tests.dispatcher.client.model import Model, model
 from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
 
 
@@ -24,3 +26,21 @@ def tenant() -> str:
 def client(service: Running, tenant: str) -> Iterator[Client]:
     with Client(service.url, ADMIN_KEY, tenant=tenant) as found:
         yield found
+
+
+@pytest.fixture
+def upstream() -> Iterator[Model]:
+    with model() as found:
+        yield found
+
+
+@pytest.fixture
+def endpoint(client: Client, upstream: Model) -> Callable[..., str]:
+    """Makes an endpoint of a path of the upstream, with these rules, and returns its name."""
+
+    def make(path: str = "/echo", **rules: Any) -> str:
+        name = f"e{uuid.uuid4().hex[:12]}"
+        client.make_endpoint(name, upstream.url + path, {"body": "raw", **rules})
+        return name
+
+    return make
