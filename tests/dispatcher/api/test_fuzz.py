@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dispatcher.api.dialects.tensorone_shapes import Execution
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.wire import (
@@ -34,7 +35,7 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(
     sorted(
         {field for shape in (BatchLine, ReplayRequest, Register, DestinationChange, NewKey, Rotate,
-                             RotateKey)
+                             RotateKey, Execution)
          for field in shape.__struct_encode_fields__}
     )
 )  # fmt: skip
@@ -47,11 +48,11 @@ BODIES = st.dictionaries(FIELDS, SEEDS | JSON, max_size=7).map(lambda one: json.
 POSTED = st.sampled_from(
     ["/v1/callbacks", "/v1/callbacks/raw", "/v1/callbacks/batch", "/v1/replays",
      "/v1/destinations", "/v1/keys", "/v1/keys/key_1/rotate", "/v1/secrets/rotate",
-     "/v1/secrets/reveal"]
+     "/v1/secrets/reveal", "/v2/endpoints/parked/runasync", "/v2/endpoints/parked/runsync?wait=0"]
 )  # fmt: skip
 NAMES = st.sampled_from(
     ["status", "jobStatus", "jobId", "tag.a", "destination", "priority", "error", "since", "until",
-     "cursor", "limit", "callbackUrl", "policy", "all"]
+     "cursor", "limit", "callbackUrl", "policy", "all", "endpointId"]
 )  # fmt: skip
 VALUES = TEXT | st.sampled_from(["dead", "2026-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1", "en"])
 HEADERS = st.sampled_from(
@@ -90,6 +91,8 @@ def target(settings: Settings) -> Iterator[Target]:
     made = Target(settings)
     made.ask("POST", "/v1/destinations", json={"name": "parked", "url": "http://127.0.0.1:9/"})
     made.ask("PATCH", "/v1/destinations/parked", json={"paused": True})
+    made.ask("POST", "/v1/endpoints", json={"name": "parked", "url": "http://127.0.0.1:9/"})
+    made.ask("POST", "/v1/endpoints/parked/pause")
     yield made
     made.close()
 
@@ -131,7 +134,9 @@ def test_any_change_is_taken_or_refused(target: Target, body: bytes) -> None:
 
 @fuzz(200)
 @given(
-    path=st.sampled_from(["/v1/callbacks", "/v1/destinations", "/v1/keys", "/v1/stats"]),
+    path=st.sampled_from(
+        ["/v1/callbacks", "/v1/destinations", "/v1/keys", "/v1/stats", "/v2/jobs"]
+    ),
     pairs=st.lists(st.tuples(NAMES | TEXT, VALUES), max_size=4),
     raw=st.binary(max_size=20),
 )

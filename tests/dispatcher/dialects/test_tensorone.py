@@ -15,9 +15,11 @@ import msgspec
 import pytest
 
 from dispatcher import ids
+from dispatcher.api.dialects import tensorone as routes
 from dispatcher.api.dialects.tensorone_shapes import ExecutionView, JobsView, ResultView, StatusView
 from dispatcher.app import Service
 from dispatcher.settings import Settings
+from dispatcher.store.errors import StoreUnavailable
 from receiver.base import server
 from tests.dispatcher.api.models import Model, ended, make_endpoint, submit_job
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject
@@ -393,6 +395,22 @@ async def test_the_same_key_again_is_the_same_job(api: httpx.AsyncClient, shout:
     assert len(shout.received) == 1
 
 
+async def test_an_estimate_that_cannot_be_had_keeps_no_job_from_being_taken(
+    api: httpx.AsyncClient, model: Model, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute, while nothing is known at all."""
+    await make_endpoint(api, model)
+
+    async def away(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise StoreUnavailable("the database does not answer")
+
+    monkeypatch.setattr(service.store.jobs, "measured", away)
+    assert (await run(api))["estimatedDuration"] == 60
+    await api.patch("/v1/endpoints/shout", json={"expectedDuration": 7})
+    assert (await run(api))["estimatedDuration"] == 7
+
+
 async def test_high_goes_before_normal_and_each_in_the_order_of_submission(
     api: httpx.AsyncClient, model: Model
 ) -> None:
@@ -628,6 +646,60 @@ async def test_a_job_that_is_gone_cannot_be_watched(
     id = (await run(api))["jobId"]
     plain = await client.get(f"/v2/jobs/{id}/status", headers=refused)
     assert plain.headers["content-type"] == "application/json"
+
+
+async def test_who_watches_for_long_is_kept_and_comes_again(
+    client: httpx.AsyncClient,
+    api: httpx.AsyncClient,
+    shout: Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A comment now and then says that the connection lives; after five minutes it ends."""
+    monkeypatch.setattr(routes, "_KEEP_ALIVE_S", 0.0)
+    monkeypatch.setattr(routes, "WAIT_S_MAX", 1.0)
+    shout.go.clear()
+    id = (await run(api))["jobId"]
+    await until_status(api, id, "running")
+    headers = {"Accept": "text/event-stream"}
+    answered = await client.get(f"/v2/jobs/{id}/status", headers=headers, timeout=60)
+    start, first, *rest, end = answered.text.split("\n\n")
+    assert (start, end) == ("retry: 1000", "")
+    assert json.loads(first.removeprefix("data: "))["status"] == "running"
+    assert rest
+    assert set(rest) == {": "}
+    shout.go.set()
+    await ended(api, id)
+
+
+async def test_what_goes_wrong_while_one_watches_is_told(
+    client: httpx.AsyncClient,
+    api: httpx.AsyncClient,
+    service: Service,
+    shout: Model,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As an event `error`, in the one shape of all errors."""
+    shout.go.clear()
+    id = (await run(api))["jobId"]
+    await until_status(api, id, "running")
+
+    async def away(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(0)
+        raise StoreUnavailable("the database does not answer")
+
+    headers = {"Accept": "text/event-stream"}
+    async with client.stream("GET", f"/v2/jobs/{id}/status", headers=headers) as response:
+        lines = response.aiter_lines()
+        async for line in lines:
+            if line.startswith("data: "):
+                break
+        monkeypatch.setattr(service.store.jobs, "get", away)
+        rest = [line async for line in lines]
+    assert rest[1] == "event: error"
+    assert json.loads(rest[2].removeprefix("data: "))["error"] == "UNAVAILABLE"
+    monkeypatch.undo()
+    shout.go.set()
+    await ended(api, id)
 
 
 # --- waiting ---
