@@ -49,7 +49,8 @@ class NewCallback:
     and its own URL, headers and policy apply at send time, so that a correction reaches its backlog
     too.
     `policy_text` is what is stored and `policy` what it says, both None for the destination's.
-    `key` is the idempotency key's digest, `content` what it must come with again.
+    `key` is the idempotency key's digest, `content` what it must come with again. `secret` signs
+    this one alone, beside the others', by its platform's own scheme; it is kept sealed only.
     """
 
     id: str
@@ -74,6 +75,7 @@ class NewCallback:
     created_ms: int
     run: int | None = None  # which run of the job it was, where that was said
     not_before_ms: int | None = None  # its first attempt waits until then
+    secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +115,7 @@ class Delivery:
     turned_away_ms: int | None = None  # when for the first time
     epoch: int = 0  # of the destination: what its lane may learn from this attempt
     secret_headers: SecretHeaders = ()  # to be made when it is sent, before `headers`
+    secret: str | None = field(default=None, repr=False)  # signs this one, beside the others'
     unopened: Unopened | None = None  # then body and headers are not there, and nothing may go out
 
 

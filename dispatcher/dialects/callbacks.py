@@ -18,17 +18,27 @@ _PAYLOADS: Final[Mapping[Dialect, Callable[[Snapshot], Payload]]] = {
     "runpod": runpod.payload,
     "cerebrium": cerebrium.payload,
 }
+SIGNS_CALLBACK: Final[frozenset[Dialect]] = frozenset({"cerebrium"})
+"""Dialects whose jobs' secrets sign their callbacks; the others' are for their upstreams."""
 
 
 def callback_of(
-    job: Told, end: End, *, id: str, now_ms: int, inline_max: int, public_url: str
+    job: Told,
+    end: End,
+    *,
+    id: str,
+    now_ms: int,
+    inline_max: int,
+    public_url: str,
+    secret: str | None = None,
 ) -> NewCallback | None:
     """Return the callback that tells the end of the job's run, with `id`; None where nobody is to
-    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`."""
+    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`. `secret`
+    is the job's, if it has one."""
     target = job.options.callback
     if target is None:
         return None
-    spelled = ids.spelled(job.id, job.dialect, waited=job.options.sync)
+    spelled = ids.spelled(job.id, job.dialect, waited=job.options.waited)
     payload = _PAYLOADS[job.dialect](
         Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url)
     )
@@ -63,4 +73,5 @@ def callback_of(
         ),
         created_ms=now_ms,
         run=job.run,
+        secret=secret if job.dialect in SIGNS_CALLBACK else None,
     )

@@ -68,7 +68,7 @@ def of_job(
             expires_ms=None if rules is None else output_expires_ms(rules, at_ms),
             cost=cost,
         )
-    id = ids.spelled(job.id, dialect, waited=job.options.sync)
+    id = ids.spelled(job.id, dialect, waited=job.options.waited)
     return Snapshot(job, id, job.state, end, at_ms, inline_max, public_url)
 
 

@@ -123,6 +123,7 @@ class Ends:
                 now_ms=at_ms,
                 inline_max=self._settings.inline_max,
                 public_url=self._settings.public_url or "",
+                secret=settlement.job.secret,
             )
         except Exception as error:  # a job that ended must not run for ever
             _LOG.exception("the end of a job cannot be told", error, id=_shown(settlement.job))

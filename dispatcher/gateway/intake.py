@@ -75,7 +75,9 @@ class JobSubmission:
     told at one of `callback_url` and `destination` (a registered name), or at neither. `headers`
     are those of the caller that the upstream may see, `callback_headers` are added to the callback.
     `limit_s` is for how long it may run, `ttl_s` by when it must have ended. `input` is the value
-    of the body's member of that name, where that alone is what the endpoint's schema is of."""
+    of the body's member of that name, where that alone is what the endpoint's schema is of.
+    `secret` is for the upstream, or the callback, alone: see `NewJob`; `sync` and `waited` are
+    `JobOptions`'."""
 
     endpoint: str
     body: bytes = field(repr=False)
@@ -95,6 +97,8 @@ class JobSubmission:
     limit_s: float | None = None
     ttl_s: float | None = None
     sync: bool = False
+    waited: bool = False
+    secret: str | None = field(default=None, repr=False)
 
 
 class Jobs(Protocol):
@@ -226,9 +230,11 @@ def new_job(
             headers=submission.headers,
             callback=_target(submission, tenant, rules, settings),
             sync=submission.sync,
+            waited=submission.waited,
             limit_s=limit_s,
             ttl_s=ttl_s,
         ),
+        secret=submission.secret,
         tags=tuple(submission.tags.items()),
         key=None if key is None else ids.job_key(tenant, key),
         content=b"" if key is None else _content(submission),

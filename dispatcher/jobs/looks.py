@@ -42,6 +42,18 @@ class JobWait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantLoad:
+    """What a tenant has at an endpoint: jobs that wait and run, and of its runs since it came, how
+    many completed, failed (or were stopped), and were asked for again."""
+
+    queued: int
+    running: int
+    completed: int
+    failed: int
+    retried: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobUsage:
     """What a customer used of an endpoint on a day (days since the Unix epoch): runs that had begun
     and ended, how many of them did not complete, how long their last calls took, what they cost,

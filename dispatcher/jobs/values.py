@@ -39,13 +39,15 @@ class JobOptions:
 
     `headers` are those of the caller that its upstream is to see (an allow-list). `sync` marks a
     call that somebody waits for on the same connection: it is never repeated once it was sent.
-    `limit_s` and `ttl_s` are the request's own run limit and time to live.
+    `waited`: it was submitted by one who waits for it, and may be asked for as any other; RunPod
+    spells its id so. `limit_s` and `ttl_s` are the request's own run limit and time to live.
     """
 
     function: str | None = None
     headers: Headers = ()
     callback: CallbackTarget | None = None
     sync: bool = False
+    waited: bool = False
     limit_s: float | None = None
     ttl_s: float | None = None
 
@@ -53,7 +55,9 @@ class JobOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
     """A validated job, ready to be stored. `key` is its idempotency key's digest, if any, and
-    `content` what it must come with again. `expires_ms` is when it ends unless it has begun."""
+    `content` what it must come with again. `expires_ms` is when it ends unless it has begun.
+    `secret` is kept sealed only, and shown to nobody: RunPod's `s3Config`, as JSON, for the
+    upstream; Cerebrium's webhook secret, for the callback."""
 
     id: str  # 32 hexadecimal digits: a UUIDv7
     tenant: str
@@ -63,6 +67,7 @@ class NewJob:
     body: bytes = field(repr=False)
     content_type: str
     options: JobOptions
+    secret: str | None = field(default=None, repr=False)
     tags: tuple[tuple[str, str], ...] = ()
     key: bytes | None = None
     content: bytes
@@ -90,6 +95,7 @@ class ClaimedJob:
     body: bytes = field(repr=False)
     content_type: str
     options: JobOptions
+    secret: str | None = field(default=None, repr=False)
     tags: tuple[tuple[str, str], ...] = ()
     created_ms: int
     queued_ms: int  # when this run was queued
@@ -98,7 +104,7 @@ class ClaimedJob:
     expires_ms: int  # when it ends unless it has begun by then
     ends_ms: int | None  # its own time to live
     epoch: int = 0  # of the endpoint: what it may learn from this call
-    unopened: Unopened | None = None  # then body and options are not there: nothing may go out
+    unopened: Unopened | None = None  # then body, options, secret are not there: nothing goes out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

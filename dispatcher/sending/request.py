@@ -115,7 +115,7 @@ async def request_of(
     if function is not None and FUNCTION not in call.rules.url:
         headers.append(("X-Job-Function", function))
     _check(headers)  # what others have set; the rest is plain text
-    id = spelled(job.id, job.dialect)
+    id = spelled(job.id, job.dialect, waited=job.options.waited)
     key = id if job.run == 1 else f"{id}-{job.run}"
     headers += [
         ("X-Job-Id", id),
@@ -170,8 +170,8 @@ def _check(headers: Iterable[tuple[str, str]]) -> None:
 
 def body_of(job: ClaimedJob, mode: Body) -> tuple[bytes, str]:
     """Return a job's body as its upstream gets it, and its type: as it is stored, `input` alone or
-    within `{"id", "input"}`. Values are cut out, never written anew. A body that has no `input` is
-    itself the input, and one that is no JSON goes as it is."""
+    within `{"id", "input"}`, with RunPod's `s3Config` beside it. Values are cut out, never written
+    anew. A body that has no `input` is itself the input, and one that is no JSON goes as it is."""
     wanted = _AUTO[job.dialect] if mode == "auto" else mode
     if wanted == "raw":
         return job.body, job.content_type
@@ -180,8 +180,10 @@ def body_of(job: ClaimedJob, mode: Body) -> tuple[bytes, str]:
         return job.body, job.content_type
     if wanted == "input":
         return value, _JSON
-    id = json.dumps(spelled(job.id, job.dialect)).encode()
-    return b'{"id":%b,"input":%b}' % (id, value), _JSON
+    id = json.dumps(spelled(job.id, job.dialect, waited=job.options.waited)).encode()
+    if job.secret is None or job.dialect != "runpod":
+        return b'{"id":%b,"input":%b}' % (id, value), _JSON
+    return b'{"id":%b,"input":%b,"s3Config":%b}' % (id, value, job.secret.encode()), _JSON
 
 
 def _input(body: bytes) -> bytes | None:

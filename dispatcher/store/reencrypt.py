@@ -21,9 +21,11 @@ from dispatcher.store.sealing import (
 from dispatcher.store.tx import Row, Tx, marks
 from receiver.base.keyring import PREFIX, Keyring, kid_of
 
-_COLUMN_OF: Final = {column.table: column for column in (*COLUMNS, *LARGE)}
+_COLUMNS_OF: Final[dict[str, list[Column]]] = {}
+for _column in (*COLUMNS, *LARGE):
+    _COLUMNS_OF.setdefault(_column.table, []).append(_column)
 _BODIES_OF: Final = {bodies.table: bodies for bodies in ALL_BODIES}
-_ORDER: Final = sorted({**_COLUMN_OF, **_BODIES_OF}, key=lambda table: table in _BODIES_OF)
+_ORDER: Final = sorted({**_COLUMNS_OF, **_BODIES_OF}, key=lambda table: table in _BODIES_OF)
 _LOOKED: Final = 200  # rows that a reader looks at for one slice
 _SLICE_BYTES: Final = 1 << 20  # of payloads in one commit
 _RUNNER: Final = "reencrypt"
@@ -99,25 +101,27 @@ def is_runner(tx: Tx) -> bool:
 
 def upcoming(tx: Tx, at: Reencryption) -> Part:
     """Return what comes next, by a reader."""
-    column, bodies = _COLUMN_OF.get(at.place), _BODIES_OF.get(at.place)
+    bodies = _BODIES_OF.get(at.place)
     id = _id_of(at.place)
-    head, filled = "''", "1 = 0"
-    if column is not None:
-        head, filled = f"substr(t.{column.name}, 1, {HEAD_CHARS})", column.filled
+    # The first characters of each sealed text, NULL where there is nothing to seal.
+    heads = "".join(
+        f", CASE WHEN {column.filled} THEN substr(t.{column.name}, 1, {HEAD_CHARS}) END"
+        for column in _COLUMNS_OF.get(at.place, ())
+    )
     more, join = "NULL, 0", ""
     if bodies is not None:
         more, join = f"t.kid, {bodies.bytes}", f"JOIN {bodies.owner} c ON c.id = t.{id} "
     found = tx.all(
-        f"SELECT t.{id}, {head}, {more}, CASE WHEN {filled} THEN 1 ELSE 0 END "
+        f"SELECT t.{id}, {more}{heads} "
         f"FROM {at.place} t {join}WHERE t.{id} > ? ORDER BY t.{id} LIMIT ?",
         at.reached,
         _LOOKED,
     )
     ids: list[str] = []
     looked, size = 0, 0
-    for row, first, kid, body_bytes, is_filled in found:
-        is_body_due = bodies is not None and _is_body_due(tx, kid)
-        if (is_filled and not _is_newest(tx, first)) or is_body_due:
+    for row, kid, body_bytes, *firsts in found:
+        is_due = bodies is not None and _is_body_due(tx, kid)
+        if is_due or any(first is not None and not _is_newest(tx, first) for first in firsts):
             if ids and size + body_bytes > _SLICE_BYTES:
                 break
             ids.append(row)
@@ -129,7 +133,8 @@ def upcoming(tx: Tx, at: Reencryption) -> Part:
 
 def _id_of(table: str) -> str:
     """Return the column that names a table's rows."""
-    return (_COLUMN_OF.get(table) or _BODIES_OF[table]).id
+    columns = _COLUMNS_OF.get(table)
+    return columns[0].id if columns else _BODIES_OF[table].id
 
 
 def seal_part(tx: Tx, at: Reencryption, part: Part, *, now_ms: int) -> Reencryption:
@@ -139,12 +144,10 @@ def seal_part(tx: Tx, at: Reencryption, part: Part, *, now_ms: int) -> Reencrypt
     now = get(tx)
     if now != at or at.kid != ring.kid:  # begun again, or another process was quicker
         return begin(tx, now_ms=now_ms)
-    sealed, unopened = 0, 0
-    if at.place in _COLUMN_OF:
-        sealed, unopened = _seal_texts(tx, ring, _COLUMN_OF[at.place], part.ids)
+    counted = [_seal_texts(tx, ring, one, part.ids) for one in _COLUMNS_OF.get(at.place, ())]
     if at.place in _BODIES_OF:
-        also_sealed, also_unopened = _seal_bodies(tx, ring, _BODIES_OF[at.place], part.ids)
-        sealed, unopened = sealed + also_sealed, unopened + also_unopened
+        counted.append(_seal_bodies(tx, ring, _BODIES_OF[at.place], part.ids))
+    sealed, unopened = (sum(counts) for counts in zip(*counted, strict=True))
     moved = replace(
         at,
         reached=part.last,

@@ -1,7 +1,7 @@
 """Rows as values: the columns that verbs read and write, by name, once for every database."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_network
 from typing import Final, Literal
 
@@ -12,6 +12,7 @@ from dispatcher.keys import Limits
 from dispatcher.policy import Policy
 from dispatcher.store.errors import KEYS_SETTING, CannotUnseal
 from dispatcher.store.sealing import (
+    CALLBACK_SECRETS,
     DESTINATIONS,
     PAYLOAD_BODIES,
     PAYLOADS,
@@ -207,7 +208,7 @@ def new_callback(new: NewCallback, rule: Policy, lease_margin_ms: int | None, no
 LEASED: Final = """
 c.id, c.tenant, c.job_id, c.destination, c.url, d.url, p.body, p.content_type, d.headers, p.headers,
 coalesce(c.policy, d.policy), c.claim, c.attempts, c.tries, c.created_ms, c.expires_ms, c.class,
-c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run, p.kid
+c.turned_away, c.turned_away_ms, d.epoch, c.job_status, c.run, p.kid, p.secret
 """
 
 
@@ -237,14 +238,17 @@ def leased(tx: Tx, row: Row) -> Delivery:
         job_status,
         run,
         kid,
+        secret,
     ) = row
     destination, unopened = destination_of(lane), None
     try:
         found = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
         own = read_headers(tx, own_headers, PAYLOADS, callback, tenant)
         body = body if kid is None else open_body(tx, kid, body, callback, tenant)
+        if secret is not None:
+            secret = open_text(tx, secret, CALLBACK_SECRETS, callback, tenant)
     except CannotUnseal as error:
-        found, own, body, unopened = (), (), b"", error.unopened
+        found, own, body, secret, unopened = (), (), b"", None, error.unopened
     return Delivery(
         id=callback,
         tenant=tenant,
@@ -269,6 +273,7 @@ def leased(tx: Tx, row: Row) -> Delivery:
         epoch=epoch,
         job_status=job_status,
         run=run,
+        secret=secret,
         unopened=unopened,
     )
 
@@ -322,6 +327,23 @@ def payload(tx: Tx, new: NewCallback) -> Row:
     """Return the row of a new callback's payload."""
     headers = write_headers(tx, new.headers, PAYLOADS, new.id, new.tenant)
     return (new.id, new.content_type, headers, *seal_body(tx, new.body, new.id, new.tenant))
+
+
+def put_secrets(tx: Tx, stored: Iterable[NewCallback]) -> None:
+    """Store the secrets of new callbacks that have one of their own, never plain, with their
+    payloads. Raises NoKeyring."""
+    values = [
+        (seal_secret(tx, new.secret, CALLBACK_SECRETS, new.id, new.tenant), new.id)
+        for new in stored
+        if new.secret is not None
+    ]
+    if values:
+        tx.many("UPDATE payloads SET secret = ? WHERE callback = ?", values)
+
+
+def seal_secret(tx: Tx, plain: str, column: Column, id: str, tenant: str) -> str:
+    """Return what to store of what may be stored sealed only. Raises NoKeyring."""
+    return ring_of(tx, column.what).seal_text(plain, *column.place(id, tenant))
 
 
 def write_headers(tx: Tx, headers: DestinationHeaders, column: Column, id: str, tenant: str) -> str:

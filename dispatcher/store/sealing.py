@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 11  # the first that has what is asked for here
+SCHEMA: Final = 12  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -78,6 +78,20 @@ JOB_OPTIONS: Final = Column(
     what="jobs' headers",
     filled="(t.options LIKE 'enc1:%' OR t.options LIKE '%headers\"%')",
 )
+JOB_SECRETS: Final = Column(
+    table="jobs",
+    name="secret",
+    what="jobs' secrets",
+    filled="t.secret <> ''",
+)
+CALLBACK_SECRETS: Final = Column(
+    table="payloads",
+    name="secret",
+    what="callbacks' secrets",
+    id="callback",
+    tenant="(SELECT tenant FROM callbacks c WHERE c.id = t.callback)",
+    filled="t.secret IS NOT NULL",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +120,7 @@ ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PAYLOAD_BODIES)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Those with many go last, and bodies with what they belong to.
 COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS, ENDPOINTS)
-LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, PAYLOADS)
+LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, JOB_SECRETS, PAYLOADS, CALLBACK_SECRETS)
 
 
 # --- the keys of this process ---

@@ -328,6 +328,7 @@ def _handed_over(new: NewCallback, target: _Target, policy: Policy) -> Delivery:
         high=new.priority == "high",
         job_status=new.job_status,
         run=new.run,
+        secret=new.secret,
     )
 
 
@@ -412,6 +413,7 @@ def _finish(
     tags = [(new.tenant, key, value, new.id) for new in stored for key, value in new.tags]
     if tags:
         tx.bulk(tx.statements.INSERT_TAGS, tags)
+    rows.put_secrets(tx, stored)
     for new in stored:
         result = results[new.id]
         if isinstance(result, Submitted):

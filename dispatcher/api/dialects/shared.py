@@ -16,7 +16,7 @@ async def accept(call: Call, submission: JobSubmission) -> SubmittedJob:
     call.principal.require_target(submission.destination, submission.callback_url)
     taken = await call.context.job_intake.accept(call.tenant, submission, call.entry)
     if call.manner.request_id == "job":
-        call.request.id = ids.spelled(taken.id, submission.dialect, waited=submission.sync)
+        call.request.id = ids.spelled(taken.id, submission.dialect, waited=submission.waited)
     return taken
 
 

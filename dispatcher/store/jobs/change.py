@@ -12,7 +12,7 @@ from dispatcher.store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from dispatcher.store.jobs import finish, views
+from dispatcher.store.jobs import finish, measures, views
 from dispatcher.store.jobs.finish import Ending, Found
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.requests import Rules
@@ -48,6 +48,16 @@ def cancel(
     ending = Ending(state="cancelled", reason=reason, releasing=True)
     ended = finish.end(tx, [found], ending, rules, now_ms=now_ms)
     return _changed(tx, tenant, job, changed=bool(ended))
+
+
+def hand_out(tx: Tx, tenant: str, job: str, run: int, touched: Touched) -> bool:
+    """Note that the output of a job's run is handed out as a stream; False where it was before, or
+    another run has begun. Raises NotFound."""
+    found = _find(tx, tenant, job, touched)
+    if found.job.run != run or found.job.state != "completed":
+        return False
+    sql = "UPDATE jobs SET streamed = run WHERE id = ? AND streamed <> run"
+    return bool(tx.run(sql, job))
 
 
 def retry(
@@ -117,6 +127,8 @@ def retry_all(tx: Tx, found: Sequence[Found], *, force: bool, now_ms: int) -> di
     if values:
         tx.bulk(tx.job_statements.PUT_QUEUES, list(given.values()))
         tx.many(_RETRY, values)
+        again = [one.job for one in found if one.job.id not in refused]
+        measures.retried(tx, again, now_ms=now_ms)
     return refused
 
 
@@ -132,6 +144,8 @@ def _refusal(
         return Conflict(f"the call of {job.id} has not ended yet; try again in a moment")
     if not has_input:
         return InputGone(f"the input of {job.id} is past its retention")
+    if one.is_bare:
+        return InputGone(f"what {job.id} came with for its upstream alone went when it completed")
     if load is None:
         return None
     queued_here = queue[3] + tx.changes.more_in(one.queue)

@@ -2,9 +2,9 @@
 each with its callback, in one commit."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from dispatcher.dialects.callbacks import callback_of
+from dispatcher.dialects.callbacks import SIGNS_CALLBACK, callback_of
 from dispatcher.ids import random_id
 from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.told import End
@@ -19,7 +19,7 @@ from dispatcher.store.tx import Tx
 from dispatcher.values import NewCallback
 
 _FOUND = f"""
-SELECT claim, interruptions, process, queue, lane,
+SELECT claim, interruptions, process, queue, lane, secret,
        epoch = (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
 FROM jobs WHERE id
 """
@@ -28,7 +28,7 @@ FROM jobs WHERE id
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A job as it stands in the running transaction; `present` unless its queue was purged since it
-    was queued."""
+    was queued. `secret` is its callback's; `is_bare`: it had one, for whatever, that is gone."""
 
     job: Job
     claim: int
@@ -36,6 +36,8 @@ class Found:
     process: str | None
     queue: str
     present: bool
+    secret: str | None = field(default=None, repr=False)
+    is_bare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +58,12 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
     if not ids:
         return []
     found: dict[str, Found] = {}
-    for claim, interruptions, process, queue, lane, present, *row in tx.all(
+    for claim, interruptions, process, queue, lane, stored, present, *row in tx.all(
         _FOUND + tx.job_statements.IN, tx.ids(ids)
     ):
         try:
             job = rows.job(tx, tuple(row))
+            secret = _callbacks_secret(tx, job, stored)
         except CannotUnseal:
             continue
         if touched.may_change(tx, job.endpoint, lane):
@@ -71,6 +74,8 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
                 process=process,
                 queue=queue,
                 present=bool(present),
+                secret=secret,
+                is_bare=stored == rows.SECRET_GONE,
             )
     return [found[id] for id in ids if id in found]
 
@@ -88,7 +93,7 @@ def end(
     told = {
         one.job.id: callback
         for one in ended
-        if ending.told and (callback := _callback(one.job, ending, rules, now_ms)) is not None
+        if ending.told and (callback := _callback(tx, one, ending, rules, now_ms)) is not None
     }
     values = []
     for one in ended:
@@ -119,7 +124,21 @@ def end(
     return ended
 
 
-def _callback(job: Job, ending: Ending, rules: Rules, now_ms: int) -> NewCallback | None:
+def _callbacks_secret(tx: Tx, job: Job, stored: str | None) -> str | None:
+    """Return what signs the callback of a job; what its upstream alone sees is not opened. Raises
+    CannotUnseal."""
+    if job.dialect not in SIGNS_CALLBACK or job.options.callback is None:
+        return None
+    return rows.open_secret(tx, stored, job.id, job.tenant)
+
+
+def _callback(
+    tx: Tx, found: Found, ending: Ending, rules: Rules, now_ms: int
+) -> NewCallback | None:
+    job = found.job
+    if tx.skew_ms:  # its times are the database's, and `now_ms` is ours
+        started_ms = None if job.started_ms is None else tx.here(job.started_ms)
+        job = replace(job, queued_ms=tx.here(job.queued_ms), started_ms=started_ms)
     return callback_of(
         job,
         End(state=ending.state, reason=ending.reason, error=ending.error),
@@ -127,4 +146,5 @@ def _callback(job: Job, ending: Ending, rules: Rules, now_ms: int) -> NewCallbac
         now_ms=now_ms,
         inline_max=rules.inline_max,
         public_url=rules.public_url,
+        secret=found.secret,
     )

@@ -5,10 +5,11 @@ from typing import Final
 
 from dispatcher.fairness import RATE_MIN
 from dispatcher.jobs.endpoint import EndpointLoad
-from dispatcher.jobs.looks import JobWait, WaitReason
+from dispatcher.jobs.looks import JobWait, TenantLoad, WaitReason
 from dispatcher.jobs.values import CLASS_OF, Job
 from dispatcher.store.errors import NotFound
-from dispatcher.store.jobs import views
+from dispatcher.store.jobs import measures, views
+from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.scheduling import CLASSES
 from dispatcher.store.tx import Row, Tx
 
@@ -24,6 +25,11 @@ SELECT queued, "window", paused, held_until_ms, held_reason, rate, paced_ms,
         AND (state = 'running' OR releasing = 1))
 FROM endpoint_load l WHERE endpoint = ? AND removed = 0
 """
+# Few at most: no more than the endpoint may have open.
+_RUNNING: Final = (
+    "SELECT count(*) FROM jobs WHERE endpoint = ? AND (state = 'running' OR releasing = 1) "
+    "AND state || '' = 'running' AND tenant || '' = ?"
+)
 # The queues that show work of a class, and of each the first job.
 _FIRST: Final = """
 SELECT (SELECT queued_ms FROM jobs WHERE queue = q.id AND epoch = q.epoch AND class = {number}
@@ -61,6 +67,20 @@ def load(tx: Tx, endpoint: str) -> EndpointLoad:
         oldest_queued_ms=_oldest_queued_ms(tx, endpoint) if queued > 0 else None,
         held_until_ms=held_until_ms,
         held_reason=held_reason,
+    )
+
+
+def of_tenant(tx: Tx, tenant: str, endpoint: str) -> TenantLoad:
+    """Return what a tenant has at an endpoint."""
+    queue = tx.one("SELECT queued FROM queues WHERE id = ?", queue_id(endpoint, tenant))
+    running = tx.one(_RUNNING, endpoint, tenant)
+    runs, failed, retried = measures.totals(tx, tenant, endpoint)
+    return TenantLoad(
+        queued=0 if queue is None else max(0, queue[0]),
+        running=0 if running is None else running[0],
+        completed=runs - failed,
+        failed=failed,
+        retried=retried,
     )
 
 

@@ -24,6 +24,15 @@ SELECT tenant, endpoint, day, runs, failed, run_ms, cost, bytes FROM job_usage
 WHERE tenant = ? AND endpoint >= ? AND endpoint <= ? AND day >= ? AND day <= ?
 ORDER BY endpoint, day LIMIT ?
 """
+_ADD_RETRIED: Final = """
+INSERT INTO job_usage (tenant, endpoint, day, retried) VALUES (?, ?, ?, ?)
+ON CONFLICT (tenant, endpoint, day) DO UPDATE SET retried = job_usage.retried + excluded.retried
+"""
+_TOTALS: Final = """
+SELECT CAST(coalesce(sum(runs), 0) AS bigint), CAST(coalesce(sum(failed), 0) AS bigint),
+       CAST(coalesce(sum(retried), 0) AS bigint)
+FROM job_usage WHERE tenant = ? AND endpoint = ?
+"""
 _LAST: Final = "\uffff"  # behind every name
 
 
@@ -78,6 +87,20 @@ def stopped(tx: Tx, jobs: Iterable[Job], *, failed: bool, now_ms: int) -> None:
             of_day.failed += failed
     if used:
         tx.bulk(tx.job_statements.ADD_USAGE, _usage_rows(used))
+
+
+def retried(tx: Tx, jobs: Iterable[Job], *, now_ms: int) -> None:
+    """Count the runs that somebody asked for again."""
+    day = tx.at(now_ms) // DAY_MS
+    counted = Counter((job.tenant, job.endpoint, day) for job in jobs)
+    tx.many(_ADD_RETRIED, [(*key, n) for key, n in sorted(counted.items())])
+
+
+def totals(tx: Tx, tenant: str, endpoint: str) -> tuple[int, int, int]:
+    """Return how many runs of a tenant ended at an endpoint, how many of them without success, and
+    how many jobs were run again."""
+    row = tx.one(_TOTALS, tenant, endpoint)
+    return (row[0], row[1], row[2]) if row is not None else (0, 0, 0)
 
 
 def _usage_rows(used: Mapping[tuple[str, str, int], _Used]) -> list[Row]:

@@ -136,7 +136,7 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
     if inputs:
         ids = tx.ids(one.id for one in inputs)
         tx.run(f"DELETE FROM inputs WHERE job{tx.job_statements.IN}", ids)
-        sql = f"UPDATE jobs SET pruned = pruned + {INPUT_GONE} WHERE id"
+        sql = f"UPDATE jobs SET pruned = pruned + {INPUT_GONE}, secret = NULL WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in inputs:
             tx.changes.bytes[one.tenant] -= one.input_bytes
@@ -235,8 +235,8 @@ def _strip(tx: Tx, jobs: Sequence[Stored]) -> None:
     for part in _PARTS:
         tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
     tx.run(
-        f"UPDATE jobs SET pruned = {_ALL_BUT_KEY}, options = '{{}}', error = NULL, "
-        f"output_bytes = NULL WHERE id{tx.job_statements.IN}",
+        f"UPDATE jobs SET pruned = {_ALL_BUT_KEY}, options = '{{}}', secret = NULL, "
+        f"error = NULL, output_bytes = NULL WHERE id{tx.job_statements.IN}",
         ids,
     )
     for one in jobs:

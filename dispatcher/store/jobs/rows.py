@@ -18,7 +18,7 @@ from dispatcher.jobs.values import (
 )
 from dispatcher.store import rows
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.sealing import INPUTS, JOB_OPTIONS
+from dispatcher.store.sealing import INPUTS, JOB_OPTIONS, JOB_SECRETS
 from dispatcher.store.tx import Row, Tx
 
 Tags = tuple[tuple[str, str], ...]
@@ -61,6 +61,7 @@ NEW_JOB: Final = {
     "expires_ms": "bigint",
     "ends_ms": "bigint",
     "options": "text",
+    "secret": "text",
     "lane": "text",
     "key": "bytea",
     "content": "bytea",
@@ -130,7 +131,7 @@ ADDED: Final = ", ".join(
 CLAIMED: Final = """
 j.id, j.tenant, j.endpoint, j.dialect, j.class, j.run, j.claim, j.calls, j.tries, j.turned_away,
 j.interruptions, p.body, p.content_type, p.kid, j.options, j.created_ms, j.queued_ms, j.started_ms,
-j.expires_ms, j.ends_ms
+j.expires_ms, j.ends_ms, j.secret
 """
 _JOB: Final = (
     "id",
@@ -177,6 +178,8 @@ def options_text(tx: Tx, new: NewJob) -> str:
         parts["headers"] = options.headers
     if options.sync:
         parts["sync"] = True
+    if options.waited:
+        parts["waited"] = True
     if options.limit_s is not None:
         parts["limit"] = options.limit_s
     if options.ttl_s is not None:
@@ -210,6 +213,7 @@ def read_options(tx: Tx, stored: str, job: str, tenant: str) -> tuple[JobOptions
         headers=_pairs(parts.get("headers", ())),
         callback=None if target is None else _target(target, parts.get("callback_headers", ())),
         sync=parts.get("sync", False),
+        waited=parts.get("waited", False),
         limit_s=parts.get("limit"),
         ttl_s=parts.get("ttl"),
     )
@@ -231,6 +235,24 @@ def _target(parts: list[Any], headers: list[list[str]]) -> CallbackTarget:
 
 def _pairs(found: list[list[str]]) -> Tags:
     return tuple((one[0], one[1]) for one in found)
+
+
+# --- secrets ---
+
+SECRET_GONE: Final = ""
+"""Stands where a job had a secret that went when it completed."""
+
+
+def seal_secret(tx: Tx, new: NewJob) -> str | None:
+    """Return what is stored of a new job's secret, which is never plain. Raises NoKeyring."""
+    if new.secret is None:
+        return None
+    return rows.seal_secret(tx, new.secret, JOB_SECRETS, new.id, new.tenant)
+
+
+def open_secret(tx: Tx, stored: str | None, job: str, tenant: str) -> str | None:
+    """Return a job's secret, None where it has none, or none any more. Raises CannotUnseal."""
+    return rows.open_text(tx, stored, JOB_SECRETS, job, tenant) if stored else None
 
 
 # --- values ---
@@ -277,13 +299,15 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         started_ms,
         expires_ms,
         ends_ms,
+        secret,
     ) = row
     unopened = None
     try:
         options, tags = read_options(tx, stored, id, tenant)
         body = open_body(tx, kid, body, INPUTS.place(id, tenant))
+        secret = open_secret(tx, secret, id, tenant)
     except CannotUnseal as error:
-        options, tags, body, unopened = JobOptions(), (), b"", error.unopened
+        options, tags, body, secret, unopened = JobOptions(), (), b"", None, error.unopened
     return ClaimedJob(
         id=id,
         tenant=tenant,
@@ -299,6 +323,7 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         body=body,
         content_type=content_type,
         options=options,
+        secret=secret,
         tags=tags,
         created_ms=created_ms,
         queued_ms=tx.here(queued_ms),

@@ -73,6 +73,12 @@ def settled_value(name: str, value: str, state: str) -> str:
     return f"coalesce({value}, jobs.{name})" if name in ("expires_ms", "callback") else value
 
 
+def secret_after(state: str) -> str:
+    """Return what is left of the secret of a job that is in this state from now on: of one that
+    completed, that there was one."""
+    return f"CASE WHEN {state} = 'completed' AND jobs.secret <> '' THEN '' ELSE jobs.secret END"
+
+
 def epoch_if_queued(state: str) -> str:
     """Return the epoch of a job that is in this state from now on: what goes back to its queue was
     not there when that was purged."""

@@ -19,6 +19,7 @@ from dispatcher.jobs.looks import (
     JobUsage,
     JobWait,
     SweepCount,
+    TenantLoad,
 )
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import (
@@ -252,6 +253,16 @@ class JobStore:
             entries=entries,
         )
 
+    async def hand_out(self, tenant: str, job: str, run: int) -> bool:
+        """Return whether the output of a job's run, which has completed, is to be handed out as a
+        stream: it is so once. Raises NotFound."""
+        touched = of_jobs([job])
+        return await self._write(
+            lambda tx: change.hand_out(tx, tenant, job, run, touched),
+            lanes=touched,
+            tenant=tenant,
+        )
+
     # --- looking ---
 
     async def get(self, tenant: str, job: str, *, output: bool = False) -> Job:
@@ -295,6 +306,13 @@ class JobStore:
     async def load(self, endpoint: str) -> EndpointLoad:
         """Return what an endpoint has to do and may do now. Raises NotFound."""
         found: EndpointLoad = await self._read(lambda tx: load.load(tx, endpoint), SERVICE)
+        return found
+
+    async def tenant_load(self, tenant: str, endpoint: str) -> TenantLoad:
+        """Return what a tenant has at an endpoint, and what came of it there."""
+        found: TenantLoad = await self._read(
+            lambda tx: load.of_tenant(tx, tenant, endpoint), Reader(tenant)
+        )
         return found
 
     async def waiting(self, tenant: str, job: str, *, now_ms: int) -> JobWait | None:

@@ -12,6 +12,7 @@ from dispatcher.jobs.values import CLASS_OF, ClaimedJob, NewJob, SubmittedJob
 from dispatcher.store.errors import (
     JobQueueFull,
     KeyReused,
+    NoKeyring,
     NotFound,
     StoreError,
     StoreUnavailable,
@@ -73,7 +74,7 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
     for request in requests:
         new, load = request.new, loads.get(request.new.endpoint)
         queue = queues[queue_id(new.endpoint, new.tenant)]
-        refusal = _refusal(new, load, queue)
+        refusal = _refusal(tx, new, load, queue)
         if new.key is not None and new.key in first:
             results[new.id] = _attached(new, first[new.key])
         elif load is None or refusal is not None:
@@ -130,7 +131,7 @@ def _queues(tx: Tx, requests: Sequence[JobSubmitRequest]) -> dict[str, _Queue]:
     return queues
 
 
-def _refusal(new: NewJob, load: _Load | None, queue: _Queue) -> StoreError | None:
+def _refusal(tx: Tx, new: NewJob, load: _Load | None, queue: _Queue) -> StoreError | None:
     """Return why this job cannot be taken."""
     if load is None:
         return NotFound(f"there is no endpoint {new.endpoint}")
@@ -139,6 +140,8 @@ def _refusal(new: NewJob, load: _Load | None, queue: _Queue) -> StoreError | Non
         return JobQueueFull(new.endpoint, queue.queued, max, of_tenant=True)
     if load.queued >= load.queue_max:
         return JobQueueFull(new.endpoint, load.queued, load.queue_max, of_tenant=False)
+    if new.secret is not None and tx.ring is None:
+        return NoKeyring("what a job comes with for its upstream, or its callback, alone")
     return None
 
 
@@ -180,6 +183,7 @@ def _store(
         expires_ms if ends_ms is None else min(expires_ms, ends_ms),
         ends_ms,
         rows.options_text(tx, new),
+        rows.seal_secret(tx, new),
         None if target is None else target.lane,
         new.key,
         new.content,
@@ -218,6 +222,7 @@ def _claimed(new: NewJob, load: _Load) -> ClaimedJob:
         body=new.body,
         content_type=new.content_type,
         options=new.options,
+        secret=new.secret,
         tags=new.tags,
         created_ms=new.created_ms,
         queued_ms=new.created_ms,

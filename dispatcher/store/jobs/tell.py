@@ -42,6 +42,8 @@ def _bury(tx: Tx, new: NewCallback, reason: str) -> None:
     if not tx.statements.insert_callbacks(tx, [row], [parts]):
         return  # its run was told before
     tx.run(_BURY, now_ms, reason[:_REASON_CHARS_MAX], new.id)
+    if tx.ring is not None:
+        rows.put_secrets(tx, [new])
     tags = [(new.tenant, key, value, new.id) for key, value in new.tags]
     if tags:
         tx.bulk(tx.statements.INSERT_TAGS, tags)

@@ -26,6 +26,7 @@ from dispatcher.store.jobs.scheduling import (
     first_ready,
     paced_until,
     queued_of,
+    secret_after,
     settled_value,
 )
 from dispatcher.store.postgres.statements import columns
@@ -208,9 +209,10 @@ WHERE l.endpoint = u.endpoint
 # --- settle ---
 
 SETTLE_JOBS: Final = (
-    "UPDATE jobs SET process = NULL, epoch = {}, {} FROM {} WHERE jobs.id = u.id"
+    "UPDATE jobs SET process = NULL, epoch = {}, secret = {}, {} FROM {} WHERE jobs.id = u.id"
 ).format(
     epoch_if_queued("u.state"),
+    secret_after("u.state"),
     ", ".join(f"{name} = {settled_value(name, f'u.{name}', 'u.state')}" for name in SETTLED),
     _rows(SETTLED | _ID),
 )

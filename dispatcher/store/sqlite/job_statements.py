@@ -26,6 +26,7 @@ from dispatcher.store.jobs.scheduling import (
     first_ready,
     paced_until,
     queued_of,
+    secret_after,
     settled_value,
 )
 from dispatcher.store.tx import Row, Tx
@@ -162,8 +163,11 @@ UPDATE endpoint_load SET turn = ?, starts = ?, paced_ms = ?, served_ms = ? WHERE
 
 # --- settle ---
 
-SETTLE_JOBS: Final = "UPDATE jobs SET process = NULL, epoch = {}, {} WHERE id = ?{}".format(
+SETTLE_JOBS: Final = (
+    "UPDATE jobs SET process = NULL, epoch = {}, secret = {}, {} WHERE id = ?{}"
+).format(
     epoch_if_queued("?1"),
+    secret_after("?1"),
     ", ".join(
         f"{name} = {settled_value(name, f'?{n}', '?1')}" for n, name in enumerate(SETTLED, 1)
     ),

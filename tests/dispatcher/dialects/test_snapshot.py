@@ -77,7 +77,7 @@ def test_one_that_goes_on_is_as_it_is_now(state: Any) -> None:
 
 
 def test_its_id_is_spelled_as_the_dialect_does_that_shows_it() -> None:
-    waited = stored(options=JobOptions(sync=True))
+    waited = stored(options=JobOptions(waited=True))
     assert shown(stored(), dialect="v1").id == f"job_{ID}"
     assert shown(waited, dialect="runpod").id.startswith("sync-")
     assert "-" in shown(stored(), dialect="cerebrium").id

@@ -88,7 +88,10 @@ async def _jobs(world: World, count: int) -> None:
     await jobs.endpoint(concurrency=5, keep=Keep(input=1), price_per_second=0.5)
     for n in range(count):
         await jobs.submit(
-            b"\x00" + str(n).encode(), tags=(("n", str(n)), ("é", "\n")), key=f"job-key-{n}"
+            b"\x00" + str(n).encode(),
+            tags=(("n", str(n)), ("é", "\n")),
+            key=f"job-key-{n}",
+            secret=f"fake-secret-{n}",
         )
     done, failed, cancelled, *_ = await jobs.claim(4)
     await jobs.settle(done)
@@ -238,8 +241,9 @@ async def test_jobs_go_on_where_they_were(tmp_path: Path, url: str) -> None:
         await jobs.change(concurrency=99)
         process = "process-2"
         await store.jobs.beat(process, begins=True, now_ms=world.now_ms)
-        claimed = [one.id for one in await jobs.claim(process=process)]
+        claimed = {one.id: one for one in await jobs.claim(process=process)}
         assert [one for one in claimed if one in waiting] == waiting
+        assert all(one.secret == f"fake-secret-{int(one.body[1:])}" for one in claimed.values())
         assert await store.jobs.repair(after="", limit=99) == (0, None)
     finally:
         await store.close()

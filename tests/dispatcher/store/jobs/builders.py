@@ -74,6 +74,7 @@ def job(
     not_before_ms: int | None = None,
     queue_s: float = 86_400.0,
     tags: tuple[tuple[str, str], ...] = (),
+    secret: str | None = None,
     **options: Any,
 ) -> NewJob:
     """A submit as the API builds it."""
@@ -88,6 +89,7 @@ def job(
         body=body,
         content_type="application/json",
         options=JobOptions(callback=callback, **options),
+        secret=secret,
         tags=tags,
         key=None if key is None else job_key(tenant, key),
         content=job_content(at, None, url, digest, "application/json"),
@@ -223,6 +225,7 @@ class Jobs:
                 now_ms=now_ms,
                 inline_max=256 * 1024,
                 public_url="http://127.0.0.1:8600",
+                secret=claimed.secret,
             )
         return await self.store.settle(settlement, callback=told)
 
