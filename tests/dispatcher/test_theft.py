@@ -321,3 +321,75 @@ def test_a_stolen_data_folder_or_dump_gives_nothing_away(tmp_path: Path, sealed:
             for one in (plain.secrets, plain.headers, plain.payloads):
                 assert found(one, server.folder)
             assert found(plain.secrets, log) == []
+
+
+# --- what a job brings for its upstream alone ---
+
+
+def entrust(service: Served, target: str, arrived: Arrived) -> list[str]:
+    """Run jobs that come with a bucket, one that completes, one that fails and one that waits, and
+    ask for everything that is shown of them; returns what nobody may see."""
+    client = service.client
+    values: list[str] = []
+    for name, path, concurrency in (("ep", "model", 4), ("bad", "gone", 4), ("shut", "model", 1)):
+        made = {"name": name, "url": f"{target}/{path}", "concurrency": concurrency}
+        ok(client.post("/v1/endpoints", json=made))
+    ok(client.post("/v1/endpoints/shut/pause"))
+    found = []
+    for name, ends in (("ep", "COMPLETED"), ("bad", "FAILED"), ("shut", "IN_QUEUE")):
+        bucket = {one: marker() for one in ("accessId", "accessSecret", "bucketName")}
+        values += bucket.values()
+        body = {"input": {"a": 1}, "webhook": f"{target}/hook", "s3Config": bucket}
+        way, wait = ("run", {}) if name == "shut" else ("runsync", {"wait": "60000"})
+        taken = client.post(f"/v2/{name}/{way}", json=body, params=wait)
+        assert ok(taken)["status"] == ends
+        id = ok(taken)["id"]
+        body["policy"] = {"ttl": 1}
+        body["s3Config"] = bucket | {"accessId": [bucket["accessId"]]}
+        found += [taken, client.post(f"/v2/{name}/run", json=body)]
+        paths = [f"/v2/{name}/{part}" for part in (f"status/{id}", f"stream/{id}", "requests")]
+        paths += [f"/v1/jobs/{id}{part}" for part in ("", "/input", "/attempts")]
+        found += [client.get(path) for path in paths]
+    arrived.wait(4)  # two calls of upstreams, two callbacks
+    found += [client.get(at) for at in ("/v1/callbacks", "/v1/audit", "/metrics", "/v1/jobs")]
+    for one in found:
+        text = one.text + str(one.headers)
+        assert not [value for value in values if value in text or json.dumps(value)[1:-1] in text]
+    calls = [json.loads(body) for _, body in arrived.bodies if b"s3Config" in body]
+    assert [set(one["s3Config"].values()) for one in calls] == [set(values[:3]), set(values[3:6])]
+    return values
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("keys", ["given", "a file's"])
+def test_a_bucket_stands_in_no_file(tmp_path: Path, keys: str) -> None:
+    """Where payloads are not sealed, too: while it runs, after a kill, after a clean stop, in a
+    backup, in the log."""
+    database, log = tmp_path / "postback.db", tmp_path / "log"
+    settings = {"ENCRYPTION_KEYS": KEY} if keys == "given" else {}
+    with customers() as (target, arrived):
+        with served(f"sqlite:///{database}", log, **settings) as service:
+            values = entrust(service, target, arrived)
+            backup = tmp_path / "backup.db"
+            assert _main("backup", str(backup), database=database) == 0
+            assert found(values, tmp_path) == []
+        assert found(values, tmp_path) == []
+        with served(f"sqlite:///{database}", log, **settings) as service:
+            service.process.terminate()
+            assert service.process.wait(60) == 0
+        assert found(values, tmp_path) == []
+
+
+@pytest.mark.timeout(240)
+def test_a_bucket_stands_in_no_file_of_a_server(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with private_server(durable=False) as server, customers() as (target, arrived):
+        with served(server.url, log, ENCRYPTION_KEYS=KEY) as service:
+            values = entrust(service, target, arrived)
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+        dump = tmp_path / "dump"
+        pg_dump = shutil.which("pg_dump") or server.binaries / "pg_dump"
+        if Path(pg_dump).exists():
+            subprocess.run([pg_dump, "--file", dump, server.url], check=True, capture_output=True)
+        assert found(values, server.folder, dump, log) == []

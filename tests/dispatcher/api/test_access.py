@@ -89,6 +89,18 @@ ROUTES = [
     ("GET", "/v2/jobs", "read"),
     ("POST", "/v2/jobs/job_1/cancel", "operate"),
     ("POST", "/v2/jobs/job_1/retry", "operate"),
+    ("POST", "/v2/ep_1/run", "submit"),
+    ("POST", "/v2/ep_1/runsync", "submit"),
+    *(
+        (method, f"/v2/ep_1/{what}/job_1", "read")
+        for what in ("status", "status-sync", "stream")
+        for method in ("GET", "POST")
+    ),
+    ("POST", "/v2/ep_1/cancel/job_1", "operate"),
+    ("POST", "/v2/ep_1/retry/job_1", "operate"),
+    ("POST", "/v2/ep_1/purge-queue", "operate"),
+    ("GET", "/v2/ep_1/health", "read"),
+    ("GET", "/v2/ep_1/requests", "read"),
     ("GET", "/v1/keys", "admin"),
     ("POST", "/v1/keys", "admin"),
     ("POST", "/v1/keys/key_1/rotate", "admin"),
