@@ -5,13 +5,25 @@ BIN := .venv/bin
 WORKERS ?= 2
 PARALLEL := -n $(WORKERS) --dist loadfile
 
-.PHONY: install demo quick test coverage check format generate bench clean
+.PHONY: install sdk demo quick test coverage check format generate bench clean
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
+	@touch $@
+
+# The platforms' own clients, each in an environment of its own: tests/sdk runs them as they are.
+# Needs npm beside Python.
+sdk: .sdk/.installed
+
+.sdk/.installed: tests/sdk/requirements.txt tests/sdk/package.json tests/sdk/package-lock.json
+	$(PYTHON) -m venv --clear .sdk/python
+	.sdk/python/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements.txt
+	mkdir -p .sdk/node
+	cp tests/sdk/package.json tests/sdk/package-lock.json .sdk/node/
+	npm ci --prefix .sdk/node --silent --no-audit --no-fund
 	@touch $@
 
 demo: install
@@ -50,4 +62,4 @@ bench: install
 	$(BIN)/python -m tests.bench
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .coverage build *.egg-info
+	rm -rf .venv .sdk .mypy_cache .pytest_cache .ruff_cache .coverage build *.egg-info

@@ -140,6 +140,7 @@ _NOT_QUICK = tuple(
         "receiver/test_serve.py",
         "receiver/test_server.py",
         "receiver/test_thief.py",
+        "sdk",
         "test_completion.py",
         "test_core_files.py",
         "test_variables.py",
