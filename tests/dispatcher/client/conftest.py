@@ -36,11 +36,14 @@ def upstream() -> Iterator[Model]:
 
 @pytest.fixture
 def endpoint(client: Client, upstream: Model) -> Callable[..., str]:
-    """Makes an endpoint of a path of the upstream, with these rules, and returns its name."""
+    """Makes an endpoint of a path of the upstream, with these rules, and returns its name; where it
+    is `paused`, jobs wait there until it is resumed."""
 
-    def make(path: str = "/echo", **rules: Any) -> str:
+    def make(path: str = "/echo", *, paused: bool = False, **rules: Any) -> str:
         name = f"e{uuid.uuid4().hex[:12]}"
         client.make_endpoint(name, upstream.url + path, {"body": "raw", **rules})
+        if paused:
+            client.pause_endpoint(name)
         return name
 
     return make

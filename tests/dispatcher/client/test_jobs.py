@@ -183,12 +183,12 @@ def test_a_wait_has_an_end_whatever_the_service_does() -> None:
     assert 0.5 < time.monotonic() - begun_s < 10
 
 
-def test_a_job_is_cancelled_and_run_again(client: Client, endpoint: Make, upstream: Model) -> None:
+def test_a_job_is_cancelled_and_run_again(client: Client, endpoint: Make) -> None:
     """Cancelling what has ended changes nothing; a completed one is run again by force alone."""
-    made = client.submit_job(endpoint("/hold"), {"a": 1})
+    made = client.submit_job(endpoint(paused=True), {"a": 1})
     assert client.cancel_job(made.id, reason="not needed").status == "cancelled"
     assert client.cancel_job(made.id).status == "cancelled"
-    upstream.go.set()
+    client.resume_endpoint(made.endpoint)
     again = client.retry_job(made.id)
     assert (again.run, again.id) == (2, made.id)
     assert client.wait_job(made.id).completed
@@ -196,7 +196,7 @@ def test_a_job_is_cancelled_and_run_again(client: Client, endpoint: Make, upstre
         client.retry_job(made.id)
     assert client.retry_job(made.id, force=True).run == 3
     assert client.wait_job(made.id).completed
-    assert {one.run for one in client.job_attempts(made.id)} >= {2, 3}
+    assert [one.run for one in client.job_attempts(made.id)] == [2, 3]
     (entry,) = client.audit(action="job.cancel")
     assert entry.reason == "not needed"
     with pytest.raises(NotFound):
@@ -211,8 +211,7 @@ def test_a_full_queue_says_how_full_it_is(
     client: Client, service: Running, tenant: str, endpoint: Make
 ) -> None:
     """QueueFull has the figures that were measured."""
-    name = endpoint(queueMax=1)
-    client.pause_endpoint(name)
+    name = endpoint(queueMax=1, paused=True)
     client.submit_job(name, 1)
     hasty = Client(service.url, ADMIN_KEY, tenant=tenant, retries=0)
     with hasty, pytest.raises(QueueFull) as raised:
@@ -249,8 +248,7 @@ def test_jobs_are_found_by_filters_over_pages(client: Client, endpoint: Make) ->
 
 def test_many_jobs_are_cancelled_and_run_again_at_once(client: Client, endpoint: Make) -> None:
     """A preview changes nothing; a bulk change is watched until it is done."""
-    name = endpoint()
-    client.pause_endpoint(name)
+    name = endpoint(paused=True)
     made = [client.submit_job(name, n).id for n in range(5)]
     preview = client.preview_jobs("cancel", {"endpoint": name})
     assert (preview.matched, {one.id for one in preview.sample}) == (5, {*made})
@@ -290,7 +288,7 @@ def test_an_endpoint_is_set_and_tells_its_load(
 
 
 async def test_the_asyncio_client_runs_jobs_too(
-    service: Running, tenant: str, client: Client, endpoint: Make, upstream: Model
+    service: Running, tenant: str, endpoint: Make
 ) -> None:
     """The same names, awaited; lists with `async for`."""
     name = endpoint()
@@ -301,15 +299,15 @@ async def test_the_asyncio_client_runs_jobs_too(
         assert [one.id async for one in other.jobs(endpoint=name)] == [made.id]
         assert len(await other.job_attempts(made.id)) == 1
         assert (await other.job_output(made.id)).json() == {"a": 1}
-        slow = await other.submit_job(endpoint("/hold"), {})
+        slow = await other.submit_job(endpoint(paused=True), {})
         with pytest.raises(WaitTimeout) as raised:
             await other.wait_job(slow.id, timeout=1.5)
         assert raised.value.id == slow.id
         assert (await other.cancel_job(slow.id)).status == "cancelled"
+        await other.resume_endpoint(slow.endpoint)
         sweep = await other.retry_jobs({"status": "cancelled"})
         states = [one.state async for one in other.watch_sweep(sweep.id)]
         assert states[-1] == "completed"
-        upstream.go.set()
         assert (await other.wait_job(slow.id)).completed
         (used,) = await other.usage(endpoint=name)
         assert used.runs == 1

@@ -7,7 +7,6 @@ import pytest
 
 from dispatcher.client import Client
 from tests.dispatcher.client.answering import Answer, answering
-from tests.dispatcher.client.model import Model
 from tests.dispatcher.client.node import values
 from tests.dispatcher.client.running import ADMIN_KEY, Running
 
@@ -81,10 +80,9 @@ def test_an_output_is_the_answer_to_a_submit_that_waits(
 
 
 def test_a_job_is_cancelled_and_run_again(
-    given: dict[str, Any], client: Client, endpoint: Make, upstream: Model
+    given: dict[str, Any], client: Client, endpoint: Make
 ) -> None:
     """A wait that is too short keeps the id."""
-    name = endpoint("/hold")
     timeout, cancelled, again, refused = values(
         CONNECT
         + """
@@ -96,7 +94,7 @@ def test_a_job_is_cancelled_and_run_again(
         tell((await client.jobs.retry(id)).run);
         tell({ ...(await thrown(client.jobs.retry(id))) });
         """,
-        endpoint=name,
+        endpoint=endpoint(paused=True),
         **given,
     )
     assert timeout == [True, "WAIT_TIMEOUT", True]
@@ -104,7 +102,6 @@ def test_a_job_is_cancelled_and_run_again(
     assert (refused["code"], refused["status"]) == ("CONFLICT", 409)
     (entry,) = client.audit(action="job.cancel")
     assert entry.reason == "größer"
-    upstream.go.set()
 
 
 def test_callbacks_are_handed_over(given: dict[str, Any], client: Client, service: Running) -> None:

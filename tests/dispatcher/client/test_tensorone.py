@@ -245,12 +245,13 @@ async def test_the_asyncio_twin_does_the_same(
 
 
 def test_a_job_is_cancelled_and_run_again(
-    client_of: TensorOneClient, endpoint: Make, upstream: Model
+    client_of: TensorOneClient, client: Client, endpoint: Make
 ) -> None:
     """Under its id."""
-    job = client_of.endpoints.execute_async(endpoint("/hold", body="input"), {"a": 1})
+    name = endpoint(paused=True, body="input")
+    job = client_of.endpoints.execute_async(name, {"a": 1})
     assert client_of.jobs.cancel(job.job_id).status == "cancelled"
-    upstream.go.set()
+    client.resume_endpoint(name)
     assert client_of.jobs.retry(job.job_id).job_id == job.job_id
     assert list(client_of.jobs.watch_status(job.job_id))[-1].output == {"a": 1}
 
@@ -265,8 +266,7 @@ def test_refusals_are_typed(service: Running, key: str, client: Client, endpoint
     with pytest.raises(ValidationFailed) as wrong:
         client_of.endpoints.execute_async(endpoint(), {}, priority="urgent")
     assert wrong.value.details["field"] == "priority"
-    name = endpoint(queueMax=1)
-    client.pause_endpoint(name)
+    name = endpoint(queueMax=1, paused=True)
     client_of.endpoints.execute_async(name, {})
     with client_of, pytest.raises(QueueFull) as full:
         client_of.endpoints.execute_async(name, {})
@@ -283,9 +283,7 @@ def test_the_names_of_both_kinds_of_samples() -> None:
         TensorOneClient("k", base_url="127.0.0.1")
 
 
-def test_the_client_in_javascript_does_the_same(
-    service: Running, key: str, endpoint: Make, upstream: Model
-) -> None:
+def test_the_client_in_javascript_does_the_same(service: Running, key: str, endpoint: Make) -> None:
     """executeAsync, execute, getStatus, watchStatus, cancel, retry and list."""
     job, seen, status, listed, done, cancelled, again, error = values(
         """
@@ -300,7 +298,7 @@ def test_the_client_in_javascript_does_the_same(
         for await (const one of client.jobs.list({ tags: { userId: "u1" } })) listed.push(one);
         tell(listed.map((one) => one.jobId));
         tell(await client.endpoints.execute(echo, { input: { b: 2 } }));
-        const slow = await client.endpoints.executeAsync(hold, { input: {} });
+        const slow = await client.endpoints.executeAsync(paused, { input: {} });
         tell((await client.jobs.cancel(slow.jobId)).status);
         tell((await client.jobs.retry(slow.jobId)).jobId === slow.jobId);
         await client.endpoints.executeAsync(echo, { input: [] }).catch((error) => {
@@ -310,7 +308,7 @@ def test_the_client_in_javascript_does_the_same(
         url=service.url,
         apiKey=key,
         echo=endpoint(body="input"),
-        hold=endpoint("/hold"),
+        paused=endpoint(paused=True),
     )
     assert (job["status"], job["priority"], job["tags"]) == ("queued", "high", {"userId": "u1"})
     assert seen[-1] == "completed"
@@ -319,7 +317,6 @@ def test_the_client_in_javascript_does_the_same(
     assert (cancelled, again) == ("cancelled", True)
     assert (error["code"], error["status"]) == ("VALIDATION_ERROR", 422)
     assert error["details"]["field"] == "input"
-    upstream.go.set()
 
 
 # --- streams that break, without a gateway ---
