@@ -13,7 +13,7 @@ from typing import Final
 
 import httpx
 
-from tests.bench import figures, held, jobs, process
+from tests.bench import figures, held, jobs, process, waits
 from tests.bench.bench import Bench
 from tests.bench.closed import ClosedLoop, Window, since
 from tests.bench.figures import Figures
@@ -53,6 +53,7 @@ async def measure(bench: Bench, store: str) -> Figures:
             seen.proxy.append(await _saturated(bench, store, proxy, sink))
         for _ in range(bench.options.rounds):
             seen.steady.append(await _steady(bench, dispatcher, model, sink))
+        waited = await waits.measure(dispatcher, model, bench.options.looks)
         opened = await _opened(bench, dispatcher, model)
         held_back = await held.measure(bench, store, model, sink)
     gateway, bare = figures.saturation(seen.gateway), figures.saturation(seen.proxy)
@@ -62,6 +63,7 @@ async def measure(bench: Bench, store: str) -> Figures:
         "gatewayToProxy": figures.ratio(gateway["deliveredPerSecond"], bare["deliveredPerSecond"]),
         "ratePerSecond": RATE_PER_S,
         "steady": figures.medians(seen.steady),
+        "waited": waited,
         "open": opened,
         "held": held_back,
     }

@@ -3,11 +3,11 @@ long looking at it takes, and how long emptying it."""
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from typing import Final
 
-import httpx
-
 from tests.bench import figures, jobs, process
+from tests.bench.asking import Asker, asking
 from tests.bench.bench import Bench
 from tests.bench.closed import ClosedLoop, Window
 from tests.bench.figures import Figures
@@ -18,7 +18,6 @@ from tests.bench.process import Dispatcher
 NAMES: Final = ("nobody", "everybody")
 _RATE_PER_S: Final = 100
 _LOOKED_AT: Final = 20
-_LOOKS: Final = 300
 
 
 async def measure(bench: Bench, store: str, model: Model, sink: Callbacks) -> Figures:
@@ -31,15 +30,14 @@ async def measure(bench: Bench, store: str, model: Model, sink: Callbacks) -> Fi
     fill_s = time.monotonic() - began_s
     windows: dict[str, list[Window]] = {name: [] for name in NAMES}
     nobody, everybody = NAMES
-    async with (
-        bench.running(nobody, store, job_places=jobs.PLACES) as empty,
-        bench.running(everybody, store, job_places=jobs.PLACES) as full,
-    ):
+    async with AsyncExitStack() as stack:
+        empty, empty_s = await _started(bench, store, nobody, stack)
+        full, full_s = await _started(bench, store, everybody, stack)
         for _ in range(bench.options.rounds):
             windows[nobody].append(await _saturated(bench, empty, sink))
             windows[everybody].append(await _saturated(bench, full, sink))
         memory = full.memory()
-        looks = await _looks(full)
+        looks = await _looks(full, bench.options.looks)
         before = await _paced(bench, full, sink)
         purge_ms, beside = await _purged(bench, full, sink)
     found = {name: figures.saturation(rounds) for name, rounds in windows.items()}
@@ -49,6 +47,8 @@ async def measure(bench: Bench, store: str, model: Model, sink: Callbacks) -> Fi
         "withToWithout": figures.ratio(
             found[everybody]["deliveredPerSecond"], found[nobody]["deliveredPerSecond"]
         ),
+        "startSeconds": round(full_s, 3),
+        "startWithoutSeconds": round(empty_s, 3),
         "rssBytes": memory.rss,
         **looks,
         "purgeMs": purge_ms,
@@ -71,6 +71,16 @@ async def _fill(bench: Bench, store: str, name: str, held: int, model: Model) ->
     )
 
 
+async def _started(
+    bench: Bench, store: str, name: str, stack: AsyncExitStack
+) -> tuple[Dispatcher, float]:
+    """A dispatcher, and how many seconds after its process was made it was ready."""
+    made = await stack.enter_async_context(bench.running(name, store, job_places=jobs.PLACES))
+    async with asking(made.url) as asker:
+        await asker.ask("GET", "/readyz")
+    return made, time.monotonic() - made.started_s
+
+
 async def _saturated(bench: Bench, dispatcher: Dispatcher, sink: Callbacks) -> Window:
     submits = [JobSubmits(dispatcher.url, sink.url)]
     loop = ClosedLoop(submits, sink, bench.numbers, in_flight=jobs.IN_FLIGHT)
@@ -79,30 +89,27 @@ async def _saturated(bench: Bench, dispatcher: Dispatcher, sink: Callbacks) -> W
     )
 
 
-async def _looks(dispatcher: Dispatcher) -> Figures:
-    """How long it takes to see the place in the queue of one of its last jobs."""
-    async with dispatcher.client() as client:
-        ids = [await _submitted(client, n) for n in range(_LOOKED_AT)]
-        seconds, has_position = [], False
-        for n in range(_LOOKS):
-            began_s = time.monotonic()
-            answer = await client.get(f"/v1/jobs/{ids[n % len(ids)]}")
-            seconds.append(time.monotonic() - began_s)
-            has_position = "position" in answer.raise_for_status().json()
+async def _looks(dispatcher: Dispatcher, looks: int) -> Figures:
+    """How long it takes to see the place in the queue of one of its last jobs, and what the
+    endpoint has to do."""
+    async with asking(dispatcher.url) as asker:
+        ids = [await _submitted(asker, n) for n in range(_LOOKED_AT)]
+        answers = [await asker.ask("GET", f"/v1/jobs/{ids[n % len(ids)]}") for n in range(looks)]
+        loads = [await asker.ask("GET", f"/v1/endpoints/{jobs.HELD}/load") for _ in range(looks)]
+    status, load = [one.seconds for one in answers], [one.seconds for one in loads]
     return {
-        "statusHasPosition": has_position,
-        "statusP50Ms": figures.quantile_ms(seconds, 0.5),
-        "statusP99Ms": figures.quantile_ms(seconds, 0.99),
+        "statusHasPosition": all("position" in one.json() for one in answers),
+        "statusP50Ms": figures.quantile_ms(status, 0.5),
+        "statusP99Ms": figures.quantile_ms(status, 0.99),
+        "loadQueued": loads[-1].json()["queued"],
+        "loadP50Ms": figures.quantile_ms(load, 0.5),
+        "loadP99Ms": figures.quantile_ms(load, 0.99),
     }
 
 
-async def _submitted(client: httpx.AsyncClient, number: int) -> str:
-    answer = await client.post(
-        f"/v1/endpoints/{jobs.HELD}/jobs",
-        content=JobSubmits.body(number),
-        headers={"Content-Type": "application/json"},
-    )
-    return str(answer.raise_for_status().json()["id"])
+async def _submitted(asker: Asker, number: int) -> str:
+    answer = await asker.ask("POST", f"/v1/endpoints/{jobs.HELD}/jobs", JobSubmits.body(number))
+    return str(answer.json()["id"])
 
 
 async def _paced(bench: Bench, dispatcher: Dispatcher, sink: Callbacks) -> Figures:

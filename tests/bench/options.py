@@ -39,6 +39,7 @@ class Options:
     attacks: tuple[str, ...]
     attack_scale: float
     open_calls: int
+    looks: int
     json_path: Path
     directory: Path | None
     sealed: bool = False
@@ -65,9 +66,9 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     parser = _parser()
     given = parser.parse_args(arguments)
     stores = STORES[given.store]
-    quick = (2.0, 1, 8.0, 50_000, 500)
-    seconds, rounds, silence, backlog, open_calls = (
-        quick if given.quick else (3.0, 3, 18.0, 1_000_000, 2_000)
+    quick = (2.0, 1, 8.0, 50_000, 500, 200)
+    seconds, rounds, silence, backlog, open_calls, looks = (
+        quick if given.quick else (3.0, 3, 18.0, 1_000_000, 2_000, 1_000)
     )
     options = Options(
         parts=given.parts
@@ -82,6 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         attacks=given.attacks or ATTACKS,
         attack_scale=given.attack_scale,
         open_calls=_or(given.open_calls, open_calls),
+        looks=_or(given.looks, looks),
         json_path=given.json,
         directory=given.dir,
         sealed=given.sealed,
@@ -90,7 +92,10 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
         parser.error(f"part {SHARED} is about PostgreSQL: add --store postgres, or both")
     if min(options.seconds, options.silence_seconds) <= 0 or options.warm_up < 0:
         parser.error("times must be positive")
-    if min(options.rounds, options.in_flight, options.open_calls) < 1 or options.backlog < 0:
+    if (
+        min(options.rounds, options.in_flight, options.open_calls, options.looks) < 1
+        or options.backlog < 0
+    ):
         parser.error("numbers must be positive")
     return options
 
@@ -128,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="calls that wait in part 8 (2000; quick: 500)",
+    )
+    add(
+        "--looks",
+        type=int,
+        metavar="N",
+        help="how often part 8 asks for a status, for a load, and waits (1000; quick: 200)",
     )
     add(
         "--json",

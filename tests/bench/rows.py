@@ -147,6 +147,11 @@ def _gateway(found: Part) -> Iterator[Row]:
     ):
         told = f"{of(steady[f'{name}P50Ms'])} / {of(steady[f'{name}P99Ms'])}"
         yield f"{rate}/s: {about}, p50 / p99, ms", told, f"≤ {target}"
+    waited = found["waited"]
+    longer = (waited["waitP50Ms"] or 0) - (waited["directP50Ms"] or 0)
+    yield "`Prefer: wait` longer than a direct call, p50, ms", of(round(longer, 3)), "≤ 5"
+    p99 = f"{of(waited['directP99Ms'])} / {of(waited['waitP99Ms'])}"
+    yield "direct call / `Prefer: wait`, p99, ms", p99, ""
     opened = found["open"]
     each = opened["bytesEach"]
     known = "–" if each is None else f"{each / 1024:,.1f} KiB"
@@ -159,6 +164,10 @@ def _gateway(found: Part) -> Iterator[Row]:
     status = f"{of(held['statusP50Ms'])} / {of(held['statusP99Ms'])}"
     place = "with position" if held["statusHasPosition"] else "without position"
     yield f"status {place}, p50 / p99, ms", status, "p99 ≤ 5"
+    load = f"{of(held['loadP50Ms'])} / {of(held['loadP99Ms'])}"
+    yield "`/load`, p50 / p99, ms", load, "p99 ≤ 20"
+    start = f"{of(held['startWithoutSeconds'])} / {of(held['startSeconds'])}"
+    yield "ready after, without / with, s", start, "≤ 2 with"
     yield "purge of all: answered in", of(held["purgeMs"], "ms"), "≤ 50 ms"
     beside = f"{of(held['acceptP99Ms'])} / {of(held['acceptBesidePurgeP99Ms'])}"
     yield "others' 202 before / beside the purge, p99, ms", beside, "≤ 1.3 ×"

@@ -13,9 +13,10 @@ from tests.dispatcher.postgres import server
 
 BACKLOG: Final = 300
 OPEN_CALLS: Final = 20
+LOOKS: Final = 10
 _SIZES: Final = (
     *("--seconds", "0.3", "--warm-up", "0.1", "--rounds", "1"),
-    *("--backlog", str(BACKLOG), "--open-calls", str(OPEN_CALLS)),
+    *("--backlog", str(BACKLOG), "--open-calls", str(OPEN_CALLS), "--looks", str(LOOKS)),
 )
 _END_S: Final = 300
 pytestmark = pytest.mark.timeout(_END_S + 20)
@@ -47,5 +48,12 @@ def test_every_job_is_called_and_told_of(store: str, tmp_path: Path) -> None:
     for name in ("accept", "called", "told"):
         assert 0 < steady[f"{name}P50Ms"] <= steady[f"{name}P99Ms"]
     assert found["open"]["calls"] == OPEN_CALLS
-    assert found["held"]["backlog"] == (BACKLOG // 5 if store == "postgres" else BACKLOG)
-    assert found["held"]["withToWithout"] > 0
+    assert found["waited"]["calls"] == LOOKS
+    assert 0 < found["waited"]["directP50Ms"] <= found["waited"]["waitP50Ms"]
+    held = found["held"]
+    assert held["backlog"] == (BACKLOG // 5 if store == "postgres" else BACKLOG)
+    assert held["withToWithout"] > 0
+    assert held["statusHasPosition"]
+    assert held["loadQueued"] > held["backlog"]  # those that were looked at wait there too
+    assert 0 < held["startWithoutSeconds"] < _END_S
+    assert 0 < held["startSeconds"] < _END_S
