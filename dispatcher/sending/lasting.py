@@ -16,6 +16,7 @@ import socket
 import struct
 import termios
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ GONE_MS: Final = (IDLE_S + PROBES_S * PROBES) * 1000
 BUSY_MS: Final = 900_000
 """So long a peer may leave a large request unread."""
 _LARGE_BYTES: Final = 16 * 1024  # the smallest buffer for what is received that is in common use
+_LOOK_FIRST_S: Final = 0.25
 _LOOK_EVERY_S: Final = 5.0
 _HEAD_BYTES_MAX: Final = 64 * 1024  # of all heads of an answer: thousands of them fit into memory
 _CLOSING_S: Final = 1.0
@@ -77,6 +79,7 @@ class Exchange(Attempt):
     early: bool = False  # the head came before the request was out
     body: bytearray = field(default_factory=bytearray)
     is_whole: bool = False  # nothing is left to come: its connection may go on
+    on_sent: Callable[[], None] | None = None  # to call once
     is_test: bool = False
     address: str | None = None  # that was dialled, of a test
     connected_s: float = 0.0
@@ -106,9 +109,18 @@ class Exchange(Attempt):
         if self.transport is not None and not self.transport.is_closing():
             self.sent = True
 
+    def written(self) -> None:
+        """Note that the request has been handed over; it is out once the system has all of it."""
+        transport = self.transport
+        if self.on_sent is None or not self.sent or transport is None:
+            return
+        if transport.is_closing() or transport.get_write_buffer_size() == 0:
+            on_sent, self.on_sent = self.on_sent, None
+            on_sent()
+
     def forget(self) -> None:
         """Let go of what takes memory: the context of a connection that lives on knows this."""
-        self.handler = self.transport = self.response = self.head = None
+        self.handler = self.transport = self.response = self.head = self.on_sent = None
         self.body = bytearray()
 
     async def close(self) -> None:
@@ -145,6 +157,7 @@ class LastingHandler(Handler):
         super().__init__(loop)
         self._head_bytes = 0
         self._looking: asyncio.TimerHandle | None = None
+        self._exchange: Exchange | None = None  # whose large request is on its way
 
     @property
     def is_reused(self) -> bool:
@@ -159,6 +172,7 @@ class LastingHandler(Handler):
     def set_response_params(self, **params: Any) -> None:
         """Prepare for a request that is about to be sent."""
         self._head_bytes = 0
+        self._exchange = None
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -181,14 +195,15 @@ class LastingHandler(Handler):
             payload.set_exception(aiohttp.ClientPayloadError(f"Connection lost: {exc}"))
         if self._looking is not None:
             self._looking.cancel()
-            self._looking = None
+            self._looking = self._exchange = None
         super().connection_lost(exc)
 
-    def wait_for_reader(self, size: int) -> None:
+    def wait_for_reader(self, size: int, exchange: Exchange) -> None:
         """Give the peer of a large request the time to read it."""
-        if size > _LARGE_BYTES and _USER_TIMEOUT is not None:
+        if size > _LARGE_BYTES:
+            self._exchange = exchange
             self._set_user_timeout(BUSY_MS)
-            self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look)
+            self._looking = self._loop.call_later(_LOOK_FIRST_S, self._look)
 
     def _look(self) -> None:
         """See whether the peer's host has taken the whole request: then it has no excuse left."""
@@ -196,7 +211,10 @@ class LastingHandler(Handler):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        if self._exchange is not None:
+            self._exchange.written()
         if transport.get_write_buffer_size() == 0 and _unacknowledged(transport) == 0:
+            self._exchange = None
             self._set_user_timeout(GONE_MS)
         else:
             self._looking = self._loop.call_later(_LOOK_EVERY_S, self._look)
@@ -243,8 +261,11 @@ class LastingRequest(aiohttp.ClientRequest):
         if isinstance(exchange, Exchange):
             exchange.write()
             if exchange.handler is not None:
-                exchange.handler.wait_for_reader(content_length or 0)
+                exchange.handler.wait_for_reader(content_length or 0, exchange)
         await super().write_bytes(writer, conn, content_length)
+        if isinstance(exchange, Exchange) and exchange.on_sent is not None:
+            self._body = None
+            exchange.written()
 
 
 def _unacknowledged(transport: asyncio.Transport) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, TypeAlias
 
 from yarl import URL
@@ -80,17 +81,19 @@ _DECODER: Final = json.JSONDecoder()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
-    `secrets` sign it; without any it goes out unsigned."""
+    `secrets` sign it; without any it goes out unsigned. `on_sent` is called, if given, once the
+    request is out whole: this call sends its body no second time, and keeps nothing of it."""
 
     job: ClaimedJob
     rules: EndpointRules
     deadline_ms: int
     secrets: Secrets | None = None
+    on_sent: Callable[[], None] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Request:
-    """One request as it goes out."""
+    """One request as it goes out; its body is there until it is out."""
 
     method: str
     url: URL
@@ -147,15 +150,21 @@ async def _given(
 ) -> list[tuple[str, str]]:
     """Return the headers that others have set: the endpoint's own win over the caller's, and what
     is ours to say is left out."""
-    ours = {*_FRAMING, *_OURS, sha256_header, sha256_header + PREVIOUS_SUFFIX.lower()}
     headers = {"content-type": ("Content-Type", content_type)}
+    ours = _reserved(sha256_header)
     for name, value in call.job.options.headers:
-        if name.lower() not in ours | _CALLERS_OWN:
+        if name.lower() not in ours and name.lower() not in _CALLERS_OWN:
             headers[name.lower()] = (name, value)
     for name, given in call.rules.headers:
         if name.lower() not in ours:
             headers[name.lower()] = (name, await _value(given, resolve))
     return list(headers.values())
+
+
+@cache  # there is one
+def _reserved(sha256_header: str) -> frozenset[str]:
+    """Return the names of headers that nobody else may set."""
+    return frozenset({*_FRAMING, *_OURS, sha256_header, sha256_header + PREVIOUS_SUFFIX.lower()})
 
 
 async def _value(given: HeaderValue, resolve: Resolve) -> str:

@@ -27,6 +27,7 @@ from yarl import URL
 from dispatcher import signing
 from dispatcher.outcome import INTERRUPTED, Kind, Outcome
 from dispatcher.policy import Policy
+from dispatcher.sending import direct
 from dispatcher.sending.connections import Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
 from dispatcher.sending.faults import own_lack, reason_of
@@ -154,7 +155,9 @@ class Sender:
         self, session: aiohttp.ClientSession, url: URL, headers: list[tuple[str, str]], body: bytes
     ) -> aiohttp.ClientResponse:
         data = body if len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
-        return await session.post(url, data=data, headers=headers, allow_redirects=False)
+        if self._proxy is not None:
+            return await session.post(url, data=data, headers=headers, allow_redirects=False)
+        return await direct.request(session, "POST", url, headers, data)
 
     async def _result(self, response: aiohttp.ClientResponse, policy: Policy) -> "_Result":
         """Return what a complete head says."""

@@ -30,12 +30,14 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import aiohttp
 
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.values import CallKind, CallOutcome, Output
+from dispatcher.sending import direct
 from dispatcher.sending.egress import UrlRefused
 from dispatcher.sending.faults import own_lack, reason_of
 from dispatcher.sending.guard import UpstreamGuard
@@ -210,6 +212,8 @@ class Upstreams:
         self, opened: Sessions, call: UpstreamCall, exchange: Exchange, room: OutputRoom
     ) -> "_Met":
         request = await self._request(call)
+        if call.on_sent is not None:
+            exchange.on_sent = partial(_let_go, request, call.on_sent)
         reason = self.guard.refuses_name(request.url)
         if reason is not None:
             raise UrlRefused(f"{request.url.raw_host} is not allowed: {reason}")
@@ -244,11 +248,11 @@ class Upstreams:
     ) -> aiohttp.ClientResponse:
         if not fresh:
             try:
-                return await _sent(opened.pooled, request)
+                return await _sent(opened.pooled, request, exchange)
             except (aiohttp.ClientError, OSError):
                 if exchange.sent or not exchange.is_reused:
                     raise
-        return await _sent(opened.fresh, request)
+        return await _sent(opened.fresh, request, exchange)
 
     def _failed(self, error: Exception, exchange: Exchange) -> "_Met":
         """Return what an exception means. The true reason goes into `detail` alone: to a tenant,
@@ -291,16 +295,22 @@ class _Met:
     status_code: int | None = None
 
 
-async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
-    body = request.body
-    is_large = body is not None and len(body) > _WHOLE_BODY_BYTES_MAX
-    return await session.request(
-        request.method,
-        request.url,
-        data=io.BytesIO(body) if is_large and body is not None else body,
-        headers=request.headers,
-        allow_redirects=False,
+async def _sent(
+    session: aiohttp.ClientSession, request: Request, exchange: Exchange
+) -> aiohttp.ClientResponse:
+    url, headers = request.url, request.headers
+    return await direct.request(
+        session, request.method, url, headers, _data(request.body), exchange
     )
+
+
+def _data(body: bytes | None) -> bytes | io.BytesIO | None:
+    return body if body is None or len(body) <= _WHOLE_BODY_BYTES_MAX else io.BytesIO(body)
+
+
+def _let_go(request: Request, on_sent: Callable[[], None]) -> None:
+    request.body = None
+    on_sent()
 
 
 def _late(exchange: Exchange, room: OutputRoom) -> _Met:
