@@ -147,11 +147,17 @@ def _loads(tx: Tx, found: Sequence[Found]) -> dict[str, tuple[bool, int]]:
 
 def freed(tx: Tx, jobs: Sequence[ClaimedJob | HeldJob], touched: Touched) -> None:
     """Free the places of jobs that were ended while they ran, now that their calls have ended."""
-    ids = {job.id: job.claim for job in jobs}
-    found = finish.find(tx, list(ids), touched)
-    # Each end grows the claim by one; a job that was retried since runs under a later one.
-    done = [one.job.id for one in found if one.job.releasing and one.claim > ids[one.job.id]]
+    claims = {job.id: _ended_from(job) for job in jobs}
+    found = finish.find(tx, list(claims), touched)
+    done = [one.job.id for one in found if one.job.releasing and one.claim == claims[one.job.id]]
     _free(tx, found, done)
+
+
+def _ended_from(job: ClaimedJob | HeldJob) -> int:
+    """Return the claim that a job has since it was ended: one more than it ran under, and what is
+    held of an ended one is told with it. One that was run again since, by another process perhaps,
+    has a later one: that place is not ours to free."""
+    return job.claim if isinstance(job, HeldJob) and job.releasing else job.claim + 1
 
 
 def _free(tx: Tx, found: Sequence[Found], ids: Sequence[str]) -> None:

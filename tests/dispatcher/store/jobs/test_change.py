@@ -41,6 +41,36 @@ async def test_a_running_job_is_cancelled_at_once_and_takes_its_place_until_its_
     assert len(await jobs.callbacks()) == 1
 
 
+async def test_places_are_freed_by_what_a_process_is_said_to_hold(jobs: Jobs) -> None:
+    """Of a call whose job has ended its place is free as `held` tells of it; a running one's is
+    not."""
+    await jobs.endpoint(concurrency=2)
+    await jobs.many(3)
+    ended, _ = await jobs.claim(2)
+    await jobs.cancel(ended.id)
+    assert await jobs.claim() == []
+    held = await jobs.store.held(jobs.process)
+    assert {one.id: one.releasing for one in held}[ended.id]
+    await jobs.store.freed(held)
+    assert not (await jobs.get(ended.id)).releasing
+    assert len(await jobs.claim()) == 1
+
+
+async def test_a_late_word_frees_nobody_elses_place(jobs: Jobs) -> None:
+    """Whose claim was taken over says nothing of the call that the next one has open."""
+    await jobs.endpoint(concurrency=1)
+    await jobs.submit()
+    lost = await jobs.one()
+    await jobs.store.release([lost], now_ms=jobs.world.now_ms)
+    again = await jobs.one()
+    assert again.id == lost.id
+    await jobs.cancel(again.id)
+    await jobs.store.freed([lost])
+    assert (await jobs.get(again.id)).releasing
+    await jobs.store.freed([again])
+    assert not (await jobs.get(again.id)).releasing
+
+
 async def test_a_job_that_has_ended_tells_how(jobs: Jobs) -> None:
     """After the end commit a cancel changes nothing."""
     await jobs.endpoint()
