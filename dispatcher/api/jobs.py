@@ -1,7 +1,7 @@
 """Jobs: finding and watching them, what went in and what came out, cancelling and retrying one."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from dispatcher.api.json import encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.jobs import filters, told
+from dispatcher.jobs.looks import JobWait
 from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.values import Dialect, Job, JobPriority
 from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound, PayloadGone
@@ -79,11 +80,11 @@ async def get(call: Call) -> Response:
     time is over; where too many requests are held already, it comes at once.
     """
     wait_s = number(call.query, "wait", min=0, max=WAIT_S_MAX)
-    job = await find(call)
+    job, wait = await look(call)
     if wait_s and job.state not in FINAL:
         await call.context.gateway.waiters.wait(call.tenant, job.id, wait_s)
-        job = await find(call)
-    return respond(await detail(call, job))
+        job, wait = await look(call)
+    return respond(await detail(call, job, wait))
 
 
 @Operation(
@@ -222,12 +223,27 @@ async def retried(call: Call, *, force: bool = False, dialect: Dialect = "v1") -
 async def find(call: Call, *, output: bool = True) -> Job:
     """Return the job that the path names, by whatever spelling. Raises NotFound, which says no more
     of it (I9)."""
-    named = call.path["id"]
-    id = ids.parse_job_id(named)
-    if id is not None:
-        with suppress(NotFound):
-            return await call.context.store.jobs.get(call.tenant, id, output=output)
-    raise NotFound(f"there is no job {named}")
+    with _named(call) as id:
+        return await call.context.store.jobs.get(call.tenant, id, output=output)
+
+
+async def look(call: Call) -> tuple[Job, JobWait | None]:
+    """Return the same with its output, and what it waits for, if it does: in one read."""
+    with _named(call) as id:
+        return await call.context.store.jobs.look(call.tenant, id, now_ms=call.now_ms)
+
+
+@contextmanager
+def _named(call: Call) -> Iterator[str]:
+    """Give the id of the job that the path names. Raises NotFound."""
+    id = ids.parse_job_id(call.path["id"])
+    unknown = NotFound(f"there is no job {call.path['id']}")
+    if id is None:
+        raise unknown
+    try:
+        yield id
+    except NotFound:
+        raise unknown from None
 
 
 @contextmanager
@@ -241,8 +257,9 @@ def _spelling(id: str, dialect: Dialect = "v1") -> Iterator[None]:
         raise type(error)(str(error).replace(id, ids.spelled(id, dialect))) from None
 
 
-async def detail(call: Call, job: Job) -> JobDetailView[str]:
-    """Return a job shown alone, with what it waits for or what came of it."""
+async def detail(call: Call, job: Job, wait: JobWait | None = None) -> JobDetailView[str]:
+    """Return a job shown alone, with what it waits for, which is read unless it is given, or what
+    came of it."""
     spelled = ids.spelled(job.id, "v1")
     fields = job_views.listed(job) | job_views.end(job, link(call, f"/v1/jobs/{spelled}/output"))
     if job.state == "queued":
@@ -259,7 +276,6 @@ async def detail(call: Call, job: Job) -> JobDetailView[str]:
 async def waiting(call: Call, job: Job) -> dict[str, Any]:
     """Return the fields that say what a job waits for, and for how long."""
     now_ms = call.now_ms
-    wait = await call.context.store.jobs.waiting(call.tenant, job.id, now_ms=now_ms)
     endpoint = call.context.gateway.book.get(job.endpoint)
     if wait is None or endpoint is None:
         return {}

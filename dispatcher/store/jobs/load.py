@@ -30,6 +30,7 @@ _RUNNING: Final = (
     "SELECT count(*) FROM jobs WHERE endpoint = ? AND (state = 'running' OR releasing = 1) "
     "AND state || '' = 'running' AND tenant || '' = ?"
 )
+_QUEUE: Final = "SELECT id, epoch, begun, queued FROM queues WHERE id = ?"
 # The queues that show work of a class, and of each the first job.
 _FIRST: Final = """
 SELECT (SELECT queued_ms FROM jobs WHERE queue = q.id AND epoch = q.epoch AND class = {number}
@@ -103,14 +104,23 @@ def _oldest_queued_ms(tx: Tx, endpoint: str) -> int | None:
 def waiting(tx: Tx, tenant: str, id: str, *, now_ms: int) -> JobWait | None:
     """Return what a job waits for; None where it does not, or was purged. Raises NotFound,
     CannotUnseal."""
-    job = views.get(tx, tenant, id, output=False)
-    queue = tx.one(
-        "SELECT q.id, q.epoch, q.begun, q.queued FROM jobs j JOIN queues q ON q.id = j.queue "
-        "WHERE j.id = ?",
-        id,
-    )
+    return waiting_of(tx, views.get(tx, tenant, id, output=False), now_ms=now_ms)
+
+
+def look(tx: Tx, tenant: str, id: str, *, now_ms: int) -> tuple[Job, JobWait | None]:
+    """Return a job with its output where that is there, and what it waits for. Raises NotFound,
+    CannotUnseal."""
+    job = views.get(tx, tenant, id, output=True)
+    return job, waiting_of(tx, job, now_ms=now_ms)
+
+
+def waiting_of(tx: Tx, job: Job, *, now_ms: int) -> JobWait | None:
+    """Return what a job that was just read waits for; None where it does not, or was purged."""
+    if job.state != "queued":
+        return None
+    queue = tx.one(_QUEUE, queue_id(job.endpoint, job.tenant))
     load = _load(tx, job.endpoint)
-    if job.state != "queued" or queue is None or load is None or queue[1] != job.epoch:
+    if queue is None or load is None or queue[1] != job.epoch:
         return None
     position, exact = _position(tx, job, queue, now_ms)
     reason, until_ms = _reason(job, load, now_ms)

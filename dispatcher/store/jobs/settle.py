@@ -3,14 +3,14 @@ about their endpoints, and the callbacks that tell how jobs ended: in one commit
 current claims."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from typing import Final
 
 from dispatcher.health import Health
 from dispatcher.jobs import health
-from dispatcher.jobs.states import FINAL
+from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
 from dispatcher.store.jobs import measures, rows
 from dispatcher.store.jobs.rows import queue_id
@@ -21,12 +21,37 @@ from dispatcher.store.tx import Row, Tx
 from dispatcher.values import Submitted
 
 _health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
-_HELD: Final = "SELECT id, claim, state, process, callback, output_bytes FROM jobs WHERE id"
-_HEALTH: Final = """
-SELECT endpoint, epoch, concurrency, adaptive, "window", failures, failing_since_ms, openings,
-       held_until_ms, held_reason, turned_away, threshold
-FROM endpoint_load WHERE endpoint
+# The jobs, and what is known of their endpoints, where those are there still.
+_HELD: Final = """
+SELECT j.id, j.claim, j.state, j.process, j.callback, j.output_bytes,
+       l.endpoint, l.queued, l.epoch, l.concurrency, l.adaptive, l."window", l.failures,
+       l.failing_since_ms, l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+FROM jobs j LEFT JOIN endpoint_load l ON l.endpoint = j.endpoint WHERE j.id
 """
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A job as it stands under a claim."""
+
+    state: JobState
+    process: str | None
+    callback: str | None
+    output_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """An endpoint as it stands: how many wait for it, and its health with what bounds that."""
+
+    queued: int
+    epoch: int
+    concurrency: int
+    adaptive: bool
+    health: Health
+
+
+Holds = Mapping[tuple[str, int], _Held]
 
 
 def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
@@ -36,24 +61,30 @@ def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
     was settled by this very settlement, in a commit whose reply was lost.
     """
     found = tx.all(_HELD + tx.job_statements.IN, tx.ids(end.settlement.job.id for end in ends))
-    held = {(row[0], row[1]): row[2:] for row in found}
+    held = {(row[0], row[1]): _Held(*row[2:6]) for row in found}
     current: dict[str, JobEnd] = {}
     for end in ends:
         job = end.settlement.job
         of_claim = held.get((job.id, job.claim))
-        if of_claim is not None and of_claim[0] == "running" and tx.holds_endpoint(job.endpoint):
+        if of_claim is not None and of_claim.state == "running" and tx.holds_endpoint(job.endpoint):
             current.setdefault(job.id, end)
     told: dict[str, Submitted] = {}
     if current:
-        told = _record(tx, list(current.values()), held, rules)
+        told = _record(tx, list(current.values()), held, _loads(found), rules)
     return [_result(end, current, held, told) for end in ends]
 
 
+def _loads(found: Sequence[Row]) -> dict[str, _Load]:
+    loads: dict[str, _Load] = {}
+    for row in found:
+        if row[6] is not None and row[6] not in loads:
+            queued, epoch, concurrency, adaptive = row[7:11]
+            loads[row[6]] = _Load(queued, epoch, concurrency, bool(adaptive), Health(*row[11:]))
+    return loads
+
+
 def _result(
-    end: JobEnd,
-    current: dict[str, JobEnd],
-    held: dict[tuple[str, int], Row],
-    told: dict[str, Submitted],
+    end: JobEnd, current: Mapping[str, JobEnd], held: Holds, told: Mapping[str, Submitted]
 ) -> SettledJob:
     job, verdict = end.settlement.job, end.settlement.verdict
     if current.get(job.id) is end:
@@ -62,21 +93,21 @@ def _result(
         delivery = None if submitted is None else submitted.delivery
         return SettledJob(recorded=True, state=verdict.state, callback=callback, delivery=delivery)
     before = held.get((job.id, job.claim))
-    if before is None or before[0] == "running":
+    if before is None or before.state == "running":
         return SettledJob(recorded=False, state=verdict.state)
-    return SettledJob(recorded=True, state=before[0], callback=before[2])
+    return SettledJob(recorded=True, state=before.state, callback=before.callback)
 
 
 def _record(
-    tx: Tx, ends: Sequence[JobEnd], held: dict[tuple[str, int], Row], rules: Rules
+    tx: Tx, ends: Sequence[JobEnd], held: Holds, loads: Mapping[str, _Load], rules: Rules
 ) -> dict[str, Submitted]:
-    alone = _apply_to_health(tx, [end.settlement for end in ends])
+    alone = _apply_to_health(tx, [end.settlement for end in ends], loads)
     tx.bulk(
         tx.job_statements.SETTLE_JOBS,
         [_settled_row(tx, end, alone=end.settlement.job.id in alone) for end in ends],
     )
     attempts = [
-        _attempt_row(end.settlement, held[end.settlement.job.id, end.settlement.job.claim][1])
+        _attempt_row(end.settlement, held[end.settlement.job.id, end.settlement.job.claim].process)
         for end in ends
     ]
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
@@ -86,9 +117,12 @@ def _record(
         job, state = end.settlement.job, end.settlement.verdict.state
         tx.changes.job_moved(job.tenant, "running", state)
         if state in FINAL:
-            tx.changes.endpoints.add(job.endpoint)
+            load = loads.get(job.endpoint)
+            # Where nothing waits nothing is ready, whatever place is free now.
+            if load is None or load.queued + tx.changes.more_waiting(job.endpoint) > 0:
+                tx.changes.endpoints.add(job.endpoint)
             tx.changes.ended_jobs.append(job.id)
-            output, before = end.settlement.outcome.output, held[job.id, job.claim][3]
+            output, before = end.settlement.outcome.output, held[job.id, job.claim].output_bytes
             tx.changes.bytes[job.tenant] += len(output.body) if output else 0
             tx.changes.bytes[job.tenant] -= before or 0
         else:
@@ -98,7 +132,8 @@ def _record(
         for end in ends
         if end.callback is not None
     ]
-    return tell(tx, requests, rules)
+    # A batch of several is worth no savepoint: of one that raises, the parts are applied again.
+    return tell(tx, requests, rules, isolated=len(ends) == 1)
 
 
 def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
@@ -168,22 +203,18 @@ def _output_row(tx: Tx, item: JobSettlement, output: Output) -> Row:
     return (job.id, job.run, content_type, headers, body, kid, tx.at(item.now_ms))
 
 
-def _apply_to_health(tx: Tx, settled: Sequence[JobSettlement]) -> set[str]:
+def _apply_to_health(
+    tx: Tx, settled: Sequence[JobSettlement], loads: Mapping[str, _Load]
+) -> set[str]:
     """Apply what the outcomes say about their endpoints. A call that began before its endpoint got
     another upstream or was resumed says nothing of what it is now. Returns the jobs that were
     turned away while others of their endpoints were answered."""
-    endpoints = {item.job.endpoint for item in settled}
-    found = tx.all(_HEALTH + tx.job_statements.IN, tx.ids(endpoints))
-    limits = {row[0]: row[1:4] for row in found}
-    before = {row[0]: Health(*row[4:]) for row in found}
-    now = dict(before)
+    now = {name: load.health for name, load in loads.items()}
     alone = set()
     for item in settled:
         name = item.job.endpoint
-        if name not in now:
-            continue
-        epoch, concurrency, adaptive = limits[name]
-        if epoch != item.job.epoch:
+        load = loads.get(name)
+        if load is None or load.epoch != item.job.epoch:
             continue
         if item.verdict.turned_away and now[name].answering:
             alone.add(item.job.id)
@@ -196,11 +227,13 @@ def _apply_to_health(tx: Tx, settled: Sequence[JobSettlement]) -> set[str]:
             turned_away=item.verdict.turned_away,
             now_ms=tx.at(item.now_ms),
             random=item.random,
-            concurrency=concurrency,
-            adaptive=bool(adaptive),
+            concurrency=load.concurrency,
+            adaptive=load.adaptive,
         )
     changed = [
-        (*_health_columns(after), name) for name, after in now.items() if after != before[name]
+        (*_health_columns(after), name)
+        for name, after in now.items()
+        if after != loads[name].health
     ]
     if changed:
         tx.bulk(tx.job_statements.SET_ENDPOINT_HEALTH, changed)

@@ -196,7 +196,7 @@ class JobStore:
 
     async def freed(self, jobs: Sequence[ClaimedJob | HeldJob]) -> None:
         """Free the places of jobs that were ended while they ran, now that their calls have ended:
-        as they were claimed."""
+        as they were claimed, or as `held` tells of them."""
         touched = of_jobs([job.id for job in jobs])
         await self._write(lambda tx: expiry.freed(tx, jobs, touched), lanes=touched)
 
@@ -269,6 +269,14 @@ class JobStore:
         """Return a job, with its `output` where that is asked for and there. Raises NotFound."""
         found: Job = await self._read(
             lambda tx: views.get(tx, tenant, job, output=output), Reader(tenant)
+        )
+        return found
+
+    async def look(self, tenant: str, job: str, *, now_ms: int) -> tuple[Job, JobWait | None]:
+        """Return a job, with its output where that is there, and what it waits for, if it does: in
+        one read. Raises NotFound."""
+        found: tuple[Job, JobWait | None] = await self._read(
+            lambda tx: load.look(tx, tenant, job, now_ms=now_ms + self._skew_ms()), Reader(tenant)
         )
         return found
 
@@ -587,7 +595,6 @@ class JobStore:
         running = [one for one in jobs if not one.releasing]
         if running:
             await self.release(running, now_ms=now_ms)
-        # Places are freed as they were claimed: by the claim before the one that ended the job.
-        ended = [HeldJob(one.id, one.claim - 1) for one in jobs if one.releasing]
+        ended = [one for one in jobs if one.releasing]
         if ended:
             await self.freed(ended)

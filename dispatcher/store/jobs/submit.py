@@ -6,6 +6,7 @@ exact, and what is idle is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from dispatcher.jobs.values import CLASS_OF, ClaimedJob, NewJob, SubmittedJob
@@ -25,16 +26,21 @@ from dispatcher.store.tx import Row, Tx, marks
 
 Result = SubmittedJob | StoreError
 
-# What waits is exact but for what this commit has changed itself.
+# The endpoints, each with those of the queues that there are. What waits is exact but for what this
+# commit has changed itself.
 _LOADS: Final = f"""
-SELECT l.endpoint, l.removed, l.epoch, l.queued, l.queue_max, l.queue_max_tenant,
-       CASE WHEN l.paused = 0 AND l.held_until_ms <= ? AND l.rate IS NULL
-           THEN l."window" - (SELECT count(*) FROM jobs
-               WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1)) ELSE 0 END,
-       {scheduling.first_ready("l")}
-FROM endpoint_load l WHERE l.endpoint
+WITH l AS MATERIALIZED (
+    SELECT l.endpoint, l.removed, l.epoch, l.queued, l.queue_max, l.queue_max_tenant,
+           CASE WHEN l.paused = 0 AND l.held_until_ms <= ? AND l.rate IS NULL
+               THEN l."window" - (SELECT count(*) FROM jobs
+                   WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
+               ELSE 0 END AS room,
+           CASE WHEN l.queued > 0 THEN {scheduling.first_ready("l")} END AS first_ms
+    FROM endpoint_load l WHERE l.endpoint{{IN}}
+)
+SELECT l.*, q.id, q.epoch, q.ticket, q.begun, q.queued
+FROM l LEFT JOIN queues q ON q.endpoint = l.endpoint AND q.id{{IN}}
 """
-_QUEUES: Final = "SELECT id, epoch, ticket, begun, queued FROM queues WHERE id"
 _FIRST: Final = "SELECT id, content, created_ms, state, run, key FROM jobs WHERE"
 
 
@@ -65,8 +71,7 @@ class _Queue:
 def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[Result]:
     """Store new jobs; those that may start at once are stored running."""
     now_ms = tx.at(requests[0].new.created_ms)
-    loads = _loads(tx, {request.new.endpoint for request in requests}, now_ms)
-    queues = _queues(tx, requests)
+    loads, queues = _look_up(tx, requests, now_ms)
     first = _first_with_keys(tx, [request.new for request in requests], rules)
     process = _living(tx, requests)
     results: dict[str, Result] = {}
@@ -102,33 +107,46 @@ def _living(tx: Tx, requests: Sequence[JobSubmitRequest]) -> str | None:
     return process if process is not None and tx.job_statements.lives(tx, process) else None
 
 
-def _loads(tx: Tx, endpoints: set[str], now_ms: int) -> dict[str, _Load]:
-    found = tx.all(_LOADS + tx.job_statements.IN, now_ms, tx.ids(endpoints))
-    return {
-        endpoint: _Load(
-            epoch=epoch,
-            queued=queued + (more := tx.changes.more_waiting(endpoint)),
-            queue_max=queue_max,
-            queue_max_tenant=queue_max_tenant,
-            room=room,
-            # What a claim of this commit took waits no more, whatever its queues say still.
-            idle=queued + more <= 0 or (more <= 0 and first_ms is not None and first_ms > now_ms),
-        )
-        for endpoint, removed, epoch, queued, queue_max, queue_max_tenant, room, first_ms in found
-        if not removed and tx.holds_endpoint(endpoint)
-    }
-
-
-def _queues(tx: Tx, requests: Sequence[JobSubmitRequest]) -> dict[str, _Queue]:
+def _look_up(
+    tx: Tx, requests: Sequence[JobSubmitRequest], now_ms: int
+) -> tuple[dict[str, _Load], dict[str, _Queue]]:
+    """Return the endpoints that take these jobs, and the queues that they come to, by id; those
+    that are not there yet are as new ones."""
+    loads: dict[str, _Load] = {}
     queues = {
         queue_id(one.new.endpoint, one.new.tenant): _Queue(one.new.endpoint, one.new.tenant)
         for one in requests
     }
-    for id, epoch, ticket, begun, queued in tx.all(_QUEUES + tx.job_statements.IN, tx.ids(queues)):
-        queue = queues[id]
-        queue.epoch, queue.ticket, queue.begun = epoch, ticket, begun
-        queue.queued = queued + tx.changes.more_in(id)
-    return queues
+    endpoints = {queue.endpoint for queue in queues.values()}
+    sql = _loads_sql(tx.job_statements.IN)
+    for row in tx.all(sql, now_ms, tx.ids(endpoints), tx.ids(queues)):
+        endpoint, id = row[0], row[8]
+        if endpoint not in loads and not row[1] and tx.holds_endpoint(endpoint):
+            loads[endpoint] = _load(tx, row, now_ms)
+        if id is not None:
+            queue = queues[id]
+            queue.epoch, queue.ticket, queue.begun = row[9:12]
+            queue.queued = row[12] + tx.changes.more_in(id)
+    return loads, queues
+
+
+@cache  # each database has one
+def _loads_sql(is_in: str) -> str:
+    return _LOADS.format(IN=is_in)
+
+
+def _load(tx: Tx, row: Row, now_ms: int) -> _Load:
+    endpoint, _, epoch, queued, queue_max, queue_max_tenant, room, first_ms = row[:8]
+    more = tx.changes.more_waiting(endpoint)
+    return _Load(
+        epoch=epoch,
+        queued=queued + more,
+        queue_max=queue_max,
+        queue_max_tenant=queue_max_tenant,
+        room=room,
+        # What a claim of this commit took waits no more, whatever its queues say still.
+        idle=queued + more <= 0 or (more <= 0 and first_ms is not None and first_ms > now_ms),
+    )
 
 
 def _refusal(tx: Tx, new: NewJob, load: _Load | None, queue: _Queue) -> StoreError | None:
@@ -155,7 +173,8 @@ def _store(
     if direct:
         load.room -= 1
         queue.begun = queue.ticket
-        tx.changes.endpoints.add(new.endpoint)
+        if load.queued > 0:  # else nothing is ready there, before or after
+            tx.changes.endpoints.add(new.endpoint)
     else:
         load.queued += 1
         load.idle = False

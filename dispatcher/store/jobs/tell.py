@@ -17,16 +17,20 @@ UPDATE callbacks SET state = 'dead', due_ms = NULL, finished_ms = ?, last_error 
 """
 
 
-def tell(tx: Tx, requests: Sequence[SubmitRequest], rules: Rules) -> dict[str, Submitted]:
-    """Store callbacks; return what came of those that can go out, by their ids."""
+def tell(
+    tx: Tx, requests: Sequence[SubmitRequest], rules: Rules, *, isolated: bool = True
+) -> dict[str, Submitted]:
+    """Store callbacks; return what came of those that can go out, by their ids. Raises, unless each
+    is `isolated`, what storing one raised: then nothing may be committed."""
     if not requests:
         return {}
 
     def submitted(tx: Any, items: Sequence[Any]) -> Sequence[object]:
         return submit.submit(tx, items, rules)
 
+    results = apply_isolated(tx, submitted, requests) if isolated else submitted(tx, requests)
     taken: dict[str, Submitted] = {}
-    for request, result in zip(requests, apply_isolated(tx, submitted, requests), strict=True):
+    for request, result in zip(requests, results, strict=True):
         if isinstance(result, Submitted):
             taken[request.new.id] = result
         else:

@@ -294,8 +294,8 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     if session.is_past(committed.next_ready_ms):
         session.notify_ready()
     changes = committed.changes
-    if changes.next_job is not None:
-        ready = session.is_past(changes.next_job.at_ms)
+    if changes.next_job is not None or changes.ended_jobs:
+        ready = changes.next_job is not None and session.is_past(changes.next_job.at_ms)
         session.tell_jobs(ready=ready, ended=changes.ended_jobs)
     return committed
 
