@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from dispatcher.app import Service
-from dispatcher.engine.engine import RECORD_S
+from dispatcher.engine.claiming import RECORD_S
 from dispatcher.settings import Settings, strays, within_files
 from dispatcher.store.errors import CannotStart
 from receiver.base import lack, log, server

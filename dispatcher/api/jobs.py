@@ -258,12 +258,11 @@ def _spelling(id: str, dialect: Dialect = "v1") -> Iterator[None]:
 
 
 async def detail(call: Call, job: Job, wait: JobWait | None = None) -> JobDetailView[str]:
-    """Return a job shown alone, with what it waits for, which is read unless it is given, or what
-    came of it."""
+    """Return a job shown alone, with what it waits for (read unless given) or what came of it."""
     spelled = ids.spelled(job.id, "v1")
     fields = job_views.listed(job) | job_views.end(job, link(call, f"/v1/jobs/{spelled}/output"))
     if job.state == "queued":
-        fields |= await waiting(call, job)
+        fields |= await waiting(call, job, wait)
     elif job.state in FINAL:
         fields["cost"] = await cost(call, job)
     if job.state == "running" and job.started_ms is not None:
@@ -273,9 +272,11 @@ async def detail(call: Call, job: Job, wait: JobWait | None = None) -> JobDetail
     return JobDetailView(**fields)
 
 
-async def waiting(call: Call, job: Job) -> dict[str, Any]:
-    """Return the fields that say what a job waits for, and for how long."""
+async def waiting(call: Call, job: Job, wait: JobWait | None = None) -> dict[str, Any]:
+    """Return the fields that say what a job waits for, which is read unless it is given, and for
+    how long."""
     now_ms = call.now_ms
+    wait = wait or await call.context.store.jobs.waiting(call.tenant, job.id, now_ms=now_ms)
     endpoint = call.context.gateway.book.get(job.endpoint)
     if wait is None or endpoint is None:
         return {}

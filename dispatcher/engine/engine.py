@@ -1,12 +1,12 @@
 """Delivering: claim → send → judge → settle, for many at once, and an orderly end (D6, D7)."""
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS, Alarm
+from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS
+from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, wait_for
 from dispatcher.engine.faults import INTERNAL, Faults, interrupted, stored_secret_pause_ms
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
@@ -22,19 +22,13 @@ from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
 from receiver.base.lack import OwnLack
 
-T = TypeVar("T")
-
 _LOG: Final = log.get("dispatcher.engine")
 _SETTLE_RETRY_S: Final = (0.05, 0.2, 1.0)  # then every second, until it is recorded
 # An error that is not the store's may be one that what the peer sent causes: after so many of them
 # a result is recorded without its texts.
 _ODD_ERRORS_MAX: Final = 3
 _SECRETS_RETRY_S: Final = 0.2
-_CLAIM_RETRY_S: Final = 0.5
-RECORD_S: Final = 5.0  # how long a stopping process tries on to record results, past its grace
 _IDS_SHOWN: Final = 20
-# A generator of its own: whoever seeds the global one (a test, a library) does not seed our jitter.
-_RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 
 class Engine:
@@ -52,7 +46,7 @@ class Engine:
         metrics: Metrics,
         *,
         clock: Callable[[], int] = now_ms,
-        chance: Callable[[], float] = _RANDOM.random,
+        chance: Callable[[], float] = RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._settings = settings
@@ -68,14 +62,18 @@ class Engine:
         # A lease lasts for the timeout and this much: what is recorded by its end leaves so much
         # for what comes before the attempt.
         self._ahead_ms = round(1000 * (settings.lease_margin - settings.body_read_s))
-        self._alarm = Alarm()
-        self._next_ready_ms: int | None = None
-        self._empty_until_ms = 0  # of the monotonic clock
-        self._incoming: set[asyncio.Task[Any]] = set()
+        self._claiming = Claiming(
+            self._claim,
+            lambda: self._slots.free,
+            self._faults,
+            clock,
+            monotonic_ms,
+            log=_LOG,
+            what="deliveries",
+        )
         self._working: set[asyncio.Task[None]] = set()
         self._sending: dict[asyncio.Task[None], Delivery] = {}
         self._held: dict[asyncio.Task[None], tuple[str, int]] = {}
-        self._claiming: asyncio.Task[None] | None = None
         self.ready = False
 
     @property
@@ -96,9 +94,8 @@ class Engine:
 
     def start(self) -> None:
         """Begin to claim and to take submits."""
-        self._claiming = asyncio.create_task(self._claim_when_due(), name="claimer")
+        self._claiming.start()
         self.ready = True
-        self.wake()
 
     def refuse_submits(self) -> None:
         """Take no more submits: the process is about to stop."""
@@ -115,24 +112,22 @@ class Engine:
         clock = asyncio.get_running_loop().time
         ends_s = clock() + (self._settings.drain_grace if grace_s is None else grace_s)
         recorded_s = ends_s + RECORD_S
-        if self._claiming is not None:
-            self._claiming.cancel()
-            await asyncio.wait({self._claiming})
-        await _wait(self._incoming, recorded_s - clock())  # what they lease is ours to finish
-        await _wait(self._working, ends_s - clock())
+        await self._claiming.stop()
+        await wait_for(self._claiming.incoming, recorded_s - clock())  # what they lease is ours
+        await wait_for(self._working, ends_s - clock())
         unfinished = dict(self._sending)
         for task in unfinished:
             task.cancel()
-        await _wait(set(unfinished), recorded_s - clock())
+        await wait_for(set(unfinished), recorded_s - clock())
         await asyncio.gather(
-            self._release(list(unfinished.values())), _wait(self._working, recorded_s - clock())
+            self._release(list(unfinished.values())), wait_for(self._working, recorded_s - clock())
         )
         return self._give_up()
 
     def _give_up(self) -> int:
         """Forget results that could not be recorded, loudly; return how many."""
         ids = [id for task, (id, _) in self._held.items() if not task.done()]
-        for task in (*self._working, *self._incoming):
+        for task in (*self._working, *self._claiming.incoming):
             task.cancel()
         if ids:
             _LOG.error(
@@ -162,19 +157,7 @@ class Engine:
         high, size = new.priority == "high", len(new.body)
         handover = new.not_before_ms is None and self.reserve(new.tenant, high=high, size=size)
         # Shielded: a caller that goes away does not keep a leased delivery from its sender.
-        return await asyncio.shield(self._track(self._submit(new, handover, high, size)))
-
-    def _track(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a task that may begin deliveries: a shutdown waits for it."""
-        task = asyncio.create_task(entering)
-        self._incoming.add(task)
-        task.add_done_callback(self._tracked)
-        return task
-
-    def _tracked(self, task: asyncio.Task[Any]) -> None:
-        self._incoming.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen: the caller may have gone
+        return await asyncio.shield(self._claiming.track(self._submit(new, handover, high, size)))
 
     async def _submit(self, new: NewCallback, handover: bool, high: bool, size: int) -> Submitted:
         delivery = None
@@ -201,8 +184,7 @@ class Engine:
     def free(self, tenant: str, *, high: bool, size: int) -> None:
         """Let a slot go, and look for what may have it."""
         self._slots.give(tenant, high=high, size=size)
-        self._empty_until_ms = 0
-        self._arm()
+        self._claiming.on_room()
 
     async def probe(self, delivery: Delivery) -> Outcome:
         """Send once, outside the store."""
@@ -215,7 +197,7 @@ class Engine:
 
     def wake(self) -> None:
         """Look for due work: some was made due."""
-        self._alarm.ring()
+        self._claiming.wake()
 
     def drain_rate(self) -> float:
         """Deliveries that came to a final state a second, over the last minute."""
@@ -225,36 +207,9 @@ class Engine:
 
     def on_ready(self, next_ready_ms: int | None) -> None:
         """Take over when the store's next work is due."""
-        self._next_ready_ms = next_ready_ms
-        self._arm()
+        self._claiming.on_ready(next_ready_ms)
 
-    def _arm(self) -> None:
-        if self._next_ready_ms is None or self._slots.free <= 0:
-            self._alarm.set(None)
-            return
-        wait_ms = self._next_ready_ms - self._clock()
-        if self._empty_until_ms:
-            wait_ms = max(wait_ms, self._empty_until_ms - self._monotonic_ms())
-        if self._faults.until_ms:
-            wait_ms = max(wait_ms, self._faults.until_ms - self._monotonic_ms())
-        self._alarm.set(wait_ms / 1000)
-
-    async def _claim_when_due(self) -> None:
-        while True:
-            await self._alarm.wait()
-            if self._slots.free <= 0:
-                continue
-            try:
-                await asyncio.shield(self._track(self._claim()))
-            except StoreError as error:
-                _LOG.warning("cannot claim", reason=str(error))
-                self._alarm.set(_CLAIM_RETRY_S)
-            except Exception:
-                # Loud, but no reason for everything else that waits to be stuck (I2).
-                _LOG.exception("claiming failed")
-                self._alarm.set(_CLAIM_RETRY_S)
-
-    async def _claim(self) -> None:
+    async def _claim(self) -> int:
         leased_ms = self._monotonic_ms()
         waiting = self._store.queued() - self._slots.taken
         ask = self._slots.ask(self._clock(), waiting=waiting)
@@ -267,9 +222,7 @@ class Engine:
         for delivery in deliveries:
             self._slots.take(delivery.tenant, high=delivery.high, size=len(delivery.body))
             self.begin(delivery, leased_ms)
-        if not deliveries:
-            self._empty_until_ms = self._monotonic_ms() + EMPTY_CLAIM_WAIT_MS
-        self._arm()
+        return 0 if deliveries else EMPTY_CLAIM_WAIT_MS
 
     # --- delivering ---
 
@@ -401,11 +354,6 @@ class Engine:
         if verdict.state == "delivered":
             self._metrics.latency(max(0, settlement.now_ms - delivery.created_ms) / 1000)
         _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))
-
-
-async def _wait(tasks: set[asyncio.Task[Any]], timeout_s: float) -> None:
-    if tasks:
-        await asyncio.wait(tasks, timeout=max(0.0, timeout_s))
 
 
 def attempt_fields(

@@ -63,6 +63,11 @@ class Places:
             del self._busy_bytes[endpoint]
         self._bytes_free += size
 
+    def give_bytes(self, endpoint: str, size: int) -> None:
+        """Let go of an input's bytes, while its place is held still."""
+        self._busy_bytes[endpoint] -= size
+        self._bytes_free += size
+
     def ask(self, process: str, now_ms: int, *, places_max: int | None = None) -> JobClaimRequest:
         """Hold three quarters of what is free, at most `places_max`, and return what to claim for
         it; `answered` lets go of that."""

@@ -79,7 +79,8 @@ class NewJob:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedJob:
     """One job that this process runs now: all that its call and its judgement need, and the claim
-    that alone may settle it. Times are by this process's clock."""
+    that alone may settle it. Times are by this process's clock. Its body is there until the call's
+    request is out: what runs again is claimed again."""
 
     id: str
     tenant: str
@@ -105,6 +106,11 @@ class ClaimedJob:
     ends_ms: int | None  # its own time to live
     epoch: int = 0  # of the endpoint: what it may learn from this call
     unopened: Unopened | None = None  # then body, options, secret are not there: nothing goes out
+
+    def let_go(self) -> None:
+        """Let go of its body, the one thing of it that takes memory: whoever has the job shares
+        it."""
+        object.__setattr__(self, "body", b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

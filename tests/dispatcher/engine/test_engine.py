@@ -203,7 +203,7 @@ async def test_claiming_goes_on_after_a_failure_of_any_kind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """I2: one bad moment does not leave everything that waits stuck."""
-    monkeypatch.setattr("dispatcher.engine.engine._CLAIM_RETRY_S", 0.01)
+    monkeypatch.setattr("dispatcher.engine.claiming._RETRY_S", 0.01)
     async with rigged(tmp_path, started=False) as rig:
         await rig.store.submit(callback("waiting", now_ms=now_ms()), handover=False)
         claim, failures = rig.store.claim, iter(range(1))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.gateway.open_calls import Running
 from dispatcher.jobs.values import ClaimedJob, JobClaimRequest
 from dispatcher.store.errors import StoreUnavailable
 from receiver.base.clock import now_ms
@@ -33,7 +34,9 @@ async def test_a_cancel_closes_the_connection_and_tells_at_once(database: str) -
         assert not (await world.get(taken.id)).releasing
 
 
-async def test_the_place_is_free_only_when_the_call_has_ended(database: str) -> None:
+async def test_the_place_is_free_only_when_the_call_has_ended(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next job does not meet a busy upstream: `releasing` takes its place."""
     async with upstream() as model, running(database, sweep_interval=600) as world:
         await world.endpoint(model.url, concurrency=1, adaptive=False)
@@ -41,12 +44,12 @@ async def test_the_place_is_free_only_when_the_call_has_ended(database: str) -> 
         first = await world.submit()
         await model.reached(1)
         second = await world.submit()
-        world.service.gateway.engine._close = lambda *_: None  # type: ignore[method-assign]
-        await cancel(world, first.id)
-        await asyncio.sleep(0.2)
-        assert (await world.get(first.id)).releasing
-        assert (await world.get(second.id)).state == "queued"
-        del world.service.gateway.engine._close
+        with monkeypatch.context() as patched:
+            patched.setattr(Running, "close", lambda *_: None)
+            await cancel(world, first.id)
+            await asyncio.sleep(0.2)
+            assert (await world.get(first.id)).releasing
+            assert (await world.get(second.id)).state == "queued"
         model.go.set()
         # It ended as it would have: its late result changes nothing, and its place is free.
         await world.until_state(second.id, "completed")
@@ -191,7 +194,7 @@ async def test_a_claim_whose_reply_was_lost_goes_on(database: str) -> None:
         await world.endpoint(model.url, concurrency=1, adaptive=False)
         jobs, claim = world.service.store.jobs, world.service.store.jobs.claim
         lost: list[ClaimedJob] = []
-        world.service.gateway.engine._astray_ms = 300
+        world.service.gateway.engine._open._astray_ms = 300
 
         async def lossy(request: JobClaimRequest) -> Sequence[ClaimedJob]:
             claimed = await claim(request)

@@ -89,6 +89,31 @@ async def test_jobs_take_no_slots_of_deliveries(database: str) -> None:
         assert model.most <= 20
 
 
+async def test_an_input_takes_memory_until_its_request_is_out(database: str) -> None:
+    """However long its call lasts: other inputs are not kept waiting for its end."""
+    async with upstream() as model, running(database, job_bytes_max=2 * 2**20) as world:
+        await world.endpoint(model.url, concurrency=10, adaptive=False)
+        model.go.clear()
+        ids = [(await world.submit(b"x" * 2**20)).id for _ in range(6)]
+        await model.reached(6)
+        assert model.most == 6
+        model.go.set()
+        for id in ids:
+            await world.until_state(id, "completed")
+        assert all(body == b"x" * 2**20 for _, body in model.calls)
+
+
+async def test_a_large_input_goes_out_again_with_the_next_call(database: str) -> None:
+    """What was sent is not kept for another call: that one has it from the database."""
+    async with upstream(status=502) as model, running(database) as world:
+        await world.endpoint(model.url, retry={"base": 0.01})
+        taken = await world.submit(b"x" * 2**20)
+        await model.reached(2)
+        model.status = 200
+        await world.until_state(taken.id, "completed")
+        assert {len(body) for _, body in model.calls} == {2**20}
+
+
 async def test_a_failed_job_is_told_with_the_upstreams_words(database: str) -> None:
     """Another answer is the job's end; the body is the error."""
     async with (

@@ -1,0 +1,179 @@
+"""One call of a claimed job, by its endpoint's rules of the moment: made, and judged. What keeps us
+from making it, or from ending it, is our own fault (D21)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, Protocol
+
+from dispatcher.engine.faults import INTERNAL, Faults, stored_secret_pause_ms
+from dispatcher.gateway.endpoints import EndpointBook
+from dispatcher.gateway.ends import UNKNOWN_RULES
+from dispatcher.gateway.open_calls import Running
+from dispatcher.ids import spelled
+from dispatcher.jobs.endpoint import Endpoint
+from dispatcher.jobs.judge import deadline_ms, judge
+from dispatcher.jobs.values import CallKind, CallOutcome, ClaimedJob, JobSettlement, JobVerdict
+from dispatcher.outcome import INTERRUPTED
+from dispatcher.sending.request import UpstreamCall
+from dispatcher.signing import STORED_SECRETS, SecretMissing, Secrets
+from dispatcher.store.errors import StoreError
+from receiver.base import log
+from receiver.base.lack import OwnLack, lack_of
+
+_LOG: Final = log.get("dispatcher.gateway")
+_GONE: Final = JobVerdict(
+    state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
+)
+_DETAIL_CHARS_MAX: Final = 300
+_LARGE_BYTES: Final = 16 * 1024  # of shorter inputs thousands fit into memory
+
+
+class Upstream(Protocol):
+    """Makes calls (`sending.upstream.Upstreams`)."""
+
+    def room(self, endpoint: str) -> Any:
+        """Return what a call holds in memory of its answer: a `with` block that lasts until its
+        outcome is stored."""
+
+    async def call(self, call: UpstreamCall, room: Any) -> CallOutcome:
+        """Make one call, and say what it met. Whoever cancels its task meanwhile gets an outcome
+        too, and the task goes on. Raises nothing that the upstream could cause."""
+
+
+class EndpointGone(Exception):
+    """The endpoint was removed: what waited for it is being ended."""
+
+
+class Caller:
+    """Makes calls, each within the task of its job. `secrets` are what they are signed with,
+    `may_start` whether our beats let us begin anything, and `on_sent` is told of each large input
+    that is out."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        book: EndpointBook,
+        secrets: Callable[[], Awaitable[Secrets | None]],
+        faults: Faults,
+        may_start: Callable[[], bool],
+        on_sent: Callable[[Running], None],
+        clock: Callable[[], int],
+        chance: Callable[[], float],
+        monotonic_ms: Callable[[], int],
+    ) -> None:
+        self._upstream = upstream
+        self._book = book
+        self._secrets = secrets
+        self._faults = faults
+        self._may_start = may_start
+        self._on_sent = on_sent
+        self._clock = clock
+        self._chance = chance
+        self._monotonic_ms = monotonic_ms
+
+    def room(self, endpoint: str) -> Any:
+        """Return what a call holds in memory: see `Upstream.room`."""
+        return self._upstream.room(endpoint)
+
+    async def call(self, one: Running, room: Any) -> CallOutcome:
+        """Return what a call met; that we could not make it, or not end it, is ours (D21)."""
+        started_ms = self._clock()
+        try:
+            outcome = await self._attempt(one, room)
+        except asyncio.CancelledError:
+            if one.closing is None:
+                raise  # given up
+            _go_on()
+            outcome = self._unmade("cancelled", started_ms)
+        except EndpointGone:
+            one.gone = True
+            return self._unmade("cancelled", started_ms)
+        except Exception as error:
+            outcome = self._own_fault(one, error, started_ms)
+        if outcome.kind == "cancelled" and one.closing != "cancelled":
+            return replace(outcome, kind="interrupted", error=INTERRUPTED)
+        return outcome
+
+    async def _attempt(self, one: Running, room: Any) -> CallOutcome:
+        job = one.job
+        if job.unopened is not None:
+            raise OwnLack(job.unopened.lack, job.unopened.message)
+        endpoint = self._book.get(job.endpoint) or await self._sought(job.endpoint)
+        one.rules = endpoint.rules
+        secrets = await self._secrets()
+        if one.closing is not None:  # before this task had begun
+            return self._unmade("cancelled", self._clock())
+        if not self._may_start():  # it may have taken long, or this process stood still
+            raise OwnLack("time", "no beat of this process was recorded for too long")
+        call = UpstreamCall(
+            job=job,
+            rules=endpoint.rules,
+            deadline_ms=deadline_ms(job, endpoint.rules, self._clock()),
+            secrets=secrets,
+            on_sent=partial(self._on_sent, one) if one.input_bytes > _LARGE_BYTES else None,
+        )
+        return await self._upstream.call(call, room)
+
+    async def _sought(self, name: str) -> Endpoint:
+        await self._book.reload()
+        endpoint = self._book.get(name)
+        if endpoint is None:
+            raise EndpointGone(name)
+        return endpoint
+
+    def _own_fault(self, one: Running, error: Exception, started_ms: int) -> CallOutcome:
+        lack = lack_of(error) or INTERNAL
+        if isinstance(error, StoreError):
+            lack = "secrets"
+        elif lack == INTERNAL:
+            _LOG.exception("running a job failed", error, id=spelled(one.job.id, "v1"))
+        shown, detail = INTERRUPTED, str(error) if isinstance(error, OwnLack) else repr(error)
+        if isinstance(error, SecretMissing):
+            shown, detail = str(error), error.detail
+        outcome = self._unmade("interrupted", started_ms)
+        return replace(outcome, error=shown, detail=detail[:_DETAIL_CHARS_MAX], lack=lack)
+
+    def _unmade(self, kind: CallKind, started_ms: int) -> CallOutcome:
+        """Return what came of a call that was not made: nothing went out."""
+        duration_ms = max(0, self._clock() - started_ms)
+        return CallOutcome(kind=kind, sent=False, started_ms=started_ms, duration_ms=duration_ms)
+
+    # --- what follows ---
+
+    def judge(self, one: Running, outcome: CallOutcome) -> JobSettlement:
+        """Return what follows from what a call met."""
+        job, at_ms, chance = one.job, self._clock(), self._chance()
+        if one.gone:
+            verdict = _GONE
+        else:
+            rules = one.rules or UNKNOWN_RULES
+            verdict = judge(outcome, job, rules, now_ms=at_ms, random=chance)
+            verdict = self._after_fault(job, outcome, verdict, at_ms, chance)
+        return JobSettlement(job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms)
+
+    def _after_fault(
+        self, job: ClaimedJob, outcome: CallOutcome, verdict: JobVerdict, at_ms: int, chance: float
+    ) -> JobVerdict:
+        """Return when a job is due again that we could not run for want of something of ours: later
+        with each such fault in a row."""
+        if outcome.lack is None:
+            if outcome.kind != "interrupted":
+                self._faults.none()
+            return verdict
+        pause_ms = self._faults.pause_ms(
+            outcome.lack, outcome.detail, chance=chance, monotonic_ms=self._monotonic_ms()
+        )
+        if verdict.due_ms is None:
+            return verdict
+        if outcome.lack == STORED_SECRETS:  # until somebody stores it, however many wait
+            pause_ms = max(pause_ms, stored_secret_pause_ms(job.claim, chance))
+        return replace(verdict, due_ms=max(verdict.due_ms, at_ms + pause_ms))
+
+
+def _go_on() -> None:
+    """Take back a cancelling that was noticed."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
