@@ -23,7 +23,7 @@ const FINAL = new Set(["completed", "failed", "cancelled", "timeout"]);
 const BACKOFF_FIRST_MS = 100;
 const BACKOFF_MAX_MS = 5_000;
 const HOLD_S = 25; // how long one answer to a wait is held: many proxies cut after 30 s or 60 s
-const HOLD_S_MAX = 300;
+const HOLD_S_MAX = 240; // the service takes 300; the fetch of Node.js gives up then
 const EVENTS_IDLE_MS = 60_000; // without a word of a stream of events: then it is begun again
 const EVENT_CHARS_MAX = 16 * 1024 * 1024;
 const OCTETS = "application/octet-stream";
@@ -90,7 +90,7 @@ export class WaitTimeout extends PostbackError {
  * @property {number | string} [ttl] how long all of it, waiting included
  * @property {string} [contentType] of an input that is bytes (application/octet-stream)
  * @property {string} [idempotencyKey]
- * @property {number} [wait] so many seconds (300 at most) the answer is held for the output
+ * @property {number} [wait] so many seconds (240 at most) the answer is held for the output
  * @property {AbortSignal} [signal]
  */
 
@@ -184,7 +184,8 @@ class Connection {
     alive();
     try {
       const headers = { ...this.#headers, Accept: "text/event-stream" };
-      const response = await this.#fetch(this.#url + path, { headers, signal: timer.signal });
+      const request = { headers, signal: timer.signal, redirect: "manual" };
+      const response = await this.#fetch(this.#url + path, request);
       const kind = response.headers.get("content-type") ?? "";
       if (!response.ok || !kind.startsWith("text/event-stream")) return;
       yield* eventsOf(response.body, alive);
@@ -240,7 +241,7 @@ class Jobs {
   async submit(endpoint, input, options = {}) {
     const bytes = isBytes(input);
     const { wait, policy } = options;
-    const holdS = Math.min(Math.max(Math.ceil(wait ?? 0), 0), HOLD_S_MAX);
+    const holdS = held(wait);
     const answer = await this.#connection.send("POST", `/v1/endpoints/${segment(endpoint)}/jobs`, {
       headers: given({
         "Content-Type": options.contentType ?? (bytes ? OCTETS : "application/json"),
@@ -267,10 +268,11 @@ class Jobs {
     return { id, endpoint, status: "completed", duplicate: false, output };
   }
 
-  /** One job with its state; after `waitS` seconds (300 at most), or its end. */
+  /** One job with its state; after `waitS` seconds (240 at most), or its end. */
   get(id, { waitS, signal } = {}) {
-    const query = { wait: waitS || undefined };
-    return this.#connection.json("GET", `/v1/jobs/${segment(id)}`, { query, holdS: waitS, signal });
+    const holdS = held(waitS);
+    const query = { wait: holdS || undefined };
+    return this.#connection.json("GET", `/v1/jobs/${segment(id)}`, { query, holdS, signal });
   }
 
   /**
@@ -442,7 +444,7 @@ class TensorOneEndpoints {
    *                     jobId?: string }>}
    */
   execute(endpointId, options) {
-    return this.#execute(endpointId, "runsync", options, {}, HOLD_S_MAX);
+    return this.#execute(endpointId, `runsync?wait=${HOLD_S_MAX}`, options, {}, HOLD_S_MAX);
   }
 
   #execute(endpointId, verb, { idempotencyKey, signal, ...fields }, more, holdS) {
@@ -582,6 +584,10 @@ function filterQuery(filters, names) {
     }
   }
   return query;
+}
+
+function held(seconds) {
+  return Math.min(Math.max(Math.ceil(seconds ?? 0), 0), HOLD_S_MAX);
 }
 
 function given(fields) {
