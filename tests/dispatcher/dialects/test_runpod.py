@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,11 +18,15 @@ from dispatcher.app import Service
 from dispatcher.jobs.judge import run_limit_s
 from dispatcher.policy import PRESETS
 from dispatcher.settings import Settings
+from receiver import Event, Receiver
+from receiver import Settings as ReceiverSettings
 from receiver.signature import verify
+from receiver.source import Source
 from tests.dispatcher.api.models import Model, make_endpoint
 from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject
 from tests.dispatcher.peers import Peer, Received, answer, answers, listening
 from tests.dispatcher.postgres import folders
+from tests.receiver.serving import served
 from tests.receiver.waiting import until
 from tests.theft import KEY
 
@@ -789,6 +794,93 @@ async def test_a_key_bound_to_destinations_names_no_other(
     async with connect(service, key) as client:
         asked = await client.post("/v2/ep/run", json={"input": {}, "webhook": hook.url})
         reject(asked, 403, "FORBIDDEN")
+
+
+async def test_our_receiver_tells_its_runs_apart(
+    api: httpx.AsyncClient, ep: Model, tmp_path: Path
+) -> None:
+    """A handler hears of each run's end once, whatever comes again, in seconds and lower case."""
+    events: list[Event] = []
+    receiver = Receiver(
+        ReceiverSettings(database_url=f"sqlite:///{tmp_path}/inbox.db"),
+        sources=[Source(secrets=(SECRET,), reruns="latest")],
+    )
+
+    @receiver.on("*")
+    def take(event: Event) -> None:
+        events.append(event)
+
+    ep.answers.append(answer("500 Nope", JSON, body=b'{"why":"memory"}'))
+    async with receiver, served(receiver) as url:
+        id = await run(api, webhook=f"{url}/webhooks")
+        first = await ended(api, id)
+        await until(lambda: len(events) == 1)
+        await api.post(f"/v2/ep/retry/{id}")
+        second = await ended(api, id)
+        await until(lambda: len(events) == 2)
+        callbacks = (await api.get("/v1/callbacks")).json()["data"]
+        for one in callbacks:
+            await until(lambda id=one["id"]: _is_delivered(api, id))  # type: ignore[misc]
+            again = await api.post(f"/v1/callbacks/{one['id']}/replay")
+            assert again.status_code < 300, again.text
+            await until(lambda id=one["id"]: _is_delivered(api, id))  # type: ignore[misc]
+    assert [(one.job_id, one.run, one.status, one.platform) for one in events] == [
+        (id, 1, "failed", "runpod"),
+        (id, 2, "completed", "runpod"),
+    ]
+    assert (events[0].error, events[1].output) == ({"why": "memory"}, {"text": "HELLO"})
+    assert [one.execution_time for one in events] == [
+        timedelta(milliseconds=one["executionTime"]) for one in (first, second)
+    ]
+
+
+async def _is_delivered(api: httpx.AsyncClient, callback: str) -> bool:
+    shown = (await api.get(f"/v1/callbacks/{callback}")).json()
+    return bool(shown["status"] == "delivered")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"input": {"prompt": "The lazy brown fox jumps over the"}}',
+        '{"input": {}, "webhook": "HOOK"}',
+        '{"input": {}, "policy": {"executionTimeout": 5000}}',
+        '{"input": {}, "s3Config": {"accessId": "key_id_or_username", "accessSecret": '
+        '"key_secret_or_password", "bucketName": "storage_location_name", "endpointUrl": '
+        '"storage_location_address"}}',
+    ],
+)
+async def test_the_samples_of_its_document_run(url: str, ep: Model, hook: Hook, body: str) -> None:
+    """Each as it stands there, but for a placeholder and a comma that are no JSON; over the wire,
+    with a bare key."""
+    headers = {"Authorization": ADMIN_KEY, "Content-Type": "application/json"}
+    async with httpx.AsyncClient(base_url=f"{url}/v2/ep", headers=headers) as client:
+        taken = await client.post("/run", content=body.replace("HOOK", hook.url))
+        assert (taken.status_code, taken.json()["status"]) == (200, "IN_QUEUE")
+        shown = await client.get(f"/status-sync/{taken.json()['id']}", params={"wait": "20000"})
+        assert (shown.json()["status"], shown.json()["output"]) == ("COMPLETED", {"text": "HELLO"})
+        if "HOOK" in body:
+            [told] = await hook.got(1)
+            assert told.body == shown.content
+        for method, path in (("POST", "/purge-queue"), ("POST", f"/cancel/{shown.json()['id']}")):
+            assert (await client.request(method, path)).status_code == 200
+
+
+async def test_who_hangs_up_leaves_the_job_alone(
+    url: str, api: httpx.AsyncClient, ep: Model
+) -> None:
+    """A job of /runsync is a job like any other: it goes on, and can be asked for."""
+    ep.go.clear()
+    async with httpx.AsyncClient(
+        base_url=f"{url}/v2/ep", headers={"Authorization": ADMIN_KEY}
+    ) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/runsync", json={"input": {}}, timeout=0.5)
+    await until(lambda: len(ep.received) == 1)
+    ep.go.set()
+    id = json.loads(ep.received[0].body)["id"]
+    assert (await ended(api, id))["status"] == "COMPLETED"
+    assert ep.closed == 0
 
 
 # --- s3Config ---
