@@ -1,6 +1,8 @@
 """Which secrets sign a delivery, and the headers they make. Signed at send time, never stored."""
 
 import asyncio
+import hashlib
+import hmac
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +11,7 @@ from itertools import chain
 from typing import Final, Generic, TypeVar
 
 from dispatcher.store.errors import NotFound
-from dispatcher.values import Delivery, SigningSecret, StoredSecret, Unopened
+from dispatcher.values import Delivery, Headers, SigningSecret, StoredSecret, Unopened
 from receiver.base import log
 from receiver.base.clock import monotonic_ms
 from receiver.base.lack import OwnLack
@@ -363,6 +365,18 @@ def headers(
             (SIGNATURE_HEADER, " ".join(chain.from_iterable(zip(*standard, strict=True)))),
         )
     return signed
+
+
+def cerebrium_headers(secret: str, *, request_id: str, body: bytes, now_s: int) -> Headers:
+    """Return the headers of one attempt that sign it in Cerebrium's own scheme, with the secret
+    that its caller gave: HMAC-SHA256 over id, time and body, with dots between them. `request_id`
+    is what `X-Request-Id` says, which stands among a callback's own headers."""
+    signed = f"{request_id}.{now_s}.".encode() + body
+    digest = hmac.digest(secret.encode(), signed, hashlib.sha256).hex()
+    return (
+        ("X-Cerebrium-Webhook-Timestamp", str(now_s)),
+        ("X-Cerebrium-Webhook-Signature", f"v1,{digest}"),
+    )
 
 
 @lru_cache(maxsize=4_096)

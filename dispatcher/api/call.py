@@ -219,9 +219,9 @@ def cursor_after(next_id: str | None, about: str) -> str | None:
     return base64.urlsafe_b64encode(_mark(next_id, about) + next_id.encode()).decode().rstrip("=")
 
 
-def after(text: str | None, about: str) -> str | None:
-    """Return the id that a cursor holds. Raises Refusal (422) for one that we did not make, or
-    made for another listing."""
+def after(text: str | None, about: str, *, field: str = "cursor") -> str | None:
+    """Return the id that a cursor, the parameter `field`, holds. Raises Refusal (422) for one that
+    we did not make, or made for another listing."""
     if text is None:
         return None
     try:
@@ -230,7 +230,7 @@ def after(text: str | None, about: str) -> str | None:
     except (binascii.Error, ValueError):
         raw, next_id = b"", ""
     if not _ID.fullmatch(next_id) or raw[:_MARK_BYTES] != _mark(next_id, about):
-        raise invalid("cursor", text, "not a cursor of this listing; start again without it")
+        raise invalid(field, text, "not a cursor of this listing; start again without it")
     return next_id
 
 

@@ -57,6 +57,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
     "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
     "QUEUE_FULL": (429, "Too many deliveries, or jobs, wait; details say for how long."),
+    "TOO_MANY_WAITING": (
+        429,
+        "As many requests as may be held wait for a job's end; nothing was run.",
+    ),
     "RATE_LIMITED": (429, "The tenant submits, or the key asks, faster than it may; see details."),
     "INTERNAL": (500, "A fault of ours; the requestId finds it in the log."),
     "JOB_FAILED": (502, "The job whose output was waited for failed; details say why."),

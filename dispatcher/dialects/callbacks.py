@@ -30,17 +30,20 @@ def callback_of(
     now_ms: int,
     inline_max: int,
     public_url: str,
+    payload_max: int | None = None,
     secret: str | None = None,
 ) -> NewCallback | None:
     """Return the callback that tells the end of the job's run, with `id`; None where nobody is to
-    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`. `secret`
-    is the job's, if it has one."""
+    be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`; where an
+    output is the whole body, those of more than `payload_max`. `secret` is the job's, if it has
+    one."""
     target = job.options.callback
     if target is None:
         return None
     spelled = ids.spelled(job.id, job.dialect, waited=job.options.waited)
+    whole_max = inline_max if payload_max is None else payload_max
     payload = _PAYLOADS[job.dialect](
-        Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url)
+        Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url, whole_max)
     )
     digest = sha256(payload.body).digest()
     return NewCallback(

@@ -27,7 +27,7 @@ class Payload:
 class Snapshot:
     """A job at one moment: when it ended, or now while it goes on (`end` is None then). `id` is
     spelled as the dialect does in which it is shown. Outputs of more than `inline_max` bytes are
-    told by a link below `public_url`."""
+    told by a link below `public_url`; where an output is the whole body, `payload_max` counts."""
 
     job: Told
     id: str
@@ -36,6 +36,7 @@ class Snapshot:
     at_ms: int
     inline_max: int
     public_url: str
+    payload_max: int = 64 * 1024 * 1024
 
     @property
     def ran_ms(self) -> int:
@@ -79,10 +80,10 @@ def output_value(shown: Snapshot) -> bytes:
     if shown.state != "completed" or output is None or not output.body:
         return b"null"
     inline = spliced(output, shown.inline_max)
-    return written(_reference(shown, output)) if inline is None else inline
+    return written(reference(shown, output)) if inline is None else inline
 
 
-def _reference(shown: Snapshot, output: Output) -> dict[str, object]:
+def reference(shown: Snapshot, output: Output) -> dict[str, object]:
     """Return where an output is fetched, and what will come."""
     return {
         "url": f"{shown.public_url.rstrip('/')}/v1/jobs/{shown.id}/output",

@@ -122,6 +122,7 @@ class Ends:
                 id=id,
                 now_ms=at_ms,
                 inline_max=self._settings.inline_max,
+                payload_max=self._settings.payload_bytes_max,
                 public_url=self._settings.public_url or "",
                 secret=settlement.job.secret,
             )

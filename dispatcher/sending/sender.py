@@ -212,8 +212,13 @@ class Sender:
         return None if wait_ms is None else min(wait_ms, wait_ms_max)
 
     def _headers(self, delivery: Delivery, secrets: Secrets, now_s: int) -> list[tuple[str, str]]:
+        own = delivery.headers
+        if delivery.secret is not None:
+            own += signing.cerebrium_headers(
+                delivery.secret, request_id=delivery.job_id, body=delivery.body, now_s=now_s
+            )
         return [
-            *last_of_each(delivery.headers),
+            *last_of_each(own),
             ("Content-Type", delivery.content_type),
             ("X-Postback-Attempt", str(delivery.attempt)),
             *signing.headers(

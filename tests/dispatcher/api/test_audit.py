@@ -11,7 +11,7 @@ import pytest
 from dispatcher.access import BOOTSTRAP_ID
 from dispatcher.api import job_submits, submits
 from dispatcher.api.app import OPERATIONS
-from dispatcher.api.dialects import runpod, tensorone
+from dispatcher.api.dialects import cerebrium, runpod, tensorone
 from dispatcher.app import Service
 from dispatcher.audit import ACTIONS, REASON_CHARS_MAX
 from dispatcher.settings import Settings
@@ -21,7 +21,10 @@ from tests.dispatcher.api.talk import ADMIN_KEY, connect, make_key, reject, subm
 ALL: Final = ["submit", "read", "operate", "admin"]
 SECRET: Final = "whsec_" + "c2VjcmV0" * 6
 HEADERS: Final = {"Authorization": "Basic aGlkZGVu", "X-Plain": "hidden-value"}
-SUBMITS: Final = (*submits.OPERATIONS, *job_submits.OPERATIONS, *tensorone.SUBMITS, *runpod.SUBMITS)
+SUBMITS: Final = (
+    *submits.OPERATIONS, *job_submits.OPERATIONS, *cerebrium.SUBMITS, *runpod.SUBMITS,
+    *tensorone.SUBMITS,
+)  # fmt: skip
 Act = Callable[[httpx.AsyncClient], Awaitable[str]]
 CASES: Final[dict[str, Act]] = {}
 # Whose routes have tests of their own.

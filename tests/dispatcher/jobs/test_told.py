@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import ids
-from dispatcher.dialects import runpod
+from dispatcher.dialects import cerebrium, runpod
 from dispatcher.dialects.callbacks import callback_of
 from dispatcher.jobs.endpoint import CallbackDefaults, Keep
 from dispatcher.jobs.judge import judge
@@ -31,6 +31,8 @@ from dispatcher.policy import PRESETS
 from dispatcher.values import NewCallback
 from receiver.base.clock import iso
 from receiver.base.completion import TERMINAL, canonical, is_job_id, parse, status_in
+from receiver.signature import Job
+from receiver.verification import identity
 from receiver.verification.identity import identify
 from tests.dispatcher.jobs.made import ID, NOW_MS, job, outcome, rules
 from tests.dispatcher.jobs.test_judge import outcomes
@@ -331,12 +333,24 @@ def ends(draw: st.DrawFn) -> End:
 def test_our_own_receiver_takes_every_one_of_them(
     end: End, one: ClaimedJob, inline_max: int
 ) -> None:
-    """A callback for every final state; nothing may refuse at the end."""
+    """A callback for every final state, in every dialect; nothing may refuse at the end. Signed
+    headers say what it is about, and a body that is a document says the same."""
     made = told(end, one, inline_max)
-    document = parse(made.body)
-    assert made.job_status == end.state
+    assert (made.job_status, made.run) == (end.state, one.run)
     assert canonical(end.state) in TERMINAL
     assert is_job_id(made.job_id)
+    signed = Job(id=made.job_id, status=made.job_status, run=made.run)
+    for dialect in identity.DIALECTS:
+        seen = identify(made.body, made.id, job=signed, dialect=dialect)
+        assert (seen.job_id, seen.status, seen.run) == (made.job_id, end.state, one.run)
+    if one.dialect == "cerebrium":  # the upstream's own words, whatever they are
+        answer = cerebrium.answer(end)
+        if answer is not None and len(answer.body) <= inline_max:
+            assert made.body == answer.body
+        else:
+            assert isinstance(parse(made.body), dict)
+        return
+    document = parse(made.body)
     assert document.get("run", one.run) == made.run == one.run
     seen = identify(made.body, None)
     assert seen.status == document["status"] == status_in(made.body)
