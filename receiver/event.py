@@ -79,7 +79,7 @@ def read_event(
         "attempt": attempt,
     }
     if identity.platform == "cerebrium":
-        return Event(**common, **_cerebrium(identity.document))
+        return Event(**common, **_cerebrium(identity.document, canonical(identity.status)))
     if identity.platform == "other":
         return Event(**common, output=fields.get("output", identity.document))
     unit_s = _MILLISECONDS if identity.platform == "runpod" else 1.0
@@ -94,8 +94,11 @@ def read_event(
     )
 
 
-def _cerebrium(document: Any) -> dict[str, Any]:
-    """Read its envelope `{"run_id", "result", "run_time_ms"}`, or a bare result."""
+def _cerebrium(document: Any, status: str) -> dict[str, Any]:
+    """Read its envelope `{"run_id", "result", "run_time_ms"}`, or a bare result; of a job that
+    ended otherwise, which is said beside it, the body is its error."""
+    if status in TERMINAL and status != "completed":
+        return {"error": document}
     if isinstance(document, dict) and "run_id" in document and "result" in document:
         taken = _duration(document.get("run_time_ms"), _MILLISECONDS)
         return {"output": document["result"], "execution_time": taken}
