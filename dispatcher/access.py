@@ -14,6 +14,7 @@ from typing import Final, get_args
 from dispatcher import keys as keys_
 from dispatcher.audit import Entry, MakeEntry, by_service
 from dispatcher.ids import new_id, server_of
+from dispatcher.jobs.values import RunningLimits
 from dispatcher.keys import UNLIMITED, Limits
 from dispatcher.pace import Quota, paced, quota
 from dispatcher.settings import Settings
@@ -156,6 +157,8 @@ class Access:
         self._used: set[str] = set()
         self._changes = 0  # made by this process
         self._loads = 0
+        self._running_limits: RunningLimits | None = None
+        self._running_limits_of: tuple[int, int] | None = None  # of what it was made
 
     async def bootstrap(self) -> str | None:
         """Load keys and tenants, and make what a first start lacks. Returns the platform key it
@@ -248,6 +251,21 @@ class Access:
     def tenant(self, tenant: str) -> Tenant | None:
         """Return what is known of a tenant, None where there is none of this name."""
         return self._tenants.get(tenant)
+
+    def running_limits(self) -> RunningLimits | None:
+        """Return how many jobs of tenants may run at once; None where no tenant has a limit."""
+        state = (self._changes, self._loads)
+        if self._running_limits_of != state:
+            self._running_limits_of = state
+            own = {
+                one.name: one.jobs_running_max
+                for one in self._tenants.values()
+                if one.jobs_running_max is not None
+            }
+            default = self._settings.tenant_jobs_running_max or None
+            limited = bool(own) or default is not None
+            self._running_limits = RunningLimits(default=default, own=own) if limited else None
+        return self._running_limits
 
     async def change_tenant(
         self, tenant: str, changes: Mapping[str, object], *entries: Entry
@@ -458,14 +476,20 @@ class Access:
 
 
 def new_secret(
-    tenant: str, now: int, *, destination: str | None = None, value: str | None = None
+    tenant: str,
+    now: int,
+    *,
+    destination: str | None = None,
+    endpoint: str | None = None,
+    value: str | None = None,
 ) -> SigningSecret:
-    """Return a signing secret of a tenant or of one of its destinations, made unless `value` is
-    given."""
+    """Return a signing secret of a tenant, of one of its destinations, or of an endpoint, made
+    unless `value` is given."""
     return SigningSecret(
         id=new_id("sec", now),
         tenant=tenant,
         destination=destination,
+        endpoint=endpoint,
         value=value or generate_secret(),
         created_ms=now,
         expires_ms=None,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Final
@@ -39,8 +40,23 @@ from receiver.base import log
 from receiver.base.clock import now_ms
 
 _LOG: Final = log.get("dispatcher.service")
+_TOLD_MAX: Final = 10
 _RELOAD_RETRY_S: Final = 0.5
 _USES_S: Final = 1.0  # for recording the last uses of keys, at the end
+
+
+def tell_of_links(settings: Settings, url: str, endpoints: Sequence[str]) -> None:
+    """Warn where what is sent to customers will begin with the address that is listened on, and
+    say what needs another."""
+    if settings.public_url is not None or not (endpoints or settings.apply):
+        return
+    _LOG.warning(
+        "DISPATCHER_PUBLIC_URL is not set: links that are stored or sent begin with the address "
+        "that is listened on; callbacks of jobs tell by one where an output is that they do not "
+        "carry",
+        url=url,
+        endpoints=list(endpoints[:_TOLD_MAX]),
+    )
 
 
 class Service:
@@ -61,7 +77,14 @@ class Service:
         self.sender = Sender(settings, tls=authorities(settings))
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
-        self.gateway = Gateway(settings, self.store, self.secrets, self.engine, self.metrics)
+        self.gateway = Gateway(
+            settings,
+            self.store,
+            self.secrets,
+            self.engine,
+            self.metrics,
+            limits=self.access.running_limits,
+        )
         self.replayer = Replayer(settings, self.store)
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
         self.key_keeper = KeyKeeper(self.access, self.store)
@@ -126,7 +149,7 @@ class Service:
                 on_replays=self.replayer.wake,
                 on_jobs_ready=self.gateway.engine.on_ready,
                 on_jobs_ended=self.gateway.on_ended,
-                on_endpoints=self.gateway.book.changed,
+                on_endpoints=self.gateway.on_endpoints,
             )
         )
         try:

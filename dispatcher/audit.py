@@ -39,6 +39,8 @@ ACTIONS: Final[Mapping[str, str]] = {
     "endpoint.resume": "an endpoint was resumed",
     "endpoint.purge": "what waited for an endpoint was cancelled, of one tenant or of all",
     "endpoint.test": "an upstream was called for a test",
+    "endpoint-secret.rotate": "the signing secret of an endpoint was replaced by a new one",
+    "endpoint-secret.reveal": "the signing secret of an endpoint was shown",
     "job.cancel": "one job was cancelled",
     "job.retry": "one job was run again",
     "jobs.cancel": "all jobs that a filter matches were to be cancelled",

@@ -61,11 +61,13 @@ class StorageFull(QuotaError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a tenant may use. `rate_per_second` None: as many submits as come."""
+    """What a tenant may use. `rate_per_second` None: as many submits as come; `jobs_running_max`
+    None: as many jobs at once as endpoints let run."""
 
     storage_bytes_max: int
     queue_max: int
     rate_per_second: float | None
+    jobs_running_max: int | None = None
 
 
 class Quotas:
@@ -93,6 +95,7 @@ class Quotas:
             storage_bytes_max=settings.tenant_storage_bytes_max or settings.storage_bytes_max // 4,
             queue_max=settings.tenant_queue_max,
             rate_per_second=settings.tenant_rate_per_second or None,
+            jobs_running_max=settings.tenant_jobs_running_max or None,
         )
         self._paces: dict[str, float] = {}  # until when each tenant's rate is used
         self._arriving: Counter[str] = Counter()
@@ -105,13 +108,15 @@ class Quotas:
     def limits_of(self, tenant: Tenant) -> Limits:
         """Return the limits that are in force for this tenant."""
         storage, queue, rate = tenant.storage_bytes_max, tenant.queue_max, tenant.rate_per_second
-        if storage is None and queue is None and rate is None:
+        running = tenant.jobs_running_max
+        if storage is None and queue is None and rate is None and running is None:
             return self._defaults
         default = self._defaults
         return Limits(
             storage_bytes_max=default.storage_bytes_max if storage is None else storage,
             queue_max=default.queue_max if queue is None else queue,
             rate_per_second=default.rate_per_second if rate is None else rate,
+            jobs_running_max=default.jobs_running_max if running is None else running,
         )
 
     @contextmanager

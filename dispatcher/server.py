@@ -7,13 +7,14 @@ from typing import Final
 
 import msgspec
 
-from dispatcher.app import Service
+from dispatcher.app import Service, tell_of_links
 from dispatcher.engine.claiming import RECORD_S
 from dispatcher.settings import Settings, strays, within_files
 from dispatcher.store.errors import CannotStart
 from receiver.base import lack, log, server
 from receiver.base.protocol import Bounds
 from receiver.base.secrets import write_no_core
+from receiver.base.settings import listening_url
 from receiver.base.stopping import CLOSE_S, Stop
 
 _LOG: Final = log.get("dispatcher.server")
@@ -76,10 +77,14 @@ async def _serve(
     """Return how many results could not be recorded at the end."""
     unrecorded = 0
     with given or server.listen(settings.host, settings.port) as listener:
-        service = Service(settings, url=server.url_of(listener))
+        host, port = listener.getsockname()[:2]
+        url = listening_url(host, port)
+        service = Service(settings, url=url)
         # The settings may have left it open; an upstream there would be ourselves.
-        service.gateway.upstreams.guard.listens_at(listener.getsockname()[1])
+        service.gateway.upstreams.guard.listens_at(port)
         if await stop.allows(service.start()):
+            if given is None:  # else whoever made it tells
+                tell_of_links(settings, url, [one.name for one in service.gateway.book.all()])
             stop.within_s = bound_s(settings, jobs=False)
             try:
                 await _take_requests(service, announce, listener, stop)

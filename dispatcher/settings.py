@@ -157,6 +157,12 @@ class Settings:
         "come",
         max=1_000_000,
     )
+    tenant_jobs_running_max: int = setting(
+        0,
+        "most jobs of one tenant that run at once, over all endpoints and processes, unless it has "
+        "its own limit; 0: as many as endpoints let run",
+        max=1_000_000,
+    )
     tenants_max: int = setting(
         100_000, "most tenants: each is held in memory, with its limits and counts", min=1
     )

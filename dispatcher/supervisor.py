@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -17,15 +17,16 @@ from multiprocessing.context import SpawnProcess
 from typing import Final
 
 from dispatcher.access import Access
+from dispatcher.app import tell_of_links
 from dispatcher.sending.sender import Sender
 from dispatcher.sending.trust import authorities
 from dispatcher.server import LOG_STYLE, Announce, UncleanStop, bound_s, serve
 from dispatcher.settings import Settings, strays
 from dispatcher.store import open_store
-from dispatcher.store.errors import CannotStart
+from dispatcher.store.errors import CannotStart, StoreError
 from receiver.base import log, server
 from receiver.base.db.url import is_postgres
-from receiver.base.settings import SettingError
+from receiver.base.settings import SettingError, listening_url
 from receiver.base.stopping import Stop
 
 WORKERS_MAX: Final = 64
@@ -54,7 +55,7 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
     Sender(settings, tls=authorities(settings))
     stop = Stop(_LOG)
     with stop.signals():
-        new_key = asyncio.run(_prepare(settings, stop))
+        new_key, endpoints = asyncio.run(_prepare(settings, stop))
         if stop.is_asked:
             return
         try:
@@ -63,24 +64,30 @@ def serve_many(settings: Settings, workers: int, *, announce: Announce) -> None:
             advice = "choose another with --port or DISPATCHER_PORT"
             raise CannotStart(f"{error}; {advice}") from None
         with listener:
+            tell_of_links(settings, listening_url(*listener.getsockname()[:2]), endpoints)
             Team(settings, listener, workers, stop).run(
                 lambda: announce(server.url_of(listener), new_key)
             )
 
 
-async def _prepare(settings: Settings, stop: Stop) -> str | None:
-    """Do what a first start does once, not once a process: make the schema and the first key."""
-    store, keys = open_store(settings), []
+async def _prepare(settings: Settings, stop: Stop) -> tuple[str | None, Sequence[str]]:
+    """Do what a first start does once, not once a process: make the schema and the first key.
+    Returns the key, if one was made, and the endpoints that there are, by name."""
+    store, new_key = open_store(settings), None
+    endpoints: list[str] = []
 
     async def prepare() -> None:
+        nonlocal new_key
         await store.open()
         try:
-            keys.append(await Access(store, settings).bootstrap())
+            new_key = await Access(store, settings).bootstrap()
+            with suppress(StoreError):  # the workers say what is wrong
+                endpoints.extend(one.name for one in await store.jobs.endpoints())
         finally:
             await store.close()
 
     await stop.allows(prepare())
-    return keys[0] if keys else None
+    return new_key, endpoints
 
 
 @dataclass(slots=True)

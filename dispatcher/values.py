@@ -256,8 +256,9 @@ class KeyUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningSecret:
-    """A secret that signs until `expires_ms` (None: until it is rotated out). One that is
-    `unopened` has no value, and must sign nothing."""
+    """A secret that signs until `expires_ms` (None: until it is rotated out): a tenant's, one of
+    its destinations', or that of calls to an endpoint (`tenant` is empty). One that is `unopened`
+    has no value, and must sign nothing."""
 
     id: str
     tenant: str
@@ -267,6 +268,7 @@ class SigningSecret:
     expires_ms: int | None
     revealed_ms: int | None = None
     unopened: Unopened | None = None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +305,7 @@ class Tenant:
     storage_bytes_max: int | None = None
     queue_max: int | None = None
     rate_per_second: float | None = None
+    jobs_running_max: int | None = None
     erasing_ms: int | None = None
 
 

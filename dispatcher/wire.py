@@ -129,6 +129,8 @@ Secret = Annotated[
         description="`whsec_` and the base64 of 24 to 64 bytes; made when it is not given.",
     ),
 ]
+Overlap = Annotated[float, Meta(ge=0, le=2_592_000, description="Seconds the old secret signs on.")]
+Force = Annotated[bool, Meta(description="End an earlier rotation's overlap at once.")]
 
 
 class Shape(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -349,6 +351,18 @@ class TenantChange(Shape, frozen=True, kw_only=True):
         | UnsetType
         | None
     ) = UNSET
+    jobs_running_max: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=LIMIT_MAX,
+                description="Most of its jobs that run at once, over all endpoints and processes.",
+            ),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
 
 
 class Rotate(Shape, frozen=True, kw_only=True):
@@ -356,14 +370,8 @@ class Rotate(Shape, frozen=True, kw_only=True):
 
     destination: str | None = None
     secret: Secret | None = None
-    overlap: (
-        Annotated[
-            float,
-            Meta(ge=0, le=2_592_000, description="Seconds the old secret signs on."),
-        ]
-        | None
-    ) = None
-    force: Annotated[bool, Meta(description="End an earlier rotation's overlap at once.")] = False
+    overlap: Overlap | None = None
+    force: Force = False
 
 
 class Reveal(Shape, frozen=True, kw_only=True):
@@ -615,11 +623,13 @@ class TenantView(View, Generic[Time], frozen=True, kw_only=True):
 
 class TenantDetailView(TenantView[Time], Generic[Time], frozen=True, kw_only=True):
     """A tenant with the limits in force, of which `defaults` are not its own, and what it uses of
-    them. `ratePerSecond` absent: as many submits as come."""
+    them. `ratePerSecond` absent: as many submits as come; `jobsRunningMax` absent: as many of its
+    jobs run at once as endpoints let."""
 
     storage_bytes_max: int
     queue_max: int
     rate_per_second: float | None = None
+    jobs_running_max: int | None = None
     defaults: list[str]
     storage_bytes: int
     queued: int

@@ -8,7 +8,7 @@ from dispatcher.jobs.looks import WaitReason
 from dispatcher.jobs.rules import ENDPOINT_NAME
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
-from dispatcher.wire import Item, PolicyChoice, Shape, Time, View
+from dispatcher.wire import Force, Item, Overlap, PolicyChoice, Secret, Shape, Time, View
 
 EndpointName = Annotated[
     str,
@@ -145,6 +145,20 @@ class EndpointTest(Shape, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(gt=0, le=300, description="Seconds.")] = 30
 
 
+class RotateEndpointSecret(Shape, frozen=True, kw_only=True):
+    """A rotation of the secret that signs an endpoint's calls."""
+
+    secret: Secret | None = None
+    overlap: Overlap | None = None
+    force: Force = False
+
+
+class RevealEndpointSecret(Shape, frozen=True, kw_only=True):
+    """Which secret to show: one by id, or the current one."""
+
+    id: str | None = None
+
+
 class Purge(Shape, frozen=True, kw_only=True):
     """Whose jobs: the tenant's own, or with `allTenants` everybody's. Without `callbacks` nobody
     is told of their end."""
@@ -202,6 +216,36 @@ class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only
     updated_at: Time
     rules: dict[str, Any]
     header_names: list[str] = field(default_factory=list)
+
+
+class MadeEndpointView(EndpointDetailView[Time], Generic[Time], frozen=True, kw_only=True):
+    """An endpoint just made, with the secret that signs its calls: for its upstream, which verifies
+    them by it."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r})"
+
+
+class EndpointSecretView(View, Generic[Time], frozen=True, kw_only=True):
+    """A secret that signs calls, without the secret. `active`: it still signs."""
+
+    id: str
+    endpoint: str
+    created_at: Time
+    active: bool
+    expires_at: Time | None = None
+    revealed_at: Time | None = None
+
+
+class ShownEndpointSecretView(EndpointSecretView[Time], Generic[Time], frozen=True, kw_only=True):
+    """A secret that signs calls, with its value."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r})"
 
 
 class ApplyView(View, frozen=True, kw_only=True):
@@ -294,8 +338,9 @@ class JobView(View, Generic[Time], frozen=True, kw_only=True):
 
 class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
-    false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate` or
-    `not_before` (its own time), and until when that is so, if it is known. `output` is JSON as the
+    false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate`,
+    `not_before` (its own time) or `tenant_limit` (as many of its tenant's jobs run as may,
+    `jobsRunningMax`), and until when that is so, if it is known. `output` is JSON as the
     upstream wrote it, or text; `outputRef` where it is neither, or long. `error` says what went
     wrong: the upstream's own words where it had any."""
 

@@ -13,6 +13,7 @@ from dispatcher.wire_jobs import (
     EndpointTestView,
     EndpointView,
     LoadView,
+    MadeEndpointView,
 )
 from receiver.base.clock import iso
 
@@ -28,15 +29,23 @@ def view(endpoint: Endpoint, figures: Figures, now_ms: int, *, counted: bool) ->
 
 def detail(endpoint: Endpoint, figures: Figures, now_ms: int) -> EndpointDetailView[str]:
     """Return an endpoint as those see it who may change it."""
-    return EndpointDetailView(
-        **_fields(endpoint, figures, now_ms, counted=True),
-        url=endpoint.rules.url,
-        managed=endpoint.managed,
-        created_at=iso(endpoint.created_ms),
-        updated_at=iso(endpoint.updated_ms),
-        rules=rules.document_of(endpoint.rules),
-        header_names=rules.header_names(endpoint.rules),
-    )
+    return EndpointDetailView(**_details(endpoint, figures, now_ms))
+
+
+def made(endpoint: Endpoint, figures: Figures, now_ms: int, secret: str) -> MadeEndpointView[str]:
+    """Return an endpoint that was just made, with what signs its calls."""
+    return MadeEndpointView(**_details(endpoint, figures, now_ms), secret=secret)
+
+
+def _details(endpoint: Endpoint, figures: Figures, now_ms: int) -> dict[str, Any]:
+    return _fields(endpoint, figures, now_ms, counted=True) | {
+        "url": endpoint.rules.url,
+        "managed": endpoint.managed,
+        "created_at": iso(endpoint.created_ms),
+        "updated_at": iso(endpoint.updated_ms),
+        "rules": rules.document_of(endpoint.rules),
+        "header_names": rules.header_names(endpoint.rules),
+    }
 
 
 def load_view(load: EndpointLoad, now_ms: int) -> LoadView:

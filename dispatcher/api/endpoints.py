@@ -8,11 +8,12 @@ from msgspec import UNSET
 from starlette.responses import Response
 
 from dispatcher import wire_jobs
+from dispatcher.access import new_secret
 from dispatcher.api import endpoint_views
 from dispatcher.api.call import Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.errors import unavailable
-from dispatcher.api.json import respond
+from dispatcher.api.json import NO_STORE, respond
 from dispatcher.api.route import Operation
 from dispatcher.gateway.intake import UnknownEndpoint
 from dispatcher.jobs import rules
@@ -26,6 +27,7 @@ from dispatcher.wire_jobs import (
     EndpointTestView,
     EndpointView,
     LoadView,
+    MadeEndpointView,
     PurgedView,
 )
 from receiver.base import log
@@ -71,14 +73,16 @@ async def search(call: Call) -> Response:
         "concurrency": 4,
         "timeout": "15m",
     },
-    responses={201: EndpointDetailView[str]},
+    responses={201: MadeEndpointView[str]},
     errors=("CONFLICT", "KEYS_REQUIRED"),
     actions=("endpoint.create",),
 )
 async def create(call: Call) -> Response:
     """Make an endpoint.
 
-    Names are global in an installation. What is not said has its default. For platform keys only.
+    Names are global in an installation. What is not said has its default. Its calls are signed with
+    a secret of its own, which is made and shown in this answer: its upstream verifies them by it.
+    For platform keys only.
     """
     call.principal.require_platform()
     given = await call.json(dict[str, Any], BYTES_MAX)
@@ -92,14 +96,18 @@ async def create(call: Call) -> Response:
         created_ms=call.now_ms,
         updated_ms=call.now_ms,
     )
+    secret = new_secret("", call.now_ms, endpoint=name)
     entry = call.entry("endpoint.create", name, tenant=None, fields=sorted(given))
     made = await call.context.store.jobs.put_endpoint(
-        new, create=True, now_ms=call.now_ms, entries=[entry]
+        new, create=True, secret=secret, now_ms=call.now_ms, entries=[entry]
     )
+    call.context.gateway.secrets.forget(name)
     await _changed(call)
     _LOG.info("endpoint made", **_log_fields(call, name))
-    location = {"Location": f"{_ALL}/{made.name}"}
-    return respond(await _view(call, made), 201, location)
+    location = {"Location": f"{_ALL}/{made.name}", **NO_STORE}
+    figures = await call.context.figures.of(made)
+    shown = endpoint_views.made(made, figures, call.now_ms, secret.value)
+    return respond(shown, 201, location)
 
 
 @Operation(
@@ -168,6 +176,7 @@ async def remove(call: Call) -> Response:
     name = _own(call).name
     entry = call.entry("endpoint.remove", name, tenant=None)
     await call.context.store.jobs.remove_endpoint(name, now_ms=call.now_ms, entries=[entry])
+    call.context.gateway.secrets.forget(name)
     await _changed(call)
     _LOG.warning("endpoint removed", **_log_fields(call, name))
     return Response(status_code=204)
@@ -299,7 +308,7 @@ async def probe(call: Call) -> Response:
         await call.context.store.record(entry)
         tested = await call.context.gateway.upstreams.test(
             endpoint.rules,
-            secrets=await call.context.gateway.call_secrets(),
+            secrets=await call.context.gateway.secrets.of(endpoint),
             body=b"{}" if request.input is UNSET else bytes(request.input),
             path=request.path,
             limit_s=request.timeout,

@@ -230,7 +230,13 @@ async def find(call: Call, *, output: bool = True) -> Job:
 async def look(call: Call) -> tuple[Job, JobWait | None]:
     """Return the same with its output, and what it waits for, if it does: in one read."""
     with _named(call) as id:
-        return await call.context.store.jobs.look(call.tenant, id, now_ms=call.now_ms)
+        return await call.context.store.jobs.look(
+            call.tenant, id, running_max=_running_max(call), now_ms=call.now_ms
+        )
+
+
+def _running_max(call: Call) -> int | None:
+    return call.context.quotas.limits(call.tenant).jobs_running_max
 
 
 @contextmanager
@@ -276,7 +282,10 @@ async def waiting(call: Call, job: Job, wait: JobWait | None = None) -> dict[str
     """Return the fields that say what a job waits for, which is read unless it is given, and for
     how long."""
     now_ms = call.now_ms
-    wait = wait or await call.context.store.jobs.waiting(call.tenant, job.id, now_ms=now_ms)
+    if wait is None:
+        wait = await call.context.store.jobs.waiting(
+            call.tenant, job.id, running_max=_running_max(call), now_ms=now_ms
+        )
     endpoint = call.context.gateway.book.get(job.endpoint)
     if wait is None or endpoint is None:
         return {}
@@ -326,12 +335,13 @@ async def _callback(call: Call, id: str) -> JobCallbackView | None:
 
 
 def link(call: Call, path: str) -> str:
-    """Return a link to a path of ours: by the host that was asked, if it is one of
-    DISPATCHER_HOSTS, else by DISPATCHER_PUBLIC_URL."""
-    host = call.header(b"host")
-    if host is not None and host in call.context.settings.hosts:
+    """Return a link to a path of ours, for an answer alone: by the host that was asked, if it is
+    one of DISPATCHER_HOSTS, else by DISPATCHER_PUBLIC_URL. What is stored or sent to others never
+    begins with a request's host: whoever submits could have chosen that."""
+    settings, host = call.context.settings, (call.header(b"host") or "").lower()
+    if host and any(host == known.lower() for known in settings.hosts):
         return f"{call.scheme}://{host}{path}"
-    return f"{call.context.settings.public_url or ''}{path}"
+    return f"{(settings.public_url or '').rstrip('/')}{path}"
 
 
 OPERATIONS: Final = (search, get, attempts, fetch_input, fetch_output, cancel, retry)

@@ -26,6 +26,7 @@ _LIMITS: Final = {
     "storage_bytes_max": "storageBytesMax",
     "queue_max": "queueMax",
     "rate_per_second": "ratePerSecond",
+    "jobs_running_max": "jobsRunningMax",
 }
 
 
@@ -79,8 +80,8 @@ async def get(call: Call) -> Response:
 async def change(call: Call) -> Response:
     """Change a tenant's limits.
 
-    Null puts one back to the service's default. What a tenant has beyond a lower limit stays; it
-    submits no more until it is below. For platform keys only.
+    Null puts one back to the service's default. What a tenant has beyond a lower limit stays, and
+    jobs that run go on; it submits, or starts, no more until it is below. For platform keys only.
     """
     call.principal.require_platform()
     changes = _changes(await call.json(wire.TenantChange))
@@ -130,6 +131,7 @@ def view(call: Call, tenant: Tenant) -> wire.TenantDetailView[str]:
         storage_bytes_max=limits.storage_bytes_max,
         queue_max=limits.queue_max,
         rate_per_second=limits.rate_per_second,
+        jobs_running_max=limits.jobs_running_max,
         defaults=[name for field, name in _LIMITS.items() if getattr(tenant, field) is None],
         storage_bytes=quotas.used_bytes(tenant.name),
         queued=call.context.store.queued(tenant.name),

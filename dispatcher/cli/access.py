@@ -335,7 +335,8 @@ def _print_reencryption(found: Reencryption) -> None:
         cli.error_console().print(
             "What they were may still stand in unused parts of the database's files: on SQLite "
             "stop the service and go on with a copy made by `dispatcher backup`; on PostgreSQL run "
-            "VACUUM FULL secrets, stored_secrets, destinations, payloads.",
+            "VACUUM FULL secrets, stored_secrets, endpoint_secrets, endpoints, destinations, "
+            "payloads.",
             style="dim",
         )
 

@@ -98,8 +98,11 @@ def set_endpoint(service: ChangingDep, name: Name, fields: Fields) -> None:
         url = changes.pop("url", None)
         if not isinstance(url, str):
             raise
-        made = calls.make_endpoint(name, url, changes, reason=service.reason)
-        _print(service.show(made))
+        made = service.show(calls.make_endpoint(name, url, changes, reason=service.reason))
+        _print(made)
+        if made is not None:
+            line = Text("  signed with       ", style="dim").append_text(cli.plain(made.secret))
+            cli.console().print(line, soft_wrap=True)
 
 
 @command(group, "pause", "dispatcher endpoints pause document-gen")
@@ -192,6 +195,44 @@ def test_endpoint(
             out.print(cli.plain(f"  {text}", "dim"))
     if not tested.completed:
         raise typer.Exit(1)
+
+
+@command(
+    group,
+    "secret",
+    "dispatcher endpoints secret document-gen",
+    "dispatcher endpoints secret document-gen --rotate --overlap 7d",
+)
+def secret(
+    service: ChangingDep,
+    name: Name,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new one.")] = False,
+    overlap: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="How long the old one signs too: 90m, 24h, 7d."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="End an earlier rotation's overlap at once.")
+    ] = False,
+) -> None:
+    """Show what signs its calls, for its upstream, which verifies them by it; that you looked is
+    recorded. With `--rotate` a new one is made, and the old one signs beside it until the overlap
+    ends (24 h)."""
+    if not rotate and (overlap is not None or force):
+        raise typer.BadParameter("--overlap and --force go with --rotate")
+    call = calls.reveal_endpoint_secret(name, reason=service.reason)
+    if rotate:
+        overlap_s = None if overlap is None else options.duration_s(overlap)
+        call = calls.rotate_endpoint_secret(
+            name, overlap_s=overlap_s, force=force, reason=service.reason
+        )
+    shown = service.show(call)
+    if shown is None:
+        return
+    cli.console().print(cli.plain(shown.secret, "bold"), soft_wrap=True)
+    if rotate:
+        note = "Give it to the upstream: the old one signs too, until the overlap ends."
+        cli.error_console().print(note, style="dim")
 
 
 @command(

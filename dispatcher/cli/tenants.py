@@ -77,6 +77,12 @@ def set_limits(
         str | None,
         typer.Option(metavar="PER_SECOND", help="Most submits a second, in each process."),
     ] = None,
+    jobs_running: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COUNT", help="Most of its jobs that run at once, over all endpoints."
+        ),
+    ] = None,
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Who it is.")] = None,
 ) -> None:
     """Change a tenant's limits. `default` puts one back to the service's."""
@@ -84,14 +90,17 @@ def set_limits(
     if storage is not None:
         changes["storageBytesMax"] = None if storage == _DEFAULT else size(storage)
     if queue is not None:
-        count = None if queue == _DEFAULT else _number(queue, "--queue", whole=True)
-        changes["queueMax"] = None if count is None else int(count)
+        changes["queueMax"] = _count(queue, "--queue")
+    if jobs_running is not None:
+        changes["jobsRunningMax"] = _count(jobs_running, "--jobs-running")
     if rate is not None:
         changes["ratePerSecond"] = None if rate == _DEFAULT else _number(rate, "--rate")
     if label is not None:
         changes["label"] = label
     if not changes:
-        raise typer.BadParameter("name what to set: --storage, --queue, --rate or --label")
+        raise typer.BadParameter(
+            "name what to set: --storage, --queue, --rate, --jobs-running or --label"
+        )
     _print(service.show(calls.change_tenant(name, changes, reason=service.reason)))
 
 
@@ -126,6 +135,11 @@ def size(text: str) -> int:
     return round(float(found[1]) * _UNITS[found[2][:1].lower()])
 
 
+def _count(text: str, option: str) -> int | None:
+    """Return a number of something, None for the default."""
+    return None if text == _DEFAULT else int(_number(text, option, whole=True))
+
+
 def _number(text: str, option: str, *, whole: bool = False) -> float:
     try:
         number = float(text)
@@ -143,7 +157,7 @@ def _print(tenant: TenantDetail | None) -> None:
     out.print(cli.plain(tenant.name, "bold").append(f"  {cli.clean(tenant.label)}", style="dim"))
     if tenant.erasing_at is not None:
         out.print(f"  being erased since {cli.ago(tenant.erasing_at)}", style="yellow")
-    rate = tenant.rate_per_second
+    rate, running = tenant.rate_per_second, tenant.jobs_running_max
     facts = {
         "storageBytesMax": f"{cli.size(tenant.storage_bytes)} stored, at most "
         f"{cli.size(tenant.storage_bytes_max)}",
@@ -151,6 +165,9 @@ def _print(tenant: TenantDetail | None) -> None:
         "ratePerSecond": "as many submits as come"
         if rate is None
         else f"at most {rate:g} submits a second",
+        "jobsRunningMax": "as many jobs at once as endpoints let run"
+        if running is None
+        else f"at most {running:,} jobs at once",
     }
     for field, text in facts.items():
         line = Text(f"  {text}")

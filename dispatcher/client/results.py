@@ -95,6 +95,24 @@ class Endpoint(wire_jobs.EndpointView[datetime], frozen=True, kw_only=True):
     header_names: list[str] = field(default_factory=list)
 
 
+class MadeEndpoint(Endpoint, frozen=True, kw_only=True):
+    """An endpoint just made; `secret` is what signs its calls."""
+
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"MadeEndpoint(name={self.name!r}, url={self.url!r}, secret=…)"
+
+
+class RevealedEndpointSecret(
+    wire_jobs.ShownEndpointSecretView[datetime], frozen=True, kw_only=True
+):
+    """A secret that signs an endpoint's calls, with its value. `active`: it still signs."""
+
+    def __repr__(self) -> str:
+        return f"RevealedEndpointSecret(id={self.id!r}, secret=…)"
+
+
 class Applied(wire_jobs.ApplyView, frozen=True, kw_only=True):
     """What a file of endpoints changed, or would change, by name."""
 

@@ -171,6 +171,8 @@ class Client:
     resume_endpoint = _method(endpoint.resume_endpoint)
     purge_endpoint = _method(endpoint.purge_endpoint)
     test_endpoint = _method(endpoint.test_endpoint)
+    rotate_endpoint_secret = _method(endpoint.rotate_endpoint_secret)
+    reveal_endpoint_secret = _method(endpoint.reveal_endpoint_secret)
     apply_endpoints = _method(endpoint.apply_endpoints)
     endpoint_load = _method(endpoint.endpoint_load)
     submit_job = _method(job.submit_job)

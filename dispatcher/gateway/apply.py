@@ -12,12 +12,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from dispatcher.access import new_secret
 from dispatcher.audit import Entry, MakeEntry
-from dispatcher.gateway.header_values import read_local
+from dispatcher.gateway.header_values import read_local, signing_of
 from dispatcher.jobs import rules as endpoint_rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
 from dispatcher.jobs.fields import RuleError, nearest
 from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.values import SigningSecret
 from receiver.base.settings import SettingError, read_file
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -36,7 +38,13 @@ class Store(Protocol):
     async def endpoints(self) -> Sequence[Endpoint]: ...
 
     async def put_endpoint(
-        self, new: Endpoint, *, create: bool, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        new: Endpoint,
+        *,
+        create: bool,
+        secret: SigningSecret | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> Endpoint: ...
 
     async def remove_endpoint(
@@ -126,17 +134,20 @@ def _error(path: str, name: str, error: RuleError) -> ApplyError:
 
 
 def read_own(path: str, what: str, folder: str | None) -> dict[str, EndpointRules]:
-    """Return the endpoints of a file of this server's own, whose headers name values that are
-    there; `folder` holds those of `file:`. Raises ApplyError."""
+    """Return the endpoints of a file of this server's own, which names values that are there;
+    `folder` holds those of `file:`. Raises ApplyError."""
     found = read(path, what)
     for name, rules in found.items():
-        for header, value in rules.headers:
-            if isinstance(value, LocalRef):
-                try:
-                    read_local(value, folder)
-                except SettingError as error:
-                    where = f"[{_TABLE}.{name}] headers.{header}"
-                    raise ApplyError(f"{path}: {where}: {error}") from None
+        named = {f"headers.{header}": value for header, value in rules.headers}
+        for field, value in {**named, "signing_secret": rules.signing_secret}.items():
+            if not isinstance(value, LocalRef):
+                continue
+            try:
+                text = read_local(value, folder)
+                if value is rules.signing_secret:
+                    signing_of(value, text)
+            except SettingError as error:
+                raise ApplyError(f"{path}: [{_TABLE}.{name}] {field}: {error}") from None
     return found
 
 
@@ -213,8 +224,11 @@ async def _put(
             updated_ms=now_ms,
         )
         made = entry("endpoint.create", name, tenant=None, managed=True)
+        secret = None
+        if rules.signing_secret is None:
+            secret = new_secret("", now_ms, endpoint=name)
         try:
-            await store.put_endpoint(new, create=True, now_ms=now_ms, entries=[made])
+            await store.put_endpoint(new, create=True, secret=secret, now_ms=now_ms, entries=[made])
         except Conflict:
             before = {one.name: one for one in await store.endpoints()}.get(name)
             if before is None:

@@ -17,8 +17,8 @@ from dispatcher.jobs.judge import deadline_ms, judge
 from dispatcher.jobs.values import CallKind, CallOutcome, ClaimedJob, JobSettlement, JobVerdict
 from dispatcher.outcome import INTERRUPTED
 from dispatcher.sending.request import UpstreamCall
-from dispatcher.signing import STORED_SECRETS, SecretMissing, Secrets
-from dispatcher.store.errors import StoreError
+from dispatcher.signing import STORED_SECRETS, Secrets
+from dispatcher.store.errors import NotFound, StoreError
 from receiver.base import log
 from receiver.base.lack import OwnLack, lack_of
 
@@ -47,15 +47,15 @@ class EndpointGone(Exception):
 
 
 class Caller:
-    """Makes calls, each within the task of its job. `secrets` are what they are signed with,
-    `may_start` whether our beats let us begin anything, and `on_sent` is told of each large input
-    that is out."""
+    """Makes calls, each within the task of its job. `secrets` gives what those of an endpoint are
+    signed with, `may_start` whether our beats let us begin anything, and `on_sent` is told of each
+    large input that is out."""
 
     def __init__(
         self,
         upstream: Upstream,
         book: EndpointBook,
-        secrets: Callable[[], Awaitable[Secrets | None]],
+        secrets: Callable[[Endpoint], Awaitable[Secrets]],
         faults: Faults,
         may_start: Callable[[], bool],
         on_sent: Callable[[Running], None],
@@ -102,7 +102,10 @@ class Caller:
             raise OwnLack(job.unopened.lack, job.unopened.message)
         endpoint = self._book.get(job.endpoint) or await self._sought(job.endpoint)
         one.rules = endpoint.rules
-        secrets = await self._secrets()
+        try:
+            secrets = await self._secrets(endpoint)
+        except NotFound:
+            raise EndpointGone(job.endpoint) from None
         if one.closing is not None:  # before this task had begun
             return self._unmade("cancelled", self._clock())
         if not self._may_start():  # it may have taken long, or this process stood still
@@ -129,11 +132,9 @@ class Caller:
             lack = "secrets"
         elif lack == INTERNAL:
             _LOG.exception("running a job failed", error, id=spelled(one.job.id, "v1"))
-        shown, detail = INTERRUPTED, str(error) if isinstance(error, OwnLack) else repr(error)
-        if isinstance(error, SecretMissing):
-            shown, detail = str(error), error.detail
+        detail = str(error) if isinstance(error, OwnLack) else repr(error)
         outcome = self._unmade("interrupted", started_ms)
-        return replace(outcome, error=shown, detail=detail[:_DETAIL_CHARS_MAX], lack=lack)
+        return replace(outcome, error=INTERRUPTED, detail=detail[:_DETAIL_CHARS_MAX], lack=lack)
 
     def _unmade(self, kind: CallKind, started_ms: int) -> CallOutcome:
         """Return what came of a call that was not made: nothing went out."""

@@ -6,6 +6,7 @@ cancelled is free once its call has ended.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from dispatcher.audit import Entry
@@ -21,7 +22,13 @@ from dispatcher.gateway.places import Places
 from dispatcher.ids import spelled
 from dispatcher.jobs.endpoint import Endpoint
 from dispatcher.jobs.states import JobReason
-from dispatcher.jobs.values import ChangedJob, ClaimedJob, NewJob, SubmittedJob
+from dispatcher.jobs.values import (
+    ChangedJob,
+    ClaimedJob,
+    NewJob,
+    RunningLimits,
+    SubmittedJob,
+)
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
@@ -38,8 +45,9 @@ _IDS_SHOWN: Final = 20
 class JobEngine:
     """Takes jobs on while places are free and sees each through to its settlement.
 
-    `secrets` are what calls are signed with. `process` is who we are to the other processes on the
-    database, and `may_start` whether our beats let us begin anything.
+    `secrets` gives what an endpoint's calls are signed with. `process` is who we are to the other
+    processes on the database, `may_start` whether our beats let us begin anything, and `limits`
+    how many jobs of tenants may run at once.
     """
 
     def __init__(
@@ -48,12 +56,13 @@ class JobEngine:
         store: JobStore,
         upstream: Upstream,
         book: EndpointBook,
-        secrets: Callable[[], Awaitable[Secrets | None]],
+        secrets: Callable[[Endpoint], Awaitable[Secrets]],
         deliveries: Engine,
         metrics: Metrics,
         *,
         process: str,
         may_start: Callable[[], bool] = lambda: True,
+        limits: Callable[[], RunningLimits | None] = lambda: None,
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
@@ -62,6 +71,7 @@ class JobEngine:
         self._book = book
         self._process = process
         self._may_start = may_start
+        self._limits = limits
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._places = Places(settings.job_places, bytes_max=settings.job_bytes_max)
@@ -167,15 +177,21 @@ class JobEngine:
 
     async def _submit(self, new: NewJob, handover: bool, size: int) -> SubmittedJob:
         claimed = None
+        limits = self._limits()
         try:
             process = self._process if handover else None
-            submitted = await self._store.submit(new, process=process)
+            running_max = None if limits is None else limits.of(new.tenant)
+            submitted = await self._store.submit(new, process=process, running_max=running_max)
             claimed = submitted.claimed
         finally:
             if handover and claimed is None:
                 self._free(new.endpoint, size)
         if claimed is not None:
             self._begin(claimed)
+        elif limits is not None:
+            # What was found to wait may all be of tenants at their limits: this may start.
+            self._empty_claims = 0
+            self._claiming.on_room()
         return submitted
 
     async def cancel(
@@ -219,6 +235,9 @@ class JobEngine:
     async def _claim(self) -> int:
         probes = self._faults.probes(self._monotonic_ms())
         request = self._places.ask(self._process, self._clock(), places_max=probes)
+        limits = self._limits()
+        if limits is not None:
+            request = replace(request, limits=limits)
         try:
             jobs = await self._store.claim(request)
         finally:

@@ -6,27 +6,27 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from dispatcher.access import DEFAULT_TENANT
 from dispatcher.audit import MakeEntry, by_service
 from dispatcher.engine.engine import Engine
 from dispatcher.gateway import apply
 from dispatcher.gateway.apply import ApplyError, Plan
 from dispatcher.gateway.beats import Beats
+from dispatcher.gateway.call_secrets import CallSecrets
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.engine import JobEngine
 from dispatcher.gateway.header_values import HeaderValues
 from dispatcher.gateway.waiters import Waiters
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.fields import RuleError
+from dispatcher.jobs.values import RunningLimits
 from dispatcher.metrics import Metrics
 from dispatcher.sending.trust import authorities
 from dispatcher.sending.upstream import Upstreams
 from dispatcher.settings import Settings, variable
-from dispatcher.signing import SecretCache, Secrets
+from dispatcher.signing import SecretCache
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.errors import (
     Conflict,
-    NotFound,
     StoreError,
     StoreFull,
     StoreUnavailable,
@@ -53,13 +53,13 @@ class Gateway:
         deliveries: Engine,
         metrics: Metrics,
         *,
+        limits: Callable[[], RunningLimits | None] = lambda: None,
         clock: Callable[[], int] = now_ms,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
         self._settings = settings
         self._store = store
         self._jobs = store.jobs
-        self._signing = secrets
         self._metrics = metrics
         self._clock = clock
         self._monotonic_ms = monotonic_ms
@@ -71,6 +71,7 @@ class Gateway:
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
         values = HeaderValues(settings, secrets)
+        self.secrets = CallSecrets(self._jobs, values, clock=clock)
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
@@ -80,15 +81,21 @@ class Gateway:
             self._jobs,
             self.upstreams,
             self.book,
-            self.call_secrets,
+            self.secrets.of,
             deliveries,
             metrics,
             process=self._process,
             may_start=self.beats.may_start if store.shared else lambda: True,
+            limits=limits,
             clock=clock,
         )
 
     # --- what the store tells of ---
+
+    def on_endpoints(self) -> None:
+        """Know again what was changed of endpoints, and what signs their calls."""
+        self.book.changed()
+        self.secrets.forget_all()
 
     def on_ended(self, jobs: Sequence[str]) -> None:
         """Wake who waits for jobs that ended, and close their calls, if any is open here."""
@@ -285,13 +292,3 @@ class Gateway:
         pruned = await self._jobs.prune(now_ms=self._clock(), limit=SLICE)
         self._metrics.jobs_pruned(pruned)
         return pruned > 0
-
-    # --- what calls are signed with ---
-
-    async def call_secrets(self) -> Secrets | None:
-        """Return the secrets of the tenant `default`, which is the operator's own; None where there
-        is no such tenant: then calls go out unsigned."""
-        try:
-            return await self._signing.for_delivery(DEFAULT_TENANT, "", self._clock())
-        except NotFound:
-            return None

@@ -1,5 +1,6 @@
 """What headers of endpoints name: stored secrets of the platform, and values on this server's own
-disk or in its environment. Looked up when a call is made."""
+disk or in its environment, where the secret that signs may stand too. Looked up when a call is
+made."""
 
 import asyncio
 import re
@@ -7,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from dispatcher.access import secret_fault
 from dispatcher.jobs.endpoint import LocalRef
 from dispatcher.settings import Settings, upstream_value
-from dispatcher.signing import SecretCache
+from dispatcher.signing import SecretCache, Secrets
 from dispatcher.store.stored import PLATFORM
 from dispatcher.values import SecretRef
 from receiver.base.clock import monotonic_ms
 from receiver.base.lack import OwnLack
+from receiver.base.secrets import split_secrets
 from receiver.base.settings import SettingError, read_file
 
 _LOCAL_MS: Final = 10_000  # a rotated value on disk is seen within this time
 _LOCAL_MAX: Final = 1_000
+_SIGNING_MAX: Final = 2  # the current one, and during a rotation the one before it
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
 VALUES: Final = "upstream_values"
 """What we lack where a value of our own disk or environment cannot be read."""
@@ -82,3 +86,21 @@ def _read_below(folder: str | None, name: str) -> str:
         raise SettingError(f"{given}: it is not inside DISPATCHER_UPSTREAM_SECRETS")
     text = read_file(given, str(path))
     return text[:-2] if text.endswith("\r\n") else text.removesuffix("\n")
+
+
+def signing_of(ref: LocalRef, value: str) -> Secrets:
+    """Return what signs, by a value of this server's own: one secret, or two with a comma and a
+    space between them, of which the first is the current one. Raises SettingError."""
+    given = f"{ref.kind}:{ref.name}"
+    try:
+        secrets = split_secrets(value)
+    except ValueError as error:
+        raise SettingError(f"{given}: {error}") from None
+    if not 1 <= len(secrets) <= _SIGNING_MAX:
+        raise SettingError(f"{given}: must hold one signing secret, or the new and the old one")
+    for one in secrets:
+        fault = secret_fault(one)
+        if fault is not None:
+            raise SettingError(f"{given}: each signing secret {fault}")
+    current, *previous = secrets
+    return Secrets(current=current, previous=previous[0] if previous else None)

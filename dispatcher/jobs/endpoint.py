@@ -19,8 +19,9 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class LocalRef:
-    """A header's value that stands on the server's own disk or in its environment, for endpoints
-    of the server's own file alone: `kind` `env` or `file`, and its name or path."""
+    """A header's value, or a signing secret, that stands on the server's own disk or in its
+    environment, for endpoints of the server's own file alone: `kind` `env` or `file`, and its name
+    or path."""
 
     kind: Literal["env", "file"]
     name: str
@@ -86,6 +87,7 @@ class EndpointRules:
     output_max: int = OUTPUT_BYTES_MAX
     keep: Keep = Keep()
     headers: tuple[tuple[str, HeaderValue], ...] = field(default=(), repr=False)
+    signing_secret: LocalRef | None = None  # where the server's file says what signs calls
     retry: RetryWaits = RetryWaits()
     callback: CallbackDefaults = CallbackDefaults()
     price_per_second: float | None = None
@@ -122,6 +124,8 @@ def dump_rules(rules: EndpointRules) -> str:
             value = sorted(value)
         elif one.name == "headers":
             value = [_dump_header(name, content) for name, content in value]
+        elif one.name == "signing_secret":
+            value = [value.kind, value.name]
         elif one.name == "schema":
             value = value.document
         parts[one.name] = value
@@ -143,6 +147,8 @@ def load_rules(text: str) -> EndpointRules:
             parts[name] = tuple(_load_header(one) for one in value)
         elif name == "schema":
             parts[name] = InputSchema(value)
+        elif name == "signing_secret":
+            parts[name] = LocalRef(*value)
     return EndpointRules(**parts)
 
 

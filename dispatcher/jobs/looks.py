@@ -7,7 +7,7 @@ from typing import Literal
 from dispatcher.jobs.endpoint import HeldReason
 from dispatcher.jobs.values import Job
 
-WaitReason = Literal["paused", "held", "not_before", "rate", "capacity"]
+WaitReason = Literal["paused", "held", "not_before", "tenant_limit", "rate", "capacity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,14 @@ written.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from dispatcher import headers as header_rules
 from dispatcher import policy as policies
-from dispatcher.headers import HeaderError
+from dispatcher.headers import HeaderError, Reference
 from dispatcher.jobs.endpoint import (
     OUTPUT_BYTES_MAX,
     CallbackDefaults,
@@ -63,7 +64,8 @@ _RUN_S_MAX: Final = 7 * _DAY_S
 _NOT_SPOOLED: Final = ": outputs are stored in one piece, and carried in memory"
 _CODES: Final = integer(400, 599)
 
-_REFERENCES: Final = ("secret", "env", "file")
+_LOCAL: Final = ("env", "file")
+_REFERENCES: Final = ("secret", *_LOCAL)
 # Set by the connection, or by us for each call.
 _REFUSED: Final = frozenset({
     "accept-encoding", "connection", "content-length", "expect", "idempotency-key", "keep-alive",
@@ -111,7 +113,8 @@ _ABSENT: Final[Mapping[str, str]] = {
     "expected_output": "leave it out: outputs are not told in advance",
 }
 _PARTS: Final = frozenset({
-    "url", "retry_on", "busy", "schema", "keep", "headers", "retry", "callback", "price",
+    "url", "retry_on", "busy", "schema", "keep", "headers", "signing_secret", "retry", "callback",
+    "price",
 })  # fmt: skip
 FIELDS: Final = frozenset({*_PLAIN, *_FIXED, *_ABSENT, *_PARTS})
 """All fields of an endpoint but its name, as the file spells them."""
@@ -145,6 +148,8 @@ def merged(rules: EndpointRules, changes: Mapping[str, Any]) -> dict[str, Any]:
     document = document_of(rules)
     if rules.headers:
         document["headers"] = {name: _written_header(value) for name, value in rules.headers}
+    if rules.signing_secret is not None:
+        document[camel("signing_secret")] = _written_header(rules.signing_secret)
     for name, value in changes.items():
         before = document.get(name)
         if name in _NESTED and isinstance(before, dict) and isinstance(value, Mapping):
@@ -373,9 +378,23 @@ class _Reading:
             reason = f"`{read.kind}:` is for endpoints of the server's own file alone; store a "
             hint = header_rules.literal_hint(read.kind)
             raise RuleError(path, None, f"{reason}secret and name it (`secret:NAME`); {hint}")
-        if read.kind == "env" and not read.name.startswith(LOCAL_PREFIX):
-            raise RuleError(path, None, f"`env:` names variables that begin with {LOCAL_PREFIX}")
-        return LocalRef("env" if read.kind == "env" else "file", read.name, read.prefix)
+        return _local(read, path)
+
+    def signing_secret(self, value: Any, path: str) -> dict[str, Any]:
+        """Read where the secret stands that signs calls. What is given is in no error: it may be
+        the secret."""
+        if not self.managed:
+            reason = "is for endpoints of the server's own file alone; each other has a secret of "
+            raise RuleError(path, None, f"{reason}its own, which can be rotated")
+        read = None
+        if isinstance(value, str):
+            with suppress(HeaderError):
+                read = header_rules.read_value(value, *_LOCAL)
+        if not isinstance(read, Reference) or read.prefix:
+            raise RuleError(
+                path, None, "must be `file:PATH` or `env:NAME`, never the secret itself"
+            )
+        return {"signing_secret": _local(read, path)}
 
     def _policy(self, value: Any, path: str) -> str:
         """Return a policy as the store keeps it: a preset's name, or its text."""
@@ -409,6 +428,12 @@ class _Reading:
         for name in ("jitter", "timeout", "max_age"):
             fields.setdefault(name, getattr(default, name))
         return Policy(**fields, **grown)
+
+
+def _local(read: Reference, path: str) -> LocalRef:
+    if read.kind == "env" and not read.name.startswith(LOCAL_PREFIX):
+        raise RuleError(path, None, f"`env:` names variables that begin with {LOCAL_PREFIX}")
+    return LocalRef("env" if read.kind == "env" else "file", read.name, read.prefix)
 
 
 def _waits(value: Any, path: str) -> tuple[float, ...]:

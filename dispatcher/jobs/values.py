@@ -239,11 +239,23 @@ class HeldJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningLimits:
+    """How many jobs of a tenant may run at once, over all endpoints and processes: as many as its
+    `own` limit says, else the `default` (None: any number)."""
+
+    default: int | None = None
+    own: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, tenant: str) -> int | None:
+        """Return a tenant's."""
+        return self.own.get(tenant, self.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobClaimRequest:
     """How much a process can start now: `places` of its `places_max`, with `bytes_free` of inputs
     of `bytes_max`. They are the `part` of what is free that is for claims, and leave as much of
-    what stays for other endpoints. `busy` and `busy_bytes` are what it has running per endpoint;
-    `process` is who claims."""
+    `process` is who claims; `limits` are those of tenants, None where none has one."""
 
     process: str
     places: int
@@ -253,6 +265,7 @@ class JobClaimRequest:
     part: float = 1.0
     busy: Mapping[str, int] = field(default_factory=dict)
     busy_bytes: Mapping[str, int] = field(default_factory=dict)
+    limits: RunningLimits | None = None
     now_ms: int
 
 

@@ -215,23 +215,29 @@ def rotate_secret(
     """
     if tx.one("SELECT 1 FROM tenants WHERE name = ?", new.tenant) is None:
         raise NotFound(f"there is no tenant {new.tenant}")
-    of_owner = "tenant = ? AND coalesce(destination, '') = ?"
+    of_owner = "secrets WHERE tenant = ? AND coalesce(destination, '') = ?"
     owner = (new.tenant, new.destination or "")
-    overlapping = tx.one(
-        f"SELECT expires_ms FROM secrets WHERE {of_owner} AND expires_ms > ?", *owner, now_ms
-    )
+    rotate_out(tx, of_owner, owner, until_ms=now_ms + overlap_ms, force=force, now_ms=now_ms)
+    add_secret(tx, new)
+    return secrets(tx, new.tenant)
+
+
+def rotate_out(
+    tx: Tx, of_owner: str, owner: tuple[str, ...], *, until_ms: int, force: bool, now_ms: int
+) -> None:
+    """Have the current secret of an owner sign until a time, and forget those before it; `of_owner`
+    is its table and condition. Raises Conflict while an earlier overlap lasts, unless `force` ends
+    that one."""
+    overlapping = tx.one(f"SELECT 1 FROM {of_owner} AND expires_ms > ? LIMIT 1", *owner, now_ms)
     if overlapping is not None and not force:
         raise Conflict(
             "an earlier rotation's overlap has not ended: wait for it, or force this one"
         )
-    tx.run(f"DELETE FROM secrets WHERE {of_owner} AND expires_ms IS NOT NULL", *owner)
+    tx.run(f"DELETE FROM {of_owner} AND expires_ms IS NOT NULL", *owner)
+    table, _, condition = of_owner.partition(" ")
     tx.run(
-        f"UPDATE secrets SET expires_ms = ? WHERE {of_owner} AND expires_ms IS NULL",
-        now_ms + overlap_ms,
-        *owner,
+        f"UPDATE {table} SET expires_ms = ? {condition} AND expires_ms IS NULL", until_ms, *owner
     )
-    add_secret(tx, new)
-    return secrets(tx, new.tenant)
 
 
 def mark_revealed(tx: Tx, tenant: str, secret: str, *, by: str, now_ms: int) -> None:

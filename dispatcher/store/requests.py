@@ -53,10 +53,11 @@ class ClaimRequest:
 @dataclass(frozen=True, slots=True)
 class JobSubmitRequest:
     """A job on its way to the commit. With `process`, which has a place for it, it may be claimed
-    in it."""
+    in it, unless `running_max` jobs of its tenant run (None: any number may)."""
 
     new: NewJob
     process: str | None
+    running_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

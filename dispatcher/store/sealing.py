@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 12  # the first that has what is asked for here
+SCHEMA: Final = 13  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -72,6 +72,13 @@ ENDPOINTS: Final = Column(
     tenant="''",
     filled="(t.rules LIKE 'enc1:%' OR t.rules LIKE '%\"headers\"%')",
 )
+ENDPOINT_SECRETS: Final = Column(
+    table="endpoint_secrets",
+    name="value",
+    what="endpoints' signing secrets",
+    tenant="t.endpoint",
+    in_use=SECRETS.in_use,
+)
 JOB_OPTIONS: Final = Column(
     table="jobs",
     name="options",
@@ -119,7 +126,13 @@ OUTPUTS: Final = Bodies(
 ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PAYLOAD_BODIES)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Those with many go last, and bodies with what they belong to.
-COLUMNS: Final[tuple[Column, ...]] = (SECRETS, STORED_SECRETS, DESTINATIONS, ENDPOINTS)
+COLUMNS: Final[tuple[Column, ...]] = (
+    SECRETS,
+    STORED_SECRETS,
+    DESTINATIONS,
+    ENDPOINTS,
+    ENDPOINT_SECRETS,
+)
 LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, JOB_SECRETS, PAYLOADS, CALLBACK_SECRETS)
 
 

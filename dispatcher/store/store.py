@@ -579,8 +579,8 @@ class Store:
     async def change_tenant(
         self, tenant: str, changes: Mapping[str, object], *, entries: Sequence[Entry] = ()
     ) -> Tenant:
-        """Change the named fields (`label storage_bytes_max queue_max rate_per_second`; None: the
-        default). Raises NotFound, TenantErasing."""
+        """Change the named fields (`label storage_bytes_max queue_max rate_per_second
+        jobs_running_max`; None: the default). Raises NotFound, TenantErasing."""
         return await self._write(
             lambda tx: tenants.change(tx, tenant, changes),
             lanes=lanes.of_tenant(tenant),

@@ -332,6 +332,13 @@ class JobStatements(Protocol):
         order in which they are to be served and held from now on: `jobs.claim.READY`."""
 
     READY_QUEUES: str  # endpoints (ids), limit, now_ms; returns `jobs.claim.QUEUE`
+    READY_QUEUES_BUT: str  # the same, and tenants (ids) that are passed over
+    RUNNING_JOBS: str  # returns tenants, and how many of their jobs run
+
+    def hold_tenants(self, tx: Tx, tenants: Sequence[str]) -> set[str]:
+        """Hold those of these tenants, for starting their jobs, that no other process holds, until
+        the end of the transaction; return them."""
+
     DUE_JOBS: str  # queues (ids), limit, now_ms; returns `jobs.claim.DUE`
 
     def start_jobs(self, tx: Tx, process: str, now_ms: int, ids: Sequence[str]) -> list[Row]:

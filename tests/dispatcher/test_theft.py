@@ -159,7 +159,28 @@ def work(service: Served, target: str, arrived: Arrived) -> Plain:
     client.get("/v1/secrets")
     ok(client.post("/v1/destinations/crm/test"))
     arrived.wait(10)
+    _run_a_job(client, plain, target)
+    arrived.wait(11)
     return plain
+
+
+def _run_a_job(client: httpx.Client, plain: Plain, target: str) -> None:
+    """Let an endpoint be made, with a header, its signing secret be rotated and shown, and a call
+    be made."""
+    value = header()
+    plain.headers.append(value)
+    made = client.post(
+        "/v1/endpoints",
+        json={"name": "model", "url": f"{target}/model", "headers": {"X-Token": value}},
+    )
+    plain.secrets.append(ok(made)["secret"])
+    secrets = "/v1/endpoints/model/secrets"
+    plain.secrets.append(ok(client.post(f"{secrets}/rotate", json={"overlap": 3600}))["secret"])
+    assert ok(client.post(f"{secrets}/reveal"))["secret"] == plain.secrets[-1]
+    client.post(f"{secrets}/rotate", json={"secret": plain.secrets[-1][:-3], "force": True})
+    ok(client.get(secrets))
+    plain.payloads.append(marker())
+    ok(client.post("/v1/endpoints/model/jobs", content=plain.payloads[-1].encode()))
 
 
 def _secret(client: httpx.Client, own: dict[str, str], what: str, body: dict[str, Any]) -> str:

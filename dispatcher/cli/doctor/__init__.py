@@ -56,8 +56,10 @@ def doctor(
 
 def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
     """Return every check, in the order in which one would repair things. Changes nothing."""
+    database = list(check_database(settings))
+    has_endpoints = any(check.name == "endpoints" for check in database)
     return [
-        *check_database(settings),
+        *database,
         *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
         checks.files(settings, files_limit(hard=True)),
         *checks.variables(strays()),
@@ -66,6 +68,7 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
         checks.admin_key(settings),
         checks.egress(settings),
         *checks.endpoints(settings),
+        checks.links(settings, has_endpoints=has_endpoints),
         *checks.authorities(settings),
         *checks.running(service),
     ]

@@ -18,6 +18,7 @@ from dispatcher.settings import (
     ClientSettings,
     Settings,
     files_needed,
+    listening_url,
     variable,
     within_files,
 )
@@ -114,6 +115,22 @@ def endpoints(settings: Settings) -> Iterator[Check]:
         yield bad("endpoints", str(error), "the service does not start with this file: correct it")
     else:
         yield ok("endpoints", f"{len(found):,} in {settings.apply}")
+
+
+def links(settings: Settings, *, has_endpoints: bool) -> Check:
+    """Return what links begin with that are stored or sent; whether jobs can need any other is
+    told by `has_endpoints`."""
+    hosts = f"; in answers, by request, with {', '.join(settings.hosts)}" if settings.hosts else ""
+    if settings.public_url is not None:
+        return ok("links", f"begin with {settings.public_url}{hosts}")
+    message = (
+        f"begin with {listening_url(settings)}, since DISPATCHER_PUBLIC_URL is not set in this "
+        f"shell{hosts}"
+    )
+    advice = "set it to where customers reach us: callbacks tell by a link where long outputs are"
+    if has_endpoints or settings.apply is not None:
+        return warn("links", message, advice)
+    return ok("links", message)
 
 
 def variables(found: Strays) -> Iterator[Check]:

@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from dispatcher.client.calls import build, read
-from dispatcher.client.results import Applied, Endpoint, Load, Purged, UpstreamTest
+from dispatcher.client.results import (
+    Applied,
+    Endpoint,
+    Load,
+    MadeEndpoint,
+    Purged,
+    RevealedEndpointSecret,
+    UpstreamTest,
+)
 from dispatcher.client.transport import Call
 from dispatcher.wire import Page
 
@@ -28,11 +36,11 @@ def endpoint_load(name: str) -> Call[Load]:
 
 def make_endpoint(
     name: str, url: str, rules: Mapping[str, Any] | None = None, *, reason: str | None = None
-) -> Call[Endpoint]:
-    """Name an upstream, with its rules as the API spells them. Raises Conflict if the name is
-    taken, and ValidationFailed."""
+) -> Call[MadeEndpoint]:
+    """Name an upstream, with its rules as the API spells them; the answer has what its calls are
+    signed with. Raises Conflict if the name is taken, and ValidationFailed."""
     fields = {**(rules or {}), "name": name, "url": url}
-    return build.post(read.json(Endpoint), "endpoints", fields=fields, reason=reason)
+    return build.post(read.json(MadeEndpoint), "endpoints", fields=fields, reason=reason)
 
 
 def change_endpoint(
@@ -97,6 +105,32 @@ def test_endpoint(
         body=b"{" + b",".join(filter(None, (members, given))) + b"}",
         content_type=build.JSON,
     )
+
+
+def rotate_endpoint_secret(
+    name: str,
+    *,
+    secret: str | None = None,
+    overlap_s: float | None = None,
+    force: bool = False,
+    reason: str | None = None,
+) -> Call[RevealedEndpointSecret]:
+    """Make a new secret for an endpoint's calls; the one before signs beside it for `overlap_s`
+    (default a day). Raises NotFound, and Conflict while an earlier rotation's overlap lasts, unless
+    `force` ends it, and where the server's own file says where its secret stands."""
+    fields = build.given({"secret": secret, "overlap": overlap_s, "force": force or None})
+    path = ("endpoints", name, "secrets", "rotate")
+    return build.post(read.json(RevealedEndpointSecret), *path, fields=fields, reason=reason)
+
+
+def reveal_endpoint_secret(
+    name: str, *, id: str | None = None, reason: str | None = None
+) -> Call[RevealedEndpointSecret]:
+    """Return what signs an endpoint's calls with its value: the current secret, or one by id. It is
+    recorded. Raises NotFound, and Conflict where the server's own file says where it stands."""
+    path = ("endpoints", name, "secrets", "reveal")
+    fields = build.given({"id": id})
+    return build.post(read.json(RevealedEndpointSecret), *path, fields=fields, reason=reason)
 
 
 def apply_endpoints(

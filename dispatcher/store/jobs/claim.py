@@ -3,7 +3,8 @@
 Endpoints take turns for the places of a process, and at an endpoint its queues: one job a turn, the
 least recently served queue first, and of a queue its high jobs before normal and low ones, each
 class in the order of its tickets. Where priority goes across customers (`by_class`), the class goes
-first over all queues, and one start in five is kept for the rest.
+first over all queues, and one start in five is kept for the rest. Queues of customers of whom as
+many jobs run as may are passed over.
 """
 
 from collections import Counter, defaultdict, deque
@@ -15,6 +16,8 @@ from typing import Final
 from dispatcher import fairness
 from dispatcher.jobs.values import HIGH, ClaimedJob, JobClaimRequest
 from dispatcher.store.jobs import rows
+from dispatcher.store.jobs.limited import Limited
+from dispatcher.store.jobs.rows import queue_id, tenant_of
 from dispatcher.store.jobs.scheduling import CLASSES
 from dispatcher.store.tx import Row, Tx
 
@@ -84,6 +87,10 @@ class _Endpoint:
             return job
         return None
 
+    def leave(self, queue: str) -> None:
+        """Start no more of a queue."""
+        self.queues = deque(one for one in self.queues if one.id != queue)
+
     def _turn(self) -> tuple[_Queue, deque[_Due]]:
         """Return the queue whose turn it is, and its jobs of the class that is to be served."""
         if self.by_class:
@@ -109,10 +116,13 @@ def claim(tx: Tx, request: JobClaimRequest) -> list[ClaimedJob]:
     endpoints = _endpoints(tx, request, now_ms)
     if not endpoints:
         return []
-    _fill(tx, endpoints, request, now_ms)
+    limited = None if request.limits is None else Limited(tx, request.limits)
+    _fill(tx, endpoints, request, now_ms, limited)
     if not tx.job_statements.lives(tx, request.process):
         return []
-    chosen = _choose(tx, endpoints, request)
+    chosen = _choose(tx, endpoints, request, limited)
+    if limited is not None and len(endpoints) > _ENDPOINTS_MAX // 2:
+        _pass(tx, endpoints, now_ms)
     if not chosen:
         return []
     started = tx.job_statements.start_jobs(tx, request.process, now_ms, chosen)
@@ -154,11 +164,18 @@ def _endpoints(tx: Tx, request: JobClaimRequest, now_ms: int) -> list[_Endpoint]
     return endpoints
 
 
-def _fill(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest, now_ms: int) -> None:
-    """Look up the queues in turn, and what is due in them."""
+def _fill(
+    tx: Tx,
+    endpoints: Sequence[_Endpoint],
+    request: JobClaimRequest,
+    now_ms: int,
+    limited: Limited | None,
+) -> None:
+    """Look up the queues in turn, and what is due in them; not those of tenants of which as many
+    jobs run as may."""
     by_name = {one.name: one for one in endpoints}
     most = max(one.room for one in endpoints)
-    found = tx.all(tx.job_statements.READY_QUEUES, tx.ids(by_name), most, now_ms)
+    found = _ready_queues(tx, sorted(by_name), most, now_ms, limited)
     of_endpoint: dict[str, list[Row]] = defaultdict(list)
     for row in found:
         of_endpoint[row[1]].append(row)
@@ -178,6 +195,21 @@ def _fill(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest, now_
         queues[queue].due[number].append(_Due(id, queue, ticket, size))
     for one in endpoints:
         one.queues = deque(queue for queue in one.queues if queue.first() is not None)
+
+
+def _ready_queues(
+    tx: Tx, endpoints: Sequence[str], most: int, now_ms: int, limited: Limited | None
+) -> list[Row]:
+    full = [] if limited is None else limited.full()
+    if full:
+        sql = tx.job_statements.READY_QUEUES_BUT
+        found = tx.all(sql, tx.ids(endpoints), most, now_ms, tx.ids(full))
+    else:
+        found = tx.all(tx.job_statements.READY_QUEUES, tx.ids(endpoints), most, now_ms)
+    if limited is None:
+        return found
+    limited.hold(tenant_of(row[0]) for row in found)
+    return [row for row in found if limited.admits(tenant_of(row[0]))]
 
 
 @dataclass(slots=True)
@@ -208,7 +240,9 @@ class _Room:
         self.busy_bytes[endpoint] += size
 
 
-def _choose(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest) -> list[str]:
+def _choose(
+    tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest, limited: Limited | None
+) -> list[str]:
     """Return the jobs to start: of each endpoint in turn one, until places or bytes are used up,
     but for what is to stay."""
     room = _Room(
@@ -230,6 +264,12 @@ def _choose(tx: Tx, endpoints: Sequence[_Endpoint], request: JobClaimRequest) ->
         ids.append(job.id)
         tx.changes.queued(endpoint.name, job.queue, -1)
         room.take(endpoint.name, job.size)
+        if limited is not None:
+            tenant = tenant_of(job.queue)
+            limited.take(tenant)
+            if not limited.admits(tenant):
+                for one in endpoints:
+                    one.leave(queue_id(one.name, tenant))
         if endpoint.taken < endpoint.room:
             in_turn.append(endpoint)
     return ids
@@ -248,3 +288,15 @@ def _serve(tx: Tx, endpoints: Sequence[_Endpoint], now_ms: int) -> None:
         queues += [(queue.turn, queue.begun, queue.id) for queue in one.served.values()]
     tx.bulk(tx.job_statements.SERVE_QUEUES, queues)
     tx.bulk(tx.job_statements.SERVE_ENDPOINTS, loads)
+
+
+def _pass(tx: Tx, endpoints: Sequence[_Endpoint], now_ms: int) -> None:
+    """Endpoints of which nothing was started go behind those that were not looked at: all that
+    waits for them may be tenants' of which as many jobs run as may."""
+    loads = [
+        (one.turn, one.starts, float(one.paced_ms), now_ms, one.name)
+        for one in endpoints
+        if not one.taken
+    ]
+    if loads:
+        tx.bulk(tx.job_statements.SERVE_ENDPOINTS, loads)

@@ -44,6 +44,12 @@ def get(tx: Tx, name: str) -> Endpoint:
     return _endpoint(tx, row)
 
 
+def check_there(tx: Tx, name: str) -> None:
+    """Raise NotFound, for one that was removed too."""
+    if tx.one("SELECT 1 FROM endpoints WHERE name = ? AND removed_ms IS NULL", name) is None:
+        raise NotFound(f"there is no endpoint {name}")
+
+
 def endpoints(tx: Tx) -> list[Endpoint]:
     """In the order of their names."""
     found = tx.all(f"{_ENDPOINT} WHERE removed_ms IS NULL ORDER BY name")

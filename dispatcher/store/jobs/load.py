@@ -9,6 +9,7 @@ from dispatcher.jobs.looks import JobWait, TenantLoad, WaitReason
 from dispatcher.jobs.values import CLASS_OF, Job
 from dispatcher.store.errors import NotFound
 from dispatcher.store.jobs import measures, views
+from dispatcher.store.jobs.limited import running_of
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.scheduling import CLASSES
 from dispatcher.store.tx import Row, Tx
@@ -101,20 +102,25 @@ def _oldest_queued_ms(tx: Tx, endpoint: str) -> int | None:
     return min(firsts, default=None)
 
 
-def waiting(tx: Tx, tenant: str, id: str, *, now_ms: int) -> JobWait | None:
-    """Return what a job waits for; None where it does not, or was purged. Raises NotFound,
-    CannotUnseal."""
-    return waiting_of(tx, views.get(tx, tenant, id, output=False), now_ms=now_ms)
+def waiting(
+    tx: Tx, tenant: str, id: str, *, running_max: int | None = None, now_ms: int
+) -> JobWait | None:
+    """Return what a job waits for, where `running_max` jobs of its tenant may run at once; None
+    where it does not wait, or was purged. Raises NotFound, CannotUnseal."""
+    job = views.get(tx, tenant, id, output=False)
+    return waiting_of(tx, job, running_max=running_max, now_ms=now_ms)
 
 
-def look(tx: Tx, tenant: str, id: str, *, now_ms: int) -> tuple[Job, JobWait | None]:
+def look(
+    tx: Tx, tenant: str, id: str, *, running_max: int | None = None, now_ms: int
+) -> tuple[Job, JobWait | None]:
     """Return a job with its output where that is there, and what it waits for. Raises NotFound,
     CannotUnseal."""
     job = views.get(tx, tenant, id, output=True)
-    return job, waiting_of(tx, job, now_ms=now_ms)
+    return job, waiting_of(tx, job, running_max=running_max, now_ms=now_ms)
 
 
-def waiting_of(tx: Tx, job: Job, *, now_ms: int) -> JobWait | None:
+def waiting_of(tx: Tx, job: Job, *, running_max: int | None = None, now_ms: int) -> JobWait | None:
     """Return what a job that was just read waits for; None where it does not, or was purged."""
     if job.state != "queued":
         return None
@@ -123,7 +129,8 @@ def waiting_of(tx: Tx, job: Job, *, now_ms: int) -> JobWait | None:
     if queue is None or load is None or queue[1] != job.epoch:
         return None
     position, exact = _position(tx, job, queue, now_ms)
-    reason, until_ms = _reason(job, load, now_ms)
+    is_full = running_max is not None and running_of(tx, job.tenant) >= running_max
+    reason, until_ms = _reason(job, load, now_ms, is_full=is_full)
     return JobWait(
         position=position,
         exact=exact,
@@ -162,7 +169,7 @@ def _ahead(tx: Tx, endpoint: str, own: str, position: int) -> int:
     return position - 1 + others
 
 
-def _reason(job: Job, load: Row, now_ms: int) -> tuple[WaitReason, int | None]:
+def _reason(job: Job, load: Row, now_ms: int, *, is_full: bool) -> tuple[WaitReason, int | None]:
     _, window, paused, held_until_ms, _, rate, paced_ms, running, releasing = load
     if paused:
         return "paused", None
@@ -170,6 +177,8 @@ def _reason(job: Job, load: Row, now_ms: int) -> tuple[WaitReason, int | None]:
         return "held", held_until_ms
     if job.due_ms > now_ms:
         return "not_before", job.due_ms
+    if is_full:  # as many of the tenant's jobs run as may
+        return "tenant_limit", None
     if rate is not None and running + releasing < window:
         next_ms = round(paced_ms + 1000 / max(rate, RATE_MIN))
         return "rate", next_ms if next_ms > now_ms else None

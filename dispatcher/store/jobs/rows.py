@@ -32,6 +32,11 @@ def queue_id(endpoint: str, tenant: str) -> str:
     return f"{endpoint}/{tenant}"
 
 
+def tenant_of(queue: str) -> str:
+    """Return the tenant of a queue."""
+    return queue.partition("/")[2]
+
+
 # What a job takes up beside its input and its output.
 ROW_BYTES: Final = 1_024
 STORED_BYTES: Final = (

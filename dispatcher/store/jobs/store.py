@@ -39,6 +39,7 @@ from dispatcher.store.database import PLATFORM
 from dispatcher.store.jobs import (
     change,
     clocks,
+    endpoint_secrets,
     endpoints,
     erase,
     expiry,
@@ -60,7 +61,7 @@ from dispatcher.store.lanes import Lanes, none, of_tenant
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
 from dispatcher.store.tenants import Erasure
 from dispatcher.store.tx import Tx
-from dispatcher.values import NewCallback
+from dispatcher.values import NewCallback, SigningSecret
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
@@ -103,18 +104,27 @@ class JobStore:
     # --- endpoints ---
 
     async def put_endpoint(
-        self, new: Endpoint, *, create: bool, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        new: Endpoint,
+        *,
+        create: bool,
+        secret: SigningSecret | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> Endpoint:
-        """Make an endpoint (`create`), or change the one that there is: its rules act on the
-        backlog at once, and one with another URL or method forgets what was learned of the last.
-        Of `new`, `text`, `created_ms` and `epoch` do not matter, nor does `paused` for a change.
-        Raises Conflict (the name is taken, or what waited for a removed one has not ended), and
-        NotFound."""
-        return await self._write(
-            lambda tx: endpoints.put(tx, new, create=create, now_ms=now_ms),
-            lanes=of_endpoint(new.name),
-            entries=entries,
-        )
+        """Make an endpoint (`create`), whose calls `secret` signs, or change the one that there is:
+        its rules act on the backlog at once, and one with another URL or method forgets what was
+        learned of the last. Of `new`, `text`, `created_ms` and `epoch` do not matter, nor does
+        `paused` for a change. Raises Conflict (the name is taken, or what waited for a removed one
+        has not ended), and NotFound."""
+
+        def put(tx: Tx) -> Endpoint:
+            made = endpoints.put(tx, new, create=create, now_ms=now_ms)
+            if create:
+                endpoint_secrets.begin(tx, new.name, secret)
+            return made
+
+        return await self._write(put, lanes=of_endpoint(new.name), entries=entries)
 
     async def endpoint(self, name: str) -> Endpoint:
         """Raise NotFound."""
@@ -141,10 +151,57 @@ class JobStore:
         self, name: str, *, now_ms: int, entries: Sequence[Entry] = ()
     ) -> None:
         """Take no more for it and start nothing; what runs goes on, and what waits is cancelled
-        slice by slice. Raises NotFound."""
+        slice by slice. Its secrets are forgotten. Raises NotFound."""
+
+        def remove(tx: Tx) -> None:
+            endpoints.remove(tx, name, now_ms=now_ms)
+            endpoint_secrets.forget(tx, name)
+
+        await self._write(remove, lanes=of_endpoint(name), entries=entries)
+
+    # --- what calls are signed with ---
+
+    async def endpoint_secrets(self, endpoint: str) -> Sequence[SigningSecret]:
+        """All that sign or signed its calls and have not been forgotten, newest first. Raises
+        NotFound."""
+        found: Sequence[SigningSecret] = await self._read(
+            lambda tx: endpoint_secrets.secrets(tx, endpoint), SERVICE
+        )
+        return found
+
+    async def ensure_endpoint_secret(self, new: SigningSecret) -> Sequence[SigningSecret]:
+        """Have `new` sign the calls of its endpoint where nothing does; return all that sign or
+        signed. Raises NotFound."""
+        return await self._write(
+            lambda tx: endpoint_secrets.ensure(tx, new), lanes=of_endpoint(new.endpoint or "")
+        )
+
+    async def rotate_endpoint_secret(
+        self,
+        new: SigningSecret,
+        *,
+        overlap_ms: int,
+        force: bool,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
+    ) -> Sequence[SigningSecret]:
+        """Sign the calls of its endpoint with `new`; the one before signs beside it until the
+        overlap ends. Raises NotFound, and Conflict while an earlier overlap lasts unless `force`,
+        which ends that one at once."""
+        return await self._write(
+            lambda tx: endpoint_secrets.rotate(
+                tx, new, overlap_ms=overlap_ms, force=force, now_ms=now_ms
+            ),
+            lanes=of_endpoint(new.endpoint or ""),
+            entries=entries,
+        )
+
+    async def mark_endpoint_secret_revealed(
+        self, endpoint: str, secret: str, *, by: str, now_ms: int, entries: Sequence[Entry] = ()
+    ) -> None:
+        """Record that an admin key has seen a secret. Raises NotFound."""
         await self._write(
-            lambda tx: endpoints.remove(tx, name, now_ms=now_ms),
-            lanes=of_endpoint(name),
+            lambda tx: endpoint_secrets.mark_revealed(tx, endpoint, secret, by=by, now_ms=now_ms),
             entries=entries,
         )
 
@@ -168,19 +225,23 @@ class JobStore:
 
     # --- the path of a job ---
 
-    async def submit(self, new: NewJob, *, process: str | None = None) -> SubmittedJob:
+    async def submit(
+        self, new: NewJob, *, process: str | None = None, running_max: int | None = None
+    ) -> SubmittedJob:
         """Store durably. With `process`, which has a place reserved for it, it is started in the
-        commit if its endpoint is idle, has a place and no rate (`claimed`), and nobody has called
-        the process dead (see `beat`). The same key and
-        content again is the same job, in its present state (`duplicate`). Raises NotFound (no such
-        endpoint), KeyReused, JobQueueFull."""
-        submitted: SubmittedJob = await self._commit(JobSubmitRequest(new, process), new.tenant)
+        commit if its endpoint is idle, has a place and no rate (`claimed`), fewer than
+        `running_max` jobs of its tenant run, and nobody has called the process dead (see `beat`).
+        The same key and content again is the same job, in its present state (`duplicate`). Raises
+        NotFound (no such endpoint), KeyReused, JobQueueFull."""
+        request = JobSubmitRequest(new, process, running_max)
+        submitted: SubmittedJob = await self._commit(request, new.tenant)
         return submitted
 
     async def claim(self, request: JobClaimRequest) -> list[ClaimedJob]:
         """Start due jobs, at most `request.places`: endpoints in turn, none beyond its window and
-        rate; at each its queues in turn, and of each its jobs by class and ticket. None for a
-        process that is not known by its beats, or was called dead."""
+        rate; at each its queues in turn, and of each its jobs by class and ticket; of tenants no
+        more than `request.limits` let run. None for a process that is not known by its beats, or
+        was called dead."""
         claimed: list[ClaimedJob] = await self._commit(request, None)
         return claimed
 
@@ -272,11 +333,15 @@ class JobStore:
         )
         return found
 
-    async def look(self, tenant: str, job: str, *, now_ms: int) -> tuple[Job, JobWait | None]:
-        """Return a job, with its output where that is there, and what it waits for, if it does: in
-        one read. Raises NotFound."""
+    async def look(
+        self, tenant: str, job: str, *, running_max: int | None = None, now_ms: int
+    ) -> tuple[Job, JobWait | None]:
+        """Return a job, with its output where that is there, and what it waits for, if it does,
+        where `running_max` jobs of its tenant may run at once: in one read. Raises NotFound."""
+        at_ms = now_ms + self._skew_ms()
         found: tuple[Job, JobWait | None] = await self._read(
-            lambda tx: load.look(tx, tenant, job, now_ms=now_ms + self._skew_ms()), Reader(tenant)
+            lambda tx: load.look(tx, tenant, job, running_max=running_max, now_ms=at_ms),
+            Reader(tenant),
         )
         return found
 
@@ -323,11 +388,14 @@ class JobStore:
         )
         return found
 
-    async def waiting(self, tenant: str, job: str, *, now_ms: int) -> JobWait | None:
-        """Return what a job waits for, and for how many others; None unless it is queued. Raises
-        NotFound."""
+    async def waiting(
+        self, tenant: str, job: str, *, running_max: int | None = None, now_ms: int
+    ) -> JobWait | None:
+        """Return what a job waits for, and for how many others, where `running_max` jobs of its
+        tenant may run at once; None unless it is queued. Raises NotFound."""
+        at_ms = now_ms + self._skew_ms()
         found: JobWait | None = await self._read(
-            lambda tx: load.waiting(tx, tenant, job, now_ms=now_ms + self._skew_ms()),
+            lambda tx: load.waiting(tx, tenant, job, running_max=running_max, now_ms=at_ms),
             Reader(tenant),
         )
         return found

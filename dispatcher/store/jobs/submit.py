@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from dispatcher.jobs.values import CLASS_OF, ClaimedJob, NewJob, SubmittedJob
+from dispatcher.jobs.values import CLASS_OF, ClaimedJob, NewJob, RunningLimits, SubmittedJob
 from dispatcher.store.errors import (
     JobQueueFull,
     KeyReused,
@@ -19,6 +19,7 @@ from dispatcher.store.errors import (
     StoreUnavailable,
 )
 from dispatcher.store.jobs import rows, scheduling
+from dispatcher.store.jobs.limited import Limited
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.requests import JobSubmitRequest, Rules
 from dispatcher.store.sealing import INPUTS
@@ -74,6 +75,7 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
     loads, queues = _look_up(tx, requests, now_ms)
     first = _first_with_keys(tx, [request.new for request in requests], rules)
     process = _living(tx, requests)
+    limited = _limited(tx, requests, process)
     results: dict[str, Result] = {}
     values: dict[str, Row] = {}
     for request in requests:
@@ -87,6 +89,10 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
         else:
             direct = request.process is not None and request.process == process
             direct = direct and load.idle and load.room > 0
+            if direct and limited is not None and request.running_max is not None:
+                direct = limited.admits(new.tenant)
+                if direct:
+                    limited.take(new.tenant)
             values[new.id] = _store(tx, request, load, queue, now_ms, direct=direct)
             submitted = _submitted(tx, new, load, direct=direct)
             results[new.id] = submitted
@@ -105,6 +111,20 @@ def _living(tx: Tx, requests: Sequence[JobSubmitRequest]) -> str | None:
     """Return the process that has places for these jobs, unless it was called dead."""
     process = next((one.process for one in requests if one.process is not None), None)
     return process if process is not None and tx.job_statements.lives(tx, process) else None
+
+
+def _limited(tx: Tx, requests: Sequence[JobSubmitRequest], process: str | None) -> Limited | None:
+    """Return how many jobs run of those tenants of the batch that have a limit of that, where any
+    job may be handed over; None where there is no limit."""
+    own: dict[str, int] = {}
+    for one in requests:
+        if one.running_max is not None and one.process is not None:
+            own[one.new.tenant] = one.running_max
+    if not own or process is None:
+        return None
+    limited = Limited(tx, RunningLimits(own=own))
+    limited.hold(own)
+    return limited
 
 
 def _look_up(

@@ -146,20 +146,24 @@ def ready_endpoints(tx: Tx, touched: Sequence[str], now_ms: int, limit: int) -> 
     return tx.all(_READY, tx.ids(found), now_ms) if found else []
 
 
-READY_QUEUES: Final = f"""
-SELECT {QUEUE} FROM (SELECT ?::text[], ?::bigint, ?::bigint) n(endpoints, most, ms),
-unnest(n.endpoints) e(value)
-CROSS JOIN LATERAL (SELECT * FROM queues WHERE id IN ({{}})) q
-ORDER BY q.endpoint, q.turn, q.id
-""".format(
-    " UNION ".join(
-        f"(SELECT id FROM queues WHERE endpoint = e.value AND {ready} = 0 "
+def _ready_queues(given: str = "", name: str = "", but: str = "") -> str:
+    ids = " UNION ".join(
+        f"(SELECT id FROM queues WHERE endpoint = e.value AND {ready} = 0{but} "
         "ORDER BY turn LIMIT n.most) UNION (SELECT id FROM queues "
-        f"WHERE endpoint = e.value AND {ready} > 0 AND {ready} <= n.ms ORDER BY {ready} "
-        "LIMIT n.most)"
+        f"WHERE endpoint = e.value AND {ready} > 0 AND {ready} <= n.ms{but} "
+        f"ORDER BY {ready} LIMIT n.most)"
         for ready in CLASSES.values()
     )
-)
+    return (
+        f"SELECT {QUEUE} FROM (SELECT ?::text[], ?::bigint, ?::bigint{given}) "
+        f"n(endpoints, most, ms{name}), unnest(n.endpoints) e(value) "
+        f"CROSS JOIN LATERAL (SELECT * FROM queues WHERE id IN ({ids})) q "
+        "ORDER BY q.endpoint, q.turn, q.id"
+    )
+
+
+READY_QUEUES: Final = _ready_queues()
+READY_QUEUES_BUT: Final = _ready_queues(", ?::text[]", ", passed", " AND tenant <> ALL(n.passed)")
 
 DUE_JOBS: Final = """
 SELECT j.queue, j.class, j.ticket, j.id, j.input_bytes
@@ -177,6 +181,24 @@ ORDER BY j.queue, j.class, j.ticket
         for number in CLASSES
     )
 )
+
+# The empty text keeps the database from walking all jobs in the order of their tenants.
+RUNNING_JOBS: Final = """
+SELECT tenant || '', count(*) FROM jobs WHERE state = 'running' OR releasing = 1
+GROUP BY tenant || ''
+"""
+
+_HOLD_TENANTS: Final = """
+SELECT tenant FROM unnest(?::text[]) u(tenant)
+WHERE pg_try_advisory_xact_lock(hashtextextended('jobs of ' || tenant, 0))
+"""
+
+
+def hold_tenants(tx: Tx, tenants: Sequence[str]) -> set[str]:
+    """Differs: by a lock that is no row's, so that whoever holds a tenant for something else keeps
+    none of its jobs from starting, and is kept by none."""
+    return {row[0] for row in tx.all(_HOLD_TENANTS, tx.ids(tenants))}
+
 
 # Differs: one statement starts and reads.
 _START: Final = f"""

@@ -44,6 +44,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "replays": ("id",),
     "audit": ("id",),
     "endpoints": ("name",),
+    "endpoint_secrets": ("id",),
     "endpoint_load": ("endpoint",),
     "queues": ("id",),
     "jobs": ("id",),

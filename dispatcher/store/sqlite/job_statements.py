@@ -116,17 +116,22 @@ def ready_endpoints(tx: Tx, touched: Sequence[str], now_ms: int, limit: int) -> 
     return tx.all(_READY, tx.ids(touched), now_ms, limit)
 
 
-READY_QUEUES: Final = f"""
-SELECT {QUEUE} FROM json_each(?1) e JOIN queues q ON q.id IN ({{}})
-ORDER BY q.endpoint, q.turn, q.id
-""".format(
-    " UNION ".join(
-        f"SELECT * FROM (SELECT id FROM queues WHERE endpoint = e.value AND {ready} = 0 "
+def _ready_queues(but: str = "") -> str:
+    ids = " UNION ".join(
+        f"SELECT * FROM (SELECT id FROM queues WHERE endpoint = e.value AND {ready} = 0{but} "
         "ORDER BY turn LIMIT ?2) UNION SELECT * FROM (SELECT id FROM queues "
-        f"WHERE endpoint = e.value AND {ready} > 0 AND {ready} <= ?3 ORDER BY {ready} LIMIT ?2)"
+        f"WHERE endpoint = e.value AND {ready} > 0 AND {ready} <= ?3{but} "
+        f"ORDER BY {ready} LIMIT ?2)"
         for ready in CLASSES.values()
     )
-)
+    return (
+        f"SELECT {QUEUE} FROM json_each(?1) e JOIN queues q ON q.id IN ({ids}) "
+        "ORDER BY q.endpoint, q.turn, q.id"
+    )
+
+
+READY_QUEUES: Final = _ready_queues()
+READY_QUEUES_BUT: Final = _ready_queues(" AND tenant NOT IN (SELECT value FROM json_each(?4))")
 
 DUE_JOBS: Final = """
 SELECT j.queue, j.class, j.ticket, j.id, j.input_bytes
@@ -142,6 +147,18 @@ ORDER BY j.queue, j.class, j.ticket
         for number in CLASSES
     )
 )
+
+# The index keeps the database from walking all jobs in the order of their tenants.
+RUNNING_JOBS: Final = """
+SELECT tenant, count(*) FROM jobs INDEXED BY jobs_busy WHERE state = 'running' OR releasing = 1
+GROUP BY tenant
+"""
+
+
+def hold_tenants(tx: Tx, tenants: Sequence[str]) -> set[str]:
+    """Differs: there is no other process."""
+    return set(tenants)
+
 
 _START: Final = f"UPDATE jobs SET {START_JOB.format(process='?1', now='?2')} WHERE id = ?3"
 _STARTED: Final = f"""

@@ -246,6 +246,20 @@ async def _(api: httpx.AsyncClient) -> str:
     return name
 
 
+@case("endpoint-secret.rotate")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/secrets/rotate", json={"overlap": 60}))
+    return name
+
+
+@case("endpoint-secret.reveal")
+async def _(api: httpx.AsyncClient) -> str:
+    name = await endpoint(api)
+    good(await api.post(f"/v1/endpoints/{name}/secrets/reveal"))
+    return name
+
+
 async def queued(api: httpx.AsyncClient) -> str:
     name = await endpoint(api)
     good(await api.post(f"/v1/endpoints/{name}/pause"))
@@ -351,7 +365,10 @@ async def test_each_action_is_recorded_by_its_route(
     async with connect(service, key, **{"Postback-Reason": "ticket 4711"}) as operator:
         target = await CASES[action](operator)
         entry = (await trail(api, action=action))[0]
-    platform = action.startswith("endpoint.") or action in ("tenant.change", "tenant.erase")
+    platform = action.startswith(("endpoint.", "endpoint-secret.")) or action in (
+        "tenant.change",
+        "tenant.erase",
+    )
     expected = {
         "action": action,
         "actor": made["target"],

@@ -400,6 +400,45 @@ async def test_links_come_from_settings_and_from_no_host_header_that_is_not_know
             assert shown["outputRef"]["url"] == f"{base}{path}/output"
 
 
+@pytest.mark.parametrize(
+    ("public_url", "base"),
+    [
+        (None, "http://127.0.0.1:8600"),
+        ("https://jobs.example.com/api/", "https://jobs.example.com/api"),
+    ],
+)
+async def test_what_is_sent_begins_with_no_requests_host(
+    settings: Settings, model: Model, public_url: str | None, base: str
+) -> None:
+    """A callback's reference to an output comes from DISPATCHER_PUBLIC_URL alone, or from where we
+    listen: never from a host that a request named, known or not."""
+    given = replace(
+        settings, hosts=("known.test",), public_url=public_url, callback_inline=1, port=8600
+    )
+    async with (
+        Service(given) as service,
+        connect(service, ADMIN_KEY) as api,
+        listening(answers(answer("200 OK", body=b""))) as customer,
+    ):
+        await make_endpoint(api, model)
+        for n, host in enumerate(("known.test", "evil.test"), 1):
+            headers = {
+                "Host": host,
+                "X-Forwarded-Host": host,
+                "Postback-Callback-Url": customer.url,
+            }
+            id = (await submit_job(api, "shout", b"{}", **headers))["id"]
+
+            async def told(count: int = n) -> bool:
+                return len(customer.received) >= count
+
+            await until(told)
+            said = json.loads(customer.received[-1].body)
+            assert said["output"]["url"] == f"{base}/v1/jobs/{id}/output"
+            located = (await api.get(f"/v1/jobs/{id}", headers={"Host": host})).headers
+            assert host not in str(located)
+
+
 async def test_what_is_past_its_retention_is_gone(api: httpx.AsyncClient, shout: Model) -> None:
     """410 for input and output, and for a retry without its input; the job itself is still told."""
     await api.patch("/v1/endpoints/shout", json={"keep": {"input": "0s", "output": "0s"}})
@@ -450,6 +489,47 @@ async def test_a_job_that_waits_says_why_and_where(api: httpx.AsyncClient, shout
     assert view["waitingFor"] == "not_before"
     assert view["estimatedStart"] >= view["waitingUntil"]
     shout.go.set()
+
+
+async def test_no_more_of_a_tenants_jobs_run_than_may(api: httpx.AsyncClient, shout: Model) -> None:
+    """D14: `jobsRunningMax`, over all endpoints. Its jobs say that they wait for it; others' run,
+    and so do its own once there is room, or the limit is higher."""
+    await make_endpoint(api, shout, name="other")
+    await make_key(api, scopes=["read"], tenant="acme")
+    limited = await api.patch("/v1/tenants/default", json={"jobsRunningMax": 1})
+    assert (limited.status_code, limited.json()["jobsRunningMax"]) == (200, 1)
+    shout.go.clear()
+    first = (await submit_job(api))["id"]
+    second = (await submit_job(api, "other"))["id"]
+    view = (await api.get(f"/v1/jobs/{second}")).json()
+    assert (view["status"], view["waitingFor"]) == ("queued", "tenant_limit")
+    beside = (await submit_job(api, "other", Postback_Tenant="acme"))["id"]
+
+    async def runs(id: str, tenant: str) -> bool:
+        shown = await api.get(f"/v1/jobs/{id}", headers={"Postback-Tenant": tenant})
+        return bool(shown.json()["status"] == "running")
+
+    await until(lambda: runs(beside, "acme"))
+    assert (await api.get(f"/v1/jobs/{second}")).json()["status"] == "queued"
+    await api.patch("/v1/tenants/default", json={"jobsRunningMax": 2})
+    await until(lambda: runs(second, "default"))
+    shout.go.set()
+    assert [(await ended(api, id))["status"] for id in (first, second)] == ["completed"] * 2
+
+
+async def test_the_settings_limit_holds_for_every_tenant(settings: Settings, model: Model) -> None:
+    """DISPATCHER_TENANT_JOBS_RUNNING_MAX, unless a tenant has its own."""
+    async with (
+        Service(replace(settings, tenant_jobs_running_max=1)) as service,
+        connect(service, ADMIN_KEY) as api,
+    ):
+        await make_endpoint(api, model)
+        shown = (await api.get("/v1/tenants/default")).json()
+        assert shown["jobsRunningMax"] == 1
+        assert "jobsRunningMax" in shown["defaults"]
+        ids = [(await submit_job(api))["id"] for _ in range(6)]
+        model.go.set()
+        assert [(await ended(api, id))["status"] for id in ids] == ["completed"] * 6
 
 
 async def test_a_purged_queue_is_empty_at_once(api: httpx.AsyncClient, shout: Model) -> None:

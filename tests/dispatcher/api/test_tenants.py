@@ -46,13 +46,15 @@ async def test_a_tenants_limits_are_shown_set_and_put_back(
     assert shown["storageBytesMax"] == settings.storage_bytes_max // 4
     assert shown["queueMax"] == settings.tenant_queue_max
     assert "ratePerSecond" not in shown
-    assert shown["defaults"] == ["storageBytesMax", "queueMax", "ratePerSecond"]
+    assert "jobsRunningMax" not in shown
+    assert shown["defaults"] == ["storageBytesMax", "queueMax", "ratePerSecond", "jobsRunningMax"]
     assert shown["queued"] == 1
     assert shown["storageBytes"] == 102 + ROW_BYTES
     own: dict[str, Any] = {
         "storageBytesMax": 1 << 20,
         "queueMax": 7,
         "ratePerSecond": 2.5,
+        "jobsRunningMax": 3,
         "label": "Acme é",
     }
     changed = await limit(api, **own)
@@ -70,6 +72,8 @@ async def test_a_tenants_limits_are_shown_set_and_put_back(
         {},
         {"queueMax": -1},
         {"queueMax": 1.5},
+        {"jobsRunningMax": -1},
+        {"jobsRunningMax": 1.5},
         {"storageBytesMax": "1"},
         {"ratePerSecond": 0},
         {"ratePerSecond": 1e-9},

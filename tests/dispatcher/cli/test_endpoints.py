@@ -52,6 +52,27 @@ def test_the_life_of_an_endpoint(cli: Run, service: Running, client: Client, nam
         client.get_endpoint(name)
 
 
+def test_what_signs_its_calls_is_shown_and_rotated(cli: Run, service: Running, name: str) -> None:
+    """Once when it is made, then by `endpoints secret` alone, and never by `show` or `list`."""
+    made = cli("endpoints", "set", name, f"url={service.hook(200)}")
+    shown = cli("endpoints", "secret", name)
+    assert shown.code == 0, shown.err
+    secret = shown.out.strip()
+    assert secret.startswith("whsec_")
+    assert secret in made.out
+    for words in (("show", name), ("show", name, "--json"), ("list",), ("set", name, "rate=1")):
+        assert secret not in cli("endpoints", *words).out
+    rotated = cli("endpoints", "secret", name, "--rotate", "--overlap", "7d")
+    assert rotated.code == 0, rotated.err
+    assert rotated.out.strip() not in ("", secret)
+    assert "the old one signs too" in rotated.err
+    again = cli("endpoints", "secret", name, "--rotate")
+    assert (again.code, "overlap has not ended" in again.err) == (1, True)
+    forced = cli("endpoints", "secret", name, "--rotate", "--force", "--json").json
+    assert cli("endpoints", "secret", name, "--json").json["secret"] == forced["secret"]
+    assert cli("endpoints", "secret", name, "--overlap", "7d").code == 2
+
+
 def test_a_test_shows_what_it_met(cli: Run, service: Running, name: str) -> None:
     """Exit 0 for a 2xx, 1 for anything else."""
     cli("endpoints", "set", name, f"url={service.hook(200)}")

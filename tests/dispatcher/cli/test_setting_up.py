@@ -138,8 +138,12 @@ def test_a_tenants_limits_are_shown_and_set(
     assert "A" in cli("tenants", "list").out
     found = cli("tenants", "show", tenant, "--json").json
     assert (found["storageBytesMax"], found["ratePerSecond"]) == (3 << 29, 200)
+    assert "as many jobs at once as endpoints let run" in shown.out
+    running = cli("tenants", "set", tenant, "--jobs-running", "3")
+    assert "at most 3 jobs at once\n" in running.out, running.err
     back = cli("tenants", "set", tenant, "--storage", "default", "--queue", "9", "--json").json
     assert back["defaults"] == ["storageBytesMax"]
+    assert back["jobsRunningMax"] == 3
     assert back["queueMax"] == 9
     assert client.get_tenant(tenant).queue_max == 9
 
@@ -153,6 +157,7 @@ def test_a_tenants_limits_are_shown_and_set(
         ("--rate", "x"),
         ("--rate", "nan"),
         ("--queue", "1.5"),
+        ("--jobs-running", "-1"),
     ],
 )
 def test_what_is_no_limit_is_told(cli: Run, wrong: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from dispatcher.gateway.apply import (
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
 from dispatcher.jobs.schema import InputSchema
 from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.values import SigningSecret
 from tests.dispatcher.gateway.rig import settings_of
 from tests.dispatcher.store.jobs import builders
 
@@ -181,8 +182,15 @@ class Kept:
         return list(self.by_name.values())
 
     async def put_endpoint(
-        self, new: Endpoint, *, create: bool, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        new: Endpoint,
+        *,
+        create: bool,
+        secret: SigningSecret | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> Endpoint:
+        assert (secret is not None) is create
         if create and new.name in self.by_name:
             raise Conflict("taken")
         self.by_name[new.name] = new

@@ -13,7 +13,7 @@ from dispatcher.store.errors import NotFound, StoreUnavailable
 from dispatcher.values import SecretRef
 from receiver.base.clock import now_ms
 from receiver.signature import verify
-from tests.dispatcher.gateway.rig import SECRET, running, sink, spelled, told_at, upstream
+from tests.dispatcher.gateway.rig import running, sink, spelled, told_at, upstream
 
 
 async def test_a_job_is_run_and_its_end_is_told(database: str) -> None:
@@ -45,14 +45,15 @@ async def test_a_job_is_run_and_its_end_is_told(database: str) -> None:
 
 
 async def test_calls_are_signed(database: str) -> None:
-    """An upstream can verify our calls, by the secret of the tenant `default`."""
+    """An upstream can verify our calls, by the secret of its endpoint."""
     async with upstream() as model, running(database) as world:
         await world.endpoint(model.url)
         await world.submit()
         await model.reached(1)
         ((called, sent),) = model.calls
         now_s = int(called["webhook-timestamp"])
-        assert verify(sent, called, SECRET, now_s=now_s, require="standard")
+        (signs,) = await world.service.gateway.secrets.all_of("ep")
+        assert verify(sent, called, signs.value, now_s=now_s, require="standard")
 
 
 async def test_more_than_may_run_at_once_wait_and_are_claimed(database: str) -> None:

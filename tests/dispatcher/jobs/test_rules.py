@@ -71,6 +71,7 @@ WRITTEN: dict[str, Any] = {
     "output_max": "1MiB",
     "keep": {"input": "7d", "output": "7d", "job": "30d"},
     "headers": {"Authorization": "env:DISPATCHER_UPSTREAM_TOKEN"},
+    "signing_secret": "file:model.key",
     "cancel": "close",
     "progress": False,
     "retry": {"base": 1, "factor": 2, "cap": 60},
@@ -86,6 +87,7 @@ RULES = EndpointRules(
     timeout_max=43_200,
     schema=InputSchema(SCHEMA),
     headers=(("Authorization", LocalRef("env", "DISPATCHER_UPSTREAM_TOKEN")),),
+    signing_secret=LocalRef("file", "model.key"),
     callback=CallbackDefaults(policy="runpod", destination="billing"),
     price_per_second=0.0026,
     expected_duration=60,
@@ -128,8 +130,8 @@ def test_what_is_not_written_has_the_tables_default() -> None:
     defaults = {
         name: value
         for name, value in WRITTEN.items()
-        if name not in {"rate", "timeout", "timeout_max", "schema", "headers", "callback", "price",
-                        "expected_duration"}
+        if name not in {"rate", "timeout", "timeout_max", "schema", "headers", "signing_secret",
+                        "callback", "price", "expected_duration"}
     }  # fmt: skip
     assert read(defaults, spelling="snake") == EndpointRules(url=URL)
 
@@ -258,6 +260,7 @@ def test_an_output_above_a_mebibyte_is_refused_with_the_reason() -> None:
         ({"price": {"perSecond": -1}}, "price.perSecond"),
         ({"price": 1}, "price"),
         ({"expectedDuration": 0}, "expectedDuration"),
+        ({"signingSecret": "file:model.key"}, "signingSecret"),
         ({"tenants": []}, "tenants"),
         ({"tenants": ["a b"]}, "tenants[0]"),
         ({"callback": {"policy": "runpodd"}}, "callback.policy"),
@@ -392,7 +395,7 @@ def test_rules_are_shown_in_full_and_read_back() -> None:
         shown = document_of(RULES, spelling)
         assert json.loads(json.dumps(shown)) == shown
         again = read(shown, spelling=spelling)
-        assert again == replace(RULES, headers=())
+        assert again == replace(RULES, headers=(), signing_secret=None)
     shown = document_of(RULES)
     assert "headers" not in shown
     assert shown["queueTimeout"] == "1d"
@@ -454,7 +457,7 @@ def test_every_attribute_is_told_of_in_a_document() -> None:
     shown = document_of(RULES, "snake")
     told = {"retry_unknown": "retry_on", "retry_codes": "retry_on", "price_per_second": "price"}
     for one in fields_of(EndpointRules):
-        if one.name != "headers":
+        if one.name not in ("headers", "signing_secret"):  # of secrets nothing is shown
             assert told.get(one.name, one.name) in shown
 
 

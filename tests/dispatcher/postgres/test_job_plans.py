@@ -37,6 +37,8 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
     "lock ready endpoints": (statements._LOCK_READY, {"endpoint_load_ready"}),
     "ready endpoints": (statements._READY, {"endpoint_load_pkey", "jobs_busy"}),
     "ready queues": (statements.READY_QUEUES, {"queues_pkey"} | _QUEUES),
+    "ready queues but some tenants'": (statements.READY_QUEUES_BUT, {"queues_pkey"} | _QUEUES),
+    "what runs of tenants": (statements.RUNNING_JOBS, {"jobs_busy"}),
     "due jobs": (statements.DUE_JOBS, {"queues_pkey", "jobs_due"}),
     "start": (statements._START, {"jobs_pkey", "inputs_pkey"}),
     "serve queues": (statements.SERVE_QUEUES, {"queues_pkey"}),

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from dispatcher.jobs.values import ClaimedJob
+from dispatcher.jobs.values import ClaimedJob, RunningLimits
 from dispatcher.store.errors import JobQueueFull, KeyReused, StoreError
 from receiver.base.clock import now_ms
 from tests.dispatcher.postgres.test_together import Together, together, until
@@ -82,6 +82,69 @@ async def test_capacity_is_exact_over_processes(together: Together) -> None:
     runs = told(together.url)
     assert len(runs) == 60
     assert set(runs.values()) == {1}
+
+
+async def test_a_tenants_limit_is_exact_over_processes(together: Together) -> None:
+    """However they claim and hand over at the same moment, at however many endpoints: never more
+    of a tenant's calls open than may be, and all its jobs are run."""
+    jobs = await processes(together, 3, concurrency=20)
+    for name in ("other", "third"):
+        made = await jobs[0].endpoint(name, concurrency=20)
+        for one in jobs:
+            one.rules[name] = made.rules
+    limits = RunningLimits(own={"limited": 3})
+    open_calls, most, done = Counter[str](), Counter[str](), Counter[str]()
+    chance = random.Random(1)
+
+    async def call(one: Jobs, claimed: ClaimedJob) -> None:
+        tenant = claimed.tenant
+        open_calls[tenant] += 1
+        most[tenant] = max(most[tenant], open_calls[tenant])
+        await asyncio.sleep(chance.random() / 50)
+        open_calls[tenant] -= 1
+        assert (await one.settle(claimed)).recorded
+        done[claimed.id] += 1
+
+    async def work(one: Jobs) -> None:
+        for n in range(24):
+            tenant = ("limited", "free")[n % 2]
+            submitted = await one.submit(
+                tenant=tenant,
+                at=(EP, "other", "third")[n % 3],
+                handover=n % 4 < 2,
+                running_max=limits.of(tenant),
+            )
+            if submitted.claimed is not None:
+                await call(one, submitted.claimed)
+            await asyncio.gather(*(call(one, found) for found in await one.claim(5, limits=limits)))
+        while sum(done.values()) < 72:
+            await asyncio.gather(*(call(one, found) for found in await one.claim(5, limits=limits)))
+            await asyncio.sleep(0.002)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(work(one) for one in jobs))
+    assert most["limited"] <= 3
+    assert set(done.values()) == {1}
+
+
+async def test_hand_overs_of_one_tenant_take_no_more_than_it_may(together: Together) -> None:
+    """At one moment, in several processes, at different endpoints."""
+    jobs = await processes(together, 3, concurrency=50)
+    for name in ("other", "third"):
+        await jobs[0].endpoint(name, concurrency=50)
+    taken = await asyncio.gather(
+        *(
+            one.submit(handover=True, running_max=4, at=at)
+            for one, at in zip(jobs, (EP, "other", "third"), strict=True)
+            for _ in range(10)
+        )
+    )
+    assert 1 <= sum(one.claimed is not None for one in taken) <= 4
+    limits = RunningLimits(default=4)
+    for one in jobs:
+        await one.claim(limits=limits)
+    running = look(together.url, "SELECT count(*) FROM jobs WHERE state = 'running'")
+    assert running == [(4,)]
 
 
 async def test_hand_overs_of_several_processes_take_no_more_than_there_is(

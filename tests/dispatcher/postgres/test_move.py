@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dispatcher.access import new_secret
 from dispatcher.audit import Entry, new_entry
 from dispatcher.cli import main
 from dispatcher.cli.doctor import database as doctors
@@ -86,6 +87,7 @@ async def _jobs(world: World, count: int) -> None:
     """Some of them in each state, one whose retention is under way, and a bulk change that runs."""
     jobs = Jobs(world)
     await jobs.endpoint(concurrency=5, keep=Keep(input=1), price_per_second=0.5)
+    await jobs.store.ensure_endpoint_secret(new_secret("", T0, endpoint=EP))
     for n in range(count):
         await jobs.submit(
             b"\x00" + str(n).encode(),

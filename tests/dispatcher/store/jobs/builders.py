@@ -26,6 +26,7 @@ from dispatcher.jobs.values import (
     JobVerdict,
     NewJob,
     Output,
+    RunningLimits,
     SettledJob,
     SubmittedJob,
 )
@@ -158,19 +159,30 @@ class Jobs:
             await self.store.beat(process, begins=True, now_ms=self.world.now_ms)
 
     async def submit(
-        self, body: bytes = b'{"prompt":"a"}', *, handover: bool = False, **more: Any
+        self,
+        body: bytes = b'{"prompt":"a"}',
+        *,
+        handover: bool = False,
+        running_max: int | None = None,
+        **more: Any,
     ) -> SubmittedJob:
         if handover:
             await self.known(self.process)
         new = job(body, **{"now_ms": self.world.now_ms, **more})
-        return await self.store.submit(new, process=self.process if handover else None)
+        process = self.process if handover else None
+        return await self.store.submit(new, process=process, running_max=running_max)
 
     async def many(self, count: int, **more: Any) -> list[str]:
         """Ids of `count` queued jobs, in order."""
         return [(await self.submit(**more)).id for _ in range(count)]
 
     async def claim(
-        self, places: int = 100, *, process: str | None = None, bytes_free: int = PLENTY
+        self,
+        places: int = 100,
+        *,
+        process: str | None = None,
+        bytes_free: int = PLENTY,
+        limits: RunningLimits | None = None,
     ) -> list[ClaimedJob]:
         await self.known(process or self.process)
         request = JobClaimRequest(
@@ -180,6 +192,7 @@ class Jobs:
             bytes_free=bytes_free,
             bytes_max=PLENTY,
             part=0.0,  # nothing stays for others
+            limits=limits,
             now_ms=self.world.now_ms,
         )
         return await self.store.claim(request)

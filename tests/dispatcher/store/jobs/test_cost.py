@@ -8,8 +8,10 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, Final
 
+from dispatcher.access import new_secret
 from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.states import STATES
+from dispatcher.jobs.values import RunningLimits
 from dispatcher.store.jobs.sweeps import Bulk
 from tests.dispatcher.store.builders import DAY_MS, TENANT, World
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
@@ -43,7 +45,15 @@ async def exercise(jobs: Jobs) -> None:
     await jobs.retry(claimed[2].id)
     await store.release([claimed[3]], now_ms=world.now_ms)
     await store.expire(now_ms=world.now_ms, limit=3)
-    await jobs.claim(2, process="p")
+    limits = RunningLimits(default=2, own={"nobody": 0})
+    await jobs.claim(2, process="p", limits=limits)
+    await jobs.submit(handover=True, running_max=9)
+    await store.ensure_endpoint_secret(new_secret("", world.now_ms, endpoint=EP))
+    await store.rotate_endpoint_secret(
+        new_secret("", world.now_ms, endpoint=EP), overlap_ms=1, force=True, now_ms=world.now_ms
+    )
+    for one in await store.endpoint_secrets(EP):
+        await store.mark_endpoint_secret_revealed(EP, one.id, by="me", now_ms=world.now_ms)
     await store.reclaim("p", 1, now_ms=world.now_ms, limit=1)
     await store.reclaim_orphans(beside="me", now_ms=world.now_ms, limit=5)
     await store.ended([claimed[0].id])
@@ -75,7 +85,7 @@ async def _look(jobs: Jobs, id: str) -> None:
         await verb(TENANT, id)
     await store.load(EP)
     for job in (await store.search(TENANT, JobFilter(), after=None, limit=99)).jobs:
-        await store.waiting(TENANT, job.id, now_ms=now_ms)
+        await store.waiting(TENANT, job.id, running_max=1, now_ms=now_ms)
     await store.measured(EP, now_ms=now_ms)
     await store.usage(TENANT, since_day=0, until_day=10**6)
     await store.counts(TENANT)

@@ -3,7 +3,8 @@ where the key is gone."""
 
 from pathlib import Path
 
-from tests.dispatcher.store.builders import FACTORIES, LOOKERS, TENANT
+from dispatcher.access import new_secret
+from tests.dispatcher.store.builders import FACTORIES, LOOKERS, T0, TENANT
 from tests.dispatcher.store.conftest import Build
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
 from tests.dispatcher.store.test_sealing import counted, reencrypted
@@ -13,8 +14,10 @@ SECRET = "of-the-customer"
 
 
 async def filled(jobs: Jobs) -> str:
-    """An endpoint with a header, a job that was run, and one that waits; returns the latter."""
+    """An endpoint with a header and a signing secret, a job that was run, and one that waits;
+    returns the latter."""
     await jobs.endpoint(headers=(("X-Token", SECRET),), concurrency=1)
+    await jobs.store.ensure_endpoint_secret(new_secret("", T0, endpoint=EP, value=SECRET))
     await jobs.submit(b"input " + SECRET.encode(), callback=target())
     await jobs.settle(await jobs.one(), outcome(body=b"output " + SECRET.encode()))
     callback = target(headers=(("X-Callback", SECRET),))
@@ -26,6 +29,7 @@ async def filled(jobs: Jobs) -> str:
 
 async def all_is_there(jobs: Jobs) -> None:
     assert (await jobs.store.endpoint(EP)).rules.headers == (("X-Token", SECRET),)
+    assert [one.value for one in await jobs.store.endpoint_secrets(EP)] == [SECRET]
     claimed = await jobs.one()
     assert claimed.unopened is None
     assert claimed.body == b"input " + SECRET.encode()
@@ -39,6 +43,7 @@ def everything(store_name: str, folder: Path) -> str:
     look = LOOKERS[store_name]
     found = [
         *look(folder, "SELECT rules FROM endpoints"),
+        *look(folder, "SELECT value FROM endpoint_secrets"),
         *look(folder, "SELECT options FROM jobs"),
         *[(bytes(row[0]),) for row in look(folder, "SELECT body FROM inputs")],
         *[(bytes(row[0]),) for row in look(folder, "SELECT body FROM outputs")],
@@ -52,7 +57,7 @@ async def test_all_that_is_secret_is_sealed(build: Build, store_name: str, tmp_p
     await filled(jobs)
     found = everything(store_name, tmp_path / "0")
     assert SECRET not in found
-    assert found.count("enc1:k1:") >= 4
+    assert found.count("enc1:k1:") >= 5
     await all_is_there(jobs)
 
 
@@ -76,6 +81,7 @@ async def test_what_is_stored_is_sealed_again(
         await all_is_there(jobs)
     assert {one.what for one in (await counted(world)).values()} >= {
         "endpoints' headers",
+        "endpoints' signing secrets",
         "jobs' headers",
         "payloads",
     }
