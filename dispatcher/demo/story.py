@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import httpx
 
@@ -23,6 +24,7 @@ _OUTAGE: Final = 10
 _CRASH: Final = 300
 _BUGGY: Final = 3
 JOBS: Final = 12
+DIALECTS: Final = 3
 _CALLS: Final = 4  # of the model at once
 _SETTLE_S: Final = 30.0
 # Quick enough to watch; the default policy takes its time, up to a day and a half.
@@ -72,6 +74,7 @@ class Story:
             self.outage,
             self.crash,
             self.jobs,
+            self.three_dialects,
             self.delivered_twice,
             self.dead_letter,
             self.handled,
@@ -153,9 +156,7 @@ class Story:
     async def jobs(self) -> None:
         """Put a model server that only answers while one waits behind the gateway, and kill the
         dispatcher while the model works."""
-        headers = {"Authorization": f"Bearer {self._cast.api_key}"}
-        url = self._cast.dispatcher.url
-        async with httpx.AsyncClient(base_url=url, trust_env=False, headers=headers) as http:
+        async with self._http() as http:
             model = f"{self._cast.customers.url}/model"
             endpoint = {"name": "model", "url": model, "concurrency": _CALLS}
             (await http.post("/v1/endpoints", json=endpoint)).raise_for_status()
@@ -175,8 +176,41 @@ class Story:
             results = await self._results(http, jobs)
         await self._delivered(results)
         self.tally.submitted["receiver"] += results
-        self.tally.results = len(results)
+        self.tally.results += len(results)
         self._say(f"    … restarted: {len(results)} results, each told by one callback")
+
+    async def three_dialects(self) -> None:
+        """Have one slow function called as the clients of three platforms call theirs."""
+        hook = f"{self._cast.receiver.url}/webhooks"
+        async with self._http() as http:
+            # Whatever a request has around it, the function gets its input alone.
+            slow = {"name": "slow", "url": f"{self._cast.customers.url}/model", "body": "input"}
+            await _posted(http, "/v1/endpoints", slow)
+            document = {"input": {"number": 1}, "async": True, "callbackUrl": hook}
+            tensorone = (await _posted(http, "/v2/endpoints/slow/runasync", document))["jobId"]
+            document = {"input": {"number": 2}, "webhook": hook}
+            runpod = (await _posted(http, "/v2/slow/run", document))["id"]
+            query = urlencode({"async": "true", "webhookEndpoint": hook})
+            cerebrium = (await _posted(http, f"/v4/demo/slow/run?{query}", {"number": 3}))["run_id"]
+            results = await self._results(http, [tensorone, runpod, cerebrium])
+            words = [
+                (await _got(http, f"/v2/jobs/{tensorone}/status"))["status"],
+                (await _got(http, f"/v2/slow/status/{runpod}"))["status"],
+                (await _got(http, f"/v2/projects/demo/apps/demo-slow/runs/{cerebrium}"))["item"][
+                    "status"
+                ],
+            ]
+        _expect(words == ["completed", "COMPLETED", "success"], f"the words are {words}")
+        await self._delivered(results)
+        self.tally.submitted["receiver"] += results
+        self.tally.results += len(results)
+        self._say("[b]7[/b]  one slow function, called as at TensorOne, RunPod and Cerebrium …")
+        self._say(f"    … and told in their words: {', '.join(words)}")
+
+    def _http(self) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self._cast.api_key}"}
+        url = self._cast.dispatcher.url
+        return httpx.AsyncClient(base_url=url, trust_env=False, headers=headers)
 
     async def _results(self, http: httpx.AsyncClient, jobs: Sequence[str]) -> list[str]:
         """Wait for the jobs' ends; returns the ids of the callbacks that tell them."""
@@ -195,7 +229,7 @@ class Story:
         last = (await self._client.attempts(known))[-1]
         _expect("duplicate" in (last.response_excerpt or ""), "the receiver took a duplicate")
         self._say(
-            '[b]7[/b]  one delivered again: the receiver answers "duplicate", handles nothing'
+            '[b]8[/b]  one delivered again: the receiver answers "duplicate", handles nothing'
         )
 
     async def dead_letter(self) -> None:
@@ -206,7 +240,7 @@ class Story:
         )
         dead = [callback async for callback in self._client.list(status="dead")]
         _expect({one.id for one in dead} == set(ids), "the list of dead ones is wrong")
-        self._say(f"[b]8[/b]  {len(dead)} dead, found by status: {dead[0].last_error} from a bug …")
+        self._say(f"[b]9[/b]  {len(dead)} dead, found by status: {dead[0].last_error} from a bug …")
         preview = await self._client.preview_replay({"status": "dead", "tags": {"team": "buggy"}})
         _expect(preview.matched == len(ids), "the preview does not match")
         async with httpx.AsyncClient(trust_env=False) as http:
@@ -227,7 +261,7 @@ class Story:
             return len(fulfilled(self._cast.shop)) >= wanted
 
         await self._until(all_of_them, "not every completion was handled")
-        self._say(f"[b]9[/b]  the receiver's handler has fulfilled {wanted} jobs, each once")
+        self._say(f"[b]10[/b] the receiver's handler has fulfilled {wanted} jobs, each once")
 
     # --- the small steps ---
 
@@ -278,6 +312,14 @@ class Story:
                     await asyncio.sleep(0.02)
         except TimeoutError:
             raise DemoError(otherwise) from None
+
+
+async def _posted(http: httpx.AsyncClient, path: str, document: Any) -> Any:
+    return (await http.post(path, json=document)).raise_for_status().json()
+
+
+async def _got(http: httpx.AsyncClient, path: str) -> Any:
+    return (await http.get(path)).raise_for_status().json()
 
 
 def _expect(holds: bool, otherwise: str) -> None:

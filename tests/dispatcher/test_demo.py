@@ -25,6 +25,7 @@ def test_the_demo_lives_through_its_night_and_every_number_is_right() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✗" not in done.stdout
+    assert "completed, COMPLETED, success" in done.stdout
     for said in ("kill -9", "duplicate", "dead", "replayed", "each once", "dispatcher send"):
         assert said in done.stdout
 
