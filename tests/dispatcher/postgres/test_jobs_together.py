@@ -2,16 +2,18 @@
 in a circle (the fixture asks the server), and each run that ends is told once."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from typing import Any
 
 import psycopg
+import pytest
 
 from dispatcher.jobs.values import ClaimedJob, RunningLimits
 from dispatcher.store.errors import JobQueueFull, KeyReused, StoreError
 from receiver.base.clock import now_ms
-from tests.dispatcher.postgres.test_together import Together, together, until
+from tests.dispatcher.postgres.test_together import HOUR_MS, Together, together, until
 from tests.dispatcher.store.builders import TENANT
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
 
@@ -337,3 +339,23 @@ async def test_others_hear_of_work_of_ends_and_of_endpoints(together: Together) 
     await first.cancel(submitted.id)
     await until(lambda: submitted.id in second.world.jobs_ended)
     assert submitted.tenant == TENANT
+
+
+@pytest.mark.parametrize("ahead_ms", [-HOUR_MS, HOUR_MS])
+async def test_an_end_is_told_by_one_clock(together: Together, ahead_ms: int) -> None:
+    """Of a host whose clock is wrong, too: how long a job that was cancelled had waited and run is
+    what it was, and what a look at it shows."""
+    jobs = Jobs(await together.join(ahead_ms=ahead_ms))
+    jobs.world.now_ms = now_ms() + ahead_ms
+    await jobs.endpoint()
+    taken = await jobs.submit(dialect="runpod", callback=target())
+    jobs.world.now_ms = now_ms() + ahead_ms
+    await jobs.one()
+    await jobs.cancel(taken.id)
+    [(body,)] = look(together.url, "SELECT body FROM payloads")
+    said, shown = json.loads(body), await jobs.get(taken.id)
+    assert shown.started_ms is not None
+    assert shown.ended_ms is not None
+    # What a millisecond is by two clocks may differ by the one in which they were compared.
+    assert abs(said["delayTime"] - (shown.started_ms - shown.queued_ms)) <= 50
+    assert abs(said["executionTime"] - (shown.ended_ms - shown.started_ms)) <= 50
