@@ -31,9 +31,10 @@ from dispatcher.jobs.values import Output
 from dispatcher.policy import PRESETS
 from receiver.signature import Fields, Keys
 from receiver.verification import cerebrium as verification
+from tests import theft
 from tests.dispatcher.api.talk import reject
-from tests.dispatcher.dialects.platform import JSON, Platform, between, platform
-from tests.dispatcher.gateway.rig import ADMIN_KEY, served, sink, upstream
+from tests.dispatcher.dialects.platform import JSON, Platform, between, client, platform
+from tests.dispatcher.gateway.rig import ADMIN_KEY, Sink, served, sink, upstream
 from tests.dispatcher.jobs.made import job
 from tests.dispatcher.postgres import folders
 
@@ -730,6 +731,26 @@ async def test_at_the_end_of_the_process_waiters_are_429(on_both: Platform) -> N
     await at.model.until(lambda one: one.closed == 1)
     [job] = (await at.api.get("/v1/jobs")).json()["data"]
     assert (job["status"], job["reason"]) == ("cancelled", "disconnected")
+
+
+async def test_a_process_that_is_told_to_stop_lets_nobody_wait(tmp_path: Path) -> None:
+    """SIGTERM: 429 at once, however long jobs may go on; and the process ends without the call."""
+    database = f"sqlite:///{tmp_path}/jobs.db"
+    async with upstream() as model:
+        model.go.clear()
+        with theft.served(database, tmp_path / "log", JOB_DRAIN="60") as process:
+            async with client(str(process.client.base_url), theft.ADMIN_KEY) as api:
+                made = await api.post("/v1/endpoints", json={"name": APP, "url": model.url})
+                assert made.status_code == 201
+                waiting = asyncio.create_task(api.post(PATH, content=BODY, headers=JSON))
+                await model.reached(1)
+                process.process.terminate()
+                reject(await waiting, 429, "TOO_MANY_WAITING")
+                await model.until(lambda one: one.closed == 1)
+            assert await asyncio.to_thread(process.process.wait, 60) == 0
+        async with between(database, model, Sink()) as again:
+            [job] = (await again.api.get("/v1/jobs")).json()["data"]
+            assert (job["status"], job["reason"]) == ("cancelled", "disconnected")
 
 
 def test_a_run_lasts_for_its_grace_period_and_twelve_hours_at_most() -> None:
