@@ -18,6 +18,9 @@ from receiver.base.protocol import Bounds
 BACKLOG: Final = 2048  # connections the kernel holds while we are busy; uvicorn's own default
 # What the kernel takes beyond what is on its way; otherwise up to 4 MiB for who does not read.
 _UNSENT_BYTES_MAX: Final = 64 * 1024
+# A client that has vanished without a word is noticed within a minute, however long it waits for an
+# answer; and nothing on the way forgets a connection that is quiet for that long.
+_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _DATE_S: Final = 1.0  # how often the responses' Date header is made again
 _TICKS_PER_DATE: Final = 10  # as uvicorn counts
 _CLOSE_S: Final = 0.1  # for connections to close where there is no time to finish anything
@@ -111,8 +114,11 @@ def listen(host: str, port: int) -> socket.socket:
         # create_server() adds the address to the text, where it stands already.
         reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]
         raise CannotListen(f"cannot listen on {host}:{port}: {reason}") from None
-    with suppress(AttributeError, OSError):  # connections inherit it, where there is such a thing
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
+    # Connections inherit what is set here, where there is such a thing.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {**_KEEP_ALIVE, "TCP_NOTSENT_LOWAT": _UNSENT_BYTES_MAX}.items():
+        with suppress(AttributeError, OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     # Not by its own close(), which leaves it open for the event loop that uses it.
     return not_for_children(listener, lambda one: os.close(one.detach()))
 

@@ -1,6 +1,7 @@
 """server.py: one request, one answer, in turn, however the requests come over the wire."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -9,6 +10,7 @@ from random import Random
 
 import pytest
 
+from receiver.base import server
 from receiver.base.http import (
     Bodies,
     Disconnected,
@@ -243,3 +245,21 @@ async def test_whatever_is_sent_is_answered_once_and_in_turn(url: str, seed: int
     last = answers.pop()
     assert last.status == (400 if broken else 200)
     assert [(one.document["path"], one.document.get("body")) for one in answers] == expected
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system names it otherwise")
+def test_a_client_that_vanished_is_noticed_within_a_minute() -> None:
+    """Its host has gone, or a NAT has forgotten it: no word of it would come, however long it is
+    waited for. Each connection is asked for signs of life."""
+    with (
+        server.listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            idle_s, every_s, count = (
+                connection.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            )
+    assert idle_s + every_s * count <= 60
