@@ -1,20 +1,29 @@
 """What callbacks a listing or a replay is about: one value, one set of names, for both."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from dispatcher.states import STATES, State
 from dispatcher.values import Priority
 from receiver.base.clock import iso, parse_iso
 
-_WORDS: Final = (
-    "status", "jobStatus", "jobId", "destination", "callbackUrl", "priority", "error",
-)  # fmt: skip
+Words = Mapping[str, Sequence[str] | None]
+"""The names of a filter's fields that are words, each with those that it may be (None: any
+text)."""
+
+_WORDS: Final[Words] = {
+    "status": STATES,
+    "jobStatus": None,
+    "jobId": None,
+    "destination": None,
+    "callbackUrl": None,
+    "priority": get_args(Priority),
+    "error": None,
+}
 _TIMES: Final = ("since", "until")
-NAMES: Final = (*_WORDS, *_TIMES, "tag.KEY")
 _VALUE_CHARS_MAX: Final = 2_048  # the longest value any field may have: a destination's URL
-TAGS_MAX: Final = 8
+_TAGS_MAX: Final = 8
 
 
 class FilterError(ValueError):
@@ -51,32 +60,47 @@ def parse(raw: Mapping[str, object]) -> Filter:
 
     Raises FilterError for an unknown field and for a value that its field cannot have.
     """
-    fields: dict[str, Any] = {}
-    tags: list[tuple[str, str]] = []
-    for name, value in raw.items():
-        text = read_text(name, value)
-        if name.startswith("tag.") and len(name) > len("tag."):
-            tags.append((read_text("tag", name.removeprefix("tag.")), text))
-        elif name in _TIMES:
-            fields[f"{name}_ms"] = read_time(name, text)
-        elif name in _WORDS:
-            fields[_snake(name)] = _word(name, text)
-        else:
-            raise FilterError(name, text, f"unknown filter; there are {', '.join(NAMES)}")
-    if len(tags) > TAGS_MAX:
-        raise FilterError("tag", len(tags), f"at most {TAGS_MAX} tags at once")
-    return Filter(**fields, tags=tuple(tags))
+    return Filter(**read_fields(raw, _WORDS))
 
 
 def dump(chosen: Filter) -> dict[str, str]:
     """Return the fields of a filter under the names that `parse` reads."""
-    fields = {name: getattr(chosen, _snake(name)) for name in _WORDS}
+    return dump_fields(chosen, _WORDS)
+
+
+# --- what every filter has ---
+
+
+def read_fields(raw: Mapping[str, object], words: Words) -> dict[str, Any]:
+    """Return the values of a filter's fields: its words, `since_ms`, `until_ms` and `tags`. Raises
+    FilterError."""
+    fields: dict[str, Any] = {}
+    tags: list[tuple[str, str]] = []
+    for name, value in raw.items():
+        text = _text(name, value)
+        if name.startswith("tag.") and len(name) > len("tag."):
+            tags.append((_text("tag", name.removeprefix("tag.")), text))
+        elif name in _TIMES:
+            fields[f"{name}_ms"] = _time(name, text)
+        elif name in words:
+            fields[_snake(name)] = _word(name, text, words[name])
+        else:
+            names = ", ".join((*words, *_TIMES, "tag.KEY"))
+            raise FilterError(name, text, f"unknown filter; there are {names}")
+    if len(tags) > _TAGS_MAX:
+        raise FilterError("tag", len(tags), f"at most {_TAGS_MAX} tags at once")
+    return fields | {"tags": tuple(tags)}
+
+
+def dump_fields(chosen: Any, words: Words) -> dict[str, str]:
+    """Return the fields of a filter under the names that `read_fields` reads."""
+    fields = {name: getattr(chosen, _snake(name)) for name in words}
     fields |= {name: iso(getattr(chosen, f"{name}_ms")) for name in _TIMES}
     fields |= {f"tag.{key}": value for key, value in chosen.tags}
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def read_text(name: str, value: object) -> str:
+def _text(name: str, value: object) -> str:
     """Return a filter's value. Raises FilterError for what no field can have."""
     if not isinstance(value, str) or not value:
         raise FilterError(name, value, "must be a text that is not empty")
@@ -91,14 +115,13 @@ def _surrogate(value: str) -> bool:
     return any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def _word(name: str, text: str) -> str:
-    allowed = {"status": STATES, "priority": ("high", "normal")}.get(name)
+def _word(name: str, text: str, allowed: Sequence[str] | None) -> str:
     if allowed is not None and text not in allowed:
         raise FilterError(name, text, f"must be one of {', '.join(allowed)}")
     return text
 
 
-def read_time(name: str, text: str) -> int:
+def _time(name: str, text: str) -> int:
     """Return a time as milliseconds. Raises FilterError."""
     try:
         return parse_iso(text)

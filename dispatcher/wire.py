@@ -509,8 +509,8 @@ class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
 
 
 class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
-    """What a replay would match now; nothing was changed. With `matchedExactly` false at least so
-    many match: there are more than 10,000, or more than it looks through."""
+    """What a replay or a sweep would match now; nothing was changed. With `matchedExactly` false at
+    least so many match: there are more than 10,000, or more than it looks through."""
 
     matched: int
     sample: list[Item]

@@ -15,14 +15,15 @@ from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.looks import JobSweep
 from dispatcher.jobs.states import RETRYABLE
 from dispatcher.store.jobs.sweeps import Bulk
-from dispatcher.wire_jobs import JobView, SweepPreviewView, SweepRequest, SweepView
+from dispatcher.wire import PreviewView
+from dispatcher.wire_jobs import JobView, SweepRequest, SweepView
 from receiver.base.clock import iso
 from receiver.base.http import invalid
 
 SAMPLE: Final = 10
 _ONE: Final = "/v1/sweeps/{id}"
 _EXAMPLE: Final = {"filter": {"endpoint": "document-gen", "tag.team": "a"}, "dryRun": True}
-_RESPONSES: Final = {202: SweepView[str], 200: SweepPreviewView[JobView[str]]}
+_RESPONSES: Final = {202: SweepView[str], 200: PreviewView[JobView[str]]}
 
 
 @Operation(
@@ -73,7 +74,7 @@ async def _start(call: Call, what: Bulk) -> Response:
     if request.dry_run:
         looking = jobs.preview_sweep(call.tenant, what, chosen, sample=SAMPLE, now_ms=call.now_ms)
         counted = await call.request.while_there(looking)
-        preview = SweepPreviewView(
+        preview = PreviewView(
             matched=counted.matched,
             sample=[job_views.view(one) for one in counted.sample],
             filter=filters.dump(chosen),

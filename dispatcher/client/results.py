@@ -166,7 +166,7 @@ class JobAttempt(wire_jobs.JobAttemptView[datetime], frozen=True, kw_only=True):
     """One call of the upstream."""
 
 
-class SweepPreview(wire_jobs.SweepPreviewView[Job], frozen=True, kw_only=True):
+class SweepPreview(wire.PreviewView[Job], frozen=True, kw_only=True):
     """What a bulk change of jobs would match: how many, and some of them."""
 
 

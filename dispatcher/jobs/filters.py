@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Final, get_args
 
-from dispatcher.filters import TAGS_MAX, FilterError, read_text, read_time
+from dispatcher.filters import Words, dump_fields, read_fields
 from dispatcher.jobs.states import STATES, JobReason, JobState
 from dispatcher.jobs.values import JobPriority
-from receiver.base.clock import iso
 
-_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+_WORDS: Final[Words] = {
     "status": STATES,
+    "endpoint": None,
     "priority": get_args(JobPriority),
     "reason": get_args(JobReason),
 }
-_WORDS: Final = ("status", "endpoint", "priority", "reason")
-_TIMES: Final = ("since", "until")
-NAMES: Final = (*_WORDS, *_TIMES, "tag.KEY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,33 +35,9 @@ def parse(raw: Mapping[str, object]) -> JobFilter:
 
     Raises FilterError for an unknown field and for a value that its field cannot have.
     """
-    fields: dict[str, Any] = {}
-    tags: list[tuple[str, str]] = []
-    for name, value in raw.items():
-        text = read_text(name, value)
-        if name.startswith("tag.") and len(name) > len("tag."):
-            tags.append((read_text("tag", name.removeprefix("tag.")), text))
-        elif name in _TIMES:
-            fields[f"{name}_ms"] = read_time(name, text)
-        elif name in _WORDS:
-            fields[name] = _word(name, text)
-        else:
-            raise FilterError(name, text, f"unknown filter; there are {', '.join(NAMES)}")
-    if len(tags) > TAGS_MAX:
-        raise FilterError("tag", len(tags), f"at most {TAGS_MAX} tags at once")
-    return JobFilter(**fields, tags=tuple(tags))
+    return JobFilter(**read_fields(raw, _WORDS))
 
 
 def dump(chosen: JobFilter) -> dict[str, str]:
     """Return the fields of a filter under the names that `parse` reads."""
-    fields = {name: getattr(chosen, name) for name in _WORDS}
-    fields |= {name: iso(getattr(chosen, f"{name}_ms")) for name in _TIMES}
-    fields |= {f"tag.{key}": value for key, value in chosen.tags}
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _word(name: str, text: str) -> str:
-    allowed = _CHOICES.get(name)
-    if allowed is not None and text not in allowed:
-        raise FilterError(name, text, f"must be one of {', '.join(allowed)}")
-    return text
+    return dump_fields(chosen, _WORDS)
