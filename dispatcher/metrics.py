@@ -122,7 +122,7 @@ class Metrics:
         self._job_wait_s = histogram(
             "job_wait_seconds", "From queued to the first call of a run.", _RUN_S, "endpoint"
         )
-        self._jobs_expired = counter("jobs_expired", "Jobs that ended before they began.")
+        self._jobs_expired = counter("jobs_expired", "Jobs whose time was over while they waited.")
         self._jobs_purged = counter("jobs_purged", "Jobs that ended with their queue.")
         self._jobs_pruned = counter("jobs_pruned", "Jobs and their parts removed by retention.")
         self._queues_repaired = counter(

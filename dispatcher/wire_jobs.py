@@ -8,7 +8,7 @@ from dispatcher.jobs.looks import WaitReason
 from dispatcher.jobs.rules import ENDPOINT_NAME
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
-from dispatcher.wire import Force, Item, Overlap, PolicyChoice, Secret, Shape, Time, View
+from dispatcher.wire import Force, Overlap, PolicyChoice, Secret, Shape, Time, View
 
 EndpointName = Annotated[
     str,
@@ -208,7 +208,7 @@ class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
 class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only=True):
     """An endpoint with its rules, as platform keys with the scope `admin` see it: values of
     headers never, only their names. `managed`: it comes from the server's own file, and is changed
-    there."""
+    there. `rulesUnopened`: why its rules cannot be opened; until then nothing is run by them."""
 
     url: str
     managed: bool
@@ -216,6 +216,7 @@ class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only
     updated_at: Time
     rules: dict[str, Any]
     header_names: list[str] = field(default_factory=list)
+    rules_unopened: str | None = None
 
 
 class MadeEndpointView(EndpointDetailView[Time], Generic[Time], frozen=True, kw_only=True):
@@ -392,16 +393,6 @@ class SweepView(View, Generic[Time], frozen=True, kw_only=True):
     filter: dict[str, str] = field(default_factory=dict)
     endpoint: str | None = None
     finished_at: Time | None = None
-    matched_exactly: bool = True
-
-
-class SweepPreviewView(View, Generic[Item], frozen=True, kw_only=True):
-    """What a sweep would match now; nothing was changed. With `matchedExactly` false at least so
-    many match."""
-
-    matched: int
-    sample: list[Item]
-    filter: dict[str, str]
     matched_exactly: bool = True
 
 

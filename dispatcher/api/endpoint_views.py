@@ -45,6 +45,7 @@ def _details(endpoint: Endpoint, figures: Figures, now_ms: int) -> dict[str, Any
         "updated_at": iso(endpoint.updated_ms),
         "rules": rules.document_of(endpoint.rules),
         "header_names": rules.header_names(endpoint.rules),
+        "rules_unopened": None if endpoint.unopened is None else endpoint.unopened.message,
     }
 
 

@@ -18,7 +18,7 @@ from dispatcher.api.route import Operation
 from dispatcher.gateway.intake import UnknownEndpoint
 from dispatcher.jobs import rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound
 from dispatcher.store.stored import PLATFORM
 from dispatcher.values import SecretRef
 from dispatcher.wire import Page
@@ -36,6 +36,7 @@ from receiver.base.http import invalid
 _LOG: Final = log.get("dispatcher.api")
 BYTES_MAX: Final = 256 * 1024
 """Of a request about an endpoint: a schema is the most of it."""
+_TRIES: Final = 3  # of a change that others are quicker than
 _ALL: Final = "/v1/endpoints"
 _ONE: Final = f"{_ALL}/{{name}}"
 
@@ -134,7 +135,7 @@ async def get(call: Call) -> Response:
     body=wire_jobs.EndpointChange,
     example={"concurrency": 8, "rate": None},
     responses={200: EndpointDetailView[str]},
-    errors=("NOT_FOUND", "CONFLICT", "KEYS_REQUIRED"),
+    errors=("NOT_FOUND", "CONFLICT", "KEYS_REQUIRED", "CANNOT_UNSEAL"),
     actions=("endpoint.change",),
 )
 async def change(call: Call) -> Response:
@@ -143,19 +144,35 @@ async def change(call: Call) -> Response:
     The rules that are named; null puts one back to its default. What waits is run by them. With
     another `url` nothing is left of what was learned of the last one. For platform keys only.
     """
-    before = _own(call)
+    _own(call)
     changes = await call.json(dict[str, Any], BYTES_MAX)
     if not changes:
         raise invalid("body", None, "names nothing to change")
+    made = await _change(call, changes, tries=_TRIES)
+    await _changed(call)
+    _LOG.info("endpoint changed", **_log_fields(call, made.name))
+    return respond(await _view(call, made))
+
+
+async def _change(call: Call, changes: dict[str, Any], *, tries: int) -> Endpoint:
+    """Change these fields of an endpoint, and none that others change meanwhile. Raises
+    EndpointChanged where they always do."""
+    before = _own(call)
+    if before.unopened is not None:
+        raise CannotUnseal(before.unopened)
     read = rules.read(rules.merged(before.rules, changes))
     await _check(call, read)
     changed = replace(before, rules=read, text=dump_rules(read), updated_ms=call.now_ms)
     entry = call.entry("endpoint.change", before.name, tenant=None, fields=sorted(changes))
-    store = call.context.store.jobs
-    made = await store.put_endpoint(changed, create=False, now_ms=call.now_ms, entries=[entry])
+    try:
+        return await call.context.store.jobs.put_endpoint(
+            changed, create=False, seen=before, now_ms=call.now_ms, entries=[entry]
+        )
+    except EndpointChanged:
+        if tries <= 1:
+            raise
     await _changed(call)
-    _LOG.info("endpoint changed", **_log_fields(call, made.name))
-    return respond(await _view(call, made))
+    return await _change(call, changes, tries=tries - 1)
 
 
 @Operation(
@@ -175,7 +192,9 @@ async def remove(call: Call) -> Response:
     """
     name = _own(call).name
     entry = call.entry("endpoint.remove", name, tenant=None)
-    await call.context.store.jobs.remove_endpoint(name, now_ms=call.now_ms, entries=[entry])
+    await call.context.store.jobs.remove_endpoint(
+        name, managed=False, now_ms=call.now_ms, entries=[entry]
+    )
     call.context.gateway.secrets.forget(name)
     await _changed(call)
     _LOG.warning("endpoint removed", **_log_fields(call, name))
@@ -255,7 +274,7 @@ async def load(call: Call) -> Response:
     body_optional=True,
     example={},
     responses={200: PurgedView},
-    errors=("NOT_FOUND",),
+    errors=("NOT_FOUND", "CONFLICT"),
     actions=("endpoint.purge",),
 )
 async def purge(call: Call) -> Response:
@@ -275,6 +294,7 @@ async def purge(call: Call) -> Response:
     purged = await call.context.store.jobs.purge(
         name, tenant=tenant, callbacks=request.callbacks, now_ms=call.now_ms, entries=[entry]
     )
+    call.context.wake_job_sweeper()
     _LOG.warning("queue purged", **_log_fields(call, name), tenant=tenant, jobs=purged)
     return respond(PurgedView(purged=purged))
 
@@ -288,7 +308,7 @@ async def purge(call: Call) -> Response:
     body_optional=True,
     example={"input": {"prompt": "hello"}},
     responses={200: EndpointTestView[str]},
-    errors=("NOT_FOUND",),
+    errors=("NOT_FOUND", "CANNOT_UNSEAL"),
     actions=("endpoint.test",),
 )
 async def probe(call: Call) -> Response:
@@ -300,6 +320,8 @@ async def probe(call: Call) -> Response:
     call.principal.require_platform()
     request = await call.json_if_any(wire_jobs.EndpointTest, BYTES_MAX) or wire_jobs.EndpointTest()
     endpoint = known(call)
+    if endpoint.unopened is not None:
+        raise CannotUnseal(endpoint.unopened)
     call.context.job_intake.check_ready()
     if not call.context.probes.take(call.tenant):
         raise unavailable("too many tests run at once")
@@ -325,7 +347,7 @@ def known(call: Call) -> Endpoint:
     """Return the endpoint that the path names. Raises NotFound, also for one that is not for the
     tenant of the request, unless a platform's administrator asks."""
     name = call.path["name"]
-    endpoint = call.context.gateway.book.get(name)
+    endpoint = call.context.gateway.book.find(name)
     if endpoint is None or not _sees(call, endpoint):
         raise UnknownEndpoint(name)
     return endpoint

@@ -34,7 +34,7 @@ EMPTY: Final = Output(body=b"", content_type=job_headers.OCTETS)
 def refused(context: Context, asgi: Asgi, code: str) -> None:
     """Count a refusal, by endpoints that there are: what is asked for may be anything."""
     name = asgi.get("path_params", {}).get("name", "")
-    if context.gateway.book.get(name) is not None:
+    if context.gateway.book.find(name) is not None:
         context.metrics.job_refused(name, code)
 
 
@@ -60,6 +60,7 @@ def refused(context: Context, asgi: Asgi, code: str) -> None:
         "JOB_CANCELLED",
         "JOB_FAILED",
         "JOB_TIMEOUT",
+        "CANNOT_UNSEAL",
     ),
 )
 async def submit(call: Call) -> Response:

@@ -286,7 +286,7 @@ async def waiting(call: Call, job: Job, wait: JobWait | None = None) -> dict[str
         wait = await call.context.store.jobs.waiting(
             call.tenant, job.id, running_max=_running_max(call), now_ms=now_ms
         )
-    endpoint = call.context.gateway.book.get(job.endpoint)
+    endpoint = call.context.gateway.book.find(job.endpoint)
     if wait is None or endpoint is None:
         return {}
     fields: dict[str, Any] = {
@@ -308,7 +308,7 @@ async def waiting(call: Call, job: Job, wait: JobWait | None = None) -> dict[str
 
 async def cost(call: Call, job: Job) -> float | None:
     """Return what a job's last run cost, by its endpoint's price; None where it has none."""
-    endpoint = call.context.gateway.book.get(job.endpoint)
+    endpoint = call.context.gateway.book.find(job.endpoint)
     if endpoint is None or not endpoint.rules.price_per_second:
         return None
     history = await call.context.store.jobs.attempts(call.tenant, job.id, limit=LIMIT_MAX)
@@ -318,7 +318,7 @@ async def cost(call: Call, job: Job) -> float | None:
 
 async def completion(call: Call, job: Job, started_ms: int) -> str | None:
     """Return when a job that runs is expected to have ended."""
-    endpoint = call.context.gateway.book.get(job.endpoint)
+    endpoint = call.context.gateway.book.find(job.endpoint)
     if endpoint is None:
         return None
     expected = await call.context.figures.estimates(endpoint)

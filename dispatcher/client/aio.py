@@ -244,9 +244,9 @@ class AsyncClient:
         until: date | str | None = None,
     ) -> builtins.list[Usage]:
         """Return what was used of each endpoint on each day (UTC) from `since` (30 days ago) to
-        `until` (today), both included. Raises ValidationFailed for more than 5,000 of them."""
-        page = await self.call(job.usage(endpoint=endpoint, since=since, until=until))
-        return page.data
+        `until` (today), both included."""
+        asked = partial(job.usage, endpoint=endpoint, since=since, until=until)
+        return [one async for one in self._pages(asked)]
 
     async def set_endpoint(
         self, name: str, rules: Mapping[str, Any], *, reason: str | None = None

@@ -18,7 +18,7 @@ from dispatcher.gateway.header_values import read_local, signing_of
 from dispatcher.jobs import rules as endpoint_rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
 from dispatcher.jobs.fields import RuleError, nearest
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import Conflict, EndpointChanged, NotFound
 from dispatcher.values import SigningSecret
 from receiver.base.settings import SettingError, read_file
 
@@ -48,7 +48,12 @@ class Store(Protocol):
     ) -> Endpoint: ...
 
     async def remove_endpoint(
-        self, name: str, *, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        name: str,
+        *,
+        managed: bool | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> None: ...
 
 
@@ -197,8 +202,8 @@ async def apply(
     for name in plan.remove:
         removed = entry("endpoint.remove", name, tenant=None, managed=True)
         try:
-            await store.remove_endpoint(name, now_ms=now_ms, entries=[removed])
-        except NotFound:
+            await store.remove_endpoint(name, managed=True, now_ms=now_ms, entries=[removed])
+        except (NotFound, EndpointChanged):
             continue
     if conflict is not None:
         raise conflict

@@ -9,7 +9,7 @@ from typing import Final
 
 from dispatcher.jobs.endpoint import Endpoint
 from dispatcher.jobs.schema import SchemaError
-from dispatcher.store.errors import StoreError
+from dispatcher.store.errors import CannotUnseal, StoreError
 from receiver.base import log
 
 _LOG: Final = log.get("dispatcher.gateway")
@@ -26,11 +26,20 @@ class EndpointBook:
         self._again = False
 
     def get(self, name: str) -> Endpoint | None:
-        """Return an endpoint, None where there is none of this name."""
+        """Return an endpoint, None where there is none of this name. Raises CannotUnseal for one
+        whose rules no key of ours opens: no other is kept from going on."""
+        found = self._by_name.get(name)
+        if found is not None and found.unopened is not None:
+            raise CannotUnseal(found.unopened)
+        return found
+
+    def find(self, name: str) -> Endpoint | None:
+        """Return an endpoint as `all` does."""
         return self._by_name.get(name)
 
     def all(self) -> Sequence[Endpoint]:
-        """Return all endpoints, in the order of their names."""
+        """Return all endpoints, in the order of their names, those too whose rules cannot be
+        opened."""
         return [self._by_name[name] for name in sorted(self._by_name)]
 
     async def reload(self) -> None:

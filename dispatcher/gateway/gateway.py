@@ -115,6 +115,7 @@ class Gateway:
             await self._apply_at_start(self._settings.apply)
         if self._store.shared:
             await self.beats.step()
+            _LOG.info("known to the other processes", process=self._process)
         else:
             while await self._orphans():
                 pass
@@ -230,6 +231,7 @@ class Gateway:
             self._orphans,
             self._expire,
             self._end_purged,
+            self._tell,
             self._repair,
             self._prune,
         )
@@ -274,9 +276,16 @@ class Gateway:
         return expired >= SLICE
 
     async def _end_purged(self) -> bool:
-        ended = await self._jobs.end_purged(now_ms=self._clock(), limit=SLICE)
+        ended, more = await self._jobs.end_purged(now_ms=self._clock(), limit=SLICE)
         self._metrics.jobs_purged(ended)
-        return ended > 0  # one small queue after another, too
+        return more
+
+    async def _tell(self) -> bool:
+        """Tell the ends of jobs that a key was missing for, which is there now."""
+        told = await self._jobs.tell_untold(now_ms=self._clock(), limit=SLICE)
+        if told:
+            _LOG.warning("ends of jobs are told that no key had opened", jobs=told)
+        return told >= SLICE
 
     async def _repair(self) -> bool:
         """One slice of queues a sweep, as of lanes."""

@@ -71,7 +71,11 @@ class JobSweeper:
         return False
 
     async def step(self) -> bool:
-        """Do a slice of each bulk change that runs; return whether there is more to do at once."""
+        """Do a slice of each bulk change that runs; return whether there is more to do at once.
+        Purges of very many queues first: until they are through, their endpoints start nothing."""
+        more = False
+        for endpoint in await self._jobs.purging():
+            more = await self._jobs.purge_on(endpoint, now_ms=self._clock()) or more
         running = await self._jobs.running_sweeps()
         self._held_until_ms = {
             sweep.id: self._held_until_ms[sweep.id]
@@ -79,8 +83,7 @@ class JobSweeper:
             if sweep.id in self._held_until_ms
         }
         if not running or not await self._jobs.sweeps_jobs():
-            return False
-        more = False
+            return more
         for sweep in running:
             if self._held_until_ms.get(sweep.id, 0) <= self._monotonic_ms():
                 more = await self._slice(sweep) or more
@@ -93,6 +96,11 @@ class JobSweeper:
             )
         except (NotFound, Conflict) as error:  # its tenant was erased, or another process sweeps
             _LOG.info("a bulk change of jobs is left alone", id=sweep.id, reason=str(error))
+            return False
+        except StoreError:
+            raise
+        except Exception as error:  # what is wrong with one keeps no other waiting
+            _LOG.exception("a bulk change of jobs was broken off", error, id=sweep.id)
             return False
         if now.state != "running":
             _LOG.info(

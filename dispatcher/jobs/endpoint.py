@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
 
 from dispatcher.jobs.schema import InputSchema
-from dispatcher.values import SecretRef
+from dispatcher.values import SecretRef, Unopened
 
 Body = Literal["auto", "raw", "input", "envelope"]
 DeliveryMode = Literal["at-least-once", "at-most-once"]
@@ -104,6 +104,8 @@ class EndpointRules:
         return self.delivery == "at-most-once"
 
 
+UNOPENED: Final = EndpointRules(url="", tenants=())
+"""Stands where the rules of an endpoint cannot be opened."""
 _NESTED: Final[Mapping[str, Any]] = {
     "keep": Keep,
     "retry": RetryWaits,
@@ -171,7 +173,8 @@ def _load_header(parts: list[Any]) -> tuple[str, HeaderValue]:
 class Endpoint:
     """An endpoint as it is stored. `text` is `rules` as they are kept; a managed one comes from
     the server's file. `epoch` grows with each change of its URL: what was out before teaches
-    nothing after."""
+    nothing after. While its rules are `unopened`, they are not there: nothing is run by them, and
+    nobody but who administers it may know of it."""
 
     name: str
     rules: EndpointRules
@@ -181,6 +184,7 @@ class Endpoint:
     created_ms: int
     updated_ms: int
     epoch: int = 0
+    unopened: Unopened | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

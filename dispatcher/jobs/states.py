@@ -12,7 +12,8 @@ RETRYABLE: Final[frozenset[JobState]] = frozenset({"failed", "timeout", "cancell
 TRANSITIONS: Final[dict[tuple[JobState, JobState], str]] = {
     ("queued", "running"): "claimed: a place is free, its endpoint is not held, it is due",
     ("queued", "cancelled"): "cancelled by a user, purged, or its endpoint was removed",
-    ("queued", "timeout"): "its queue timeout or its own time to live has passed (expired)",
+    ("queued", "timeout"): "its queue timeout has passed (expired), or its own time to live "
+    "(expired where it had never begun, else ttl)",
     ("running", "completed"): "a 2xx whose body was stored whole",
     ("running", "failed"): "another answer, an end that nobody knows, or its tries are spent",
     ("running", "timeout"): "its run limit or its own time to live has passed",
@@ -26,9 +27,9 @@ TRANSITIONS: Final[dict[tuple[JobState, JobState], str]] = {
 }
 
 JobReason = Literal[
-    "expired",  # timeout: it never began
+    "expired",  # timeout: it never began in time; or was to be run again, and could not be in time
     "run_limit",  # timeout: the call took longer than it may
-    "ttl",  # timeout: its own time to live passed while it ran
+    "ttl",  # timeout: its own time to live passed after it had begun
     "purged",  # cancelled with its queue
     "endpoint_removed",  # cancelled with its endpoint
     "user",  # cancelled by somebody who asked for it

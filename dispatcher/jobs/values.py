@@ -285,7 +285,8 @@ class JobAttempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job, as views show it. `output` is there where it was asked for and small enough."""
+    """One job, as views show it. `output` is there where it was asked for and small enough; while
+    its options are `unopened`, they are not."""
 
     id: str
     tenant: str
@@ -313,3 +314,4 @@ class Job:
     epoch: int
     ticket: int
     output: Output | None = None
+    unopened: Unopened | None = None

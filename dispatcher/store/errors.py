@@ -89,6 +89,13 @@ class CannotUnseal(StoreError):
         self.unopened = unopened
 
 
+class EndpointChanged(Conflict):
+    """Somebody else has changed the endpoint since it was looked at."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} was changed by somebody else at this moment; try again")
+
+
 class JobQueueFull(Conflict):
     """As many jobs wait as may: of all customers at `endpoint`, or of this one (`of_tenant`)."""
 

@@ -286,6 +286,11 @@ def seal_text(tx: Tx, plain: str, column: Column, id: str, tenant: str) -> str:
     return plain if tx.ring is None else tx.ring.seal_text(plain, *column.place(id, tenant))
 
 
+def seal_marked(tx: Tx, plain: str, column: Column, id: str, tenant: str) -> str:
+    """Return what to store in a row's column: plain where there is nothing to seal in it."""
+    return seal_text(tx, plain, column, id, tenant) if column.is_marked(plain) else plain
+
+
 def open_text(tx: Tx, stored: str, column: Column, id: str, tenant: str) -> str:
     """Return what a row's column says. Raises CannotUnseal."""
     if not stored.startswith(PREFIX):

@@ -27,7 +27,8 @@ HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough 
 class Column:
     """A column of sealed text, `what` it holds, and the column that names its rows. By SQL on the
     table `t`: the `tenant` of a row, what holds where there is something to seal (`filled`), and
-    where it is still in use at the time `{now_ms}`."""
+    where it is still in use at the time `{now_ms}`. Of some there is only in a text that holds
+    `mark`."""
 
     table: str
     name: str
@@ -36,10 +37,23 @@ class Column:
     tenant: str = "t.tenant"
     filled: str = "1 = 1"
     in_use: str = "1 = 1"
+    mark: str = ""
+
+    def is_marked(self, plain: str) -> bool:
+        """Whether there is something to seal in a text."""
+        return self.mark in plain
 
     def place(self, id: str, tenant: str) -> tuple[str, str, str, str]:
         """Return what the value of a row is bound to."""
         return (self.table, self.name, id, tenant)
+
+
+def _marked(column: str, mark: str) -> str:
+    """Return what holds where `Column.is_marked` does, and of what is sealed already. (LIKE knows
+    no case in SQLite.)"""
+    value = f"t.{column}"
+    is_sealed = f"substr({value}, 1, {len(PREFIX)}) = '{PREFIX}'"
+    return f"({is_sealed} OR replace({value}, '{mark}', '') <> {value})"
 
 
 SECRETS: Final = Column(
@@ -64,13 +78,17 @@ PAYLOADS: Final = Column(
     tenant="(SELECT tenant FROM callbacks c WHERE c.id = t.callback)",
     filled="t.headers <> '[]'",
 )
+# Within JSON, where no text holds a quote of its own.
+_HEADERS: Final = '"headers"'
+_ANY_HEADERS: Final = 'headers"'
 ENDPOINTS: Final = Column(
     table="endpoints",
     name="rules",
     what="endpoints' headers",
     id="name",
     tenant="''",
-    filled="(t.rules LIKE 'enc1:%' OR t.rules LIKE '%\"headers\"%')",
+    filled=_marked("rules", _HEADERS),
+    mark=_HEADERS,
 )
 ENDPOINT_SECRETS: Final = Column(
     table="endpoint_secrets",
@@ -83,7 +101,8 @@ JOB_OPTIONS: Final = Column(
     table="jobs",
     name="options",
     what="jobs' headers",
-    filled="(t.options LIKE 'enc1:%' OR t.options LIKE '%headers\"%')",
+    filled=_marked("options", _ANY_HEADERS),
+    mark=_ANY_HEADERS,
 )
 JOB_SECRETS: Final = Column(
     table="jobs",

@@ -352,7 +352,7 @@ class JobStatements(Protocol):
     SETTLE_JOBS: str  # bulk: `jobs.rows.SETTLED`, id
     PUT_OUTPUTS: str  # bulk: job, run, content_type, headers, body, kid, ended_ms
     INSERT_JOB_ATTEMPTS: str  # bulk: `jobs.rows.ATTEMPT`
-    SET_ENDPOINT_HEALTH: str  # bulk: the fields of Health, endpoint
+    SET_ENDPOINT_HEALTH: str  # bulk: the fields of Health, now_ms, endpoint
 
     def add_measures(self, tx: Tx, durations: Sequence[Row], usage: Sequence[Row]) -> None:
         """Add rows of `durations`, at least one, and of `jobs.rows.USAGE` to what there is."""

@@ -7,6 +7,7 @@ from typing import Final, cast
 
 from dispatcher import policy as policies
 from dispatcher.store.database import StoreEvents
+from dispatcher.store.jobs.purge import EndedSlice
 from dispatcher.store.requests import ClaimRequest, Settlement, Usage
 from dispatcher.store.store import Store
 from dispatcher.values import (
@@ -28,12 +29,15 @@ class _NoJobs:
     async def _none(self, *_args: object, **_kwargs: object) -> tuple[()]:
         return ()
 
-    endpoints = ended = running_sweeps = _none
+    endpoints = ended = running_sweeps = purging = _none
 
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
         return 0
 
-    reclaim_orphans = expire = end_purged = bring_back = hasten = prune = _nothing_due
+    reclaim_orphans = expire = tell_untold = bring_back = hasten = prune = _nothing_due
+
+    async def end_purged(self, **_: object) -> EndedSlice:
+        return EndedSlice(0, more=False)
 
     async def sweeps_jobs(self) -> bool:
         return False

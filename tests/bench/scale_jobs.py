@@ -280,7 +280,7 @@ def _slices(store: Store) -> dict[str, Ask]:
         return str(await jobs.purge(_HELD, tenant=None, now_ms=now_ms()))
 
     async def end_purged(_: dict[str, Any]) -> str:
-        return str(await jobs.end_purged(now_ms=now_ms(), limit=200))
+        return str((await jobs.end_purged(now_ms=now_ms(), limit=200)).ended)
 
     return {"prune": prune, "repair": repair, "purge": purge, "end what was purged": end_purged}
 

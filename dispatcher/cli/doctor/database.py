@@ -29,7 +29,7 @@ _OTHER_SESSIONS: Final = 2 + OWN_READERS
 _TRANSACTION_S_MAX: Final = 300  # an older snapshot keeps vacuum from all that was settled since
 _DEAD_ROWS_SHARE: Final = 0.5
 _DEAD_ROWS_MIN: Final = 100_000
-_NAMED_MAX: Final = 3  # keys, one by one
+_NAMED_MAX: Final = 3  # keys or processes, one by one
 
 
 def check_database(settings: Settings) -> Iterator[Check]:
@@ -83,7 +83,7 @@ def sqlite(settings: Settings) -> Iterator[Check]:
     yield from keys(found.ending_keys, now_ms())
     yield from faults
     yield from _sealed(found.sealed, ring, file)
-    yield from jobs(found.jobs, shared=False)
+    yield from jobs(found.jobs)
     if found.owner is None:
         yield ok("owner", "nobody has it open: no service runs here")
     else:
@@ -174,9 +174,10 @@ def _listed(found: Sequence[Counted], kind: Literal["plain", "older"]) -> str:
     return ", ".join(f"{getattr(one, kind):,} {one.what}" for one in found)
 
 
-def jobs(found: JobFigures | None, *, shared: bool) -> Iterator[Check]:
-    """Yield how many jobs and endpoints there are, and, of a `shared` database, who runs jobs;
-    nothing where there is no endpoint and never was a job."""
+def jobs(found: JobFigures | None, *, lease_s: float | None = None) -> Iterator[Check]:
+    """Yield how many jobs and endpoints there are, and, of a database that several processes share,
+    who runs jobs, each while it beats at least once in `lease_s`; nothing where there is no
+    endpoint and never was a job."""
     if found is None or not (found.endpoints or any(found.counts.values())):
         return
     told = [f"{n:,} {state}" for state, n in found.counts.items() if n] or ["none yet"]
@@ -190,17 +191,41 @@ def jobs(found: JobFigures | None, *, shared: bool) -> Iterator[Check]:
         yield warn("endpoints", message, advice)
     else:
         yield ok("endpoints", message)
-    if shared:
-        yield _processes(found)
+    if found.untold:
+        message = f"{found.untold:,} ends of jobs could not be told: no key opened where to"
+        advice = f"set {KEYS_SETTING} to the key that is missing: they are told at once"
+        yield warn("untold ends", message, advice)
+    if lease_s is not None:
+        yield from _processes(found, lease_s)
 
 
-def _processes(found: JobFigures) -> Check:
-    message = f"{found.processes:,} processes run jobs"
-    if not found.orphans:
-        return ok("job processes", message)
-    message += f"; {found.orphans:,} jobs run by none of these"
-    advice = "any `dispatcher serve` on this database takes them over, in its next sweep"
-    return warn("job processes", message, advice)
+def _processes(found: JobFigures, lease_s: float) -> Iterator[Check]:
+    """Yield how many processes beat, which do not, and what runs at none."""
+    still = [one for one in found.processes if one.still_s is not None and one.still_s >= lease_s]
+    beating = len(found.processes) - len(still)
+    if still:
+        named = ", ".join(
+            f"{one.id} for {one.still_s:,.0f} s ({one.jobs:,} jobs)" for one in still[:_NAMED_MAX]
+        )
+        more = f" and {len(still) - _NAMED_MAX:,} more" if len(still) > _NAMED_MAX else ""
+        message = f"{beating:,} processes beat; no beat came of {named}{more}"
+        advice = (
+            "if it hangs, end it; another `dispatcher serve` takes its jobs over once it has seen "
+            "no beat for DISPATCHER_JOB_LEASE"
+            if beating
+            else "no process is there to take its jobs over: start `dispatcher serve`"
+        )
+        yield warn("job processes", message, advice)
+    else:
+        yield ok("job processes", f"{beating:,} processes run jobs")
+    if found.orphans:
+        message = f"{found.orphans:,} jobs are run by a process that is gone"
+        advice = (
+            "a `dispatcher serve` takes them over in its next sweep"
+            if beating
+            else "no process is there to take them over: start `dispatcher serve`"
+        )
+        yield warn("orphaned jobs", message, advice)
 
 
 def _absent(url: str) -> Check:
@@ -255,7 +280,7 @@ def postgres(settings: Settings) -> Iterator[Check]:
     yield from keys(found.ending_keys, now_ms())
     yield from faults
     yield from _sealed(found.sealed, ring)
-    yield from jobs(found.jobs, shared=True)
+    yield from jobs(found.jobs, lease_s=settings.job_lease)
     if found.schema:
         yield _vacuum(found)
 

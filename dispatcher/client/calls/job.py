@@ -286,11 +286,14 @@ def usage(
     endpoint: str | None = None,
     since: date | str | None = None,
     until: date | str | None = None,
+    cursor: str | None = None,
+    limit: int | None = None,
 ) -> Call[Page[Usage]]:
-    """Return what was used of each endpoint on each day (UTC) from `since` (30 days ago) to `until`
-    (today), both included. Raises ValidationFailed for more than 5,000 of them."""
-    params = build.given({"endpoint": endpoint, "since": _day(since), "until": _day(until)})
-    return build.get(read.page(Usage), "usage", params=tuple(params.items()))
+    """Up to `limit` (1 to 500) of what was used of each endpoint on each day (UTC) from `since` (30
+    days ago) to `until` (today), both included, from `cursor` on."""
+    given = build.given({"endpoint": endpoint, "since": _day(since), "until": _day(until)})
+    params = (*given.items(), *build.paging(cursor, limit))
+    return build.get(read.page(Usage), "usage", params=params)
 
 
 def _day(given: date | str | None) -> str | None:

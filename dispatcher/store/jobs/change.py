@@ -1,10 +1,12 @@
 """What users do to jobs: cancel, and retry under the same id as a new run."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from dispatcher.jobs.states import FINAL, RETRYABLE, JobReason
 from dispatcher.jobs.values import ChangedJob
 from dispatcher.store.errors import (
+    CannotUnseal,
     Conflict,
     InputGone,
     JobQueueFull,
@@ -14,13 +16,14 @@ from dispatcher.store.errors import (
 )
 from dispatcher.store.jobs import finish, measures, views
 from dispatcher.store.jobs.finish import Ending, Found
+from dispatcher.store.jobs.scheduling import is_ahead_of_purge
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Row, Tx
 
 _LOADS = """
-SELECT endpoint, queued, queue_max, queue_max_tenant, queue_timeout_ms FROM endpoint_load
-WHERE removed = 0 AND endpoint
+SELECT endpoint, queued, queue_max, queue_max_tenant, queue_timeout_ms, purge_after
+FROM endpoint_load WHERE removed = 0 AND endpoint
 """
 _QUEUES = "SELECT id, epoch, ticket, begun, queued FROM queues WHERE id"
 _RETRY = """
@@ -64,7 +67,7 @@ def retry(
     tx: Tx, tenant: str, job: str, touched: Touched, *, force: bool, now_ms: int
 ) -> ChangedJob:
     """Queue a job that has ended again, behind all others: the same id, the next run, all its tries
-    before it. Raises NotFound, Conflict, InputGone, JobQueueFull."""
+    before it. Raises NotFound, Conflict, InputGone, JobQueueFull, CannotUnseal."""
     found = _find(tx, tenant, job, touched)
     refused = retry_all(tx, [found], force=force, now_ms=now_ms)
     if job in refused:
@@ -121,7 +124,8 @@ def retry_all(tx: Tx, found: Sequence[Found], *, force: bool, now_ms: int) -> di
         ends_ms = None if ttl_s is None else at_ms + round(ttl_s * 1000)
         expires_ms = at_ms + load[3]
         expires_ms = expires_ms if ends_ms is None else min(expires_ms, ends_ms)
-        values.append((at_ms, expires_ms, ends_ms, queue[0], queue[1], job.id))
+        epoch = queue[0] + is_ahead_of_purge(one.queue, load[4])
+        values.append((at_ms, expires_ms, ends_ms, epoch, queue[1], job.id))
         tx.changes.queued(job.endpoint, one.queue, 1)
         tx.changes.job_moved(job.tenant, job.state, "queued")
     if values:
@@ -133,7 +137,7 @@ def retry_all(tx: Tx, found: Sequence[Found], *, force: bool, now_ms: int) -> di
 
 
 def _refusal(
-    tx: Tx, one: Found, load: list[int] | None, queue: list[int], *, has_input: bool, force: bool
+    tx: Tx, one: Found, load: list[Any] | None, queue: list[int], *, has_input: bool, force: bool
 ) -> StoreError | None:
     job = one.job
     if job.state not in FINAL:
@@ -142,6 +146,8 @@ def _refusal(
         return Conflict(f"{job.id} is {job.state}: it is retried only where that is forced")
     if job.releasing:
         return Conflict(f"the call of {job.id} has not ended yet; try again in a moment")
+    if job.unopened is not None:
+        return CannotUnseal(job.unopened)
     if not has_input:
         return InputGone(f"the input of {job.id} is past its retention")
     if one.is_bare:

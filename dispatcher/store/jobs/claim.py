@@ -142,6 +142,9 @@ def _put_aside(tx: Tx, ids: set[str]) -> None:
         rows.NEVER_MS,
         tx.ids(ids),
     )
+    sql = f"SELECT endpoint, queue FROM jobs WHERE id{tx.job_statements.IN}"
+    for endpoint, queue in tx.all(sql, tx.ids(ids)):
+        tx.changes.queued(endpoint, queue, 1)
 
 
 def _endpoints(tx: Tx, request: JobClaimRequest, now_ms: int) -> list[_Endpoint]:

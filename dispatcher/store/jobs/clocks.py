@@ -10,15 +10,19 @@ from dispatcher.store.tx import Tx
 
 _AHEAD: Final = """
 SELECT endpoint FROM endpoint_load
-WHERE paced_ms > ? OR served_ms > ? OR failing_since_ms > ?
+WHERE paced_ms > ? OR served_ms > ? OR failing_since_ms > ? OR held_from_ms > ?
     OR held_until_ms > CASE WHEN held_reason = 'retry-after' THEN ? ELSE ? END
 ORDER BY endpoint LIMIT ?
 """
+# A hold that was made in the future lasts for as long as was asked for; of any other no more is
+# known than how long one of its kind may last.
 _BRING_BACK: Final = """
 UPDATE endpoint_load SET paced_ms = CASE WHEN paced_ms > ? THEN ? ELSE paced_ms END,
     served_ms = CASE WHEN served_ms > ? THEN ? ELSE served_ms END,
     failing_since_ms = CASE WHEN failing_since_ms > ? THEN ? ELSE failing_since_ms END,
+    held_from_ms = CASE WHEN held_from_ms > ? THEN ? ELSE held_from_ms END,
     held_until_ms = CASE
+        WHEN held_from_ms > ? THEN ? + held_until_ms - held_from_ms
         WHEN held_reason = 'retry-after'
         THEN CASE WHEN held_until_ms > ? THEN ? ELSE held_until_ms END
         WHEN held_until_ms > ? THEN ? ELSE held_until_ms END
@@ -37,7 +41,7 @@ def ahead(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> list[str]:
     """Return endpoints that are ahead of this time, further than their holds may last."""
     soon_ms = now_ms + SLACK_MS
     holds = soon_ms + retry_after_ms, soon_ms + HOLD_MS
-    return [row[0] for row in tx.all(_AHEAD, soon_ms, soon_ms, soon_ms, *holds, limit)]
+    return [row[0] for row in tx.all(_AHEAD, *[soon_ms] * 4, *holds, limit)]
 
 
 def late(tx: Tx, *, until_ms: int, limit: int) -> list[str]:
@@ -55,15 +59,15 @@ def of_ahead(*, now_ms: int, retry_after_ms: int, limit: int) -> Touched:
 
 
 def bring_back(tx: Tx, *, now_ms: int, retry_after_ms: int, limit: int) -> int:
-    """Have endpoints have been served by now at the latest, and be held for as long as they may be
-    from now on; return how many were ahead."""
+    """Have endpoints have been served by now at the latest, and be held from now on for as long as
+    was asked for, or as they may be; return how many were ahead."""
     found = ahead(tx, now_ms=now_ms, retry_after_ms=retry_after_ms, limit=limit)
     soon = now_ms + SLACK_MS, now_ms
     asked_ms, held_ms = now_ms + retry_after_ms, now_ms + HOLD_MS
     for endpoint in found:
         if tx.holds_endpoint(endpoint):
             holds = asked_ms, asked_ms, held_ms, held_ms
-            tx.run(_BRING_BACK, *soon, *soon, *soon, *holds, endpoint)
+            tx.run(_BRING_BACK, *soon * 5, *holds, endpoint)
             tx.changes.endpoints.add(endpoint)
     return len(found)
 

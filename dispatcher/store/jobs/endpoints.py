@@ -7,9 +7,9 @@ from typing import Final
 
 from dispatcher.health import Health
 from dispatcher.jobs import health
-from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules, load_rules
+from dispatcher.jobs.endpoint import UNOPENED, Endpoint, EndpointRules, dump_rules, load_rules
 from dispatcher.store import rows
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound
 from dispatcher.store.sealing import ENDPOINTS
 from dispatcher.store.tx import Row, Tx, marks
 
@@ -27,17 +27,18 @@ _SCHEDULING: Final = (
     "queue_max_tenant",
     "queue_timeout_ms",
 )
+_CONCURRENCY: Final = "SELECT concurrency FROM endpoint_load WHERE endpoint = ?"
 _HEALTH: Final = (
     "failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away, threshold"
 )
 _FORGET: Final = (
     "failures = 0, failing_since_ms = NULL, openings = 0, held_until_ms = 0, held_reason = NULL, "
-    "turned_away = 0, threshold = NULL"
+    "held_from_ms = NULL, turned_away = 0, threshold = NULL"
 )
 
 
 def get(tx: Tx, name: str) -> Endpoint:
-    """Raise NotFound, for one that was removed too; CannotUnseal."""
+    """Raise NotFound, for one that was removed too. One whose rules cannot be opened says so."""
     row = tx.one(f"{_ENDPOINT} WHERE name = ? AND removed_ms IS NULL", name)
     if row is None:
         raise NotFound(f"there is no endpoint {name}")
@@ -58,22 +59,31 @@ def endpoints(tx: Tx) -> list[Endpoint]:
 
 def _endpoint(tx: Tx, row: Row) -> Endpoint:
     name, stored, managed, paused, epoch, created_ms, updated_ms = row
-    text = rows.open_text(tx, stored, ENDPOINTS, name, "")
+    unopened = None
+    try:
+        text = rows.open_text(tx, stored, ENDPOINTS, name, "")
+        rules = load_rules(text)
+    except CannotUnseal as error:
+        text, rules, unopened = stored, UNOPENED, error.unopened
     return Endpoint(
         name=name,
-        rules=load_rules(text),
+        rules=rules,
         text=text,
         managed=bool(managed),
         paused=bool(paused),
         created_ms=created_ms,
         updated_ms=updated_ms,
         epoch=epoch,
+        unopened=unopened,
     )
 
 
-def put(tx: Tx, new: Endpoint, *, create: bool, now_ms: int) -> Endpoint:
+def put(
+    tx: Tx, new: Endpoint, *, create: bool, seen: Endpoint | None = None, now_ms: int
+) -> Endpoint:
     """Make or change an endpoint; its rules act on the backlog from now on. One with another
-    upstream forgets what was learned of the last. Raises Conflict and NotFound."""
+    upstream forgets what was learned of the last. Raises Conflict and NotFound, and EndpointChanged
+    where it is not as it was `seen` (None: whatever it is)."""
     row = tx.one("SELECT removed_ms FROM endpoints WHERE name = ?", new.name)
     if row is not None and row[0] is not None:
         raise Conflict(f"what waited for {new.name} is still being ended; try again in a moment")
@@ -84,7 +94,10 @@ def put(tx: Tx, new: Endpoint, *, create: bool, now_ms: int) -> Endpoint:
     if row is None:
         _make(tx, new, now_ms)
     else:
-        _change(tx, new, get(tx, new.name).rules, now_ms)
+        before = get(tx, new.name)
+        if seen is not None and (before.text, before.managed) != (seen.text, seen.managed):
+            raise EndpointChanged(new.name)
+        _change(tx, new, before, now_ms)
     tx.changes.endpoints.add(new.name)
     tx.notify("endpoints")
     return get(tx, new.name)
@@ -121,7 +134,8 @@ def _make(tx: Tx, new: Endpoint, now_ms: int) -> None:
     tx.held_endpoints |= {new.name}
 
 
-def _change(tx: Tx, new: Endpoint, before: EndpointRules, now_ms: int) -> None:
+def _change(tx: Tx, new: Endpoint, seen: Endpoint, now_ms: int) -> None:
+    before = seen.rules
     tx.run(
         "UPDATE endpoints SET rules = ?, managed = ?, updated_ms = ? WHERE name = ?",
         _sealed(tx, new),
@@ -136,7 +150,7 @@ def _change(tx: Tx, new: Endpoint, before: EndpointRules, now_ms: int) -> None:
         new.name,
     )
     if (before.url, before.method) != (new.rules.url, new.rules.method):
-        _begin_again(tx, new.name, new.rules)
+        _begin_again(tx, new.name, new.rules.concurrency)
     elif (before.concurrency, before.adaptive) != (new.rules.concurrency, new.rules.adaptive):
         _resize(tx, new.name, new.rules)
 
@@ -151,8 +165,7 @@ def _resize(tx: Tx, name: str, rules: EndpointRules) -> None:
 
 def _sealed(tx: Tx, new: Endpoint) -> str:
     """Return what is stored of its rules: sealed where they hold headers."""
-    text = dump_rules(new.rules)
-    return rows.seal_text(tx, text, ENDPOINTS, new.name, "") if new.rules.headers else text
+    return rows.seal_marked(tx, dump_rules(new.rules), ENDPOINTS, new.name, "")
 
 
 def _scheduling(rules: EndpointRules) -> tuple[object, ...]:
@@ -168,31 +181,35 @@ def _scheduling(rules: EndpointRules) -> tuple[object, ...]:
     )
 
 
-def _begin_again(tx: Tx, name: str, rules: EndpointRules) -> None:
+def _begin_again(tx: Tx, name: str, concurrency: int) -> None:
     """Forget what was learned of the upstream, also what calls that are out will tell."""
     sql = f'UPDATE endpoint_load SET "window" = ?, epoch = epoch + 1, {_FORGET} WHERE endpoint = ?'
-    tx.run(sql, health.fresh(rules.concurrency).window, name)
+    tx.run(sql, health.fresh(concurrency).window, name)
     tx.run("UPDATE endpoints SET epoch = epoch + 1 WHERE name = ?", name)
 
 
 def set_paused(tx: Tx, name: str, *, paused: bool, now_ms: int) -> Endpoint:
     """Start no more of its jobs, or go on, as if nothing had been wrong with its upstream. Raises
     NotFound."""
-    rules = get(tx, name).rules
+    check_there(tx, name)
     sql = "UPDATE endpoints SET paused = ?, updated_ms = ? WHERE name = ?"
     tx.run(sql, int(paused), now_ms, name)
     tx.run("UPDATE endpoint_load SET paused = ? WHERE endpoint = ?", int(paused), name)
     if not paused:  # one that is held by a circuit alone goes on too
-        _begin_again(tx, name, rules)
+        (concurrency,) = tx.all(_CONCURRENCY, name)[0]
+        _begin_again(tx, name, concurrency)
     tx.changes.endpoints.add(name)
     tx.notify("endpoints")
     return get(tx, name)
 
 
-def remove(tx: Tx, name: str, *, now_ms: int) -> None:
+def remove(tx: Tx, name: str, *, managed: bool | None = None, now_ms: int) -> None:
     """Take no more for it and start nothing; its backlog is ended slice by slice, and then its row
-    goes. Raises NotFound."""
-    get(tx, name)
+    goes. Raises NotFound, and EndpointChanged for one that is managed, or not, other than said."""
+    check_there(tx, name)
+    sql = "SELECT managed FROM endpoints WHERE name = ?"
+    if managed is not None and tx.one(sql, name) != (int(managed),):
+        raise EndpointChanged(name)
     tx.run("UPDATE endpoints SET removed_ms = ? WHERE name = ?", tx.at(now_ms), name)
     tx.run("UPDATE endpoint_load SET removed = 1 WHERE endpoint = ?", name)
     tx.changes.endpoints.add(name)

@@ -14,6 +14,9 @@ from dispatcher.store.tx import Tx
 _RUNNING: Final = (
     "SELECT id, endpoint, NULL FROM jobs WHERE state = 'running' AND tenant || '' = ? LIMIT ?"
 )
+_USED: Final = (
+    "SELECT tenant, endpoint, day FROM job_usage WHERE tenant = ? ORDER BY endpoint, day LIMIT ?"
+)
 _OLDEST: Final = (
     "SELECT id, endpoint FROM jobs WHERE tenant = ? AND state <> 'running' AND releasing = 0 "
     "ORDER BY id LIMIT ?"
@@ -46,4 +49,16 @@ def erase(
     retention.delete(tx, gone)
     if ended or gone:
         return "going on"
-    return "waiting" if tx.one("SELECT 1 FROM jobs WHERE tenant = ? LIMIT 1", tenant) else "done"
+    if tx.one("SELECT 1 FROM jobs WHERE tenant = ? LIMIT 1", tenant):
+        return "waiting"
+    return "going on" if _forget(tx, tenant, limit) else "done"
+
+
+def _forget(tx: Tx, tenant: str, limit: int) -> int:
+    """Delete some of what is kept of a tenant's jobs that are gone; return how many rows."""
+    used = tx.all(_USED, tenant, limit)
+    if used:
+        tx.many("DELETE FROM job_usage WHERE tenant = ? AND endpoint = ? AND day = ?", used)
+        return len(used)
+    sql = "SELECT id FROM job_sweeps WHERE tenant = ? ORDER BY id LIMIT ?"
+    return tx.run(f"DELETE FROM job_sweeps WHERE id IN ({sql})", tenant, limit)

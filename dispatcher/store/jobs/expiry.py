@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dispatcher.jobs.judge import died
+from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import ClaimedJob, HeldJob, JobVerdict
 from dispatcher.store.jobs import finish
 from dispatcher.store.jobs.finish import Ending, Found
@@ -30,11 +31,18 @@ def of_expiring(now_ms: int, limit: int) -> Touched:
 
 def expire(tx: Tx, touched: Touched, rules: Rules, *, now_ms: int, limit: int) -> int:
     """End what waits past its queue timeout or time to live; return how many that were."""
-    ids = [row[0] for row in tx.all(_EXPIRING, tx.at(now_ms), limit)]
-    found = [one for one in finish.find(tx, ids, touched) if one.job.state == "queued"]
-    ending = Ending(state="timeout", reason="expired")
-    ended = finish.end(tx, found, ending, rules, now_ms=now_ms)
-    return len(ended)
+    at_ms = tx.at(now_ms)
+    ids = [row[0] for row in tx.all(_EXPIRING, at_ms, limit)]
+    by_reason: dict[JobReason, list[Found]] = {"expired": [], "ttl": []}
+    for one in finish.find(tx, ids, touched):
+        if one.job.state == "queued":
+            has_begun = one.job.started_ms is not None
+            is_over = one.ends_ms is not None and one.ends_ms <= at_ms
+            by_reason["ttl" if has_begun and is_over else "expired"].append(one)
+    return sum(
+        len(finish.end(tx, found, Ending(state="timeout", reason=reason), rules, now_ms=now_ms))
+        for reason, found in by_reason.items()
+    )
 
 
 # --- by the end of who runs it ---
@@ -123,9 +131,8 @@ def _apply(
             ended[Ending(state=verdict.state, reason=reason, error=verdict.error)].append(one)
             continue
         expires_ms = tx.at(now_ms) + loads[one.job.endpoint][1]
-        ttl_s = one.job.options.ttl_s
-        if ttl_s is not None:
-            expires_ms = min(expires_ms, one.job.queued_ms + round(ttl_s * 1000))
+        if one.ends_ms is not None:
+            expires_ms = min(expires_ms, one.ends_ms)
         again.append((one.interruptions + interrupted, expires_ms, one.job.id))
         tx.changes.queued(one.job.endpoint, one.queue, 1)
     if again:

@@ -1,26 +1,28 @@
 """Where jobs end other than by the end of a call: cancelled, expired, purged, interrupted. In bulk,
-each with its callback, in one commit."""
+each with its callback, in one commit. One whose options cannot be opened ends all the same: its end
+is told once they can (`untold.py`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from dispatcher.dialects.callbacks import SIGNS_CALLBACK, callback_of
+from dispatcher.dialects.callbacks import callback_of
 from dispatcher.ids import random_id
 from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.told import End
 from dispatcher.jobs.values import Job
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.jobs import measures, rows
+from dispatcher.store.jobs import measures, rows, untold
 from dispatcher.store.jobs.settle import drop_outputs
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.touched import Touched
+from dispatcher.store.jobs.untold import Untold
 from dispatcher.store.requests import Rules, SubmitRequest
 from dispatcher.store.tx import Tx
-from dispatcher.values import NewCallback
+from dispatcher.values import NewCallback, Unopened
 
 _FOUND = f"""
-SELECT claim, interruptions, process, queue, lane, secret,
-       epoch = (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
+SELECT claim, interruptions, process, queue, lane, ends_ms, secret,
+       epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
 FROM jobs WHERE id
 """
 
@@ -28,16 +30,20 @@ FROM jobs WHERE id
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """A job as it stands in the running transaction; `present` unless its queue was purged since it
-    was queued. `secret` is its callback's; `is_bare`: it had one, for whatever, that is gone."""
+    was queued. `ends_ms` is when its time to live has passed, if it has one. `secret` is its
+    callback's; `is_bare`: it had one, for whatever, that is gone. `untellable`: why its end cannot
+    be told, where to or how it is signed."""
 
     job: Job
     claim: int
     interruptions: int
     process: str | None
     queue: str
+    ends_ms: int | None
     present: bool
     secret: str | None = field(default=None, repr=False)
     is_bare: bool = False
+    untellable: Unopened | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +59,19 @@ class Ending:
 
 
 def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
-    """Return those of these jobs that this transaction may change, in the order of `ids`; what
-    cannot be opened is left as it is."""
+    """Return those of these jobs that this transaction may change, in the order of `ids`."""
     if not ids:
         return []
     found: dict[str, Found] = {}
-    for claim, interruptions, process, queue, lane, stored, present, *row in tx.all(
+    for claim, interruptions, process, queue, lane, ends_ms, stored, present, *row in tx.all(
         _FOUND + tx.job_statements.IN, tx.ids(ids)
     ):
+        job = rows.job(tx, tuple(row))
+        secret, untellable = None, job.unopened
         try:
-            job = rows.job(tx, tuple(row))
-            secret = _callbacks_secret(tx, job, stored)
-        except CannotUnseal:
-            continue
+            secret = rows.callbacks_secret(tx, job, stored)
+        except CannotUnseal as error:
+            untellable = error.unopened
         if touched.may_change(tx, job.endpoint, lane):
             found[job.id] = Found(
                 job=job,
@@ -73,9 +79,11 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
                 interruptions=interruptions,
                 process=process,
                 queue=queue,
+                ends_ms=ends_ms,
                 present=bool(present),
                 secret=secret,
                 is_bare=stored == rows.SECRET_GONE,
+                untellable=untellable,
             )
     return [found[id] for id in ids if id in found]
 
@@ -93,7 +101,9 @@ def end(
     told = {
         one.job.id: callback
         for one in ended
-        if ending.told and (callback := _callback(tx, one, ending, rules, now_ms)) is not None
+        if ending.told
+        and one.untellable is None
+        and (callback := _callback(tx, one, ending, rules, now_ms)) is not None
     }
     values = []
     for one in ended:
@@ -117,6 +127,9 @@ def end(
         if not running and one.present:
             tx.changes.queued(job.endpoint, one.queue, -1)
     tx.bulk(tx.job_statements.END_JOBS, values)
+    if ending.told:
+        untellable = [one.job for one in ended if one.untellable is not None]
+        untold.note(tx, [_untold(tx, job, ending, now_ms) for job in untellable])
     begun = [one.job for one in ended if one.job.state == "running"]
     measures.stopped(tx, begun, failed=ending.state != "completed", now_ms=now_ms)
     drop_outputs(tx, [one.job.id for one in ended if one.job.output_bytes is not None])
@@ -124,12 +137,10 @@ def end(
     return ended
 
 
-def _callbacks_secret(tx: Tx, job: Job, stored: str | None) -> str | None:
-    """Return what signs the callback of a job; what its upstream alone sees is not opened. Raises
-    CannotUnseal."""
-    if job.dialect not in SIGNS_CALLBACK or job.options.callback is None:
-        return None
-    return rows.open_secret(tx, stored, job.id, job.tenant)
+def _untold(tx: Tx, job: Job, ending: Ending, now_ms: int) -> Untold:
+    return Untold(
+        job.id, job.run, ending.state, ending.reason, ending.error, job.started_ms, tx.at(now_ms)
+    )
 
 
 def _callback(

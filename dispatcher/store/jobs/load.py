@@ -106,7 +106,7 @@ def waiting(
     tx: Tx, tenant: str, id: str, *, running_max: int | None = None, now_ms: int
 ) -> JobWait | None:
     """Return what a job waits for, where `running_max` jobs of its tenant may run at once; None
-    where it does not wait, or was purged. Raises NotFound, CannotUnseal."""
+    where it does not wait, or was purged. Raises NotFound."""
     job = views.get(tx, tenant, id, output=False)
     return waiting_of(tx, job, running_max=running_max, now_ms=now_ms)
 

@@ -22,6 +22,7 @@ GROUP BY what, bucket
 _USAGE: Final = """
 SELECT tenant, endpoint, day, runs, failed, run_ms, cost, bytes FROM job_usage
 WHERE tenant = ? AND endpoint >= ? AND endpoint <= ? AND day >= ? AND day <= ?
+    AND (endpoint, day) > (?, ?)
 ORDER BY endpoint, day LIMIT ?
 """
 _ADD_RETRIED: Final = """
@@ -34,6 +35,14 @@ SELECT CAST(coalesce(sum(runs), 0) AS bigint), CAST(coalesce(sum(failed), 0) AS 
 FROM job_usage WHERE tenant = ? AND endpoint = ?
 """
 _LAST: Final = "\uffff"  # behind every name
+_OLD_DURATIONS: Final = """
+SELECT endpoint, day, what, bucket FROM durations WHERE day < ? ORDER BY day LIMIT ?
+"""
+_DELETE_DURATION: Final = """
+DELETE FROM durations WHERE endpoint = ? AND day = ? AND what = ? AND bucket = ?
+"""
+_OLD_USAGE: Final = "SELECT tenant, endpoint, day FROM job_usage WHERE day < ? ORDER BY day LIMIT ?"
+_DELETE_USAGE: Final = "DELETE FROM job_usage WHERE tenant = ? AND endpoint = ? AND day = ?"
 
 
 @dataclass(slots=True)
@@ -121,11 +130,22 @@ def measured(tx: Tx, endpoint: str, *, now_ms: int) -> dict[What, Histogram]:
 
 
 def usage(
-    tx: Tx, tenant: str, endpoint: str | None, *, since_day: int, until_day: int, limit: int
+    tx: Tx,
+    tenant: str,
+    endpoint: str | None,
+    *,
+    since_day: int,
+    until_day: int,
+    after: tuple[str, int] | None,
+    limit: int,
 ) -> Sequence[JobUsage]:
-    """Return what a tenant used from one day to another, both included, by endpoint and day."""
+    """Return what a tenant used from one day to another, both included, by endpoint and day, of
+    those `after` this one."""
     first, last = (endpoint, endpoint) if endpoint is not None else ("", _LAST)
-    found = tx.all(_USAGE, tenant, first, last, since_day, until_day, limit)
+    if after is not None:
+        first = max(first, after[0])
+    after = after or ("", 0)
+    found = tx.all(_USAGE, tenant, first, last, since_day, until_day, *after, limit)
     return [
         JobUsage(
             tenant=tenant,
@@ -141,24 +161,15 @@ def usage(
     ]
 
 
-def prune(tx: Tx, *, before_day: int, limit: int) -> int:
-    """Delete durations of days before this one; return how many rows."""
-    # Of one endpoint after another: its rows stand together, the oldest first.
-    sql = (
-        "SELECT endpoint, day, what, bucket FROM durations WHERE endpoint = ? AND day < ? "
-        "ORDER BY endpoint, day LIMIT ?"
-    )
-    found: list[Row] = []
-    endpoint = ""
-    while len(found) < limit:
-        row = tx.one(
-            "SELECT endpoint FROM durations WHERE endpoint > ? ORDER BY endpoint LIMIT 1", endpoint
-        )
-        if row is None:
-            break
-        endpoint = row[0]
-        found += tx.all(sql, endpoint, before_day, limit - len(found))
-    tx.many(
-        "DELETE FROM durations WHERE endpoint = ? AND day = ? AND what = ? AND bucket = ?", found
-    )
-    return len(found)
+def prune(tx: Tx, *, durations_before: int, usage_before: int, limit: int) -> int:
+    """Delete durations and usage of days before these, the oldest first; return how many rows."""
+    pruned = 0
+    for sql, delete, before_day in (
+        (_OLD_DURATIONS, _DELETE_DURATION, durations_before),
+        (_OLD_USAGE, _DELETE_USAGE, usage_before),
+    ):
+        found = tx.all(sql, before_day, limit - pruned)
+        if found:
+            tx.many(delete, found)
+        pruned += len(found)
+    return pruned

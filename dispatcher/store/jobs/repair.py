@@ -5,7 +5,12 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from dispatcher.store.jobs.scheduling import CLASSES, first_due, queued_of
+from dispatcher.store.jobs.scheduling import (
+    CLASSES,
+    first_due,
+    is_ahead_of_purge,
+    queued_of,
+)
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.tx import Row, Tx
 
@@ -14,6 +19,7 @@ _COUNTED_MAX: Final = 10_000
 _QUEUED: Final = "SELECT 1 FROM jobs WHERE queue = q.id AND epoch = q.epoch AND state = 'queued'"
 _QUEUES: Final = f"""
 SELECT q.id, q.endpoint, q.queued, (SELECT count(*) FROM ({_QUEUED} LIMIT {_COUNTED_MAX + 1}) n),
+    (SELECT purge_after FROM endpoint_load l WHERE l.endpoint = q.endpoint),
     {", ".join(f"q.{ready}, {first_due('q', number)}" for number, ready in CLASSES.items())}
 FROM queues q WHERE q.id > ? ORDER BY q.id LIMIT ?
 """
@@ -48,7 +54,9 @@ def stale(tx: Tx, after: str, *, limit: int) -> Stale:
 
 
 def _disagrees(row: Row) -> bool:
-    _, _, queued, counted, *ready = row
+    id, _, queued, counted, purge_after, *ready = row
+    if is_ahead_of_purge(id, purge_after):  # it counts what belongs to its next epoch, too
+        return False
     if counted > _COUNTED_MAX:
         return bool(queued <= _COUNTED_MAX)
     return queued != counted or any(

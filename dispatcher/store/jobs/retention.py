@@ -12,6 +12,7 @@ from typing import Final
 
 from dispatcher.ids import id_floor
 from dispatcher.jobs.endpoint import Keep
+from dispatcher.jobs.estimates import DAYS
 from dispatcher.jobs.states import JobState
 from dispatcher.store import rows as texts
 from dispatcher.store.errors import CannotUnseal
@@ -25,7 +26,8 @@ from dispatcher.store.tx import Row, Tx
 INPUT_GONE: Final = 1
 OUTPUT_GONE: Final = 2
 _ALL_BUT_KEY: Final = 7
-_DURATIONS_DAYS: Final = 35
+USAGE_DAYS: Final = 400
+"""For so long it is kept what customers used: a year, and what is looked at after its end."""
 _SWEEPS_MS: Final = 30 * measures.DAY_MS
 # Freeing long bodies takes its time: one slice frees no more of them, but for a single one.
 _SLICE_BYTES: Final = 16 * 1024 * 1024
@@ -39,7 +41,9 @@ _DUE: Final = (
     "WHERE endpoint = ? AND pruned = ? AND ended_ms IS NOT NULL AND ended_ms < ? "
     "AND releasing = 0 ORDER BY ended_ms LIMIT ?"
 )
-_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags")
+# What signs a callback that could not be told yet stays until it is.
+_LEFT: Final = "CASE WHEN EXISTS (SELECT 1 FROM job_untold WHERE job = jobs.id) THEN secret END"
+_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags", "job_untold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +140,7 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
     if inputs:
         ids = tx.ids(one.id for one in inputs)
         tx.run(f"DELETE FROM inputs WHERE job{tx.job_statements.IN}", ids)
-        sql = f"UPDATE jobs SET pruned = pruned + {INPUT_GONE}, secret = NULL WHERE id"
+        sql = f"UPDATE jobs SET pruned = pruned + {INPUT_GONE}, secret = {_LEFT} WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in inputs:
             tx.changes.bytes[one.tenant] -= one.input_bytes
@@ -152,9 +156,14 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
 
 
 def prune_rest(tx: Tx, *, now_ms: int, limit: int) -> int:
-    """Delete old durations, and sweeps of long ago that ended; return how many rows."""
+    """Delete old durations and usage, and sweeps of long ago that ended; return how many rows."""
     day = tx.at(now_ms) // measures.DAY_MS
-    pruned = measures.prune(tx, before_day=day - _DURATIONS_DAYS, limit=limit)
+    pruned = measures.prune(
+        tx,
+        durations_before=day - DAYS,
+        usage_before=day - USAGE_DAYS,
+        limit=limit,
+    )
     return pruned + tx.run(
         "DELETE FROM job_sweeps WHERE id IN (SELECT id FROM job_sweeps "
         "WHERE id < ? AND state <> 'running' ORDER BY id LIMIT ?)",
@@ -195,7 +204,7 @@ def stored(tx: Tx, ids: Iterable[str]) -> list[Stored]:
     sql = (
         "SELECT id, tenant, endpoint, queue, state, pruned, input_bytes, "
         "coalesce(output_bytes, 0), key IS NOT NULL, created_ms, ended_ms, "
-        "epoch = (SELECT epoch FROM queues WHERE id = jobs.queue), "
+        "epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue), "
         "(SELECT 1 FROM endpoint_load l WHERE l.endpoint = jobs.endpoint) "
         f"FROM jobs WHERE id{tx.job_statements.IN} AND releasing = 0 AND state <> 'running'"
     )

@@ -3,9 +3,11 @@ database."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher import policy as policies
+from dispatcher.dialects.callbacks import SIGNS_CALLBACK
 from dispatcher.jobs.values import (
     CLASS_OF,
     CallbackTarget,
@@ -202,9 +204,7 @@ def options_text(tx: Tx, new: NewJob) -> str:
         if target.headers:
             parts["callback_headers"] = target.headers
     text = json.dumps(parts) if parts else "{}"
-    if options.headers or (target is not None and target.headers):
-        return rows.seal_text(tx, text, JOB_OPTIONS, new.id, new.tenant)
-    return text
+    return rows.seal_marked(tx, text, JOB_OPTIONS, new.id, new.tenant)
 
 
 def read_options(tx: Tx, stored: str, job: str, tenant: str) -> tuple[JobOptions, Tags]:
@@ -260,16 +260,28 @@ def open_secret(tx: Tx, stored: str | None, job: str, tenant: str) -> str | None
     return rows.open_text(tx, stored, JOB_SECRETS, job, tenant) if stored else None
 
 
+def callbacks_secret(tx: Tx, job: Job, stored: str | None) -> str | None:
+    """Return what signs the callback of a job; what its upstream alone sees is not opened. Raises
+    CannotUnseal."""
+    if job.dialect not in SIGNS_CALLBACK or job.options.callback is None:
+        return None
+    return open_secret(tx, stored, job.id, job.tenant)
+
+
 # --- values ---
 
 
 def job(tx: Tx, row: Row) -> Job:
-    """Return a row of JOB as a value. Raises CannotUnseal."""
+    """Return a row of JOB as a value; one that cannot be opened says so, and stops no other."""
     named = dict(zip(_JOB, row, strict=True))
     named["priority"] = PRIORITY_OF[named.pop("class")]
-    named["options"], named["tags"] = read_options(
-        tx, named["options"], named["id"], named["tenant"]
-    )
+    id = named["id"]
+    try:
+        named["options"], named["tags"] = read_options(tx, named["options"], id, named["tenant"])
+    except CannotUnseal as error:
+        named["options"], named["unopened"] = JobOptions(), error.unopened
+        sql = "SELECT key, value FROM job_tags WHERE job = ? ORDER BY key"
+        named["tags"] = tuple((key, value) for key, value in tx.all(sql, id))
     named["releasing"] = bool(named["releasing"])
     return Job(**named)
 
@@ -306,13 +318,19 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         ends_ms,
         secret,
     ) = row
-    unopened = None
+    options, unopened = JobOptions(), None
+    tags: Tags = ()
     try:
         options, tags = read_options(tx, stored, id, tenant)
-        body = open_body(tx, kid, body, INPUTS.place(id, tenant))
         secret = open_secret(tx, secret, id, tenant)
     except CannotUnseal as error:
-        options, tags, body, secret, unopened = JobOptions(), (), b"", None, error.unopened
+        secret, unopened = None, error.unopened
+        if dialect in SIGNS_CALLBACK:  # its end is told once that can be signed
+            options = replace(options, callback=None)
+    try:
+        body = open_body(tx, kid, body, INPUTS.place(id, tenant))
+    except CannotUnseal as error:
+        body, unopened = b"", unopened or error.unopened
     return ClaimedJob(
         id=id,
         tenant=tenant,

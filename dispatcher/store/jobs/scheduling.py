@@ -26,6 +26,11 @@ l.endpoint, l."window" - (SELECT count(*) FROM jobs
 l.rate, l.paced_ms, l.by_class, l.turn, l.starts, l.epoch, l.queued
 """
 QUEUE: Final = "q.id, q.endpoint, q.ready_high, q.ready_normal, q.ready_low"
+# Of what is queued now; a purge of all queues that comes to this one yet is about those before.
+PRESENT_EPOCH: Final = """
+(SELECT q.epoch + CASE WHEN l.purge_after < q.id THEN 1 ELSE 0 END
+ FROM queues q LEFT JOIN endpoint_load l ON l.endpoint = q.endpoint WHERE q.id = jobs.queue)
+"""
 START_JOB: Final = (
     "state = 'running', claim = claim + 1, process = {process}, "
     "started_ms = coalesce(started_ms, {now})"
@@ -82,8 +87,13 @@ def secret_after(state: str) -> str:
 def epoch_if_queued(state: str) -> str:
     """Return the epoch of a job that is in this state from now on: what goes back to its queue was
     not there when that was purged."""
-    present = "(SELECT epoch FROM queues WHERE id = jobs.queue)"
-    return f"CASE WHEN {state} = 'queued' THEN {present} ELSE jobs.epoch END"
+    return f"CASE WHEN {state} = 'queued' THEN {PRESENT_EPOCH} ELSE jobs.epoch END"
+
+
+def is_ahead_of_purge(queue: str, after: str | None) -> bool:
+    """Whether a purge of all queues of an endpoint, which has come up to queue `after` (None: there
+    is none), comes to this one yet."""
+    return after is not None and after < queue
 
 
 # --- at the end of a commit ---

@@ -64,7 +64,7 @@ def walk(
 
 def page(tx: Tx, tenant: str, filter: JobFilter, *, after: str | None, limit: int) -> JobPage:
     """At most `limit` jobs, newest first, after id `after`. A page that came to the end of what one
-    look may cost is shorter, and others follow it. Raises CannotUnseal."""
+    look may cost is shorter, and others follow it."""
     walked = walk(tx, tenant, filter, after=after)
     listed = newest(tx, walked, limit=limit + 1)
     next_id = listed[limit - 1].id if len(listed) > limit else walked.last_id
@@ -81,7 +81,7 @@ def newest(tx: Tx, walked: Walk, *, limit: int) -> list[Job]:
 
 
 def by_id(tx: Tx, ids: Sequence[str]) -> list[Job]:
-    """Return these jobs, in this order, without those that are gone. Raises CannotUnseal."""
+    """Return these jobs, in this order, without those that are gone."""
     if not ids:
         return []
     sql = f"SELECT {rows.JOB} FROM jobs WHERE id{tx.job_statements.IN}"

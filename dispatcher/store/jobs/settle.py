@@ -12,9 +12,10 @@ from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
-from dispatcher.store.jobs import measures, rows
+from dispatcher.store.jobs import measures, rows, untold
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
+from dispatcher.store.jobs.untold import Untold
 from dispatcher.store.requests import JobEnd, Rules, SubmitRequest
 from dispatcher.store.sealing import OUTPUTS
 from dispatcher.store.tx import Row, Tx
@@ -127,6 +128,9 @@ def _record(
             tx.changes.bytes[job.tenant] -= before or 0
         else:
             tx.changes.queued(job.endpoint, queue_id(job.endpoint, job.tenant), 1)
+    unopened = [end for end in ends if end.settlement.job.unopened is not None]
+    if unopened:
+        untold.note(tx, [_untold(tx, end.settlement) for end in unopened if _is_untold(end)])
     requests = [
         SubmitRequest(end.callback, end.settlement.handover)
         for end in ends
@@ -134,6 +138,17 @@ def _record(
     ]
     # A batch of several is worth no savepoint: of one that raises, the parts are applied again.
     return tell(tx, requests, rules, isolated=len(ends) == 1)
+
+
+def _is_untold(end: JobEnd) -> bool:
+    """Whether a job has ended that no key of ours opens: where to tell it, too, is not known."""
+    return end.callback is None and end.settlement.verdict.state in FINAL
+
+
+def _untold(tx: Tx, item: JobSettlement) -> Untold:
+    job, verdict = item.job, item.verdict
+    began_ms, ended_ms = tx.at(job.started_ms), tx.at(item.now_ms)
+    return Untold(job.id, job.run, verdict.state, verdict.reason, verdict.error, began_ms, ended_ms)
 
 
 def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
@@ -230,8 +245,9 @@ def _apply_to_health(
             concurrency=load.concurrency,
             adaptive=load.adaptive,
         )
+    at_ms = tx.at(settled[-1].now_ms)
     changed = [
-        (*_health_columns(after), name)
+        (*_health_columns(after), at_ms, name)
         for name, after in now.items()
         if after != loads[name].health
     ]

@@ -51,8 +51,10 @@ from dispatcher.store.jobs import (
     retention,
     search,
     sweeps,
+    untold,
     views,
 )
+from dispatcher.store.jobs.purge import EndedSlice
 from dispatcher.store.jobs.repair import Stale
 from dispatcher.store.jobs.retention import Due
 from dispatcher.store.jobs.sweeps import Bulk, Part
@@ -108,6 +110,7 @@ class JobStore:
         new: Endpoint,
         *,
         create: bool,
+        seen: Endpoint | None = None,
         secret: SigningSecret | None = None,
         now_ms: int,
         entries: Sequence[Entry] = (),
@@ -115,11 +118,12 @@ class JobStore:
         """Make an endpoint (`create`), whose calls `secret` signs, or change the one that there is:
         its rules act on the backlog at once, and one with another URL or method forgets what was
         learned of the last. Of `new`, `text`, `created_ms` and `epoch` do not matter, nor does
-        `paused` for a change. Raises Conflict (the name is taken, or what waited for a removed one
-        has not ended), and NotFound."""
+        `paused` for a change. What was made of an endpoint that was `seen` is stored only if it is
+        so still. Raises Conflict (the name is taken, or what waited for a removed one has not
+        ended), its kind EndpointChanged (not as it was seen), and NotFound."""
 
         def put(tx: Tx) -> Endpoint:
-            made = endpoints.put(tx, new, create=create, now_ms=now_ms)
+            made = endpoints.put(tx, new, create=create, seen=seen, now_ms=now_ms)
             if create:
                 endpoint_secrets.begin(tx, new.name, secret)
             return made
@@ -148,13 +152,19 @@ class JobStore:
         )
 
     async def remove_endpoint(
-        self, name: str, *, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        name: str,
+        *,
+        managed: bool | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> None:
         """Take no more for it and start nothing; what runs goes on, and what waits is cancelled
-        slice by slice. Its secrets are forgotten. Raises NotFound."""
+        slice by slice. Its secrets are forgotten. Raises NotFound, and EndpointChanged for one that
+        is `managed`, or not, other than said."""
 
         def remove(tx: Tx) -> None:
-            endpoints.remove(tx, name, now_ms=now_ms)
+            endpoints.remove(tx, name, managed=managed, now_ms=now_ms)
             endpoint_secrets.forget(tx, name)
 
         await self._write(remove, lanes=of_endpoint(name), entries=entries)
@@ -215,12 +225,26 @@ class JobStore:
         entries: Sequence[Entry] = (),
     ) -> int:
         """Have nothing wait any more for an endpoint, of one tenant or of all (None); returns how
-        many waited. They are cancelled slice by slice (`end_purged`), and told of unless that is
-        not wanted. Raises NotFound."""
+        many waited. Where very many tenants have some, nothing is started until all their queues
+        are purged (`purge_on`). They are cancelled slice by slice (`end_purged`), and told of
+        unless that is not wanted. Raises NotFound, and Conflict while an earlier purge of all goes
+        on."""
         return await self._write(
             lambda tx: purge.purge(tx, name, tenant, callbacks=callbacks, now_ms=now_ms),
             lanes=of_endpoint(name),
             entries=entries,
+        )
+
+    async def purging(self) -> Sequence[str]:
+        """Return the endpoints of which a purge of all goes on."""
+        found: Sequence[str] = await self._read(purge.going_on, SERVICE)
+        return found
+
+    async def purge_on(self, name: str, *, now_ms: int) -> bool:
+        """Go on with a purge of all that waits for an endpoint, some queues further; returns
+        whether more follow."""
+        return await self._write(
+            lambda tx: purge.go_on(tx, name, now_ms=now_ms), lanes=of_endpoint(name)
         )
 
     # --- the path of a job ---
@@ -436,13 +460,20 @@ class JobStore:
         since_day: int,
         until_day: int,
         endpoint: str | None = None,
+        after: tuple[str, int] | None = None,
         limit: int = 1_000,
     ) -> Sequence[JobUsage]:
         """Return what a tenant used, by endpoint and day (days since the Unix epoch, both
-        included)."""
+        included), at most `limit`, after this endpoint and day."""
         found: Sequence[JobUsage] = await self._read(
             lambda tx: measures.usage(
-                tx, tenant, endpoint, since_day=since_day, until_day=until_day, limit=limit
+                tx,
+                tenant,
+                endpoint,
+                since_day=since_day,
+                until_day=until_day,
+                after=after,
+                limit=limit,
             ),
             Reader(tenant),
         )
@@ -543,12 +574,26 @@ class JobStore:
             lanes=touched,
         )
 
-    async def end_purged(self, *, now_ms: int, limit: int) -> int:
+    async def end_purged(self, *, now_ms: int, limit: int) -> EndedSlice:
         """End a slice of what was purged, or waits for an endpoint that was removed, which goes
-        when nothing waits or runs; returns 0 where nothing is left to do."""
+        when nothing waits or runs."""
         touched = purge.of_next(limit)
         return await self._write(
             lambda tx: purge.end_slice(tx, touched, self._rules, now_ms=now_ms, limit=limit),
+            lanes=touched,
+        )
+
+    async def tell_untold(self, *, now_ms: int, limit: int) -> int:
+        """Tell ends of jobs that could not be told, since no key here opened where to, and now
+        one does; returns how many."""
+        ends: Sequence[tuple[str, int]] = await self._read(
+            lambda tx: untold.due(tx, limit), SERVICE
+        )
+        if not ends:
+            return 0
+        touched = untold.of_due(ends)
+        return await self._write(
+            lambda tx: untold.tell_due(tx, ends, touched, self._rules, now_ms=now_ms),
             lanes=touched,
         )
 

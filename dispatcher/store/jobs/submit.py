@@ -21,6 +21,7 @@ from dispatcher.store.errors import (
 from dispatcher.store.jobs import rows, scheduling
 from dispatcher.store.jobs.limited import Limited
 from dispatcher.store.jobs.rows import queue_id
+from dispatcher.store.jobs.scheduling import is_ahead_of_purge
 from dispatcher.store.requests import JobSubmitRequest, Rules
 from dispatcher.store.sealing import INPUTS
 from dispatcher.store.tx import Row, Tx, marks
@@ -32,7 +33,9 @@ Result = SubmittedJob | StoreError
 _LOADS: Final = f"""
 WITH l AS MATERIALIZED (
     SELECT l.endpoint, l.removed, l.epoch, l.queued, l.queue_max, l.queue_max_tenant,
+           l.purge_after,
            CASE WHEN l.paused = 0 AND l.held_until_ms <= ? AND l.rate IS NULL
+                   AND l.purge_after IS NULL
                THEN l."window" - (SELECT count(*) FROM jobs
                    WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
                ELSE 0 END AS room,
@@ -53,6 +56,7 @@ class _Load:
     queued: int
     queue_max: int
     queue_max_tenant: int
+    purge_after: str | None
     room: int
     idle: bool
 
@@ -140,13 +144,13 @@ def _look_up(
     endpoints = {queue.endpoint for queue in queues.values()}
     sql = _loads_sql(tx.job_statements.IN)
     for row in tx.all(sql, now_ms, tx.ids(endpoints), tx.ids(queues)):
-        endpoint, id = row[0], row[8]
+        endpoint, id = row[0], row[9]
         if endpoint not in loads and not row[1] and tx.holds_endpoint(endpoint):
             loads[endpoint] = _load(tx, row, now_ms)
         if id is not None:
             queue = queues[id]
-            queue.epoch, queue.ticket, queue.begun = row[9:12]
-            queue.queued = row[12] + tx.changes.more_in(id)
+            queue.epoch, queue.ticket, queue.begun = row[10:13]
+            queue.queued = row[13] + tx.changes.more_in(id)
     return loads, queues
 
 
@@ -156,13 +160,14 @@ def _loads_sql(is_in: str) -> str:
 
 
 def _load(tx: Tx, row: Row, now_ms: int) -> _Load:
-    endpoint, _, epoch, queued, queue_max, queue_max_tenant, room, first_ms = row[:8]
+    endpoint, _, epoch, queued, queue_max, queue_max_tenant, purge_after, room, first_ms = row[:9]
     more = tx.changes.more_waiting(endpoint)
     return _Load(
         epoch=epoch,
         queued=queued + more,
         queue_max=queue_max,
         queue_max_tenant=queue_max_tenant,
+        purge_after=purge_after,
         room=room,
         # What a claim of this commit took waits no more, whatever its queues say still.
         idle=queued + more <= 0 or (more <= 0 and first_ms is not None and first_ms > now_ms),
@@ -189,6 +194,7 @@ def _store(
     """Return the values of NEW_JOB, and count the job where it will be."""
     new = request.new
     id = queue_id(new.endpoint, new.tenant)
+    epoch = queue.epoch + is_ahead_of_purge(id, load.purge_after)
     queue.ticket += 1
     if direct:
         load.room -= 1
@@ -210,7 +216,7 @@ def _store(
         id,
         new.dialect,
         CLASS_OF[new.priority],
-        queue.epoch,
+        epoch,
         queue.ticket,
         "running" if direct else "queued",
         int(direct),

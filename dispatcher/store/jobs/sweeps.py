@@ -32,7 +32,13 @@ Bulk = Literal["cancel", "retry"]
 COUNTED_MAX: Final = 10_000
 RUNNING_MAX: Final = 20
 """Sweeps of one tenant that run at once."""
-_KEPT: Final = 1_000  # that ended, of one tenant
+KEPT: Final = 1_000
+"""Sweeps that are kept of one tenant, but for those that run."""
+_TRIMMED_MAX: Final = 10
+_TRIM: Final = """
+DELETE FROM job_sweeps WHERE state <> 'running' AND id IN (
+    SELECT id FROM job_sweeps WHERE tenant = ? ORDER BY id DESC LIMIT ? OFFSET ?)
+"""
 _SWEEPER: Final = "sweep jobs"  # what the one process that sweeps has acquired
 _WAITING: Final[tuple[JobState, ...]] = ("queued", "running")
 _ENDED: Final[tuple[JobState, ...]] = ("failed", "timeout", "cancelled")
@@ -159,13 +165,7 @@ def make(tx: Tx, sweep: JobSweep, entry: Entry | None = None) -> JobSweep:
     row = tx.one(sql, sweep.tenant)
     if sweep.state == "running" and row is not None and row[0] >= RUNNING_MAX:
         raise Conflict(f"{RUNNING_MAX} bulk changes of {sweep.tenant}'s jobs run already")
-    tx.run(
-        "DELETE FROM job_sweeps WHERE tenant = ? AND state <> 'running' AND id <= "
-        "(SELECT id FROM job_sweeps WHERE tenant = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
-        sweep.tenant,
-        sweep.tenant,
-        _KEPT - 1,
-    )
+    trim(tx, sweep.tenant)
     values: dict[str, object] = {name: getattr(sweep, name) for name in _COLUMNS}
     values["filter"] = json.dumps(sweep.filter)
     values["callbacks"], values["matched_exactly"] = 1, int(sweep.matched_exactly)
@@ -177,6 +177,12 @@ def make(tx: Tx, sweep: JobSweep, entry: Entry | None = None) -> JobSweep:
         counted = {"matched": sweep.matched, "matchedExactly": sweep.matched_exactly}
         audit.append(tx, entry.about(sweep.id, **counted))
     return sweep
+
+
+def trim(tx: Tx, tenant: str) -> None:
+    """Delete some of a tenant's sweeps that ended, where there are more than are kept: more than
+    one call of this makes."""
+    tx.run(_TRIM, tenant, _TRIMMED_MAX, KEPT - 1)
 
 
 def get(tx: Tx, tenant: str, sweep: str) -> JobSweep:

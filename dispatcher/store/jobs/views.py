@@ -15,7 +15,7 @@ from dispatcher.store.tx import JOB_COUNT, Tx
 
 def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
     """Return a job, with its `output` where that is asked for and there. Raises NotFound, for
-    another tenant's just the same, and CannotUnseal."""
+    another tenant's just the same, and CannotUnseal for the output."""
     row = tx.one(f"SELECT {rows.JOB} FROM jobs WHERE id = ? AND tenant = ?", job, tenant)
     if row is None:
         raise NotFound(f"there is no job {job}")

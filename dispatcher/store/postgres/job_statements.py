@@ -18,6 +18,7 @@ from dispatcher.store.jobs.rows import (
 from dispatcher.store.jobs.scheduling import (
     CLASSES,
     DUE_EXTRA,
+    PRESENT_EPOCH,
     QUEUE,
     READY,
     START_JOB,
@@ -71,7 +72,8 @@ FROM {_rows({"more": "bigint"} | _ID)} WHERE q.id = u.id
 
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
 _READY_MS: Final = f"""
-CASE WHEN l.paused = 0 AND l.removed = 0 AND l."window" > (SELECT count(*) FROM jobs
+CASE WHEN l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL
+        AND l."window" > (SELECT count(*) FROM jobs
         WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
     THEN (SELECT greatest(n.first, l.held_until_ms, {_PACED})
           FROM (SELECT {first_ready("l")} AS first) n WHERE n.first IS NOT NULL) END
@@ -132,7 +134,7 @@ FOR UPDATE SKIP LOCKED
 
 _READY: Final = f"""
 SELECT {READY} FROM endpoint_load l WHERE l.endpoint{IN}
-AND l.paused = 0 AND l.removed = 0 AND l.held_until_ms <= ?
+AND l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL AND l.held_until_ms <= ?
 ORDER BY l.served_ms, l.endpoint
 """
 
@@ -246,11 +248,13 @@ INSERT_JOB_ATTEMPTS: Final = _insert("job_attempts", ATTEMPT)
 SET_ENDPOINT_HEALTH: Final = """
 UPDATE endpoint_load l SET "window" = u.size, failures = u.failures,
     failing_since_ms = u.failing_since_ms, openings = u.openings, held_until_ms = u.held_until_ms,
-    held_reason = u.held_reason, turned_away = u.turned_away, threshold = u.threshold
+    held_reason = u.held_reason, turned_away = u.turned_away, threshold = u.threshold,
+    held_from_ms = CASE WHEN l.held_until_ms = u.held_until_ms THEN l.held_from_ms
+        WHEN u.held_until_ms > 0 THEN u.now_ms END
 FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[],
-            ?::bigint[], ?::bigint[], ?::text[])
+            ?::bigint[], ?::bigint[], ?::bigint[], ?::text[])
     u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away,
-      threshold, endpoint)
+      threshold, now_ms, endpoint)
 WHERE l.endpoint = u.endpoint
 """
 
@@ -283,7 +287,6 @@ END_JOBS: Final = (
 
 REQUEUE_JOBS: Final = (
     f"UPDATE jobs SET {', '.join(f'{name} = u.{name}' for name in REQUEUED)}, state = 'queued', "
-    "claim = jobs.claim + 1, process = NULL, due_ms = 0, "
-    "epoch = (SELECT epoch FROM queues WHERE id = jobs.queue) "
+    f"claim = jobs.claim + 1, process = NULL, due_ms = 0, epoch = {PRESENT_EPOCH} "
     f"FROM {_rows(REQUEUED | _ID)} WHERE jobs.id = u.id"
 )

@@ -52,6 +52,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "outputs": ("job",),
     "job_attempts": ("job", "run", "n"),
     "job_tags": ("tenant", "key", "value", "job"),
+    "job_untold": ("job", "run"),
     "durations": ("endpoint", "day", "what", "bucket"),
     "job_usage": ("tenant", "endpoint", "day"),
     "job_sweeps": ("id",),

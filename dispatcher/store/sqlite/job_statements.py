@@ -18,6 +18,7 @@ from dispatcher.store.jobs.rows import (
 from dispatcher.store.jobs.scheduling import (
     CLASSES,
     DUE_EXTRA,
+    PRESENT_EPOCH,
     QUEUE,
     READY,
     START_JOB,
@@ -56,7 +57,8 @@ WHERE id = ?
 """
 
 _READY_MS: Final = f"""
-CASE WHEN paused = 0 AND removed = 0 AND "window" > (SELECT count(*) FROM jobs
+CASE WHEN paused = 0 AND removed = 0 AND purge_after IS NULL
+        AND "window" > (SELECT count(*) FROM jobs
         WHERE endpoint = endpoint_load.endpoint AND (state = 'running' OR releasing = 1))
     THEN max({first_ready("endpoint_load")}, held_until_ms, {_PACED}) END
 """
@@ -106,7 +108,7 @@ WHERE l.endpoint IN (
     SELECT value FROM json_each(?1)
     UNION SELECT * FROM (SELECT endpoint FROM endpoint_load WHERE ready_ms <= ?2
                          ORDER BY served_ms LIMIT ?3))
-AND l.paused = 0 AND l.removed = 0 AND l.held_until_ms <= ?2
+AND l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL AND l.held_until_ms <= ?2
 ORDER BY l.served_ms, l.endpoint
 """
 
@@ -196,9 +198,10 @@ PUT_OUTPUTS: Final = _replace("outputs", OUTPUT, "job")
 INSERT_JOB_ATTEMPTS: Final = _insert("job_attempts", ATTEMPT)
 
 SET_ENDPOINT_HEALTH: Final = """
-UPDATE endpoint_load SET "window" = ?, failures = ?, failing_since_ms = ?, openings = ?,
-    held_until_ms = ?, held_reason = ?, turned_away = ?, threshold = ?
-WHERE endpoint = ?
+UPDATE endpoint_load SET "window" = ?1, failures = ?2, failing_since_ms = ?3, openings = ?4,
+    held_until_ms = ?5, held_reason = ?6, turned_away = ?7, threshold = ?8,
+    held_from_ms = CASE WHEN held_until_ms = ?5 THEN held_from_ms WHEN ?5 > 0 THEN ?9 END
+WHERE endpoint = ?10
 """
 
 _ADD_DURATIONS: Final = (
@@ -227,6 +230,5 @@ END_JOBS: Final = (
 
 REQUEUE_JOBS: Final = (
     f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in REQUEUED)}, state = 'queued', "
-    "claim = claim + 1, process = NULL, due_ms = 0, "
-    "epoch = (SELECT epoch FROM queues WHERE id = jobs.queue) WHERE id = ?"
+    f"claim = claim + 1, process = NULL, due_ms = 0, epoch = {PRESENT_EPOCH} WHERE id = ?"
 )

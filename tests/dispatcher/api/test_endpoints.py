@@ -2,7 +2,7 @@
 them."""
 
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from os import urandom
 from pathlib import Path
@@ -272,3 +272,81 @@ def test_the_documented_fields_are_those_that_are_read() -> None:
     not_yet = {"cancel", "coolDown", "progress", "heartbeatTimeout", "health", "wake"}
     assert known - documented == not_yet | {"expectedOutput", "signingSecret"}
     assert documented <= known
+
+
+# --- changes at the same time ---
+
+
+def between(
+    service: Service, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[object]]
+) -> None:
+    """Have `change` happen between the look at an endpoint and the write that follows from it."""
+    jobs = service.store.jobs
+    put, within = jobs.put_endpoint, False
+
+    async def later(*args: Any, **more: Any) -> Any:
+        nonlocal within
+        if not within:
+            within = True
+            await change()
+            within = False
+        return await put(*args, **more)
+
+    monkeypatch.setattr(jobs, "put_endpoint", later)
+
+
+async def test_of_two_changes_at_once_neither_is_lost(
+    api: httpx.AsyncClient, service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later one is made of what the earlier one has left."""
+    await make_endpoint(api, model, concurrency=1)
+    changed: list[httpx.Response] = []
+
+    async def change() -> None:
+        if not changed:
+            changed.append(await api.patch("/v1/endpoints/shout", json={"concurrency": 7}))
+
+    between(service, monkeypatch, change)
+    answer = await api.patch("/v1/endpoints/shout", json={"rate": 2.5})
+    assert answer.status_code == 200, answer.text
+    assert [one.status_code for one in changed] == [200]
+    rules = (await api.get("/v1/endpoints/shout")).json()["rules"]
+    assert (rules["concurrency"], rules["rate"]) == (7, 2.5)
+
+
+async def test_a_change_that_others_are_always_quicker_than_is_refused(
+    api: httpx.AsyncClient, service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """409, and it says to try again; nothing of theirs is undone."""
+    await make_endpoint(api, model)
+    numbers = iter(range(2, 99))
+
+    async def change() -> None:
+        theirs = {"concurrency": next(numbers)}
+        assert (await api.patch("/v1/endpoints/shout", json=theirs)).is_success
+
+    between(service, monkeypatch, change)
+    answer = await api.patch("/v1/endpoints/shout", json={"rate": 2.5})
+    reject(answer, 409, "CONFLICT")
+    assert "try again" in answer.json()["message"]
+    monkeypatch.undo()
+    rules = (await api.get("/v1/endpoints/shout")).json()["rules"]
+    assert rules["concurrency"] == next(numbers) - 1
+    assert "rate" not in rules
+
+
+async def test_one_that_comes_from_a_file_meanwhile_is_not_changed(
+    api: httpx.AsyncClient, service: Service, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file alone changes it from then on."""
+    await make_endpoint(api, model)
+
+    async def change() -> None:
+        seen = await service.store.jobs.endpoint("shout")
+        await service.store.jobs.put_endpoint(replace(seen, managed=True), create=False, now_ms=1)
+
+    between(service, monkeypatch, change)
+    answer = await api.patch("/v1/endpoints/shout", json={"rate": 2.5})
+    reject(answer, 409, "CONFLICT")
+    assert "file" in answer.json()["message"]
+    assert (await service.store.jobs.endpoint("shout")).rules.rate is None

@@ -694,6 +694,30 @@ async def test_what_was_used_is_told_by_endpoint_and_day(
         reject(await api.get(f"/v1/usage?{query}"), 422, "VALIDATION_ERROR")
 
 
+async def test_what_was_used_is_listed_page_by_page(
+    api: httpx.AsyncClient, service: Service, shout: Model
+) -> None:
+    """A cursor is good for its own listing alone."""
+    names = ["more", "shout", "zoo.1".replace(".", "-")]
+    for name in names:
+        if name != "shout":
+            await make_endpoint(api, shout, name=name)
+        await ended(api, (await submit_job(api, name))["id"])
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        query = {"limit": "1"} | ({} if cursor is None else {"cursor": cursor})
+        page = (await api.get("/v1/usage", params=query)).json()
+        found += [one["endpoint"] for one in page["data"]]
+        if page["nextCursor"] is None:
+            break
+        cursor = page["nextCursor"]
+    assert found == names
+    for more in ({"endpoint": "shout"}, {"since": "2026-01-01"}):
+        query = {"cursor": cursor or "", **more}
+        reject(await api.get("/v1/usage", params=query), 422, "VALIDATION_ERROR")
+
+
 # --- between tenants ---
 
 

@@ -72,6 +72,48 @@ async def test_what_does_not_open_is_503_and_names_the_setting(settings: Setting
         await submit(api, "job-2", "parked")
 
 
+async def test_an_endpoint_that_does_not_open_stops_no_other(settings: Settings) -> None:
+    """The service starts; it says what is wrong with it, and takes nothing for it (503, never 404);
+    it can be removed, and made again."""
+    url = "http://127.0.0.1:9/run"
+    async with serving(settings, KEY) as api:
+        for name, headers in (("lost", {"X-Token": "of-the-platform"}), ("there", {})):
+            made = await api.post(
+                "/v1/endpoints", json={"name": name, "url": url, "headers": headers}
+            )
+            assert made.status_code == 201, made.text
+            assert (await api.post(f"/v1/endpoints/{name}/pause")).is_success
+        taken = await api.post("/v1/endpoints/lost/jobs", content=b"{}")
+        assert taken.status_code == 202, taken.text
+        id = taken.json()["id"]
+    async with serving(settings, NEXT_KEY) as api:
+        lost, there = (await api.get("/v1/endpoints")).json()["data"]
+        assert "DISPATCHER_ENCRYPTION_KEYS" in lost["rulesUnopened"]
+        assert "rulesUnopened" not in there
+        assert (await api.post("/v1/endpoints/there/jobs", content=b"{}")).status_code == 202
+        for method, path in (("POST", "/jobs"), ("PATCH", ""), ("POST", "/test")):
+            answer = await api.request(
+                method, f"/v1/endpoints/lost{path}", json={"concurrency": 2} if not path else {}
+            )
+            reject(answer, 503, "CANNOT_UNSEAL")
+            assert "platform" not in answer.text
+        shown = (await api.get(f"/v1/jobs/{id}")).json()
+        assert (shown["status"], shown["waitingFor"]) == ("queued", "paused")
+        key = await make_key(api, scopes=["read", "submit"], tenant="acme")
+        of_acme = {"Authorization": f"Bearer {key}"}
+        listed = (await api.get("/v1/endpoints", headers=of_acme)).json()["data"]
+        assert [one["name"] for one in listed] == ["there"]
+        assert (await api.delete("/v1/endpoints/lost")).status_code == 204
+        async with asyncio.timeout(30):
+            while True:
+                made = await api.post("/v1/endpoints", json={"name": "lost", "url": url})
+                if made.status_code == 201:
+                    break
+                reject(made, 409, "CONFLICT")
+                await asyncio.sleep(0.02)
+        assert (await api.get(f"/v1/jobs/{id}")).json()["reason"] == "endpoint_removed"
+
+
 async def test_what_is_lost_is_replaced(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from dispatcher.cli.doctor.checks import Check
 from dispatcher.jobs.states import STATES
 from dispatcher.settings import ClientSettings, strays
 from dispatcher.store.access import EndingKey
-from dispatcher.store.jobs.figures import JobFigures
+from dispatcher.store.jobs.figures import JobFigures, ProcessFigures
 from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
@@ -146,19 +146,52 @@ def test_jobs_are_told_once_there_are_any() -> None:
     """How many in each state, endpoints that fail, and jobs that nobody runs who is known."""
     counts = dict.fromkeys(STATES, 0)
     nothing = JobFigures(
-        counts=counts, endpoints=0, paused=0, failing=0, processes=0, orphans=0, sweeps=0
+        counts=counts, endpoints=0, paused=0, failing=0, processes=(), orphans=0, sweeps=0
     )
-    assert list(database.jobs(None, shared=True)) == []
-    assert list(database.jobs(nothing, shared=True)) == []
-    some = replace(nothing, counts=counts | {"queued": 1_200}, endpoints=3, paused=1, processes=2)
-    found = list(database.jobs(some, shared=True))
+    assert list(database.jobs(None, lease_s=60.0)) == []
+    assert list(database.jobs(nothing, lease_s=60.0)) == []
+    some = replace(
+        nothing,
+        counts=counts | {"queued": 1_200},
+        endpoints=3,
+        paused=1,
+        processes=(ProcessFigures("a", 59.0, 3), ProcessFigures("b", None, 1)),
+    )
+    found = list(database.jobs(some, lease_s=60.0))
     assert states(found) == {"jobs": "ok", "endpoints": "ok", "job processes": "ok"}
     assert [check.message for check in found] == [
         "1,200 queued", "3, 1 paused", "2 processes run jobs",
     ]  # fmt: skip
-    bad = list(database.jobs(replace(some, failing=1, orphans=4, sweeps=1), shared=True))
-    assert states(bad) == {"jobs": "ok", "endpoints": "warn", "job processes": "warn"}
-    assert list(states(list(database.jobs(some, shared=False)))) == ["jobs", "endpoints"]
+    bad = list(database.jobs(replace(some, failing=1, orphans=4, untold=2), lease_s=60.0))
+    assert states(bad) == {
+        "jobs": "ok", "endpoints": "warn", "untold ends": "warn", "job processes": "ok",
+        "orphaned jobs": "warn",
+    }  # fmt: skip
+    assert "next sweep" in (bad[-1].advice or "")
+    assert list(states(list(database.jobs(some)))) == ["jobs", "endpoints"]
+
+
+def test_a_process_whose_beat_stands_still_is_named() -> None:
+    """With how many jobs it runs, and what to do: another process takes them over, or there is
+    none."""
+    figures = JobFigures(
+        counts=dict.fromkeys(STATES, 0),
+        endpoints=1,
+        paused=0,
+        failing=0,
+        processes=(ProcessFigures("hangs", 61.0, 2), ProcessFigures("lives", 1.0, 3)),
+        orphans=0,
+        sweeps=0,
+    )
+    (found,) = list(database.jobs(figures, lease_s=60.0))[2:]
+    assert (found.name, found.state) == ("job processes", "warn")
+    assert "hangs for 61 s (2 jobs)" in found.message
+    assert "lives" not in found.message
+    assert "DISPATCHER_JOB_LEASE" in (found.advice or "")
+    none = replace(figures, processes=figures.processes[:1], orphans=1)
+    still, orphaned = list(database.jobs(none, lease_s=60.0))[2:]
+    assert "start `dispatcher serve`" in (still.advice or "")
+    assert "start `dispatcher serve`" in (orphaned.advice or "")
 
 
 def test_a_key_that_ends_is_found_in_the_file(service: Running, cli: Run) -> None:

@@ -55,7 +55,7 @@ COMMITS: Final = {
 }
 ELSEWHERE: Final = frozenset({
     "put_endpoint", "set_paused", "cancel_sweep", "sweeps_jobs", "bring_back", "hasten", "repair",
-    "prune", "erase",
+    "prune", "erase", "purge_on", "tell_untold",
 })  # fmt: skip
 """Verbs that change what endpoints are, put right what nobody meant, or delete what is past its
 time: no job's path crosses these."""
@@ -150,6 +150,8 @@ def _name_of_verb(verb: str, result: Any) -> str | None:
             return None
         return "cancel-queued" if result.process is None else "cancel-running"
     names = {of: name for name, of in COMMITS.items()}
+    if verb == "end_purged":
+        result = result.ended
     changed = result is not None if verb == "beat" else result is None or bool(result)
     return names.get(verb) if changed else None
 

@@ -198,7 +198,12 @@ class Kept:
         return new
 
     async def remove_endpoint(
-        self, name: str, *, now_ms: int, entries: Sequence[Entry] = ()
+        self,
+        name: str,
+        *,
+        managed: bool | None = None,
+        now_ms: int,
+        entries: Sequence[Entry] = (),
     ) -> None:
         if self.by_name.pop(name, None) is None:
             raise NotFound(name)

@@ -24,6 +24,8 @@ class FakeJobs:
         self.ours = True
         self.stuck: set[str] = set()
         self.failing: Exception | None = None
+        self.broken: set[str] = set()
+        self.purges: dict[str, int] = {}
         self.log: list[str] = []
 
     async def running_sweeps(self) -> list[JobSweep]:
@@ -32,6 +34,14 @@ class FakeJobs:
             raise failing
         return [sweep(id) for id, left in self.slices.items() if left]
 
+    async def purging(self) -> list[str]:
+        return [name for name, left in self.purges.items() if left]
+
+    async def purge_on(self, name: str, *, now_ms: int) -> bool:
+        self.log.append(name)
+        self.purges[name] -= 1
+        return self.purges[name] > 0
+
     async def sweeps_jobs(self) -> bool:
         return self.ours
 
@@ -39,6 +49,8 @@ class FakeJobs:
         self, tenant: str, id: str, *, now_ms: int, limit: int
     ) -> tuple[JobSweep, bool]:
         self.log.append(id)
+        if id in self.broken:
+            raise RuntimeError("a filter that nobody understands")
         if id in self.stuck:
             return sweep(id), False
         self.slices[id] -= 1
@@ -55,6 +67,29 @@ async def test_all_have_a_slice_in_turn() -> None:
     while await one.step():
         pass
     assert jobs.log == ["a", "b", "c", "a", "c", "a"]
+
+
+async def test_one_that_is_broken_keeps_no_other_waiting() -> None:
+    jobs = FakeJobs({"a": 2, "b": 1, "c": 2})
+    jobs.broken = {"b"}
+    one = sweeper(jobs, [0])
+    while await one.step():
+        pass
+    assert jobs.log == ["a", "b", "c", "a", "b", "c"]
+    assert jobs.slices == {"a": 0, "b": 1, "c": 0}
+
+
+async def test_purges_of_very_many_queues_go_on_in_each_process() -> None:
+    """Also in one that makes no bulk changes, and before these."""
+    jobs = FakeJobs({"a": 1})
+    jobs.purges = {"ep": 2}
+    jobs.ours = False
+    one = sweeper(jobs, [0])
+    assert [await one.step() for _ in range(3)] == [True, False, False]
+    assert jobs.log == ["ep", "ep"]
+    jobs.purges, jobs.ours = {"ep": 1}, True
+    await one.step()
+    assert jobs.log[2:] == ["ep", "a"]
 
 
 async def test_one_that_comes_nowhere_holds_no_other_up_and_is_asked_later() -> None:

@@ -46,6 +46,7 @@ class Member:
     log: Path
     number: int = 0
     settings: dict[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()  # of `serve`
     url: str = ""
     process: asyncio.subprocess.Process | None = None
 
@@ -61,7 +62,7 @@ class Member:
         env |= {f"DISPATCHER_{name}": value for name, value in given.items()}
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "dispatcher", "serve"),
+                *(sys.executable, "-m", "dispatcher", "serve", *self.options),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 env=env,

@@ -248,6 +248,20 @@ class Jobs:
     async def retry(self, id: str, tenant: str = TENANT, **more: Any) -> ChangedJob:
         return await self.store.retry(tenant, id, now_ms=self.world.now_ms, **more)
 
+    async def purged(self, *, limit: int = 10) -> list[int]:
+        """End all that was purged, or waits for a removed endpoint; returns how many each slice
+        ended."""
+        ended = []
+        while True:
+            done = await self.store.end_purged(now_ms=self.world.now_ms, limit=limit)
+            ended.append(done.ended)
+            if not done.more:
+                return ended
+
+    async def told(self) -> int:
+        """Tell what could not be told; returns how many ends."""
+        return await self.store.tell_untold(now_ms=self.world.now_ms, limit=200)
+
     async def get(self, id: str, tenant: str = TENANT, **more: Any) -> Job:
         return await self.store.get(tenant, id, **more)
 

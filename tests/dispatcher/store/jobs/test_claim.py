@@ -178,3 +178,4 @@ async def test_a_job_without_its_input_is_no_trap(jobs: Jobs) -> None:
     assert [one.id for one in claimed] == [good.id]
     assert await jobs.store.expire(now_ms=jobs.world.now_ms, limit=10) == 1
     assert (await jobs.get(lost.id)).state == "timeout"
+    assert await jobs.store.repair(after="", limit=9) == (0, None)

@@ -1,10 +1,17 @@
 """Clocks that were wrong (D20): one that ran ahead and was put right stops no endpoint, and puts no
 job off."""
 
+from typing import cast
+
 import pytest
 
+from dispatcher.engine.engine import Engine
+from dispatcher.gateway.gateway import Gateway
+from dispatcher.metrics import Metrics
+from dispatcher.settings import Settings
+from dispatcher.signing import SecretCache
 from tests.dispatcher.store.builders import T0
-from tests.dispatcher.store.jobs.builders import Jobs, outcome
+from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome
 
 HOUR_MS = 3_600_000
 WEEK_MS = 7 * 24 * HOUR_MS
@@ -72,3 +79,71 @@ async def test_what_was_asked_to_begin_later_does(jobs: Jobs) -> None:
     assert await jobs.claim() == []
     jobs.world.tick(2 * HOUR_MS)
     assert len(await jobs.claim()) == 1
+
+
+@pytest.mark.parametrize("asked_ms", [5_000, HOUR_MS])
+async def test_a_hold_of_the_future_lasts_for_as_long_as_was_asked_for(
+    jobs: Jobs, asked_ms: int
+) -> None:
+    """From when the clock is right again: neither until that time nor for the longest that one may
+    ask for."""
+    await jobs.endpoint(concurrency=3)
+    jobs.world.tick(6 * HOUR_MS)
+    await jobs.many(1)
+    turned_away = outcome(429, now_ms=jobs.world.now_ms, retry_after_ms=asked_ms)
+    await jobs.settle(await jobs.one(), turned_away)
+    jobs.world.tick(-6 * HOUR_MS)
+    (waiting,) = await jobs.many(1)
+    assert (await corrected(jobs))[0] == 1
+    assert (await corrected(jobs))[0] == 0
+    held = await jobs.store.load(EP)
+    assert (held.held_until_ms, held.held_reason) == (jobs.world.now_ms + asked_ms, "retry-after")
+    jobs.world.tick(asked_ms - 1)
+    assert await jobs.claim() == []
+    jobs.world.tick(1)
+    assert waiting in [one.id for one in await jobs.claim()]
+
+
+async def test_a_hold_of_before_the_correction_is_kept(jobs: Jobs) -> None:
+    """One that was made by the right clock ends when it was to end."""
+    await jobs.endpoint()
+    await jobs.many(2)
+    asked = outcome(429, now_ms=jobs.world.now_ms, retry_after_ms=HOUR_MS)
+    await jobs.settle(await jobs.one(), asked)
+    until_ms = jobs.world.now_ms + HOUR_MS
+    jobs.world.tick(60_000)
+    assert await corrected(jobs) == (0, 1)  # the job itself waits for no longer than its wait
+    assert (await jobs.store.load(EP)).held_until_ms == until_ms
+
+
+async def test_a_start_brings_back_what_a_clock_had_put_off(jobs: Jobs) -> None:
+    """One that was put right while the service was down: before anything is started, endpoints and
+    the jobs that wait to be run again are as if it had been right all along."""
+    await jobs.endpoint("held", concurrency=9)
+    await jobs.endpoint("paced", rate=1.0)
+    jobs.world.tick(24 * HOUR_MS)
+    await jobs.submit(at="held")
+    turned_away = outcome(429, now_ms=jobs.world.now_ms, retry_after_ms=5_000)
+    await jobs.settle(await jobs.one(), turned_away)
+    lost = await jobs.submit(at="paced")
+    await jobs.settle(await jobs.one(), outcome(kind="unknown", now_ms=jobs.world.now_ms))
+    await jobs.leaves(jobs.process)
+    jobs.world.tick(-24 * HOUR_MS)
+    now_ms = jobs.world.now_ms
+
+    def clock() -> int:
+        return jobs.world.now_ms
+
+    store, metrics, deliveries = jobs.world.store, Metrics(), cast(Engine, None)
+    secrets = SecretCache(store.secrets, store.stored_values)
+    gateway = Gateway(
+        Settings(), store, secrets, deliveries, metrics, clock=clock, monotonic_ms=clock
+    )
+    await gateway.open()
+    await gateway.close()
+    assert (await jobs.store.load("held")).held_until_ms == now_ms + 5_000
+    assert await jobs.store.hasten(now_ms=now_ms, wait_ms=HOLD_MS, limit=9) == 0
+    assert (await jobs.get(lost.id)).due_ms <= now_ms + HOLD_MS
+    waiting = await jobs.submit(at="paced")
+    jobs.world.tick(2_000)
+    assert [one.id for one in await jobs.claim()] == [waiting.id]

@@ -22,7 +22,8 @@ _SMALL: Final = re.compile(
     r"SCAN (jobs |j |c )?USING (COVERING )?INDEX jobs_busy"
     r"|SCAN (j VIRTUAL|counted|processes|endpoints|endpoint_load|l|json_each|e|k|q|looks|n|m)\b"
     r"|SCAN (at_once|again|ready_high|ready_normal|ready_low)\b"
-    r"|SCAN (job_sweeps USING (COVERING )?INDEX job_sweeps_running|counts|lanes|turns|waiting|due)"
+    r"|SCAN (job_sweeps USING (COVERING )?INDEX job_sweeps_(running|bulk)|counts|lanes|turns)"
+    r"|SCAN (waiting|due)"
     r"|SCAN (\d+ )?CONSTANT ROW|SCAN \(subquery|SCAN (ready|r|s|server|t)\b"
 )
 
@@ -67,10 +68,12 @@ async def exercise(jobs: Jobs) -> None:
         pass
     await store.erase("acme", now_ms=world.now_ms, limit=2)
     await store.purge(EP, tenant=None, now_ms=world.now_ms)
-    await store.end_purged(now_ms=world.now_ms, limit=3)
+    await jobs.purged(limit=3)
     await store.remove_endpoint(EP, now_ms=world.now_ms)
-    while await store.end_purged(now_ms=world.now_ms, limit=3):
-        pass
+    await jobs.purged(limit=3)
+    await store.purging()
+    await store.purge_on("other", now_ms=world.now_ms)
+    await store.tell_untold(now_ms=world.now_ms, limit=3)
 
 
 async def _look(jobs: Jobs, id: str) -> None:
@@ -87,7 +90,7 @@ async def _look(jobs: Jobs, id: str) -> None:
     for job in (await store.search(TENANT, JobFilter(), after=None, limit=99)).jobs:
         await store.waiting(TENANT, job.id, running_max=1, now_ms=now_ms)
     await store.measured(EP, now_ms=now_ms)
-    await store.usage(TENANT, since_day=0, until_day=10**6)
+    await store.usage(TENANT, since_day=0, until_day=10**6, after=("a", 1))
     await store.counts(TENANT)
     await store.counts(None)
 

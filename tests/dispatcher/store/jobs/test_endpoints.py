@@ -1,13 +1,14 @@
 """Endpoints: made, changed, paused and removed, with what their rules do to the backlog."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dispatcher.jobs.endpoint import LocalRef
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.jobs.endpoint import LocalRef, dump_rules
+from dispatcher.store.errors import Conflict, EndpointChanged, NotFound
 from dispatcher.values import SecretRef
 from tests.dispatcher.store.builders import LOOKERS, T0, TENANT, raises, secret
 from tests.dispatcher.store.jobs.builders import EP, Jobs, endpoint, outcome
@@ -117,13 +118,11 @@ async def test_a_removed_endpoint_takes_nothing_and_its_backlog_is_cancelled(job
     assert await jobs.claim() == []
     again = jobs.store.put_endpoint(endpoint(), create=True, now_ms=world.now_ms)
     await raises(Conflict, again)
-    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 3
-    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 2
-    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    assert await jobs.purged(limit=3) == [3, 2, 0]
     assert await jobs.states(waiting) == ["cancelled"] * 5
     assert (await jobs.get(waiting[0])).reason == "endpoint_removed"
     assert (await jobs.settle(running)).recorded
-    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    assert await jobs.purged(limit=3) == [0, 0]
     await jobs.endpoint()
     assert (await jobs.get(running.id)).state == "completed"
     assert [one.tenant for one in await jobs.callbacks()] == []  # nobody asked to be told
@@ -139,8 +138,7 @@ async def test_a_removed_endpoint_whose_call_goes_on_holds_no_other_up(jobs: Job
     waiting = await jobs.many(2, at="ep-2")
     for name in ("ep-1", "ep-2"):
         await jobs.store.remove_endpoint(name, now_ms=now_ms)
-    while await jobs.store.end_purged(now_ms=now_ms, limit=10):
-        pass
+    await jobs.purged()
     assert await jobs.states(waiting) == ["cancelled"] * 2
     await jobs.endpoint("ep-2")
     assert (await jobs.settle(running)).recorded
@@ -154,10 +152,45 @@ async def test_jobs_outlive_their_endpoint(jobs: Jobs) -> None:
     (id,) = await jobs.many(1)
     await jobs.settle(await jobs.one())
     await jobs.store.remove_endpoint(EP, now_ms=world.now_ms)
-    assert await jobs.store.end_purged(now_ms=world.now_ms, limit=3) == 0
+    assert await jobs.purged() == [0, 0]
     changed = await jobs.cancel(id)
     assert (changed.state, changed.changed) == ("completed", False)
     await raises(NotFound, jobs.retry(id, force=True))
     await store.begin_erasing(TENANT, now_ms=world.now_ms)
     assert await store.erase(TENANT, now_ms=world.now_ms, limit=10) == "going on"
     await raises(NotFound, jobs.get(id))
+
+
+# --- changes of what was looked at ---
+
+
+async def test_what_was_decided_by_a_look_is_stored_only_if_it_still_holds(jobs: Jobs) -> None:
+    """Of two changes at once the later one is told so: nothing of the first is undone by it."""
+    seen = await jobs.endpoint(concurrency=1)
+    now_ms = jobs.world.now_ms
+    first = replace(seen.rules, concurrency=5)
+    changed = replace(seen, rules=first, text=dump_rules(first))
+    made = await jobs.store.put_endpoint(changed, create=False, seen=seen, now_ms=now_ms)
+    second = replace(seen.rules, rate=3.0)
+    other = replace(seen, rules=second, text=dump_rules(second))
+    late = jobs.store.put_endpoint(other, create=False, seen=seen, now_ms=now_ms)
+    await raises(EndpointChanged, late)
+    assert (await jobs.store.endpoint(EP)).rules == first
+    both = replace(made.rules, rate=3.0)
+    again = replace(made, rules=both, text=dump_rules(both))
+    await jobs.store.put_endpoint(again, create=False, seen=made, now_ms=now_ms)
+    assert (await jobs.store.endpoint(EP)).rules == both
+
+
+async def test_who_manages_an_endpoint_is_looked_at_where_it_is_changed(jobs: Jobs) -> None:
+    """One that comes from a file meanwhile is neither changed nor removed as one that does not."""
+    seen = await jobs.endpoint()
+    now_ms = jobs.world.now_ms
+    managed = replace(seen, managed=True)
+    await jobs.store.put_endpoint(managed, create=False, now_ms=now_ms)
+    changed = jobs.store.put_endpoint(seen, create=False, seen=seen, now_ms=now_ms)
+    await raises(EndpointChanged, changed)
+    await raises(EndpointChanged, jobs.store.remove_endpoint(EP, managed=False, now_ms=now_ms))
+    assert (await jobs.store.endpoint(EP)).managed
+    await jobs.store.remove_endpoint(EP, managed=True, now_ms=now_ms)
+    await raises(NotFound, jobs.store.endpoint(EP))

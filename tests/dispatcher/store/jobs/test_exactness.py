@@ -28,6 +28,7 @@ from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.states import FINAL, STATES, legal
 from dispatcher.jobs.values import CallOutcome, ClaimedJob
 from dispatcher.store.errors import StoreError
+from dispatcher.store.jobs import purge
 from dispatcher.store.jobs.rows import STORED_BYTES as JOB_BYTES
 from dispatcher.store.rows import STORED_BYTES as CALLBACK_BYTES
 from tests.dispatcher.postgres import folders
@@ -80,6 +81,7 @@ class Machine(RuleBasedStateMachine):
         self.closing: list[ClaimedJob] = []  # cancelled; their calls are open
         self.states: dict[str, str] = {}
         self.runs: dict[str, int] = {}
+        self.purged: set[tuple[str, int]] = set()  # what waited when its queue was
         self.random = random.Random(0)
 
     def run(self, awaited: Awaitable[T]) -> T:
@@ -191,7 +193,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(name=names, tenant=st.sampled_from([*TENANTS, None]))
     def purge(self, name: str, tenant: str | None) -> None:
-        self.run(self.jobs.store.purge(name, tenant=tenant, now_ms=self.world.now_ms))
+        waiting = self.look(
+            "SELECT id, run FROM jobs "
+            f"WHERE state = 'queued' AND endpoint = '{name}' AND tenant LIKE '{tenant or '%'}'"
+        )
+        if self.attempt(self.jobs.store.purge(name, tenant=tenant, now_ms=self.world.now_ms)):
+            self.purged.update(waiting)
+
+    @rule(name=names)
+    def purge_on(self, name: str) -> None:
+        self.run(self.jobs.store.purge_on(name, now_ms=self.world.now_ms))
 
     @rule()
     def end_purged(self) -> None:
@@ -244,6 +255,15 @@ class Machine(RuleBasedStateMachine):
             assert run >= self.runs[one]
         self.states = {id: state for id, (state, _) in now.items()}
         self.runs = {id: run for id, (_, run) in now.items()}
+
+    @invariant()
+    def what_was_purged_is_what_had_waited(self) -> None:
+        """None of it ever starts, and nothing else ends with it."""
+        assert self.purged.isdisjoint((one.id, one.run) for one in self.held)
+        ended = self.look(
+            "SELECT id, run FROM jobs WHERE state = 'cancelled' AND reason = 'purged'"
+        )
+        assert self.purged.issuperset(ended)
 
     @invariant()
     def no_endpoint_has_more_open_than_it_may(self) -> None:
@@ -302,8 +322,9 @@ class Machine(RuleBasedStateMachine):
         of_endpoint = Counter[str]()
         first: dict[str, list[int]] = defaultdict(list)
         for id, endpoint, epoch, queued, *ready in queues:
+            # One that a purge of all comes to yet has jobs of its next epoch, too.
+            assert queued == sum(row[0] == id and row[1] >= epoch for row in waiting)
             present = [row[2:] for row in waiting if row[:2] == (id, epoch)]
-            assert queued == len(present)
             of_endpoint[endpoint] += queued
             for number, shown in zip(CLASSES, ready, strict=True):
                 due = [due_ms for of_class, due_ms in present if of_class == number]
@@ -316,8 +337,8 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         ready = []
         for name, paused, queued, window, held_ms, rate, paced_ms, shown in self.look(
-            'SELECT endpoint, paused, queued, "window", held_until_ms, rate, paced_ms, ready_ms '
-            "FROM endpoint_load"
+            "SELECT endpoint, paused = 1 OR purge_after IS NOT NULL, queued, "
+            '"window", held_until_ms, rate, paced_ms, ready_ms FROM endpoint_load'
         ):
             assert queued == of_endpoint[name]
             ((busy,),) = self.look(
@@ -354,8 +375,10 @@ class Machine(RuleBasedStateMachine):
         while await store.reclaim_orphans(beside="none", now_ms=world.now_ms):
             pass
         for _ in range(500):
-            while await store.end_purged(now_ms=world.now_ms, limit=100):
-                pass
+            for name in await store.purging():
+                while await store.purge_on(name, now_ms=world.now_ms):
+                    pass
+            await self.jobs.purged(limit=100)
             await store.expire(now_ms=world.now_ms, limit=100)
             world.now_ms = max(world.now_ms, world.jobs_ready[-1] or 0)
             for claimed in await self.jobs.claim():
@@ -375,7 +398,12 @@ async def _together(acts: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", sorted(FACTORIES))
-def test_any_verbs_in_any_order_leave_every_job_where_it_should_be(name: str) -> None:
+def test_any_verbs_in_any_order_leave_every_job_where_it_should_be(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Purges of all go on for a while, too."""
+    monkeypatch.setattr(purge, "QUEUES_MAX", 1)
+
     class Named(Machine):
         store_name = name
 

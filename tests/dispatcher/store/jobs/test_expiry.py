@@ -4,8 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dispatcher.jobs.judge import INTERRUPTIONS_MAX
-from dispatcher.store.errors import NotFound
+from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.jobs import purge
 from dispatcher.store.tenants import HEARD_MS
 from tests.dispatcher.store.builders import DAY_MS, LOOKERS, TENANT, raises, secret
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
@@ -28,6 +31,24 @@ async def test_what_waits_for_too_long_expires(jobs: Jobs) -> None:
     assert await jobs.states([late.id, short.id, other.id]) == ["timeout", "timeout", "queued"]
     assert (await jobs.get(late.id)).reason == "expired"
     assert [one.job_status for one in await jobs.callbacks()] == ["timeout", "timeout"]
+
+
+async def test_why_it_expired(jobs: Jobs) -> None:
+    """`expired`: it waited past its queue timeout, or past its time to live without ever having
+    begun; `ttl`: that passed after it had begun."""
+    await jobs.endpoint(queue_timeout=30.0)
+    never = await jobs.submit(ttl_s=20.0, queue_s=30.0)
+    lived = await jobs.submit(ttl_s=20.0, queue_s=30.0)
+    waited = await jobs.submit(queue_s=30.0)
+    claimed = {one.id: one for one in await jobs.claim()}
+    await jobs.store.release([claimed[lived.id], claimed[waited.id]], now_ms=jobs.world.now_ms)
+    await jobs.cancel(claimed[never.id].id)
+    await jobs.store.freed([claimed[never.id]])
+    await jobs.retry(never.id)
+    now_ms = jobs.world.tick(30_000)
+    assert await jobs.store.expire(now_ms=now_ms, limit=10) == 3
+    reasons = [(await jobs.get(one.id)).reason for one in (never, lived, waited)]
+    assert reasons == ["expired", "ttl", "expired"]
 
 
 async def test_expiry_comes_in_slices(jobs: Jobs) -> None:
@@ -200,12 +221,11 @@ async def test_a_purge_is_one_row(jobs: Jobs, tmp_path: Any, store_name: str) ->
     assert look(tmp_path / "0", sql) == before
     new = await jobs.submit()
     assert {one.id for one in await jobs.claim()} == {*others, new.id}
-    taken = [await jobs.store.end_purged(now_ms=now_ms, limit=10) for _ in range(4)]
-    assert taken[:3] == [10, 10, 5]
+    assert await jobs.purged(limit=10) == [10, 10, 5, 0]
     assert Counter(await jobs.states(ids)) == {"cancelled": 25}
     assert (await jobs.get(ids[0])).reason == "purged"
     assert Counter(one.job_status for one in await jobs.callbacks()) == {"cancelled": 25}
-    assert await jobs.store.end_purged(now_ms=now_ms, limit=10) == 0
+    assert await jobs.purged() == [0]
     assert running is not None
     assert (await jobs.settle(running)).recorded
 
@@ -218,8 +238,7 @@ async def test_a_purge_of_all_tenants_without_callbacks(jobs: Jobs) -> None:
     now_ms = jobs.world.now_ms
     assert await jobs.store.purge(EP, tenant=None, callbacks=False, now_ms=now_ms) == 4
     assert await jobs.claim() == []
-    while await jobs.store.end_purged(now_ms=now_ms, limit=10):
-        pass
+    await jobs.purged()
     assert await jobs.states(ids) == ["cancelled"] * 3
     assert await jobs.states([other.id], "other") == ["cancelled"]
     assert await jobs.callbacks() == []
@@ -244,8 +263,144 @@ async def test_a_purged_job_can_be_cancelled_before_its_slice_comes(jobs: Jobs) 
     now_ms = jobs.world.now_ms
     await jobs.store.purge(EP, tenant=None, now_ms=now_ms)
     assert (await jobs.cancel(first)).changed
-    assert await jobs.store.end_purged(now_ms=now_ms, limit=10) == 1
+    assert await jobs.purged() == [1, 0]
+    (sweep,) = await jobs.store.sweeps(TENANT)
+    assert (sweep.matched, sweep.done, sweep.skipped) == (2, 1, 1)
     assert len(await jobs.many(2)) == 2
+
+
+async def test_one_slice_ends_what_many_customers_had(jobs: Jobs) -> None:
+    """Not a commit for each; what was purged without callbacks is not told."""
+    await jobs.endpoint()
+    for n in range(30):
+        await jobs.submit(tenant=f"t{n}", callback=target(tenant=f"t{n}"))
+    assert await jobs.store.purge(EP, tenant="t7", callbacks=False, now_ms=jobs.world.now_ms) == 1
+    assert await jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms) == 29
+    assert await jobs.purged(limit=20) == [20, 10, 0]
+    told = [len(await jobs.callbacks(f"t{n}")) for n in range(30)]
+    assert told == [0 if n == 7 else 1 for n in range(30)]
+
+
+# --- purges of very many queues ---
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit purges two queues."""
+    monkeypatch.setattr(purge, "QUEUES_MAX", 2)
+
+
+async def purge_on(jobs: Jobs) -> bool:
+    """Whether a purge of all goes on."""
+    (name,) = await jobs.store.purging()
+    more = await jobs.store.purge_on(name, now_ms=jobs.world.now_ms)
+    assert list(await jobs.store.purging()) == [EP] * more
+    return more
+
+
+async def shown(jobs: Jobs) -> dict[str, int]:
+    def look(tx: Any) -> Any:
+        return tx.all("SELECT tenant, queued FROM queues WHERE endpoint = ? ORDER BY tenant", EP)
+
+    return dict(await jobs.store._write(look))
+
+
+async def all_agrees(jobs: Jobs) -> None:
+    """What is shown of queues is what is there."""
+    assert await jobs.store.repair(after="", limit=100) == (0, None)
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_purge_of_very_many_customers_is_bounded(jobs: Jobs) -> None:
+    """No commit touches more queues than it may; meanwhile nothing is started there, and what is
+    submitted after the purge is none of its."""
+    await jobs.endpoint(concurrency=99, queue_max_tenant=99)
+    tenants = ["a", "b", "c", "d", "e"]
+    for tenant in tenants:
+        await jobs.many(2, tenant=tenant)
+    await jobs.endpoint("other")
+    other = await jobs.submit(at="other", tenant="e")
+    assert await jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms) == 10
+    assert await shown(jobs) == {"a": 0, "b": 0, "c": 2, "d": 2, "e": 2}
+    await raises(Conflict, jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms))
+    new = [(await jobs.submit(tenant=tenant, handover=True)).id for tenant in (*tenants, "f")]
+    assert [one.id for one in await jobs.claim()] == [other.id]
+    await all_agrees(jobs)
+    assert await purge_on(jobs)
+    await all_agrees(jobs)
+    assert [one.id for one in await jobs.claim()] == []
+    newer = await jobs.submit(tenant="e")
+    while await purge_on(jobs):
+        pass
+    await all_agrees(jobs)
+    assert await shown(jobs) == {"a": 1, "b": 1, "c": 1, "d": 1, "e": 2, "f": 1}
+    assert {one.id for one in await jobs.claim()} == {*new, newer.id}
+    assert sum(await jobs.purged()) == 10
+    assert [len(await jobs.store.sweeps(one)) for one in (*tenants, "f")] == [1] * 5 + [0]
+    assert list(await jobs.store.purging()) == []
+
+
+@pytest.mark.usefixtures("few")
+async def test_what_comes_back_during_a_purge_was_not_in_the_queue(jobs: Jobs) -> None:
+    """Handed back, turned away, taken over or retried: it belongs to the next epoch."""
+    await jobs.endpoint(concurrency=4)
+    ids = [(await jobs.submit(tenant="z")).id for _ in range(4)]
+    back, away, over, again = await jobs.claim()
+    for tenant in ("a", "b", "c", "z"):
+        await jobs.submit(tenant=tenant)
+    assert await jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms) == 4
+    assert await jobs.store.release([back], now_ms=jobs.world.now_ms) == 1
+    await jobs.settle(away, outcome(429, now_ms=jobs.world.now_ms))
+    await jobs.settle(again, outcome(400, now_ms=jobs.world.now_ms))
+    await jobs.retry(again.id, "z")
+    await jobs.leaves(jobs.process)
+    assert await jobs.store.reclaim_orphans(beside="me", now_ms=jobs.world.now_ms) == 1
+    assert over.id == ids[2]
+    await all_agrees(jobs)
+    while await purge_on(jobs):
+        pass
+    await all_agrees(jobs)
+    jobs.world.tick(10_000)
+    await jobs.store.set_paused(EP, paused=False, now_ms=jobs.world.now_ms)
+    assert {one.id for one in await jobs.claim()} == set(ids)
+    assert sum(await jobs.purged()) == 4
+
+
+@pytest.mark.usefixtures("few")
+async def test_one_customers_purge_during_that_of_all(jobs: Jobs) -> None:
+    """Purges what came since, too; what comes after both is none of theirs."""
+    await jobs.endpoint(concurrency=9)
+    for tenant in ("a", "b", "z"):
+        await jobs.submit(tenant=tenant)
+    await jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms)
+    await jobs.submit(tenant="z")
+    assert await jobs.store.purge(EP, tenant="z", now_ms=jobs.world.now_ms) == 2
+    last = await jobs.submit(tenant="z")
+    cancelled = await jobs.submit(tenant="z")
+    await jobs.cancel(cancelled.id, "z")
+    while await purge_on(jobs):
+        pass
+    await all_agrees(jobs)
+    assert await shown(jobs) == {"a": 0, "b": 0, "z": 1}
+    assert sum(await jobs.purged()) == 4
+    assert [one.matched for one in await jobs.store.sweeps("z")] == [2]
+    assert [one.id for one in await jobs.claim()] == [last.id]
+
+
+@pytest.mark.usefixtures("few")
+async def test_a_removed_endpoint_of_very_many_customers_goes_in_slices(jobs: Jobs) -> None:
+    """Its queues, a few in a commit; also while all of it is being purged."""
+    await jobs.endpoint()
+    for tenant in ("a", "b", "c", "d", "e"):
+        await jobs.submit(tenant=tenant)
+    await jobs.store.purge(EP, tenant=None, now_ms=jobs.world.now_ms)
+    await jobs.store.remove_endpoint(EP, now_ms=jobs.world.now_ms)
+    assert await purge_on(jobs)
+    assert await jobs.purged(limit=5) == [5, 0, 0, 0, 0]
+    assert await shown(jobs) == {}
+    assert list(await jobs.store.purging()) == []
+    await jobs.endpoint()
+    assert await jobs.purged() == [0]
 
 
 # --- a tenant's end ---

@@ -1,9 +1,15 @@
 """What jobs took and customers used, counted in the commits that end them; jobs by state."""
 
+from functools import partial
+from pathlib import Path
+
+from dispatcher.jobs.endpoint import Keep
+from dispatcher.jobs.estimates import DAYS
 from dispatcher.jobs.states import STATES
 from dispatcher.jobs.values import JobSettlement, JobVerdict
 from dispatcher.store.jobs import measures
-from tests.dispatcher.store.builders import DAY_MS, T0, TENANT
+from dispatcher.store.jobs.retention import USAGE_DAYS
+from tests.dispatcher.store.builders import DAY_MS, LOOKERS, T0, TENANT
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome
 
 DAY = T0 // DAY_MS
@@ -71,6 +77,69 @@ async def test_what_a_customer_used_is_counted_by_endpoint_and_day(jobs: Jobs) -
     of_endpoint = await jobs.store.usage(TENANT, since_day=0, until_day=DAY + 9, endpoint="other")
     assert of_endpoint == used[1:]
     assert [one.runs for one in await jobs.store.usage("b", since_day=DAY, until_day=DAY)] == [1]
+
+
+async def test_usage_is_read_page_by_page(jobs: Jobs) -> None:
+    """By endpoint and day, from where the last page ended."""
+    for name in ("a", "b", "c"):
+        await jobs.endpoint(name)
+    for _ in range(2):
+        for name in ("a", "b", "c"):
+            await jobs.submit(at=name)
+            await jobs.settle(await jobs.one())
+        jobs.world.tick(DAY_MS)
+    found: list[tuple[str, int]] = []
+    while True:
+        page = await jobs.store.usage(
+            TENANT,
+            since_day=0,
+            until_day=DAY + 9,
+            after=found[-1] if found else None,
+            limit=4,
+        )
+        found += [(one.endpoint, one.day) for one in page]
+        if len(page) < 4:
+            break
+    assert found == [(name, DAY + n) for name in ("a", "b", "c") for n in (0, 1)]
+    of_one = await jobs.store.usage(
+        TENANT, since_day=0, until_day=DAY + 9, endpoint="b", after=("b", DAY)
+    )
+    assert [(one.endpoint, one.day) for one in of_one] == [("b", DAY + 1)]
+    of_none = await jobs.store.usage(
+        TENANT, since_day=0, until_day=DAY + 9, endpoint="b", after=("c", 0)
+    )
+    assert list(of_none) == []
+
+
+async def test_figures_are_kept_for_as_long_as_they_are_of_use(
+    jobs: Jobs, tmp_path: Path, store_name: str
+) -> None:
+    """Durations while they are read, what was used for 400 days; deleted in slices."""
+    for name in ("a", "b"):
+        await jobs.endpoint(name, keep=Keep(input=60, output=60, job=60))
+        await jobs.submit(at=name)
+        await jobs.settle(await jobs.one())
+    look = partial(LOOKERS[store_name], tmp_path / "0")
+    kept = len(look("SELECT 1 FROM durations"))
+    jobs.world.tick(DAYS * DAY_MS)
+    await pruned(jobs)
+    assert len(look("SELECT 1 FROM durations")) == kept
+    jobs.world.tick(DAY_MS)
+    assert await jobs.store.prune(now_ms=jobs.world.now_ms, limit=2) == 2
+    assert len(look("SELECT 1 FROM durations")) == kept - 2
+    await pruned(jobs)
+    assert look("SELECT 1 FROM durations") == []
+    jobs.world.tick((USAGE_DAYS - DAYS - 1) * DAY_MS)
+    await pruned(jobs)
+    assert len(await jobs.store.usage(TENANT, since_day=0, until_day=DAY)) == 2
+    jobs.world.tick(DAY_MS)
+    await pruned(jobs)
+    assert list(await jobs.store.usage(TENANT, since_day=0, until_day=DAY)) == []
+
+
+async def pruned(jobs: Jobs) -> None:
+    while await jobs.store.prune(now_ms=jobs.world.now_ms, limit=2):
+        pass
 
 
 async def test_jobs_are_counted_by_state(jobs: Jobs) -> None:

@@ -103,8 +103,7 @@ async def test_jobs_of_an_endpoint_that_is_gone_go_after_the_usual_time(jobs: Jo
     await jobs.endpoint(keep=Keep(job=100 * 86_400))
     id = await ended(jobs)
     await jobs.store.remove_endpoint(EP, now_ms=jobs.world.now_ms)
-    while await jobs.store.end_purged(now_ms=jobs.world.now_ms, limit=10):
-        pass
+    await jobs.purged()
     jobs.world.tick(8 * DAY_MS)
     await pruned(jobs)
     await raises(PayloadGone, jobs.store.output(TENANT, id))
@@ -128,7 +127,7 @@ async def test_a_key_holds_for_two_weeks_whatever_is_kept(jobs: Jobs) -> None:
     assert (await jobs.get(submitted.id)).tags == ()
     await raises(PayloadGone, jobs.store.output(TENANT, submitted.id))
     jobs.world.tick(14 * DAY_MS)
-    assert await pruned(jobs) == 1
+    assert await pruned(jobs) == 1 + 3  # what was measured of its wait, its call and its output
     await raises(NotFound, jobs.get(submitted.id))
 
 

@@ -240,3 +240,20 @@ async def test_what_was_done_in_bulk_stands_in_the_audit_trail(jobs: Jobs) -> No
     )
     trail = await jobs.world.store.audit_trail(EntryFilter(tenant=TENANT), after=None, limit=5)
     assert [(one.action, one.target) for one in trail.entries] == [("job.cancel", sweep.id)]
+
+
+async def test_of_very_many_sweeps_the_newest_are_kept(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Purges count, too: whoever purges again and again fills nothing."""
+    monkeypatch.setattr(sweeps, "KEPT", 3)
+    await jobs.endpoint()
+    for _ in range(9):
+        await jobs.submit()
+        await jobs.store.purge(EP, tenant=TENANT, now_ms=jobs.world.tick())
+        await jobs.purged()
+    assert len(await jobs.store.sweeps(TENANT)) == 3
+    await jobs.submit()
+    jobs.world.tick()
+    await made(jobs, "cancel", endpoint=EP)
+    assert [one.what for one in await jobs.store.sweeps(TENANT)] == ["cancel", "purge", "purge"]
