@@ -1,28 +1,14 @@
 """The command line: what there is, and how a command ends."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
 from dispatcher import VERSION
-from dispatcher.cli import (
-    access,
-    audit,
-    destinations,
-    doctor,
-    endpoints,
-    jobs,
-    listing,
-    replay,
-    send,
-    serve,
-    show,
-    stored,
-    tenants,
-)
-from dispatcher.cli.service import ApiKey, AsJson, Globals, Tenant, Url, explain
-from dispatcher.client import PostbackError
+from dispatcher.cli.shared import ApiKey, AsJson, Globals, Tenant, Url
 from dispatcher.settings import strays
 from dispatcher.store.errors import CannotStart, StoreError
 from receiver.base import cli
@@ -35,12 +21,15 @@ _START: Final = examples(
     "dispatcher show cb_…                    [dim]# understand it[/dim]",
     "dispatcher replay --status dead --dry-run",
 )
-_PANELS: Final[dict[str, tuple[Any, ...]]] = {
-    "Run the service": (serve, doctor),
-    "Callbacks": (send, listing, show, replay),
-    "Jobs": (endpoints, jobs),
-    "Setting up": (destinations, access, stored, tenants, audit),
+# The modules of commands.
+_PANELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "Run the service": ("serve", "doctor"),
+    "Callbacks": ("send", "listing", "show", "replay"),
+    "Jobs": ("endpoints", "jobs"),
+    "Setting up": ("destinations", "access", "stored", "tenants", "audit"),
 }
+ALONE: Final = frozenset({"serve", "migrate", "backup", "move", "demo"})
+"""The commands of `serve`'s module, which needs no client."""
 
 
 def _root(
@@ -61,12 +50,16 @@ def _root(
         typer.echo(context.get_help())
 
 
-def build() -> typer.Typer:
-    """Every command, in its panel."""
+def build(word: str | None = None) -> typer.Typer:
+    """Return every command, in its panel; for a `word` of ALONE those alone, which start a third
+    sooner without all that the others need."""
     app = cli.new_app()
     app.callback(invoke_without_command=True, epilog=_START)(_root)
-    for panel, modules in _PANELS.items():
-        for module in modules:
+    for panel, names in _PANELS.items():
+        for name in names:
+            if word in ALONE and name != "serve":
+                continue
+            module = import_module(f"dispatcher.cli.{name}")
             for info in (*module.app.registered_commands, *module.app.registered_groups):
                 info.rich_help_panel = panel
             app.add_typer(module.app)
@@ -75,7 +68,9 @@ def build() -> typer.Typer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
-    return cli.run_app(build(), "dispatcher", argv, explain=_explain)
+    words = sys.argv[1:] if argv is None else argv
+    app = build(words[0] if words else None)
+    return cli.run_app(app, "dispatcher", argv, explain=_explain)
 
 
 def _explain(error: Exception) -> Failed | None:
@@ -85,4 +80,7 @@ def _explain(error: Exception) -> Failed | None:
         return Failed(str(error))
     if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
         return Failed("what was typed is not text in UTF-8", code=cli.USAGE)
+    from dispatcher.cli.service import explain  # what needs no client starts sooner without it
+    from dispatcher.client import PostbackError
+
     return explain(error) if isinstance(error, PostbackError) else None

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dispatcher.cli import options
 from dispatcher.cli.options import command
-from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
+from dispatcher.cli.service import ChangingDep, ServiceDep, payload_of, print_list
 from dispatcher.client import Endpoint, NotFound
 from dispatcher.client.calls import endpoint as calls
 from dispatcher.gateway.apply import ApplyError, read
@@ -173,7 +173,7 @@ def test_endpoint(
     unless a job would be completed by it."""
     call = calls.test_endpoint(
         name,
-        None if given is None else options.payload(given, "--input"),
+        None if given is None else payload_of(given, "--input"),
         path=path,
         timeout_s=timeout,
         reason=service.reason,

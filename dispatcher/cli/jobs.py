@@ -13,7 +13,7 @@ from rich.text import Text
 from dispatcher.cli import options
 from dispatcher.cli.job_list import FiltersDep, group, job_table
 from dispatcher.cli.options import command
-from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each
+from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, payload_of
 from dispatcher.client import Job, JobAttempt, JobFilters, Sweep, SweepPreview
 from dispatcher.client.calls import job as calls
 from dispatcher.client.calls.build import dumps
@@ -100,7 +100,7 @@ def submit_job(
     is_json = content_type is None
     call = calls.submit_job(
         endpoint,
-        options.payload(given, "--input") if is_json else _bytes(given),
+        payload_of(given, "--input") if is_json else _bytes(given),
         content_type="application/json" if is_json else content_type,
         callback_url=to,
         destination=destination,

@@ -9,7 +9,6 @@ typer.BadParameter, which says how they should look.
 import inspect
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from typing import Any, Final
 import typer
 from rich.text import Text
 
-from dispatcher.client.calls.build import one_value
 from dispatcher.policy import PRESETS
 from receiver.base import cli
 from receiver.base.cli import Run, ago
@@ -198,30 +196,6 @@ def policy(text: str | None) -> str | dict[str, Any] | None:
             """such as '{"attempts": 5, "delays": [5, 60]}'"""
         )
     return found
-
-
-def payload(text: str, option: str = "--payload") -> bytes:
-    """Return the JSON that an option names: a file, `-` for standard input, or the JSON itself; its
-    bytes are kept as they are."""
-    if text == "-":
-        body, where = sys.stdin.buffer.read(), "standard input"
-    elif _is_file(text):
-        body, where = read_file(Path(text)), text
-    else:
-        body, where = text.encode(errors="surrogateescape"), option
-    try:
-        one_value(body)
-    except ValueError as error:
-        hint = f", nor is there a file {text[:60]!r}" if where == option else ""
-        raise typer.BadParameter(f"{where} is not JSON: {error}{hint}") from None
-    return body.strip()
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except OSError:  # longer than a file's name can be
-        return False
 
 
 def read_file(path: Path) -> bytes:

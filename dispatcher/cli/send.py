@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from dispatcher.cli import options
 from dispatcher.cli.options import command
-from dispatcher.cli.service import Service, ServiceDep
+from dispatcher.cli.service import Service, ServiceDep, payload_of
 from dispatcher.cli.show import await_end
 from dispatcher.client import Client, Submitted
 from dispatcher.client.calls.submission import submit
@@ -116,7 +116,7 @@ def send(
         raise typer.BadParameter("give one of --to and --destination")
     call = submit(
         job_id,
-        options.payload(payload),
+        payload_of(payload),
         callback_url=to,
         destination=destination,
         job_status=status,

@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import JsonDep
+from dispatcher.cli.shared import JsonDep
 from dispatcher.settings import Settings, load
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sealing import given_keys

@@ -1,7 +1,8 @@
 """The running service as a command sees it: a client, and whether to print for programs."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeVar
 
@@ -10,7 +11,9 @@ import typer
 from rich.table import Table
 
 from dispatcher.audit import reason_fault
+from dispatcher.cli import options
 from dispatcher.cli.options import Depends
+from dispatcher.cli.shared import PANEL, ApiKey, AsJson, Globals, Tenant, Url
 from dispatcher.client import (
     BadAnswer,
     Client,
@@ -26,6 +29,7 @@ from dispatcher.client import (
     Unreachable,
     WaitTimeout,
 )
+from dispatcher.client.calls.build import one_value
 from dispatcher.client.transport import Call
 from dispatcher.settings import CA_FILE, load_client
 from receiver.base import cli
@@ -33,7 +37,6 @@ from receiver.base.cli import Failed
 from receiver.base.tls import trusted
 
 T = TypeVar("T")
-_PANEL: Final = "The service"
 _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
     (Unreachable, "is it running? start it with: dispatcher serve (another place: --url)"),
     (
@@ -54,51 +57,12 @@ _HINTS: Final[tuple[tuple[type[PostbackError], str], ...]] = (
     (WaitTimeout, "it is still on its way; look again with: dispatcher show ID, or jobs show ID"),
 )
 
-Url = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Where it is; otherwise DISPATCHER_URL, else host and port.",
-        rich_help_panel=_PANEL,
-    ),
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option(
-        metavar="KEY",
-        help="Otherwise DISPATCHER_API_KEY, or the file DISPATCHER_API_KEY_FILE, which other users "
-        "of this machine cannot see.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Tenant = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="The tenant to act for, with a platform key; otherwise `default`.",
-        rich_help_panel=_PANEL,
-    ),
-]
 Reason = Annotated[
     str | None,
     typer.Option(
-        "--reason", metavar="TEXT", help="Why: kept in the audit trail.", rich_help_panel=_PANEL
+        "--reason", metavar="TEXT", help="Why: kept in the audit trail.", rich_help_panel=PANEL
     ),
 ]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON for programs; of lists one object a line."),
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Globals:
-    """The shared options as given before the command's name."""
-
-    url: str | None = None
-    api_key: str | None = None
-    tenant: str | None = None
-    json: bool = False
 
 
 class Service:
@@ -176,15 +140,8 @@ def connect_to_change(
     return service
 
 
-def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
-    """Whether to print for programs, for commands that need no running service."""
-    before: Globals = context.obj or Globals()
-    return as_json or before.json
-
-
 ServiceDep = Annotated[Service, Depends(connect)]
 ChangingDep = Annotated[Service, Depends(connect_to_change)]
-JsonDep = Annotated[bool, Depends(json_wanted)]
 
 
 def for_each(service: Service, ids: Sequence[str], act: Callable[[Service, str], None]) -> None:
@@ -256,3 +213,27 @@ def print_list(
         cli.console().print(table)
     else:
         cli.error_console().print(nothing, style="dim")
+
+
+def payload_of(text: str, option: str = "--payload") -> bytes:
+    """Return the JSON that an option names: a file, `-` for standard input, or the JSON itself; its
+    bytes are kept as they are."""
+    if text == "-":
+        body, where = sys.stdin.buffer.read(), "standard input"
+    elif _is_file(text):
+        body, where = options.read_file(Path(text)), text
+    else:
+        body, where = text.encode(errors="surrogateescape"), option
+    try:
+        one_value(body)
+    except ValueError as error:
+        hint = f", nor is there a file {text[:60]!r}" if where == option else ""
+        raise typer.BadParameter(f"{where} is not JSON: {error}{hint}") from None
+    return body.strip()
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # longer than a file's name can be
+        return False

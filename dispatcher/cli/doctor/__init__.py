@@ -15,7 +15,7 @@ from dispatcher.cli.doctor.checks import Check
 from dispatcher.cli.doctor.database import check_database
 from dispatcher.cli.options import Depends, command
 from dispatcher.cli.serve import SettingsDep
-from dispatcher.cli.service import JsonDep, Url
+from dispatcher.cli.shared import JsonDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client, strays
 from receiver.base import cli
 from receiver.base.db.url import is_postgres

@@ -75,7 +75,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.fixture
 def alone(environment: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run a command where there is no service."""
-    environment.setattr(dispatcher.cli, "build", _commands)
+    environment.setattr(dispatcher.cli, "build", lambda _word: _commands())
 
     def run(*argv: str) -> Ran:
         capfdbinary.readouterr()
