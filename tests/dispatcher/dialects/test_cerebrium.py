@@ -33,7 +33,7 @@ from receiver.signature import Fields, Keys
 from receiver.verification import cerebrium as verification
 from tests import theft
 from tests.dispatcher.api.talk import reject
-from tests.dispatcher.dialects.platform import JSON, Platform, between, client, platform
+from tests.dispatcher.dialects.stage import JSON, Platform, between, client, platform
 from tests.dispatcher.gateway.rig import ADMIN_KEY, Sink, served, sink, upstream
 from tests.dispatcher.jobs.made import job
 from tests.dispatcher.postgres import folders

@@ -13,7 +13,7 @@ import pytest
 
 from receiver import Event, Receiver, Settings, Source
 from receiver.base.completion import parse
-from tests.dispatcher.dialects.platform import Platform, platform
+from tests.dispatcher.dialects.stage import Platform, platform
 from tests.dispatcher.gateway.rig import SECRET
 from tests.receiver.serving import served
 from tests.receiver.waiting import until
