@@ -25,7 +25,10 @@ SINGLE: Final = (
     b"postback-timeout", b"postback-ttl", b"postback-function", b"cancel-after",
 )  # fmt: skip
 # Of the caller's headers the upstream sees these: never whose key it was.
-PASSED: Final = (b"accept", b"accept-language", b"traceparent", b"tracestate")
+PASSED: Final = {
+    name: name.decode() for name in (b"accept", b"accept-language", b"traceparent", b"tracestate")
+}
+_READ: Final = frozenset(SINGLE) | {b"content-type"}
 _ANY: Final = "*/*"
 _FIT: Final = re.compile(r"[\x20-\x7e]{1,1024}")
 _PAIRS_CHARS_MAX: Final = 8_192
@@ -101,7 +104,7 @@ PARAMETERS: Final = (
 
 def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
     """Return the submission that a request makes. Raises Refusal (422)."""
-    header = call.header
+    header = call.request.given(_READ).get
     priority: Any = header(b"postback-priority") or "normal"
     if priority not in get_args(JobPriority):
         allowed = ", ".join(get_args(JobPriority))
@@ -112,7 +115,7 @@ def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
         body=body,
         content_type=header(b"content-type") or OCTETS,
         priority=priority,
-        tags=pairs("Postback-Tags", header(b"postback-tags") or ""),
+        tags=_tags(header(b"postback-tags")),
         function=header(b"postback-function"),
         headers=passed(call),
         callback_url=header(b"postback-callback-url"),
@@ -130,10 +133,16 @@ def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
 
 def passed(call: Call) -> Headers:
     """Return the caller's headers that the upstream may see."""
-    found = ((name.decode(), call.header(name)) for name in PASSED)
+    found = call.request.given(PASSED.keys())
     return tuple(
-        (name, value) for name, value in found if value and value != _ANY and _FIT.fullmatch(value)
+        (name, value)
+        for key, name in PASSED.items()
+        if (value := found.get(key)) and value != _ANY and _FIT.fullmatch(value)
     )
+
+
+def _tags(text: str | None) -> Mapping[str, str]:
+    return pairs("Postback-Tags", text) if text else {}
 
 
 def pairs(name: str, text: str) -> Mapping[str, str]:

@@ -53,7 +53,7 @@ class Claiming:
         self._next_ready_ms: int | None = None
         self._empty_until_ms = 0  # of the monotonic clock
         self._task: asyncio.Task[None] | None = None
-        self.incoming: set[asyncio.Task[Any]] = set()
+        self.incoming: set[asyncio.Future[Any]] = set()
 
     def start(self) -> None:
         """Begin to claim, at once."""
@@ -80,6 +80,17 @@ class Claiming:
         self._empty_until_ms = 0
         self._arm()
 
+    def follow(
+        self, stored: Awaitable[T], on_end: Callable[["asyncio.Future[T]"], None]
+    ) -> "asyncio.Future[T]":
+        """Have a shutdown wait for what is being stored, and may be handed over: `on_end` begins
+        it, before anybody else hears of it."""
+        future = asyncio.ensure_future(stored)
+        self.incoming.add(future)
+        future.add_done_callback(on_end)
+        future.add_done_callback(self._tracked)
+        return future
+
     def track(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start a task that may bring work in: a shutdown waits for it."""
         task = asyncio.create_task(entering)
@@ -87,7 +98,7 @@ class Claiming:
         task.add_done_callback(self._tracked)
         return task
 
-    def _tracked(self, task: asyncio.Task[Any]) -> None:
+    def _tracked(self, task: "asyncio.Future[Any]") -> None:
         self.incoming.discard(task)
         if not task.cancelled():
             task.exception()  # seen: the caller may have gone
@@ -128,7 +139,12 @@ class Claiming:
         self._arm()
 
 
-async def wait_for(tasks: Collection[asyncio.Task[Any]], timeout_s: float) -> None:
+async def wait_for(tasks: "Collection[asyncio.Future[Any]]", timeout_s: float) -> None:
     """Wait for tasks, for so long at most."""
     if tasks:
         await asyncio.wait(tasks, timeout=max(0.0, timeout_s))
+
+
+def result_of(future: "asyncio.Future[T]") -> T | None:
+    """Return what a future came to that has ended; None where it raised, or was given up."""
+    return None if future.cancelled() or future.exception() is not None else future.result()

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS
-from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, wait_for
+from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, result_of, wait_for
 from dispatcher.engine.faults import INTERNAL, Faults, interrupted, stored_secret_pause_ms
 from dispatcher.engine.slots import Slots
 from dispatcher.metrics import Metrics
@@ -156,21 +157,27 @@ class Engine:
         """Store durably and start to deliver. Raises what `Store.submit` raises."""
         high, size = new.priority == "high", len(new.body)
         handover = new.not_before_ms is None and self.reserve(new.tenant, high=high, size=size)
-        # Shielded: a caller that goes away does not keep a leased delivery from its sender.
-        return await asyncio.shield(self._claiming.track(self._submit(new, handover, high, size)))
-
-    async def _submit(self, new: NewCallback, handover: bool, high: bool, size: int) -> Submitted:
-        delivery = None
         leased_ms = self._monotonic_ms() - max(0, self._clock() - new.created_ms)
         try:
-            submitted = await self._store.submit(new, handover=handover)
-            delivery = submitted.delivery
-        finally:
-            if handover and delivery is None:
+            stored = self._claiming.follow(
+                self._store.submit(new, handover=handover),
+                partial(self._submitted, new, handover, leased_ms),
+            )
+        except BaseException:
+            if handover:
                 self.free(new.tenant, high=high, size=size)
-        if delivery is not None:
-            self.begin(delivery, leased_ms)
-        return submitted
+            raise
+        # Shielded: a caller that goes away does not keep a leased delivery from its sender.
+        return await asyncio.shield(stored)
+
+    def _submitted(
+        self, new: NewCallback, handover: bool, leased_ms: int, stored: "asyncio.Future[Submitted]"
+    ) -> None:
+        submitted = result_of(stored)
+        if submitted is not None and submitted.delivery is not None:
+            self.begin(submitted.delivery, leased_ms)
+        elif handover:
+            self.free(new.tenant, high=new.priority == "high", size=len(new.body))
 
     def reserve(self, tenant: str, *, high: bool, size: int) -> bool:
         """Hold a slot for a callback that is about to be stored and may be handed straight over,

@@ -141,9 +141,7 @@ class Ends:
         leased_ms = self._monotonic_ms() - max(0, self._clock() - callback.created_ms)
         delivery = None
         try:
-            settled = await self._store.settle(
-                replace(settlement, handover=handover), callback=callback
-            )
+            settled = await self._store.settle(settlement, callback=callback, handover=handover)
             delivery = settled.delivery
         finally:
             if handover and delivery is None:

@@ -7,11 +7,12 @@ cancelled is free once its call has ended.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from dispatcher.audit import Entry
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS
-from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, wait_for
+from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, result_of, wait_for
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.faults import Faults
 from dispatcher.gateway.caller import Caller, Upstream
@@ -172,27 +173,32 @@ class JobEngine:
         handover = handover and self._may_start() and self._places.admits(new.endpoint, size)
         if handover:
             self._places.take(new.endpoint, size)
-        # Shielded: a caller that goes away does not keep a claimed job from its call.
-        return await asyncio.shield(self._claiming.track(self._submit(new, handover, size)))
-
-    async def _submit(self, new: NewJob, handover: bool, size: int) -> SubmittedJob:
-        claimed = None
-        limits = self._limits()
+        process, limits = self._process if handover else None, self._limits()
+        running_max = None if limits is None else limits.of(new.tenant)
         try:
-            process = self._process if handover else None
-            running_max = None if limits is None else limits.of(new.tenant)
-            submitted = await self._store.submit(new, process=process, running_max=running_max)
-            claimed = submitted.claimed
-        finally:
-            if handover and claimed is None:
+            stored = self._claiming.follow(
+                self._store.submit(new, process=process, running_max=running_max),
+                partial(self._submitted, new, handover),
+            )
+        except BaseException:
+            if handover:
                 self._free(new.endpoint, size)
-        if claimed is not None:
-            self._begin(claimed)
-        elif limits is not None:
+            raise
+        # Shielded: a caller that goes away does not keep a claimed job from its call.
+        return await asyncio.shield(stored)
+
+    def _submitted(
+        self, new: NewJob, handover: bool, stored: "asyncio.Future[SubmittedJob]"
+    ) -> None:
+        submitted = result_of(stored)
+        if submitted is not None and submitted.claimed is not None:
+            self._begin(submitted.claimed)
+        elif handover:
+            self._free(new.endpoint, len(new.body))
+        elif submitted is not None and self._limits() is not None:
             # What was found to wait may all be of tenants at their limits: this may start.
             self._empty_claims = 0
             self._claiming.on_room()
-        return submitted
 
     async def cancel(
         self, tenant: str, job: str, *, reason: JobReason = "user", entries: Sequence[Entry] = ()

@@ -190,15 +190,14 @@ class JobVerdict:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSettlement:
     """The end of one call. Fenced: recorded only while `job.claim` is the current one, and with it
-    the output, the callback of a final state, and what the endpoint learns. With `handover` the
-    callback may be leased in the same commit. `cost` is what a run that ended is counted with."""
+    the output, the callback of a final state, and what the endpoint learns. `cost` is what a run
+    that ended is counted with."""
 
     job: ClaimedJob
     outcome: CallOutcome
     verdict: JobVerdict
     random: float  # spreads holds
     now_ms: int
-    handover: bool = False
     cost: float = 0.0
 
 

@@ -24,7 +24,7 @@ SHORT_BYTES_MAX: Final = 16 * 1024
 _NO_TIMER: Final = TimerNoop()
 _NO_HEADERS: Final = CIMultiDictProxy[str](CIMultiDict())
 _NO_WRITER: Final = SimpleNamespace(output_size=0)
-_ACCEPT: Final = "Accept"
+_ACCEPT: Final = ("Accept", "*/*")
 _HOST: Final = "Host"
 
 
@@ -143,12 +143,16 @@ def _head(
     body: bytes | None,
 ) -> bytes:
     """Return a request's head. Raises ValueError for what would break it."""
-    lines = {_HOST: url.host_port_subcomponent or "", **session._default_headers, _ACCEPT: "*/*"}
-    given = {name.lower() for name, _ in headers}
-    for name in tuple(lines):
-        if name.lower() in given:
-            del lines[name]
+    lines = {_HOST: url.host_port_subcomponent or ""}
     lines.update(headers)
+    names = "\n".join(lines).lower() + "\n"
+    if "\nhost\n" in names:
+        del lines[_HOST]
+    lines |= {
+        name: value
+        for name, value in (*session._default_headers.items(), _ACCEPT)
+        if f"\n{name}\n".lower() not in names
+    }
     if body is not None:
         lines[hdrs.CONTENT_LENGTH] = str(len(body))
     elif method not in aiohttp.ClientRequest.GET_METHODS:

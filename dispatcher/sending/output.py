@@ -148,12 +148,16 @@ async def read_whole(
 ) -> None:
     """Read a body to its end. What has arrived is in `into`, also where this raises: TooLarge, or
     what the connection met. One whose declared `length` is too large is not read at all."""
+    is_there = content.is_eof()
     if length is not None and not content.at_eof():
         if length > bytes_max:
             raise TooLarge
-        await room.take(
-            length
-        )  # at once: parts that wait for the rest would be in each other's way
+        if not is_there:
+            # At once: parts that wait for the rest would be in each other's way.
+            await room.take(length)
+    if is_there:
+        await _take_whole(content, bytes_max, room, into)
+        return
     while True:
         chunk = await content.read(_STEP_BYTES)
         if not chunk:
@@ -163,4 +167,17 @@ async def read_whole(
             raise TooLarge
         if length is None:
             await room.take(len(chunk))
+        into += chunk
+
+
+async def _take_whole(
+    content: aiohttp.StreamReader, bytes_max: int, room: OutputRoom, into: bytearray
+) -> None:
+    """Read what has come with its end: most short answers."""
+    chunk = content.read_nowait()
+    if len(chunk) > bytes_max:
+        into += chunk[:bytes_max]
+        raise TooLarge
+    if chunk:
+        await room.take(len(chunk))
         into += chunk

@@ -96,7 +96,7 @@ def kept_type(value: str | None) -> str:
 def kept_headers(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return what is kept of an upstream's headers beside its type, in lower case: an allow-list,
     of those that are plain text of bounded length."""
-    found = ((name.lower(), headers.get(name)) for name in _KEPT)
+    found = [(name.lower(), headers[name]) for name in _KEPT if name in headers]
     return tuple(
         (name, value)
         for name, value in found

@@ -312,7 +312,7 @@ def servers_of(operations: Sequence[object]) -> set[str]:
     new += [
         one.callback
         for one in operations
-        if isinstance(one, JobEnd) and one.callback is not None and one.settlement.handover
+        if isinstance(one, JobEnd) and one.callback is not None and one.handover
     ]
     return {one.destination for one in new if one.destination != one.lane}
 

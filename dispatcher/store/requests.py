@@ -63,10 +63,12 @@ class JobSubmitRequest:
 @dataclass(frozen=True, slots=True)
 class JobEnd:
     """The end of a call on its way to the commit, with the callback that tells it, if it is to be
-    told: made before, so that the lane of that can be locked with all others."""
+    told: made before, so that the lane of that can be locked with all others. With `handover` it
+    may be leased in the same commit."""
 
     settlement: JobSettlement
     callback: NewCallback | None
+    handover: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

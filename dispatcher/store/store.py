@@ -5,6 +5,7 @@ out. Every verb that writes returns only after its commit is on disk (I1). Reads
 behind; writes are settled in the order they commit.
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -217,12 +218,11 @@ class Store:
 
     # --- the path of a delivery ---
 
-    async def submit(self, new: NewCallback, *, handover: bool) -> Submitted:
+    def submit(self, new: NewCallback, *, handover: bool) -> "asyncio.Future[Submitted]":
         """Store durably. With `handover`, leased at once if its lane is idle, within its limits
         and not held. Raises KeyReused, NotFound (destination), DestinationDisabled, StoreFull,
         StoreUnavailable."""
-        submitted: Submitted = await self._commits.do(SubmitRequest(new, handover), new.tenant)
-        return submitted
+        return self._commits.do(SubmitRequest(new, handover), new.tenant)
 
     async def claim(self, request: ClaimRequest) -> list[Delivery]:
         """Lease due work, fair across lanes and tenants; at most `request.slots`."""

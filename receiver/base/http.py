@@ -12,6 +12,7 @@ from collections.abc import (
     Iterable,
     Mapping,
     MutableMapping,
+    Set,
 )
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -194,6 +195,14 @@ class Request:
         """Return the first value of a header."""
         value = self._first.get(name)
         return None if value is None else value.decode("latin-1").strip(" \t")
+
+    def given(self, names: Set[bytes]) -> dict[bytes, str]:
+        """Return the first values of those of these headers that are there."""
+        return {
+            name: value.decode("latin-1").strip(" \t")
+            for name, value in self._first.items()
+            if name in names
+        }
 
     def check_single(self, names: Iterable[bytes]) -> None:
         """Raise Refusal (400) where one of these headers is there twice: the request would say two

@@ -132,9 +132,7 @@ def _record(
     if unopened:
         untold.note(tx, [_untold(tx, end.settlement) for end in unopened if _is_untold(end)])
     requests = [
-        SubmitRequest(end.callback, end.settlement.handover)
-        for end in ends
-        if end.callback is not None
+        SubmitRequest(end.callback, end.handover) for end in ends if end.callback is not None
     ]
     # A batch of several is worth no savepoint: of one that raises, the parts are applied again.
     return tell(tx, requests, rules, isolated=len(ends) == 1)

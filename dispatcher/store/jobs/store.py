@@ -5,6 +5,7 @@ Times are integer milliseconds by this process's clock, and always arguments. `p
 jobs. What a verb raises beside what is named are StoreUnavailable and StoreFull, as everywhere.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -90,7 +91,7 @@ class JobStore:
 
     def __init__(
         self,
-        commit: Callable[[object, str | None], Awaitable[Any]],
+        commit: Callable[[object, str | None], "asyncio.Future[Any]"],
         write: Write,
         read: Read,
         rules: Rules,
@@ -249,17 +250,15 @@ class JobStore:
 
     # --- the path of a job ---
 
-    async def submit(
+    def submit(
         self, new: NewJob, *, process: str | None = None, running_max: int | None = None
-    ) -> SubmittedJob:
+    ) -> "asyncio.Future[SubmittedJob]":
         """Store durably. With `process`, which has a place reserved for it, it is started in the
         commit if its endpoint is idle, has a place and no rate (`claimed`), fewer than
         `running_max` jobs of its tenant run, and nobody has called the process dead (see `beat`).
         The same key and content again is the same job, in its present state (`duplicate`). Raises
         NotFound (no such endpoint), KeyReused, JobQueueFull."""
-        request = JobSubmitRequest(new, process, running_max)
-        submitted: SubmittedJob = await self._commit(request, new.tenant)
-        return submitted
+        return self._commit(JobSubmitRequest(new, process, running_max), new.tenant)
 
     async def claim(self, request: JobClaimRequest) -> list[ClaimedJob]:
         """Start due jobs, at most `request.places`: endpoints in turn, none beyond its window and
@@ -270,13 +269,17 @@ class JobStore:
         return claimed
 
     async def settle(
-        self, settlement: JobSettlement, *, callback: NewCallback | None = None
+        self,
+        settlement: JobSettlement,
+        *,
+        callback: NewCallback | None = None,
+        handover: bool = False,
     ) -> SettledJob:
         """Record the end of a call and its verdict: with the output, the `callback` that tells a
-        final state, and what the endpoint learns. Not `recorded`, and nothing is changed, where the
-        claim is no longer current. Raises StoreUnavailable or StoreFull: try again until it is
-        recorded."""
-        settled: SettledJob = await self._commit(JobEnd(settlement, callback), None)
+        final state, which may be leased with `handover`, and what the endpoint learns. Not
+        `recorded`, and nothing is changed, where the claim is no longer current. Raises
+        StoreUnavailable or StoreFull: try again until it is recorded."""
+        settled: SettledJob = await self._commit(JobEnd(settlement, callback, handover), None)
         return settled
 
     async def freed(self, jobs: Sequence[ClaimedJob | HeldJob]) -> None:

@@ -226,7 +226,6 @@ class Jobs:
             verdict=verdict,
             random=0.5,
             now_ms=now_ms,
-            handover=handover,
         )
         end = end_of(verdict, met, rules, now_ms=now_ms)
         told = None
@@ -240,7 +239,7 @@ class Jobs:
                 public_url="http://127.0.0.1:8600",
                 secret=claimed.secret,
             )
-        return await self.store.settle(settlement, callback=told)
+        return await self.store.settle(settlement, callback=told, handover=handover)
 
     async def cancel(self, id: str, tenant: str = TENANT, **more: Any) -> ChangedJob:
         return await self.store.cancel(tenant, id, now_ms=self.world.now_ms, **more)
