@@ -29,11 +29,11 @@ UPDATE endpoint_load SET paced_ms = CASE WHEN paced_ms > ? THEN ? ELSE paced_ms 
 WHERE endpoint = ?
 """
 # Of each queue a range of its index: what is due by a time of its own. What never ran waits for as
-# long as it was asked to.
+# long as it was asked to. "Cross": else SQLite begins with the jobs, however many wait.
 _LATE: Final = """
-SELECT j.id FROM queues q JOIN jobs j ON j.queue = q.id AND j.epoch = q.epoch
-    AND j.class IN (0, 1, 2) AND j.state = 'queued' AND j.due_ms > ?
-WHERE j.started_ms IS NOT NULL LIMIT ?
+SELECT j.id FROM queues q CROSS JOIN jobs j
+WHERE j.queue = q.id AND j.epoch = q.epoch AND j.class IN (0, 1, 2) AND j.state = 'queued'
+    AND j.due_ms > ? AND j.started_ms IS NOT NULL LIMIT ?
 """
 
 

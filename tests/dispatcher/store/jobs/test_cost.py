@@ -46,6 +46,8 @@ async def exercise(jobs: Jobs) -> None:
     await jobs.retry(claimed[2].id)
     await store.release([claimed[3]], now_ms=world.now_ms)
     await store.expire(now_ms=world.now_ms, limit=3)
+    await store.bring_back(now_ms=world.now_ms, retry_after_ms=1_000, limit=3)
+    await store.hasten(now_ms=world.now_ms, wait_ms=1_000, limit=3)
     limits = RunningLimits(default=2, own={"nobody": 0})
     await jobs.claim(2, process="p", limits=limits)
     await jobs.submit(handover=True, running_max=9)
