@@ -136,6 +136,14 @@ class Handler(ResponseHandler):
             exc = StaleConnection(str(exc))
         super().set_exception(exc, *cause)
 
+    def close(self) -> None:
+        """Close the connection, at once where a part of a request is left: nobody waits for its
+        answer any more, and a peer that does not read would keep socket and request for ever."""
+        if self.transport is not None and self.transport.get_write_buffer_size() > 0:
+            self.abort()
+        else:
+            super().close()
+
     def _save_head(self) -> bool:
         """Take a head that is complete, with what came after it as it came; whether there is one.
         The connection has been closed: nothing tells where the answer ends."""
