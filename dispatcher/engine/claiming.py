@@ -52,6 +52,7 @@ class Claiming:
         self._alarm = Alarm()
         self._next_ready_ms: int | None = None
         self._empty_until_ms = 0  # of the monotonic clock
+        self._owed = False  # the alarm is set to look again, whatever is known of work and room
         self._task: asyncio.Task[None] | None = None
         self.incoming: set[asyncio.Future[Any]] = set()
 
@@ -104,6 +105,8 @@ class Claiming:
             task.exception()  # seen: the caller may have gone
 
     def _arm(self) -> None:
+        if self._owed:
+            return
         if self._next_ready_ms is None or self._room() <= 0:
             self._alarm.set(None)
             return
@@ -117,21 +120,28 @@ class Claiming:
     async def _run(self) -> None:
         while True:
             await self._alarm.wait()
+            self._owed = False
             if self._room() <= 0:
                 continue
             pause_s = self._pause_s()
             if pause_s:
-                self._alarm.set(pause_s)
+                self._look_again(pause_s)
                 continue
             try:
                 await asyncio.shield(self.track(self._claim_once()))
             except StoreError as error:
                 self._log.warning(f"cannot claim {self._what}", reason=str(error))
-                self._alarm.set(_RETRY_S)
+                self._look_again(_RETRY_S)
             except Exception:
                 # Loud, but no reason for everything else that waits to be stuck (I2).
                 self._log.exception(f"claiming {self._what} failed")
-                self._alarm.set(_RETRY_S)
+                self._look_again(_RETRY_S)
+
+    def _look_again(self, after_s: float) -> None:
+        """Look again then: not sooner, so that what gives room back asks no store that is away
+        again and again, and not never, whatever the store said of work before."""
+        self._owed = True
+        self._alarm.set(after_s)
 
     async def _claim_once(self) -> None:
         empty_ms = await self._claim()
