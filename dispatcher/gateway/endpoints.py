@@ -24,6 +24,8 @@ class EndpointBook:
         self._by_name: dict[str, Endpoint] = {}
         self._reloading: asyncio.Task[None] | None = None
         self._again = False
+        self._begun = 0  # readings, and which of them is in force
+        self._in_force = 0
 
     def get(self, name: str) -> Endpoint | None:
         """Return an endpoint, None where there is none of this name. Raises CannotUnseal for one
@@ -43,11 +45,16 @@ class EndpointBook:
         return [self._by_name[name] for name in sorted(self._by_name)]
 
     async def reload(self) -> None:
-        """Read all again: somebody changed one. Raises what the database does."""
+        """Read all again: somebody changed one. Raises what the database does. Of several at once
+        the one that began last is in force, whichever ends last."""
+        self._begun += 1
+        reading = self._begun
         endpoints = [self._kept(one) for one in await self._read()]
         if any(one.rules.schema is not None for one in endpoints):
             await asyncio.to_thread(_compile, endpoints)
-        self._by_name = {one.name: one for one in endpoints}
+        if reading > self._in_force:
+            self._in_force = reading
+            self._by_name = {one.name: one for one in endpoints}
 
     def _kept(self, one: Endpoint) -> Endpoint:
         """Return an endpoint with the schema that is compiled already, where that is the same."""

@@ -151,7 +151,7 @@ class JobEngine:
     async def _give_up(self) -> int:
         """Forget what could not be recorded, loudly; return how much."""
         left = self._open.all()
-        tasks = self._open.tasks() | self._claiming.incoming
+        tasks = self._open.tasks().union(self._claiming.incoming, self._open.looking)
         for task in tasks:
             task.cancel()
         await wait_for(tasks, RECORD_S)

@@ -88,6 +88,11 @@ class OpenCalls:
         """Return the tasks that see these through."""
         return {one.task for one in self.all() if one.task is not None}
 
+    @property
+    def looking(self) -> Collection[asyncio.Task[None]]:
+        """The tasks that look at claims, which nobody waits for before a shutdown."""
+        return self._looking
+
     def on_ended(self, jobs: Collection[str]) -> None:
         """Look whether jobs that ended, or were taken from their process, are some whose calls are
         open here. What is told may be old news: only the database says which claims are current."""
@@ -126,6 +131,9 @@ class OpenCalls:
                 current = await self._store.current([(one.job.id, one.job.claim) for one in part])
             except StoreError as error:
                 _LOG.warning("cannot look at claims: will try again", reason=str(error))
+                return
+            except Exception as error:
+                _LOG.exception("looking at claims failed: will try again", error)
                 return
             for one in part:
                 if (one.job.id, one.job.claim) not in current:

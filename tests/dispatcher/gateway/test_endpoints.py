@@ -47,6 +47,29 @@ async def test_rules_are_those_of_now() -> None:
     assert world.book.get("b") is None
 
 
+async def test_what_was_read_before_a_change_never_replaces_what_was_read_after_it() -> None:
+    """A reading may take longer than one that began later: a schema is compiled in between."""
+    stored, slow = [endpoint("a", concurrency=1)], asyncio.Event()
+    held = [slow]
+
+    async def read() -> Sequence[Endpoint]:
+        seen = list(stored)
+        if held:
+            await held.pop().wait()
+        return seen
+
+    book = EndpointBook(read)
+    early = asyncio.create_task(book.reload())
+    await asyncio.sleep(0)
+    stored[0] = endpoint("a", concurrency=2)
+    await book.reload()
+    slow.set()
+    await early
+    found = book.get("a")
+    assert found is not None
+    assert found.rules.concurrency == 2
+
+
 async def test_a_schema_is_compiled_when_it_is_read_and_once() -> None:
     """Not with the first job; one that cannot be used any more keeps no other from being known."""
     world = World()

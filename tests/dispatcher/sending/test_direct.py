@@ -7,7 +7,7 @@ import inspect
 import io
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+import uvloop
 from aiohttp import connector
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_writer import _serialize_headers
@@ -80,15 +81,15 @@ class Noted:
 async def _opened(
     noted: Noted | None = None, tls: Any = None, connect_s: float | None = None
 ) -> AsyncIterator[Sessions]:
-    noted = noted or Noted()
+    seen = noted or Noted()
 
     class Watched(Handler):
         def connection_made(self, transport: Any) -> None:
-            noted.made += 1
+            seen.made += 1
             super().connection_made(transport)
 
         def connection_lost(self, exc: BaseException | None) -> None:
-            noted.ended += 1
+            seen.ended += 1
             super().connection_lost(exc)
 
     opened = open_sessions(
@@ -172,7 +173,7 @@ async def _read(response: aiohttp.ClientResponse, *, reads: bool) -> Any:
         async with asyncio.timeout(5):
             body = await response.content.read() if reads else b""
     except aiohttp.ClientError as error:
-        body = type(error).__name__
+        body = type(error).__name__.encode()
     finally:
         response.release()
     return response.status, dict(response.headers), body
@@ -378,6 +379,21 @@ async def test_a_peer_that_reads_nothing_keeps_no_connection_once_nobody_waits(
 
 
 @_way
+async def test_a_tls_peer_that_reads_nothing_keeps_none_either(send: Send, tmp_path: Path) -> None:
+    """Nor does one that does not say goodbye."""
+    noted = Noted()
+    server, certificate = server_context(tmp_path)
+    async with (
+        listening(deaf, tls=server) as peer,
+        _opened(noted, tls=trusting(certificate)) as opened,
+    ):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await send(opened.pooled, "POST", parse_url(peer.url), _HEADERS, _body(8 * _MIB))
+        await until(lambda: noted.ended == noted.made == 1)
+
+
+@_way
 async def test_sessions_end_whatever_their_peers_do_not_read(send: Send) -> None:
     """A request that runs at the end ends with them."""
     async with listening(deaf) as peer, asyncio.timeout(10):
@@ -487,6 +503,36 @@ async def test_a_large_request_is_not_kept_once_it_is_answered() -> None:
         response.release()
 
     assert held < 500_000
+
+
+async def _all_requests() -> None:
+    for given in _REQUESTS.values():
+        by_session, directly = [await _meet(send, answers(OK), **given) for send in WAYS]
+        assert directly == by_session, given
+
+
+async def _all_peers() -> None:
+    for name, behaviour in _PEERS.items():
+        by_session, directly = [await _meet(send, behaviour, requests=2) for send in WAYS]
+        assert directly == by_session, name
+
+
+async def _ends() -> None:
+    for size in (direct.SHORT_BYTES_MAX, 8 * _MIB):
+        await test_a_peer_that_reads_nothing_keeps_no_connection_once_nobody_waits(
+            direct.request, size
+        )
+    for body in (b"{}", _LONG):
+        await test_a_request_that_is_cancelled_ends_its_connection(direct.request, body)
+        await test_a_kept_connection_that_has_ended_is_told_from_one_that_ends(direct.request, body)
+    await test_sessions_end_whatever_their_peers_do_not_read(direct.request)
+    await test_a_connection_that_ends_as_it_is_made_is_written_to_by_neither()
+
+
+@pytest.mark.parametrize("case", [_all_requests, _all_peers, _ends])
+def test_it_is_so_on_the_loop_that_serves(case: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """uvloop's: transports, and when they write, are the loop's."""
+    uvloop.run(case())
 
 
 # --- aiohttp's own names ---
