@@ -82,7 +82,7 @@ _DECODER: Final = json.JSONDecoder()
 class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
     `secrets` sign it; without any it goes out unsigned. `on_sent` is called, if given, once the
-    request is out whole: this call sends its body no second time, and keeps nothing of it."""
+    request is out whole, or is made and is short: this call needs its job's body no more."""
 
     job: ClaimedJob
     rules: EndpointRules

@@ -213,7 +213,10 @@ class Upstreams:
     ) -> "_Met":
         request = await self._request(call)
         if call.on_sent is not None:
-            exchange.on_sent = partial(_let_go, request, call.on_sent)
+            if request.body is None or len(request.body) <= direct.SHORT_BYTES_MAX:
+                call.on_sent()  # the rest of its input goes nowhere
+            else:
+                exchange.on_sent = partial(_let_go, request, call.on_sent)
         reason = self.guard.refuses_name(request.url)
         if reason is not None:
             raise UrlRefused(f"{request.url.raw_host} is not allowed: {reason}")

@@ -2,8 +2,10 @@
 twice."""
 
 import asyncio
+import json
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -333,6 +335,25 @@ async def test_redirects_are_answers_and_are_not_followed() -> None:
 
 
 # --- connections ---
+
+
+@pytest.mark.parametrize("once", [False, True])
+@pytest.mark.parametrize("size", [0, 20_000, 2**20, 3 * 2**20])
+async def test_whoever_asks_is_told_once_an_input_is_needed_no_more(size: int, once: bool) -> None:
+    """Long before its call ends; also where little of a large input goes out."""
+    told: list[None] = []
+    body = json.dumps({"not": "x" * 2**20, "input": "x" * size}).encode()
+    async with listening(silent) as peer, calling() as upstreams:
+        one = replace(
+            call(peer.url, mode="input", body=body, once=once), on_sent=lambda: told.append(None)
+        )
+        task = asyncio.create_task(upstreams.call(one))
+        await until(lambda: bool(told) and bool(peer.received))
+        task.cancel()
+        assert (await task).kind == "cancelled"
+
+    assert len(told) == 1
+    assert peer.received[0].body == json.dumps("x" * size).encode()
 
 
 async def test_at_least_once_reuses_a_connection_and_at_most_once_never_does() -> None:
