@@ -20,6 +20,7 @@ from dispatcher.store.errors import (
     LimitReached,
     NoKeyring,
     NotFound,
+    NotYet,
     PayloadGone,
     RedirectsSecret,
     StoreError,
@@ -42,7 +43,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "NOT_FOUND": (404, "No such thing, or it belongs to another tenant."),
     "METHOD_NOT_ALLOWED": (405, "The route has other methods: see the Allow header."),
     "REQUEST_TIMEOUT": (408, "The body did not arrive in time."),
-    "CONFLICT": (409, "The thing is in a state that does not allow this."),
+    "CONFLICT": (
+        409,
+        "The thing is in a state that does not allow this; with Retry-After where that passes.",
+    ),
     "IDEMPOTENCY_CONFLICT": (409, "The idempotency key came before, with other content."),
     "DESTINATION_DISABLED": (409, "The destination takes no callbacks."),
     "TENANT_ERASING": (409, "The tenant is being erased; it takes nothing until that is done."),
@@ -123,6 +127,8 @@ def to_refusal(error: Exception, request_id: str) -> Refusal:
         case KeyReused():
             details = {"firstId": error.first_id}
             return ApiError("IDEMPOTENCY_CONFLICT", str(error), details=details)
+        case NotYet():
+            return ApiError("CONFLICT", str(error), headers={"Retry-After": str(RETRY_SOON_S)})
         case StoreUnavailable():
             return unavailable(str(error))
         case OwnLack(what="keys" | "damage"):

@@ -60,6 +60,7 @@ def refused(context: Context, asgi: Asgi, code: str) -> None:
         "JOB_CANCELLED",
         "JOB_FAILED",
         "JOB_TIMEOUT",
+        "PAYLOAD_GONE",
         "CANNOT_UNSEAL",
     ),
 )
@@ -99,6 +100,7 @@ async def _waited(call: Call, taken: SubmittedJob, preferred: Preferences) -> Re
     job = await call.context.store.jobs.get(call.tenant, taken.id, output=True)
     headers = _headers(taken.id, preferred)
     if job.state == "completed":
+        job_views.check_output(job, "v1")
         output = job.output or EMPTY
         return Response(
             output.body, headers={**job_views.media_headers(output.content_type), **headers}

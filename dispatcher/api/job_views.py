@@ -11,7 +11,8 @@ from dispatcher.api.json import encode
 from dispatcher.jobs import told
 from dispatcher.jobs.states import FINAL
 from dispatcher.jobs.told import End
-from dispatcher.jobs.values import Job, JobAttempt, Output
+from dispatcher.jobs.values import Dialect, Job, JobAttempt, Output
+from dispatcher.store.errors import PayloadGone
 from dispatcher.wire_jobs import JobAttemptView, JobView, OutputRefView
 from receiver.base.clock import iso
 
@@ -108,6 +109,13 @@ def reference(job: Job, url: str) -> OutputRefView[str] | None:
         content_type=job.output_type or "",
         sha256=None if job.output is None else sha256(job.output.body).hexdigest(),
     )
+
+
+def check_output(job: Job, dialect: Dialect) -> None:
+    """Raise PayloadGone where a job that completed had an output, and that is gone by now."""
+    if job.output is None and job.output_type is not None:
+        spelled = ids.spelled(job.id, dialect, waited=job.options.waited)
+        raise PayloadGone(f"the output of {spelled} is past its retention")
 
 
 def attempt(value: JobAttempt) -> JobAttemptView[str]:

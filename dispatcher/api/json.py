@@ -91,6 +91,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> 
 
 def _reason(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> str:
     """Return why a body is no JSON. Half of a surrogate pair looks to the parser like the end."""
+    if not body:
+        return "the body is empty"
     if "truncated" in str(error):
         with suppress(ValueError, RecursionError):
             json.loads(body, parse_int=len)
@@ -148,7 +150,7 @@ def _parsed(body: bytes) -> Any:
     except msgspec.ValidationError:  # JSON, but a number that nobody can hold
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise malformed(str(error)) from None
+        raise malformed(_reason(error, body)) from None
     except RecursionError:
         raise malformed("nested too deep") from None
 

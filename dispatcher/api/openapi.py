@@ -50,7 +50,8 @@ _ABOUT: Final = """\
 Carries job completions from a platform to its customers: durable, signed, retried, replayable.
 
 Send an API key as `Authorization: Bearer pbk_…`. Times are ISO-8601 in UTC, ids are opaque, and
-every error has one shape. Fields may be added to answers; unknown ones in requests are refused."""
+every error has one shape. Fields may be added to answers; unknown ones in requests are refused, but
+on RunPod's routes, where they are thrown away, as that platform does."""
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:

@@ -75,7 +75,8 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _JSON: Final = "application/json"
-_DECODER: Final = json.JSONDecoder()
+# Where a value begins and ends: no number of it is needed, and of a long one Python makes none.
+_DECODER: Final = json.JSONDecoder(parse_int=len, parse_float=len)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from typing import Final
 
 from dispatcher.ids import lanes_end
 from dispatcher.store import access, rows, stored
-from dispatcher.store.errors import Conflict, NotFound, RedirectsSecret
+from dispatcher.store.errors import Conflict, NotFound, NotYet, RedirectsSecret
 from dispatcher.store.lanes import begin_again, clear_circuit, of_server, resolve
 from dispatcher.store.limits import Destinations
 from dispatcher.store.requests import Rules
@@ -78,7 +78,7 @@ def register(tx: Tx, new: Destination, secret: SigningSecret, limit: Destination
     if before is not None and before[0] is None:
         raise Conflict(f"there is a destination named {new.name!r} already")
     if before is not None and not forget(tx, new.id):
-        raise Conflict(f"what waited for {new.name!r} is still being ended; try again in a moment")
+        raise NotYet(f"what waited for {new.name!r} is still being ended; try again in a moment")
     if limit.count(tx, new.tenant) >= limit.max:
         raise limit.refusal(new.tenant)
     named = _named(new.headers)

@@ -22,6 +22,10 @@ class Conflict(StoreError):
     """The thing is in a state that does not allow this."""
 
 
+class NotYet(Conflict):
+    """What is in the way passes by itself, in a moment."""
+
+
 class KeyReused(Conflict):
     """The idempotency key came before, with other content."""
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Scope as Asgi
 
 from dispatcher import ids
-from dispatcher.api import job_headers
+from dispatcher.api import job_headers, job_views
 from dispatcher.api.call import LIMIT_MAX, Call, Context, after, cursor_after
 from dispatcher.api.dialects import shared
 from dispatcher.api.errors import RETRY_SOON_S, ApiError
@@ -32,7 +32,7 @@ from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.rules import FUNCTION
 from dispatcher.jobs.states import FINAL
 from dispatcher.jobs.values import Job, SubmittedJob
-from dispatcher.store.errors import NotFound, PayloadGone, StoreError
+from dispatcher.store.errors import NotFound, StoreError
 from dispatcher.wire import View
 from receiver.base import log
 from receiver.base.clock import iso
@@ -220,13 +220,16 @@ async def runs(call: Call) -> Response:
     manner=MANNER,
 )
 async def show(call: Call) -> Response:
-    """Show a run."""
-    name, id = _endpoint_of_app(call), ids.parse_job_id(call.path["id"])
+    """Show a run.
+
+    Also where its app's endpoint was removed since, or another one has its project's name now.
+    """
+    id, names = ids.parse_job_id(call.path["id"]), _names_of_app(call)
     job = None
     if id is not None:
         with suppress(NotFound):
             job = await call.context.store.jobs.get(call.tenant, id, output=False)
-    if job is None or job.endpoint != name:
+    if job is None or job.endpoint not in names:
         raise NotFound(f"there is no run {call.path['id']}")
     return respond(RunItemView(item=await _view(call, job)))
 
@@ -256,11 +259,18 @@ def _endpoint(call: Call, project: str, app: str) -> tuple[str, EndpointRules]:
 
 def _endpoint_of_app(call: Call) -> str:
     """Return the endpoint that a listing's path names. Raises UnknownEndpoint."""
+    _, app = _names_of_app(call)
+    name, _ = _endpoint(call, call.path["project"], app)
+    return name
+
+
+def _names_of_app(call: Call) -> tuple[str, str]:
+    """Return the names that the endpoint of a path's app may have, its project's own first. Raises
+    UnknownEndpoint."""
     named, prefix = call.path["app"], f"{call.path['project']}-"
     if not named.startswith(prefix):
         raise UnknownEndpoint(named)
-    name, _ = _endpoint(call, call.path["project"], named.removeprefix(prefix))
-    return name
+    return named, named.removeprefix(prefix)
 
 
 def _check_function(name: str, rules: EndpointRules) -> None:
@@ -372,8 +382,7 @@ async def _answer(call: Call, job: Job) -> Response:
     shown = await shared.snapshot(call, job, "cerebrium")
     end = shown.end
     if end is not None and (job.state == "completed" or job.reason == "rejected"):
-        if job.output is None and job.output_type is not None:
-            raise PayloadGone(f"the output of {shown.id} is past its retention")
+        job_views.check_output(job, "cerebrium")
         if job.status_code is not None and 200 <= job.status_code <= _STATUS_MAX:
             return _as_it_is(job, job.status_code)
     said = cerebrium.error(shown)

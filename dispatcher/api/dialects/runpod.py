@@ -172,7 +172,7 @@ async def _stream(call: Call) -> Response:
         await shared.has_ended(call, job.id, STREAM_S)
         job = await _find(call)
     has_piece = job.state == "completed" and job.output is not None
-    if has_piece:
+    if has_piece and call.request.method != "HEAD":  # whose answer has no room for it
         has_piece = await call.context.store.jobs.hand_out(call.tenant, job.id, job.run)
     return _shown(runpod.streamed(_snapshot(call, job), chunk=has_piece))
 

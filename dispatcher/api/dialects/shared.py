@@ -26,7 +26,7 @@ async def has_ended(call: Call, job: str, seconds: float) -> bool:
     about to stop. Raises Disconnected: who waited has gone; the job goes on."""
     call.bodies.give_back(call.request)  # nobody's input is held while somebody waits
     waiting = call.context.gateway.waiters.wait(call.tenant, job, seconds)
-    if call.request.method == "GET":  # it is watched already
+    if call.request.method in ("GET", "HEAD"):  # it is watched already
         return await waiting
     return await call.request.while_there(waiting)
 

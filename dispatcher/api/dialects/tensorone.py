@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import events, job_headers, job_submits, jobs
+from dispatcher.api import events, job_headers, job_submits, job_views, jobs
 from dispatcher.api.call import JSON_BYTES_MAX, Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.dialects import shared
@@ -28,6 +28,7 @@ from dispatcher.api.json import JSON, encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.dialects import tensorone
+from dispatcher.filters import FilterError
 from dispatcher.gateway.intake import JobSubmission
 from dispatcher.jobs import filters
 from dispatcher.jobs.estimates import DURATION_S
@@ -110,7 +111,14 @@ async def run_async(call: Call) -> Response:
     example={"input": {"prompt": "Generate a report", "pages": 10}},
     parameters=(_WAIT, *_KEY),
     responses={200: ResultView, 202: ExecutionView[str]},
-    errors=(*_REFUSALS, "JOB_CANCELLED", "JOB_FAILED", "JOB_TIMEOUT", "CANNOT_UNSEAL"),
+    errors=(
+        *_REFUSALS,
+        "JOB_CANCELLED",
+        "JOB_FAILED",
+        "JOB_TIMEOUT",
+        "PAYLOAD_GONE",
+        "CANNOT_UNSEAL",
+    ),
 )
 async def run_sync(call: Call) -> Response:
     """Execute an endpoint, and wait for its end.
@@ -128,6 +136,7 @@ async def run_sync(call: Call) -> Response:
     job = await call.context.store.jobs.get(call.tenant, id, output=True)
     headers = {"Location": _status_path(job.id)}
     if job.state == "completed":
+        job_views.check_output(job, _DIALECT)
         shown = await shared.snapshot(call, job, _DIALECT)
         return _document(tensorone.result(shown), headers)
     if job.state in FINAL:
@@ -163,9 +172,14 @@ async def _submission(call: Call, *, is_async: bool) -> JobSubmission:
 
 
 def _plain(value: bytes) -> Any:
-    """Return a JSON value as an error may show it: nothing of a list, or of a long text."""
-    is_shown = len(value) <= _SHOWN_BYTES and not value.startswith(b"[")
-    return msgspec.json.decode(value) if is_shown else None
+    """Return a JSON value as an error may show it: nothing of a list, of a long text, or of a
+    number that nobody can hold."""
+    if len(value) > _SHOWN_BYTES or value.startswith(b"["):
+        return None
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return None
 
 
 def _seconds(field: str, given: float | str | None) -> float | None:
@@ -271,7 +285,11 @@ async def search(call: Call) -> Response:
         raise invalid("endpoint", asked["endpoint"], "unknown parameter; it is endpointId here")
     if "endpointId" in asked:
         asked["endpoint"] = asked.pop("endpointId")
-    chosen = filters.parse(asked)
+    try:
+        chosen = filters.parse(asked)
+    except FilterError as error:
+        field = "endpointId" if error.field == "endpoint" else error.field
+        raise invalid(field, error.value, error.reason) from None
     listing = call.listing(f"v2 jobs\0{call.tenant}\0{encode(filters.dump(chosen)).decode()}")
     page = await call.context.store.jobs.search(
         call.tenant, chosen, after=listing.after, limit=listing.limit

@@ -11,6 +11,7 @@ from dispatcher.store.errors import (
     InputGone,
     JobQueueFull,
     NotFound,
+    NotYet,
     StoreError,
     StoreUnavailable,
 )
@@ -145,7 +146,7 @@ def _refusal(
     if job.state not in RETRYABLE and not force:
         return Conflict(f"{job.id} is {job.state}: it is retried only where that is forced")
     if job.releasing:
-        return Conflict(f"the call of {job.id} has not ended yet; try again in a moment")
+        return NotYet(f"the call of {job.id} has not ended yet; try again in a moment")
     if job.unopened is not None:
         return CannotUnseal(job.unopened)
     if not has_input:

@@ -9,7 +9,7 @@ from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.endpoint import UNOPENED, Endpoint, EndpointRules, dump_rules, load_rules
 from dispatcher.store import rows
-from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound
+from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound, NotYet
 from dispatcher.store.sealing import ENDPOINTS
 from dispatcher.store.tx import Row, Tx, marks
 
@@ -86,7 +86,7 @@ def put(
     where it is not as it was `seen` (None: whatever it is)."""
     row = tx.one("SELECT removed_ms FROM endpoints WHERE name = ?", new.name)
     if row is not None and row[0] is not None:
-        raise Conflict(f"what waited for {new.name} is still being ended; try again in a moment")
+        raise NotYet(f"what waited for {new.name} is still being ended; try again in a moment")
     if create and row is not None:
         raise Conflict(f"there is an endpoint named {new.name} already")
     if not create and row is None:

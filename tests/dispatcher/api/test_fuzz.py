@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dispatcher.api.dialects.runpod_shapes import RunRequest
 from dispatcher.api.dialects.tensorone_shapes import Execution
 from dispatcher.app import Service
 from dispatcher.settings import Settings
@@ -35,7 +36,7 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(
     sorted(
         {field for shape in (BatchLine, ReplayRequest, Register, DestinationChange, NewKey, Rotate,
-                             RotateKey, Execution)
+                             RotateKey, Execution, RunRequest)
          for field in shape.__struct_encode_fields__}
     )
 )  # fmt: skip
@@ -48,7 +49,8 @@ BODIES = st.dictionaries(FIELDS, SEEDS | JSON, max_size=7).map(lambda one: json.
 POSTED = st.sampled_from(
     ["/v1/callbacks", "/v1/callbacks/raw", "/v1/callbacks/batch", "/v1/replays",
      "/v1/destinations", "/v1/keys", "/v1/keys/key_1/rotate", "/v1/secrets/rotate",
-     "/v1/secrets/reveal", "/v2/endpoints/parked/runasync", "/v2/endpoints/parked/runsync?wait=0"]
+     "/v1/secrets/reveal", "/v2/endpoints/parked/runasync", "/v2/endpoints/parked/runsync?wait=0",
+     "/v2/parked/run", "/v4/p/parked/run?async=true"]
 )  # fmt: skip
 NAMES = st.sampled_from(
     ["status", "jobStatus", "jobId", "tag.a", "destination", "priority", "error", "since", "until",
