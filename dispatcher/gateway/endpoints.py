@@ -9,8 +9,9 @@ from typing import Final
 
 from dispatcher.jobs.endpoint import Endpoint
 from dispatcher.jobs.schema import SchemaError
-from dispatcher.store.errors import CannotUnseal, StoreError
+from dispatcher.store.errors import StoreError
 from receiver.base import log
+from receiver.base.lack import OwnLack
 
 _LOG: Final = log.get("dispatcher.gateway")
 _RETRY_S: Final = 0.5
@@ -28,11 +29,11 @@ class EndpointBook:
         self._in_force = 0
 
     def get(self, name: str) -> Endpoint | None:
-        """Return an endpoint, None where there is none of this name. Raises CannotUnseal for one
-        whose rules no key of ours opens: no other is kept from going on."""
+        """Return an endpoint, None where there is none of this name. Raises OwnLack for one whose
+        rules no key of ours opens: no other is kept from going on."""
         found = self._by_name.get(name)
         if found is not None and found.unopened is not None:
-            raise CannotUnseal(found.unopened)
+            raise OwnLack(found.unopened.lack, found.unopened.message)
         return found
 
     def find(self, name: str) -> Endpoint | None:

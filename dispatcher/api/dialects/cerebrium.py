@@ -135,7 +135,7 @@ def _refused(context: Context, asgi: Asgi, code: str) -> None:
     path = asgi.get("path_params", {})
     app = path.get("app", "")
     for name in (f"{path.get('project', '')}-{app}", app):
-        if context.gateway.book.get(name) is not None:
+        if context.gateway.book.find(name) is not None:
             context.metrics.job_refused(name, code)
             return
 
@@ -368,7 +368,7 @@ def _no_room(why: str) -> ApiError:
 async def _give_up(call: Call, taken: SubmittedJob) -> None:
     """Cancel a job whose answer nobody will get, where its endpoint wants that. One that another
     request had submitted is that one's."""
-    endpoint = call.context.gateway.book.get(taken.endpoint)
+    endpoint = call.context.gateway.book.find(taken.endpoint)
     if taken.duplicate or (endpoint is not None and endpoint.rules.on_disconnect == "keep"):
         return
     try:

@@ -288,7 +288,7 @@ async def health(call: Call) -> Response:
     """
     name, store = call.path["name"], call.context.store.jobs
     call.context.job_intake.rules(call.tenant, name)
-    endpoint = call.context.gateway.book.get(name)
+    endpoint = call.context.gateway.book.find(name)
     load, own = await store.load(name), await store.tenant_load(call.tenant, name)
     capacity = load.window if endpoint is None else endpoint.rules.concurrency
     busy = load.running + load.releasing
@@ -416,7 +416,7 @@ async def _find(call: Call, *, output: bool = True) -> Job:
 def _snapshot(call: Call, job: Job) -> Snapshot:
     """Return a job as it is shown: as its callback shows it, links too. An output that is too long
     for a callback stands here all the same."""
-    endpoint = call.context.gateway.book.get(job.endpoint)
+    endpoint = call.context.gateway.book.find(job.endpoint)
     return of_job(
         job,
         "runpod",

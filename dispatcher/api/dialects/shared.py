@@ -33,7 +33,7 @@ async def has_ended(call: Call, job: str, seconds: float) -> bool:
 
 async def snapshot(call: Call, job: Job, dialect: Dialect) -> Snapshot:
     """Return a stored job, read with its output, as a dialect may show it."""
-    endpoint = call.context.gateway.book.get(job.endpoint)
+    endpoint = call.context.gateway.book.find(job.endpoint)
     return of_job(
         job,
         dialect,

@@ -246,7 +246,7 @@ async def _accepted(call: Call, taken: Taken) -> Response:
 async def _estimated_s(call: Call, name: str) -> int:
     """Return for how long a job of an endpoint is expected to run. Raises nothing: the job is
     taken, whether that can be told or not."""
-    endpoint, known = call.context.gateway.book.get(name), None
+    endpoint, known = call.context.gateway.book.find(name), None
     if endpoint is not None:
         known = endpoint.rules.expected_duration
         with suppress(StoreError):

@@ -99,6 +99,16 @@ async def test_an_endpoint_that_does_not_open_stops_no_other(settings: Settings)
             assert "platform" not in answer.text
         shown = (await api.get(f"/v1/jobs/{id}")).json()
         assert (shown["status"], shown["waitingFor"]) == ("queued", "paused")
+        assert (await api.post("/v1/endpoints/lost/resume")).is_success
+        async with asyncio.timeout(30):
+            while not (await api.get(f"/v1/jobs/{id}/attempts")).json()["data"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        [attempt] = (await api.get(f"/v1/jobs/{id}/attempts")).json()["data"]
+        assert (attempt["outcome"], "platform" in str(attempt)) == ("interrupted", False)
+        assert (await api.get(f"/v1/jobs/{id}")).json()["status"] == "queued"
+        ready = await api.get("/readyz")
+        assert ready.status_code == 503
+        assert "(key k1)" in ready.json()["reason"]
         key = await make_key(api, scopes=["read", "submit"], tenant="acme")
         of_acme = {"Authorization": f"Bearer {key}"}
         listed = (await api.get("/v1/endpoints", headers=of_acme)).json()["data"]
