@@ -21,6 +21,10 @@ from dispatcher.store.sealing import OUTPUTS
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import Submitted
 
+_FORGET_UNMADE: Final = """
+DELETE FROM job_attempts WHERE job = ? AND run = ? AND outcome = 'interrupted'
+    AND n = (SELECT max(n) FROM job_attempts WHERE job = ? AND run = ?)
+"""
 _health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
 # The jobs, and what is known of their endpoints, where those are there still.
 _HELD: Final = """
@@ -111,6 +115,7 @@ def _record(
         _attempt_row(end.settlement, held[end.settlement.job.id, end.settlement.job.claim].process)
         for end in ends
     ]
+    _forget_unmade(tx, [end.settlement for end in ends])
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
     _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
     measures.settled(tx, [end.settlement for end in ends])
@@ -187,6 +192,14 @@ def _attempt_row(item: JobSettlement, process: str | None) -> Row:
         rows.fit_text(outcome.error),
         process,
     )
+
+
+def _forget_unmade(tx: Tx, settled: Sequence[JobSettlement]) -> None:
+    """Of calls in a row that we could not make ourselves the last is kept: while a key is missing,
+    say, every job is tried again each minute or two."""
+    jobs = [one.job for one in settled if one.outcome.lack is not None and not one.outcome.sent]
+    if jobs:
+        tx.many(_FORGET_UNMADE, [(job.id, job.run) * 2 for job in jobs])
 
 
 def _put_outputs(tx: Tx, ended: Sequence[JobSettlement]) -> None:

@@ -281,3 +281,30 @@ async def test_bodies_are_sealed_where_payloads_are(
         assert b"an " not in bytes(body)
     ((options,),) = look(tmp_path / "0", "SELECT options FROM jobs")
     assert "a header" not in options
+
+
+async def test_calls_that_we_cannot_make_fill_no_history(jobs: Jobs) -> None:
+    """However often a job is tried while something of ours is lacking: of those in a row the last
+    is kept; calls that were made, or met something else, all are."""
+    await jobs.endpoint()
+    submitted = await jobs.submit()
+    lacking = replace(outcome(kind="interrupted", sent=False), lack="keys")
+    for met in (
+        *[lacking] * 3,
+        outcome(kind="not_sent", sent=False),
+        outcome(kind="not_sent", sent=False),
+        *[lacking] * 2,
+        outcome(429),
+        lacking,
+    ):
+        jobs.world.tick(600_000)
+        await jobs.settle(await jobs.one(), met)
+    history = await jobs.store.attempts(TENANT, submitted.id)
+    assert [(one.n, one.outcome) for one in history] == [
+        (3, "interrupted"),
+        (4, "not_sent"),
+        (5, "not_sent"),
+        (7, "interrupted"),
+        (8, "answered"),
+        (9, "interrupted"),
+    ]
