@@ -45,7 +45,8 @@ def erase(
     running = finish.find(tx, [row[0] for row in tx.all(_RUNNING, tenant, limit)], touched)
     ending = Ending(state="cancelled", reason="user", releasing=True, told=False)
     ended = finish.end(tx, running, ending, rules, now_ms=now_ms)
-    gone = retention.stored(tx, [row[0] for row in tx.all(_OLDEST, tenant, limit)])
+    found = retention.stored(tx, [row[0] for row in tx.all(_OLDEST, tenant, limit)])
+    gone = retention.within_bytes(found)
     retention.delete(tx, gone)
     if ended or gone:
         return "going on"

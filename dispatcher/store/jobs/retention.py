@@ -223,6 +223,18 @@ def _as_found(tx: Tx, found: Sequence[tuple[str, int]]) -> list[Stored]:
     return [one for one in stored(tx, as_found) if one.ended_ms == as_found[one.id]]
 
 
+def within_bytes(jobs: Sequence[Stored]) -> list[Stored]:
+    """Return the first of these jobs, as many as one slice may free the bodies of."""
+    size = 0
+    taken: list[Stored] = []
+    for one in jobs:
+        taken.append(one)
+        size += one.body_bytes
+        if size >= _SLICE_BYTES:
+            break
+    return taken
+
+
 def delete(tx: Tx, jobs: Sequence[Stored]) -> None:
     """Delete these jobs with all their parts."""
     if not jobs:

@@ -187,6 +187,23 @@ async def test_a_slice_frees_no_more_than_so_many_bytes(
     assert await jobs.store.prune(now_ms=jobs.world.now_ms, limit=100) == 0
 
 
+async def test_an_erasure_frees_no_more_in_a_slice_either(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_SLICE_BYTES", 1_000)
+    world = jobs.world
+    await world.store.ensure_tenant(TENANT, secret(now_ms=world.now_ms))
+    await jobs.endpoint()
+    for _ in range(5):
+        await ended(jobs, body=b"x" * 600)
+    await world.store.begin_erasing(TENANT, now_ms=world.now_ms)
+    left = []
+    while (await jobs.store.counts(TENANT))["completed"]:
+        assert await world.store.erase(TENANT, now_ms=world.now_ms, limit=100) == "going on"
+        left.append((await jobs.store.counts(TENANT))["completed"])
+    assert left == [3, 1, 0]
+
+
 async def test_a_job_whose_call_is_open_stays_and_holds_nothing_up(jobs: Jobs) -> None:
     """A call that does not end takes its place, however long ago its job was cancelled."""
     await jobs.endpoint(concurrency=9, keep=Keep(input=1, output=1, job=1))
