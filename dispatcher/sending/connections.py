@@ -32,6 +32,8 @@ from receiver.base.lack import OwnLack, Uplink, has_no_route, is_routed, lack_of
 KEEPALIVE_S: Final = 4.0
 # Idle connections save busy hosts their handshakes; more hosts than this are not all busy.
 _IDLE_HOSTS_MAX: Final = 256
+# So long a peer may take to say goodbye over TLS, where Python gives it 30 s.
+_TLS_CLOSE_S: Final = 1.0
 _COUNT_EVERY: Final = 64  # releases: idle connections are not counted at each
 # Common servers send one 100 or 103, if any.
 _INFORMATIONAL_MAX: Final = 8
@@ -137,12 +139,17 @@ class Handler(ResponseHandler):
         super().set_exception(exc, *cause)
 
     def close(self) -> None:
-        """Close the connection, at once where a part of a request is left: nobody waits for its
-        answer any more, and a peer that does not read would keep socket and request for ever."""
-        if self.transport is not None and self.transport.get_write_buffer_size() > 0:
-            self.abort()
-        else:
+        """Close the connection, at once in the middle of a request or of an answer: nobody waits
+        for it any more, and a peer that does not read would keep socket and request for ever."""
+        if self._is_at_rest():
             super().close()
+        else:
+            self.abort()
+
+    def _is_at_rest(self) -> bool:
+        if not self._answered or self._is_unwritten():
+            return False
+        return self._payload is None or self._payload.is_eof()
 
     def _save_head(self) -> bool:
         """Take a head that is complete, with what came after it as it came; whether there is one.
@@ -217,6 +224,7 @@ class Connector(aiohttp.TCPConnector):
         )
         made: type[ResponseHandler] = handler
         self._factory = functools.partial(made, loop=self._loop)
+        self._ssl_shutdown_timeout = _TLS_CLOSE_S  # its parameter is deprecated
         self._uplink = uplink
         self._dials_max = dials_max
         self._idle_max = idle_max
@@ -251,6 +259,10 @@ class Connector(aiohttp.TCPConnector):
         idle, self._conns = self._conns, type(self._conns)(self._conns.default_factory)
         for protocol, _ in chain.from_iterable(idle.values()):
             protocol.close()
+
+    async def close(self, *, abort_ssl: bool = True) -> None:
+        """Close every connection, without goodbyes."""
+        await super().close(abort_ssl=abort_ssl)
 
     async def connect(self, *args: Any, **named: Any) -> Any:
         """Return a connection; until there is one the attempt is `connecting`."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import aiohttp
@@ -378,19 +379,60 @@ async def test_a_peer_that_reads_nothing_keeps_no_connection_once_nobody_waits(
         await until(lambda: noted.ended == noted.made == 1)
 
 
+def _ended(behaviour: Behaviour) -> Behaviour:
+    """Ends its connection in the end without waiting for a goodbye over TLS."""
+
+    async def behave(peer: Peer, reader: Any, writer: Any) -> None:
+        try:
+            await behaviour(peer, reader, writer)
+        finally:
+            writer.transport.abort()
+            await asyncio.sleep(0.01)
+
+    return behave
+
+
 @_way
-async def test_a_tls_peer_that_reads_nothing_keeps_none_either(send: Send, tmp_path: Path) -> None:
-    """Nor does one that does not say goodbye."""
+@pytest.mark.parametrize("size", [2, 200_000, 8 * _MIB])
+async def test_a_tls_peer_that_reads_nothing_keeps_none_either(
+    send: Send, tmp_path: Path, size: int
+) -> None:
+    """Python would wait half a minute for its goodbye."""
     noted = Noted()
     server, certificate = server_context(tmp_path)
     async with (
-        listening(deaf, tls=server) as peer,
+        listening(_ended(deaf), tls=server) as peer,
         _opened(noted, tls=trusting(certificate)) as opened,
     ):
         with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await send(opened.pooled, "POST", parse_url(peer.url), _HEADERS, _body(8 * _MIB))
-        await until(lambda: noted.ended == noted.made == 1)
+            async with asyncio.timeout(0.5):
+                await send(opened.pooled, "POST", parse_url(peer.url), _HEADERS, _body(size))
+        async with asyncio.timeout(10):
+            await until(lambda: noted.ended == noted.made == 1)
+
+
+@_way
+async def test_a_tls_peer_that_says_no_goodbye_keeps_none_for_long(
+    send: Send, tmp_path: Path
+) -> None:
+    """It has answered, and then reads no more, and leaves the connection open."""
+
+    async def stays(peer: Peer, reader: Any, writer: Any) -> None:
+        await peer.receive(reader)
+        writer.write(answer("200 OK", "Connection: close", body=b"ok"))
+        writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    noted = Noted()
+    server, certificate = server_context(tmp_path)
+    async with (
+        listening(_ended(stays), tls=server) as peer,
+        _opened(noted, tls=trusting(certificate)) as opened,
+    ):
+        response = await send(opened.pooled, "POST", parse_url(peer.url), _HEADERS, b"{}")
+        assert (await _read(response, reads=True))[2] == b"ok"
+        async with asyncio.timeout(10):
+            await until(lambda: noted.ended == noted.made == 1)
 
 
 @_way
@@ -526,6 +568,12 @@ async def _ends() -> None:
         await test_a_request_that_is_cancelled_ends_its_connection(direct.request, body)
         await test_a_kept_connection_that_has_ended_is_told_from_one_that_ends(direct.request, body)
     await test_sessions_end_whatever_their_peers_do_not_read(direct.request)
+    with TemporaryDirectory() as folder:
+        await test_a_tls_peer_that_reads_nothing_keeps_none_either(
+            direct.request, Path(folder), 200_000
+        )
+    with TemporaryDirectory() as folder:
+        await test_a_tls_peer_that_says_no_goodbye_keeps_none_for_long(direct.request, Path(folder))
     await test_a_connection_that_ends_as_it_is_made_is_written_to_by_neither()
 
 
@@ -593,7 +641,15 @@ async def test_the_names_of_aiohttp_that_are_used_beyond_its_public_ones_are_the
         ):  # fmt: skip
             assert hasattr(session, name), name
         assert session._default_headers["Accept-Encoding"] == "identity"
-        for name in ("_conns", "_acquired", "_factory", "_loop", "_release", "force_close"):
+        for name in (
+            "_conns",
+            "_acquired",
+            "_factory",
+            "_loop",
+            "_release",
+            "force_close",
+            "_ssl_shutdown_timeout",
+        ):
             assert hasattr(pool, name), name
         assert hasattr(aiohttp.TCPConnector, "_wrap_create_connection")
         assert pool._timeout_ceil_threshold == 5  # type: ignore[union-attr]
