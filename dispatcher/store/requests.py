@@ -64,11 +64,13 @@ class JobSubmitRequest:
 class JobEnd:
     """The end of a call on its way to the commit, with the callback that tells it, if it is to be
     told: made before, so that the lane of that can be locked with all others. With `handover` it
-    may be leased in the same commit."""
+    may be leased in the same commit. `isolated`: storing the callback has failed once; whatever it
+    raises, the end is recorded."""
 
     settlement: JobSettlement
     callback: NewCallback | None
     handover: bool = False
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,8 +139,7 @@ def _record(
     requests = [
         SubmitRequest(end.callback, end.handover) for end in ends if end.callback is not None
     ]
-    # A batch of several is worth no savepoint: of one that raises, the parts are applied again.
-    return tell(tx, requests, rules, isolated=len(ends) == 1)
+    return tell(tx, requests, rules, isolated=any(end.isolated for end in ends))
 
 
 def _is_untold(end: JobEnd) -> bool:

@@ -7,6 +7,7 @@ jobs. What a verb raises beside what is named are StoreUnavailable and StoreFull
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher.audit import Entry
@@ -37,6 +38,7 @@ from dispatcher.jobs.values import (
     SubmittedJob,
 )
 from dispatcher.store.database import PLATFORM
+from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs import (
     change,
     clocks,
@@ -279,7 +281,16 @@ class JobStore:
         final state, which may be leased with `handover`, and what the endpoint learns. Not
         `recorded`, and nothing is changed, where the claim is no longer current. Raises
         StoreUnavailable or StoreFull: try again until it is recorded."""
-        settled: SettledJob = await self._commit(JobEnd(settlement, callback, handover), None)
+        end = JobEnd(settlement, callback, handover)
+        try:
+            settled: SettledJob = await self._commit(end, None)
+        except StoreError:
+            raise
+        except Exception:
+            if callback is None:
+                raise
+            # It may be the callback: now a savepoint is worth it, as it is not for all.
+            settled = await self._commit(replace(end, isolated=True), None)
         return settled
 
     async def freed(self, jobs: Sequence[ClaimedJob | HeldJob]) -> None:
