@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -65,61 +66,16 @@ def handle(event):
 def dispatcher_story(url: str) -> dict[str, Any]:
     """Fill a database until it is killed, and return what it said of it just before."""
     with programs.sink() as sink, programs.dispatcher(url, **DISPATCHER) as client:
-
-        def post(path: str, document: Any, **more: str) -> Any:
-            return ok(client.post(f"/v1/{path}", json=document, headers=more))
-
-        def state(id: str) -> str:
-            return str(ok(client.get(f"/v1/callbacks/{id}"))["status"])
-
-        def submit(job: str, path: str, **more: Any) -> str:
-            document = {
-                "jobId": job,
-                "callbackUrl": SINK + path,
-                "payload": {"status": "completed"},
-            }
-            if "destination" in more:
-                del document["callbackUrl"]
-            return str(post("callbacks", {**document, **more})["id"])
-
-        _access(post)
-        _destinations(client, post)
+        story = _Story(client)
+        _access(story.post)
+        _destinations(client, story.post)
         if SEALS:
-            _later_features(client, post)
-        final = [
-            submit("delivered", "/200/a", payload={"status": "completed", "über": [1.0, None]}),
-            submit("high", "/200/a", priority="high", tags={"team": "a", "color": "blue"}),
-            submit("named", "", destination="billing"),
-            submit("dead", "/500/a", policy=TWICE, tags={"team": "b"}),
-            submit("refused", "/410/a", policy=TWICE),
-            submit("rerun", "/200/a", run=2),
-            *(submit(f"fed-{n:02}", "", destination="fed", policy=ONCE) for n in range(FED)),
-        ]
-        raw = client.post(
-            "/v1/callbacks/raw",
-            params={"jobId": "raw", "callbackUrl": f"{SINK}/200/raw"},
-            content=bytes(range(256)),
-            headers={"Content-Type": "image/png", "Idempotency-Key": "explicit-key", **ACME},
-        )
-        acme_id = ok(raw)["id"]
-        until(lambda: all(state(id) in ("delivered", "dead") for id in final))
-        until(lambda: ok(client.get(f"/v1/callbacks/{acme_id}", headers=ACME))["deliveredAt"])
+            _later_features(client, story.post)
+        _ended(story)
         _change(client, "fed", paused=True)
-        replay = post("replays", {"filter": {"status": "dead", "destination": "fed"},
-                                  "ratePerSecond": 4})["id"]  # fmt: skip
-
-        retrying = submit("retrying", "/503/a", policy=LATER)
-        submit("later", "/200/later", notBefore=518_400, run=3)
-        own = {"headers": programs.OWN_HEADERS} if SEALS else {}
-        waiting = [submit(f"waiting-{n}", "", destination="paused", **own) for n in range(3)]
-        post(f"callbacks/{submit('cancelled', '', destination='paused')}/cancel", None)
-        [submit(f"limited-{n}", "", destination="limited") for n in range(3)]
-        doomed = submit("doomed", "", destination="disabled")
-        _change(client, "disabled", disabled=True)
-        sending = [submit(f"sending-{n}", "/silent/a", policy=SHORT) for n in range(2)]
-        until(lambda: ok(client.get(f"/v1/callbacks/{retrying}"))["attempts"] == 1)
-        until(lambda: state(doomed) == "dead" and all(map(state, waiting)))
-        until(lambda: all(sink.count(id) for id in sending))
+        replay = story.post("replays", {"filter": {"status": "dead", "destination": "fed"},
+                                        "ratePerSecond": 4})["id"]  # fmt: skip
+        _under_way(story, sink)
 
         found = programs.read_dispatcher(client)
         found["replay"] = ok(client.get(f"/v1/replays/{replay}"))
@@ -128,6 +84,66 @@ def dispatcher_story(url: str) -> dict[str, Any]:
             if entry["action"] == "service.start":
                 entry["target"] = HOST
         return {"madeMs": int(time.time() * 1000), "sealed": SEALS, **found}
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """What is told by it is asked of a running dispatcher."""
+
+    client: httpx.Client
+
+    def post(self, path: str, document: Any, **more: str) -> Any:
+        return ok(self.client.post(f"/v1/{path}", json=document, headers=more))
+
+    def state(self, id: str) -> str:
+        return str(ok(self.client.get(f"/v1/callbacks/{id}"))["status"])
+
+    def submit(self, job: str, path: str, **more: Any) -> str:
+        document = {"jobId": job, "callbackUrl": SINK + path, "payload": {"status": "completed"}}
+        if "destination" in more:
+            del document["callbackUrl"]
+        return str(self.post("callbacks", {**document, **more})["id"])
+
+
+def _ended(story: _Story) -> None:
+    """Callbacks of every end, each with something of its own."""
+    client, submit = story.client, story.submit
+    final = [
+        submit("delivered", "/200/a", payload={"status": "completed", "über": [1.0, None]}),
+        submit("high", "/200/a", priority="high", tags={"team": "a", "color": "blue"}),
+        submit("named", "", destination="billing"),
+        submit("dead", "/500/a", policy=TWICE, tags={"team": "b"}),
+        submit("refused", "/410/a", policy=TWICE),
+        submit("rerun", "/200/a", run=2),
+        *(submit(f"fed-{n:02}", "", destination="fed", policy=ONCE) for n in range(FED)),
+    ]
+    raw = client.post(
+        "/v1/callbacks/raw",
+        params={"jobId": "raw", "callbackUrl": f"{SINK}/200/raw"},
+        content=bytes(range(256)),
+        headers={"Content-Type": "image/png", "Idempotency-Key": "explicit-key", **ACME},
+    )
+    acme_id = ok(raw)["id"]
+    until(lambda: all(story.state(id) in ("delivered", "dead") for id in final))
+    until(lambda: ok(client.get(f"/v1/callbacks/{acme_id}", headers=ACME))["deliveredAt"])
+
+
+def _under_way(story: _Story, sink: Any) -> None:
+    """Callbacks that wait for something, and some that are being sent when the end comes."""
+    client, submit, state = story.client, story.submit, story.state
+    retrying = submit("retrying", "/503/a", policy=LATER)
+    submit("later", "/200/later", notBefore=518_400, run=3)
+    own = {"headers": programs.OWN_HEADERS} if SEALS else {}
+    waiting = [submit(f"waiting-{n}", "", destination="paused", **own) for n in range(3)]
+    story.post(f"callbacks/{submit('cancelled', '', destination='paused')}/cancel", None)
+    for n in range(3):
+        submit(f"limited-{n}", "", destination="limited")
+    doomed = submit("doomed", "", destination="disabled")
+    _change(client, "disabled", disabled=True)
+    sending = [submit(f"sending-{n}", "/silent/a", policy=SHORT) for n in range(2)]
+    until(lambda: ok(client.get(f"/v1/callbacks/{retrying}"))["attempts"] == 1)
+    until(lambda: state(doomed) == "dead" and all(map(state, waiting)))
+    until(lambda: all(sink.count(id) for id in sending))
 
 
 def _access(post: Callable[..., Any]) -> None:
