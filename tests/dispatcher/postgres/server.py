@@ -63,7 +63,7 @@ class Server:
         ]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self._as_user(command), stdout=log, stderr=log, cwd=self.folder
+                _as_user(command, self.user), stdout=log, stderr=log, cwd=self.folder
             )
         _wait_until_it_answers(self.url, self.process, self.folder / "log")
 
@@ -75,27 +75,38 @@ class Server:
         self.process = None
 
     def initialise(self) -> None:
-        """Make the data folder."""
-        command = [str(self.binaries / "initdb"), "-D", str(self.folder / "data"), "-U", _USER]
-        more = ["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
-        done = subprocess.run(
-            self._as_user([*command, *more]), cwd=self.folder, capture_output=True, check=False
-        )
-        if done.returncode != 0:
-            raise RuntimeError(f"initdb failed: {done.stderr.decode(errors='replace')}")
+        """Make the data folder: a copy of the first, which takes a tenth of the time."""
+        data = _initialised(self.binaries)
+        subprocess.run(["cp", "-a", str(data), str(self.folder)], check=True)
 
-    def _as_user(self, command: list[str]) -> list[str]:
-        """`command`, as the server's user, ending with us where the system can do that (it means
-        the thread that starts it, so only the main one will do)."""
-        setpriv = shutil.which("setpriv")
-        main = threading.current_thread() is threading.main_thread()
-        ending = ["--pdeathsig", "INT"] if main else []
-        if self.user is None:
-            return [setpriv, *ending, *command] if setpriv and main else command
-        if setpriv:
-            who = ["--reuid", self.user, "--regid", str(pwd.getpwnam(self.user).pw_gid)]
-            return [setpriv, *who, "--clear-groups", *ending, *command]
-        return ["runuser", "-u", self.user, "--", *command]
+
+@cache
+def _initialised(binaries: Path) -> Path:
+    """A data folder as initdb makes it, kept until this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="postback-pg-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    command = [str(binaries / "initdb"), "-D", str(folder / "data"), "-U", _USER]
+    more = ["-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    done = subprocess.run(
+        _as_user([*command, *more], _user(folder)), cwd=folder, capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"initdb failed: {done.stderr.decode(errors='replace')}")
+    return folder / "data"
+
+
+def _as_user(command: list[str], user: str | None) -> list[str]:
+    """`command`, as the server's user, ending with us where the system can do that (it means the
+    thread that starts it, so only the main one will do)."""
+    setpriv = shutil.which("setpriv")
+    main = threading.current_thread() is threading.main_thread()
+    ending = ["--pdeathsig", "INT"] if main else []
+    if user is None:
+        return [setpriv, *ending, *command] if setpriv and main else command
+    if setpriv:
+        who = ["--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid)]
+        return [setpriv, *who, "--clear-groups", *ending, *command]
+    return ["runuser", "-u", user, "--", *command]
 
 
 def binaries() -> Path | None:
