@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # How many processes run the suite. Much of it waits: two are worth it on a single core, too.
 WORKERS ?= 2
-PARALLEL := -n $(WORKERS) --dist loadfile
+# The longest files first (tests/order.py), not those of the most tests.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: install sdk demo quick test coverage check format generate bench clean
+.PHONY: install sdk demo quick test weigh coverage check format generate bench clean
 
 install: .venv/.installed
 
@@ -35,6 +36,10 @@ quick: install
 
 test: install
 	$(BIN)/pytest $(PARALLEL)
+
+# The same, and how long each file takes is written down, for the order in which they run.
+weigh: install
+	$(BIN)/pytest $(PARALLEL) --weigh
 
 # The same suite, slower by a third; fails under the floor that pyproject.toml sets, unless there is
 # no PostgreSQL to run its half of the stores on.

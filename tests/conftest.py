@@ -9,14 +9,18 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import freezegun
 import hypothesis
 import psycopg
 import pytest
+
+from tests import marks, order
 
 # Nobody asks how a worker's process ends: it writes down here what it leaves open.
 _LEFT_OPEN = "POSTBACK_TEST_LEFT_OPEN"
@@ -80,20 +84,49 @@ if importlib.util.find_spec("sniffio") is None:
 
 # No test cuts the power: whether files are on a disk shows in nothing but the time to sync them.
 _MEMORY = Path("/dev/shm")
+_PREFIX = "postback-"  # and the number of the process
 _ROOT = "PYTEST_DEBUG_TEMPROOT"  # where pytest makes the folders of tests
 _FREE_BYTES_MIN = 2 * 1024**3  # ten times what a whole run leaves there
 _TESTS = Path(__file__).parent
 _OURS = pytest.StashKey[str]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have `make weigh` ask for what it needs."""
+    parser.addoption("--weigh", action="store_true", help="write down how long each file takes")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Keep the files of tests in memory, where there is enough of it and nobody chose a place."""
+    if config.getoption("markexpr") == "quick":
+        sys.addaudithook(_no_process)
     chosen = _ROOT in os.environ or config.getoption("basetemp")
     if chosen or not os.access(_MEMORY, os.W_OK):
         return
+    _forget_all_but_the_last()
     if shutil.disk_usage(_MEMORY).free >= _FREE_BYTES_MIN:
-        root = tempfile.mkdtemp(prefix="postback-tests-", dir=_MEMORY)
-        config.stash[_OURS] = os.environ[_ROOT] = root
+        root = _MEMORY / f"{_PREFIX}{os.getpid()}"  # short: the path of a socket has 107 bytes
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(0o700)
+        config.stash[_OURS] = os.environ[_ROOT] = str(root)
+
+
+def _forget_all_but_the_last() -> None:
+    """Remove what runs that failed, or were killed, have left in memory, but for the last three."""
+    with suppress(OSError):  # another run begins at the same time, or it is somebody else's
+        left = [one for one in _MEMORY.glob(f"{_PREFIX}[0-9]*") if not _runs(one.name)]
+        for old in sorted(left, key=lambda one: one.stat().st_mtime)[:-3]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _runs(name: str) -> bool:
+    return Path(f"/proc/{name.removeprefix(_PREFIX)}").exists()
+
+
+def _no_process(event: str, arguments: tuple[Any, ...]) -> None:
+    """Hold what `quick` says of its tests: none needs a process of its own."""
+    if event in ("subprocess.Popen", "os.fork") and "PYTEST_CURRENT_TEST" in os.environ:
+        raise RuntimeError(f"not for a quick test (see _NOT_QUICK): {event} {arguments[:1]}")
 
 
 # What starts processes or servers, waits, or takes its time: everything else is `quick`.
@@ -157,7 +190,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make quick` runs."""
+    """Mark what `make quick` runs; where several processes run the tests, the longest go first."""
+    if _IS_WORKER:
+        order.longest_first(items)
     for item in items:
         postgres = any(
             "postgres" in name for name in (item.name, *getattr(item, "fixturenames", ()))
@@ -169,6 +204,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _is_apart(path: Path) -> bool:
     return any(path.is_relative_to(one) for one in _NOT_QUICK)
+
+
+def _guard() -> Iterator[None]:
+    """Fail what leaves a mark on its process, and wipe it away: what runs after it must not depend
+    on that."""
+    before = marks.look()
+    yield
+    if left := marks.put_back(before):
+        pytest.fail("left in its process: " + "; ".join(left), pytrace=False)
+
+
+_files_leave_no_mark = pytest.fixture(_guard, autouse=True, scope="module")
+_tests_leave_no_mark = pytest.fixture(_guard, autouse=True)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -183,6 +231,9 @@ _STORES: Final = ("postgres", "sqlite")
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say on which stores the conformance suite ran: a skipped one must not go unseen."""
+    if terminalreporter.config.getoption("weigh", False):
+        every = [one for found in terminalreporter.stats.values() for one in found]
+        order.write_down(one for one in every if isinstance(one, pytest.TestReport))
     for name in _STORES:
         ran = [
             f"{len(found)} {outcome}"

@@ -16,6 +16,7 @@ from dispatcher.server import LOG_STYLE
 from dispatcher.store import audit
 from receiver.base import log
 from receiver.base.log import LogFormat, LogLevel
+from tests import marks
 
 
 class Terminal(io.StringIO):
@@ -28,13 +29,9 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     """Give the process its logging back."""
-    loggers = [logging.getLogger(name) for name in (None, "dispatcher", "uvicorn")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    before = marks.look()
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.propagate = propagate
-        logger.setLevel(level)
+    marks.put_back(before)
 
 
 def configured(

@@ -29,7 +29,6 @@ from tests.dispatcher.upstreams import call, calling
 
 _WARM: Final = 50
 _WAVE: Final = 100
-_SETTLE_S: Final = 2.0
 _AT_ONCE: Final = 32
 _BODY_BYTES: Final = 1_024
 
@@ -40,10 +39,11 @@ def main() -> None:
     parser.add_argument("--open", type=int, default=2_000, metavar="N", help="calls that wait")
     parser.add_argument("--calls", type=int, default=20_000, metavar="N", help="calls answered")
     parser.add_argument("--seconds", type=float, default=5.0, help="for which the idle are watched")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds before each look")
     given = parser.parse_args()
     raise_files_limit()
     for tls in (False, True):
-        print(uvloop.run(_open(given.open, given.seconds, tls=tls)))
+        print(uvloop.run(_open(given, tls=tls)))
     print(uvloop.run(_answered(given.calls)))
 
 
@@ -65,7 +65,7 @@ def serving(*arguments: str) -> Iterator[int]:
         process.communicate()
 
 
-async def _open(count: int, seconds: float, *, tls: bool) -> str:
+async def _open(given: argparse.Namespace, *, tls: bool) -> str:
     """What so many calls take that wait for an answer."""
     with tempfile.TemporaryDirectory() as directory:
         _, certificate = server_context(Path(directory))
@@ -74,24 +74,25 @@ async def _open(count: int, seconds: float, *, tls: bool) -> str:
             scheme = "https" if tls else "http"
             url = f"{scheme}://127.0.0.1:{port}/silent"
             async with calling(tls=trusting(certificate) if tls else None) as upstreams:
-                each, idle = await _watched(upstreams, url, count, seconds)
+                each, idle = await _watched(upstreams, url, given)
     return (
-        f"{count:,} open calls{' over TLS' if tls else ''}: {each / 1024:.1f} KiB each, "
+        f"{given.open:,} open calls{' over TLS' if tls else ''}: {each / 1024:.1f} KiB each, "
         f"{idle * 100:.3f} % of a core while nothing comes"
     )
 
 
 async def _watched(
-    upstreams: Upstreams, url: str, count: int, seconds: float
+    upstreams: Upstreams, url: str, given: argparse.Namespace
 ) -> tuple[float, float]:
+    count, seconds = given.open, given.seconds
     tasks = [_begun(upstreams, url) for _ in range(_WARM)]
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(given.settle)
     gc.collect()
     before = _rss_bytes()
     for begun in range(0, count, _WAVE):
         tasks += [_begun(upstreams, url) for _ in range(min(_WAVE, count - begun))]
         await asyncio.sleep(0.2)
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(given.settle)
     gc.collect()
     each = (_rss_bytes() - before) / count
     cpu_s = time.process_time()

@@ -139,7 +139,7 @@ async def _opened(bench: Bench, dispatcher: Dispatcher, model: Model) -> Figures
     async with asyncio.timeout(_OPENED_S):
         while model.unanswered < count:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    await asyncio.sleep(_SETTLE_S)
+    await asyncio.sleep(min(_SETTLE_S, bench.options.seconds))
     taken = since(before_bytes, dispatcher.memory().rss)
     cpu_s = dispatcher.cpu_s()
     await asyncio.sleep(bench.options.seconds)

@@ -30,7 +30,6 @@ SECRET: Final = "whsec_" + "dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 _AUTH: Final = f"Authorization: Bearer {ADMIN_KEY}\r\n"
 _LONG_TIMES: Final = {"request_timeout": 900, "write_timeout": 900}
 _CONNECT_S: Final = 10.0
-_SETTLED_S: Final = 2.0  # without growth
 _SETTLE_S_MAX: Final = 120.0
 _FILES_SPARE: Final = 512
 _ASIDE: Final = 128  # connections for us
@@ -88,7 +87,7 @@ async def measure(half: str, kind: str, sent: bytes, options: argparse.Namespace
     """Return the figures of one kind, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         async with _service(half, Path(folder), options) as child:
-            return await asyncio.to_thread(_attack, child, kind, sent, options.connections)
+            return await asyncio.to_thread(_attack, child, kind, sent, options)
 
 
 def _service(
@@ -106,20 +105,21 @@ def _service(
     return receiving("receiver", log, cores=(), **own, **given)
 
 
-def _attack(child: Child, kind: str, sent: bytes, connections: int) -> Row:
+def _attack(child: Child, kind: str, sent: bytes, options: argparse.Namespace) -> Row:
+    connections, settled_s = options.connections, options.settle
     before, kernel = _rss(child), _kernel_bytes()
     peers: list[socket.socket] = []
     begin = partial(_begin, urlsplit(child.url).port or 0, sent, kind == "idle")
     try:
         # An address has some 28,000 ports, and a closed connection keeps its own for a while.
         peers.extend(begin(f"127.0.0.{2 + number // 5_000}") for number in range(connections))
-        during = _settled(child, lambda: _push(peers, sent, kind))
+        during = _settled(child, settled_s, lambda: _push(peers, sent, kind))
         held = sum(not _is_ended(peer) for peer in peers)
         kernel = _kernel_bytes() - kernel
     finally:
         for peer in peers:
             peer.close()
-    after = _settled(child, lambda: None, falls=True)
+    after = _settled(child, settled_s, lambda: None, falls=True)
     return Row(
         kind=kind,
         opened=connections,
@@ -159,10 +159,12 @@ def _push(peers: list[socket.socket], sent: bytes, kind: str) -> None:
                 _sent[peer] = done + peer.send(sent[done : done + 64 * KIB])
 
 
-def _settled(child: Child, act: Callable[[], None], *, falls: bool = False) -> int:
-    """Return the memory once it has not grown (or fallen) for a while; `act` is done meanwhile."""
+def _settled(
+    child: Child, settled_s: float, act: Callable[[], None], *, falls: bool = False
+) -> int:
+    """Return the memory once it has not grown (or fallen) for so long; `act` is done meanwhile."""
     best, since_s, began_s = _rss(child), time.monotonic(), time.monotonic()
-    while time.monotonic() - since_s < _SETTLED_S and time.monotonic() - began_s < _SETTLE_S_MAX:
+    while time.monotonic() - since_s < settled_s and time.monotonic() - began_s < _SETTLE_S_MAX:
         act()
         time.sleep(0.05)
         now = _rss(child)
@@ -202,6 +204,7 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--defaults", action="store_true", help="with the limits as they are set")
     parser.add_argument("--kinds", help="some of them, separated by commas")
+    parser.add_argument("--settle", type=float, default=2.0, help="seconds without growth")
     options = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

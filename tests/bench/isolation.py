@@ -88,6 +88,7 @@ async def _beside(
     """What the victim sees beside one attack, or beside several joined by `+`."""
     did: dict[str, int] = {}
     async with AsyncExitStack() as stack:
+        attacks = []
         for one in name.split("+"):
             count = EQUAL if equal else _ATTACKERS.get(one, 1)
             target = Target(
@@ -96,7 +97,8 @@ async def _beside(
                 silent=bench.sink.urls(_SILENT_SERVERS, SILENT),
                 scale=bench.options.attack_scale,
             )
-            await stack.enter_async_context(_attacking(one, target, did))
+            attacks.append(stack.enter_async_context(_attacking(one, target, did)))
+        await asyncio.gather(*attacks)
         found = await _victim(bench, dispatcher, name)
     return found | {"did": did}
 

@@ -9,7 +9,7 @@ from tests.bench.process import ROOT
 def test_calls_that_wait_and_calls_that_are_answered_are_measured() -> None:
     command = [sys.executable, "-m", "tests.bench.calls"]
     done = subprocess.run(
-        [*command, "--open=30", "--calls=640", "--seconds=0.2"],
+        [*command, "--open=30", "--calls=640", "--seconds=0.2", "--settle=0.1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

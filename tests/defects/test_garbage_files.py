@@ -1,17 +1,15 @@
 """A file that is no database, or not ours, is said so in one line by every command of both halves:
 no traceback, and nothing is written to it."""
 
-import os
 import random
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import command
+
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
-ENDS_S = 60.0
 KINDS = ["random", "text", "header alone", "of another program", "folder"]
 
 
@@ -35,20 +33,6 @@ def make(kind: str, path: Path) -> bytes | None:
     return path.read_bytes()
 
 
-def run(*words: str, **given: str) -> tuple[int, str]:
-    """Exit code, and all that was said."""
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        env=os.environ | {"RECEIVER_SECRETS": SECRET, "RECEIVER_PORT": "0", **given},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=ENDS_S,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("words", "code"),
@@ -68,17 +52,18 @@ def test_it_is_one_line_and_an_exit_code(
     path = tmp_path / "it.db"
     before = make(kind, path)
     url = f"sqlite:///{path}"
-    given = {"DISPATCHER_DATABASE_URL": url, "RECEIVER_DATABASE_URL": url}
+    given = {"DISPATCHER_DATABASE_URL": url, "RECEIVER_DATABASE_URL": url, "RECEIVER_PORT": "0"}
     if "with effects" in words:
-        given = {"RECEIVER_EFFECTS_URL": url, "RECEIVER_DATABASE_URL": f"sqlite:///{tmp_path}/r.db"}
+        given |= {"RECEIVER_EFFECTS_URL": url, "RECEIVER_DATABASE_URL": f"sqlite:///{tmp_path}/r"}
         words = words[:-1]
         if kind == "of another program":
             return  # the customer's own: that is what it is for
     if kind == "of another program" and words[1] in ("backup", "doctor"):
         return  # there is nothing wrong with it
     filled = [{"FILE": url, "copy.db": str(tmp_path / "copy.db")}.get(one, one) for one in words]
-    found, said = run(*filled, **given)
-    assert found == code, said
+    ran = command(*filled, RECEIVER_SECRETS=SECRET, **given)
+    said = ran.stdout + ran.stderr
+    assert ran.returncode == code, said
     assert "Traceback" not in said
     assert said.count("error: ") == (words[1] != "doctor")
     assert not (tmp_path / "copy.db").exists()

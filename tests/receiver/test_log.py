@@ -11,6 +11,7 @@ import pytest
 
 from receiver.base import log
 from receiver.server import LOG_STYLE
+from tests import marks
 
 LOG = log.get("receiver")
 LOGGER = logging.getLogger("receiver")
@@ -23,13 +24,10 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restored() -> Iterator[None]:
-    loggers = (LOGGER, logging.getLogger("uvicorn"))
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    """Give the process its logging back."""
+    before = marks.look()
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.propagate = propagate
-        logger.setLevel(level)
+    marks.put_back(before)
 
 
 def test_auto_is_json_in_a_file_and_coloured_text_on_a_terminal() -> None:

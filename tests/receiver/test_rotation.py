@@ -104,7 +104,7 @@ class Load:
         self._http.close()
 
     def _send_all(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(0.01):
             n = len(self.sent)
             job = f"job_{n}"
             self.sent.append(job)

@@ -1,11 +1,8 @@
 """`receiver serve` with the customer's code, or in front of a local service; and its commands."""
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -18,6 +15,7 @@ from typing import Any
 import pytest
 
 from receiver.testing import signed_request
+from tests import commands
 from tests.receiver.process import Process
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -193,15 +191,9 @@ def test_each_completion_is_forwarded_until_the_local_service_takes_it(
         assert headers["content-type"] == "application/json"
 
 
-def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "receiver", *words],
-        env={**os.environ, "RECEIVER_PORT": "0", "COLUMNS": "200", **environ},
-        capture_output=True,
-        text=True,
-        timeout=ENDS_WITHIN_S,
-        check=False,
-    )
+def command(*words: str, **environ: str) -> commands.Ran:
+    given = {"RECEIVER_PORT": "0", "COLUMNS": "200", **environ}
+    return commands.command("receiver", *words, **given)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from receiver.signature import signed_headers
+from tests import commands
 from tests.receiver.process import ENDS_WITHIN_S, Process
 
 CHUNKED = b"POST /webhooks HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -52,9 +53,14 @@ def post(process: Process, body: bytes, id: str = "cb_1") -> httpx.Response:
     return process.post(body, headers)
 
 
-def command(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def command(*words: str, **environ: str) -> commands.Ran:
+    return commands.command("receiver", *words, **{"RECEIVER_PORT": "0", **environ})
+
+
+def served(**environ: str) -> subprocess.CompletedProcess[str]:
+    """What comes of a process that cannot start."""
     return subprocess.run(
-        [sys.executable, "-m", "receiver", *words],
+        [sys.executable, "-m", "receiver", "serve"],
         env={**os.environ, "RECEIVER_PORT": "0", **environ},
         capture_output=True,
         text=True,
@@ -279,9 +285,8 @@ def test_the_inbox_commands_say_in_one_line_why_they_fail(start: Start) -> None:
         (("inbox", "list"), {**good, "RECEIVER_ADMIN_KEY": ""}, 2, "RECEIVER_ADMIN_KEY"),
         (("inbox", "list"), {**good, "RECEIVER_PORT": "x"}, 2, "RECEIVER_PORT"),
     ]
-    with ThreadPoolExecutor(2) as threads:  # each is a process, which takes its time to start
-        ended = list(threads.map(lambda case: command(*case[0], **case[1]), cases))
-    for ran, (_, _, code, told) in zip(ended, cases, strict=True):
+    for words, environ, code, told in cases:
+        ran = command(*words, **environ)
         assert (ran.returncode, ran.stdout) == (code, "")
         assert told in ran.stderr
         assert ran.stderr.count("\n") == 1
@@ -311,10 +316,10 @@ def test_what_cannot_start_says_why_in_one_line_and_exits_3(
 def test_a_second_service_on_the_file_or_the_port_exits_3(start: Start) -> None:
     """And says who is there."""
     process = start()
-    other = command("serve", **process.environ)
+    other = served(**process.environ)
     assert other.returncode == 3
     assert f"in use by process {process.popen.pid}" in other.stderr
     port = {"RECEIVER_PORT": str(process.port), "RECEIVER_DATABASE_URL": "sqlite:////tmp/none/x"}
-    taken = command("serve", **{**process.environ, **port})
+    taken = served(**{**process.environ, **port})
     assert taken.returncode == 3
     assert "Address already in use" in taken.stderr

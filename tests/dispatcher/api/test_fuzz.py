@@ -88,8 +88,8 @@ class Target:
 
 
 @pytest.fixture
-def target(settings: Settings) -> Iterator[Target]:
-    logging.getLogger("dispatcher").setLevel(logging.ERROR)
+def target(settings: Settings, caplog: pytest.LogCaptureFixture) -> Iterator[Target]:
+    caplog.set_level(logging.ERROR, "dispatcher")
     made = Target(settings)
     made.ask("POST", "/v1/destinations", json={"name": "parked", "url": "http://127.0.0.1:9/"})
     made.ask("PATCH", "/v1/destinations/parked", json={"paused": True})

@@ -14,6 +14,7 @@ import typer.main
 import dispatcher.cli
 from dispatcher.cli import build, main
 from dispatcher.client import Client
+from tests import marks
 from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
 
 
@@ -79,7 +80,9 @@ def alone(environment: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[by
 
     def run(*argv: str) -> Ran:
         capfdbinary.readouterr()
+        before = marks.look()
         code = main(list(argv))
+        marks.put_back(before)
         sys.stdout.flush()
         sys.stderr.flush()
         out, err = capfdbinary.readouterr()

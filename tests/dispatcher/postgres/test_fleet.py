@@ -123,7 +123,7 @@ async def test_processes_killed_and_the_database_restarted_under_load(
     processes: int, durable: Server, url: str, tmp_path: Path
 ) -> None:
     """Nothing lost, nothing stuck; every duplicate is explained by a kill or a lost answer."""
-    count = round(2_000 * SCALE)
+    count = round(1_000 * SCALE)
     faults = Faults()
     async with sinking(0.002) as sink, fleet(url, tmp_path, processes) as members:
         platform = Platform(members, sink, destinations=50)
@@ -177,7 +177,7 @@ async def test_a_concurrency_of_three_is_never_exceeded_over_four_processes(
     url: str, tmp_path: Path
 ) -> None:
     """Measured where it matters: at the customer."""
-    count = round(300 * SCALE)
+    count = round(150 * SCALE)
     async with sinking(0.01) as sink, fleet(url, tmp_path, 4) as members:
         platform = Platform(members, sink, destinations=3)
         await platform.submit_all(3)
@@ -206,7 +206,7 @@ async def test_a_concurrency_of_three_is_never_exceeded_over_four_processes(
 
 async def test_two_processes_deliver_everything_once(url: str, tmp_path: Path) -> None:
     """Without faults there are no duplicates, however the processes race."""
-    count = round(1_500 * SCALE)
+    count = round(800 * SCALE)
     async with sinking() as sink, fleet(url, tmp_path, 2) as members:
         platform = Platform(members, sink, destinations=20)
         await platform.submit_all(count)

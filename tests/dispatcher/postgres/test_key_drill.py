@@ -73,7 +73,7 @@ class Load:
             while not self.is_over:
                 number += 1
                 await self._submit(session, f"job-{name}-{number}")
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.02)
 
     async def _submit(self, session: aiohttp.ClientSession, job: str) -> None:
         document = {

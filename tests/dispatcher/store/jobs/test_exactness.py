@@ -410,7 +410,7 @@ def test_any_verbs_in_any_order_leave_every_job_where_it_should_be(
     run_state_machine_as_test(
         Named,
         settings=settings(
-            max_examples=25 if name == "sqlite" else 4,  # ten times as slow a step, by round trips
+            max_examples=15 if name == "sqlite" else 4,  # ten times as slow a step, by round trips
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
