@@ -129,6 +129,26 @@ def _no_process(event: str, arguments: tuple[Any, ...]) -> None:
         raise RuntimeError(f"not for a quick test (see _NOT_QUICK): {event} {arguments[:1]}")
 
 
+# Tests, of files that are quick otherwise, which start a process.
+_NOT_QUICK_TESTS = frozenset(
+    f"tests/{node}"
+    for node in (
+        "dispatcher/api/test_endpoint_secrets.py::test_an_upstream_verifies_a_call_with_the_receivers_command",
+        "dispatcher/client/test_documents.py::test_the_example_in_javascript_runs",
+        "dispatcher/client/test_generated.py::test_the_committed_clients_are_what_those_for_asyncio_make",
+        "dispatcher/dialects/test_cerebrium.py::test_a_process_that_is_told_to_stop_lets_nobody_wait",
+        "dispatcher/dialects/test_cerebrium.py::test_a_secret_is_kept_sealed_or_not_at_all",
+        "dispatcher/dialects/test_cerebrium.py::test_it_answers_by_whatever_host_it_is_called",
+        "dispatcher/dialects/test_cerebrium.py::test_the_documents_curls_run",
+        "dispatcher/dialects/test_runpod.py::test_without_keys_a_bucket_is_refused",
+        "dispatcher/dialects/test_tensorone.py::test_the_samples_of_the_document_run",
+        "dispatcher/test_links.py::test_a_start_says_which_endpoints_need_another",
+        "dispatcher/test_links.py::test_an_address_that_is_everybodys_is_none_in_links",
+        "dispatcher/test_wire.py::test_it_needs_neither_a_server_nor_a_database",
+        "receiver/test_sealing.py::test_without_a_key_the_library_is_not_loaded",
+        "receiver/test_signature.py::test_the_file_works_alone_copied_elsewhere",
+    )
+)
 # What starts processes or servers, waits, or takes its time: everything else is `quick`.
 _NOT_QUICK = tuple(
     _TESTS / path
@@ -139,11 +159,18 @@ _NOT_QUICK = tuple(
         "dispatcher/api/test_fuzz.py",
         "dispatcher/api/test_wire.py",
         "dispatcher/cli",
+        "dispatcher/client/test_node.py",
         "dispatcher/client/test_retries.py",
+        "dispatcher/client/test_tensorone.py",
         "dispatcher/crash",
+        "dispatcher/dialects/test_hidden.py",
         "dispatcher/engine/test_own_faults.py",
         "dispatcher/postgres",
+        "dispatcher/sending/test_lasting.py",
+        "dispatcher/sending/test_upstream_hostile.py",
+        "dispatcher/store/jobs/test_exactness.py",
         "dispatcher/store/test_exactness.py",
+        "dispatcher/store/test_sqlite_cost.py",
         "dispatcher/store/test_turned_away.py",
         "dispatcher/test_authorities.py",
         "dispatcher/test_demo.py",
@@ -194,11 +221,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if _IS_WORKER:
         order.longest_first(items)
     for item in items:
-        postgres = any(
-            "postgres" in name for name in (item.name, *getattr(item, "fixturenames", ()))
-        )
-        slow = postgres or item.get_closest_marker("slow") is not None
-        if not slow and not _is_apart(item.path):
+        names = [item.name, *getattr(item, "fixturenames", ())]
+        if spec := getattr(item, "callspec", None):
+            names += [one[0] for one in spec.params.values() if isinstance(one, tuple) and one]
+        slow = any("postgres" in str(one) for one in names) or item.get_closest_marker("slow")
+        if not (slow or _is_apart(item.path) or item.nodeid.partition("[")[0] in _NOT_QUICK_TESTS):
             item.add_marker("quick")
 
 
