@@ -97,6 +97,10 @@ def _set_limits(before: list[tuple[int, int]]) -> None:
         resource.setrlimit(which, limits)
 
 
+def _set_tracing(before: bool) -> None:
+    (tracemalloc.start if before else tracemalloc.stop)()
+
+
 def _collector() -> tuple[bool, int, tuple[int, int, int]]:
     return gc.isenabled(), gc.get_freeze_count(), gc.get_threshold()
 
@@ -119,6 +123,6 @@ _MARKS: Final[tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...]] =
     ("umask", _umask, os.umask),
     ("limits", lambda: [resource.getrlimit(one) for one in _LIMITS], _set_limits),
     ("garbage collector", _collector, _set_collector),
-    ("tracemalloc", tracemalloc.is_tracing, lambda was: was or tracemalloc.stop()),
+    ("tracemalloc", tracemalloc.is_tracing, _set_tracing),
     ("time zone", lambda: time.tzname, lambda _was: time.tzset()),
 )

@@ -39,9 +39,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, 
     directory = tmp_path_factory.mktemp("bench")
     with ThreadPoolExecutor(2) as threads:
         runs = list(threads.map(lambda parts: _run(parts, directory), _RUNS))
-    found, parts = runs[0][0], {}
-    for document, _ in runs:
-        parts |= document["parts"]
+    found = runs[0][0]
+    parts = {name: part for document, _ in runs for name, part in document["parts"].items()}
     return found | {"parts": parts}, "".join(printed for _, printed in runs), directory
 
 
