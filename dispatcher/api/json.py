@@ -21,6 +21,14 @@ T = TypeVar("T")
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 NO_STORE: Final = {"Cache-Control": "no-store"}  # with a response that holds a key or a secret
+_MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW: Final = msgspec.json.Decoder(msgspec.Raw)
+_KEYS_MAX: Final = 1_000  # of an object that is looked at key by key
+_SHOWN_BYTES_MAX: Final = 64 * 1024  # of a body from which an error shows a value
+_STRING: Final = json.JSONDecoder()
+_OPENING: Final = re.compile(r"[ \t\r\n]*\{[ \t\r\n]*")
+_COLON: Final = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
+_COMMA: Final = re.compile(r"[ \t\r\n]*[,}][ \t\r\n]*")
 _ENCODER: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
@@ -129,24 +137,39 @@ def check_depth(body: bytes, depth_max: int) -> None:
 def check_keys(body: bytes) -> None:
     """Raise if a top-level key is there twice, where parsers silently keep the last."""
     if may_repeat_a_key(body):
-        _check_keys_slowly(body)
+        _check_each_key(body)
 
 
-def _check_keys_slowly(body: bytes) -> None:
-    # Numbers need no value here, and a huge integer's would be refused by Python.
-    pairs: list[tuple[str, Any]] = json.loads(body, object_pairs_hook=list, parse_int=len)
-    seen: set[str] = set()
-    for key, _ in pairs:
-        if key in seen:
+def _check_each_key(body: bytes) -> None:
+    """Step from key to key, over values that are known by their text: to make values of a long body
+    would keep everybody else waiting for seconds."""
+    last = _MEMBERS.decode(body)
+    if len(last) > _KEYS_MAX:
+        raise malformed(f"more than {_KEYS_MAX} keys, of which some are escaped or there twice")
+    text, seen = body.decode(), set[str]()
+    at = _behind(_OPENING, text, 0)
+    while text.startswith('"', at):
+        key, at = _STRING.raw_decode(text, at)
+        value, at = bytes(last[key]).decode(), _behind(_COLON, text, at)
+        end = _behind(_COMMA, text, at + len(value))
+        # Where another value stands than the one that counts, that one comes later.
+        if key in seen or not text.startswith(value, at) or not end:
             raise malformed(f"the key {key[:64]!r} is there twice")
         seen.add(key)
+        at = end
+
+
+def _behind(mark: re.Pattern[str], text: str, at: int) -> int:
+    """Return where a mark ends that stands there; 0 where it does not."""
+    found = mark.match(text, at)
+    return 0 if found is None else found.end()
 
 
 def _parsed(body: bytes) -> Any:
     """Return the value of `body`, for an error to show. A wrong shape is found before the end of
     the document is seen: where that is broken, it is no JSON at all."""
     try:
-        return msgspec.json.decode(body)
+        return msgspec.json.decode(body) if len(body) <= _SHOWN_BYTES_MAX else _RAW.decode(body)
     except msgspec.ValidationError:  # JSON, but a number that nobody can hold
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

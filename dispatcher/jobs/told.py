@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final, Protocol
 
 from dispatcher.jobs.endpoint import EndpointRules
@@ -39,6 +40,9 @@ _PRESETS: Final[dict[Dialect, PresetName]] = {
 _TYPE: Final = re.compile(r'\s*([^;\s]+)\s*(?:;.*?charset\s*=\s*"?([^\s;"]+))?', re.I | re.S)
 _UTF8: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _LATIN: Final = frozenset({"iso-8859-1", "latin1", "latin-1"})
+_SHORT_BYTES_MAX: Final = 16 * 1024
+_LONG_ONES_MAX: Final = 10_000
+_long_ones: Final[dict[bytes, bool]] = {}
 # What to say of an end that came without an answer.
 _BECAUSE: Final[dict[JobReason, str]] = {
     "expired": "it waited for longer than it may",
@@ -199,7 +203,20 @@ def _kind_of(content_type: str) -> tuple[str, str]:
 
 
 def _is_readable(value: bytes) -> bool:
-    """Whether every parser reads it alike, one level down in another document."""
+    """Whether every parser reads it alike, one level down in another document. Of a long one that
+    is remembered: to find out takes a while, and whoever asks may ask again and again."""
+    if len(value) <= _SHORT_BYTES_MAX:
+        return _reads(value)
+    digest = sha256(value).digest()
+    known = _long_ones.get(digest)
+    if known is None:
+        if len(_long_ones) >= _LONG_ONES_MAX:
+            _long_ones.clear()
+        known = _long_ones[digest] = _reads(value)
+    return known
+
+
+def _reads(value: bytes) -> bool:
     try:
         parse(value, depth_max=DEPTH_MAX - 1)
     except ParseError:

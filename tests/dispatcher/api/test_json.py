@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -184,6 +185,49 @@ def test_a_duplicate_key_is_found_whatever_surrounds_it(
     else:
         with pytest.raises(Refusal):
             check_keys(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"\u0061":1, "a":1}',
+        rb'{"a":12,"\u0061":1}',
+        rb'{"a":1,"\u0061":12}',
+        rb'{"a":"x","b":{"a":[1]},"\u0061":"xy"}',
+        rb'{"a":{"b":1},"a":{"b":1}}',
+        b'{"a":1,' + b"".join(b'"b%d":0,' % n for n in range(1_001)) + rb'"\u0063":1}',
+    ],
+)
+def test_what_an_escape_hides_is_found(body: bytes) -> None:
+    """Whatever the values are; and what has more keys than anybody needs is not looked at one by
+    one."""
+    with pytest.raises(Refusal):
+        check_keys(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"\u0061":1,"b":1}',
+        b'{ "a" : 1 ,\n"b\\"" : "}" } ',
+        rb'{"\ud83d\ude00":[{}],"":2}',
+        b"{}",
+    ],
+)
+def test_an_escape_alone_is_no_fault(body: bytes) -> None:
+    check_keys(body)
+
+
+def test_no_long_body_holds_up_everybody_else() -> None:
+    """Nothing but tiny values, and a key that is written with an escape: no values are made of the
+    longest input that there is by default, which would take many seconds; nor of one that is
+    refused."""
+    tiny = b'{"payload":[' + b",".join([b"[]"] * 3_400_000) + b']%b,"job\\u0049d":"a"}'
+    for body, faulty in ((tiny % b"", False), (tiny % b',"jobStatus":1', True)):
+        begun_s = time.process_time()
+        with pytest.raises(Refusal) if faulty else contextlib.nullcontext():
+            decode(SUBMIT, body, depth_max=64)
+        assert time.process_time() - begun_s < 3.0
 
 
 @given(st.binary(max_size=200))

@@ -1,6 +1,7 @@
 """jobs/told.py: the callback of a job's end: its payload, its key, its policy."""
 
 import json
+import time
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, get_args
@@ -374,3 +375,17 @@ def test_what_is_spliced_is_read_alike(body: bytes, content_type: str, bytes_max
         parse(b'{"output":' + value + b"}")
         if not is_json(content_type):
             assert isinstance(parse(value), str)
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_long_output_that_is_asked_for_again_and_again_is_read_once(is_json: bool) -> None:
+    """Nothing but tiny values take a part of a second to look at, which nobody else should wait for
+    at each look; what is shown is the same."""
+    body = b"[" + b",".join([b"[]"] * 340_000) + (b"]" if is_json else b"")
+    output = Output(body=body, content_type="application/json")
+    shown = spliced(output, 2**20)
+    assert shown == (body if is_json else b'"%b"' % body)
+    begun_s = time.process_time()
+    for _ in range(20):
+        assert spliced(output, 2**20) == shown
+    assert time.process_time() - begun_s < 1.0

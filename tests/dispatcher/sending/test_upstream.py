@@ -13,6 +13,7 @@ import pytest
 from dispatcher import VERSION
 from dispatcher.jobs.endpoint import LocalRef
 from dispatcher.jobs.values import JobOptions
+from dispatcher.sending.request import body_of
 from dispatcher.sending.upstream import CLOSED, INTERRUPTED, UNREACHABLE
 from dispatcher.values import SecretRef
 from receiver.base.clock import iso
@@ -174,6 +175,8 @@ async def test_a_url_that_cannot_be_made_is_not_sent(url: str, function: str | N
     assert (outcome.kind, outcome.sent, outcome.error) == ("not_sent", False, UNREACHABLE)
 
 
+DIGITS = b"9" * 5_000
+TINY = b"[" + b",".join([b"[]"] * 3_400_000) + b"]"
 INPUT = b'{"input": {"a" : 1.10, "b":[1e400]} , "webhook":"x"}'
 
 
@@ -190,6 +193,9 @@ INPUT = b'{"input": {"a" : 1.10, "b":[1e400]} , "webhook":"x"}'
         ("v1", "input", b'{"a":1}', b'{"a":1}'),
         ("v1", "input", b"{}", b"{}"),
         ("v1", "input", b"no json", b"no json"),
+        ("v1", "input", rb'{"\u0069nput": [1] }', b"[1]"),
+        ("v1", "input", b'{"input":%b}' % DIGITS, DIGITS),
+        ("v1", "input", b'{"input":"\xff"}', b'{"input":"\xff"}'),
         ("v1", "envelope", b"\xff", b"\xff"),
         ("v1", "envelope", b"[" * 100_000, b"[" * 100_000),
         ("v1", "input", b'{"input":1} x', b'{"input":1} x'),
@@ -203,6 +209,17 @@ async def test_the_body_is_what_its_mode_says_and_values_are_never_written_anew(
         await upstreams.call(call(peer.url, dialect=dialect, mode=mode, body=body))
 
     assert peer.received[0].body == sent
+
+
+def test_no_long_input_holds_up_everybody_else() -> None:
+    """Nothing but tiny values: it is cut out without making any of them, which would take many
+    seconds."""
+    job, begun_s = (
+        call("http://127.0.0.1", body=b'{"a":1,"input":%b}' % TINY).job,
+        time.process_time(),
+    )
+    assert body_of(job, "input") == (TINY, "application/json")
+    assert time.process_time() - begun_s < 3.0
 
 
 async def test_values_of_headers_are_read_when_the_call_is_made() -> None:
