@@ -213,3 +213,53 @@ async def test_a_claim_whose_reply_was_lost_goes_on(database: str) -> None:
         await world.until_state(second.id, "completed")
         assert [one.id for one in lost] == [second.id]
         assert len(model.calls) == 2
+
+
+async def test_whatever_befalls_a_job_its_place_and_its_bytes_are_given_back(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended, refused, failed to be stored, cancelled, settled late, or handed back at the end;
+    small inputs and large ones, whose bytes are given back while their calls go on."""
+    async with upstream() as model, running(database) as world:
+        engine, store = world.service.gateway.engine, world.service.store.jobs
+        places, before = engine._places, engine._places._bytes_free
+        await world.endpoint(model.url, concurrency=3, adaptive=False)
+        bodies = [b"{}", b"x" * 2**20] * 4
+        for id in [(await world.submit(body)).id for body in bodies]:
+            await world.until_state(id, "completed")
+        with pytest.raises(Exception, match="nowhere"):
+            await world.submit(at="nowhere")
+        with monkeypatch.context() as patched:
+
+            async def fails(*_: Any, **__: Any) -> Any:
+                raise StoreUnavailable("test")
+
+            patched.setattr(store, "submit", fails)
+            with pytest.raises(StoreUnavailable):
+                await world.submit(b"x" * 2**20)
+        model.go.clear()
+        ids = [(await world.submit(body)).id for body in bodies]
+        await model.until(lambda one: one.open == 3)
+        for id in ids[:2]:
+            await cancel(world, id)
+        settle, failures = store.settle, iter(range(3))
+
+        async def late(*given: Any, **named: Any) -> Any:
+            for _ in failures:
+                raise StoreUnavailable("test")
+            return await settle(*given, **named)
+
+        monkeypatch.setattr(store, "settle", late)
+        model.go.set()
+        for id in ids[2:]:
+            await world.until_state(id, "completed")
+        await world.until_idle()
+        assert (places.taken, places._bytes_free, dict(places._busy)) == (0, before, {})
+        model.go.clear()
+        for body in bodies:
+            await world.submit(body)
+        await model.until(lambda one: one.open == 3)
+        await world.service.drain_jobs(0.1)
+        assert (places.taken, places._bytes_free, dict(places._busy)) == (0, before, {})
+        assert not dict(places._busy_bytes)
+        assert not engine._open.all()
