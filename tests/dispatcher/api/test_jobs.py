@@ -439,6 +439,45 @@ async def test_what_is_sent_begins_with_no_requests_host(
             assert host not in str(located)
 
 
+@pytest.mark.parametrize(
+    ("path", "query", "body"),
+    [
+        ("/v2/endpoints/shout/runasync", {}, {"input": {}, "callbackUrl": "HOOK"}),
+        ("/v2/shout/run", {}, {"input": {}, "webhook": "HOOK"}),
+        ("/v4/p/shout/run", {"async": "true", "webhookEndpoint": "HOOK"}, {}),
+    ],
+)
+async def test_no_platforms_callback_begins_with_a_requests_host(
+    settings: Settings, model: Model, path: str, query: dict[str, str], body: dict[str, Any]
+) -> None:
+    """Whichever way a job came, and whether the host is known or not."""
+    base = "https://jobs.example.com"
+    given = replace(settings, hosts=("known.test",), public_url=base, callback_inline=1)
+    async with (
+        Service(given) as service,
+        connect(service, ADMIN_KEY) as api,
+        listening(answers(answer("200 OK", body=b""))) as customer,
+    ):
+        await make_endpoint(api, model)
+        for n, host in enumerate(("known.test", "evil.test"), 1):
+            hook = {"HOOK": customer.url}
+            taken = await api.post(
+                path,
+                params={name: hook.get(value, value) for name, value in query.items()},
+                json={name: hook.get(str(value), value) for name, value in body.items()},
+                headers={"Host": host, "X-Forwarded-Host": host},
+            )
+            assert taken.is_success, taken.text
+            assert ("evil.test" in taken.text) is False
+
+            async def told(count: int = n) -> bool:
+                return len(customer.received) >= count
+
+            await until(told)
+            for hosts in ("known.test", "evil.test"):
+                assert hosts not in str(customer.received[-1])
+
+
 async def test_what_is_past_its_retention_is_gone(api: httpx.AsyncClient, shout: Model) -> None:
     """410 for input and output, and for a retry without its input; the job itself is still told."""
     await api.patch("/v1/endpoints/shout", json={"keep": {"input": "0s", "output": "0s"}})
