@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound
+from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound, NotYet
 from tests.dispatcher.store.builders import TENANT, raises
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
 
@@ -135,7 +135,7 @@ async def test_what_may_not_be_retried(jobs: Jobs) -> None:
     await raises(Conflict, jobs.retry(one))
     assert (await jobs.retry(one, force=True)).run == 2
     await jobs.cancel(two)
-    await raises(Conflict, jobs.retry(two))
+    await raises(NotYet, jobs.retry(two))
     await jobs.store.freed([second])
     await jobs.world.store._write(lambda tx: tx.run("DELETE FROM inputs WHERE job = ?", two))
     await raises(InputGone, jobs.retry(two))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.jobs.endpoint import LocalRef, dump_rules
-from dispatcher.store.errors import Conflict, EndpointChanged, NotFound
+from dispatcher.store.errors import Conflict, EndpointChanged, NotFound, NotYet
 from dispatcher.values import SecretRef
 from tests.dispatcher.store.builders import LOOKERS, T0, TENANT, raises, secret
 from tests.dispatcher.store.jobs.builders import EP, Jobs, endpoint, outcome
@@ -117,7 +117,7 @@ async def test_a_removed_endpoint_takes_nothing_and_its_backlog_is_cancelled(job
     assert [one.name for one in await jobs.store.endpoints()] == ["ep-2"]
     assert await jobs.claim() == []
     again = jobs.store.put_endpoint(endpoint(), create=True, now_ms=world.now_ms)
-    await raises(Conflict, again)
+    await raises(NotYet, again)
     assert await jobs.purged(limit=3) == [3, 2, 0]
     assert await jobs.states(waiting) == ["cancelled"] * 5
     assert (await jobs.get(waiting[0])).reason == "endpoint_removed"
