@@ -30,6 +30,7 @@ from tests.dispatcher.crash.job_world import (
 )
 
 _POINT_S: Final = 20.0  # to come to a point, on a busy machine
+_TURN_S: Final = 4.0  # to be called, or not to be
 _STUCK_S: Final = 30.0  # in which not one job or callback comes to its end
 _SHOWN_MAX: Final = 1_000  # jobs of which the API is asked, and not the database alone
 # An answer that came so shortly before a kill may not have been recorded.
@@ -98,7 +99,12 @@ class World:
         loading = asyncio.create_task(self.platform.load(self.gateway.url, stop))
         dying = asyncio.create_task(self.gateway.dead())
         if drained:
-            await self._hand_in()
+            try:
+                await self._hand_in()
+            except TimeoutError:
+                dying.cancel()  # who reads what is left can
+                loading.cancel()
+                raise
             self.gateway.send(signal.SIGTERM)
         if steps:
             await self._step()
@@ -133,15 +139,18 @@ class World:
         self.ended_s[self.upstream.life] = time.monotonic()
 
     async def _hand_in(self) -> None:
-        """Have a call be open that lasts beyond any drain, and may be made again."""
-        before = set(self.platform.accepted.values())
-        async with aiohttp.ClientSession(headers=AUTH) as session:
-            while not await self.platform.submit(session, self.gateway.url, "again first-away"):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        ids = set(self.platform.accepted.values()) - before
-        async with asyncio.timeout(_POINT_S):
-            while not any(one.job in ids for one in self._open_long()):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        """Have a call be open that lasts beyond any drain, and may be made again. What the load
+        cancels, or keeps from its turn, is followed by another one."""
+        async with asyncio.timeout(3 * _POINT_S), aiohttp.ClientSession(headers=AUTH) as session:
+            while True:
+                before = set(self.platform.accepted.values())
+                await self.platform.submit(session, self.gateway.url, "again first-away")
+                ids = set(self.platform.accepted.values()) - before
+                ends_s = time.monotonic() + _TURN_S
+                while time.monotonic() < ends_s:
+                    if any(one.job in ids for one in self._open_long()):
+                        return
+                    await asyncio.sleep(0.01)
 
     def _open_long(self) -> list[Call]:
         since_s = time.monotonic() - _QUICK_S

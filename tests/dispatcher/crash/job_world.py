@@ -82,7 +82,7 @@ class Upstream:
     dark_port: int = 0
     life: int = 0
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=lambda: defaultdict(list))
-    recent: deque[Call] = field(default_factory=lambda: deque(maxlen=50))
+    recent: deque[Call] = field(default_factory=lambda: deque(maxlen=1_000))
     open: dict[str, set[asyncio.StreamReader]] = field(default_factory=lambda: defaultdict(set))
     most: Counter[str] = field(default_factory=Counter)
     sulks: int = 0  # so many calls more are turned away
