@@ -24,7 +24,7 @@ NO_STORE: Final = {"Cache-Control": "no-store"}  # with a response that holds a 
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _KEYS_MAX: Final = 1_000  # of an object that is looked at key by key
-_SHOWN_BYTES_MAX: Final = 64 * 1024  # of a body from which an error shows a value
+_SHOWN_BYTES_MAX: Final = 64 * 1024  # of a body that is read again for an error to tell more
 _STRING: Final = json.JSONDecoder()
 _OPENING: Final = re.compile(r"[ \t\r\n]*\{[ \t\r\n]*")
 _COLON: Final = re.compile(r"[ \t\r\n]*:[ \t\r\n]*")
@@ -102,6 +102,8 @@ def _reason(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> str
     if not body:
         return "the body is empty"
     if "truncated" in str(error):
+        if len(body) > _SHOWN_BYTES_MAX:
+            return f"{error}, or a string holds half a surrogate pair"
         with suppress(ValueError, RecursionError):
             json.loads(body, parse_int=len)
             return "a string holds half a surrogate pair, which is no character"
