@@ -93,7 +93,7 @@ class CannotUnseal(StoreError):
         self.unopened = unopened
 
 
-class EndpointChanged(Conflict):
+class EndpointChanged(NotYet):
     """Somebody else has changed the endpoint since it was looked at."""
 
     def __init__(self, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from dispatcher.ids import random_id
-from dispatcher.store.errors import Conflict
+from dispatcher.store.errors import NotYet
 from dispatcher.store.jobs import endpoints, finish, sweeps
 from dispatcher.store.jobs.finish import Ending, Found
 from dispatcher.store.jobs.rows import queue_id
@@ -90,14 +90,14 @@ def _bounds(endpoint: str) -> tuple[str, str]:
 
 def purge(tx: Tx, name: str, tenant: str | None, *, callbacks: bool, now_ms: int) -> int:
     """Have nothing wait any more for an endpoint, of one tenant or of all; what runs goes on.
-    Returns how many waited. Raises NotFound, and Conflict while a purge of all goes on."""
+    Returns how many waited. Raises NotFound, and NotYet while a purge of all goes on."""
     endpoints.check_there(tx, name)
     queued, after, _ = tx.one(_LOAD, name) or (0, None, 0)
     if tenant is not None:
         row = tx.one(_QUEUE, queue_id(name, tenant))
         return 0 if row is None else _purge(tx, name, row, after, callbacks, now_ms)
     if after is not None:
-        raise Conflict(f"a purge of all that waits for {name} goes on; try again in a moment")
+        raise NotYet(f"a purge of all that waits for {name} goes on; try again in a moment")
     purged = int(queued) + tx.changes.more_waiting(name)
     if purged > 0:
         tx.run(

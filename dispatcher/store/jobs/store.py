@@ -230,7 +230,7 @@ class JobStore:
         """Have nothing wait any more for an endpoint, of one tenant or of all (None); returns how
         many waited. Where very many tenants have some, nothing is started until all their queues
         are purged (`purge_on`). They are cancelled slice by slice (`end_purged`), and told of
-        unless that is not wanted. Raises NotFound, and Conflict while an earlier purge of all goes
+        unless that is not wanted. Raises NotFound, and NotYet while an earlier purge of all goes
         on."""
         return await self._write(
             lambda tx: purge.purge(tx, name, tenant, callbacks=callbacks, now_ms=now_ms),

@@ -3,7 +3,7 @@
 import pytest
 
 from dispatcher.policy import PRESETS
-from dispatcher.store.errors import Conflict, NotFound
+from dispatcher.store.errors import Conflict, NotFound, NotYet
 from tests.dispatcher.store.builders import DAY_MS, SERVER, TENANT, URL, World, raises
 
 
@@ -127,9 +127,9 @@ async def test_a_removed_name_can_be_registered_anew_once_its_backlog_has_ended(
     ids = await world.many(2, name="named")
     running = await world.one()
     await world.store.remove_destination(TENANT, "named", now_ms=world.now_ms)
-    await raises(Conflict, world.register("named", url=URL + "/new"))
+    await raises(NotYet, world.register("named", url=URL + "/new"))
     await world.store.expire(now_ms=world.now_ms, limit=10)
-    await raises(Conflict, world.register("named", url=URL + "/new"))
+    await raises(NotYet, world.register("named", url=URL + "/new"))
     assert await world.settle(running, "pending")
     await world.store.expire(now_ms=world.now_ms, limit=10)
     await world.register("named", url=URL + "/new")
