@@ -230,7 +230,9 @@ def test_no_long_body_holds_up_everybody_else() -> None:
         (half, True),
         (tiny[:-30], True),
     ):
-        assert min(decoding_s(body, is_refused=faulty) for _ in range(2)) < 1.8
+        # To refuse one takes no look at how deep it is.
+        limit_s = 0.6 if faulty else 1.8
+        assert min(decoding_s(body, is_refused=faulty) for _ in range(2)) < limit_s
 
 
 def decoding_s(body: bytes, *, is_refused: bool) -> float:
