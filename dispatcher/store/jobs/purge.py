@@ -7,6 +7,7 @@ nothing, and what is queued where it has not been belongs to the epoch that is t
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -199,9 +200,11 @@ def _rows(purges: Sequence[_Purge]) -> list[Row]:
 def _purges(tx: Tx, limit: int) -> list[_Purge]:
     """Return the purges that go first, with the next jobs that they are about, so many in all."""
     found = []
+    taken: Counter[str] = Counter()  # of a queue's first ones, by purges of it that go before
     for id, tenant, endpoint, filter, told in tx.all(_PURGES, _PURGES_MAX):
-        epoch = json.loads(filter)["epoch"]
-        rows = tx.all(_PURGED, queue_id(endpoint, tenant), epoch, limit)
+        epoch, queue = json.loads(filter)["epoch"], queue_id(endpoint, tenant)
+        rows = tx.all(_PURGED, queue, epoch, taken[queue] + limit)[taken[queue] :]
+        taken[queue] += len(rows)
         found.append(_Purge(id, bool(told), rows, last=len(rows) < limit))
         limit -= len(rows)
         if limit <= 0:

@@ -281,6 +281,21 @@ async def test_one_slice_ends_what_many_customers_had(jobs: Jobs) -> None:
     assert told == [0 if n == 7 else 1 for n in range(30)]
 
 
+async def test_two_purges_of_a_queue_end_each_job_once(jobs: Jobs) -> None:
+    """Where one slice is about both: each counts what had waited for it alone, and a customer's
+    figures are what there is."""
+    await jobs.endpoint()
+    for _ in range(2):
+        await jobs.many(3, callback=target())
+        assert await jobs.store.purge(EP, tenant=TENANT, now_ms=jobs.world.now_ms) == 3
+        jobs.world.tick(1)
+    assert await jobs.purged(limit=5) == [5, 1, 0]
+    assert [(one.matched, one.done) for one in await jobs.store.sweeps(TENANT)] == [(3, 3)] * 2
+    assert len(await jobs.callbacks()) == 6
+    counts = await jobs.store.counts(TENANT)
+    assert counts["cancelled"] == 6, counts
+
+
 # --- purges of very many queues ---
 
 
