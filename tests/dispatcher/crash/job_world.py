@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import struct
 import sys
 import time
@@ -76,10 +77,11 @@ class Call:
 
 @dataclass(slots=True)
 class Upstream:
-    """A model server, that counts. `dark_port` is where nobody listens until the end."""
+    """A model server, that counts. On the port of `dark` nobody listens until the end, and no other
+    process can."""
 
     port: int = 0
-    dark_port: int = 0
+    dark: socket.socket = field(default_factory=lambda: socket.socket(socket.AF_INET))
     life: int = 0
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=lambda: defaultdict(list))
     recent: deque[Call] = field(default_factory=lambda: deque(maxlen=1_000))
@@ -181,12 +183,12 @@ class Upstream:
     async def light(self) -> None:
         """Listen from now on where nobody did."""
         if self._dark is None:
-            self._dark = await asyncio.start_server(self.serve, "127.0.0.1", self.dark_port)
+            self._dark = await asyncio.start_server(self.serve, sock=self.dark)
             self._servers.append(self._dark)
 
     def url(self, endpoint: str) -> str:
         """Where this endpoint's calls go."""
-        port = self.dark_port if endpoint == "dark" else self.port
+        port = self.dark.getsockname()[1] if endpoint == "dark" else self.port
         return f"http://127.0.0.1:{port}/{endpoint}"
 
 
@@ -221,14 +223,13 @@ async def upstream() -> AsyncIterator[Upstream]:
     server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
     made._servers.append(server)
     made.port = server.sockets[0].getsockname()[1]
-    spare = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.dark_port = spare.sockets[0].getsockname()[1]
-    spare.close()
+    made.dark.bind(("127.0.0.1", 0))
     try:
         yield made
     finally:
         for one in made._servers:
             one.close()
+        made.dark.close()
 
 
 @dataclass(frozen=True, slots=True)
