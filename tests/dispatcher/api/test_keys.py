@@ -2,7 +2,7 @@
 none makes one that may do more than itself."""
 
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -440,33 +440,42 @@ async def test_only_keys_that_there_are_can_be_rotated(
 # --- last uses ---
 
 
-async def test_the_last_use_is_listed_of_both_texts(
-    service: Service, api: httpx.AsyncClient
-) -> None:
+@pytest.fixture
+async def unswept(settings: Settings) -> AsyncIterator[Service]:
+    """A service whose keeper takes no step by itself."""
+    async with Service(replace(settings, sweep_interval=3_600.0)) as running:
+        yield running
+
+
+async def test_the_last_use_is_listed_of_both_texts(unswept: Service) -> None:
     """Recorded apart from requests; the key of the settings has no record."""
-    key = await made(api)
-    assert "lastUsedAt" not in await listed(api, key["id"])
-    keeper = service.key_keeper
-    begin_ms = now_ms()
-    keeper._clock = lambda: begin_ms
-    keeper._monotonic_ms = lambda: 1_000
-    async with connect(service, key["key"]) as old:
-        await old.get("/v1/callbacks")
-        await keeper.step()
-        assert (await listed(api, key["id"]))["lastUsedAt"] == iso(begin_ms)
-        rotated = (await api.post(f"/v1/keys/{key['id']}/rotate", json={})).json()
-        keeper._clock = lambda: begin_ms + 70_000
-        keeper._monotonic_ms = lambda: 71_000
-        async with connect(service, rotated["key"]) as new:
-            await new.get("/v1/callbacks")
-        await keeper.step()
-        found = await listed(api, key["id"])
-        assert (found["lastUsedAt"], "previousUsedAt" in found) == (iso(begin_ms + 70_000), False)
-        await old.get("/v1/callbacks")
-        keeper._clock = lambda: begin_ms + 140_000
-        keeper._monotonic_ms = lambda: 141_000
-        await keeper.step()
-    assert (await listed(api, key["id"]))["previousUsedAt"] == iso(begin_ms + 140_000)
+    async with connect(unswept, ADMIN_KEY) as api:
+        key = await made(api)
+        assert "lastUsedAt" not in await listed(api, key["id"])
+        keeper = unswept.key_keeper
+        begin_ms = now_ms()
+        keeper._clock = lambda: begin_ms
+        keeper._monotonic_ms = lambda: 1_000
+        async with connect(unswept, key["key"]) as old:
+            await old.get("/v1/callbacks")
+            await keeper.step()
+            assert (await listed(api, key["id"]))["lastUsedAt"] == iso(begin_ms)
+            rotated = (await api.post(f"/v1/keys/{key['id']}/rotate", json={})).json()
+            keeper._clock = lambda: begin_ms + 70_000
+            keeper._monotonic_ms = lambda: 71_000
+            async with connect(unswept, rotated["key"]) as new:
+                await new.get("/v1/callbacks")
+            await keeper.step()
+            found = await listed(api, key["id"])
+            assert (found["lastUsedAt"], "previousUsedAt" in found) == (
+                iso(begin_ms + 70_000),
+                False,
+            )
+            await old.get("/v1/callbacks")
+            keeper._clock = lambda: begin_ms + 140_000
+            keeper._monotonic_ms = lambda: 141_000
+            await keeper.step()
+        assert (await listed(api, key["id"]))["previousUsedAt"] == iso(begin_ms + 140_000)
 
 
 async def test_a_refused_request_is_no_use(service: Service, api: httpx.AsyncClient) -> None:

@@ -73,7 +73,10 @@ async def test_a_claim_that_failed_is_made_again_whatever_is_known_of_work(
         await world.claimed(2)
 
 
-async def test_a_store_that_is_away_is_not_asked_for_each_room_that_is_given_back() -> None:
+async def test_a_store_that_is_away_is_not_asked_for_each_room_that_is_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claiming, "_RETRY_S", 60.0)
     async with looping(fails=True) as world:
         await world.claimed(1)
         await asyncio.sleep(0)
