@@ -14,7 +14,14 @@ from dispatcher.cli import options
 from dispatcher.cli.job_list import FiltersDep, group, job_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, payload_of
-from dispatcher.client import Job, JobAttempt, JobFilters, Sweep, SweepPreview
+from dispatcher.client import (
+    Job,
+    JobAttempt,
+    JobFilters,
+    SubmittedJob,
+    Sweep,
+    SweepPreview,
+)
 from dispatcher.client.calls import job as calls
 from dispatcher.client.calls.build import dumps
 from dispatcher.jobs.values import JobPriority
@@ -36,6 +43,16 @@ Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long
 To = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Otherwise standard output.")
 ]
+Input = Annotated[
+    str,
+    typer.Option("--input", metavar="FILE|-|JSON", help="What is sent there, byte for byte."),
+]
+InputType = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="Of an input (FILE or -) that is not JSON.")
+]
+Header = Annotated[
+    list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="Added to that (repeatable).")
+]
 
 app = typer.Typer()
 app.add_typer(group, name="jobs", help="Jobs of endpoints: submit, find, wait, cancel, retry")
@@ -52,14 +69,8 @@ app.add_typer(group, name="jobs", help="Jobs of endpoints: submit, find, wait, c
 def submit_job(
     service: ServiceDep,
     endpoint: Annotated[str, typer.Argument(metavar="ENDPOINT", help="Where it is run.")],
-    given: Annotated[
-        str,
-        typer.Option("--input", metavar="FILE|-|JSON", help="What is sent there, byte for byte."),
-    ] = "{}",
-    content_type: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="Of an input (FILE or -) that is not JSON."),
-    ] = None,
+    given: Input = "{}",
+    content_type: InputType = None,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Where its end is told, …")] = None,
     destination: Annotated[
         str | None, typer.Option(metavar="NAME", help="… or a registered destination.")
@@ -67,10 +78,7 @@ def submit_job(
     policy: Annotated[
         str | None, typer.Option(metavar="NAME|JSON", help="How that is retried.")
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(metavar="'NAME: VALUE'", help="Added to that (repeatable)."),
-    ] = None,
+    header: Header = None,
     priority: Annotated[JobPriority | None, typer.Option(help="Its class.")] = None,
     tag: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by (repeatable).")
@@ -116,8 +124,11 @@ def submit_job(
     )
     if wait:
         _await_end(service, service.client.call(call).id, timeout)
-        return
-    done = service.show(call)
+    else:
+        _show_submitted(service.show(call))
+
+
+def _show_submitted(done: SubmittedJob | None) -> None:
     if done is not None:
         line = cli.plain(done.id).append("  ").append_text(options.word(done.status))
         again = "  (it was there already: nothing new is run)" if done.duplicate else ""

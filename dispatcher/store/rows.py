@@ -240,15 +240,9 @@ def leased(tx: Tx, row: Row) -> Delivery:
         kid,
         secret,
     ) = row
-    destination, unopened = destination_of(lane), None
-    try:
-        found = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
-        own = read_headers(tx, own_headers, PAYLOADS, callback, tenant)
-        body = body if kid is None else open_body(tx, kid, body, callback, tenant)
-        if secret is not None:
-            secret = open_text(tx, secret, CALLBACK_SECRETS, callback, tenant)
-    except CannotUnseal as error:
-        found, own, body, secret, unopened = (), (), b"", None, error.unopened
+    destination = destination_of(lane)
+    sealed = (destination_headers, own_headers, kid, body, secret)
+    found, own, body, secret, unopened = _opened(tx, callback, tenant, destination, sealed)
     return Delivery(
         id=callback,
         tenant=tenant,
@@ -276,6 +270,23 @@ def leased(tx: Tx, row: Row) -> Delivery:
         secret=secret,
         unopened=unopened,
     )
+
+
+def _opened(
+    tx: Tx, callback: str, tenant: str, destination: str, sealed: Row
+) -> tuple[DestinationHeaders, DestinationHeaders, bytes, str | None, Unopened | None]:
+    """Return the headers, the body and the secret of a callback; nothing of them, and why, where
+    one of them cannot be opened."""
+    destination_headers, own_headers, kid, body, secret = sealed
+    try:
+        found = read_headers(tx, destination_headers, DESTINATIONS, destination, tenant)
+        own = read_headers(tx, own_headers, PAYLOADS, callback, tenant)
+        body = body if kid is None else open_body(tx, kid, body, callback, tenant)
+        if secret is not None:
+            secret = open_text(tx, secret, CALLBACK_SECRETS, callback, tenant)
+    except CannotUnseal as error:
+        return (), (), b"", None, error.unopened
+    return found, own, body, secret, None
 
 
 # --- what is sealed ---

@@ -12,6 +12,7 @@ from dispatcher.jobs.values import (
     CLASS_OF,
     CallbackTarget,
     ClaimedJob,
+    Dialect,
     Job,
     JobAttempt,
     JobOptions,
@@ -22,6 +23,7 @@ from dispatcher.store import rows
 from dispatcher.store.errors import CannotUnseal
 from dispatcher.store.sealing import INPUTS, JOB_OPTIONS, JOB_SECRETS
 from dispatcher.store.tx import Row, Tx
+from dispatcher.values import Unopened
 
 Tags = tuple[tuple[str, str], ...]
 PRIORITY_OF: Final[Mapping[int, JobPriority]] = {number: one for one, number in CLASS_OF.items()}
@@ -318,15 +320,7 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         ends_ms,
         secret,
     ) = row
-    options, unopened = JobOptions(), None
-    tags: Tags = ()
-    try:
-        options, tags = read_options(tx, stored, id, tenant)
-        secret = open_secret(tx, secret, id, tenant)
-    except CannotUnseal as error:
-        secret, unopened = None, error.unopened
-        if dialect in SIGNS_CALLBACK:  # its end is told once that can be signed
-            options = replace(options, callback=None)
+    options, tags, secret, unopened = _opened(tx, id, tenant, dialect, stored, secret)
     try:
         body = open_body(tx, kid, body, INPUTS.place(id, tenant))
     except CannotUnseal as error:
@@ -357,6 +351,22 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         epoch=epoch,
         unopened=unopened,
     )
+
+
+def _opened(
+    tx: Tx, id: str, tenant: str, dialect: Dialect, stored: str, sealed: str | None
+) -> tuple[JobOptions, Tags, str | None, Unopened | None]:
+    """Return the options, the tags and the secret of a job; what can be opened of them, and why the
+    rest cannot."""
+    options = JobOptions()
+    tags: Tags = ()
+    try:
+        options, tags = read_options(tx, stored, id, tenant)
+        return options, tags, open_secret(tx, sealed, id, tenant), None
+    except CannotUnseal as error:
+        if dialect in SIGNS_CALLBACK:  # its end is told once that can be signed
+            options = replace(options, callback=None)
+        return options, tags, None, error.unopened
 
 
 # --- what an upstream said ---
