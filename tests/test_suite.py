@@ -18,7 +18,7 @@ def test_what_is_left_in_a_process_is_told_and_put_back() -> None:
     logger.propagate = False
     logger.addHandler(logging.NullHandler())
     logging.disable(logging.INFO)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, lambda *_: None)
     os.environ["POSTBACK_LEFT"] = "a"
     os.umask(0o007)
     told = [one.partition(":")[0] for one in marks.put_back(before)]
