@@ -173,7 +173,7 @@ def arm(fuse: Fuse) -> None:
 
     def making(self: JobStore, commit: Any, write: Any, *given: Any, **more: Any) -> None:
         async def writing(act: Callable[[Tx], Any], **more: Any) -> Any:
-            verb = act.__qualname__.removesuffix(".<locals>.<lambda>").rpartition(".")[2]
+            verb = act.__qualname__.partition(".<locals>")[0].rpartition(".")[2]
 
             def acting(tx: Tx) -> Any:
                 result = act(tx)

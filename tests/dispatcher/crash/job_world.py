@@ -129,7 +129,9 @@ class Upstream:
         same moment as the call that was made in their place."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        count = sum(not reader.at_eof() for reader in self.open[endpoint])
+        count = sum(
+            not reader.at_eof() and reader.exception() is None for reader in self.open[endpoint]
+        )
         self.most[endpoint] = max(self.most[endpoint], count)
 
     async def _answer(
