@@ -1,7 +1,9 @@
 """Sealed messages behave as plain ones do, in each place where an inbox may lie, and mixed with
 them: known again, told apart, handed over, shown; and what no key opens waits for its key."""
 
+import asyncio
 import sqlite3
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
@@ -39,11 +41,28 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @asynccontextmanager
 async def opened(place: Place, keys: tuple[str, ...]) -> AsyncIterator[Inbox]:
+    before = sessions(place)
     inbox = await place.open(keys=keys)
     try:
         yield inbox
     finally:
         await inbox.close()
+        # Its server may take a moment to see that: until then it is another process that uses it.
+        ends_s = time.monotonic() + 10
+        while sessions(place) > before and time.monotonic() < ends_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def sessions(place: Place) -> int:
+    """How many a server has that use this database."""
+    if place.url.startswith("sqlite"):
+        return 0
+    with psycopg.connect(place.url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ).fetchone()
+    return row[0] if row else 0
 
 
 def rows(place: Place, sql: str) -> list[tuple[Any, ...]]:
