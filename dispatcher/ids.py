@@ -122,11 +122,6 @@ def job_id_floor(now_ms: int) -> str:
     return _uuid7(max(0, now_ms), 0)
 
 
-def job_made_ms(id: str) -> int:
-    """Return when a job's id was made."""
-    return int(id[:_MS_CHARS], 16)
-
-
 def parse_job_id(text: str) -> str | None:
     """Return a job's id as it is kept, given any spelling of it: 32 hexadecimal digits or a UUID,
     bare or behind `job_` or `sync-`. None for what is no job's id."""

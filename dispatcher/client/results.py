@@ -136,10 +136,10 @@ class UpstreamTest(wire_jobs.EndpointTestView[datetime], frozen=True, kw_only=Tr
         return self.outcome == "answered" and code is not None and 200 <= code < 300
 
 
-class SubmittedJob(wire_jobs.SubmittedJobView[datetime], frozen=True, kw_only=True):
+class SubmittedJob(wire_jobs.SubmittedJobView[datetime | None], frozen=True, kw_only=True):
     """A job that the service has on disk. `duplicate`: it had it already, under this id. `output`
     is there where that was waited for and came in time: then `status` is `completed`, and nothing
-    is told of `duplicate`."""
+    is told of `duplicate` and `created_at` (None)."""
 
     output: Payload | None = None
 

@@ -23,7 +23,7 @@ from dispatcher.client.results import (
     Usage,
 )
 from dispatcher.client.transport import Call, Response
-from dispatcher.ids import job_made_ms, parse_job_id
+from dispatcher.ids import parse_job_id
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
 from dispatcher.wire import Page
@@ -158,7 +158,7 @@ def _read_submitted(endpoint: str, response: Response) -> SubmittedJob:
         id=found[1],
         endpoint=endpoint,
         status="completed",
-        created_at=datetime.fromtimestamp(job_made_ms(id) / 1000, UTC),
+        created_at=None,
         duplicate=False,
         output=_read_bytes(response),
     )
