@@ -14,18 +14,22 @@ from receiver.inbox.wanted import Wanted
 
 CRASHED: Final = "the process ended while the handler ran"
 
+# While its statistics know of no rows yet, PostgreSQL takes any index for as good as a key.
+# `LIMIT 1 OFFSET 0` keeps it from making a join of what is a look-up, `state || ''` from reading
+# all that wait to find one job's.
+
 # The end of its job, of its run or a higher one, was handled already, in another message: this
 # one would undo it. What is opaque undoes nothing.
 SUPERSEDED: Final = """
     EXISTS (SELECT 1 FROM messages AS ends
       WHERE ends.job_id = messages.job_id AND ends.source = messages.source AND ends.is_end = 1
         AND ends.id <> messages.id AND ends.state = 'handled' AND messages.kind <> 'opaque'
-        AND coalesce(ends.run, 1) >= coalesce(messages.run, 1))
+        AND coalesce(ends.run, 1) >= coalesce(messages.run, 1) LIMIT 1 OFFSET 0)
 """
 OTHER_RUNS: Final = """
     EXISTS (SELECT 1 FROM messages AS others
       WHERE others.state = 'running' AND others.job_id = messages.job_id
-        AND others.source = messages.source)
+        AND others.source = messages.source LIMIT 1 OFFSET 0)
 """
 # What a handler needs of a message, as a claim selects it.
 CLAIMED: Final = ", ".join({"attempt": "attempts"}.get(name, name) for name in names(Claimed))
@@ -40,7 +44,7 @@ _SKIP_OTHERS: Final = f"""
     UPDATE messages SET state = 'skipped', due_ms = NULL
      WHERE (coalesce(job_id, ''), source)
          = (SELECT coalesce(job_id, ''), source FROM messages AS it WHERE it.id = ?)
-       AND state = 'pending' AND {SUPERSEDED}
+       AND state || '' = 'pending' AND {SUPERSEDED}
 """  # noqa: S608 - constants of ours
 _HAND_BACK: Final = """
     UPDATE messages SET state = 'pending', attempts = attempts - 1, due_ms = ?, canonical = ?

@@ -37,17 +37,19 @@ _COPIES: Final = """
        AND m.body_sha256 = it.sha256
      ORDER BY m.id
 """
+# Look-ups, each by its own key: OFFSET 0 keeps the planner from turning the join round. Where the
+# statistics know of no end yet, as in a new inbox, it would read the whole index of ends instead.
 _ENDS: Final = """
-    SELECT m.source, m.job_id, m.id, m.job_status, m.end_order, m.via, m.body_sha256, m.state,
-           m.run
-      FROM unnest(?::text[], ?::text[]) AS it (source, job_id)
-      JOIN messages AS m ON m.job_id = it.job_id AND m.source = it.source AND m.is_end = 1
+    SELECT m.* FROM unnest(?::text[], ?::text[]) AS it (source, job_id) CROSS JOIN LATERAL (
+        SELECT source, job_id, id, job_status, end_order, via, body_sha256, state, run
+          FROM messages
+         WHERE job_id = it.job_id AND source = it.source AND is_end = 1 OFFSET 0) AS m
 """
 _UNDER: Final = """
-    SELECT m.source, m.message_id, m.body_sha256
-      FROM unnest(?::text[], ?::text[]) AS it (source, message_id)
-      JOIN messages AS m ON m.message_id = it.message_id AND m.source = it.source
-       AND m.kind <> 'terminal'
+    SELECT m.* FROM unnest(?::text[], ?::text[]) AS it (source, message_id) CROSS JOIN LATERAL (
+        SELECT source, message_id, body_sha256 FROM messages
+         WHERE message_id = it.message_id AND source = it.source AND kind <> 'terminal'
+        OFFSET 0) AS m
 """
 _IDS: Final = "SELECT nextval('messages_id_seq') FROM generate_series(1, ?)"
 
@@ -91,7 +93,7 @@ _REARM: Final = f"""
     UPDATE messages SET state = 'pending', attempts = 0, due_ms = it.now_ms,
            canonical = it.canonical
       FROM unnest(?::bigint[], ?::bigint[], ?::text[]) AS it (id, now_ms, canonical)
-     WHERE messages.id = it.id AND state = 'dead' AND NOT {SUPERSEDED}
+     WHERE messages.id = it.id AND state || '' = 'dead' AND NOT {SUPERSEDED}
 """  # noqa: S608 - constants of ours
 
 # Each status that is wanted here by itself, however much of what is not waits beside it.
@@ -145,7 +147,7 @@ _START: Final = f"""
         UPDATE messages SET due_ms = NULL, lease_ms = {_MARK},
                attempts = attempts + 1, fence = fence + 1,
                state = CASE WHEN {SUPERSEDED} THEN 'skipped' ELSE 'running' END
-         WHERE id = ? AND state = 'pending' AND NOT {OTHER_RUNS}
+         WHERE id = ? AND state || '' = 'pending' AND NOT {OTHER_RUNS}
         RETURNING *)
     SELECT {CLAIMED} FROM started JOIN bodies USING (id) WHERE state = 'running'
 """  # noqa: S608 - constants of ours
