@@ -159,6 +159,11 @@ def end_key(job: str, run: int) -> bytes:
     return _digest("job", job, str(run))
 
 
+def event_key(callback: str) -> bytes:
+    """Return the key of a callback that tells what a job does: each is another one."""
+    return _digest("job-event", callback)
+
+
 # --- destinations and their lanes ---
 
 

@@ -419,6 +419,11 @@ class Settings:
         "where others reach us, for links that are stored or sent; unset: `http://` and the "
         "address that is listened on",
     )
+    upstream_callback_url: str | None = setting(
+        None,
+        "where upstreams reach us to tell of progress and completion, if that is elsewhere than "
+        "DISPATCHER_PUBLIC_URL",
+    )
     hosts: tuple[str, ...] = setting(
         (),
         "comma-separated hosts, with ports where they have one, that a request may name as its "
@@ -438,7 +443,9 @@ class Settings:
                 "DISPATCHER_KEEP_DELIVERED_PAYLOAD must not exceed DISPATCHER_KEEP_DELIVERED"
             )
         if self.public_url is not None:
-            _check_public_url(self.public_url)
+            _check_public_url("DISPATCHER_PUBLIC_URL", self.public_url)
+        if self.upstream_callback_url is not None:
+            _check_public_url("DISPATCHER_UPSTREAM_CALLBACK_URL", self.upstream_callback_url)
         if not all(map(_HOST.fullmatch, self.hosts)):
             raise SettingError(
                 "DISPATCHER_HOSTS takes hosts such as api.example.com, 10.0.0.1:8600 or [::1], "
@@ -571,9 +578,9 @@ def _known() -> frozenset[str]:
     return base.variables(_PREFIX, Settings, ClientSettings)
 
 
-def _check_public_url(url: str) -> None:
+def _check_public_url(name: str, url: str) -> None:
     if not _PUBLIC_URL.fullmatch(url):
         raise SettingError(
-            "DISPATCHER_PUBLIC_URL takes http:// or https:// with a host, and a path where there "
+            f"{name} takes http:// or https:// with a host, and a path where there "
             f"is one, not {redact(url)!r}"
         )

@@ -272,6 +272,15 @@ class SigningSecret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkKey:
+    """A key that links and tokens in URLs are made with."""
+
+    id: str
+    value: bytes = field(repr=False)
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredSecret:
     """A secret that was stored by name, for headers. One that is `unopened` has no value, and
     nothing that needs it may go out."""

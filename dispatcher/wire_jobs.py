@@ -4,6 +4,7 @@ from typing import Annotated, Any, Generic, Literal
 
 from msgspec import UNSET, Meta, Raw, UnsetType, field
 
+from dispatcher.jobs.endpoint import Event
 from dispatcher.jobs.looks import WaitReason
 from dispatcher.jobs.rules import ENDPOINT_NAME
 from dispatcher.jobs.states import JobReason, JobState
@@ -46,10 +47,12 @@ class KeepShape(Shape, frozen=True, kw_only=True):
 
 
 class CallbackShape(Shape, frozen=True, kw_only=True):
-    """Where and how a job's end is told, where its request says nothing."""
+    """Where and how a job's end is told, where its request says nothing. `events`: what else of it
+    is told, at most twice a second and never after its end."""
 
     policy: PolicyChoice | None = None
     destination: str | None = None
+    events: list[Event] | None = None
 
 
 class PriceShape(Shape, frozen=True, kw_only=True):
@@ -76,7 +79,9 @@ class EndpointFields(Shape, frozen=True, kw_only=True):
     retry_on: list[Literal["unknown"] | Code] | UnsetType = UNSET
     repeat_within: Duration | UnsetType = UNSET
     busy: list[Code] | UnsetType = UNSET
-    completion: Literal["response"] | UnsetType = UNSET
+    completion: Literal["response", "url"] | UnsetType = UNSET
+    progress: bool | UnsetType = UNSET
+    heartbeat_timeout: Duration | UnsetType | None = UNSET
     functions: list[str] | UnsetType = UNSET
     priority_scope: Literal["customer", "endpoint"] | UnsetType = UNSET
     on_disconnect: Literal["cancel", "keep"] | UnsetType = UNSET
@@ -341,7 +346,8 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
     false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate`,
     `not_before` (its own time) or `tenant_limit` (as many of its tenant's jobs run as may,
-    `jobsRunningMax`), and until when that is so, if it is known. `output` is JSON as the
+    `jobsRunningMax`), and until when that is so, if it is known. `progress` (0 to 100),
+    `currentStep` and `metadata` are what its upstream reported last. `output` is JSON as the
     upstream wrote it, or text; `outputRef` where it is neither, or long. `error` says what went
     wrong: the upstream's own words where it had any."""
 
@@ -352,6 +358,9 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     held_reason: str | None = None
     estimated_start: Time | None = None
     estimated_completion: Time | None = None
+    progress: float | None = None
+    current_step: str | None = None
+    metadata: Raw | UnsetType = UNSET
     output: Raw | UnsetType = UNSET
     output_ref: OutputRefView[Time] | None = None
     error: str | None = None

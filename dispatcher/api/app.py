@@ -17,6 +17,7 @@ from dispatcher.api import (
     endpoint_files,
     endpoint_secrets,
     endpoints,
+    job_reports,
     job_submits,
     jobs,
     openapi,
@@ -50,6 +51,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *job_submits.OPERATIONS,
     *callbacks.OPERATIONS,
     *jobs.OPERATIONS,
+    *job_reports.OPERATIONS,
     *tensorone.OPERATIONS,
     *cerebrium.OPERATIONS,
     *runpod.OPERATIONS,  # last of these: an endpoint's name stands where the others have words

@@ -87,6 +87,17 @@ def end(job: Job, url: str) -> dict[str, Any]:
     return {"output_ref": reference(job, url)} if carried is None else {"output": carried}
 
 
+def progress(job: Job) -> dict[str, Any]:
+    """Return the fields that say what its upstream reported last."""
+    known = job.progress
+    if known is None:
+        return {}
+    fields: dict[str, Any] = {"progress": known.percent, "current_step": known.step}
+    if known.metadata is not None:
+        fields["metadata"] = Raw(known.metadata.encode())
+    return fields
+
+
 def error(job: Job) -> str | None:
     """Return what went wrong with a job that has ended."""
     ended = End(

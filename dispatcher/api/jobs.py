@@ -13,7 +13,7 @@ from dispatcher.api.callbacks import PAGE
 from dispatcher.api.json import encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
-from dispatcher.jobs import filters, told
+from dispatcher.jobs import filters, progress, told
 from dispatcher.jobs.looks import JobWait
 from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.values import Dialect, Job, JobPriority
@@ -273,6 +273,7 @@ async def detail(call: Call, job: Job, wait: JobWait | None = None) -> JobDetail
         fields["cost"] = await cost(call, job)
     if job.state == "running" and job.started_ms is not None:
         fields["estimated_completion"] = await completion(call, job, job.started_ms)
+    fields |= job_views.progress(job)
     if job.callback is not None:
         fields["callback"] = await _callback(call, job.callback)
     return JobDetailView(**fields)
@@ -317,7 +318,15 @@ async def cost(call: Call, job: Job) -> float | None:
 
 
 async def completion(call: Call, job: Job, started_ms: int) -> str | None:
-    """Return when a job that runs is expected to have ended."""
+    """Return when a job that runs is expected to have ended: by its progress, once that tells, else
+    as others of its endpoint did."""
+    known = job.progress
+    if known is not None:
+        # A call that is not its run's first one began about when its first report came.
+        began_ms = started_ms if job.calls == 0 else known.since_ms
+        by_progress_ms = progress.completion_ms(known, began_ms, now_ms=call.now_ms)
+        if by_progress_ms is not None:
+            return iso(by_progress_ms)
     endpoint = call.context.gateway.book.find(job.endpoint)
     if endpoint is None:
         return None

@@ -6,10 +6,14 @@ from hashlib import sha256
 from typing import Final
 
 from dispatcher import ids
+from dispatcher import policy as policies
 from dispatcher.dialects import cerebrium, runpod, tensorone, v1
 from dispatcher.dialects.snapshot import Payload, Snapshot
-from dispatcher.jobs.told import End, Told
+from dispatcher.jobs.endpoint import Event
+from dispatcher.jobs.progress import Progress
+from dispatcher.jobs.told import JSON_TYPE, End, Told
 from dispatcher.jobs.values import CLASS_OF, HIGH, Dialect
+from dispatcher.policy import Policy
 from dispatcher.values import NewCallback
 
 _PAYLOADS: Final[Mapping[Dialect, Callable[[Snapshot], Payload]]] = {
@@ -18,6 +22,14 @@ _PAYLOADS: Final[Mapping[Dialect, Callable[[Snapshot], Payload]]] = {
     "runpod": runpod.payload,
     "cerebrium": cerebrium.payload,
 }
+_GOING: Final[Mapping[Dialect, Callable[[Snapshot, bytes | None], bytes]]] = {
+    "v1": v1.going,
+    "tensorone": tensorone.going,
+    "runpod": runpod.going,
+}
+EVENT: Final = "X-Postback-Event"
+_ONCE: Final = Policy(attempts=1, timeout=10.0, max_age=15.0)
+_ONCE_TEXT: Final = policies.dump(_ONCE)
 SIGNS_CALLBACK: Final[frozenset[Dialect]] = frozenset({"cerebrium"})
 """Dialects whose jobs' secrets sign their callbacks; the others' are for their upstreams."""
 
@@ -77,4 +89,49 @@ def callback_of(
         created_ms=now_ms,
         run=job.run,
         secret=secret if job.dialect in SIGNS_CALLBACK else None,
+    )
+
+
+def event_of(
+    job: Told,
+    event: Event,
+    *,
+    id: str,
+    now_ms: int,
+    public_url: str,
+    progress: Progress | None = None,
+    output: bytes | None = None,
+) -> NewCallback | None:
+    """Return the callback, with `id`, that tells what a job does that runs: the piece of its output
+    that came last, or its progress as it was reported last. It is tried once. None where nobody is
+    to be told, or the dialect has no words for it: Cerebrium's are an answer, and nothing else."""
+    target, going = job.options.callback, _GOING.get(job.dialect)
+    if target is None or going is None:
+        return None
+    spelled = ids.spelled(job.id, job.dialect, waited=job.options.waited)
+    shown = Snapshot(job, spelled, "running", None, now_ms, 0, public_url, progress=progress)
+    body = going(shown, output)
+    digest = sha256(body).digest()
+    return NewCallback(
+        id=id,
+        tenant=job.tenant,
+        job_id=spelled,
+        job_status="running",
+        priority="high" if CLASS_OF[job.priority] == HIGH else "normal",
+        destination=target.destination,
+        lane=target.lane,
+        destination_name=target.destination_name,
+        url=target.url,
+        body=body,
+        body_sha256=digest,
+        content_type=JSON_TYPE,
+        headers=(*target.headers, (EVENT, event)),
+        tags=job.tags,
+        policy_text=_ONCE_TEXT,
+        policy=_ONCE,
+        key=ids.event_key(id),
+        explicit_key=True,
+        content=digest,
+        created_ms=now_ms,
+        run=job.run,
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from dispatcher.dialects.snapshot import Payload, Snapshot, output_value
+from dispatcher.jobs import progress
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.told import error_text, to_json
 
@@ -28,10 +29,22 @@ def payload(shown: Snapshot) -> Payload:
     return Payload(document(shown))
 
 
+def going(shown: Snapshot, output: bytes | None = None) -> bytes:
+    """Return what a callback says of a job that runs: as its status, whose output is a piece of its
+    `output`, where there is one, as JSON."""
+    return document(shown) if output is None else _head(shown) + b',"output":' + output + b"}"
+
+
 def document(shown: Snapshot) -> bytes:
-    """Return what is said of a job. `output` stands there once there is one, `error` where it ended
+    """Return what is said of a job. `output` stands there once there is one, while it runs
+    what was reported of its progress; `error` where it ended
     otherwise, and `retries` from its second run on."""
     said = _head(shown)
+    if shown.end is None and shown.state == "running" and shown.progress is not None:
+        known = progress.document(shown.progress).items()
+        if known:
+            members = ",".join(f'"{name}":{value}' for name, value in known)
+            said += f',"output":{{{members}}}'.encode(errors="replace")
     if shown.end is not None:
         if shown.state == "completed" and shown.end.output is not None:
             said += b',"output":' + output_value(shown)

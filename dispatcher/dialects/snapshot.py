@@ -5,6 +5,7 @@ from hashlib import sha256
 
 from dispatcher import ids
 from dispatcher.jobs.endpoint import EndpointRules
+from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.told import JSON_TYPE, End, Told, output_expires_ms, spliced, to_json
 from dispatcher.jobs.values import Dialect, Job, Output
@@ -27,7 +28,8 @@ class Payload:
 class Snapshot:
     """A job at one moment: when it ended, or now while it goes on (`end` is None then). `id` is
     spelled as the dialect does in which it is shown. Outputs of more than `inline_max` bytes are
-    told by a link below `public_url`; where an output is the whole body, `payload_max` counts."""
+    told by a link below `public_url`; where an output is the whole body, `payload_max` counts.
+    `progress` is what was reported of it, where that is known."""
 
     job: Told
     id: str
@@ -37,6 +39,7 @@ class Snapshot:
     inline_max: int
     public_url: str
     payload_max: int = 64 * 1024 * 1024
+    progress: Progress | None = None
 
     @property
     def ran_ms(self) -> int:
@@ -70,7 +73,7 @@ def of_job(
             cost=cost,
         )
     id = ids.spelled(job.id, dialect, waited=job.options.waited)
-    return Snapshot(job, id, job.state, end, at_ms, inline_max, public_url)
+    return Snapshot(job, id, job.state, end, at_ms, inline_max, public_url, progress=job.progress)
 
 
 def output_value(shown: Snapshot) -> bytes:

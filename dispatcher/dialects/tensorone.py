@@ -3,6 +3,7 @@
 import math
 
 from dispatcher.dialects.snapshot import Payload, Snapshot, output_value, written
+from dispatcher.jobs import progress
 from dispatcher.jobs.told import error_text, to_json
 from receiver.base.clock import iso
 
@@ -41,10 +42,20 @@ def status(shown: Snapshot, estimated_completion: str | None = None) -> bytes:
         more += f',"startedAt":"{iso(job.started_ms)}"'
     if shown.end is not None:
         return document(shown, more)
+    known = shown.progress
+    if known is not None:
+        more += "".join(f',"{name}":{value}' for name, value in progress.document(known).items())
     if estimated_completion is not None:
         more += f',"estimatedCompletion":"{estimated_completion}"'
     head = f'{{"jobId":"{shown.id}","status":"{shown.state}","tags":'
-    return head.encode() + written(dict(job.tags)) + more.encode() + b"}"
+    return head.encode() + written(dict(job.tags)) + more.encode(errors="replace") + b"}"
+
+
+def going(shown: Snapshot, output: bytes | None = None, more: str = "") -> bytes:
+    """Return what a callback says of a job that runs: as its status, with a piece of its `output`
+    as JSON, and `more` members, each with a comma before it."""
+    said = status(shown)[:-1] + more.encode()
+    return (said if output is None else said + b',"output":' + output) + b"}"
 
 
 def result(shown: Snapshot) -> bytes:

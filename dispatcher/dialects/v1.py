@@ -6,5 +6,13 @@ from dispatcher.dialects.snapshot import Payload, Snapshot
 
 def payload(shown: Snapshot) -> Payload:
     """Return what a callback says of an end."""
-    job = shown.job
-    return Payload(tensorone.document(shown, f',"run":{job.run},"endpoint":"{job.endpoint}"'))
+    return Payload(tensorone.document(shown, _more(shown)))
+
+
+def going(shown: Snapshot, output: bytes | None = None) -> bytes:
+    """Return what a callback says of a job that runs, with a piece of its `output` as JSON."""
+    return tensorone.going(shown, output, _more(shown))
+
+
+def _more(shown: Snapshot) -> str:
+    return f',"run":{shown.job.run},"endpoint":"{shown.job.endpoint}"'

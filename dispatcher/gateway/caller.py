@@ -26,6 +26,7 @@ _LOG: Final = log.get("dispatcher.gateway")
 _GONE: Final = JobVerdict(
     state="cancelled", reason="endpoint_removed", error="its endpoint was removed"
 )
+SILENT: Final = "the upstream gave no sign of life in time"
 _DETAIL_CHARS_MAX: Final = 300
 _LARGE_BYTES: Final = 16 * 1024  # of shorter inputs thousands fit into memory
 
@@ -49,7 +50,8 @@ class EndpointGone(Exception):
 class Caller:
     """Makes calls, each within the task of its job. `secrets` gives what those of an endpoint are
     signed with, `may_start` whether our beats let us begin anything, and `on_sent` is told of each
-    large input that is out."""
+    large input that is out. `links` gives the URLs by which a call's upstream tells of it, until
+    its deadline."""
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Caller:
         clock: Callable[[], int],
         chance: Callable[[], float],
         monotonic_ms: Callable[[], int],
+        links: Callable[[ClaimedJob, int], tuple[str, str] | None],
     ) -> None:
         self._upstream = upstream
         self._book = book
@@ -72,6 +75,7 @@ class Caller:
         self._clock = clock
         self._chance = chance
         self._monotonic_ms = monotonic_ms
+        self._links = links
 
     def room(self, endpoint: str) -> Any:
         """Return what a call holds in memory: see `Upstream.room`."""
@@ -92,6 +96,8 @@ class Caller:
             return self._unmade("cancelled", started_ms)
         except Exception as error:
             outcome = self._own_fault(one, error, started_ms)
+        if outcome.kind == "cancelled" and one.closing == "silent":
+            return replace(outcome, kind="silent", error=SILENT)
         if outcome.kind == "cancelled" and one.closing != "cancelled":
             return replace(outcome, kind="interrupted", error=INTERRUPTED)
         return outcome
@@ -110,10 +116,16 @@ class Caller:
             return self._unmade("cancelled", self._clock())
         if not self._may_start():  # it may have taken long, or this process stood still
             raise OwnLack("time", "no beat of this process was recorded for too long")
+        ends_ms = deadline_ms(job, endpoint.rules, self._clock())
+        links = self._links(job, ends_ms) if endpoint.rules.progress else None
+        progress_url, complete_url = (None, None) if links is None else links
+        one.sign_ms = self._monotonic_ms()
         call = UpstreamCall(
             job=job,
             rules=endpoint.rules,
-            deadline_ms=deadline_ms(job, endpoint.rules, self._clock()),
+            deadline_ms=ends_ms,
+            progress_url=progress_url,
+            complete_url=complete_url,
             secrets=secrets,
             on_sent=partial(self._on_sent, one) if one.input_bytes > _LARGE_BYTES else None,
         )

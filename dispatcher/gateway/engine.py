@@ -15,9 +15,11 @@ from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS
 from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, result_of, wait_for
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.faults import Faults
+from dispatcher.gateway.by_url import ByUrl
 from dispatcher.gateway.caller import Caller, Upstream
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import Ends
+from dispatcher.gateway.heartbeats import Heartbeats
 from dispatcher.gateway.open_calls import OpenCalls, Running
 from dispatcher.gateway.places import Places
 from dispatcher.ids import spelled
@@ -46,7 +48,8 @@ _IDS_SHOWN: Final = 20
 class JobEngine:
     """Takes jobs on while places are free and sees each through to its settlement.
 
-    `secrets` gives what an endpoint's calls are signed with. `process` is who we are to the other
+    `secrets` gives what an endpoint's calls are signed with, and `links` the URLs by which their
+    upstreams tell of them; `on_begun` is told of each. `process` is who we are to the other
     processes on the database, `may_start` whether our beats let us begin anything, and `limits`
     how many jobs of tenants may run at once.
     """
@@ -67,7 +70,10 @@ class JobEngine:
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
+        links: Callable[[ClaimedJob, int], tuple[str, str] | None] = lambda _job, _ms: None,
+        on_begun: Callable[[ClaimedJob], None] = lambda _job: None,
     ) -> None:
+        self._on_begun = on_begun
         self._store = store
         self._book = book
         self._process = process
@@ -88,10 +94,13 @@ class JobEngine:
             clock,
             chance,
             monotonic_ms,
+            links,
         )
         self._open = OpenCalls(
             store, process, clock, monotonic_ms, lease_ms=round(settings.job_lease * 1000)
         )
+        self._heartbeats = Heartbeats(store, book, self._open, monotonic_ms)
+        self.by_url = ByUrl(store, book, self._ends, clock=clock, chance=chance)
         self._claiming = Claiming(
             self._claim,
             lambda: self._places.free,
@@ -232,6 +241,18 @@ class JobEngine:
         """Close the calls of jobs that ended, or were taken from their process: see `OpenCalls`."""
         self._open.on_ended(jobs)
 
+    def sign(self, job: str, claim: int) -> bool:
+        """Note a sign of life of a job; return whether its call is open here under this claim."""
+        return self._open.sign(job, claim)
+
+    def open_job(self, job: str, claim: int) -> ClaimedJob | None:
+        """Return a job whose call is open here under this claim."""
+        return self._open.job(job, claim)
+
+    async def look_for_signs(self) -> None:
+        """Give up the calls that gave no sign of life in time."""
+        await self._heartbeats.look()
+
     async def look(self) -> None:
         """Compare what runs here with what the database says of it: see `OpenCalls`."""
         await self._open.look()
@@ -264,6 +285,7 @@ class JobEngine:
         size = len(job.body)
         one = Running(job, size, closing="interrupted" if self._closed else None)
         self._open.add(one)
+        self._on_begun(job)
         one.task = asyncio.create_task(self._run(one))
         one.task.add_done_callback(_ended)
 

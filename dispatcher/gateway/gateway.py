@@ -14,11 +14,14 @@ from dispatcher.gateway.beats import Beats
 from dispatcher.gateway.call_secrets import CallSecrets
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.engine import JobEngine
+from dispatcher.gateway.events import EventCallbacks
 from dispatcher.gateway.header_values import HeaderValues
+from dispatcher.gateway.links import Links
+from dispatcher.gateway.reports import Reports
 from dispatcher.gateway.waiters import Waiters
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.fields import RuleError
-from dispatcher.jobs.values import RunningLimits
+from dispatcher.jobs.values import ClaimedJob, RunningLimits
 from dispatcher.metrics import Metrics
 from dispatcher.sending.trust import authorities
 from dispatcher.sending.upstream import Upstreams
@@ -76,6 +79,8 @@ class Gateway:
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
         self.beats = Beats(settings.job_lease, self._beat, self._take_over)
+        base_url = settings.upstream_callback_url or settings.public_url or ""
+        self.links = Links(self._jobs, base_url, clock=clock)
         self.engine = JobEngine(
             settings,
             self._jobs,
@@ -88,6 +93,18 @@ class Gateway:
             may_start=self.beats.may_start if store.shared else lambda: True,
             limits=limits,
             clock=clock,
+            links=self.links.of_call,
+            on_begun=self._begun,
+        )
+        self.events = EventCallbacks(
+            self._jobs, self.book, self.engine.open_job, settings.public_url or "", clock
+        )
+        self.reports = Reports(
+            self._jobs,
+            self.engine.sign,
+            on_written=self.events.written,
+            clock=clock,
+            monotonic_ms=monotonic_ms,
         )
 
     # --- what the store tells of ---
@@ -96,11 +113,16 @@ class Gateway:
         """Know again what was changed of endpoints, and what signs their calls."""
         self.book.changed()
         self.secrets.forget_all()
+        self.links.changed()
 
     def on_ended(self, jobs: Sequence[str]) -> None:
         """Wake who waits for jobs that ended, and close their calls, if any is open here."""
         self.waiters.end(jobs)
+        self.reports.forget(jobs)
         self.engine.on_ended(jobs)
+
+    def _begun(self, job: ClaimedJob) -> None:
+        self.events.started(job)
 
     # --- life ---
 
@@ -109,6 +131,7 @@ class Gateway:
         other processes; a sole owner takes over what its predecessor ran. Raises ApplyError, and
         what the database does."""
         await self.upstreams.open()
+        await self.links.open()
         if self._settings.apply is None:
             await self.book.reload()
         else:
@@ -144,6 +167,9 @@ class Gateway:
         """Let go of everything; `drain` comes before. What could not be recorded then is for the
         other processes, at once."""
         self.book.stop()
+        self.links.stop()
+        await self.reports.flush()
+        await self.events.stop()
         await self.beats.stop()
         await self.upstreams.close()
         if self._store.shared:
@@ -230,6 +256,8 @@ class Gateway:
             self._look,
             self._orphans,
             self._expire,
+            self._look_for_signs,
+            self.engine.by_url.look,
             self._end_purged,
             self._tell,
             self._repair,
@@ -257,6 +285,10 @@ class Gateway:
 
     async def _look(self) -> bool:
         await self.engine.look()
+        return False
+
+    async def _look_for_signs(self) -> bool:
+        await self.engine.look_for_signs()
         return False
 
     async def _orphans(self) -> bool:

@@ -16,14 +16,17 @@ from receiver.base import log
 _LOG: Final = log.get("dispatcher.gateway")
 _ASKED_MAX: Final = 500  # claims in one question
 
-Closing = Literal["cancelled", "interrupted"]
-"""Why a call is closed before its upstream ends it: its claim has gone, or we stop."""
+Closing = Literal["cancelled", "interrupted", "silent"]
+"""Why a call is closed before its upstream ends it: its claim has gone, we stop, or it gave no sign
+of life."""
 
 
 @dataclass(slots=True, eq=False)
 class Running:
     """A job that this process runs, with so many bytes of its input in memory. `calling`: its call
-    has not ended; `gone`: its endpoint was removed before it began."""
+    has not ended; `gone`: its endpoint was removed before it began. `sign_ms` is when it last gave
+    a sign of life, from when its call was made on, and `signs` how many were in the database.
+    `doubted`: it is being asked whether its claim is current still."""
 
     job: ClaimedJob
     input_bytes: int
@@ -33,6 +36,9 @@ class Running:
     closing: Closing | None = None
     gone: bool = False
     rules: EndpointRules | None = field(default=None, repr=False)
+    sign_ms: int | None = None
+    signs: int = 0
+    doubted: bool = False
 
     @property
     def is_calling(self) -> bool:
@@ -84,6 +90,20 @@ class OpenCalls:
         """Return all that runs here."""
         return [one for running in self._running.values() for one in running]
 
+    def sign(self, job: str, claim: int) -> bool:
+        """Note a sign of life of a call under this claim; return whether one is open here, and its
+        claim is current as far as is known."""
+        for one in self._running.get(job, ()):
+            if one.job.claim == claim and one.is_calling:
+                one.sign_ms = self._monotonic_ms()
+                return not one.doubted
+        return False
+
+    def job(self, job: str, claim: int) -> ClaimedJob | None:
+        """Return a job whose call is open here under this claim, None where none is."""
+        found = (one for one in self._running.get(job, ()) if one.job.claim == claim)
+        return next((one.job for one in found if one.is_calling), None)
+
     def tasks(self) -> set[asyncio.Task[None]]:
         """Return the tasks that see these through."""
         return {one.task for one in self.all() if one.task is not None}
@@ -97,6 +117,8 @@ class OpenCalls:
         """Look whether jobs that ended, or were taken from their process, are some whose calls are
         open here. What is told may be old news: only the database says which claims are current."""
         asked = [one for job in jobs for one in self._running.get(job, ()) if one.is_calling]
+        for one in asked:
+            one.doubted = True
         if asked:
             task = asyncio.create_task(self._look_at(asked), name="look-at-claims")
             self._looking.add(task)
@@ -136,5 +158,6 @@ class OpenCalls:
                 _LOG.exception("looking at claims failed: will try again", error)
                 return
             for one in part:
+                one.doubted = False
                 if (one.job.id, one.job.claim) not in current:
                     one.close("cancelled")

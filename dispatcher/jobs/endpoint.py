@@ -10,6 +10,8 @@ from dispatcher.values import SecretRef, Unopened
 
 Body = Literal["auto", "raw", "input", "envelope"]
 DeliveryMode = Literal["at-least-once", "at-most-once"]
+Completion = Literal["response", "url"]
+Event = Literal["start", "progress", "output", "end"]
 HeldReason = Literal["circuit", "retry-after", "turned-away"]
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
@@ -51,10 +53,12 @@ class Keep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackDefaults:
-    """What a job's callback is where its request says nothing: `policy` as the store keeps it."""
+    """What a job's callback is where its request says nothing: `policy` as the store keeps it.
+    `events` are what is told; the end is, whatever they are."""
 
     policy: str | None = None
     destination: str | None = None
+    events: tuple[Event, ...] = ("end",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,9 @@ class EndpointRules:
     retry_codes: frozenset[int] = frozenset({502, 504})
     repeat_within: float = 30.0
     busy: frozenset[int] = frozenset({429})
+    completion: Completion = "response"
+    progress: bool = True  # calls carry the URLs that progress and completion are told by
+    heartbeat_timeout: float | None = None
     functions: tuple[str, ...] = ("run",)
     priority_scope: Literal["customer", "endpoint"] = "customer"
     on_disconnect: Literal["cancel", "keep"] = "cancel"
@@ -140,6 +147,8 @@ def load_rules(text: str) -> EndpointRules:
     parts: dict[str, Any] = json.loads(text)
     for name, value in parts.items():
         if name in _NESTED:
+            if name == "callback" and "events" in value:
+                value["events"] = tuple(value["events"])
             parts[name] = _NESTED[name](**value)
         elif name in ("retry_codes", "busy"):
             parts[name] = frozenset(value)

@@ -6,6 +6,7 @@ repeated only where that is allowed: at-least-once, after a short attempt, a bou
 times. An answer is an answer.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from dispatcher.jobs.endpoint import EndpointRules, RetryWaits
@@ -17,6 +18,7 @@ TURNED_AWAY_MAX: Final = 5
 """So often a job is turned away at no cost while others of its endpoint are answered."""
 INTERRUPTIONS_MAX: Final = 3
 """After so many processes that died while they ran it a job is still queued again."""
+ACCEPTED: Final = 202
 _CEREBRIUM_S_MAX: Final = 43_200.0
 _LIMITS_S: Final[dict[Dialect, float]] = {
     "v1": 900.0,
@@ -81,6 +83,8 @@ def judge(
             return _interrupted(outcome, job, rules, now_ms)
         case "timeout":
             return _timeout(job, rules, now_ms)
+        case "silent":
+            return _silent(outcome, job, rules, now_ms, random)
         case "cancelled":
             return JobVerdict(state="cancelled", reason="user", error=outcome.error)
         case "unknown" | "broken_off":
@@ -130,6 +134,8 @@ def _answered(
                 f"the output has more than the endpoint's `output_max`, {rules.output_max} bytes"
             )
             return JobVerdict(state="failed", reason="output_too_large", error=error)
+        if ends_by_url(outcome, rules):
+            return _by_url(outcome, job, rules)
         return JobVerdict(state="completed")
     if is_turned_away(outcome, rules):
         return _turned_away(outcome, job, rules, now_ms, random)
@@ -139,6 +145,22 @@ def _answered(
     if code in rules.retry_codes or unclear:
         return _maybe_again(outcome, job, rules, now_ms, random, unclear=unclear)
     return _rejected(outcome)
+
+
+def ends_by_url(outcome: CallOutcome, rules: EndpointRules) -> bool:
+    """Whether an answer says that its job will be ended by URL: a 202, where the endpoint or the
+    answer itself has it so. Every other 2xx is the end of a job, a plain 202 too."""
+    is_meant = rules.completion == "url" or outcome.by_url
+    return is_meant and outcome.status_code == ACCEPTED and rules.progress
+
+
+def _by_url(outcome: CallOutcome, job: ClaimedJob, rules: EndpointRules) -> JobVerdict:
+    limit_ms = deadline_ms(job, rules, outcome.started_ms)
+    look_ms = limit_ms
+    if rules.heartbeat_timeout is not None:
+        answered_ms = outcome.started_ms + round(outcome.duration_ms)
+        look_ms = min(limit_ms, answered_ms + round(rules.heartbeat_timeout * 1000))
+    return JobVerdict(state="running", limit_ms=limit_ms, look_ms=look_ms)
 
 
 def _rejected(
@@ -253,6 +275,15 @@ def _timeout(job: ClaimedJob, rules: EndpointRules, now_ms: int) -> JobVerdict:
         return _past_life()
     error = f"it ran for longer than its run limit of {limit_s:g} s"
     return JobVerdict(state="timeout", reason="run_limit", error=error)
+
+
+def _silent(
+    outcome: CallOutcome, job: ClaimedJob, rules: EndpointRules, now_ms: int, random: float
+) -> JobVerdict:
+    """Give up a call that gave no sign of life: whether it runs on is unknown, and it is repeated
+    where what is unknown is."""
+    verdict = _maybe_again(outcome, job, rules, now_ms, random, unclear=True)
+    return verdict if verdict.state != "failed" else replace(verdict, reason="heartbeat")
 
 
 def _past_life() -> JobVerdict:

@@ -88,6 +88,9 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "delivery": word("at-least-once", "at-most-once"),
     "attempts": integer(1, 50),
     "repeat_within": seconds(0, _RUN_S_MAX),
+    "completion": word("response", "url"),
+    "progress": boolean,
+    "heartbeat_timeout": seconds(1, _RUN_S_MAX),
     "functions": items(matching(_NAME, "1 to 64 letters, digits or any of . _ -"), 1, 100),
     "priority_scope": word("customer", "endpoint"),
     "on_disconnect": word("cancel", "keep"),
@@ -101,13 +104,10 @@ _PLAIN: Final[Mapping[str, Read]] = {
 # What is not to be chosen yet, and what it is.
 _FIXED: Final[Mapping[str, tuple[Any, str]]] = {
     "kind": ("http", "must be http"),
-    "completion": ("response", "must be response: an answer is the end of a job"),
     "cancel": ("close", "must be close: the connection is closed"),
     "cool_down": (0, "must be 0: a place is free when its call has ended"),
-    "progress": (False, "must be false: calls report none"),
 }
 _ABSENT: Final[Mapping[str, str]] = {
-    "heartbeat_timeout": "leave it out: calls report no progress that could stop",
     "health": "leave it out: an upstream is known by its answers to calls",
     "wake": "leave it out: an upstream is found awake, or not reached",
     "expected_output": "leave it out: outputs are not told in advance",
@@ -189,6 +189,7 @@ def document_of(rules: EndpointRules, spelling: Spelling = "camel") -> dict[str,
     callback = {
         "policy": _shown_policy(rules.callback.policy),
         "destination": rules.callback.destination,
+        "events": None if rules.callback.events == ("end",) else list(rules.callback.events),
     }
     callback = {name: value for name, value in callback.items() if value is not None}
     if callback:
@@ -220,6 +221,7 @@ def _shown(name: str, value: Any) -> Any:
 
 _DURATIONS: Final = frozenset({
     "timeout", "timeout_max", "queue_timeout", "repeat_within", "expected_duration",
+    "heartbeat_timeout",
 })  # fmt: skip
 
 
@@ -283,6 +285,10 @@ class _Reading:
             if getattr(rules.keep, name) > rules.keep.job:
                 reason = "is longer than the job itself is kept (keep.job)"
                 raise RuleError(f"keep.{name}", None, reason)
+        for name in ("completion", "heartbeat_timeout"):
+            if not rules.progress and getattr(rules, name) not in ("response", None):
+                reason = f"needs the URLs that {self._spelled('progress')} = false leaves out"
+                raise RuleError(self._spelled(name), None, reason)
         if rules.retry.cap < rules.retry.base:
             raise RuleError("retry.cap", None, "is less than retry.base")
 
@@ -329,9 +335,8 @@ class _Reading:
 
     def callback(self, value: Any, path: str) -> dict[str, Any]:
         name = matching(_NAME, "the name of a registered destination")
-        events = items(word("end"), 1, 4)
+        events = items(word("start", "progress", "output", "end"), 1, 4)
         fields = self._inner(value, path, policy=self._policy, destination=name, events=events)
-        fields.pop("events", None)
         return {"callback": CallbackDefaults(**fields)}
 
     def headers(self, value: Any, path: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.policy import Policy
 from dispatcher.values import Delivery, Headers, Unopened
@@ -134,6 +135,7 @@ CallKind = Literal[
     "unknown",  # lost after the request, or a part of it, went out
     "broken_off",  # the answer broke off after its status line
     "timeout",  # the run limit or its own time to live passed
+    "silent",  # no sign of life for longer than its endpoint's heartbeat_timeout
     "too_large",  # an answer longer than the endpoint takes
     "cancelled",  # closed because the job was cancelled or lost
     "interrupted",  # closed by us: we stop, or lacked something ourselves (D21)
@@ -168,6 +170,7 @@ class CallOutcome:
     detail: str | None = None
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
     no_retry: bool = False  # the upstream's `Postback-Retry: no`
+    by_url: bool = False  # the upstream's `Postback-Complete: url`
     lack: str | None = None  # of an interrupted one: what we lacked, in one word
 
 
@@ -176,7 +179,9 @@ class JobVerdict:
     """What follows from a call: the job's next state and the reason beside it; for another call
     when it is due, when it ends unless that has begun (None: as before), and whether a try was
     spent. `turned_away`, in any state, is what its endpoint's window and hold learn from it, and
-    counts against the job while others were answered: see `jobs.health`."""
+    counts against the job while others were answered: see `jobs.health`. Of one that its upstream
+    is to end by URL (`running`) `limit_ms` is when its run limit is over, and `look_ms` when it is
+    looked at before."""
 
     state: JobState
     reason: JobReason | None = None
@@ -185,6 +190,29 @@ class JobVerdict:
     spent: bool = False
     turned_away: bool = False
     error: str | None = None  # to show; of a failed one with a body, the body is its error
+    limit_ms: int | None = None
+    look_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobByUrl:
+    """A job whose call is out, to be ended by its upstream: `called_ms` is since when, `limit_ms`
+    when its run limit is over (None while a process holds its call), and `sign_ms` when it last
+    gave a sign of life, by this process's clock."""
+
+    job: ClaimedJob
+    called_ms: int
+    limit_ms: int | None
+    sign_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Progress of a job, under the claim that its upstream was called under."""
+
+    job: str
+    claim: int
+    progress: Progress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,3 +342,4 @@ class Job:
     ticket: int
     output: Output | None = None
     unopened: Unopened | None = None
+    progress: Progress | None = None  # of its present run's last call, where that is asked for

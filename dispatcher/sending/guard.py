@@ -42,7 +42,7 @@ class UpstreamGuard:
         networks = settings.upstream_networks
         self._egress = Egress(networks or PRIVATE, only=bool(networks), never=METADATA)
         self._ports = {settings.port} - {0}
-        self._names = _public(settings.public_url)
+        self._names = _public(settings.public_url) | _public(settings.upstream_callback_url)
         self._database = tuple(
             (host.lower().rstrip("."), port) for host, port in addresses(settings.database_url)
         )

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, TypeAlias
 
@@ -60,6 +60,8 @@ _OURS: Final = (
     "x-job-last-attempt",
     "x-job-deadline",
     "x-job-function",
+    "x-job-progress-url",
+    "x-job-complete-url",
     "idempotency-key",
     ID_HEADER,
     TIMESTAMP_HEADER,
@@ -83,14 +85,17 @@ _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
-    `secrets` sign it; without any it goes out unsigned. `on_sent` is called, if given, once the
-    request is out whole, or is made and is short: this call needs its job's body no more."""
+    `secrets` sign it; without any it goes out unsigned. `progress_url` and `complete_url` are where
+    its upstream tells of it, if it may. `on_sent` is called, if given, once the request is out
+    whole, or is made and is short: this call needs its job's body no more."""
 
     job: ClaimedJob
     rules: EndpointRules
     deadline_ms: int
     secrets: Secrets | None = None
     on_sent: Callable[[], None] | None = None
+    progress_url: str | None = field(default=None, repr=False)
+    complete_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +135,11 @@ async def request_of(
         ("X-Job-Deadline", iso(call.deadline_ms)),
         ("Idempotency-Key", key),
     ]
+    if call.progress_url is not None and call.complete_url is not None:
+        headers += [
+            ("X-Job-Progress-Url", call.progress_url),
+            ("X-Job-Complete-Url", call.complete_url),
+        ]
     if call.secrets is not None:
         headers += signing.headers(
             message_id=key,

@@ -79,6 +79,7 @@ _IDLE_MAX: Final = 256  # idle connections
 _WHOLE_BODY_BYTES_MAX: Final = 2**20  # aiohttp copies larger ones in pieces, given as a file
 _ERROR_BYTES_MAX: Final = 64 * 1024  # of a body that is too large, and says what went wrong
 _RETRY_HEADER: Final = "Postback-Retry"
+_COMPLETE_HEADER: Final = "Postback-Complete"
 _FAULT: Final = "fault"
 
 
@@ -184,6 +185,7 @@ class Upstreams:
             detail=met.detail,
             retry_after_ms=None if head is None else self._retry_after_ms(head),
             no_retry=head is not None and _forbids_retry(head),
+            by_url=head is not None and _ends_by_url(head),
             lack=met.lack,
         )
         exchange.forget()
@@ -353,6 +355,10 @@ def _output(kind: CallKind, exchange: Exchange) -> Output | None:
 
 def _forbids_retry(head: aiohttp.ClientResponse) -> bool:
     return head.headers.get(_RETRY_HEADER, "").strip().lower() == "no"
+
+
+def _ends_by_url(head: aiohttp.ClientResponse) -> bool:
+    return head.headers.get(_COMPLETE_HEADER, "").strip().lower() == "url"
 
 
 def _at(url: str, path: str) -> str:

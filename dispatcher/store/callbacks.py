@@ -226,6 +226,11 @@ def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
     raise Conflict(f"{callback} changes at this moment; try again")
 
 
+def let_be_last(tx: Tx, callback: str) -> None:
+    """Let the running attempt of a delivery, if there is one, be its last."""
+    tx.run(_CANCEL_SENDING, callback)
+
+
 def finish(tx: Tx, ids: Sequence[str], state: State, *, error: str | None, now_ms: int) -> int:
     """End those of these deliveries that are pending; `error` None keeps the last one. Returns how
     many that were."""

@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 13  # the first that has what is asked for here
+SCHEMA: Final = 15  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -97,6 +97,12 @@ ENDPOINT_SECRETS: Final = Column(
     tenant="t.endpoint",
     in_use=SECRETS.in_use,
 )
+LINK_KEYS: Final = Column(
+    table="link_keys",
+    name="value",
+    what="keys of links",
+    tenant="''",
+)
 JOB_OPTIONS: Final = Column(
     table="jobs",
     name="options",
@@ -142,7 +148,8 @@ INPUTS: Final = Bodies(table="inputs", id="job", owner="jobs", bytes="c.input_by
 OUTPUTS: Final = Bodies(
     table="outputs", id="job", owner="jobs", bytes="coalesce(c.output_bytes, 0)"
 )
-ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PAYLOAD_BODIES)
+PROGRESS: Final = Bodies(table="job_progress", id="job", owner="jobs", bytes="0")
+ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PROGRESS, PAYLOAD_BODIES)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Those with many go last, and bodies with what they belong to.
 COLUMNS: Final[tuple[Column, ...]] = (
@@ -151,6 +158,7 @@ COLUMNS: Final[tuple[Column, ...]] = (
     DESTINATIONS,
     ENDPOINTS,
     ENDPOINT_SECRETS,
+    LINK_KEYS,
 )
 LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, JOB_SECRETS, PAYLOADS, CALLBACK_SECRETS)
 

@@ -357,7 +357,7 @@ async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
                 await waiters.wait_in_place(job.id, min(look_s, left_s))
                 look_s = min(look_s * 2, _LOOK_S_MAX)
                 before, job = job, await jobs.find(call)
-                if (job.state, job.run) != (before.state, before.run):
+                if _seen(job) != _seen(before):
                     yield events.event(await _status(call, job))
                     look_s, told_s = _LOOK_S, time.monotonic()
                 elif time.monotonic() - told_s >= _KEEP_ALIVE_S:
@@ -366,6 +366,11 @@ async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
     except Exception as error:  # the status of the answer is said already
         refusal = to_refusal(error, call.request.id)
         yield events.event(encode(refusal.document(call.request.id)), "error")
+
+
+def _seen(job: Job) -> tuple[object, ...]:
+    """Return what a change of is worth an update."""
+    return job.state, job.run, job.progress
 
 
 # --- changing ---

@@ -11,7 +11,7 @@ from dispatcher.jobs.states import FINAL, JobReason, JobState
 from dispatcher.jobs.told import End
 from dispatcher.jobs.values import Job
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.jobs import measures, rows, untold
+from dispatcher.store.jobs import events, measures, rows, untold
 from dispatcher.store.jobs.settle import drop_outputs
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.touched import Touched
@@ -21,7 +21,7 @@ from dispatcher.store.tx import Tx
 from dispatcher.values import NewCallback, Unopened
 
 _FOUND = f"""
-SELECT claim, interruptions, process, queue, lane, ends_ms, secret,
+SELECT claim, interruptions, process, queue, lane, ends_ms, secret, event,
        epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
 FROM jobs WHERE id
 """
@@ -32,7 +32,7 @@ class Found:
     """A job as it stands in the running transaction; `present` unless its queue was purged since it
     was queued. `ends_ms` is when its time to live has passed, if it has one. `secret` is its
     callback's; `is_bare`: it had one, for whatever, that is gone. `untellable`: why its end cannot
-    be told, where to or how it is signed."""
+    be told, where to or how it is signed. `event` is the callback that told last what it does."""
 
     job: Job
     claim: int
@@ -44,6 +44,7 @@ class Found:
     secret: str | None = field(default=None, repr=False)
     is_bare: bool = False
     untellable: Unopened | None = None
+    event: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +64,7 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
     if not ids:
         return []
     found: dict[str, Found] = {}
-    for claim, interruptions, process, queue, lane, ends_ms, stored, present, *row in tx.all(
+    for claim, interruptions, process, queue, lane, ends_ms, stored, event, present, *row in tx.all(
         _FOUND + tx.job_statements.IN, tx.ids(ids)
     ):
         job = rows.job(tx, tuple(row))
@@ -84,6 +85,7 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
                 secret=secret,
                 is_bare=stored == rows.SECRET_GONE,
                 untellable=untellable,
+                event=event,
             )
     return [found[id] for id in ids if id in found]
 
@@ -133,6 +135,7 @@ def end(
     begun = [one.job for one in ended if one.job.state == "running"]
     measures.stopped(tx, begun, failed=ending.state != "completed", now_ms=now_ms)
     drop_outputs(tx, [one.job.id for one in ended if one.job.output_bytes is not None])
+    events.forget(tx, [one.event for one in ended], now_ms=now_ms)
     tell(tx, [SubmitRequest(callback, handover=False) for callback in told.values()], rules)
     return ended
 

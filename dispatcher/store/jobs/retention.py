@@ -43,7 +43,7 @@ _DUE: Final = (
 )
 # What signs a callback that could not be told yet stays until it is.
 _LEFT: Final = "CASE WHEN EXISTS (SELECT 1 FROM job_untold WHERE job = jobs.id) THEN secret END"
-_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags", "job_untold")
+_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags", "job_progress", "job_untold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

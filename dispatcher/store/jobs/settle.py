@@ -12,7 +12,7 @@ from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
-from dispatcher.store.jobs import measures, rows, untold
+from dispatcher.store.jobs import by_url, events, measures, rows, untold
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.untold import Untold
@@ -30,7 +30,8 @@ _health_columns: Final = attrgetter(*(field.name for field in fields(Health)))
 _HELD: Final = """
 SELECT j.id, j.claim, j.state, j.process, j.callback, j.output_bytes,
        l.endpoint, l.queued, l.epoch, l.concurrency, l.adaptive, l."window", l.failures,
-       l.failing_since_ms, l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+       l.failing_since_ms, l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold,
+       j.event
 FROM jobs j LEFT JOIN endpoint_load l ON l.endpoint = j.endpoint WHERE j.id
 """
 
@@ -43,6 +44,7 @@ class _Held:
     process: str | None
     callback: str | None
     output_bytes: int | None
+    event: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,14 @@ def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
     was settled by this very settlement, in a commit whose reply was lost.
     """
     found = tx.all(_HELD + tx.job_statements.IN, tx.ids(end.settlement.job.id for end in ends))
-    held = {(row[0], row[1]): _Held(*row[2:6]) for row in found}
+    held = {(row[0], row[1]): _Held(row[2], row[3], row[4], row[5], row[-1]) for row in found}
     current: dict[str, JobEnd] = {}
     for end in ends:
         job = end.settlement.job
         of_claim = held.get((job.id, job.claim))
-        if of_claim is not None and of_claim.state == "running" and tx.holds_endpoint(job.endpoint):
+        if of_claim is None or of_claim.state != "running" or _is_let_go(end, of_claim):
+            continue
+        if tx.holds_endpoint(job.endpoint):
             current.setdefault(job.id, end)
     told: dict[str, Submitted] = {}
     if current:
@@ -79,12 +83,18 @@ def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
     return [_result(end, current, held, told) for end in ends]
 
 
+def _is_let_go(end: JobEnd, held: _Held) -> bool:
+    """Whether a job that its upstream is to end by URL was let go of before: in a commit whose
+    reply was lost."""
+    return end.settlement.verdict.state == "running" and held.process is None
+
+
 def _loads(found: Sequence[Row]) -> dict[str, _Load]:
     loads: dict[str, _Load] = {}
     for row in found:
         if row[6] is not None and row[6] not in loads:
             queued, epoch, concurrency, adaptive = row[7:11]
-            loads[row[6]] = _Load(queued, epoch, concurrency, bool(adaptive), Health(*row[11:]))
+            loads[row[6]] = _Load(queued, epoch, concurrency, bool(adaptive), Health(*row[11:-1]))
     return loads
 
 
@@ -98,7 +108,7 @@ def _result(
         delivery = None if submitted is None else submitted.delivery
         return SettledJob(recorded=True, state=verdict.state, callback=callback, delivery=delivery)
     before = held.get((job.id, job.claim))
-    if before is None or before.state == "running":
+    if before is None or (before.state == "running" and not _is_let_go(end, before)):
         return SettledJob(recorded=False, state=verdict.state)
     return SettledJob(recorded=True, state=before.state, callback=before.callback)
 
@@ -107,6 +117,12 @@ def _record(
     tx: Tx, ends: Sequence[JobEnd], held: Holds, loads: Mapping[str, _Load], rules: Rules
 ) -> dict[str, Submitted]:
     alone = _apply_to_health(tx, [end.settlement for end in ends], loads)
+    on = [end.settlement for end in ends if end.settlement.verdict.state == "running"]
+    if on:
+        by_url.let_go(tx, on)
+        ends = [end for end in ends if end.settlement.verdict.state != "running"]
+        if not ends:
+            return {}
     tx.bulk(
         tx.job_statements.SETTLE_JOBS,
         [_settled_row(tx, end, alone=end.settlement.job.id in alone) for end in ends],
@@ -119,6 +135,10 @@ def _record(
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
     _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
     measures.settled(tx, [end.settlement for end in ends])
+    for end in ends:
+        event = held[end.settlement.job.id, end.settlement.job.claim].event
+        if event is not None:
+            events.forget(tx, [event], now_ms=end.settlement.now_ms)
     for end in ends:
         job, state = end.settlement.job, end.settlement.verdict.state
         tx.changes.job_moved(job.tenant, "running", state)

@@ -30,25 +30,31 @@ from dispatcher.jobs.values import (
     HeldJob,
     Job,
     JobAttempt,
+    JobByUrl,
     JobClaimRequest,
     JobSettlement,
     NewJob,
     Output,
+    Report,
     SettledJob,
     SubmittedJob,
 )
 from dispatcher.store.database import PLATFORM
 from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs import (
+    by_url,
     change,
     clocks,
     endpoint_secrets,
     endpoints,
     erase,
+    events,
     expiry,
+    link_keys,
     load,
     measures,
     processes,
+    progress,
     purge,
     repair,
     retention,
@@ -66,7 +72,7 @@ from dispatcher.store.lanes import Lanes, none, of_tenant
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
 from dispatcher.store.tenants import Erasure
 from dispatcher.store.tx import Tx
-from dispatcher.values import NewCallback, SigningSecret
+from dispatcher.values import LinkKey, NewCallback, SigningSecret
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
@@ -292,6 +298,72 @@ class JobStore:
             # It may be the callback: now a savepoint is worth it, as it is not for all.
             settled = await self._commit(replace(end, isolated=True), None)
         return settled
+
+    # --- what upstreams tell themselves ---
+
+    async def report(self, reports: Sequence[Report]) -> Collection[tuple[str, int]]:
+        """Note what was reported of jobs, each under its claim; returns the claims (a job's id and
+        its claim) that are current: of others nothing is changed."""
+        return await self._write(lambda tx: progress.report(tx, reports))
+
+    async def signs(self, claims: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """Return how many reports came under each of these claims, where any did."""
+        found: Mapping[tuple[str, int], int] = await self._read(
+            lambda tx: progress.signs(tx, claims), SERVICE
+        )
+        return found
+
+    async def running(self, job: str, claim: int, *, now_ms: int) -> JobByUrl | None:
+        """Return a job that runs under this claim, without its input, whether a process holds it
+        or its upstream is to end it by URL; None where none does."""
+        # By a writer: times are by this process's clock.
+        return await self._write(lambda tx: by_url.running(tx, job, claim, now_ms=now_ms))
+
+    async def ended_under(self, job: str, claim: int) -> tuple[str, JobState] | None:
+        """Return whose job it is that ended under this claim by an answer or by its upstream's
+        word, and how; None where it did not."""
+        found: tuple[str, JobState] | None = await self._read(
+            lambda tx: by_url.ended_under(tx, job, claim), SERVICE
+        )
+        return found
+
+    async def late_by_url(self, *, now_ms: int, limit: int) -> Sequence[JobByUrl]:
+        """Return jobs that no process holds and that are to be looked at: their run limit is over,
+        or they may have given no sign of life."""
+        at_ms = now_ms + self._skew_ms()
+        if not await self._read(lambda tx: by_url.any_late(tx, now_ms=at_ms), SERVICE):
+            return []
+        return await self._write(lambda tx: by_url.late(tx, now_ms=now_ms, limit=limit))
+
+    async def look_later(self, job: str, claim: int, *, look_ms: int) -> None:
+        """Look at such a job later: it lives."""
+        await self._write(lambda tx: by_url.look_later(tx, job, claim, look_ms))
+
+    async def tell_event(self, job: str, claim: int, new: NewCallback, *, now_ms: int) -> bool:
+        """Tell what a job does, unless it does not run under this claim any more, in place of what
+        was told of it before and has not gone out; returns whether it was. What ends the job keeps
+        it from going out. Raises what keeps a callback from being taken."""
+        touched = of_jobs([job])
+        return await self._write(
+            lambda tx: events.tell(tx, job, claim, new, touched, self._rules, now_ms=now_ms),
+            lanes=touched,
+        )
+
+    # --- the keys of links ---
+
+    async def ensure_link_key(self, new: LinkKey) -> Sequence[LinkKey]:
+        """Return the keys of links and tokens that are good, the newest one first: `new`, where
+        there was none."""
+        found: Sequence[LinkKey] = await self._read(link_keys.keys, SERVICE)
+        return found or await self._write(lambda tx: link_keys.ensure(tx, new))
+
+    async def rotate_link_key(
+        self, new: LinkKey, *, entries: Sequence[Entry] = ()
+    ) -> Sequence[LinkKey]:
+        """Make links and tokens with `new`; those of the key before it stay good. Returns both."""
+        return await self._write(lambda tx: link_keys.rotate(tx, new), entries=entries)
+
+    # --- places ---
 
     async def freed(self, jobs: Sequence[ClaimedJob | HeldJob]) -> None:
         """Free the places of jobs that were ended while they ran, now that their calls have ended:

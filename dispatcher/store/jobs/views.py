@@ -8,19 +8,21 @@ from dispatcher.jobs.looks import JobInput
 from dispatcher.jobs.states import STATES, JobState
 from dispatcher.jobs.values import Job, JobAttempt, Output
 from dispatcher.store.errors import InputGone, NotFound, PayloadGone
-from dispatcher.store.jobs import rows
+from dispatcher.store.jobs import progress, rows
 from dispatcher.store.sealing import INPUTS, OUTPUTS
 from dispatcher.store.tx import JOB_COUNT, Tx
 
 
 def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
-    """Return a job, with its `output` where that is asked for and there. Raises NotFound, for
-    another tenant's just the same, and CannotUnseal for the output."""
+    """Return a job, with its `output` where that is asked for and there, and what was reported of
+    it. Raises NotFound, for another tenant's just the same, and CannotUnseal for the output."""
     row = tx.one(f"SELECT {rows.JOB} FROM jobs WHERE id = ? AND tenant = ?", job, tenant)
     if row is None:
         raise NotFound(f"there is no job {job}")
     found = rows.job(tx, row)
-    return replace(found, output=_output(tx, found)) if output else found
+    if not output:
+        return found
+    return replace(found, output=_output(tx, found), progress=progress.of_job(tx, found))
 
 
 def _output(tx: Tx, job: Job) -> Output | None:

@@ -51,6 +51,8 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "inputs": ("job",),
     "outputs": ("job",),
     "job_attempts": ("job", "run", "n"),
+    "job_progress": ("job",),
+    "link_keys": ("id",),
     "job_tags": ("tenant", "key", "value", "job"),
     "job_untold": ("job", "run"),
     "durations": ("endpoint", "day", "what", "bucket"),

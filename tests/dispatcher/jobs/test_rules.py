@@ -73,11 +73,12 @@ WRITTEN: dict[str, Any] = {
     "headers": {"Authorization": "env:DISPATCHER_UPSTREAM_TOKEN"},
     "signing_secret": "file:model.key",
     "cancel": "close",
-    "progress": False,
+    "progress": True,
     "retry": {"base": 1, "factor": 2, "cap": 60},
     "callback": {"policy": "runpod", "destination": "billing", "events": ["end"]},
     "price": {"per_second": 0.0026},
     "expected_duration": 60,
+    "heartbeat_timeout": 60,
     "tenants": ["*"],
 }
 RULES = EndpointRules(
@@ -91,6 +92,7 @@ RULES = EndpointRules(
     callback=CallbackDefaults(policy="runpod", destination="billing"),
     price_per_second=0.0026,
     expected_duration=60,
+    heartbeat_timeout=60,
 )
 
 
@@ -131,7 +133,7 @@ def test_what_is_not_written_has_the_tables_default() -> None:
         name: value
         for name, value in WRITTEN.items()
         if name not in {"rate", "timeout", "timeout_max", "schema", "headers", "signing_secret",
-                        "callback", "price", "expected_duration"}
+                        "callback", "price", "expected_duration", "heartbeat_timeout"}
     }  # fmt: skip
     assert read(defaults, spelling="snake") == EndpointRules(url=URL)
 
@@ -173,17 +175,15 @@ def test_an_unknown_field_is_refused_with_the_nearest(name: str, near: str | Non
     [
         ("kind", "runpod", "must be http"),
         ("kind", "cog", "must be http"),
-        ("completion", "url", "must be response"),
+        ("completion", "never", "must be"),
         ("cancel", {"method": "POST", "path": "/x"}, "must be close"),
         ("coolDown", 5, "must be 0"),
         ("coolDown", False, "must be 0"),
-        ("progress", True, "must be false"),
-        ("progress", 0, "must be false"),
-        ("heartbeatTimeout", 60, "leave it out"),
+        ("progress", 0, "must be"),
         ("health", {"path": "/health"}, "leave it out"),
         ("wake", {"url": URL}, "leave it out"),
         ("expectedOutput", "1MiB", "leave it out"),
-        ("callback.events", ["start", "end"], "must be end"),
+        ("callback.events", ["begin", "end"], "must be"),
     ],
 )
 def test_what_comes_later_is_refused_with_what_is_possible(
@@ -193,6 +193,23 @@ def test_what_comes_later_is_refused_with_what_is_possible(
     error = refused(**{outer: {inner: value} if inner else value})
     assert error.field.startswith(field)
     assert reason in error.reason
+
+
+def test_what_upstreams_may_tell_is_read_and_shown() -> None:
+    """Completion by URL, signs of life and events: in both spellings, and kept as they are."""
+    rules = read(
+        {"url": URL, "completion": "url", "heartbeatTimeout": "1m",
+         "callback": {"events": ["start", "progress", "end"]}}
+    )  # fmt: skip
+    assert (rules.completion, rules.heartbeat_timeout) == ("url", 60)
+    assert rules.callback.events == ("start", "progress", "end")
+    assert load_rules(dump_rules(rules)) == rules
+    assert read(document_of(rules)) == rules
+
+
+@pytest.mark.parametrize("more", [{"completion": "url"}, {"heartbeatTimeout": 60}])
+def test_what_needs_the_urls_of_a_call_is_refused_without_them(more: Any) -> None:
+    assert "progress = false" in refused(progress=False, **more).reason
 
 
 def test_an_output_above_a_mebibyte_is_refused_with_the_reason() -> None:

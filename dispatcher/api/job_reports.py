@@ -1,0 +1,231 @@
+"""What upstreams tell of the jobs that they run: how far they are, and their ends. No key is asked
+for: what stands in the path is good for one call of one job alone, and for no longer than that."""
+
+from typing import Annotated, Final
+
+from msgspec import UNSET, Meta, Raw, UnsetType
+from starlette.responses import Response
+
+from dispatcher import ids
+from dispatcher.api import json
+from dispatcher.api.call import Call
+from dispatcher.api.errors import ApiError
+from dispatcher.api.json import respond
+from dispatcher.api.route import Operation, Parameter
+from dispatcher.gateway.by_url import Told
+from dispatcher.gateway.reports import Said, TooManyReports
+from dispatcher.jobs import told
+from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
+from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress
+from dispatcher.jobs.states import JobState
+from dispatcher.jobs.tokens import Grant, Purpose
+from dispatcher.jobs.values import Output
+from dispatcher.sending.response import kept_type
+from dispatcher.store.errors import CannotUnseal, NotFound, PayloadGone
+from dispatcher.wire import Shape, View
+from receiver.base.http import invalid, read_query
+
+PIECE_BYTES_MAX: Final = 1024 * 1024
+"""The longest piece of an output that one report may carry."""
+_REPORT_BYTES_MAX: Final = PIECE_BYTES_MAX + 128 * 1024
+_LOG_CHARS_MAX: Final = 64 * 1024
+_ID: Final = "/v1/jobs/{id}"
+_FORM: Final = "application/x-www-form-urlencoded"  # what curl says of anything
+_JSON: Final = "application/json"
+_TEXT: Final = "text/plain; charset=utf-8"
+_SOON_S: Final = 1
+
+
+class ProgressReport(Shape, frozen=True, kw_only=True):
+    """What has changed; what is left out stays as it was reported before. With nothing in it the
+    report is a mere sign of life. `output` is a piece of the job's output, and `log` a line of its
+    log."""
+
+    progress: Annotated[float, Meta(ge=0, le=100)] | None = None
+    current_step: Annotated[str, Meta(max_length=STEP_CHARS_MAX)] | None = None
+    metadata: (
+        Annotated[
+            Raw,
+            Meta(
+                description="An object of the upstream's own, of 16 KiB at most.",
+                extra_json_schema={"type": "object"},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    output: Annotated[Raw, Meta(description="Any JSON.")] | UnsetType = UNSET
+    log: Annotated[str, Meta(max_length=_LOG_CHARS_MAX)] | None = None
+
+
+class CompletedView(View, frozen=True, kw_only=True):
+    """A job that its upstream ended."""
+
+    id: str
+    status: JobState
+
+
+@Operation(
+    "POST",
+    f"{_ID}/progress/{{token}}",
+    tag="jobs",
+    body=ProgressReport,
+    body_optional=True,
+    example={"progress": 40, "currentStep": "rendering page 4"},
+    responses={204: None},
+    errors=("NOT_FOUND", "CONFLICT", "RATE_LIMITED", "PAYLOAD_TOO_LARGE"),
+)
+async def progress(call: Call) -> Response:
+    """Tell how far a job is.
+
+    For its upstream, which gets this URL with each call (`X-Job-Progress-Url`). It is good for that
+    call alone: 409 says that the job does not run by it any more, and that whatever is still done
+    for it may stop. Reports are kept together, and written twice a second at most.
+    """
+    grant = _granted(call, "progress")
+    raw = await call.body(_REPORT_BYTES_MAX)
+    report = ProgressReport()
+    if raw:
+        depth_max = call.context.settings.json_depth_max
+        report = json.decode(json.decoder(ProgressReport), raw, depth_max=depth_max)
+    if not await _taken(call, grant, _said(call, report)):
+        raise _late(grant)
+    return Response(status_code=204)
+
+
+@Operation(
+    "POST",
+    f"{_ID}/complete/{{token}}",
+    tag="jobs",
+    media=("*/*",),
+    parameters=(
+        Parameter(
+            name="status",
+            about="How it ended: `completed` (by default) or `failed`; then the body is its error.",
+            type=Told,
+        ),
+    ),
+    responses={200: CompletedView},
+    errors=("NOT_FOUND", "CONFLICT", "RATE_LIMITED", "PAYLOAD_TOO_LARGE", "CANNOT_UNSEAL"),
+)
+async def complete(call: Call) -> Response:
+    """End a job by its upstream's word.
+
+    For its upstream, which gets this URL with each call (`X-Job-Complete-Url`): the body, of
+    whatever type, is the job's output. The first word counts, be it this or the answer to the call;
+    to say the same again is fine, and 409 says that the job ended otherwise, or runs anew.
+    """
+    grant = _granted(call, "complete")
+    query = read_query(call.request.query, ("status",))
+    said = query.get("status", "completed")
+    if said not in ("completed", "failed"):
+        raise invalid("status", said, "must be completed or failed")
+    by_url = call.context.gateway.engine.by_url
+    one = await by_url.running(grant.job, grant.claim)
+    if one is not None and one.job.unopened is not None:
+        raise CannotUnseal(one.job.unopened)
+    bytes_max = OUTPUT_BYTES_MAX if one is None else by_url.rules(one.job.endpoint).output_max
+    output = _output(call, await call.body(bytes_max))
+    state: JobState = said  # type: ignore[assignment]  # one of two of them
+    if one is not None:
+        completed = await by_url.complete(one, _told(said), output)
+        if completed.taken:
+            return _completed(grant, state)
+    if not await _was_told(call, grant, state, output):
+        raise _late(grant)
+    return _completed(grant, state)
+
+
+def _told(said: str) -> Told:
+    return "failed" if said == "failed" else "completed"
+
+
+def _completed(grant: Grant, state: JobState) -> Response:
+    return respond(CompletedView(id=ids.spelled(grant.job, "v1"), status=state))
+
+
+def _granted(call: Call, purpose: Purpose) -> Grant:
+    """Return what the token in the path stands for; nothing is looked up for that. Raises ApiError:
+    404 for one that is none of ours, 409 for one whose time is over, 429 for too many."""
+    id = ids.parse_job_id(call.path["id"])
+    call.request.holder = f"@{call.request.peer}"
+    links, reports = call.context.gateway.links, call.context.gateway.reports
+    grant = None if id is None else links.read(purpose, id, call.path["token"])
+    if grant is None:
+        raise ApiError("NOT_FOUND", "there is no such URL of a job")
+    try:
+        reports.admit(grant.job, call.request.peer)
+    except TooManyReports:
+        raise _too_many() from None
+    if grant.expires_ms <= call.now_ms:
+        raise _late(grant)
+    return grant
+
+
+async def _taken(call: Call, grant: Grant, said: Said) -> bool:
+    try:
+        return await call.context.gateway.reports.take(grant, said)
+    except TooManyReports:
+        raise _too_many() from None
+
+
+def _said(call: Call, report: ProgressReport) -> Said:
+    at_ms = call.now_ms
+    metadata = None
+    if report.metadata is not UNSET and bytes(report.metadata) != b"null":
+        raw = bytes(report.metadata)
+        if not raw.startswith(b"{"):
+            raise invalid("metadata", None, "must be an object")
+        if len(raw) > METADATA_BYTES_MAX:
+            raise invalid("metadata", None, f"must be at most {METADATA_BYTES_MAX} bytes")
+        metadata = raw.decode()
+    output = None if report.output is UNSET else bytes(report.output)
+    if output is not None and len(output) > PIECE_BYTES_MAX:
+        raise invalid("output", None, f"must be at most {PIECE_BYTES_MAX} bytes")
+    step = None if report.current_step is None else report.current_step.replace("\0", "\ufffd")
+    return Said(
+        progress=Progress(
+            percent=report.progress, step=step, metadata=metadata, since_ms=at_ms, at_ms=at_ms
+        ),
+        output=output,
+        log=report.log,
+    )
+
+
+def _output(call: Call, body: bytes) -> Output:
+    """Return what was sent as an output: of a type that says nothing, JSON where it is that."""
+    given = call.header(b"content-type")
+    if given is None or given.partition(";")[0].strip().lower() == _FORM:
+        as_json = Output(body=body, content_type=_JSON)
+        is_json = told.spliced(as_json, len(body)) == body.strip()
+        given = _JSON if is_json else _TEXT
+    return Output(body=body, content_type=kept_type(given))
+
+
+async def _was_told(call: Call, grant: Grant, state: JobState, output: Output) -> bool:
+    """Whether a job ended under this claim, and just so: what was said again was said before."""
+    store = call.context.store.jobs
+    ended = await store.ended_under(grant.job, grant.claim)
+    if ended is None or ended[1] != state:
+        return False
+    try:
+        stored = await store.output(ended[0], grant.job)
+    except (NotFound, PayloadGone):
+        return not output.body
+    return stored.body == output.body
+
+
+def _late(grant: Grant) -> ApiError:
+    id = ids.spelled(grant.job, "v1")
+    message = f"{id} does not run by this call any more: whatever is done for it may stop"
+    return ApiError("CONFLICT", message, details={"id": id})
+
+
+def _too_many() -> ApiError:
+    return ApiError(
+        "RATE_LIMITED",
+        "more than is taken in a second; the last one counts, so send fewer",
+        headers={"Retry-After": str(_SOON_S)},
+    )
+
+
+OPERATIONS: Final = (progress, complete)

@@ -1,0 +1,111 @@
+"""Jobs that their upstreams end by URL: what such a request comes to, and what becomes of those
+whose time is over without one. No process holds them; whoever is asked settles, under the claim."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dispatcher.gateway.caller import SILENT
+from dispatcher.gateway.endpoints import EndpointBook
+from dispatcher.gateway.ends import UNKNOWN_RULES, Ends
+from dispatcher.jobs.endpoint import EndpointRules
+from dispatcher.jobs.judge import judge
+from dispatcher.jobs.states import JobState
+from dispatcher.jobs.values import CallOutcome, JobByUrl, JobSettlement, JobVerdict, Output
+from dispatcher.store.jobs.store import JobStore
+
+OVER: Final = "it was not completed in time"
+Told = Literal["completed", "failed"]
+_CODES: Final[dict[Told, int]] = {"completed": 200, "failed": 500}
+SLICE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a completion came to: `taken`, or the state that the job has come to otherwise."""
+
+    taken: bool
+    state: JobState
+
+
+class ByUrl:
+    """Ends such jobs, through `ends`."""
+
+    def __init__(
+        self,
+        store: JobStore,
+        book: EndpointBook,
+        ends: Ends,
+        *,
+        clock: Callable[[], int],
+        chance: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._book = book
+        self._ends = ends
+        self._clock = clock
+        self._chance = chance
+
+    async def running(self, job: str, claim: int) -> JobByUrl | None:
+        """Return a job that runs under this claim, None where none does."""
+        return await self._store.running(job, claim, now_ms=self._clock())
+
+    def rules(self, endpoint: str) -> EndpointRules:
+        """Return an endpoint's rules; those of nothing in particular where it was removed."""
+        found = self._book.get(endpoint)
+        return UNKNOWN_RULES if found is None else found.rules
+
+    async def complete(self, one: JobByUrl, told: Told, output: Output) -> Completed:
+        """End a job as its upstream says; the first word counts. Raises what the database does:
+        then it may be said again."""
+        at_ms = self._clock()
+        outcome = CallOutcome(
+            kind="answered",
+            sent=True,
+            started_ms=one.called_ms,
+            duration_ms=float(max(0, at_ms - one.called_ms)),
+            status_code=_CODES[told],
+            output=output,
+        )
+        verdict = JobVerdict(state="completed")
+        if told == "failed":
+            error = None if output.body else "the upstream reported that it failed"
+            verdict = JobVerdict(state="failed", reason="rejected", error=error)
+        settlement = JobSettlement(
+            job=one.job, outcome=outcome, verdict=verdict, random=self._chance(), now_ms=at_ms
+        )
+        settled = await self._ends.record_once(settlement, self.rules(one.job.endpoint))
+        return Completed(settled.recorded and settled.state == told, settled.state)
+
+    async def look(self, *, limit: int = SLICE) -> bool:
+        """End those whose run limit is over, and those that gave no sign of life for longer than
+        their endpoints allow; returns whether there may be more."""
+        late = await self._store.late_by_url(now_ms=self._clock(), limit=limit)
+        for one in late:
+            await self._look_at(one)
+        return len(late) >= limit
+
+    async def _look_at(self, one: JobByUrl) -> None:
+        job, at_ms, rules = one.job, self._clock(), self.rules(one.job.endpoint)
+        limit_ms = at_ms if one.limit_ms is None else one.limit_ms
+        silent_ms = limit_ms
+        if rules.heartbeat_timeout is not None:
+            silent_ms = one.sign_ms + round(rules.heartbeat_timeout * 1000)
+        look_ms = min(limit_ms, silent_ms)
+        if look_ms > at_ms:
+            await self._store.look_later(job.id, job.claim, look_ms=look_ms)
+            return
+        is_over = limit_ms <= at_ms
+        outcome = CallOutcome(
+            kind="timeout" if is_over else "silent",
+            sent=True,
+            started_ms=one.called_ms,
+            duration_ms=float(max(0, at_ms - one.called_ms)),
+            error=OVER if is_over else SILENT,
+        )
+        chance = self._chance()
+        verdict = judge(outcome, job, rules, now_ms=at_ms, random=chance)
+        settlement = JobSettlement(
+            job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms
+        )
+        await self._ends.record(settlement, rules)

@@ -1,0 +1,83 @@
+"""Links that upstreams are given with a call, to tell of it themselves: made with a key that the
+database keeps, and checked by it alone."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Final
+
+from dispatcher.ids import new_id, spelled
+from dispatcher.jobs import tokens
+from dispatcher.jobs.tokens import KEY_BYTES, Grant, Purpose
+from dispatcher.jobs.values import ClaimedJob
+from dispatcher.store.errors import StoreError
+from dispatcher.store.jobs.store import JobStore
+from dispatcher.values import LinkKey
+from receiver.base import log
+from receiver.base.clock import now_ms
+
+_LOG: Final = log.get("dispatcher.gateway")
+_RETRY_S: Final = 0.5
+# A token outlasts its call: what comes late is told so, and clocks differ.
+_AFTER_MS: Final = 300_000
+
+
+class Links:
+    """The keys, newest first, and what is made of them; `base_url` is where upstreams reach us."""
+
+    def __init__(
+        self, store: JobStore, base_url: str, *, clock: Callable[[], int] = now_ms
+    ) -> None:
+        self._store = store
+        self._base_url = base_url.rstrip("/")
+        self._clock = clock
+        self._keys: tuple[bytes, ...] = ()
+        self._reloading: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Get to know the keys, the first of which is made where there is none. Where they cannot
+        be had, calls go out without links, until they can. Raises StoreUnavailable and such."""
+        found = await self._store.ensure_link_key(self.new_key())
+        self._keys = tuple(one.value for one in found)
+
+    def new_key(self) -> LinkKey:
+        """Return a new key."""
+        at_ms = self._clock()
+        return LinkKey(id=new_id("lk", at_ms), value=os.urandom(KEY_BYTES), created_ms=at_ms)
+
+    def changed(self) -> None:
+        """Read the keys again soon: another process may have rotated them."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload(), name="reload-link-keys")
+
+    def stop(self) -> None:
+        """Read no more."""
+        if self._reloading is not None:
+            self._reloading.cancel()
+
+    def of_call(self, job: ClaimedJob, deadline_ms: int) -> tuple[str, str] | None:
+        """Return where the upstream of a call tells of its progress, and of its end; None while
+        there is no key."""
+        if not self._keys:
+            return None
+        grant = Grant(job.id, job.run, job.claim, deadline_ms + _AFTER_MS)
+        path = f"{self._base_url}/v1/jobs/{spelled(job.id, 'v1')}"
+        progress = tokens.make(self._keys[0], "progress", grant)
+        complete = tokens.make(self._keys[0], "complete", grant)
+        return f"{path}/progress/{progress}", f"{path}/complete/{complete}"
+
+    def read(self, purpose: Purpose, job: str, token: str) -> Grant | None:
+        """Return what a token of a job stands for, None where it is none of ours for this."""
+        return tokens.read(self._keys, purpose, job, token)
+
+    async def _reload(self) -> None:
+        while True:
+            try:
+                await self.open()
+            except StoreError as error:
+                _LOG.warning("cannot read the keys of links again yet", reason=str(error))
+            except Exception as error:
+                _LOG.exception("reading the keys of links failed", error)
+            else:
+                return
+            await asyncio.sleep(_RETRY_S)
