@@ -2,7 +2,6 @@
 whose time is over without one. No process holds them; whoever is asked settles, under the claim."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from dispatcher.gateway.caller import SILENT
@@ -10,7 +9,6 @@ from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import UNKNOWN_RULES, Ends
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.judge import judge
-from dispatcher.jobs.states import JobState
 from dispatcher.jobs.values import CallOutcome, JobByUrl, JobSettlement, JobVerdict, Output
 from dispatcher.store.jobs.store import JobStore
 
@@ -18,14 +16,6 @@ OVER: Final = "it was not completed in time"
 Told = Literal["completed", "failed"]
 _CODES: Final[dict[Told, int]] = {"completed": 200, "failed": 500}
 SLICE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """What a completion came to: `taken`, or the state that the job has come to otherwise."""
-
-    taken: bool
-    state: JobState
 
 
 class ByUrl:
@@ -51,13 +41,14 @@ class ByUrl:
         return await self._store.running(job, claim, now_ms=self._clock())
 
     def rules(self, endpoint: str) -> EndpointRules:
-        """Return an endpoint's rules; those of nothing in particular where it was removed."""
-        found = self._book.get(endpoint)
-        return UNKNOWN_RULES if found is None else found.rules
+        """Return an endpoint's rules; those of nothing in particular where it was removed, or no
+        key of ours opens them."""
+        found = self._book.find(endpoint)
+        return UNKNOWN_RULES if found is None or found.unopened is not None else found.rules
 
-    async def complete(self, one: JobByUrl, told: Told, output: Output) -> Completed:
-        """End a job as its upstream says; the first word counts. Raises what the database does:
-        then it may be said again."""
+    async def complete(self, one: JobByUrl, told: Told, output: Output) -> None:
+        """End a job as its upstream says, unless it has ended, or runs anew: the first word counts.
+        Raises what the database does: then it may be said again."""
         at_ms = self._clock()
         outcome = CallOutcome(
             kind="answered",
@@ -74,8 +65,7 @@ class ByUrl:
         settlement = JobSettlement(
             job=one.job, outcome=outcome, verdict=verdict, random=self._chance(), now_ms=at_ms
         )
-        settled = await self._ends.record_once(settlement, self.rules(one.job.endpoint))
-        return Completed(settled.recorded and settled.state == told, settled.state)
+        await self._ends.record_once(settlement, self.rules(one.job.endpoint))
 
     async def look(self, *, limit: int = SLICE) -> bool:
         """End those whose run limit is over, and those that gave no sign of life for longer than

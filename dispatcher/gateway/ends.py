@@ -75,7 +75,7 @@ class Ends:
             self._metrics.job_waited(job.endpoint, (job.started_ms - job.queued_ms) / 1000)
         _LOG.info("call", **call_fields(job, outcome, verdict))
 
-    async def record_once(self, settlement: JobSettlement, rules: EndpointRules) -> SettledJob:
+    async def record_once(self, settlement: JobSettlement, rules: EndpointRules) -> None:
         """Do the same, once: for who can be told that it failed, and say it again. Raises what the
         database does."""
         if rules.price_per_second:
@@ -86,8 +86,7 @@ class Ends:
         if settled.recorded and settled.state == settlement.verdict.state:
             job, outcome, verdict = settlement.job, settlement.outcome, settlement.verdict
             self._metrics.job_called(job.endpoint, outcome, verdict)
-            _LOG.info("completed by URL", **call_fields(job, outcome, verdict))
-        return settled
+            _LOG.info("call", **call_fields(job, outcome, verdict))
 
     async def closed(self, job: ClaimedJob, outcome: CallOutcome) -> None:
         """Record that the call of a job has ended whose claim had gone: its place is free."""

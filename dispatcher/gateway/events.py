@@ -90,7 +90,7 @@ class EventCallbacks:
     def _is_asked(self, job: ClaimedJob, event: Event) -> bool:
         if job.options.callback is None:
             return False
-        endpoint = self._book.get(job.endpoint)
+        endpoint = self._book.find(job.endpoint)
         return endpoint is not None and event in endpoint.rules.callback.events
 
     def _add(self, due: _Due) -> None:

@@ -400,3 +400,37 @@ async def test_it_can_be_cancelled_and_run_again(
     new = by_url.calls[1][0]["x-job-complete-url"]
     assert (await post(api, new, b"2")).status_code == 200
     assert (await world.get(job.id)).run == 2
+
+
+async def test_of_two_words_at_once_one_counts(
+    world: World, by_url: Upstream, api: httpx.AsyncClient
+) -> None:
+    """However close they come: one is taken, and every other is told that it was not."""
+    await world.endpoint(by_url.url, completion="url")
+    job = await world.submit()
+    await by_url.reached(1)
+    await let_go(world, job.id)
+    url = by_url.calls[0][0]["x-job-complete-url"]
+    answers = await asyncio.gather(*(post(api, url, {"n": n}) for n in range(10)))
+    codes = [one.status_code for one in answers]
+    assert sorted(codes) == [200] + [409] * 9
+    view = await world.get(job.id, output=True)
+    assert view.output is not None
+    assert json.loads(view.output.body) == {"n": codes.index(200)}
+
+
+async def test_no_token_is_in_the_log(
+    world: World, peer: Upstream, api: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor in what is counted."""
+    with caplog.at_level("DEBUG"):
+        job, url, complete = await begun(world, peer)
+        await post(api, url, {"progress": 1})
+        await post(api, complete, b"1")
+        await world.until_state(job.id, "completed")
+        await world.until_idle()
+    ours = [repr(vars(one)) for one in caplog.records if not one.name.startswith("http")]
+    assert ours
+    for token in (url.rpartition("/")[2], complete.rpartition("/")[2]):
+        assert not [line for line in ours if token in line]
+        assert token not in world.service.metrics.render().decode()
