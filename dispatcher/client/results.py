@@ -145,10 +145,12 @@ class SubmittedJob(wire_jobs.SubmittedJobView[datetime | None], frozen=True, kw_
 
 
 class Job(wire_jobs.JobDetailView[datetime], frozen=True, kw_only=True):
-    """A job. The fields from `position` on are there when it is shown alone; `output` is what the
-    upstream answered: JSON as the value that it is, or a text, and None where it is neither, or
+    """A job. The fields from `position` on are there when it is shown alone; `metadata` is what its
+    upstream reported last, beside `progress` and `current_step`; `output` is what the upstream
+    answered: JSON as the value that it is, or a text, and None where it is neither, or
     long: then `output_ref` says how long, and `job_output` fetches it."""
 
+    metadata: Any = None
     output: Any = None
 
     @property

@@ -6,11 +6,21 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
-import uvicorn
+from aiohttp import web
 
 from dispatcher.client.upstream import NotTold, complete, report
-from tests.dispatcher.gateway.rig import TENANT, Upstream, World, running, upstream
+from tests.dispatcher.api.talk import connect
+from tests.dispatcher.gateway.rig import (
+    ADMIN_KEY,
+    TENANT,
+    Upstream,
+    World,
+    running,
+    served,
+    upstream,
+)
 
 
 def free_port() -> int:
@@ -23,18 +33,23 @@ def free_port() -> int:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    """A service that listens where its links lead."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    async with running(f"sqlite:///{tmp_path}/jobs.db", public_url=url) as made:
-        config = uvicorn.Config(made.service.api, port=port, log_level="error", lifespan="off")
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-        yield made
-        server.should_exit = True
-        await serving
+    """A service that can be reached where its links lead."""
+    reached: list[httpx.AsyncClient] = []
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        kind = {"Content-Type": request.headers["Content-Type"]}
+        said = await reached[0].post(request.raw_path, content=body, headers=kind)
+        return web.Response(status=said.status_code, body=said.content)
+
+    async with served(take) as url:
+        database = f"sqlite:///{tmp_path}/jobs.db"
+        async with (
+            running(database, public_url=url) as made,
+            connect(made.service, ADMIN_KEY) as client,
+        ):
+            reached.append(client)
+            yield made
 
 
 @pytest.fixture

@@ -7,7 +7,17 @@ from typing import Final
 import psycopg
 import pytest
 
-from dispatcher.store.jobs import change, expiry, finish, purge, settle, submit
+from dispatcher.store.jobs import (
+    by_url,
+    change,
+    events,
+    expiry,
+    finish,
+    progress,
+    purge,
+    settle,
+    submit,
+)
 from dispatcher.store.postgres import job_statements as statements
 from tests.dispatcher.postgres.test_plans import connection, explained
 
@@ -52,6 +62,18 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
     "queue timeouts": (expiry._EXPIRING, {"jobs_expiring"}),
     "what a process runs": (expiry._OF_PROCESS, {"jobs_busy"}),
     "orphans": (expiry._ORPHANS, {"jobs_busy"}),
+    "what ends by URL": (
+        f"{by_url._RUNNING} AND j.id = ? AND j.claim = ?",
+        {"jobs_pkey", "endpoint_load_pkey", "job_progress_pkey"},
+    ),
+    "what ends by URL and is late": (
+        f"{by_url._RUNNING} AND {by_url._LATE}",
+        {"jobs_by_url", "endpoint_load_pkey", "job_progress_pkey"},
+    ),
+    "let go": (by_url._LET_GO, {"jobs_pkey"}),
+    "what reports are of": (progress._RUNNING + _IN, {"jobs_pkey"}),
+    "what was reported": (f"{progress._FOUND}{_IN} ORDER BY job FOR UPDATE", {"job_progress_pkey"}),
+    "what events are of": (events._RUNNING, {"jobs_pkey"}),
     "what was purged": (purge._PURGED, {"jobs_due"}),
     "queues of an endpoint": (purge._QUEUES, {"queues_pkey"}),
     "a removed backlog": (purge._BACKLOG, {"jobs_due"}),
