@@ -13,7 +13,7 @@ from dispatcher.api.errors import ApiError
 from dispatcher.api.json import respond
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.gateway.by_url import Told
-from dispatcher.gateway.reports import Said, TooManyReports
+from dispatcher.gateway.reports import Said, TooManyReports, metadata_of
 from dispatcher.jobs import told
 from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
 from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress
@@ -165,12 +165,10 @@ def _said(call: Call, report: ProgressReport) -> Said:
     at_ms = call.now_ms
     metadata = None
     if report.metadata is not UNSET and bytes(report.metadata) != b"null":
-        raw = bytes(report.metadata)
-        if not raw.startswith(b"{"):
-            raise invalid("metadata", None, "must be an object")
-        if len(raw) > METADATA_BYTES_MAX:
-            raise invalid("metadata", None, f"must be at most {METADATA_BYTES_MAX} bytes")
-        metadata = raw.decode()
+        metadata = metadata_of(bytes(report.metadata))
+        if metadata is None:
+            reason = f"must be an object of at most {METADATA_BYTES_MAX} bytes, no key of it twice"
+            raise invalid("metadata", None, reason)
     output = None if report.output is UNSET else bytes(report.output)
     if output is not None and len(output) > PIECE_BYTES_MAX:
         raise invalid("output", None, f"must be at most {PIECE_BYTES_MAX} bytes")

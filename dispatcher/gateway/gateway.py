@@ -258,6 +258,7 @@ class Gateway:
             self._expire,
             self._look_for_signs,
             self.engine.by_url.look,
+            self.links.step,
             self._end_purged,
             self._tell,
             self._repair,

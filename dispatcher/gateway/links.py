@@ -3,7 +3,7 @@ database keeps, and checked by it alone."""
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dispatcher.ids import new_id, spelled
@@ -20,6 +20,8 @@ _LOG: Final = log.get("dispatcher.gateway")
 _RETRY_S: Final = 0.5
 # A token outlasts its call: what comes late is told so, and clocks differ.
 _AFTER_MS: Final = 300_000
+# A key makes links for so long, and those are good for as long again: far longer than any lasts.
+ROTATE_MS: Final = 30 * 86_400_000
 
 
 class Links:
@@ -32,13 +34,24 @@ class Links:
         self._base_url = base_url.rstrip("/")
         self._clock = clock
         self._keys: tuple[bytes, ...] = ()
+        self._newest: LinkKey | None = None
         self._reloading: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Get to know the keys, the first of which is made where there is none. Where they cannot
         be had, calls go out without links, until they can. Raises StoreUnavailable and such."""
-        found = await self._store.ensure_link_key(self.new_key())
+        self._take(await self._store.ensure_link_key(self.new_key()))
+
+    async def step(self) -> bool:
+        """Make links with another key where this one has made them for long."""
+        newest = self._newest
+        if newest is not None and self._clock() - newest.created_ms >= ROTATE_MS:
+            self._take(await self._store.rotate_link_key(self.new_key(), after=newest.id))
+        return False
+
+    def _take(self, found: Sequence[LinkKey]) -> None:
         self._keys = tuple(one.value for one in found)
+        self._newest = found[0] if found else None
 
     def new_key(self) -> LinkKey:
         """Return a new key."""

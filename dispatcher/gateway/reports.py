@@ -15,8 +15,8 @@ from typing import Final, Protocol
 
 from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress
 from dispatcher.jobs.tokens import Grant
-from dispatcher.jobs.told import to_json
-from dispatcher.jobs.values import ClaimedJob, Report
+from dispatcher.jobs.told import JSON_TYPE, spliced, to_json
+from dispatcher.jobs.values import ClaimedJob, Output, Report
 from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs.store import JobStore
 from receiver.base import log
@@ -48,6 +48,15 @@ class Said:
     log: str | None = None
 
 
+def metadata_of(raw: bytes) -> str | None:
+    """Return a JSON object as it stands, None for what is none, is longer than it may be, or is not
+    read alike by everybody: it is shown within other documents."""
+    if not raw.startswith(b"{") or len(raw) > METADATA_BYTES_MAX:
+        return None
+    value = spliced(Output(body=raw, content_type=JSON_TYPE), METADATA_BYTES_MAX)
+    return raw.decode() if value == raw else None
+
+
 def heard(data: bytes, at_ms: int) -> Progress | None:
     """Return what an event of an upstream's says of its progress, None where it says nothing that
     can be kept."""
@@ -62,9 +71,9 @@ def heard(data: bytes, at_ms: int) -> Progress | None:
         percent = None
     if not isinstance(step, str) or len(step) > STEP_CHARS_MAX or "\0" in step:
         step = None
-    text = to_json(metadata) if isinstance(metadata, dict) else None
-    if text is not None and len(text.encode(errors="replace")) > METADATA_BYTES_MAX:
-        text = None
+    text = None
+    if isinstance(metadata, dict):
+        text = metadata_of(to_json(metadata).encode(errors="replace"))
     known = Progress(
         percent=None if percent is None else float(percent),
         step=step,

@@ -102,6 +102,7 @@ LINK_KEYS: Final = Column(
     name="value",
     what="keys of links",
     tenant="''",
+    in_use="1 = 0",  # one that is lost is replaced, and nothing waits for it
 )
 JOB_OPTIONS: Final = Column(
     table="jobs",

@@ -36,9 +36,12 @@ def ensure(tx: Tx, new: LinkKey) -> list[LinkKey]:
     return keys(tx)
 
 
-def rotate(tx: Tx, new: LinkKey) -> list[LinkKey]:
-    """Make links and tokens with `new` from now on; what the key before it made stays good until
-    the next rotation. Returns those that are good."""
+def rotate(tx: Tx, new: LinkKey, after: str) -> list[LinkKey]:
+    """Make links and tokens with `new` from now on, unless another than `after` makes them; what
+    the key before it made stays good until the next rotation. Returns those that are good."""
+    found = keys(tx)
+    if found and found[0].id != after:
+        return found
     _add(tx, new)
     found = keys(tx)
     tx.run("DELETE FROM link_keys WHERE id < ?", found[-1].id)

@@ -357,11 +357,10 @@ class JobStore:
         found: Sequence[LinkKey] = await self._read(link_keys.keys, SERVICE)
         return found or await self._write(lambda tx: link_keys.ensure(tx, new))
 
-    async def rotate_link_key(
-        self, new: LinkKey, *, entries: Sequence[Entry] = ()
-    ) -> Sequence[LinkKey]:
-        """Make links and tokens with `new`; those of the key before it stay good. Returns both."""
-        return await self._write(lambda tx: link_keys.rotate(tx, new), entries=entries)
+    async def rotate_link_key(self, new: LinkKey, *, after: str) -> Sequence[LinkKey]:
+        """Make links and tokens with `new`, unless another than the key `after` makes them by now;
+        those of the key before it stay good. Returns both."""
+        return await self._write(lambda tx: link_keys.rotate(tx, new, after))
 
     # --- places ---
 

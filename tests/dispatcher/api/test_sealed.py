@@ -155,8 +155,8 @@ async def test_everything_is_sealed_again_when_a_platforms_admin_asks(settings: 
             found = await api.get("/v1/secrets/reencrypt")
         done = found.json()
         assert (done["state"], done["unopened"], done["clean"]) == ("done", 0, True)
-        # Two secrets, the destination's headers, the callback's and its body.
-        assert done["sealed"] == 5
+        # Two secrets, the key of links, the destination's headers, the callback's and its body.
+        assert done["sealed"] == 6
         assert done["finishedAt"] >= done["startedAt"]
         trail = (
             await api.get("/v1/audit", params={"action": "secret.reencrypt", "all": "true"})
@@ -188,4 +188,4 @@ async def test_what_a_stop_interrupted_goes_on_by_itself(settings: Settings) -> 
         async with asyncio.timeout(30):
             while (done := (await api.get(REENCRYPT)).json())["state"] == "running":  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        assert (done["state"], done["sealed"], done["clean"]) == ("done", 5, True)
+        assert (done["state"], done["sealed"], done["clean"]) == ("done", 6, True)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -159,7 +160,10 @@ async def test_a_token_is_good_for_its_own_purpose_and_job_alone(
         ({"progress": -1}, 422),
         ({"metadata": []}, 422),
         ({"metadata": {"a": "x" * 17_000}}, 422),
+        (b'{"metadata": {"a": 1, "a": 2}}', 422),
+        (b'{"metadata": {"a": "\\ud800"}}', 422),
         ({"step": "a"}, 422),
+        ({"currentStep": "x" * 1_001}, 422),
         (b"{", 400),
     ],
 )
@@ -434,3 +438,19 @@ async def test_no_token_is_in_the_log(
     for token in (url.rpartition("/")[2], complete.rpartition("/")[2]):
         assert not [line for line in ours if token in line]
         assert token not in world.service.metrics.render().decode()
+
+
+async def test_the_key_of_links_is_rotated_and_the_one_before_it_is_good(
+    world: World, peer: Upstream, api: httpx.AsyncClient
+) -> None:
+    """By itself, once it is old: a call that is open then goes on to report by its URL."""
+    job, url, _ = await begun(world, peer)
+    links = world.service.gateway.links
+    before = links._keys
+    assert links._newest is not None
+    links._newest = replace(links._newest, created_ms=0)
+    await links.step()
+    assert links._keys[0] != before[0]
+    assert links._keys[1] == before[0]
+    assert (await post(api, url, {"progress": 5})).status_code == 204
+    await shown(world, job.id)

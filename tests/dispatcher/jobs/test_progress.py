@@ -117,6 +117,8 @@ def test_of_an_event_is_kept_what_can_be(
         b"[" * 100_000,
         b"\xff",
         b"9" * 5_000,
+        b'{"metadata": {"a": NaN}}',
+        b'{"metadata": {"a": 1e999}}',
         json.dumps({"metadata": {"a": "x" * METADATA_BYTES_MAX}}).encode(),
     ],
     ids=lambda data: repr(data[:12]),

@@ -201,10 +201,12 @@ def key(n: int) -> LinkKey:
 
 
 async def test_there_is_one_key_and_two_are_good(jobs: Jobs) -> None:
-    """Made where there is none; a rotation keeps the one before it, and no more."""
+    """Made where there is none; a rotation keeps the one before it, and no more. Of several
+    processes that rotate it one does."""
     first, second, third = key(1), key(2), key(3)
     assert await jobs.store.ensure_link_key(first) == [first]
     assert await jobs.store.ensure_link_key(second) == [first]
-    assert await jobs.store.rotate_link_key(second) == [second, first]
-    assert await jobs.store.rotate_link_key(third) == [third, second]
+    assert await jobs.store.rotate_link_key(second, after=first.id) == [second, first]
+    assert await jobs.store.rotate_link_key(third, after=first.id) == [second, first]
+    assert await jobs.store.rotate_link_key(third, after=second.id) == [third, second]
     assert await jobs.store.ensure_link_key(first) == [third, second]
