@@ -1,5 +1,5 @@
-"""Jobs that their upstreams end by URL, while their dispatcher is killed again and again: they go on,
-since no process holds them, and each ends once, by its upstream's word."""
+"""Jobs that their upstreams end by URL, while their dispatcher is killed again and again: they go
+on, since no process holds them, and each ends once, by its upstream's word."""
 
 import asyncio
 import json

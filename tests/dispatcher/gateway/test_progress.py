@@ -161,7 +161,7 @@ async def test_a_token_is_good_for_its_own_purpose_and_job_alone(
         ({"metadata": []}, 422),
         ({"metadata": {"a": "x" * 17_000}}, 422),
         (b'{"metadata": {"a": 1, "a": 2}}', 422),
-        (b'{"metadata": {"a": "\\ud800"}}', 422),
+        (b'{"metadata": {"a": "\\ud800"}}', 400),
         ({"step": "a"}, 422),
         ({"currentStep": "x" * 1_001}, 422),
         (b"{", 400),
