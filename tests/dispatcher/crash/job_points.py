@@ -56,10 +56,12 @@ COMMITS: Final = {
 ELSEWHERE: Final = frozenset({
     "put_endpoint", "set_paused", "cancel_sweep", "sweeps_jobs", "bring_back", "hasten", "repair",
     "prune", "erase", "purge_on", "tell_untold", "hand_out", "ensure_endpoint_secret",
-    "rotate_endpoint_secret", "mark_endpoint_secret_revealed",
+    "rotate_endpoint_secret", "mark_endpoint_secret_revealed", "ensure_link_key",
+    "rotate_link_key", "report", "tell_event", "look_later", "late_by_url", "running",
 })  # fmt: skip
-"""Verbs that change what endpoints are, put right what nobody meant, note what was handed out, or
-delete what is past its time: no job's path crosses these."""
+"""Verbs that change what endpoints are, put right what nobody meant, note what was handed out or is
+reported of a job that runs, look at what others must not change meanwhile, or delete what is past
+its time: no job's path crosses these."""
 CALLS: Final = ("call-begins", "call-works", "call-streams", "call-answered")
 """Where a call is: nothing of it is out, its upstream works, its answer is half there, it is whole.
 In the middle two it is the upstream that kills."""
