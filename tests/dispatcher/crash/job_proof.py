@@ -193,7 +193,8 @@ class World:
         self._check_callbacks()
         self._check_capacity()
         for name, rules in ENDPOINTS.items():
-            assert stood_still or self.upstream.most[name] <= rules["concurrency"], name
+            crowd = f"{name}: {self.upstream.crowds.get(name)}"
+            assert stood_still or self.upstream.most[name] <= rules["concurrency"], crowd
         assert self.missed == [], "points that were never come to"
 
     async def _settled(self) -> None:

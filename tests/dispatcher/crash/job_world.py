@@ -86,7 +86,9 @@ class Upstream:
     calls: dict[tuple[str, int], list[Call]] = field(default_factory=lambda: defaultdict(list))
     recent: deque[Call] = field(default_factory=lambda: deque(maxlen=1_000))
     open: dict[str, set[asyncio.StreamReader]] = field(default_factory=lambda: defaultdict(set))
+    made: dict[asyncio.StreamReader, Call] = field(default_factory=dict)
     most: Counter[str] = field(default_factory=Counter)
+    crowds: dict[str, list[Call]] = field(default_factory=dict)
     sulks: int = 0  # so many calls more are turned away
     trap: tuple[str, Callable[[], None]] | None = None
     _servers: list[asyncio.Server] = field(default_factory=list)
@@ -113,6 +115,7 @@ class Upstream:
         )
         self.calls[call.job, call.run].append(call)
         self.recent.append(call)
+        self.made[reader] = call
         self.open[endpoint].add(reader)
         try:
             await self._count(endpoint)
@@ -123,16 +126,24 @@ class Upstream:
                 call.met = "closed"
             call.ended_s = time.monotonic()
             self.open[endpoint].remove(reader)
+            del self.made[reader]
 
     async def _count(self, endpoint: str) -> None:
         """Count the open calls, without those that we are about to see closed: that may come in the
-        same moment as the call that was made in their place."""
+        same moment as the call that was made in their place. What a killed process had open is
+        closed, seen by us or not."""
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        count = sum(
-            not reader.at_eof() and reader.exception() is None for reader in self.open[endpoint]
-        )
-        self.most[endpoint] = max(self.most[endpoint], count)
+        together = [
+            self.made[reader]
+            for reader in self.open[endpoint]
+            # at_eof() is false while something is left to be read of who has gone.
+            if not reader._eof and reader.exception() is None  # type: ignore[attr-defined]
+        ]
+        together = [call for call in together if call.life == self.life]
+        if len(together) > self.most[endpoint]:
+            self.most[endpoint] = len(together)
+            self.crowds[endpoint] = together
 
     async def _answer(
         self,
