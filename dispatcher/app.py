@@ -149,6 +149,7 @@ class Service:
                 on_replays=self.replayer.wake,
                 on_jobs_ready=self.gateway.engine.on_ready,
                 on_jobs_ended=self.gateway.on_ended,
+                on_jobs_news=self.gateway.on_news,
                 on_endpoints=self.gateway.on_endpoints,
             )
         )

@@ -3,7 +3,7 @@
 A callback says what a status says: one function makes both.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from dispatcher.dialects.snapshot import Payload, Snapshot, output_value
@@ -74,7 +74,7 @@ def _head(shown: Snapshot) -> bytes:
     return head.encode()
 
 
-def streamed(shown: Snapshot, *, chunk: bool) -> bytes:
-    """Return one answer of a stream: the state, and what is new, its output as one `chunk`."""
-    new = b'{"output":' + output_value(shown) + b"}" if chunk else b""
-    return f'{{"status":"{STATUS[shown.state]}","stream":['.encode() + new + b"]}"
+def streamed(state: JobState, values: Iterable[bytes]) -> bytes:
+    """Return one answer of a stream: the state, and what is new, each a JSON value."""
+    new = b",".join(b'{"output":%b}' % value for value in values)
+    return f'{{"status":"{STATUS[state]}","stream":['.encode() + new + b"]}"

@@ -11,7 +11,9 @@ from dispatcher.engine.faults import INTERNAL, Faults, stored_secret_pause_ms
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import UNKNOWN_RULES
 from dispatcher.gateway.open_calls import Running
+from dispatcher.gateway.streams import Streams
 from dispatcher.ids import spelled
+from dispatcher.jobs.chunks import Sink
 from dispatcher.jobs.endpoint import Endpoint
 from dispatcher.jobs.judge import deadline_ms, judge
 from dispatcher.jobs.values import CallKind, CallOutcome, ClaimedJob, JobSettlement, JobVerdict
@@ -59,6 +61,7 @@ class Caller:
         book: EndpointBook,
         secrets: Callable[[Endpoint], Awaitable[Secrets]],
         faults: Faults,
+        streams: Streams,
         may_start: Callable[[], bool],
         on_sent: Callable[[Running], None],
         clock: Callable[[], int],
@@ -70,6 +73,7 @@ class Caller:
         self._book = book
         self._secrets = secrets
         self._faults = faults
+        self._streams = streams
         self._may_start = may_start
         self._on_sent = on_sent
         self._clock = clock
@@ -128,8 +132,17 @@ class Caller:
             complete_url=complete_url,
             secrets=secrets,
             on_sent=partial(self._on_sent, one) if one.input_bytes > _LARGE_BYTES else None,
+            sink=self._sink(one),
         )
         return await self._upstream.call(call, room)
+
+    def _sink(self, one: Running) -> Sink | None:
+        """Return what takes an answer that comes in chunks; whoever waits for it on the same
+        connection gets it as it is."""
+        if one.job.options.sync:
+            return None
+        one.stream = self._streams.open(one.job)
+        return one.stream
 
     async def _sought(self, name: str) -> Endpoint:
         await self._book.reload()

@@ -22,6 +22,7 @@ from dispatcher.gateway.ends import Ends
 from dispatcher.gateway.heartbeats import Heartbeats
 from dispatcher.gateway.open_calls import OpenCalls, Running
 from dispatcher.gateway.places import Places
+from dispatcher.gateway.streams import Streams
 from dispatcher.ids import spelled
 from dispatcher.jobs.endpoint import Endpoint
 from dispatcher.jobs.states import JobReason
@@ -48,8 +49,9 @@ _IDS_SHOWN: Final = 20
 class JobEngine:
     """Takes jobs on while places are free and sees each through to its settlement.
 
-    `secrets` gives what an endpoint's calls are signed with, and `links` the URLs by which their
-    upstreams tell of them; `on_begun` is told of each. `process` is who we are to the other
+    `secrets` gives what an endpoint's calls are signed with, `links` the URLs by which their
+    upstreams tell of them, and `streams` takes what they bring in chunks; `on_begun` is told of
+    each. `process` is who we are to the other
     processes on the database, `may_start` whether our beats let us begin anything, and `limits`
     how many jobs of tenants may run at once.
     """
@@ -64,6 +66,7 @@ class JobEngine:
         deliveries: Engine,
         metrics: Metrics,
         *,
+        streams: Streams,
         process: str,
         may_start: Callable[[], bool] = lambda: True,
         limits: Callable[[], RunningLimits | None] = lambda: None,
@@ -89,6 +92,7 @@ class JobEngine:
             book,
             secrets,
             self._faults,
+            streams,
             may_start,
             self._on_sent,
             clock,
@@ -295,6 +299,8 @@ class JobEngine:
             with self._caller.room(one.job.endpoint) as room:
                 outcome = await self._caller.call(one, room)
                 one.calling = False
+                if one.stream is not None and one.stream.joined.count:
+                    await one.stream.end(is_kept=outcome.output is None)
                 if one.closing == "cancelled":
                     await self._ends.closed(one.job, outcome)
                 else:

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -15,9 +15,11 @@ from dispatcher.gateway.call_secrets import CallSecrets
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.engine import JobEngine
 from dispatcher.gateway.events import EventCallbacks
+from dispatcher.gateway.feeds import Feeds
 from dispatcher.gateway.header_values import HeaderValues
 from dispatcher.gateway.links import Links
 from dispatcher.gateway.reports import Reports
+from dispatcher.gateway.streams import Streams
 from dispatcher.gateway.waiters import Waiters
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.fields import RuleError
@@ -78,6 +80,8 @@ class Gateway:
         self.book = EndpointBook(self._jobs.endpoints)
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
+        self.feeds = Feeds(self._jobs.news)
+        self.streams = Streams(self._jobs.put_chunks)
         self.beats = Beats(settings.job_lease, self._beat, self._take_over)
         base_url = settings.upstream_callback_url or settings.public_url or ""
         self.links = Links(self._jobs, base_url, clock=clock)
@@ -89,6 +93,7 @@ class Gateway:
             self.secrets.of,
             deliveries,
             metrics,
+            streams=self.streams,
             process=self._process,
             may_start=self.beats.may_start if store.shared else lambda: True,
             limits=limits,
@@ -118,10 +123,16 @@ class Gateway:
     def on_ended(self, jobs: Sequence[str]) -> None:
         """Wake who waits for jobs that ended, and close their calls, if any is open here."""
         self.waiters.end(jobs)
+        self.feeds.tell(jobs)
         self.reports.forget(jobs)
         self.engine.on_ended(jobs)
 
+    def on_news(self, jobs: Collection[str]) -> None:
+        """Wake who follows jobs that have something new."""
+        self.feeds.tell(jobs)
+
     def _begun(self, job: ClaimedJob) -> None:
+        self.feeds.tell((job.id,))
         self.events.started(job)
 
     # --- life ---
@@ -156,6 +167,7 @@ class Gateway:
         """Take no more jobs, and hold no more requests: the process is about to stop."""
         self.engine.refuse_submits()
         self.waiters.stop()
+        self.feeds.stop()
 
     async def drain(self, grace_s: float) -> int:
         """Let what runs go on for `grace_s`, then hand it back; returns how many results could not
@@ -168,6 +180,7 @@ class Gateway:
         other processes, at once."""
         self.book.stop()
         self.links.stop()
+        await self.streams.stop()
         await self.reports.flush()
         await self.events.stop()
         await self.beats.stop()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dispatcher.gateway.streams import Stream
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.values import ClaimedJob, HeldJob
 from dispatcher.store.errors import StoreError
@@ -39,6 +40,7 @@ class Running:
     sign_ms: int | None = None
     signs: int = 0
     doubted: bool = False
+    stream: Stream | None = field(default=None, repr=False)
 
     @property
     def is_calling(self) -> bool:

@@ -132,6 +132,8 @@ def _answered(
         if outcome.kind == "too_large":
             error = (
                 f"the output has more than the endpoint's `output_max`, {rules.output_max} bytes"
+                if outcome.detail is None
+                else outcome.error
             )
             return JobVerdict(state="failed", reason="output_too_large", error=error)
         if ends_by_url(outcome, rules):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dispatcher.jobs.endpoint import HeldReason
+from dispatcher.jobs.states import JobState
 from dispatcher.jobs.values import Job
 
 WaitReason = Literal["paused", "held", "not_before", "tenant_limit", "rate", "capacity"]
@@ -24,6 +25,58 @@ class JobInput:
 
     body: bytes = field(repr=False)
     content_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunks:
+    """What has come of a call in chunks: `values`, from number `first` on, of `total` until now.
+    They are those of `claim`: another one means that the call was repeated, and began anew."""
+
+    state: JobState
+    run: int
+    claim: int
+    first: int = 0
+    values: tuple[bytes, ...] = field(default=(), repr=False)
+    total: int = 0
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing more has come than these."""
+        return self.first + len(self.values) >= self.total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOut:
+    """What was handed out of a stream that hands out each chunk once: `values`, or the `whole`
+    output of a job that completed. `is_last`: nothing more has come."""
+
+    state: JobState
+    run: int
+    values: tuple[bytes, ...] = field(default=(), repr=False)
+    whole: bool = False
+    is_last: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far somebody has followed a job: the claim, and how many of its chunks."""
+
+    job: str
+    claim: int = 0
+    chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobNews:
+    """How a job stands, for who follows it; while it runs, with its new `chunks`. `signs` is how
+    often its present call has told of its progress."""
+
+    job: str
+    state: JobState
+    run: int
+    claim: int
+    chunks: Chunks | None = None
+    signs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

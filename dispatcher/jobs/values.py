@@ -157,7 +157,8 @@ class CallOutcome:
     tenant; `detail` is for our own log only (it may tell where the upstream lives).
 
     `sent` says whether any byte of the request may have reached the upstream. `output` is what
-    came of a body, if there was one (of a broken one: what arrived).
+    came of a body, if there was one (of a broken one: what arrived). Of an answer that came in
+    chunks, `chunks` is how many these were, and the output their JSON array.
     """
 
     kind: CallKind
@@ -172,6 +173,22 @@ class CallOutcome:
     no_retry: bool = False  # the upstream's `Postback-Retry: no`
     by_url: bool = False  # the upstream's `Postback-Complete: url`
     lack: str | None = None  # of an interrupted one: what we lacked, in one word
+    chunks: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewChunks:
+    """Chunks of a call, `size` of them from number `n` on, as a JSON array; they are stored only
+    while its claim is the current one."""
+
+    job: str
+    tenant: str
+    endpoint: str
+    run: int
+    claim: int
+    n: int
+    size: int
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 
+from dispatcher.jobs.chunks import Joined
 from dispatcher.sending.connections import Handler
 from dispatcher.sending.resolver import ATTEMPT, Attempt
 from dispatcher.sending.response import body_of, split_head, status_of
@@ -78,6 +79,7 @@ class Exchange(Attempt):
     head: aiohttp.ClientResponse | None = None  # the same, where it is an answer
     early: bool = False  # the head came before the request was out
     body: bytearray = field(default_factory=bytearray)
+    chunks: Joined | None = None  # instead of a body
     is_whole: bool = False  # nothing is left to come: its connection may go on
     on_sent: Callable[[], None] | None = None  # to call once
     is_test: bool = False
@@ -121,7 +123,7 @@ class Exchange(Attempt):
     def forget(self) -> None:
         """Let go of what takes memory: the context of a connection that lives on knows this."""
         self.handler = self.transport = self.response = self.head = self.on_sent = None
-        self.body = bytearray()
+        self.body, self.chunks = bytearray(), None
 
     async def close(self) -> None:
         """Close the connection now, whatever is left to write or to read. Whoever cancels this is

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import aiohttp
 
+from dispatcher.jobs.chunks import Reader, Sink, value_of
 from receiver.base.budget import Budget
 
 BYTES_MAX: Final = 64 * 1024 * 1024
@@ -181,3 +182,33 @@ async def _take_whole(
     if chunk:
         await room.take(len(chunk))
         into += chunk
+
+
+async def read_chunks(
+    content: aiohttp.StreamReader, reader: Reader, bytes_max: int, room: OutputRoom, sink: Sink
+) -> None:
+    """Read a body to its end in chunks. They go to `sink` as they come, also where this raises:
+    TooLarge for what is more than `bytes_max` joined, TooManyChunks, or what the connection met.
+    What is no chunk, as comments that keep a connection alive, takes no room."""
+    joined, taken = sink.joined, 0
+    while True:
+        data = await content.read(_STEP_BYTES)
+        count = joined.count
+        try:
+            for piece in reader.feed(data) if data else reader.end():
+                if piece.is_progress:
+                    sink.progress(piece.data)
+                    continue
+                value = value_of(piece.data)
+                if joined.size + len(value) + bool(joined.count) > bytes_max:
+                    raise TooLarge
+                joined.add(value)
+        finally:
+            if joined.count > count:
+                sink.added()
+        if not data:
+            return
+        more = len(joined.body) + reader.held - taken
+        if more > 0:
+            await room.take(more)
+            taken += more

@@ -12,6 +12,7 @@ from yarl import URL
 
 from dispatcher import signing
 from dispatcher.ids import spelled
+from dispatcher.jobs.chunks import Sink
 from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef
 from dispatcher.jobs.judge import is_last_attempt
 from dispatcher.jobs.rules import FUNCTION
@@ -87,7 +88,8 @@ class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
     `secrets` sign it; without any it goes out unsigned. `progress_url` and `complete_url` are where
     its upstream tells of it, if it may. `on_sent` is called, if given, once the request is out
-    whole, or is made and is short: this call needs its job's body no more."""
+    whole, or is made and is short: this call needs its job's body no more. An answer
+    that comes in chunks goes to `sink` as it comes; without one it is read whole."""
 
     job: ClaimedJob
     rules: EndpointRules
@@ -96,6 +98,7 @@ class UpstreamCall:
     on_sent: Callable[[], None] | None = None
     progress_url: str | None = field(default=None, repr=False)
     complete_url: str | None = field(default=None, repr=False)
+    sink: Sink | None = None
 
 
 @dataclass(slots=True, kw_only=True)

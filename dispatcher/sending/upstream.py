@@ -35,6 +35,8 @@ from typing import Final
 
 import aiohttp
 
+from dispatcher.jobs import chunks
+from dispatcher.jobs.chunks import Framing, Reader, TooManyChunks
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.values import CallKind, CallOutcome, Output
 from dispatcher.sending import direct
@@ -48,7 +50,14 @@ from dispatcher.sending.lasting import (
     heed_not,
     keep_alive,
 )
-from dispatcher.sending.output import BYTES_MAX, OutputBudget, OutputRoom, TooLarge, read_whole
+from dispatcher.sending.output import (
+    BYTES_MAX,
+    OutputBudget,
+    OutputRoom,
+    TooLarge,
+    read_chunks,
+    read_whole,
+)
 from dispatcher.sending.output import LACK as NO_ROOM
 from dispatcher.sending.probe import UpstreamTest, job_of_test, tested
 from dispatcher.sending.request import Request, Resolve, UpstreamCall, request_of
@@ -81,6 +90,7 @@ _ERROR_BYTES_MAX: Final = 64 * 1024  # of a body that is too large, and says wha
 _RETRY_HEADER: Final = "Postback-Retry"
 _COMPLETE_HEADER: Final = "Postback-Complete"
 _FAULT: Final = "fault"
+_ARRAY: Final = "application/json"  # what chunks are joined to
 
 
 class Upstreams:
@@ -187,6 +197,7 @@ class Upstreams:
             no_retry=head is not None and _forbids_retry(head),
             by_url=head is not None and _ends_by_url(head),
             lack=met.lack,
+            chunks=None if exchange.chunks is None else exchange.chunks.count,
         )
         exchange.forget()
         return outcome
@@ -230,10 +241,17 @@ class Upstreams:
             return _Met("unknown", f"the answer had the status {response.status}")
         exchange.head = response
         bytes_max, length = call.rules.output_max, response.content_length
+        how = None if call.sink is None else _framing(response)
         try:
-            await read_whole(response.content, length, bytes_max, room, exchange.body)
+            if how is None or call.sink is None:
+                await read_whole(response.content, length, bytes_max, room, exchange.body)
+            else:
+                exchange.chunks = call.sink.joined
+                await read_chunks(response.content, Reader(how), bytes_max, room, call.sink)
         except TooLarge:
             return _Met("too_large", f"the answer has more than {bytes_max} bytes")
+        except TooManyChunks as error:
+            return _Met("too_large", str(error), detail=str(error))
         if exchange.is_half_sent:
             return _early(exchange)
         exchange.is_whole = not exchange.early
@@ -336,11 +354,24 @@ def _early(exchange: Exchange) -> _Met:
     return _Met("answered") if refused else _Met("unknown", TOO_EARLY)
 
 
+def _framing(response: aiohttp.ClientResponse) -> Framing | None:
+    """Return how an answer is read in chunks: one that says that it went well."""
+    if not 200 <= response.status < 300:
+        return None
+    headers = response.headers
+    return chunks.framing(headers.get("Content-Type", ""), headers.get("Content-Encoding"))
+
+
 def _output(kind: CallKind, exchange: Exchange) -> Output | None:
     """Return what came of a body."""
     head, body = exchange.head, exchange.body
     if head is None or kind not in ("answered", "broken_off", "too_large"):
         return None
+    if exchange.chunks is not None:
+        if kind == "too_large":
+            return None
+        array = exchange.chunks.array()
+        return Output(body=array, content_type=_ARRAY, headers=kept_headers(head.headers))
     if kind == "too_large":
         if 200 <= head.status < 300:
             return None

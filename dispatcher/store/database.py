@@ -1,7 +1,7 @@
 """What a database is to the store: a place that commits operations, a batch for everyone who waits,
 and answers queries."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,10 @@ class StoreEvents:
     on_jobs_ended: Callable[[Sequence[str]], None] = lambda _jobs: None
     """With jobs that came to an end or were taken from their process: after a commit, and when
     another process tells, which may be lost."""
+
+    on_jobs_news: Callable[[Collection[str]], None] = lambda _jobs: None
+    """With jobs that have something new for who follows them: after a commit, and when another
+    process tells, which may be lost."""
 
     on_endpoints: Callable[[], None] = lambda: None
     """When endpoints were changed, here or by another process."""

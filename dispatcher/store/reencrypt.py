@@ -110,7 +110,8 @@ def upcoming(tx: Tx, at: Reencryption) -> Part:
     )
     more, join = "NULL, 0", ""
     if bodies is not None:
-        more, join = f"t.kid, {bodies.bytes}", f"JOIN {bodies.owner} c ON c.id = t.{id} "
+        more = f"t.kid, {bodies.bytes}"
+        join = f"JOIN {bodies.owner} c ON c.id = t.{bodies.owned_by} "
     found = tx.all(
         f"SELECT t.{id}, {more}{heads} "
         f"FROM {at.place} t {join}WHERE t.{id} > ? ORDER BY t.{id} LIMIT ?",
@@ -222,7 +223,7 @@ def _seal_bodies(tx: Tx, ring: Keyring, bodies: Bodies, ids: Sequence[str]) -> t
     table, id = bodies.table, bodies.id
     found = tx.all(
         f"SELECT t.{id}, c.tenant, t.body, t.kid FROM {table} t JOIN {bodies.owner} c "
-        f"ON c.id = t.{id} WHERE t.{id} IN ({marks(ids)}) ORDER BY t.{id}",
+        f"ON c.id = t.{bodies.owned_by} WHERE t.{id} IN ({marks(ids)}) ORDER BY t.{id}",
         *ids,
     )
     changed, unopened = [], 0

@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 15  # the first that has what is asked for here
+SCHEMA: Final = 16  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -130,12 +130,19 @@ CALLBACK_SECRETS: Final = Column(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bodies:
     """A table of bodies (`body`, `kid`), the column that names its rows, the table `c` of what they
-    belong to, and by SQL how many bytes a row has."""
+    belong to, and by SQL how many bytes a row has. `of` is the column that says whose it is, where
+    that is another than the one that names it."""
 
     table: str
     id: str
     owner: str
     bytes: str
+    of: str | None = None
+
+    @property
+    def owned_by(self) -> str:
+        """The column that says whose a row is."""
+        return self.of or self.id
 
     def place(self, id: str, tenant: str) -> tuple[str, str, str, str]:
         """Return what the body of a row is bound to."""
@@ -150,7 +157,8 @@ OUTPUTS: Final = Bodies(
     table="outputs", id="job", owner="jobs", bytes="coalesce(c.output_bytes, 0)"
 )
 PROGRESS: Final = Bodies(table="job_progress", id="job", owner="jobs", bytes="0")
-ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, PROGRESS, PAYLOAD_BODIES)
+CHUNKS: Final = Bodies(table="chunks", id="id", owner="jobs", bytes="length(t.body)", of="job")
+ALL_BODIES: Final[tuple[Bodies, ...]] = (INPUTS, OUTPUTS, CHUNKS, PROGRESS, PAYLOAD_BODIES)
 # Every column of sealed text with few rows: what is added here is counted and sealed again with
 # the rest. Those with many go last, and bodies with what they belong to.
 COLUMNS: Final[tuple[Column, ...]] = (

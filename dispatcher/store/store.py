@@ -869,6 +869,8 @@ class Store:
             self._events.on_jobs_ready(changes.next_job.at_ms)
         if changes.ended_jobs:
             self._events.on_jobs_ended(changes.ended_jobs)
+        if changes.news:
+            self._events.on_jobs_news(changes.news)
         if "endpoints" in changes.topics:
             self._events.on_endpoints()
         return committed.results

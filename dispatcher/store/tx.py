@@ -51,8 +51,8 @@ class ChangeSet:
     stored bytes of tenants and the rates moved, and what was appended to the audit trail. Of jobs:
     endpoints and queues to refresh, how many more wait in a queue and at an endpoint (negative:
     less), how many more have ended in a state, which came to an end or were taken from their
-    process, and when the next may start (None: nothing touched jobs). `before` is what was changed
-    outside of a savepoint, before it."""
+    process, which have something else that is news to who follows them, and when the next may start
+    (None: nothing touched jobs). `before` is what was changed outside of a savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -73,6 +73,7 @@ class ChangeSet:
     waiting_at: Counter[str] = field(default_factory=Counter)
     job_counts: Counter[tuple[str, JobState]] = field(default_factory=Counter)
     ended_jobs: list[str] = field(default_factory=list)
+    news: set[str] = field(default_factory=set)
     next_job: "NextJob | None" = None
 
     @property
@@ -100,6 +101,7 @@ class ChangeSet:
         self.waiting_at.update(other.waiting_at)
         self.job_counts.update(other.job_counts)
         self.ended_jobs += other.ended_jobs
+        self.news |= other.news
 
     def queued(self, endpoint: str, queue: str, count: int) -> None:
         """Count that so many more jobs wait in this queue; negative: less."""

@@ -5,6 +5,7 @@ rest is thrown away. `s3Config` is the upstream's alone: it is cut out here, kep
 in no answer, no log and no error.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -38,7 +39,7 @@ from dispatcher.api.json import JSON, respond
 from dispatcher.api.manner import Manner
 from dispatcher.api.route import Handler, Method, Operation, Parameter
 from dispatcher.dialects import runpod
-from dispatcher.dialects.snapshot import Snapshot, of_job
+from dispatcher.dialects.snapshot import Snapshot, of_job, output_value
 from dispatcher.gateway.intake import JobSubmission
 from dispatcher.intake import Invalid
 from dispatcher.jobs.filters import JobFilter
@@ -52,6 +53,8 @@ MANNER: Final = Manner(statuses={"VALIDATION_ERROR": 400}, bare_key=True)
 STREAM_S: Final = 5.0
 """So long a stream is held while nothing is new: its clients read for ten seconds, or ask again
 without a pause."""
+STREAM_BYTES: Final = 1024 * 1024
+"""Of about so many bytes of chunks is one answer of a stream, or of one that is longer."""
 S3_CONFIG_BYTES_MAX: Final = 8 * 1024
 WAIT_MS: Final = 90_000
 WAIT_MS_MIN: Final = 1_000
@@ -167,14 +170,37 @@ async def _stream(call: Call) -> Response:
     Each piece is in one answer only, and a state that is the last one in none before the last
     piece. While nothing is new the answer is held for some seconds.
     """
-    job = await _find(call)
-    if job.state not in FINAL:
-        await shared.has_ended(call, job.id, STREAM_S)
-        job = await _find(call)
-    has_piece = job.state == "completed" and job.output is not None
-    if has_piece and call.request.method != "HEAD":  # whose answer has no room for it
-        has_piece = await call.context.store.jobs.hand_out(call.tenant, job.id, job.run)
-    return _shown(runpod.streamed(_snapshot(call, job), chunk=has_piece))
+    id, store = (await _find(call, output=False)).id, call.context.store.jobs
+    if not await store.has_chunks(call.tenant, id):
+        call.bodies.give_back(call.request)
+        waiting = _until_new(call, id)
+        if call.request.method == "GET":  # it is watched already
+            await waiting
+        else:
+            await call.request.while_there(waiting)
+    if call.request.method == "HEAD":  # whose answer has no room for it
+        return _shown(runpod.streamed((await _find(call, output=False)).state, ()))
+    handed = await store.hand_out(call.tenant, id, bytes_max=STREAM_BYTES)
+    values = handed.values
+    if handed.whole:
+        values = (output_value(_snapshot(call, await _find(call))),)
+    # What comes last comes with the last chunk, or after it.
+    state = handed.state if handed.is_last or handed.state not in FINAL else "running"
+    return _shown(runpod.streamed(state, values))
+
+
+async def _until_new(call: Call, job: str) -> None:
+    """Wait until a job has something to hand out, or has ended; at once where too many requests
+    are held already, or the process is about to stop."""
+    gateway, store = call.context.gateway, call.context.store.jobs
+    ends_s = time.monotonic() + STREAM_S
+    with gateway.waiters.place(call.tenant) as has_place, gateway.feeds.follow(job) as feed:
+        while has_place and not gateway.waiters.is_stopped:
+            version = feed.version
+            if await store.has_chunks(call.tenant, job):
+                return
+            if not await feed.wait(version, ends_s - time.monotonic()):
+                return
 
 
 def _looks(path: str, handler: Handler, **rest: Any) -> tuple[Operation, ...]:

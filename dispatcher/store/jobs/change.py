@@ -15,7 +15,7 @@ from dispatcher.store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from dispatcher.store.jobs import finish, measures, views
+from dispatcher.store.jobs import chunks, finish, measures, views
 from dispatcher.store.jobs.finish import Ending, Found
 from dispatcher.store.jobs.scheduling import is_ahead_of_purge
 from dispatcher.store.jobs.touched import Touched
@@ -31,7 +31,7 @@ _RETRY = """
 UPDATE jobs SET state = 'queued', reason = NULL, run = run + 1, claim = claim + 1, calls = 0,
     tries = 0, turned_away = 0, interruptions = 0, due_ms = 0, queued_ms = ?, started_ms = NULL,
     ended_ms = NULL, expires_ms = ?, ends_ms = ?, epoch = ?, ticket = ?, status_code = NULL,
-    error = NULL, process = NULL, pruned = 0
+    error = NULL, process = NULL, pruned = 0, chunks = NULL
 WHERE id = ?
 """
 
@@ -52,16 +52,6 @@ def cancel(
     ending = Ending(state="cancelled", reason=reason, releasing=True)
     ended = finish.end(tx, [found], ending, rules, now_ms=now_ms)
     return _changed(tx, tenant, job, changed=bool(ended))
-
-
-def hand_out(tx: Tx, tenant: str, job: str, run: int, touched: Touched) -> bool:
-    """Note that the output of a job's run is handed out as a stream; False where it was before, or
-    another run has begun. Raises NotFound."""
-    found = _find(tx, tenant, job, touched)
-    if found.job.run != run or found.job.state != "completed":
-        return False
-    sql = "UPDATE jobs SET streamed = run WHERE id = ? AND streamed <> run"
-    return bool(tx.run(sql, job))
 
 
 def retry(
@@ -130,6 +120,7 @@ def retry_all(tx: Tx, found: Sequence[Found], *, force: bool, now_ms: int) -> di
         tx.changes.queued(job.endpoint, one.queue, 1)
         tx.changes.job_moved(job.tenant, job.state, "queued")
     if values:
+        chunks.drop(tx, [row[-1] for row in values])
         tx.bulk(tx.job_statements.PUT_QUEUES, list(given.values()))
         tx.many(_RETRY, values)
         again = [one.job for one in found if one.job.id not in refused]

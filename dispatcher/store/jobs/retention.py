@@ -43,7 +43,16 @@ _DUE: Final = (
 )
 # What signs a callback that could not be told yet stays until it is.
 _LEFT: Final = "CASE WHEN EXISTS (SELECT 1 FROM job_untold WHERE job = jobs.id) THEN secret END"
-_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags", "job_progress", "job_untold")
+_OUTPUTS: Final = ("outputs", "chunks")
+_PARTS: Final = (
+    "inputs",
+    "outputs",
+    "chunks",
+    "job_attempts",
+    "job_tags",
+    "job_progress",
+    "job_untold",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +156,8 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
     outputs = [one for one in _as_found(tx, found.outputs) if one.pruned in (0, INPUT_GONE)]
     if outputs:
         ids = tx.ids(one.id for one in outputs)
-        tx.run(f"DELETE FROM outputs WHERE job{tx.job_statements.IN}", ids)
+        for part in _OUTPUTS:
+            tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
         sql = f"UPDATE jobs SET pruned = pruned + {OUTPUT_GONE}, output_bytes = NULL WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in outputs:

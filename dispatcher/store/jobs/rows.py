@@ -90,6 +90,7 @@ SETTLED: Final = {
     "callback": "text",
     "output_bytes": "bigint",
     "output_type": "text",
+    "chunks": "bigint",
 }
 ENDED: Final = {
     "state": "text",

@@ -12,7 +12,7 @@ from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
-from dispatcher.store.jobs import by_url, events, measures, rows, untold
+from dispatcher.store.jobs import by_url, chunks, events, measures, rows, untold
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.untold import Untold
@@ -135,6 +135,7 @@ def _record(
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
     _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
     measures.settled(tx, [end.settlement for end in ends])
+    chunks.drop(tx, [end.settlement.job.id for end in ends if _is_joined(end.settlement)])
     for end in ends:
         event = held[end.settlement.job.id, end.settlement.job.claim].event
         if event is not None:
@@ -160,6 +161,12 @@ def _record(
         SubmitRequest(end.callback, end.handover) for end in ends if end.callback is not None
     ]
     return tell(tx, requests, rules, isolated=any(end.isolated for end in ends))
+
+
+def _is_joined(item: JobSettlement) -> bool:
+    """Whether what came in chunks is the output by now, or begins anew."""
+    outcome, is_final = item.outcome, item.verdict.state in FINAL
+    return bool(outcome.chunks) and (outcome.output is not None or not is_final)
 
 
 def _is_untold(end: JobEnd) -> bool:
@@ -194,6 +201,7 @@ def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
         None if end.callback is None else end.callback.id,
         None if output is None else len(output.body),
         None if output is None else rows.fit_text(output.content_type),
+        None if output is None else outcome.chunks,
         job.id,
     )
 

@@ -15,11 +15,15 @@ from dispatcher.jobs.endpoint import Endpoint, EndpointLoad
 from dispatcher.jobs.estimates import Histogram, What
 from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.looks import (
+    Chunks,
+    HandedOut,
     JobInput,
+    JobNews,
     JobPage,
     JobSweep,
     JobUsage,
     JobWait,
+    Seen,
     SweepCount,
     TenantLoad,
 )
@@ -33,6 +37,7 @@ from dispatcher.jobs.values import (
     JobByUrl,
     JobClaimRequest,
     JobSettlement,
+    NewChunks,
     NewJob,
     Output,
     Report,
@@ -44,6 +49,7 @@ from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs import (
     by_url,
     change,
+    chunks,
     clocks,
     endpoint_secrets,
     endpoints,
@@ -67,7 +73,7 @@ from dispatcher.store.jobs.purge import EndedSlice
 from dispatcher.store.jobs.repair import Stale
 from dispatcher.store.jobs.retention import Due
 from dispatcher.store.jobs.sweeps import Bulk, Part
-from dispatcher.store.jobs.touched import of_endpoint, of_jobs
+from dispatcher.store.jobs.touched import of_endpoint, of_endpoints, of_jobs
 from dispatcher.store.lanes import Lanes, none, of_tenant
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
 from dispatcher.store.tenants import Erasure
@@ -423,12 +429,45 @@ class JobStore:
             entries=entries,
         )
 
-    async def hand_out(self, tenant: str, job: str, run: int) -> bool:
-        """Return whether the output of a job's run, which has completed, is to be handed out as a
-        stream: it is so once. Raises NotFound."""
+    # --- what comes in chunks ---
+
+    async def put_chunks(self, given: Sequence[NewChunks]) -> Collection[tuple[str, int]]:
+        """Store chunks of calls, each under its claim; return the claims (a job's id and its claim)
+        that are current: of others nothing is stored. The same again is stored once."""
+        touched = of_endpoints(one.endpoint for one in given)
+        return await self._write(lambda tx: chunks.put(tx, given), lanes=touched)
+
+    async def chunks(
+        self, tenant: str, job: str, *, seen: tuple[int, int], bytes_max: int
+    ) -> Chunks:
+        """Return chunks of a job's present call, or of the last one of its run: of about so many
+        bytes, one at least, after those that were `seen`: a claim, and how many of it. Raises
+        NotFound."""
+        found: Chunks = await self._read(
+            lambda tx: chunks.get(tx, tenant, job, seen=seen, bytes_max=bytes_max), Reader(tenant)
+        )
+        return found
+
+    async def news(self, asked: Sequence[Seen], *, bytes_max: int) -> Mapping[str, JobNews]:
+        """Return how these jobs stand, with what is new of the chunks of those that run; what is
+        gone is left out."""
+        found: Mapping[str, JobNews] = await self._read(
+            lambda tx: chunks.news(tx, asked, bytes_max=bytes_max), SERVICE
+        )
+        return found
+
+    async def has_chunks(self, tenant: str, job: str) -> bool:
+        """Return whether `hand_out` has something to hand out, or an end to tell. Raises
+        NotFound."""
+        found: bool = await self._read(lambda tx: chunks.has_news(tx, tenant, job), Reader(tenant))
+        return found
+
+    async def hand_out(self, tenant: str, job: str, *, bytes_max: int) -> HandedOut:
+        """Hand out what has come of a job in chunks, of about so many bytes, or the output of one
+        that completed: each once, whoever asks. Raises NotFound."""
         touched = of_jobs([job])
         return await self._write(
-            lambda tx: change.hand_out(tx, tenant, job, run, touched),
+            lambda tx: chunks.hand_out(tx, tenant, job, bytes_max=bytes_max),
             lanes=touched,
             tenant=tenant,
         )

@@ -91,6 +91,11 @@ def of_endpoint(name: str) -> Touched:
     return Touched(endpoints=[name])
 
 
+def of_endpoints(names: Iterable[str]) -> Touched:
+    """Return these endpoints."""
+    return Touched(endpoints=names)
+
+
 def of_jobs(ids: Sequence[str]) -> Touched:
     """Return these jobs' endpoints and lanes."""
     return Touched(lambda tx: tx.all(f"{OF_JOBS} id{tx.job_statements.IN}", tx.ids(ids)))

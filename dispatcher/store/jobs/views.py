@@ -22,16 +22,19 @@ def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
     found = rows.job(tx, row)
     if not output:
         return found
-    return replace(found, output=_output(tx, found), progress=progress.of_job(tx, found))
+    return replace(
+        found, output=stored_output(tx, found.tenant, found.id), progress=progress.of_job(tx, found)
+    )
 
 
-def _output(tx: Tx, job: Job) -> Output | None:
-    row = tx.one("SELECT body, kid, content_type, headers FROM outputs WHERE job = ?", job.id)
+def stored_output(tx: Tx, tenant: str, job: str) -> Output | None:
+    """Return what a job of this tenant brought, None where that is not there."""
+    row = tx.one("SELECT body, kid, content_type, headers FROM outputs WHERE job = ?", job)
     if row is None:
         return None
     body, kid, content_type, headers = row
     return Output(
-        body=rows.open_body(tx, kid, body, OUTPUTS.place(job.id, job.tenant)),
+        body=rows.open_body(tx, kid, body, OUTPUTS.place(job, tenant)),
         content_type=content_type,
         headers=tuple((name, value) for name, value in json.loads(headers)),
     )

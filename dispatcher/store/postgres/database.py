@@ -191,6 +191,8 @@ class PostgresDatabase:
             self._events.on_endpoints()
         elif topic == "ended" and ids:
             self._events.on_jobs_ended(ids)
+        elif topic == "news" and ids:
+            self._events.on_jobs_news(ids)
 
     async def _watch(self) -> None:
         """Look for what nobody could notify: a process that died between its commit and that."""
@@ -294,9 +296,9 @@ def commit(session: Session, operations: Sequence[object], rules: Rules) -> Comm
     if session.is_past(committed.next_ready_ms):
         session.notify_ready()
     changes = committed.changes
-    if changes.next_job is not None or changes.ended_jobs:
+    if changes.next_job is not None or changes.ended_jobs or changes.news:
         ready = changes.next_job is not None and session.is_past(changes.next_job.at_ms)
-        session.tell_jobs(ready=ready, ended=changes.ended_jobs)
+        session.tell_jobs(ready=ready, ended=changes.ended_jobs, news=changes.news)
     return committed
 
 

@@ -53,6 +53,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "job_attempts": ("job", "run", "n"),
     "job_progress": ("job",),
     "link_keys": ("id",),
+    "chunks": ("id",),
     "job_tags": ("tenant", "key", "value", "job"),
     "job_untold": ("job", "run"),
     "durations": ("endpoint", "day", "what", "bucket"),

@@ -185,6 +185,7 @@ class Session(postgres.Session):
         self._told_s = 0.0
         self._jobs_ready = False
         self._ended_jobs: list[str] = []
+        self._jobs_news: set[str] = set()
 
     # --- life ---
 
@@ -327,22 +328,30 @@ class Session(postgres.Session):
             _LOG.info("could not wake the others", reason=line(error))
             self.drop()
 
-    def tell_jobs(self, *, ready: bool, ended: Sequence[str] = ()) -> None:
-        """Tell the others of jobs that may start and of those that have ended, as `notify_ready`
-        does; what there was no time for is told with the next commit or look."""
+    def tell_jobs(
+        self, *, ready: bool, ended: Sequence[str] = (), news: Iterable[str] = ()
+    ) -> None:
+        """Tell the others of jobs that may start, of those that have ended, and of those that
+        have something new, as `notify_ready` does; what there was no time for is told with the
+        next commit or look."""
         self._ended_jobs += ended
+        self._jobs_news |= set(news)
         self._jobs_ready |= ready
-        if not (self._ended_jobs or self._jobs_ready) or self._connection is None:
+        if not (self._ended_jobs or self._jobs_news or self._jobs_ready):
+            return
+        if self._connection is None:
             return
         if time.monotonic() - self._told_s < _NOTIFY_EVERY_S:
             return
         self._told_s = time.monotonic()
         told = [f"jobs {self.id}"] if self._jobs_ready else []
-        ids, self._ended_jobs, self._jobs_ready = self._ended_jobs[-_ENDED_MAX:], [], False
-        told += [
-            f"ended {self.id} {' '.join(ids[at : at + _ENDED_EACH])}"
-            for at in range(0, len(ids), _ENDED_EACH)
-        ]
+        for topic, jobs in (("ended", self._ended_jobs), ("news", sorted(self._jobs_news))):
+            ids = jobs[-_ENDED_MAX:]
+            told += [
+                f"{topic} {self.id} {' '.join(ids[at : at + _ENDED_EACH])}"
+                for at in range(0, len(ids), _ENDED_EACH)
+            ]
+        self._ended_jobs, self._jobs_news, self._jobs_ready = [], set(), False
         notices = "; ".join(f"NOTIFY {CHANNEL}, '{one}'" for one in told)
         try:
             self._connection.execute(

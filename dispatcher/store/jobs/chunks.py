@@ -1,0 +1,195 @@
+"""Chunks of what upstreams answer, while they do: each is stored once, under the claim that it came
+under, and nothing is added once that is no longer current. Portable.
+
+What completed has them as its output, and no copy of them is kept; what ended otherwise keeps those
+that came, for as long as an output is kept. A repeat of the call begins anew.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from dispatcher.jobs.chunks import split
+from dispatcher.jobs.looks import Chunks, HandedOut, JobNews, Seen
+from dispatcher.jobs.states import FINAL, JobState
+from dispatcher.jobs.values import NewChunks
+from dispatcher.store.errors import CannotUnseal, NotFound
+from dispatcher.store.jobs import rows, views
+from dispatcher.store.sealing import CHUNKS
+from dispatcher.store.tx import Row, Tx, marks
+
+_COLUMNS: Final = ("id", "job", "run", "claim", "n", "size", "body", "kid")
+_PUT: Final = (
+    f"INSERT INTO chunks ({', '.join(_COLUMNS)}) VALUES ({marks(_COLUMNS)}) ON CONFLICT DO NOTHING"
+)
+_HEAD: Final = "SELECT id, tenant, state, run, claim, chunks FROM jobs"
+_ROWS_MAX: Final = 500  # in one look
+_FETCHED_BYTES: Final = 1024 * 1024
+
+
+def put(tx: Tx, given: Sequence[NewChunks]) -> set[tuple[str, int]]:
+    """Store these, each only under the current claim of a job that runs; return the claims under
+    which they are stored."""
+    sql = f"SELECT id, claim FROM jobs WHERE id{tx.job_statements.IN} AND state = 'running'"
+    found = set(tx.all(sql, tx.ids(one.job for one in given)))
+    current = [
+        one for one in given if (one.job, one.claim) in found and tx.holds_endpoint(one.endpoint)
+    ]
+    values: list[Row] = []
+    for one in current:
+        id = f"{one.job}.{one.claim:012d}.{one.n:05d}"
+        body, kid = rows.seal_body(tx, one.body, CHUNKS.place(id, one.tenant))
+        values.append((id, one.job, one.run, one.claim, one.n, one.size, body, kid))
+        tx.changes.news.add(one.job)
+    if values:
+        begun = [(one.job, one.claim) for one in current if one.n == 0]
+        if begun:  # what earlier calls had brought is void
+            tx.many("DELETE FROM chunks WHERE job = ? AND claim < ?", begun)
+        tx.many(_PUT, values)
+    return {(one.job, one.claim) for one in current}
+
+
+def drop(tx: Tx, jobs: Iterable[str]) -> None:
+    """Delete what these jobs have brought in chunks."""
+    ids = list(jobs)
+    if ids:
+        tx.run(f"DELETE FROM chunks WHERE job{tx.job_statements.IN}", tx.ids(ids))
+
+
+# --- reading ---
+
+
+def get(
+    tx: Tx, tenant: str, job: str, *, seen: tuple[int, int], bytes_max: int = _FETCHED_BYTES
+) -> Chunks:
+    """Return chunks of a job's present call, or of the last one of its run: of about so many bytes,
+    after those that were `seen`: a claim, and how many. Raises NotFound, CannotUnseal."""
+    row = tx.one(f"{_HEAD} WHERE id = ? AND tenant = ?", job, tenant)
+    if row is None:
+        raise NotFound(f"there is no job {job}")
+    return _of(tx, row, seen, bytes_max)
+
+
+def _of(tx: Tx, row: Row, seen: tuple[int, int], bytes_max: int) -> Chunks:
+    job, tenant, state, run, claim, joined = row
+    if joined is not None:
+        return _of_output(tx, row, seen, bytes_max)
+    source = _source(tx, job, state, run, claim)
+    if source is None:
+        return Chunks(state=state, run=run, claim=claim)
+    first = seen[1] if seen[0] == source else 0
+    total = tx.one("SELECT max(n + size) FROM chunks WHERE job = ? AND claim = ?", job, source)
+    values: list[bytes] = []
+    size = 0
+    sql = (
+        "SELECT id, n, body, kid FROM chunks WHERE job = ? AND claim = ? AND n + size > ? "
+        "ORDER BY n LIMIT ?"
+    )
+    if total is not None and (total[0] or 0) > first:
+        for id, n, stored, kid in tx.all(sql, job, source, first, _ROWS_MAX):
+            if n > first + len(values) or size >= bytes_max:
+                break
+            body = rows.open_body(tx, kid, stored, CHUNKS.place(id, tenant))
+            values += split(body)[first + len(values) - n :]
+            size += len(body)
+    return Chunks(
+        state=state,
+        run=run,
+        claim=source,
+        first=first,
+        values=tuple(values),
+        total=0 if total is None else total[0] or 0,
+    )
+
+
+def _source(tx: Tx, job: str, state: JobState, run: int, claim: int) -> int | None:
+    """Return the claim whose chunks are a job's, None where there are none."""
+    if state == "running":
+        return claim
+    if state not in FINAL:
+        return None
+    # A claim grows by one where something else ends a job than its call.
+    sql = "SELECT max(claim) FROM chunks WHERE job = ? AND run = ? AND claim >= ?"
+    found = tx.one(sql, job, run, claim - 1)
+    return None if found is None else found[0]
+
+
+def _of_output(tx: Tx, row: Row, seen: tuple[int, int], bytes_max: int) -> Chunks:
+    job, tenant, state, run, claim, joined = row
+    first = min(seen[1], joined) if seen[0] == claim else 0
+    values: list[bytes] = []
+    output = views.stored_output(tx, tenant, job) if first < joined else None
+    size = 0
+    for value in split(output.body)[first:] if output is not None else ():
+        if values and size + len(value) > bytes_max:
+            break
+        values.append(value)
+        size += len(value)
+    total = joined if output is not None or first == joined else first
+    return Chunks(state=state, run=run, claim=claim, first=first, values=tuple(values), total=total)
+
+
+def news(tx: Tx, asked: Sequence[Seen], *, bytes_max: int) -> dict[str, JobNews]:
+    """Return how these jobs stand, with what is new of their chunks since they were looked at: of
+    those that run, about so many bytes each. What is gone is left out; what cannot be opened is
+    passed over."""
+    found = tx.all(f"{_HEAD} WHERE id{tx.job_statements.IN}", tx.ids(one.job for one in asked))
+    seen = {one.job: one for one in asked}
+    known: dict[str, JobNews] = {}
+    for row in found:
+        job, _, state, run, claim, _ = row
+        chunks = None
+        if state == "running":
+            before = seen[job]
+            try:
+                chunks = _of(tx, row, (before.claim, before.chunks), bytes_max)
+            except CannotUnseal:
+                chunks = None
+        known[job] = JobNews(job=job, state=state, run=run, claim=claim, chunks=chunks)
+    return known
+
+
+# --- handing out each once ---
+
+
+def has_news(tx: Tx, tenant: str, job: str) -> bool:
+    """Whether there is something to hand out of a job's stream, or to say of its end. Raises
+    NotFound."""
+    row = tx.one(
+        "SELECT state, run, claim, streamed_claim, streamed_chunks FROM jobs "
+        "WHERE id = ? AND tenant = ?",
+        job,
+        tenant,
+    )
+    if row is None:
+        raise NotFound(f"there is no job {job}")
+    state, _, claim, streamed_claim, streamed = row
+    if state in FINAL:
+        return True
+    if state != "running":
+        return False
+    total = tx.one("SELECT max(n + size) FROM chunks WHERE job = ? AND claim = ?", job, claim)
+    return ((total and total[0]) or 0) > (streamed if streamed_claim == claim else 0)
+
+
+def hand_out(tx: Tx, tenant: str, job: str, *, bytes_max: int) -> HandedOut:
+    """Hand out what has come of a job and was not handed out before: its chunks, or the output of
+    one that completed, as a `whole`. Raises NotFound, CannotUnseal."""
+    row = tx.one(
+        f"{_HEAD.replace(' FROM', ', streamed_claim, streamed_chunks FROM')} "
+        "WHERE id = ? AND tenant = ?",
+        job,
+        tenant,
+    )
+    if row is None:
+        raise NotFound(f"there is no job {job}")
+    *head, streamed_claim, streamed = row
+    _, _, state, run, _, joined = head
+    if state == "completed" and joined is None:
+        sql = "UPDATE jobs SET streamed = run WHERE id = ? AND run = ? AND streamed <> run"
+        return HandedOut(state=state, run=run, whole=bool(tx.run(sql, job, run)))
+    chunks = _of(tx, tuple(head), (streamed_claim, streamed), bytes_max)
+    if chunks.values:
+        reached = chunks.first + len(chunks.values)
+        sql = "UPDATE jobs SET streamed_claim = ?, streamed_chunks = ? WHERE id = ?"
+        tx.run(sql, chunks.claim, reached, job)
+    return HandedOut(state=state, run=run, values=chunks.values, is_last=chunks.is_all)
