@@ -18,9 +18,11 @@ _LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 _START: Final = b"retry: 1000\n\n"  # who lost the connection comes again after so many milliseconds
 
 
-def event(data: bytes, name: str | None = None) -> bytes:
-    """Return an event; one without a name is a `message`."""
+def event(data: bytes, name: str | None = None, id: str | None = None) -> bytes:
+    """Return an event; one without a name is a `message`. Who comes again says the last `id`."""
     head = b"" if name is None else b"event: %b\n" % name.encode()
+    if id is not None:
+        head += b"id: %b\n" % id.encode()
     lines = b"".join(b"data: %b\n" % line for line in _LINE_END.split(data))
     return head + lines + b"\n"
 

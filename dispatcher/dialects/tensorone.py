@@ -2,6 +2,7 @@
 
 import math
 
+from dispatcher import ids
 from dispatcher.dialects.snapshot import Payload, Snapshot, output_value, written
 from dispatcher.jobs import progress
 from dispatcher.jobs.told import error_text, to_json
@@ -56,6 +57,12 @@ def going(shown: Snapshot, output: bytes | None = None, more: str = "") -> bytes
     as JSON, and `more` members, each with a comma before it."""
     said = status(shown)[:-1] + more.encode()
     return (said if output is None else said + b',"output":' + output) + b"}"
+
+
+def chunk(job: str, index: int, value: bytes) -> bytes:
+    """Return what is said of one chunk of an answer that comes in chunks."""
+    head = f'{{"jobId":"{ids.spelled(job, "tensorone")}","index":{index},"output":'
+    return head.encode() + value + b"}"
 
 
 def result(shown: Snapshot) -> bytes:

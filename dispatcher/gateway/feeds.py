@@ -56,8 +56,8 @@ class Feed:
     def since(self, claim: int, count: int) -> list[bytes] | None:
         """Return the chunks after the first `count` of a claim; None where they are not held: then
         the store has them."""
-        behind = self.total - count if claim == self.claim else self.total
-        if not 0 <= behind <= len(self.recent):
+        behind = self.total - count
+        if claim != self.claim or not 0 <= behind <= len(self.recent):
             return None
         return list(self.recent)[len(self.recent) - behind :] if behind else []
 

@@ -1,7 +1,6 @@
 """TensorOne's routes: its paths, its words, and seconds."""
 
 import math
-import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import events, job_headers, job_submits, job_views, jobs
+from dispatcher.api import events, following, job_headers, job_submits, job_views, jobs
 from dispatcher.api.call import JSON_BYTES_MAX, Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.dialects import shared
@@ -24,6 +23,7 @@ from dispatcher.api.dialects.tensorone_shapes import (
     StatusView,
 )
 from dispatcher.api.errors import ApiError, to_refusal
+from dispatcher.api.following import KEEP_ALIVE_S, Cursor
 from dispatcher.api.json import JSON, encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
@@ -42,10 +42,7 @@ from receiver.base.http import invalid, number
 
 _DIALECT: Final = "tensorone"
 _ID: Final = "/v2/jobs/{id}"
-# Between two looks at a job that somebody watches: the first few come sooner.
-_LOOK_S: Final = 0.25
-_LOOK_S_MAX: Final = 2.0
-_KEEP_ALIVE_S: Final = 15.0
+_KEEP_ALIVE_S: Final = KEEP_ALIVE_S
 _SHOWN_BYTES: Final = 200
 _EXAMPLE: Final = {
     "input": {"prompt": "Generate a report", "pages": 10},
@@ -323,8 +320,8 @@ async def status(call: Call) -> Response:
     """Show a job's status.
 
     Any spelling of its id finds it. With `Accept: text/event-stream` the answer goes on: an event
-    with the present status, one more with each change, the last one with its end; for five minutes
-    at most, and with the first event alone where too many requests are held already.
+    with the present status, one more with each change, the last one with its end, and an event
+    `output` with each chunk of an answer that comes in chunks; for five minutes at most, and with the first event alone where too many requests are held already.
     """
     job = await jobs.find(call)
     if call.request.method == "GET" and events.wants_events(call.headers(b"accept")):
@@ -343,34 +340,24 @@ async def _status(call: Call, job: Job) -> bytes:
 
 
 async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
-    """Yield a job's status now, and after each change until its end, as events."""
-    waiters = call.context.gateway.waiters
+    """Yield a job's status now, and after each change until its end, as events; chunks of its
+    answer, as they come, as events `output`."""
+    at = Cursor()
+    watched = following.changes(call, job.id, at, seconds=WAIT_S_MAX, keep_alive_s=_KEEP_ALIVE_S)
     try:
-        with waiters.place(call.tenant) as has_place:
-            yield events.event(await _status(call, job))
-            ends_s = time.monotonic() + WAIT_S_MAX
-            look_s, told_s = _LOOK_S, time.monotonic()
-            while job.state not in FINAL and has_place and not waiters.is_stopped:
-                left_s = ends_s - time.monotonic()
-                if left_s <= 0:
-                    return
-                await waiters.wait_in_place(job.id, min(look_s, left_s))
-                look_s = min(look_s * 2, _LOOK_S_MAX)
-                before, job = job, await jobs.find(call)
-                if _seen(job) != _seen(before):
-                    yield events.event(await _status(call, job))
-                    look_s, told_s = _LOOK_S, time.monotonic()
-                elif time.monotonic() - told_s >= _KEEP_ALIVE_S:
+        async for change in watched:
+            match change.what:
+                case "state" | "progress":
+                    yield events.event(await _status(call, await jobs.find(call)))
+                case "chunk":
+                    yield events.event(
+                        tensorone.chunk(job.id, change.number, change.value), "output"
+                    )
+                case "quiet":
                     yield events.KEEP_ALIVE
-                    told_s = time.monotonic()
     except Exception as error:  # the status of the answer is said already
         refusal = to_refusal(error, call.request.id)
         yield events.event(encode(refusal.document(call.request.id)), "error")
-
-
-def _seen(job: Job) -> tuple[object, ...]:
-    """Return what a change of is worth an update."""
-    return job.state, job.run, job.progress
 
 
 # --- changing ---

@@ -694,11 +694,11 @@ async def test_what_goes_wrong_while_one_watches_is_told(
             if line.startswith("data: "):
                 break
         monkeypatch.setattr(service.store.jobs, "get", away)
+        shout.go.set()
         rest = [line async for line in lines]
     assert rest[1] == "event: error"
     assert json.loads(rest[2].removeprefix("data: "))["error"] == "UNAVAILABLE"
     monkeypatch.undo()
-    shout.go.set()
     await ended(api, id)
 
 

@@ -26,6 +26,11 @@ def read(how: Framing, *parts: bytes) -> list[Piece]:
     return found + list(reader.end())
 
 
+def overfill(reader: Reader, data: bytes) -> None:
+    for _ in range(100):
+        list(reader.feed(data))
+
+
 @pytest.mark.parametrize(
     ("kind", "coding", "how"),
     [
@@ -115,13 +120,10 @@ def test_a_chunk_has_a_size_at_most(how: Framing) -> None:
     """Nothing longer is held, whether its end comes or not."""
     reader = Reader(how)
     with pytest.raises(TooManyChunks, match="1048576 bytes"):
-        for _ in range(100):
-            list(reader.feed(b"data: " + b"x" * 16_384))
+        overfill(reader, b"data: " + b"x" * 16_384)
     assert reader.held < CHUNK_BYTES_MAX + 65_536
-    reader = Reader("events")
     with pytest.raises(TooManyChunks):
-        for _ in range(100):
-            list(reader.feed(b"data: " + b"x" * 16_384 + b"\n"))
+        overfill(Reader("events"), b"data: " + b"x" * 16_384 + b"\n")
     with pytest.raises(TooManyChunks):
         value_of(b"\0" * (CHUNK_BYTES_MAX // 4))
 
