@@ -26,6 +26,8 @@ TEN: Final = {
     "workers": {"idle", "initializing", "ready", "running", "throttled"},
 }
 
+CHUNKS: Final = ["a", {"n": 2}, [3], None, 5]
+
 pytestmark = pytest.mark.timeout(240)
 
 
@@ -44,7 +46,8 @@ def needs(path: Path) -> None:
 
 @dataclass(slots=True)
 class Model:
-    """Does as an input says: fails, takes its time, or holds the call until the end."""
+    """Does as an input says: fails, takes its time, answers in chunks, or holds the call until the
+    end."""
 
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -66,6 +69,9 @@ def model_server() -> Iterator[Model]:
             if given.get("hold"):
                 model.over.wait(120)
             time.sleep(given.get("seconds", 0))
+            if given.get("chunks"):
+                self.stream(given["chunks"])
+                return
             code = 500 if given.get("fail") else 200
             said = {"error": "out of memory"} if code == 500 else {"said": given.get("prompt")}
             answer = json.dumps(said).encode()
@@ -74,6 +80,16 @@ def model_server() -> Iterator[Model]:
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def stream(self, chunks: list[Any]) -> None:
+            """Answer bit by bit."""
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            for one in chunks:
+                self.wfile.write(f"data: {json.dumps(one)}\n\n".encode())
+                time.sleep(0.4)
 
         def log_message(self, format: str, *args: object) -> None: ...
 
@@ -152,6 +168,7 @@ def test_the_python_client(gateway: Served) -> None:
     assert found["run of a plain input"] == {"said": "plain"}
     assert found["run_sync"] == {"said": "wait"}
     assert found["stream"] == [{"said": "stream"}]
+    assert found["chunks"] == CHUNKS
     assert found["output of what failed"] is None
     assert found["waiting"] == ["IN_QUEUE", "IN_QUEUE"]
     check_health(found["health"])
@@ -166,6 +183,7 @@ def test_the_python_client_for_asyncio(gateway: Served) -> None:
     found = told(gateway, PYTHON, script, ADMIN_KEY, "ep")
     assert (found["status"], found["output"]) == ("COMPLETED", {"said": "hello"})
     assert found["stream"] == [{"said": "stream"}]
+    assert found["chunks"] == CHUNKS
     assert found["output of what failed"] is None
     assert found["waiting"] == ["IN_QUEUE", "IN_QUEUE"]
     check_health(found["health"])
@@ -193,6 +211,7 @@ def test_the_javascript_client(gateway: Served) -> None:
     assert found["slow"]["executionTime"] >= 1_400
     assert found["late"]["completed"] is False or found["late"]["status"] == "COMPLETED"
     assert found["stream"] == [{"output": {"said": "stream"}}]
+    assert found["chunks"] == [{"output": one} for one in CHUNKS]
     assert found["failed"]["error"] == '{"error": "out of memory"}'
     assert found["failed"]["succeeded"] is False
     assert found["waiting"] == ["IN_QUEUE", "IN_QUEUE"]

@@ -78,6 +78,7 @@ ROUTES = [
     ("GET", "/v1/jobs/job_1/attempts", "read"),
     ("GET", "/v1/jobs/job_1/input", "read"),
     ("GET", "/v1/jobs/job_1/output", "read"),
+    ("GET", "/v1/jobs/job_1/events", "read"),
     ("POST", "/v1/jobs/cancel", "operate"),
     ("POST", "/v1/jobs/retry", "operate"),
     ("GET", "/v1/sweeps", "operate"),

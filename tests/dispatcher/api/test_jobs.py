@@ -503,7 +503,7 @@ async def test_any_spelling_of_an_id_finds_the_job(api: httpx.AsyncClient, shout
     for spelling in (id, plain, dashed, f"sync-{dashed}"):
         assert (await api.get(f"/v1/jobs/{spelling}")).json()["id"] == id
     for unknown in ("job_1", "cb_" + "0" * 32, "job_" + "0" * 32, "x"):
-        for path in ("", "/input", "/output", "/attempts"):
+        for path in ("", "/input", "/output", "/attempts", "/events"):
             reject(await api.get(f"/v1/jobs/{unknown}{path}"), 404, "NOT_FOUND")
 
 

@@ -24,6 +24,10 @@ const streaming = await endpoint.run({ input: { prompt: "stream" } })
 found.stream = []
 for await (const one of endpoint.stream(streaming.id)) found.stream.push(one)
 
+const chunked = await endpoint.run({ input: { chunks: ["a", { n: 2 }, [3], null, 5] } })
+found.chunks = []
+for await (const one of endpoint.stream(chunked.id)) found.chunks.push(one)
+
 const failing = await endpoint.run({ input: { fail: true } })
 await until(failing.id, "FAILED")
 found.failed = await endpoint.status(failing.id)

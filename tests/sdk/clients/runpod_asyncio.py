@@ -30,6 +30,8 @@ async def main() -> dict[str, Any]:
         found["status"] = await job.status()
         streaming = await endpoint.run({"prompt": "stream"})
         found["stream"] = [one async for one in streaming.stream()]
+        chunked = await endpoint.run({"chunks": ["a", {"n": 2}, [3], None, 5]})
+        found["chunks"] = [one async for one in chunked.stream()]
 
         failing = await endpoint.run({"fail": True})
         await until(failing, "FAILED")

@@ -27,6 +27,7 @@ found["status"] = job.status()
 found["run of a plain input"] = endpoint.run({"prompt": "plain"}).output(timeout=60)
 found["run_sync"] = endpoint.run_sync({"input": {"prompt": "wait"}}, timeout=60)
 found["stream"] = list(endpoint.run({"input": {"prompt": "stream"}}).stream())
+found["chunks"] = list(endpoint.run({"input": {"chunks": ["a", {"n": 2}, [3], None, 5]}}).stream())
 
 failing = endpoint.run({"input": {"fail": True}})
 until(failing, "FAILED")
