@@ -7,6 +7,7 @@
 //   const job = await client.jobs.submit("document-gen", { pages: 3 }, { tags: { team: "a" } });
 //   const done = await client.jobs.wait(job.id, { timeoutMs: 600_000 });
 //   console.log(done.status, done.output);
+//   for await (const one of client.jobs.watch(job.id)) console.log(one.what, one.output);
 //
 // `TensorOneClient` has the names of TensorOne's SDK instead (`endpoints.executeAsync`,
 // `jobs.getStatus`, `jobs.watchStatus`), against the same gateway.
@@ -19,6 +20,7 @@
 const SENT_AGAIN = new Set([429, 503]);
 const LOST = new Set([502, 504]); // by a proxy's word; or the end of a job, which is final
 const ENDS_OF_JOBS = new Set(["JOB_FAILED", "JOB_TIMEOUT", "JOB_CANCELLED"]);
+const TOLD = new Set(["status", "progress", "output"]);
 const FINAL = new Set(["completed", "failed", "cancelled", "timeout"]);
 const BACKOFF_FIRST_MS = 100;
 const BACKOFF_MAX_MS = 5_000;
@@ -169,10 +171,11 @@ class Connection {
   }
 
   /**
-   * The data of server-sent events, until the stream ends, or breaks; none where there is none.
-   * @returns {AsyncGenerator<any>}
+   * Server-sent events behind the one with the id `last`, each `{ name, id, data }`, until the
+   * stream ends, or breaks; none where there is none.
+   * @returns {AsyncGenerator<{ name: string, id?: string, data: any }>}
    */
-  async *events(path, signal) {
+  async *events(path, signal, last) {
     const timer = new AbortController();
     let idle;
     const alive = () => {
@@ -184,6 +187,7 @@ class Connection {
     alive();
     try {
       const headers = { ...this.#headers, Accept: "text/event-stream" };
+      if (last !== undefined) headers["Last-Event-ID"] = last;
       const request = { headers, signal: timer.signal, redirect: "manual" };
       const response = await this.#fetch(this.#url + path, request);
       const kind = response.headers.get("content-type") ?? "";
@@ -300,6 +304,33 @@ class Jobs {
       if (now() >= endsMs) throw new WaitTimeout(id, status, timeoutMs);
       if (holdS > 0 && now() - begunMs >= holdS * 1_000) polls = -1; // it was held
       else await sleep(Math.min(pollMs(polls), endsMs - now()), signal);
+    }
+  }
+
+  /**
+   * What a job does, as it does. `what` is `status`, a state that it comes to, and while it waits its
+   * `position`; `progress`; `output`, one chunk of an answer that comes in chunks: an `index` of 0
+   * begins anew, since the call is repeated; or `end`, the last one, with the `job`. Where the
+   * connection breaks it goes on behind what was there.
+   * @param {string} id
+   * @returns {AsyncGenerator<{ what: "status" | "progress" | "output" | "end", status?: string,
+   *           position?: number, progress?: number, index?: number, output?: any, job?: object }>}
+   */
+  async *watch(id, { signal } = {}) {
+    const path = `/v1/jobs/${segment(id)}`;
+    let last;
+    for (let polls = 0; ; polls++) {
+      for await (const event of this.#connection.events(`${path}/events`, signal, last)) {
+        last = event.id ?? last;
+        polls = 0;
+        if (event.name === "end") {
+          yield { what: "end", status: event.data.status, job: event.data };
+          return;
+        }
+        if (TOLD.has(event.name)) yield { ...event.data, what: event.name };
+      }
+      await this.#connection.json("GET", path, { signal }); // tells why there is no stream
+      await sleep(pollMs(polls), signal);
     }
   }
 
@@ -472,26 +503,36 @@ class TensorOneJobs {
   }
 
   /**
-   * A job as it is now, and each time that this changes, until it has ended. Where the connection
-   * breaks it is made again.
+   * A job as it is now, and each time that this changes, until it has ended. While its answer comes
+   * in chunks, `output` is the list of those that have come. Where the connection breaks it is made
+   * again.
    * @param {string} jobId
    * @returns {AsyncGenerator<JobStatus>}
    */
   async *watchStatus(jobId, { signal } = {}) {
     const path = `/v2/jobs/${segment(jobId)}/status`;
     let last;
+    let chunks = [];
     const isNew = (update) => {
       const text = JSON.stringify(update);
       return text !== last && ((last = text), true);
     };
     for (let polls = 0; ; polls++) {
-      const status = await this.#connection.json("GET", path, { signal });
+      let status = await this.#connection.json("GET", path, { signal });
       if (isNew(status)) yield status;
       if (FINAL.has(status.status)) return;
-      for await (const update of this.#connection.events(path, signal)) {
-        if (isNew(update)) yield update;
-        if (FINAL.has(update.status)) return;
+      for await (const { name, data } of this.#connection.events(path, signal)) {
         polls = 0;
+        if (name === "output") {
+          const { index, output } = data;
+          if (JSON.stringify(chunks[index]) === JSON.stringify(output)) continue; // told again
+          chunks = [...chunks.slice(0, index), output];
+          yield { ...status, output: chunks };
+        } else if (name === "") {
+          status = data;
+          if (isNew(status)) yield status;
+          if (FINAL.has(status.status)) return;
+        }
       }
       await sleep(pollMs(polls), signal);
     }
@@ -671,13 +712,14 @@ function reasonOf(error) {
   return error?.cause?.message ?? error?.message ?? String(error);
 }
 
-// The data of events, as JSON. An event that is named "error" ends them: asking again tells why.
+// Events, with their data as JSON. An event that is named "error" ends them: asking again tells why.
 async function* eventsOf(body, alive) {
   const reader = body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
   let data = [];
   let name = "";
+  let id;
   try {
     for (;;) {
       const { value, done } = await reader.read();
@@ -690,11 +732,13 @@ async function* eventsOf(body, alive) {
       for (const line of lines) {
         if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
         else if (line.startsWith("event:")) name = line.slice(6).trim();
+        else if (line.startsWith("id:")) id = line.slice(3).trim();
         else if (line === "") {
           if (name === "error") return;
-          if (data.length > 0) yield JSON.parse(data.join("\n"));
+          if (data.length > 0) yield { name, id, data: JSON.parse(data.join("\n")) };
           data = [];
           name = "";
+          id = undefined;
         }
       }
     }

@@ -5,6 +5,7 @@ import builtins
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
 from datetime import date
 from functools import partial, wraps
 from types import TracebackType
@@ -36,7 +37,7 @@ from dispatcher.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from dispatcher.client.events import EventReader
+from dispatcher.client.events import Event, EventReader
 from dispatcher.client.results import (
     Attempt,
     AuditEntry,
@@ -44,6 +45,7 @@ from dispatcher.client.results import (
     Endpoint,
     Job,
     JobAttempt,
+    JobEvent,
     Replay,
     StoredSecret,
     Sweep,
@@ -330,6 +332,25 @@ class AsyncClient:
             await asyncio.sleep(min(poll_s(polls), deadline - now_s))
             polls += 1
 
+    async def watch(self, id: str) -> AsyncIterator[JobEvent]:
+        """Yield what a job does, as it does: each state that it comes to, and while it waits its
+        position; its progress; each chunk of an answer that comes in chunks; at last its end.
+        Where the connection breaks it goes on behind what was there. Raises NotFound."""
+        last, polls = None, 0
+        while True:
+            async with aclosing(self.events(job.follow_job(id, last))) as events:
+                async for event in events:
+                    last, polls = event.id or last, 0
+                    update = job.read_event(event)
+                    if update is None:
+                        continue
+                    yield update
+                    if update.what == "end":
+                        return
+            await self.get_job(id)  # tells why there is no stream, if there is a reason
+            await asyncio.sleep(poll_s(polls))
+            polls += 1
+
     async def watch_sweep(self, id: str) -> AsyncIterator[Sweep]:
         """How far a bulk change of jobs is, again and again until it is done or cancelled."""
         polls = 0
@@ -369,17 +390,17 @@ class AsyncClient:
                 good: Response = end.value
                 return good
 
-    async def events(self, call: Call[Any]) -> AsyncGenerator[bytes]:
-        """Make a call that is answered with server-sent events; yield the data of each as it comes.
-        Ends where the stream ends, or breaks, and at once where the answer is none."""
+    async def events(self, call: Call[Any]) -> AsyncGenerator[Event]:
+        """Make a call that is answered with server-sent events; yield each as it comes. Ends where
+        the stream ends, or breaks, and at once where the answer is none."""
         reader = EventReader()
         try:
             async with self._http.stream(**request_arguments(call, EVENTS_S)) as response:
                 if not is_events(response):
                     return
                 async for chunk in response.aiter_bytes():
-                    for data in reader.feed(chunk):
-                        yield data
+                    for event in reader.feed(chunk):
+                        yield event
         except (httpx.RequestError, ValueError):
             return
 

@@ -3,7 +3,7 @@ service may add later are ignored, so that an older client keeps working."""
 
 import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -162,6 +162,27 @@ class Job(wire_jobs.JobDetailView[datetime], frozen=True, kw_only=True):
     def completed(self) -> bool:
         """Whether it has an output."""
         return self.status == "completed"
+
+
+class JobEvent(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What a job does. `what` it is: `status`, a state that it comes to, with its `position` and
+    what it waits for while it does; `progress`; `output`, one chunk of an answer that comes in
+    chunks: an `index` of 0 begins anew, since the call is repeated; `end`, with the `job`."""
+
+    what: Literal["status", "progress", "output", "end"] = "status"
+    status: str | None = None
+    run: int | None = None
+    position: int | None = None
+    position_exactly: bool | None = None
+    waiting_for: str | None = None
+    waiting_until: datetime | None = None
+    held_reason: str | None = None
+    progress: float | None = None
+    current_step: str | None = None
+    metadata: dict[str, Any] | None = None
+    index: int | None = None
+    output: Any = None
+    job: Job | None = None
 
 
 class JobAttempt(wire_jobs.JobAttemptView[datetime], frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ import builtins
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import date
 from functools import partial, wraps
 from types import TracebackType
@@ -38,7 +39,7 @@ from dispatcher.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from dispatcher.client.events import EventReader
+from dispatcher.client.events import Event, EventReader
 from dispatcher.client.results import (
     Attempt,
     AuditEntry,
@@ -46,6 +47,7 @@ from dispatcher.client.results import (
     Endpoint,
     Job,
     JobAttempt,
+    JobEvent,
     Replay,
     StoredSecret,
     Sweep,
@@ -331,6 +333,25 @@ class Client:
             time.sleep(min(poll_s(polls), deadline - now_s))
             polls += 1
 
+    def watch(self, id: str) -> Iterator[JobEvent]:
+        """Yield what a job does, as it does: each state that it comes to, and while it waits its
+        position; its progress; each chunk of an answer that comes in chunks; at last its end.
+        Where the connection breaks it goes on behind what was there. Raises NotFound."""
+        last, polls = None, 0
+        while True:
+            with closing(self.events(job.follow_job(id, last))) as events:
+                for event in events:
+                    last, polls = event.id or last, 0
+                    update = job.read_event(event)
+                    if update is None:
+                        continue
+                    yield update
+                    if update.what == "end":
+                        return
+            self.get_job(id)  # tells why there is no stream, if there is a reason
+            time.sleep(poll_s(polls))
+            polls += 1
+
     def watch_sweep(self, id: str) -> Iterator[Sweep]:
         """How far a bulk change of jobs is, again and again until it is done or cancelled."""
         polls = 0
@@ -370,9 +391,9 @@ class Client:
                 good: Response = end.value
                 return good
 
-    def events(self, call: Call[Any]) -> Generator[bytes, None, None]:
-        """Make a call that is answered with server-sent events; yield the data of each as it comes.
-        Ends where the stream ends, or breaks, and at once where the answer is none."""
+    def events(self, call: Call[Any]) -> Generator[Event, None, None]:
+        """Make a call that is answered with server-sent events; yield each as it comes. Ends where
+        the stream ends, or breaks, and at once where the answer is none."""
         reader = EventReader()
         try:
             with self._http.stream(**request_arguments(call, EVENTS_S)) as response:

@@ -6,11 +6,9 @@ of them joined, a JSON array, are the output. An event called `progress` is no c
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
-
-import msgspec
 
 from receiver.base.completion import BOM, DEPTH_MAX, ParseError, parse
 
@@ -29,7 +27,6 @@ _LINES: Final = frozenset({
     "application/x-jsonlines",
     "application/json-lines",
 })  # fmt: skip
-_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _LEVELS: Final = 4  # of what it may stand in
 
 Framing = Literal["events", "lines"]
@@ -133,16 +130,6 @@ class Sink(Protocol):
 
     def progress(self, data: bytes) -> None:
         """Take what an event said of how far the job is."""
-
-
-def joined(values: Sequence[bytes]) -> bytes:
-    """Return chunks as one JSON array."""
-    return b"[" + b",".join(values) + b"]"
-
-
-def split(array: bytes) -> list[bytes]:
-    """Return the chunks of such an array."""
-    return [bytes(one) for one in _RAW.decode(array)]
 
 
 class Reader:

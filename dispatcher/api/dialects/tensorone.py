@@ -321,7 +321,8 @@ async def status(call: Call) -> Response:
 
     Any spelling of its id finds it. With `Accept: text/event-stream` the answer goes on: an event
     with the present status, one more with each change, the last one with its end, and an event
-    `output` with each chunk of an answer that comes in chunks; for five minutes at most, and with the first event alone where too many requests are held already.
+    `output` with each chunk of an answer that comes in chunks; for five minutes at most, and with
+    the first event alone where too many requests are held already.
     """
     job = await jobs.find(call)
     if call.request.method == "GET" and events.wants_events(call.headers(b"accept")):

@@ -10,12 +10,16 @@ from functools import partial
 from typing import Any, Final, Literal, TypedDict
 from urllib.parse import quote
 
+from msgspec import structs
+
 from dispatcher.client.calls import build, read
 from dispatcher.client.calls.build import Moment, Policy
 from dispatcher.client.errors import BadAnswer, InputGone, OutputGone
+from dispatcher.client.events import Event
 from dispatcher.client.results import (
     Job,
     JobAttempt,
+    JobEvent,
     Payload,
     SubmittedJob,
     Sweep,
@@ -36,7 +40,9 @@ Change = Literal["cancel", "retry"]
 OCTETS: Final = "application/octet-stream"
 HOLD_S_MAX: Final = 300
 """The longest that the service holds an answer."""
+_OK: Final = 200
 _ACCEPTED: Final = 202
+_TOLD: Final[tuple[Literal["status", "progress", "output"], ...]] = ("status", "progress", "output")
 _HEADER: Final = re.compile(r"[ -~]*")
 _LOCATION: Final = re.compile(r"(?:.*/)?v1/jobs/([\w-]{1,64})")
 _FILTERS: Final = {
@@ -179,6 +185,32 @@ def get_job(id: str, *, hold_s: int = 0) -> Call[Job]:
         params=params,
         hold_s=hold_s,
     )
+
+
+def follow_job(id: str, last: str | None = None) -> Call[JobEvent]:
+    """Return what a job does as it comes, behind the `last` event that was read, until its end: a
+    stream of events."""
+    headers = [("Accept", "text/event-stream")]
+    if last is not None:
+        headers.append(("Last-Event-ID", last))
+    return Call(
+        method="GET",
+        path=build.path("jobs", id, "events"),
+        read=read.json(JobEvent),
+        repeatable=True,
+        headers=tuple(headers),
+    )
+
+
+def read_event(event: Event) -> JobEvent | None:
+    """Return an event of such a stream; None for one that is not known here."""
+    if event.name == "end":
+        ended = read.decode(event.data, Job, _OK)
+        return JobEvent(what="end", status=ended.status, run=ended.run, job=ended)
+    what = next((one for one in _TOLD if one == event.name), None)
+    if what is None:
+        return None
+    return structs.replace(read.decode(event.data, JobEvent, _OK), what=what)
 
 
 def job_attempts(

@@ -1,6 +1,7 @@
 """TensorOne's client for asyncio: the same methods, awaited."""
 
 import asyncio
+import builtins
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
@@ -8,12 +9,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from msgspec.structs import replace
 
 from dispatcher.client.aio import AsyncClient
-from dispatcher.client.calls import read
 from dispatcher.client.retry import poll_s
 from dispatcher.client.tensorone import calls
-from dispatcher.client.tensorone.results import Execution, Job, JobStatus
+from dispatcher.client.tensorone.calls import Update, is_new
+from dispatcher.client.tensorone.results import Chunk, Execution, Job, JobStatus
 from dispatcher.client.transport import DEFAULT_URL, TIMEOUT_S
 
 
@@ -80,6 +82,7 @@ class AsyncJobs:
         """Yield a job as it is now, and each time that this changes, until it has ended; where the
         connection breaks it is made again. Raises NotFound."""
         last, polls = None, 0
+        chunks: builtins.list[Any] = []
         while True:
             status = await self.get_status(job_id)
             if status != last:
@@ -89,6 +92,12 @@ class AsyncJobs:
                 return
             async with aclosing(self._updates(job_id)) as updates:
                 async for update in updates:
+                    if isinstance(update, Chunk):
+                        if is_new(chunks, update):
+                            chunks = [*chunks[: update.index], update.output]
+                            yield replace(last, output=chunks)
+                        polls = 0
+                        continue
                     if update != last:
                         last = update
                         yield update
@@ -98,11 +107,13 @@ class AsyncJobs:
             await asyncio.sleep(poll_s(polls))
             polls += 1
 
-    async def _updates(self, job_id: str) -> AsyncGenerator[JobStatus]:
+    async def _updates(self, job_id: str) -> AsyncGenerator[Update]:
         """Yield the updates of one stream; none where there is no stream."""
         async with aclosing(self._client.events(calls.watch_status(job_id))) as events:
-            async for data in events:
-                yield read.decode(data, JobStatus, 200)
+            async for event in events:
+                update = calls.read_update(event)
+                if update is not None:
+                    yield update
 
     async def cancel(self, job_id: str) -> JobStatus:
         """Cancel a job. One that has ended stays as it is. Raises NotFound."""

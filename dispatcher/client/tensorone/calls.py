@@ -1,12 +1,13 @@
 """Every call of TensorOne's routes as a value."""
 
 import uuid
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 
 from dispatcher.client.calls import build, read
 from dispatcher.client.errors import InputGone
-from dispatcher.client.tensorone.results import Execution, Job, JobPage, JobStatus
+from dispatcher.client.events import Event
+from dispatcher.client.tensorone.results import Chunk, Execution, Job, JobPage, JobStatus
 from dispatcher.client.transport import Call
 
 T = TypeVar("T")
@@ -90,6 +91,22 @@ def get_status(job_id: str) -> Call[JobStatus]:
 def watch_status(job_id: str) -> Call[JobStatus]:
     """Return a job's updates as they come, until its end: a stream of events."""
     return _call("GET", job_id, "status", headers=_EVENTS)
+
+
+Update: TypeAlias = JobStatus | Chunk
+
+
+def read_update(event: Event) -> Update | None:
+    """Return an event of such a stream; None for one that is not known here."""
+    if event.name == "output":
+        return read.decode(event.data, Chunk, 200)
+    return None if event.name else read.decode(event.data, JobStatus, 200)
+
+
+def is_new(chunks: Sequence[object], one: Chunk) -> bool:
+    """Whether a chunk is another one than was there, or comes next: a stream that is begun again
+    tells all of them again."""
+    return one.index >= len(chunks) or chunks[one.index] != one.output
 
 
 def cancel(job_id: str) -> Call[JobStatus]:

@@ -25,7 +25,8 @@ class Job(Struct, frozen=True, kw_only=True, rename="camel"):
 class JobStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     """A job as it is now: `queued`, `running`, `completed`, `failed`, `cancelled` or `timeout`.
     `progress` (0 to 100), `current_step` and `metadata` are what its function told of it, `output`
-    is there once it is completed, `error` where it was not."""
+    is there once it is completed, `error` where it was not. While one is watched whose answer comes
+    in chunks, `output` is the list of those that have come."""
 
     job_id: str
     status: str
@@ -48,6 +49,13 @@ class JobStatus(Struct, frozen=True, kw_only=True, rename="camel"):
     def final(self) -> bool:
         """Whether nothing more happens to it by itself."""
         return self.status in FINAL
+
+
+class Chunk(Struct, frozen=True, kw_only=True):
+    """One chunk of an answer that comes in chunks, and its number, from 0."""
+
+    index: int
+    output: Any
 
 
 class Execution(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -3,6 +3,7 @@
 Generated from aio.py by `make generate`: change that file, not this one.
 """
 
+import builtins
 import ssl
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -11,12 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from msgspec.structs import replace
 
-from dispatcher.client.calls import read
 from dispatcher.client.retry import poll_s
 from dispatcher.client.sync import Client
 from dispatcher.client.tensorone import calls
-from dispatcher.client.tensorone.results import Execution, Job, JobStatus
+from dispatcher.client.tensorone.calls import Update, is_new
+from dispatcher.client.tensorone.results import Chunk, Execution, Job, JobStatus
 from dispatcher.client.transport import DEFAULT_URL, TIMEOUT_S
 
 
@@ -83,6 +85,7 @@ class Jobs:
         """Yield a job as it is now, and each time that this changes, until it has ended; where the
         connection breaks it is made again. Raises NotFound."""
         last, polls = None, 0
+        chunks: builtins.list[Any] = []
         while True:
             status = self.get_status(job_id)
             if status != last:
@@ -92,6 +95,12 @@ class Jobs:
                 return
             with closing(self._updates(job_id)) as updates:
                 for update in updates:
+                    if isinstance(update, Chunk):
+                        if is_new(chunks, update):
+                            chunks = [*chunks[: update.index], update.output]
+                            yield replace(last, output=chunks)
+                        polls = 0
+                        continue
                     if update != last:
                         last = update
                         yield update
@@ -101,11 +110,13 @@ class Jobs:
             time.sleep(poll_s(polls))
             polls += 1
 
-    def _updates(self, job_id: str) -> Generator[JobStatus, None, None]:
+    def _updates(self, job_id: str) -> Generator[Update, None, None]:
         """Yield the updates of one stream; none where there is no stream."""
         with closing(self._client.events(calls.watch_status(job_id))) as events:
-            for data in events:
-                yield read.decode(data, JobStatus, 200)
+            for event in events:
+                update = calls.read_update(event)
+                if update is not None:
+                    yield update
 
     def cancel(self, job_id: str) -> JobStatus:
         """Cancel a job. One that has ended stays as it is. Raises NotFound."""

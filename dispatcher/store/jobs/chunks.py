@@ -8,7 +8,8 @@ that came, for as long as an output is kept. A repeat of the call begins anew.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from dispatcher.jobs.chunks import split
+import msgspec
+
 from dispatcher.jobs.looks import Chunks, HandedOut, JobNews, Seen
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import NewChunks
@@ -22,6 +23,7 @@ _PUT: Final = (
     f"INSERT INTO chunks ({', '.join(_COLUMNS)}) VALUES ({marks(_COLUMNS)}) ON CONFLICT DO NOTHING"
 )
 _HEAD: Final = "SELECT id, tenant, state, run, claim, chunks FROM jobs"
+_RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ROWS_MAX: Final = 500  # in one look
 _FETCHED_BYTES: Final = 1024 * 1024
 
@@ -56,6 +58,11 @@ def drop(tx: Tx, jobs: Iterable[str]) -> None:
 
 
 # --- reading ---
+
+
+def split(array: bytes) -> list[bytes]:
+    """Return the values of a JSON array, as they stand there."""
+    return [bytes(one) for one in _RAW.decode(array)]
 
 
 def get(

@@ -17,7 +17,7 @@ from dispatcher.client import (
     ValidationFailed,
     tensorone,
 )
-from dispatcher.client.events import EventReader
+from dispatcher.client.events import Event, EventReader
 from dispatcher.client.tensorone import AsyncTensorOneClient, TensorOneClient
 from tests.dispatcher.client.answering import Answer, answering
 from tests.dispatcher.client.model import Model
@@ -407,11 +407,15 @@ def test_events_are_the_same_in_whatever_pieces_they_come() -> None:
     for size in range(1, len(stream) + 1):
         reader = EventReader()
         found = [
-            data
+            event
             for at in range(0, len(stream), size)
-            for data in reader.feed(stream[at : at + size])
+            for event in reader.feed(stream[at : at + size])
         ]
-        assert found == [b"one", b"two\nlines", "é".encode()], size
+        assert found == [
+            Event(b"one", "status", "1"),
+            Event(b"two\nlines"),
+            Event("é".encode()),
+        ], size
 
 
 def test_a_line_without_end_and_an_error_end_a_stream() -> None:

@@ -86,7 +86,7 @@ class Stage:
 
     async def all(self, id: str) -> tuple[str, list[Any]]:
         """The state that a stream ends in, and all that it handed out."""
-        found = []
+        found: list[Any] = []
         while True:
             state, values = await self.stream(id)
             found += values

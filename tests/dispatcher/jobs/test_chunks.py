@@ -15,9 +15,9 @@ from dispatcher.jobs.chunks import (
     Reader,
     TooManyChunks,
     framing,
-    split,
     value_of,
 )
+from dispatcher.store.jobs.chunks import split
 
 
 def read(how: Framing, *parts: bytes) -> list[Piece]:

@@ -3,13 +3,16 @@ none once that is over."""
 
 from dataclasses import replace
 
-from dispatcher.jobs.chunks import joined
 from dispatcher.jobs.looks import HandedOut, Seen
 from dispatcher.jobs.values import CallOutcome, ClaimedJob, JobVerdict, NewChunks
 from tests.dispatcher.store.builders import TENANT, secret
 from tests.dispatcher.store.jobs.builders import Jobs, outcome
 
 MANY = 2**20
+
+
+def joined(values: tuple[bytes, ...]) -> bytes:
+    return b"[" + b",".join(values) + b"]"
 
 
 def new(job: ClaimedJob, n: int, *values: bytes) -> NewChunks:
