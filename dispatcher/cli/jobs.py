@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from dispatcher.cli import options
+from dispatcher.cli import job_watch, options
 from dispatcher.cli.job_list import FiltersDep, group, job_table
 from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, payload_of
@@ -45,7 +46,7 @@ To = Annotated[
 ]
 Input = Annotated[
     str,
-    typer.Option("--input", metavar="FILE|-|JSON", help="What is sent there, byte for byte."),
+    typer.Option("--input", metavar="@FILE|-|JSON", help="What is sent there, byte for byte."),
 ]
 InputType = Annotated[
     str | None, typer.Option(metavar="TYPE", help="Of an input (FILE or -) that is not JSON.")
@@ -58,6 +59,12 @@ app = typer.Typer()
 app.add_typer(group, name="jobs", help="Jobs of endpoints: submit, find, wait, cancel, retry")
 
 
+@command(
+    app,
+    "run",
+    "dispatcher run document-gen --input @job.json --wait     [dim]# watch it to its end[/dim]",
+    "dispatcher run document-gen --input '{\"pages\": 3}' --to https://example.com/hooks",
+)
 @command(
     group,
     "submit",
@@ -106,6 +113,7 @@ def submit_job(
     if to is not None and destination is not None:
         raise typer.BadParameter("--to and --destination exclude each other")
     is_json = content_type is None
+    given = given.removeprefix("@")
     call = calls.submit_job(
         endpoint,
         payload_of(given, "--input") if is_json else _bytes(given),
@@ -167,12 +175,28 @@ def wait_job(service: ServiceDep, id: Id, timeout: Timeout = _TIMEOUT_S) -> None
 
 
 def _await_end(service: Service, id: str, timeout_s: float) -> None:
-    with cli.error_console().status("waiting for its end …"):
+    if service.json or not sys.stderr.isatty():
         job = service.client.wait_job(id, timeout_s)
+    else:
+        job = job_watch.live(service, id, timeout_s)
     if service.json:
         service.show(calls.get_job(id))
     else:
         _print_story(cli.console(), job, service.client.job_attempts(id))
+    if not job.completed:
+        raise typer.Exit(1)
+
+
+@command(
+    group,
+    "watch",
+    "dispatcher jobs watch job_0192…",
+    "dispatcher jobs watch job_0192… --json | jq -r 'select(.what == \"output\").output'",
+)
+def watch_job(service: ServiceDep, id: Id, timeout: Timeout = _TIMEOUT_S) -> None:
+    """Watch a job until its end: what it waits for, its progress, each chunk of an answer that
+    comes in chunks. With --json one document a line. Exits with 1 unless it is completed."""
+    job = job_watch.print_all(service, id, timeout)
     if not job.completed:
         raise typer.Exit(1)
 
@@ -374,6 +398,8 @@ def _print_story(out: Console, job: Job, history: Sequence[JobAttempt]) -> None:
         out.print()
     for attempt in history:
         out.print(_call(attempt), no_wrap=True, overflow="ellipsis")
+    if job.final and job.ended_at is not None:
+        out.print(_end(job, job.ended_at))
     for hint in _ending(job):
         out.print(hint)
 
@@ -381,6 +407,8 @@ def _print_story(out: Console, job: Job, history: Sequence[JobAttempt]) -> None:
 def _facts(job: Job) -> Iterator[tuple[str, str]]:
     yield "endpoint", job.endpoint
     yield "accepted", f"{cli.stamp(job.created_at)}  {cli.ago(job.created_at)}"
+    if job.started_at is not None and job.run == 1:
+        yield "waited", cli.span(max(0.0, (job.started_at - job.created_at).total_seconds()))
     if job.run > 1:
         yield "run", str(job.run)
     if job.priority != "normal":
@@ -403,6 +431,16 @@ def _call(attempt: JobAttempt) -> Text:
         cli.plain(f"call {attempt.n}  {met} in {cli.span(attempt.duration_ms / 1000)}")
     )
     return line.append_text(cli.plain(f"  {attempt.error}" if attempt.error else "", "dim"))
+
+
+def _end(job: Job, at: datetime) -> Text:
+    """Return how it ended, and how that was told."""
+    line = Text().append(f"  {cli.stamp(at)}  ", "dim").append_text(options.word(job.status))
+    if job.started_at is not None:
+        line.append(f" after {cli.span(max(0.0, (at - job.started_at).total_seconds()))}")
+    if job.callback is not None:
+        line.append("; its callback is ").append_text(options.word(job.callback.status))
+    return line
 
 
 def _ending(job: Job) -> Iterator[Text]:

@@ -138,7 +138,7 @@ async def test_chunks_are_handed_out_as_they_come(database: str, kind: str) -> N
         on.model.say({"token": "a"})
         assert await on.stream(id) == ("IN_PROGRESS", [{"token": "a"}])
         on.model.say("plain text", 3)
-        found = []
+        found: list[Any] = []
         while len(found) < 2:
             state, values = await on.stream(id)
             assert state == "IN_PROGRESS"
