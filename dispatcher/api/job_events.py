@@ -13,6 +13,7 @@ from dispatcher.api.following import Change, Cursor
 from dispatcher.api.json import encode
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
+from dispatcher.jobs import progress
 from dispatcher.jobs.states import FINAL
 from receiver.base.http import invalid
 
@@ -75,7 +76,7 @@ async def _told(call: Call, job: str, at: Cursor) -> AsyncGenerator[bytes, None]
                     body = b'{"index":%d,"output":%b}' % (change.number, change.value)
                     yield events.event(body, "output", str(at))
                 case "progress":
-                    said = await progress(call)
+                    said = await _progress(call)
                     if said is not None:
                         yield events.event(said, "progress", str(at))
                 case _ if change.state in FINAL:
@@ -117,9 +118,14 @@ _NAMES: Final = {
 }
 
 
-async def progress(call: Call) -> bytes | None:
+async def _progress(call: Call) -> bytes | None:
     """Return how far the job is that the path names, as JSON; None where nothing is known."""
-    return None
+    known = (await jobs.find(call)).progress
+    if known is None or known.is_empty:
+        return None
+    shown = progress.document(known)
+    text = ",".join(f'"{name}":{value}' for name, value in shown.items())
+    return b"{%b}" % text.encode(errors="replace")
 
 
 OPERATIONS: Final = (follow,)

@@ -15,6 +15,7 @@ from dispatcher.api.route import Operation, Parameter
 from dispatcher.gateway.by_url import Told
 from dispatcher.gateway.reports import Said, TooManyReports, metadata_of
 from dispatcher.jobs import told
+from dispatcher.jobs.chunks import TooManyChunks
 from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
 from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress
 from dispatcher.jobs.states import JobState
@@ -159,6 +160,8 @@ async def _taken(call: Call, grant: Grant, said: Said) -> bool:
         return await call.context.gateway.reports.take(grant, said)
     except TooManyReports:
         raise _too_many() from None
+    except TooManyChunks as error:
+        raise ApiError("PAYLOAD_TOO_LARGE", str(error)) from None
 
 
 def _said(call: Call, report: ProgressReport) -> Said:

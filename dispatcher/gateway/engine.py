@@ -51,9 +51,8 @@ class JobEngine:
 
     `secrets` gives what an endpoint's calls are signed with, `links` the URLs by which their
     upstreams tell of them, and `streams` takes what they bring in chunks; `on_begun` is told of
-    each. `process` is who we are to the other
-    processes on the database, `may_start` whether our beats let us begin anything, and `limits`
-    how many jobs of tenants may run at once.
+    each. `process` is who we are to the other processes on the database, `may_start` whether our
+    beats let us begin anything, and `limits` how many jobs of tenants may run at once.
     """
 
     def __init__(

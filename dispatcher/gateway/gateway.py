@@ -18,6 +18,7 @@ from dispatcher.gateway.events import EventCallbacks
 from dispatcher.gateway.feeds import Feeds
 from dispatcher.gateway.header_values import HeaderValues
 from dispatcher.gateway.links import Links
+from dispatcher.gateway.pieces import StoredPieces
 from dispatcher.gateway.reports import Reports
 from dispatcher.gateway.streams import Streams
 from dispatcher.gateway.waiters import Waiters
@@ -81,7 +82,11 @@ class Gateway:
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
         self.feeds = Feeds(self._jobs.news)
-        self.streams = Streams(self._jobs.put_chunks)
+        self.streams = Streams(
+            self._jobs.put_chunks,
+            on_progress=self._progressed,
+            on_output=self._brought,
+        )
         self.beats = Beats(settings.job_lease, self._beat, self._take_over)
         base_url = settings.upstream_callback_url or settings.public_url or ""
         self.links = Links(self._jobs, base_url, clock=clock)
@@ -107,6 +112,9 @@ class Gateway:
         self.reports = Reports(
             self._jobs,
             self.engine.sign,
+            pieces=StoredPieces(
+                self._jobs, self.book, self.engine.open_job, self.events.output, clock
+            ),
             on_written=self.events.written,
             clock=clock,
             monotonic_ms=monotonic_ms,
@@ -130,6 +138,12 @@ class Gateway:
     def on_news(self, jobs: Collection[str]) -> None:
         """Wake who follows jobs that have something new."""
         self.feeds.tell(jobs)
+
+    def _progressed(self, job: ClaimedJob, data: bytes) -> None:
+        self.reports.progress(job, data)
+
+    def _brought(self, job: ClaimedJob, value: bytes) -> None:
+        self.events.output(job, value)
 
     def _begun(self, job: ClaimedJob) -> None:
         self.feeds.tell((job.id,))

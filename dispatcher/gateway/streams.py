@@ -7,7 +7,7 @@ closed by who finds that out first (`OpenCalls`).
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from dispatcher.jobs.chunks import CHUNK_BYTES_MAX, Joined
 from dispatcher.jobs.values import ClaimedJob, NewChunks
@@ -20,28 +20,8 @@ EVERY_S: Final = 0.15
 _AGAIN_S: Final = 1.0  # where the database is away
 _TOGETHER_MAX: Final = 100  # calls whose chunks go into one operation
 _TOGETHER_BYTES_MAX: Final = 4 * CHUNK_BYTES_MAX
+Tell = Callable[[ClaimedJob, bytes], None]
 Put = Callable[[Sequence[NewChunks]], Awaitable[Collection[tuple[str, int]]]]
-
-
-class Listener(Protocol):
-    """Who wants to know what running calls bring, in the moment in which they do."""
-
-    def progress(self, job: ClaimedJob, data: bytes) -> None:
-        """Take what a call's answer said of how far the job is: an event's data, whatever that
-        is."""
-
-    def output(self, job: ClaimedJob, value: bytes, count: int) -> None:
-        """Take a call's newest chunk, a JSON value, of `count` until now. They are stored."""
-
-
-class Silent:
-    """Nobody wants to know."""
-
-    def progress(self, job: ClaimedJob, data: bytes) -> None:
-        """Take it."""
-
-    def output(self, job: ClaimedJob, value: bytes, count: int) -> None:
-        """Take it."""
 
 
 class Stream:
@@ -67,7 +47,7 @@ class Stream:
 
     def progress(self, data: bytes) -> None:
         """Take what an event said of how far the job is."""
-        self._streams.listener.progress(self.job, data)
+        self._streams.on_progress(self.job, data)
 
     def due(self) -> NewChunks:
         """Return what is to be stored next."""
@@ -94,10 +74,19 @@ class Stream:
 
 
 class Streams:
-    """Those of all calls of this process. `listener` is told of what comes."""
+    """Those of all calls of this process. `on_progress` is told of each event's data that says how
+    far a job is, and `on_output` of a call's newest chunk once that is stored."""
 
-    def __init__(self, put: Put, *, every_s: float = EVERY_S) -> None:
-        self.listener: Listener = Silent()
+    def __init__(
+        self,
+        put: Put,
+        *,
+        on_progress: Tell = lambda _job, _data: None,
+        on_output: Tell = lambda _job, _value: None,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self.on_progress = on_progress
+        self._on_output = on_output
         self._put = put
         self._every_s = every_s
         self._due: dict[Stream, None] = {}  # in the order in which they came
@@ -155,7 +144,7 @@ class Streams:
 
     def _tell(self, stream: Stream) -> None:
         value = stream.joined.since(stream.stored - 1)[0][1:-1]
-        self.listener.output(stream.job, value, stream.stored)
+        self._on_output(stream.job, value)
 
     async def _store_all(self) -> None:
         try:

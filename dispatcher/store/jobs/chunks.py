@@ -10,11 +10,13 @@ from typing import Final
 
 import msgspec
 
+from dispatcher.jobs.chunks import CHUNKS_MAX, TooManyChunks
 from dispatcher.jobs.looks import Chunks, HandedOut, JobNews, Seen
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import NewChunks
 from dispatcher.store.errors import CannotUnseal, NotFound
 from dispatcher.store.jobs import rows, views
+from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.sealing import CHUNKS
 from dispatcher.store.tx import Row, Tx, marks
 
@@ -48,6 +50,30 @@ def put(tx: Tx, given: Sequence[NewChunks]) -> set[tuple[str, int]]:
             tx.many("DELETE FROM chunks WHERE job = ? AND claim < ?", begun)
         tx.many(_PUT, values)
     return {(one.job, one.claim) for one in current}
+
+
+def append(tx: Tx, job: str, claim: int, value: bytes, touched: Touched, *, bytes_max: int) -> bool:
+    """Store one more chunk of a job that runs under this claim, behind those that there are; False
+    where none does. Raises TooManyChunks."""
+    sql = "SELECT tenant, endpoint, run FROM jobs WHERE id = ? AND claim = ? AND state = 'running'"
+    row = tx.one(sql, job, claim)
+    if row is None or not touched.may_change(tx, row[1], None):
+        return False
+    sql = (
+        "SELECT coalesce(max(n + size), 0), CAST(coalesce(sum(length(body)), 0) AS bigint) "
+        "FROM chunks WHERE job = ? AND claim = ?"
+    )
+    n, size = tx.one(sql, job, claim) or (0, 0)
+    if n >= CHUNKS_MAX:
+        raise TooManyChunks(f"there are {CHUNKS_MAX} chunks: there may be no more")
+    if size + len(value) > bytes_max:
+        raise TooManyChunks(f"all chunks together may have {bytes_max} bytes")
+    tenant, endpoint, run = row
+    body = b"[%b]" % value
+    new = NewChunks(
+        job=job, tenant=tenant, endpoint=endpoint, run=run, claim=claim, n=n, size=1, body=body
+    )
+    return bool(put(tx, [new]))
 
 
 def drop(tx: Tx, jobs: Iterable[str]) -> None:
@@ -115,9 +141,10 @@ def _source(tx: Tx, job: str, state: JobState, run: int, claim: int) -> int | No
     if state not in FINAL:
         return None
     # A claim grows by one where something else ends a job than its call.
-    sql = "SELECT max(claim) FROM chunks WHERE job = ? AND run = ? AND claim >= ?"
-    found = tx.one(sql, job, run, claim - 1)
-    return None if found is None else found[0]
+    sql = "SELECT 1 FROM job_attempts WHERE job = ? AND run = ? AND n = ?"
+    last = claim if tx.one(sql, job, run, claim) else claim - 1
+    found = tx.one("SELECT 1 FROM chunks WHERE job = ? AND claim = ? AND run = ?", job, last, run)
+    return None if found is None else last
 
 
 def _of_output(tx: Tx, row: Row, seen: tuple[int, int], bytes_max: int) -> Chunks:
@@ -139,7 +166,10 @@ def news(tx: Tx, asked: Sequence[Seen], *, bytes_max: int) -> dict[str, JobNews]
     """Return how these jobs stand, with what is new of their chunks since they were looked at: of
     those that run, about so many bytes each. What is gone is left out; what cannot be opened is
     passed over."""
-    found = tx.all(f"{_HEAD} WHERE id{tx.job_statements.IN}", tx.ids(one.job for one in asked))
+    in_, ids = tx.job_statements.IN, tx.ids(one.job for one in asked)
+    found = tx.all(f"{_HEAD} WHERE id{in_}", ids)
+    told = tx.all(f"SELECT job, claim, n FROM job_progress WHERE job{in_}", ids)
+    signs = {(job, claim): n for job, claim, n in told}
     seen = {one.job: one for one in asked}
     known: dict[str, JobNews] = {}
     for row in found:
@@ -151,7 +181,14 @@ def news(tx: Tx, asked: Sequence[Seen], *, bytes_max: int) -> dict[str, JobNews]
                 chunks = _of(tx, row, (before.claim, before.chunks), bytes_max)
             except CannotUnseal:
                 chunks = None
-        known[job] = JobNews(job=job, state=state, run=run, claim=claim, chunks=chunks)
+        known[job] = JobNews(
+            job=job,
+            state=state,
+            run=run,
+            claim=claim,
+            chunks=chunks,
+            signs=signs.get((job, claim), 0),
+        )
     return known
 
 
@@ -190,8 +227,8 @@ def hand_out(tx: Tx, tenant: str, job: str, *, bytes_max: int) -> HandedOut:
     if row is None:
         raise NotFound(f"there is no job {job}")
     *head, streamed_claim, streamed = row
-    _, _, state, run, _, joined = head
-    if state == "completed" and joined is None:
+    _, _, state, run, claim, joined = head
+    if state == "completed" and joined is None and _source(tx, job, state, run, claim) is None:
         sql = "UPDATE jobs SET streamed = run WHERE id = ? AND run = ? AND streamed <> run"
         return HandedOut(state=state, run=run, whole=bool(tx.run(sql, job, run)))
     chunks = _of(tx, tuple(head), (streamed_claim, streamed), bytes_max)

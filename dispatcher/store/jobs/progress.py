@@ -53,6 +53,7 @@ def report(tx: Tx, reports: Iterable[Report]) -> set[tuple[str, int]]:
         body, kid = rows.seal_body(tx, body_of(at), PROGRESS.place(id, tenant))
         values.append((id, run, claim, at.n, at.since_ms, at.at_ms, at.percent, body, kid))
     tx.many(_PUT, values)
+    tx.changes.news |= running.keys()
     return {(id, claim) for id, (_, _, claim) in running.items()}
 
 

@@ -437,6 +437,15 @@ class JobStore:
         touched = of_endpoints(one.endpoint for one in given)
         return await self._write(lambda tx: chunks.put(tx, given), lanes=touched)
 
+    async def append_chunk(self, job: str, claim: int, value: bytes, *, bytes_max: int) -> bool:
+        """Store one more chunk of a job that runs under this claim, of which all may have so many
+        bytes; False where none does. Raises TooManyChunks."""
+        touched = of_jobs([job])
+        return await self._write(
+            lambda tx: chunks.append(tx, job, claim, value, touched, bytes_max=bytes_max),
+            lanes=touched,
+        )
+
     async def chunks(
         self, tenant: str, job: str, *, seen: tuple[int, int], bytes_max: int
     ) -> Chunks:

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from aiohttp import web
 
+from dispatcher.jobs.endpoint import CallbackDefaults
 from tests.dispatcher.dialects.stage import Platform, platform
-from tests.dispatcher.gateway.rig import TENANT, served
+from tests.dispatcher.gateway.rig import PATIENCE_S, TENANT, served
 
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
@@ -29,11 +31,13 @@ class Model:
     status: int = 200
     says: asyncio.Queue[bytes | Exception | None] = field(default_factory=asyncio.Queue)
     calls: int = 0
+    urls: list[str] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         await request.read()
         self.calls += 1
+        self.urls.append(urlsplit(request.headers["X-Job-Progress-Url"]).path)
         response = web.StreamResponse(
             status=self.status, headers={"Content-Type": self.content_type}
         )
@@ -58,6 +62,12 @@ class Model:
             text = one if isinstance(one, str) else json.dumps(one)
             end = "data: {}\n\n" if self.content_type == EVENTS else "{}\n"
             self.says.put_nowait(end.format(text).encode())
+
+    async def said(self) -> None:
+        """Until all of it is on its way."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.says.empty():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     def end(self) -> None:
         """End the answer."""
@@ -264,28 +274,68 @@ async def test_an_error_is_no_stream(database: str) -> None:
 
 
 async def test_progress_is_no_chunk(database: str) -> None:
-    """An event `progress` goes to who wants to know of it, with its job."""
-    told: list[tuple[str, bytes]] = []
-    newest: list[tuple[bytes, int]] = []
-
-    class Listener:
-        def progress(self, job: Any, data: bytes) -> None:
-            told.append((job.id, data))
-
-        def output(self, job: Any, value: bytes, count: int) -> None:
-            newest.append((value, count))
-
+    """An event `progress` says how far the job is: to who asks, and to who follows it."""
     async with stage(database) as on:
-        on.platform.world.service.gateway.streams.listener = Listener()
         id = await on.run()
-        on.model.says.put_nowait(b'event: progress\ndata: {"progress": 50}\n\n')
+        on.model.says.put_nowait(
+            b'event: progress\ndata: {"progress": 50, "currentStep": "step"}\n\n'
+        )
         on.model.say("a", "b")
-        assert (await on.stream(id))[0] == "IN_PROGRESS"
-        on.model.end()
+        seen: list[dict[str, Any]] = []
+        async for event in on.events(id):
+            if event["event"] == "progress":
+                seen.append(event["data"])
+                assert (await on.api.get(f"/v1/jobs/{id}")).json()["progress"] == 50
+                on.model.end()
+        assert seen == [{"progress": 50, "currentStep": "step"}]
         assert (await on.platform.ended(id))["output"] == ["a", "b"]
-    assert [data for _, data in told] == [b'{"progress": 50}']
-    assert told[0][0] == id.replace("-", "")
-    assert newest[-1] == (b'"b"', 2)
+
+
+async def test_pieces_that_are_reported_are_chunks_too(database: str) -> None:
+    """By the call's own URL: each in the order in which they come, handed out once; and the answer
+    is the output."""
+    async with stage(database) as on:
+        on.model.content_type = "application/json"
+        id = await on.run()
+        await on.platform.world.until(lambda: _true_later(on.model.urls))
+        for one in ("a", {"b": 2}):
+            told = await on.api.post(on.model.urls[0], json={"output": one, "progress": 10})
+            assert told.status_code == 204, told.text
+        assert await on.stream(id) == ("IN_PROGRESS", ["a", {"b": 2}])
+        assert (await on.api.post(on.model.urls[0], json={"output": 3})).status_code == 204
+        on.model.says.put_nowait(b'{"all": 3}')
+        on.model.end()
+        assert await on.all(id) == ("COMPLETED", [3])
+        shown = await on.platform.ended(id)
+        assert shown["output"] == {"all": 3}
+        assert outputs(await on.followed(id)) == ["a", {"b": 2}, 3]
+        late = await on.api.post(on.model.urls[0], json={"output": 4})
+        assert late.status_code == 409
+        assert outputs(await on.followed(id)) == ["a", {"b": 2}, 3]
+
+
+async def test_chunks_are_told_where_that_is_asked_for(database: str) -> None:
+    """The newest at most twice a second, and nothing after the end."""
+    events = CallbackDefaults(events=("output", "end"))
+    async with stage(database, callback=events) as on:
+        hook = on.platform.hook
+        taken = await on.api.post(
+            "/v1/endpoints/ep/jobs", json={}, headers={"Postback-Callback-Url": hook.url}
+        )
+        assert taken.status_code == 202, taken.text
+        on.model.say("a")
+        ((_, first),) = await hook.received(1)
+        on.model.say("b")
+        await on.model.said()
+        on.model.end()
+        assert (await on.platform.ended(taken.json()["id"]))["output"] == ["a", "b"]
+        await on.platform.callback(taken.json()["id"])
+        got = [json.loads(body) for _, body in await hook.received(2)]
+        assert json.loads(first)["output"] == "a"
+        while "completed" not in (one["status"] for one in got):
+            got = [json.loads(body) for _, body in await hook.received(len(got) + 1)]
+        assert [one["output"] for one in got if one["status"] == "completed"] == [["a", "b"]]
+        assert {str(one["output"]) for one in got} <= {"a", "b", "['a', 'b']"}
 
 
 async def test_a_stream_is_held_while_nothing_is_new(database: str) -> None:
@@ -301,9 +351,9 @@ async def test_a_stream_is_held_while_nothing_is_new(database: str) -> None:
         on.model.end()
 
 
-async def _true_later(value: bool) -> bool:
+async def _true_later(value: Any) -> bool:
     await asyncio.sleep(0)
-    return value
+    return bool(value)
 
 
 async def test_who_finds_no_room_is_told_how_it_stands(database: str) -> None:
