@@ -143,8 +143,7 @@ class Streams:
         return True
 
     def _tell(self, stream: Stream) -> None:
-        value = stream.joined.since(stream.stored - 1)[0][1:-1]
-        self._on_output(stream.job, value)
+        self._on_output(stream.job, stream.joined.value(stream.stored - 1))
 
     async def _store_all(self) -> None:
         try:

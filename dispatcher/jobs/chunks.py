@@ -107,6 +107,11 @@ class Joined:
         """Return all of them as one JSON array."""
         return b"[%b]" % bytes(self.body)
 
+    def value(self, number: int) -> bytes:
+        """Return the one of this number, from 0."""
+        start = self.ends[number - 1] + 1 if number else 0
+        return bytes(self.body[start : self.ends[number]])
+
     def since(self, first: int, bytes_max: int = CHUNK_BYTES_MAX) -> tuple[bytes, int]:
         """Return those from number `first` on, as one array of about so many bytes at most, and
         how many these are: one at least, where there is any."""

@@ -4,7 +4,7 @@ joined at the end; with real upstreams, on each kind of database."""
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 
 from dispatcher.jobs.endpoint import CallbackDefaults
-from tests.dispatcher.dialects.stage import Platform, platform
-from tests.dispatcher.gateway.rig import PATIENCE_S, TENANT, served
+from tests.dispatcher.dialects.stage import Platform, client, platform
+from tests.dispatcher.gateway.rig import ADMIN_KEY, PATIENCE_S, TENANT, running, served
+from tests.receiver.serving import served as serving
 
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
@@ -126,9 +127,12 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(database: str, content_type: str = EVENTS, **rules: Any) -> AsyncIterator[Stage]:
+async def stage(
+    database: str, content_type: str = EVENTS, *, waiters_max: int | None = None, **rules: Any
+) -> AsyncIterator[Stage]:
     model = Model(content_type=content_type)
-    async with served(model.take) as url, platform(database) as made:
+    settings = {} if waiters_max is None else {"waiters_max": waiters_max}
+    async with served(model.take) as url, platform(database, **settings) as made:
         model.url = f"{url}/run"
         await made.world.endpoint(model.url, "ep", **rules)
         yield Stage(made, model)
@@ -369,3 +373,79 @@ async def test_who_finds_no_room_is_told_how_it_stands(database: str) -> None:
         on.model.end()
         await on.platform.world.until_state(seen[0]["data"]["id"][4:], "completed", tenant=TENANT)
         assert outputs(await on.followed(id, seen[-1]["id"])) == ["b"]
+
+
+async def test_who_follows_in_another_process_is_told_too(postgres: str) -> None:
+    """By a word of who stores the chunks: nobody has to look for them."""
+    async with stage(postgres, concurrency=2) as on, running(postgres) as other:
+        gateways = [on.platform.world.service.gateway, other.service.gateway]
+        for gateway in gateways:
+            gateway.feeds._poll_s = 60.0
+        async with (
+            serving(other.service.api) as url,
+            client(url, ADMIN_KEY) as api,
+        ):
+            far = Stage(Platform(other, api, url, on.platform.model, on.platform.hook), on.model)
+            await gateways[1].book.reload()
+            id = await on.run()
+            seen: list[list[Any]] = [[], []]
+            said = asyncio.Event()
+
+            async def follow(one: Stage, into: list[Any]) -> None:
+                async for event in one.events(id):
+                    if event["event"] == "output":
+                        into.append(event["data"]["output"])
+                        if seen[0] == seen[1]:
+                            said.set()
+
+            following = [
+                asyncio.create_task(follow(one, seen[n])) for n, one in enumerate((on, far))
+            ]
+            for n in range(4):
+                said.clear()
+                on.model.say(n)
+                async with asyncio.timeout(PATIENCE_S):
+                    await said.wait()
+            on.model.end()
+            await asyncio.gather(*following)
+            assert seen == [[0, 1, 2, 3]] * 2
+            assert await far.all(id) == ("COMPLETED", [0, 1, 2, 3])
+
+
+async def test_one_customer_does_not_take_all_places(database: str) -> None:
+    """However many of its requests follow its jobs, a quarter of the places is all that it gets;
+    the rest of them is told how its job stands, and another customer's are held."""
+    async with stage(database, waiters_max=16, body="raw", concurrency=2) as on:
+        waiters = on.platform.world.service.gateway.waiters
+        quarter = 4
+        greedy, modest = await on.platform.tenant("greedy"), await on.platform.tenant("modest")
+        async with greedy, modest, AsyncExitStack() as stack:
+            ids = [
+                (await one.post("/v1/endpoints/ep/jobs", json={})).json()["id"]
+                for one in (greedy, modest)
+            ]
+
+            async def follow(api: httpx.AsyncClient, id: str) -> AsyncIterator[str]:
+                request = api.stream("GET", f"/v1/jobs/{id}/events")
+                lines = (await stack.enter_async_context(request)).aiter_lines()
+                async for line in lines:
+                    if line.startswith("event: "):
+                        return lines
+                raise AssertionError("there is no event")
+
+            held = [await follow(greedy, ids[0]) for _ in range(quarter)]
+            assert waiters.held == quarter
+            for _ in range(3):
+                more = await greedy.get(f"/v1/jobs/{ids[0]}/events")
+                assert "event: status" in more.text
+                at_once = await greedy.get(f"/v1/jobs/{ids[0]}", params={"wait": "30"})
+                assert at_once.json()["status"] in ("queued", "running")
+            assert waiters.held == quarter
+            held.append(await follow(modest, ids[1]))
+            assert waiters.held == quarter + 1
+            for _ in ids:
+                on.model.end()
+            ends = [[line async for line in lines if line == "event: end"] for lines in held]
+            assert ends == [["event: end"]] * len(held)
+        assert waiters.held == 0
+        assert on.platform.world.service.gateway.feeds.followed == 0

@@ -110,6 +110,7 @@ def test_all_of_them_are_an_array(datas: list[bytes], first: int, size: int) -> 
     assert split(joined.array()) == values
     assert len(joined.array()) == joined.size
     json.loads(joined.array())
+    assert [joined.value(n) for n in range(len(values))] == values
     part, count = joined.since(first, size)
     assert split(part) == values[first : first + count]
     assert count or first >= len(values)
