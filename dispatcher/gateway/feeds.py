@@ -194,6 +194,9 @@ class Feeds:
         for feed in feeds:
             news = found.get(feed.job)
             feed.take(news)
+            await asyncio.sleep(
+                0
+            )  # who was woken goes first: all at once would keep others waiting
             if news is not None and news.chunks is not None and not news.chunks.is_all:
                 behind.append(feed.job)
         self.tell(behind)
