@@ -27,13 +27,14 @@ Put = Callable[[Sequence[NewChunks]], Awaitable[Collection[tuple[str, int]]]]
 class Stream:
     """What one call brings (`jobs.chunks.Sink`)."""
 
-    __slots__ = ("_streams", "is_gone", "job", "joined", "stored")
+    __slots__ = ("_streams", "is_gone", "job", "joined", "stored", "storing")
 
     def __init__(self, streams: "Streams", job: ClaimedJob) -> None:
         self._streams = streams
         self.job = job
         self.joined = Joined()
         self.stored = 0
+        self.storing: asyncio.Future[None] | None = None
         self.is_gone = False  # its claim is no longer the current one, or the call has ended
 
     @property
@@ -67,6 +68,8 @@ class Stream:
     async def end(self, *, is_kept: bool) -> None:
         """Store no more of it: what has not been stored comes with its job's end, as the output,
         or (`is_kept`) is stored now."""
+        while is_kept and self.is_due and self.storing is not None:
+            await asyncio.wait((self.storing,))
         if is_kept and self.is_due:
             await self._streams.store([self])
         self.is_gone = True
@@ -115,17 +118,25 @@ class Streams:
 
     async def store(self, streams: Sequence[Stream]) -> bool:
         """Store what has come of these, as far as it goes into one operation; False where it could
-        not be."""
+        not be. What is being stored is left alone."""
         given: list[NewChunks] = []
         taken: list[Stream] = []
+        done = asyncio.get_running_loop().create_future()
         size = 0
         for stream in streams:
-            if stream.is_due and size < _TOGETHER_BYTES_MAX:
+            if stream.is_due and stream.storing is None and size < _TOGETHER_BYTES_MAX:
                 given.append(stream.due())
                 taken.append(stream)
+                stream.storing = done
                 size += len(given[-1].body)
-        if not given:
-            return True
+        try:
+            return not given or await self._store(taken, given)
+        finally:
+            for stream in taken:
+                stream.storing = None
+            done.set_result(None)
+
+    async def _store(self, taken: Sequence[Stream], given: Sequence[NewChunks]) -> bool:
         try:
             current = await self._put(given)
         except StoreError as error:
@@ -137,7 +148,7 @@ class Streams:
         for stream, one in zip(taken, given, strict=True):
             if (one.job, one.claim) not in current:
                 stream.is_gone = True
-            elif one.n == stream.stored:  # else the last word on a call was quicker
+            else:
                 stream.stored += one.size
                 self._tell(stream)
         return True

@@ -6,6 +6,7 @@ of them joined, a JSON array, are the output. An event called `progress` is no c
 """
 
 import json
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
@@ -82,7 +83,7 @@ class Joined:
     """The chunks of one call until now, joined by commas in `body`."""
 
     body: bytearray = field(default_factory=bytearray, repr=False)
-    ends: list[int] = field(default_factory=list, repr=False)
+    ends: "array[int]" = field(default_factory=lambda: array("Q"), repr=False)
 
     @property
     def count(self) -> int:
@@ -93,6 +94,11 @@ class Joined:
     def size(self) -> int:
         """How many bytes their array has."""
         return len(self.body) + 2
+
+    @property
+    def held(self) -> int:
+        """How many bytes they take in memory."""
+        return len(self.body) + len(self.ends) * self.ends.itemsize
 
     def add(self, value: bytes) -> None:
         """Append one, a JSON value. Raises TooManyChunks."""
@@ -144,8 +150,7 @@ class Reader:
         self._is_events = how == "events"
         self._buffer = bytearray()  # of a line whose end has not come
         self._seen = 0  # of it, without an end
-        self._data: list[bytes] = []
-        self._data_bytes = 0
+        self._data = bytearray()  # of an event: its lines, each with an end
         self._name = b""
         self._after_cr = False
         self._is_first = True
@@ -153,7 +158,7 @@ class Reader:
     @property
     def held(self) -> int:
         """How many bytes it holds of what has not come whole."""
-        return len(self._buffer) + self._data_bytes
+        return len(self._buffer) + len(self._data)
 
     def feed(self, data: bytes) -> Iterator[Piece]:
         """Yield what has come whole. Raises TooManyChunks."""
@@ -209,9 +214,9 @@ class Reader:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if field == b"data":
-            self._data.append(value)
-            self._data_bytes += len(value) + 1
-            if self._data_bytes > CHUNK_BYTES_MAX:
+            self._data += value
+            self._data += b"\n"
+            if len(self._data) > CHUNK_BYTES_MAX:
                 raise TooManyChunks(f"a chunk has more than {CHUNK_BYTES_MAX} bytes")
         elif field == b"event":
             self._name = value
@@ -219,7 +224,7 @@ class Reader:
 
     def _dispatched(self) -> Piece | None:
         data, name = self._data, self._name
-        self._data, self._data_bytes, self._name = [], 0, b""
+        self._data, self._name = bytearray(), b""
         if not data:
             return None
-        return Piece(b"\n".join(data), is_progress=name == PROGRESS.encode())
+        return Piece(bytes(data[:-1]), is_progress=name == PROGRESS.encode())

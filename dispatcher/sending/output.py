@@ -208,7 +208,8 @@ async def read_chunks(
                 sink.added()
         if not data:
             return
-        more = len(joined.body) + reader.held - taken
+        more = joined.held + reader.held - taken
         if more > 0:
             await room.take(more)
             taken += more
+        await asyncio.sleep(0)  # one that never stops keeps nobody waiting

@@ -183,7 +183,8 @@ async def _stream(call: Call) -> Response:
     handed = await store.hand_out(call.tenant, id, bytes_max=STREAM_BYTES)
     values = handed.values
     if handed.whole:
-        values = (output_value(_snapshot(call, await _find(call))),)
+        job = await _find(call)
+        values = () if job.output is None else (output_value(_snapshot(call, job)),)
     # What comes last comes with the last chunk, or after it.
     state = handed.state if handed.is_last or handed.state not in FINAL else "running"
     return _shown(runpod.streamed(state, values))

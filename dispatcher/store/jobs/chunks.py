@@ -22,7 +22,9 @@ from dispatcher.store.tx import Row, Tx, marks
 
 _COLUMNS: Final = ("id", "job", "run", "claim", "n", "size", "body", "kid")
 _PUT: Final = (
-    f"INSERT INTO chunks ({', '.join(_COLUMNS)}) VALUES ({marks(_COLUMNS)}) ON CONFLICT DO NOTHING"
+    f"INSERT INTO chunks ({', '.join(_COLUMNS)}) VALUES ({marks(_COLUMNS)}) "
+    # Of a commit whose reply was lost: the same again, and what has come since.
+    "ON CONFLICT (id) DO UPDATE SET size = excluded.size, body = excluded.body, kid = excluded.kid"
 )
 _HEAD: Final = "SELECT id, tenant, state, run, claim, chunks FROM jobs"
 _RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])

@@ -216,6 +216,13 @@ async def test_the_last_ones_are_stored_before_an_end_that_has_no_output() -> No
     brings(kept, b"2")
     brings(left, b"3")
     await kept.end(is_kept=True)
+    busy = streams.open(claimed(id="busy"))
+    brings(busy, b"1")
+    first = asyncio.create_task(streams.store([busy]))
+    await asyncio.sleep(0)
+    brings(busy, b"2")
+    await busy.end(is_kept=True)  # what is being stored comes first
+    assert await first
     await left.end(is_kept=False)
-    assert table.stored == [("kept", 0, 1), ("kept", 1, 1)]
+    assert table.stored == [("kept", 0, 1), ("kept", 1, 1), ("busy", 0, 1), ("busy", 1, 1)]
     await streams.stop()

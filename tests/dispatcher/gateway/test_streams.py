@@ -108,7 +108,14 @@ class Stage:
         self, id: str, last: str | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
         headers = {} if last is None else {"Last-Event-ID": last}
-        async with self.api.stream("GET", f"/v1/jobs/{id}/events", headers=headers) as response:
+        async for event in self.told(f"/v1/jobs/{id}/events", headers):
+            yield event
+
+    async def told(
+        self, path: str, headers: dict[str, str]
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The events of a stream of ours."""
+        async with self.api.stream("GET", path, headers=headers) as response:
             assert response.status_code == 200
             assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
             event: dict[str, Any] = {}
@@ -410,6 +417,30 @@ async def test_who_follows_in_another_process_is_told_too(postgres: str) -> None
             await asyncio.gather(*following)
             assert seen == [[0, 1, 2, 3]] * 2
             assert await far.all(id) == ("COMPLETED", [0, 1, 2, 3])
+
+
+async def test_tensorones_status_as_a_stream_has_them_too(database: str) -> None:
+    """As events `output`, between those that have the status and the progress; the last one is the
+    end with all of them."""
+    async with stage(database) as on:
+        id = (await on.run()).replace("-", "")
+        on.model.says.put_nowait(b"event: progress\ndata: 40\n\n")
+        on.model.say("a")
+        seen: list[dict[str, Any]] = []
+        headers = {"Accept": "text/event-stream"}
+        async for event in on.told(f"/v2/jobs/{id}/status", headers):
+            seen.append(event)
+            if event.get("event") == "output" and event["data"]["output"] == "a":
+                on.model.say("b")
+                on.model.end()
+        chunks = [one["data"] for one in seen if one.get("event") == "output"]
+        assert chunks == [
+            {"jobId": f"job_{id}", "index": n, "output": value} for n, value in enumerate("ab")
+        ]
+        statuses = [one["data"] for one in seen if "event" not in one]
+        assert statuses[-1]["output"] == ["a", "b"]
+        assert [one["status"] for one in statuses][-2:] == ["running", "completed"]
+        assert 40 in [one.get("progress") for one in statuses]
 
 
 async def test_one_customer_does_not_take_all_places(database: str) -> None:

@@ -53,6 +53,7 @@ async def test_chunks_are_stored_once_and_read_in_order(jobs: Jobs) -> None:
     job = await begun(jobs)
     claim = (job.id, job.claim)
     assert await jobs.store.put_chunks([new(job, 0, b"1", b'{"a": 2}')]) == {claim}
+    assert await jobs.store.put_chunks([new(job, 2)]) == {claim}
     assert await jobs.store.put_chunks([new(job, 2, b'"3"')]) == {claim}
     assert await jobs.store.put_chunks([new(job, 2, b'"3"')]) == {claim}
     assert await values(jobs, job.id) == [b"1", b'{"a": 2}', b'"3"']

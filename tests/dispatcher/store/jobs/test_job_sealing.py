@@ -13,6 +13,7 @@ from dispatcher.jobs.endpoint import Keep
 from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.judge import INTERRUPTIONS_MAX
 from dispatcher.jobs.schema import InputSchema
+from dispatcher.jobs.values import NewChunks
 from dispatcher.store.errors import CannotUnseal
 from receiver.base.clock import iso
 from tests.dispatcher.store.builders import DAY_MS, FACTORIES, LOOKERS, T0, TENANT, raises
@@ -31,6 +32,14 @@ async def filled(jobs: Jobs) -> str:
     await jobs.store.ensure_endpoint_secret(new_secret("", T0, endpoint=EP, value=SECRET))
     await jobs.submit(b"input " + SECRET.encode(), callback=target())
     await jobs.settle(await jobs.one(), outcome(body=b"output " + SECRET.encode()))
+    await jobs.submit(b"{}")
+    streams = await jobs.one()
+    body = b'["chunk %b"]' % SECRET.encode()
+    new = NewChunks(job=streams.id, tenant=TENANT, endpoint=EP, run=1, claim=streams.claim,
+                    n=0, size=1, body=body)  # fmt: skip
+    await jobs.store.put_chunks([new])
+    await jobs.cancel(streams.id)
+    await jobs.store.freed([streams])
     callback = target(headers=(("X-Callback", SECRET),))
     waiting = await jobs.submit(
         b"input " + SECRET.encode(), headers=(("X-Trace", SECRET),), callback=callback
@@ -47,6 +56,9 @@ async def all_is_there(jobs: Jobs) -> None:
     assert claimed.options.headers == (("X-Trace", SECRET),)
     assert claimed.options.callback is not None
     assert claimed.options.callback.headers == (("X-Callback", SECRET),)
+    found = await jobs.store.search(TENANT, JobFilter(status="cancelled"), after=None, limit=1)
+    chunks = await jobs.store.chunks(TENANT, found.jobs[0].id, seen=(0, 0), bytes_max=1_000)
+    assert chunks.values == (b'"chunk %b"' % SECRET.encode(),)
     await jobs.store.release([claimed], now_ms=jobs.world.now_ms)
 
 
@@ -58,6 +70,7 @@ def everything(store_name: str, folder: Path) -> str:
         *look(folder, "SELECT options FROM jobs"),
         *[(bytes(row[0]),) for row in look(folder, "SELECT body FROM inputs")],
         *[(bytes(row[0]),) for row in look(folder, "SELECT body FROM outputs")],
+        *[(bytes(row[0]),) for row in look(folder, "SELECT body FROM chunks")],
     ]
     return str(found)
 
