@@ -454,9 +454,10 @@ def _ending(job: Job) -> Iterator[Text]:
         yield cli.plain(f"  {where}{why}{when}", "yellow")
     elif job.status == "running":
         end = job.estimated_completion
-        yield cli.plain(
-            f"  a call runs now{'' if end is None else f', ends {cli.ago(end)}'}", "cyan"
-        )
+        how = "" if job.progress is None else f": {job.progress:g} %"
+        how += f", {cli.short(job.current_step, 60)}" if job.current_step else ""
+        when = "" if end is None else f", ends {cli.ago(end)}"
+        yield cli.plain(f"  a call runs now{how}{when}", "cyan")
     elif job.error is not None:
         yield cli.plain(f"  {cli.short(job.error, _EXCERPT_CHARS)}", "red")
     elif job.output_ref is not None:
