@@ -1,5 +1,5 @@
 """Callbacks that tell what jobs do while they run, where their endpoints ask for them: at most so
-often, the latest alone, and never after the end (the commit that ends a job sees to that)."""
+often, the latest alone, one at a time, and never after the end (the commits see to that)."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +13,7 @@ from dispatcher.jobs.endpoint import Event
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.values import ClaimedJob, Report
 from dispatcher.store.errors import StoreError
+from dispatcher.store.jobs.events import EventTold
 from dispatcher.store.jobs.store import JobStore
 from receiver.base import log
 
@@ -20,6 +21,7 @@ _LOG: Final = log.get("dispatcher.gateway")
 EVERY_S: Final = 0.5
 """A job is told of at most so often."""
 _DUE_MAX: Final = 10_000
+_TOGETHER: Final = 50  # in one commit
 
 
 @dataclass(slots=True)
@@ -114,11 +116,16 @@ class EventCallbacks:
     async def _tell_all(self) -> None:
         while self._due:
             due, self._due = self._due, {}
-            for one in due.values():
-                await self._tell(one)
+            every = list(due.values())
+            for at in range(0, len(every), _TOGETHER):
+                part = every[at : at + _TOGETHER]
+                told = await asyncio.gather(*(self._tell(one) for one in part))
+                for one, what in zip(part, told, strict=True):
+                    if what == "later":
+                        self._due.setdefault(one.job.id, one)
             await asyncio.sleep(EVERY_S)
 
-    async def _tell(self, due: _Due) -> None:
+    async def _tell(self, due: _Due) -> EventTold:
         job, at_ms = due.job, self._clock()
         try:
             new = event_of(
@@ -131,9 +138,10 @@ class EventCallbacks:
                 output=due.output,
             )
             if new is not None:
-                await self._store.tell_event(job.id, job.claim, new, now_ms=at_ms)
+                return await self._store.tell_event(job.id, job.claim, new, now_ms=at_ms)
         except StoreError as error:  # the next one says more
             shown = spelled(job.id, "v1")
             _LOG.debug("an event of a job is not told", id=shown, reason=str(error))
         except Exception as error:
             _LOG.exception("telling an event of a job failed", error, id=spelled(job.id, "v1"))
+        return "gone"

@@ -45,7 +45,7 @@ UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = 
 WHERE id = ? AND state || '' = ? AND pruned = 0
 """
 _CANCEL_SENDING: Final = """
-UPDATE callbacks SET cancelling = 1 WHERE id = ? AND state || '' = 'sending'
+UPDATE callbacks SET cancelling = 1 WHERE id = ? AND state || '' = 'sending' RETURNING lease_ms
 """
 # How often an operator's change is decided anew where another process was quicker.
 _DECIDED_MAX: Final = 3
@@ -218,17 +218,19 @@ def cancel(tx: Tx, tenant: str, callback: str, *, now_ms: int) -> Callback:
         if before.state in FINAL:
             raise Conflict(f"{callback} is {before.state} already")
         if before.state == "pending":
-            done = finish(tx, [callback], "cancelled", error=None, now_ms=now_ms)
+            done = bool(finish(tx, [callback], "cancelled", error=None, now_ms=now_ms))
         else:
-            done = tx.run(_CANCEL_SENDING, callback)
+            done = let_be_last(tx, callback) is not None
         if done:
             return get(tx, tenant, callback)
     raise Conflict(f"{callback} changes at this moment; try again")
 
 
-def let_be_last(tx: Tx, callback: str) -> None:
-    """Let the running attempt of a delivery, if there is one, be its last."""
-    tx.run(_CANCEL_SENDING, callback)
+def let_be_last(tx: Tx, callback: str) -> int | None:
+    """Let the running attempt of a delivery be its last; return when its lease ends, by the
+    database's clock, None where none runs."""
+    found = tx.write(_CANCEL_SENDING, callback)
+    return found[0][0] if found else None
 
 
 def finish(tx: Tx, ids: Sequence[str], state: State, *, error: str | None, now_ms: int) -> int:

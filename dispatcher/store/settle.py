@@ -11,6 +11,7 @@ from dispatcher.outcome import Outcome
 from dispatcher.policy import attempt_outcome
 from dispatcher.states import FINAL, State
 from dispatcher.store.destinations import begin_epoch
+from dispatcher.store.jobs import events
 from dispatcher.store.requests import Settlement
 from dispatcher.store.rows import attempt_bytes
 from dispatcher.store.tx import Row, Tx, marks
@@ -50,6 +51,9 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
     if current:
         counted = _apply_to_health(tx, [item for item, _ in current.values()], healths)
         _record(tx, list(current.values()), counted)
+        last = [item for item, _ in current.values() if held[item.delivery.id, item.delivery.fence]]
+        if last:
+            events.over(tx, [item.delivery for item in last], now_ms=last[0].now_ms)
     return results
 
 

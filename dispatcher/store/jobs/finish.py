@@ -16,7 +16,7 @@ from dispatcher.store.jobs.settle import drop_outputs
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.jobs.untold import Untold
-from dispatcher.store.requests import Rules, SubmitRequest
+from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import NewCallback, Unopened
 
@@ -135,8 +135,13 @@ def end(
     begun = [one.job for one in ended if one.job.state == "running"]
     measures.stopped(tx, begun, failed=ending.state != "completed", now_ms=now_ms)
     drop_outputs(tx, [one.job.id for one in ended if one.job.output_bytes is not None])
-    events.forget(tx, [one.event for one in ended], now_ms=now_ms)
-    tell(tx, [SubmitRequest(callback, handover=False) for callback in told.values()], rules)
+    under_way = events.forget(tx, [one.event for one in ended], now_ms=now_ms)
+    requests = [
+        events.end_of(told[one.job.id], one.event, under_way, handover=False)
+        for one in ended
+        if one.job.id in told
+    ]
+    tell(tx, requests, rules)
     return ended
 
 

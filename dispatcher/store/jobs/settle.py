@@ -16,7 +16,7 @@ from dispatcher.store.jobs import by_url, chunks, events, measures, rows, untold
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.untold import Untold
-from dispatcher.store.requests import JobEnd, Rules, SubmitRequest
+from dispatcher.store.requests import JobEnd, Rules
 from dispatcher.store.sealing import OUTPUTS
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import Submitted
@@ -135,11 +135,14 @@ def _record(
     tx.bulk(tx.job_statements.INSERT_JOB_ATTEMPTS, attempts)
     _put_outputs(tx, [end.settlement for end in ends if end.settlement.verdict.state in FINAL])
     measures.settled(tx, [end.settlement for end in ends])
-    chunks.drop(tx, [end.settlement.job.id for end in ends if _is_joined(end.settlement)])
-    for end in ends:
-        event = held[end.settlement.job.id, end.settlement.job.claim].event
-        if event is not None:
-            events.forget(tx, [event], now_ms=end.settlement.now_ms)
+    joined = [end.settlement.job.id for end in ends if _is_joined(end.settlement)]
+    if joined:
+        chunks.drop(tx, joined)
+    event_of = {
+        end.settlement.job.id: held[end.settlement.job.id, end.settlement.job.claim].event
+        for end in ends
+    }
+    under_way = events.forget(tx, event_of.values(), now_ms=ends[0].settlement.now_ms)
     for end in ends:
         job, state = end.settlement.job, end.settlement.verdict.state
         tx.changes.job_moved(job.tenant, "running", state)
@@ -158,7 +161,11 @@ def _record(
     if unopened:
         untold.note(tx, [_untold(tx, end.settlement) for end in unopened if _is_untold(end)])
     requests = [
-        SubmitRequest(end.callback, end.handover) for end in ends if end.callback is not None
+        events.end_of(
+            end.callback, event_of[end.settlement.job.id], under_way, handover=end.handover
+        )
+        for end in ends
+        if end.callback is not None
     ]
     return tell(tx, requests, rules, isolated=any(end.isolated for end in ends))
 

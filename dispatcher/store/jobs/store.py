@@ -345,10 +345,12 @@ class JobStore:
         """Look at such a job later: it lives."""
         await self._write(lambda tx: by_url.look_later(tx, job, claim, look_ms))
 
-    async def tell_event(self, job: str, claim: int, new: NewCallback, *, now_ms: int) -> bool:
+    async def tell_event(
+        self, job: str, claim: int, new: NewCallback, *, now_ms: int
+    ) -> events.EventTold:
         """Tell what a job does, unless it does not run under this claim any more, in place of what
-        was told of it before and has not gone out; returns whether it was. What ends the job keeps
-        it from going out. Raises what keeps a callback from being taken."""
+        was told of it before and has not gone out; not while that is under way. What ends the job
+        keeps it from going out, or waits for it. Raises what keeps a callback from being taken."""
         touched = of_jobs([job])
         return await self._write(
             lambda tx: events.tell(tx, job, claim, new, touched, self._rules, now_ms=now_ms),

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from aiohttp import web
 
 from dispatcher.filters import Filter
 from dispatcher.jobs.endpoint import CallbackDefaults
@@ -18,10 +19,12 @@ from tests.dispatcher.gateway.rig import (
     Upstream,
     World,
     running,
+    served,
     sink,
     told_at,
     upstream,
 )
+from tests.dispatcher.store.jobs.builders import target
 
 ANY = Filter()
 ALL = CallbackDefaults(events=("start", "progress", "end"))
@@ -104,8 +107,7 @@ async def test_what_has_not_gone_out_goes_no_more(
     """The commit that ends a job, here a cancel, takes back what was to be told before."""
     await world.endpoint(peer.url, callback=ALL)
     store = world.service.store
-    target = told_at(Sink(url="http://127.0.0.1:9/hook"))
-    job = await world.submit(callback=target)
+    job = await world.submit(callback=told_at(Sink(url="http://127.0.0.1:9/hook")))
     await peer.reached(1)
 
     async def is_told() -> bool:
@@ -122,6 +124,42 @@ async def test_what_has_not_gone_out_goes_no_more(
         return all(one.state in ("cancelled", "dead") for one in events)
 
     await world.until(is_over)
+
+
+async def test_the_end_is_told_after_what_is_under_way(
+    world: World, peer: Upstream, api: httpx.AsyncClient
+) -> None:
+    """Also by a customer who takes his time: the end waits until he has answered."""
+    seen: list[str] = []
+    held, go = asyncio.Event(), asyncio.Event()
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        await request.read()
+        event = request.headers.get("X-Postback-Event", "end")
+        seen.append(f"{event} begins")
+        if event == "start":
+            held.set()
+            await go.wait()
+        seen.append(f"{event} is answered")
+        return web.Response()
+
+    async with served(take) as url:
+        await world.endpoint(peer.url, callback=ALL)
+        job = await world.submit(callback=target(f"{url}/hook", tenant=TENANT))
+        await held.wait()
+        await api.post(peer.calls[0][0]["x-job-progress-url"], json={"progress": 7})
+        peer.go.set()
+        done = await world.until_state(job.id, "completed")
+        assert done.callback is not None
+        assert (await world.service.store.get(TENANT, done.callback)).state == "pending"
+        go.set()
+
+        async def is_told() -> bool:
+            assert done.callback is not None
+            return (await world.service.store.get(TENANT, done.callback)).state == "delivered"
+
+        await world.until(is_told)
+    assert seen == ["start begins", "start is answered", "end begins", "end is answered"]
 
 
 async def test_nothing_else_is_told_unless_it_is_asked_for(

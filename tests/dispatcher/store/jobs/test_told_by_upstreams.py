@@ -11,6 +11,7 @@ from dispatcher.dialects.callbacks import event_of
 from dispatcher.ids import new_id
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.values import ClaimedJob, JobVerdict, Report
+from dispatcher.store.jobs.events import EventTold
 from dispatcher.values import LinkKey
 from tests.dispatcher.store.builders import TENANT
 from tests.dispatcher.store.jobs.builders import Jobs, outcome, target
@@ -162,7 +163,7 @@ async def test_who_runs_again_is_held_again(jobs: Jobs) -> None:
 # --- events ---
 
 
-async def told(jobs: Jobs, job: ClaimedJob) -> tuple[bool, str]:
+async def told(jobs: Jobs, job: ClaimedJob) -> tuple[EventTold, str]:
     """Tell that a job runs."""
     at_ms = jobs.world.now_ms
     new = event_of(job, "progress", id=new_id("cb", at_ms), now_ms=at_ms, public_url="")
@@ -177,20 +178,63 @@ async def test_the_end_takes_back_what_was_to_be_told(jobs: Jobs, how: str) -> N
     await jobs.endpoint()
     job = await begun(jobs, callback=target())
     _, first = await told(jobs, job)
-    is_told, second = await told(jobs, job)
-    assert is_told
+    what, second = await told(jobs, job)
+    assert what == "told"
     states = {one.id: one.state for one in await jobs.callbacks()}
     assert states == {first: "cancelled", second: "pending"}
     if how == "settle":
         await jobs.settle(job)
     else:
         await jobs.cancel(job.id)
-    is_told, third = await told(jobs, job)
-    assert not is_told
+    what, third = await told(jobs, job)
+    assert what == "gone"
     after: dict[str, str] = {one.id: one.state for one in await jobs.callbacks()}
     assert (after.pop(first), after.pop(second)) == ("cancelled", "cancelled")
     assert third not in after
     assert list(after.values()) == ["pending"]
+
+
+@pytest.mark.parametrize("over", ["delivered", "dead", "pending", "lost"])
+@pytest.mark.parametrize("how", ["settle", "cancel"])
+async def test_the_end_waits_for_what_is_under_way(jobs: Jobs, how: str, over: Any) -> None:
+    """So nothing arrives after it, and the next event waits too. It goes out when that attempt is
+    over, whatever it met, and is tried no second time; where nobody says so, with its lease."""
+    await jobs.endpoint()
+    job = await begun(jobs, callback=target())
+    _, event = await told(jobs, job)
+    (under_way,) = await jobs.world.claim(1)
+    assert under_way.id == event
+    assert (await told(jobs, job))[0] == "later"
+    if how == "settle":
+        settled = await jobs.settle(job, handover=True)
+        assert (settled.recorded, settled.delivery) == (True, None)
+    else:
+        await jobs.cancel(job.id)
+    assert await jobs.world.claim() == []
+    (end,) = [one for one in await jobs.callbacks() if one.id != event]
+    assert (end.state, (await jobs.get(job.id)).callback) == ("pending", end.id)
+    assert end.due_ms is not None
+    if over == "lost":
+        jobs.world.tick(end.due_ms - jobs.world.now_ms + 1)
+    else:
+        jobs.world.tick()
+        assert await jobs.world.settle(under_way, over)
+    (goes,) = await jobs.world.claim()
+    assert (goes.id, goes.attempt) == (end.id, 1)
+    if over != "lost":
+        state = "delivered" if over == "delivered" else "cancelled"
+        assert {one.id: one.state for one in await jobs.callbacks()}[event] == state
+
+
+async def test_what_is_over_by_the_end_keeps_nothing_waiting(jobs: Jobs) -> None:
+    await jobs.endpoint()
+    job = await begun(jobs, callback=target())
+    await told(jobs, job)
+    (event,) = await jobs.world.claim(1)
+    assert await jobs.world.settle(event)
+    settled = await jobs.settle(job, handover=True)
+    assert settled.delivery is not None
+    assert await jobs.world.settle(settled.delivery)
 
 
 # --- keys of links ---
