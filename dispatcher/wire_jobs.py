@@ -347,7 +347,8 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate`,
     `not_before` (its own time) or `tenant_limit` (as many of its tenant's jobs run as may,
     `jobsRunningMax`), and until when that is so, if it is known. `progress` (0 to 100),
-    `currentStep` and `metadata` are what its upstream reported last. `output` is JSON as the
+    `currentStep` and `metadata` are what its upstream reported last, `log` the last lines of its
+    log. `output` is JSON as the
     upstream wrote it, or text; `outputRef` where it is neither, or long. `error` says what went
     wrong: the upstream's own words where it had any."""
 
@@ -361,6 +362,7 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     progress: float | None = None
     current_step: str | None = None
     metadata: Raw | UnsetType = UNSET
+    log: str | None = None
     output: Raw | UnsetType = UNSET
     output_ref: OutputRefView[Time] | None = None
     error: str | None = None

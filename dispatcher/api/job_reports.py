@@ -17,7 +17,7 @@ from dispatcher.gateway.reports import Said, TooManyReports, metadata_of
 from dispatcher.jobs import told
 from dispatcher.jobs.chunks import TooManyChunks
 from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
-from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress
+from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress, logged
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.tokens import Grant, Purpose
 from dispatcher.jobs.values import Output
@@ -39,8 +39,8 @@ _SOON_S: Final = 1
 
 class ProgressReport(Shape, frozen=True, kw_only=True):
     """What has changed; what is left out stays as it was reported before. With nothing in it the
-    report is a mere sign of life. `output` is a piece of the job's output, and `log` a line of its
-    log."""
+    report is a mere sign of life. `output` is a piece of the job's output, and `log` more lines of
+    its log, of which the last 16 KiB are kept."""
 
     progress: Annotated[float, Meta(ge=0, le=100)] | None = None
     current_step: Annotated[str, Meta(max_length=STEP_CHARS_MAX)] | None = None
@@ -175,14 +175,19 @@ def _said(call: Call, report: ProgressReport) -> Said:
     output = None if report.output is UNSET else bytes(report.output)
     if output is not None and len(output) > PIECE_BYTES_MAX:
         raise invalid("output", None, f"must be at most {PIECE_BYTES_MAX} bytes")
-    step = None if report.current_step is None else report.current_step.replace("\0", "\ufffd")
-    return Said(
-        progress=Progress(
-            percent=report.progress, step=step, metadata=metadata, since_ms=at_ms, at_ms=at_ms
-        ),
-        output=output,
-        log=report.log,
+    known = Progress(
+        percent=report.progress,
+        step=_shown(report.current_step),
+        metadata=metadata,
+        log=logged(None, _shown(report.log)),
+        since_ms=at_ms,
+        at_ms=at_ms,
     )
+    return Said(progress=known, output=output)
+
+
+def _shown(text: str | None) -> str | None:
+    return None if text is None else text.replace("\0", "\ufffd")
 
 
 def _output(call: Call, body: bytes) -> Output:

@@ -95,7 +95,7 @@ def progress(job: Job) -> dict[str, Any]:
     fields: dict[str, Any] = {"progress": known.percent, "current_step": known.step}
     if known.metadata is not None:
         fields["metadata"] = Raw(known.metadata.encode())
-    return fields
+    return fields | ({} if known.log is None else {"log": known.log})
 
 
 def error(job: Job) -> str | None:

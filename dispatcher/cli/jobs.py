@@ -32,6 +32,7 @@ from receiver.base.cli import Failed
 _TIMEOUT_S: Final = 300.0
 _EXCERPT_CHARS: Final = 160
 _LABEL: Final = 11
+_LOG_LINES: Final = 10
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Jobs.")]
@@ -112,12 +113,10 @@ def submit_job(
     unless the job is completed."""
     if to is not None and destination is not None:
         raise typer.BadParameter("--to and --destination exclude each other")
-    is_json = content_type is None
-    given = given.removeprefix("@")
     call = calls.submit_job(
         endpoint,
-        payload_of(given, "--input") if is_json else _bytes(given),
-        content_type="application/json" if is_json else content_type,
+        _read_input(given, content_type),
+        content_type="application/json" if content_type is None else content_type,
         callback_url=to,
         destination=destination,
         policy=options.policy(policy),
@@ -143,8 +142,13 @@ def _show_submitted(done: SubmittedJob | None) -> None:
         cli.console().print(line.append(again, style="dim"))
 
 
-def _bytes(text: str) -> bytes:
-    return sys.stdin.buffer.read() if text == "-" else options.read_file(Path(text))
+def _read_input(given: str, content_type: str | None) -> bytes:
+    """Return what is given as an input: JSON, or what a file (@FILE, FILE) or standard input (-)
+    has; of another type that alone."""
+    name = given.removeprefix("@")
+    if content_type is None:
+        return payload_of(name, "--input")
+    return sys.stdin.buffer.read() if name == "-" else options.read_file(Path(name))
 
 
 @command(
@@ -398,6 +402,8 @@ def _print_story(out: Console, job: Job, history: Sequence[JobAttempt]) -> None:
         out.print()
     for attempt in history:
         out.print(_call(attempt), no_wrap=True, overflow="ellipsis")
+    for line in (job.log or "").splitlines()[-_LOG_LINES:]:
+        out.print(cli.plain(f"      {line}", "dim"), no_wrap=True, overflow="ellipsis")
     if job.final and job.ended_at is not None:
         out.print(_end(job, job.ended_at))
     for hint in _ending(job):
@@ -415,6 +421,9 @@ def _facts(job: Job) -> Iterator[tuple[str, str]]:
         yield "priority", job.priority
     if job.tags:
         yield "tags", " ".join(f"{name}={value}" for name, value in job.tags.items())
+    if job.progress is not None or job.current_step:
+        percent = "" if job.progress is None else f"{job.progress:g} %  "
+        yield "progress", f"{percent}{cli.short(job.current_step or '', 60)}".rstrip()
     if job.cost is not None:
         yield "cost", f"{job.cost:g}"
     if job.callback is not None:
@@ -454,10 +463,8 @@ def _ending(job: Job) -> Iterator[Text]:
         yield cli.plain(f"  {where}{why}{when}", "yellow")
     elif job.status == "running":
         end = job.estimated_completion
-        how = "" if job.progress is None else f": {job.progress:g} %"
-        how += f", {cli.short(job.current_step, 60)}" if job.current_step else ""
         when = "" if end is None else f", ends {cli.ago(end)}"
-        yield cli.plain(f"  a call runs now{how}{when}", "cyan")
+        yield cli.plain(f"  a call runs now{when}", "cyan")
     elif job.error is not None:
         yield cli.plain(f"  {cli.short(job.error, _EXCERPT_CHARS)}", "red")
     elif job.output_ref is not None:

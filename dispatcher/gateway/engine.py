@@ -104,19 +104,22 @@ class JobEngine:
         )
         self._heartbeats = Heartbeats(store, book, self._open, monotonic_ms)
         self.by_url = ByUrl(store, book, self._ends, clock=clock, chance=chance)
-        self._claiming = Claiming(
+        self._claiming = self._make_claiming()
+        self._empty_claims = 0  # in a row
+        self._closed = False  # what begins now is closed at once
+        self.ready = False
+
+    def _make_claiming(self) -> Claiming:
+        return Claiming(
             self._claim,
             lambda: self._places.free,
             self._faults,
-            clock,
-            monotonic_ms,
+            self._clock,
+            self._monotonic_ms,
             log=_LOG,
             what="jobs",
             pause_s=lambda: 0.0 if self._may_start() else _NO_BEAT_S,
         )
-        self._empty_claims = 0  # in a row
-        self._closed = False  # what begins now is closed at once
-        self.ready = False
 
     @property
     def running(self) -> int:

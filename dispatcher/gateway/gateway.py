@@ -109,15 +109,19 @@ class Gateway:
         self.events = EventCallbacks(
             self._jobs, self.book, self.engine.open_job, settings.public_url or "", clock
         )
-        self.reports = Reports(
+        self.reports = self._make_reports()
+
+    def _make_reports(self) -> Reports:
+        pieces = StoredPieces(
+            self._jobs, self.book, self.engine.open_job, self.events.output, self._clock
+        )
+        return Reports(
             self._jobs,
             self.engine.sign,
-            pieces=StoredPieces(
-                self._jobs, self.book, self.engine.open_job, self.events.output, clock
-            ),
+            pieces=pieces,
             on_written=self.events.written,
-            clock=clock,
-            monotonic_ms=monotonic_ms,
+            clock=self._clock,
+            monotonic_ms=self._monotonic_ms,
         )
 
     # --- what the store tells of ---
@@ -132,7 +136,6 @@ class Gateway:
         """Wake who waits for jobs that ended, and close their calls, if any is open here."""
         self.waiters.end(jobs)
         self.feeds.tell(jobs)
-        self.reports.forget(jobs)
         self.engine.on_ended(jobs)
 
     def on_news(self, jobs: Collection[str]) -> None:

@@ -31,17 +31,16 @@ class StoredPieces:
         self._on_output = on_output
         self._clock = clock
 
-    async def take(self, grant: Grant, *, output: bytes | None, log: str | None) -> None:
-        """Store a piece; lines of logs are kept nowhere. Raises TooManyChunks, and what the
+    async def take(self, grant: Grant, output: bytes) -> bool:
+        """Store a piece; False where the claim is none any more. Raises TooManyChunks, and what the
         database does."""
-        if output is None:
-            return
         value = output if is_value(output) else value_of(output)
         stored = await self._store.append_chunk(
             grant.job, grant.claim, value, bytes_max=OUTPUT_BYTES_MAX
         )
         if stored:
             await self._tell(grant, value)
+        return stored
 
     async def _tell(self, grant: Grant, value: bytes) -> None:
         job = self._job_of(grant.job, grant.claim)

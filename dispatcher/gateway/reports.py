@@ -1,8 +1,9 @@
 """What upstreams report of jobs while they run: taken at once, kept in memory, and written together
 twice a second at most.
 
-A report counts while the claim is current that its call was made under. Where the call is open in
-this process that is known; else it is looked up, and known for a moment.
+A report counts while the claim is current that its call was made under: that is looked up, for all
+at once that come in together. While the database is away it is taken to be so where the call is
+open in this process.
 """
 
 import asyncio
@@ -30,8 +31,10 @@ PEER_REPORTS_MAX: Final = 2_000
 """So many reports of one job, and from one address, are taken in a second."""
 _PENDING_MAX: Final = 10_000
 _SLICE: Final = 200
-_KNOWN_MS: Final = 500
-_KNOWN_MAX: Final = 10_000
+
+
+Claim = tuple[str, int]
+"""A job's id, and its claim."""
 
 
 class TooManyReports(Exception):
@@ -40,12 +43,11 @@ class TooManyReports(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """One report: `progress` where it says anything of that or is a mere sign of life, `output`, a
-    piece of the job's output as JSON, and a line for its log."""
+    """One report: `progress`, also where it is a mere sign of life, and `output`, a piece of the
+    job's output as JSON."""
 
     progress: Progress
     output: bytes | None = None
-    log: str | None = None
 
 
 def metadata_of(raw: bytes) -> str | None:
@@ -87,15 +89,50 @@ def heard(data: bytes, at_ms: int) -> Progress | None:
 class Pieces(Protocol):
     """Takes what is reported beside progress, under a claim that is current."""
 
-    async def take(self, grant: Grant, *, output: bytes | None, log: str | None) -> None:
-        """Take a piece of a job's output, as JSON, and a line of its log, where they are there."""
+    async def take(self, grant: Grant, output: bytes) -> bool:
+        """Take a piece of a job's output, as JSON; False where the claim is none any more."""
 
 
 class NoPieces:
     """Takes none."""
 
-    async def take(self, grant: Grant, *, output: bytes | None, log: str | None) -> None:
+    async def take(self, grant: Grant, output: bytes) -> bool:
         """Throw it away."""
+        return True
+
+
+class _Current:
+    """Which claims are current: each look is for all that were asked about before it began."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self._asked: dict[Claim, asyncio.Future[bool]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def has(self, claim: Claim) -> bool:
+        """Whether this is the current claim of a job that runs. Raises what the database does."""
+        found = self._asked.get(claim)
+        if found is None:
+            found = self._asked[claim] = asyncio.get_running_loop().create_future()
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="look-at-reported-claims")
+        return await asyncio.shield(found)
+
+    async def _look(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            claims = list(asked)
+            for at in range(0, len(claims), _SLICE):
+                part = claims[at : at + _SLICE]
+                try:
+                    current = await self._store.current(part)
+                except Exception as error:
+                    for claim in part:
+                        asked[claim].set_exception(error)
+                        asked[claim].exception()  # who asked may be gone
+                else:
+                    for claim in part:
+                        asked[claim].set_result(claim in current)
 
 
 class Reports:
@@ -120,7 +157,7 @@ class Reports:
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._pending: dict[str, Report] = {}
-        self._known: dict[tuple[str, int], int] = {}  # until when
+        self._current = _Current(store)
         self._written_ms: int | None = None
         self._writing: asyncio.Task[None] | None = None
         self._second = 0
@@ -143,8 +180,8 @@ class Reports:
             raise TooManyReports
         if not await self._is_current(grant):
             return False
-        if said.output is not None or said.log is not None:
-            await self.pieces.take(grant, output=said.output, log=said.log)
+        if said.output is not None and not await self.pieces.take(grant, said.output):
+            return False
         self._add(Report(job=grant.job, claim=grant.claim, progress=said.progress))
         return True
 
@@ -165,26 +202,13 @@ class Reports:
             await self._write()
 
     async def _is_current(self, grant: Grant) -> bool:
-        if self._sign(grant.job, grant.claim):
-            return True
-        claim, at_ms = (grant.job, grant.claim), self._monotonic_ms()
-        if self._known.get(claim, 0) > at_ms:
-            return True
-        self._known.pop(claim, None)
-        if claim not in await self._store.current([claim]):
-            return False
-        if len(self._known) >= _KNOWN_MAX:
-            self._known = {one: ms for one, ms in self._known.items() if ms > at_ms}
-            if len(self._known) >= _KNOWN_MAX:
+        is_open = self._sign(grant.job, grant.claim)
+        try:
+            return await self._current.has((grant.job, grant.claim))
+        except StoreError:
+            if is_open:
                 return True
-        self._known[claim] = at_ms + _KNOWN_MS
-        return True
-
-    def forget(self, jobs: Sequence[str]) -> None:
-        """Look again whether these jobs run: they have ended, or changed hands."""
-        if self._known:
-            ended = set(jobs)
-            self._known = {one: ms for one, ms in self._known.items() if one[0] not in ended}
+            raise
 
     def _add(self, report: Report) -> None:
         before = self._pending.get(report.job)

@@ -10,6 +10,8 @@ from typing import Final
 
 METADATA_BYTES_MAX: Final = 16 * 1024
 STEP_CHARS_MAX: Final = 1_000
+LOG_CHARS_MAX: Final = 16 * 1024
+"""So much of what is logged is kept, the last of it."""
 ESTIMATED_FROM: Final = 5.0
 """From so many percent on, how long the rest takes is told by how long this took."""
 
@@ -18,20 +20,21 @@ _to_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).en
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a job is: `percent` of 0 to 100, its present `step`, and `metadata`, a JSON object as
-    its upstream wrote it; each None while nothing was said of it. `n` reports came, from `since_ms`
-    on, the last one at `at_ms`."""
+    """How far a job is: `percent` of 0 to 100, its present `step`, `metadata`, a JSON object as its
+    upstream wrote it, and the last lines of its `log`; each None while nothing was said of it. `n`
+    reports came, from `since_ms` on, the last one at `at_ms`."""
 
     percent: float | None = None
     step: str | None = None
     metadata: str | None = None
+    log: str | None = None
     n: int = 1
     since_ms: int
     at_ms: int
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing but that the job is alive."""
+        """Whether it says nothing of how far the job is."""
         return self.percent is None and self.step is None and self.metadata is None
 
     def then(self, later: "Progress") -> "Progress":
@@ -41,20 +44,34 @@ class Progress:
             percent=self.percent if later.percent is None else later.percent,
             step=self.step if later.step is None else later.step,
             metadata=self.metadata if later.metadata is None else later.metadata,
+            log=logged(self.log, later.log),
             n=self.n + later.n,
             at_ms=max(self.at_ms, later.at_ms),
         )
 
 
+def logged(before: str | None, later: str | None) -> str | None:
+    """Return a log with more lines: as much of it as is kept, from the beginning of a line."""
+    if later is None or before is None:
+        text = before if later is None else later
+    else:
+        text = before.removesuffix("\n") + "\n" + later
+    if text is None or len(text) <= LOG_CHARS_MAX:
+        return text
+    kept = text[-LOG_CHARS_MAX:]
+    return kept if text[-LOG_CHARS_MAX - 1] == "\n" else kept.partition("\n")[2] or kept
+
+
 def body_of(progress: Progress) -> bytes:
     """Return what is stored of its texts."""
-    return _to_json([progress.step, progress.metadata]).encode(errors="replace")
+    texts = [progress.step, progress.metadata, progress.log]
+    return _to_json(texts).encode(errors="replace")
 
 
-def read_body(body: bytes) -> tuple[str | None, str | None]:
-    """Return the step and the metadata that were stored."""
-    step, metadata = json.loads(body)
-    return step, metadata
+def read_body(body: bytes) -> tuple[str | None, str | None, str | None]:
+    """Return the step, the metadata and the log that were stored."""
+    step, metadata, *rest = json.loads(body)
+    return step, metadata, rest[0] if rest else None
 
 
 def document(progress: Progress) -> dict[str, str]:

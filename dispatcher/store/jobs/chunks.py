@@ -20,12 +20,14 @@ from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.sealing import CHUNKS
 from dispatcher.store.tx import Row, Tx, marks
 
-_COLUMNS: Final = ("id", "job", "run", "claim", "n", "size", "body", "kid")
+_COLUMNS: Final = ("id", "job", "run", "claim", "n", "size", "bytes", "body", "kid")
 _PUT: Final = (
     f"INSERT INTO chunks ({', '.join(_COLUMNS)}) VALUES ({marks(_COLUMNS)}) "
     # Of a commit whose reply was lost: the same again, and what has come since.
-    "ON CONFLICT (id) DO UPDATE SET size = excluded.size, body = excluded.body, kid = excluded.kid"
+    "ON CONFLICT (id) DO UPDATE SET size = excluded.size, bytes = excluded.bytes, "
+    "body = excluded.body, kid = excluded.kid"
 )
+_TAKEN: Final = "SELECT job, claim, CAST(sum(bytes) AS bigint) FROM chunks WHERE job"
 _HEAD: Final = "SELECT id, tenant, state, run, claim, chunks FROM jobs"
 _RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _ROWS_MAX: Final = 500  # in one look
@@ -40,18 +42,40 @@ def put(tx: Tx, given: Sequence[NewChunks]) -> set[tuple[str, int]]:
     current = [
         one for one in given if (one.job, one.claim) in found and tx.holds_endpoint(one.endpoint)
     ]
+    if not current:
+        return set()
     values: list[Row] = []
     for one in current:
-        id = f"{one.job}.{one.claim:012d}.{one.n:05d}"
+        id = _id(one)
         body, kid = rows.seal_body(tx, one.body, CHUNKS.place(id, one.tenant))
-        values.append((id, one.job, one.run, one.claim, one.n, one.size, body, kid))
+        size = len(one.body)
+        values.append((id, one.job, one.run, one.claim, one.n, one.size, size, body, kid))
         tx.changes.news.add(one.job)
-    if values:
-        begun = [(one.job, one.claim) for one in current if one.n == 0]
-        if begun:  # what earlier calls had brought is void
-            tx.many("DELETE FROM chunks WHERE job = ? AND claim < ?", begun)
-        tx.many(_PUT, values)
+        tx.changes.bytes[one.tenant] += size
+    in_ = tx.job_statements.IN
+    tenant_of = {_id(one): one.tenant for one in current}
+    for id, size in tx.all(f"SELECT id, bytes FROM chunks WHERE id{in_}", tx.ids(tenant_of)):
+        tx.changes.bytes[tenant_of[id]] -= size  # it is stored once more
+    _drop_earlier(tx, [one for one in current if one.n == 0])
+    tx.many(_PUT, values)
     return {(one.job, one.claim) for one in current}
+
+
+def _id(one: NewChunks) -> str:
+    return f"{one.job}.{one.claim:012d}.{one.n:05d}"
+
+
+def _drop_earlier(tx: Tx, begun: Sequence[NewChunks]) -> None:
+    """Delete what earlier calls of these jobs had brought: it is void."""
+    if not begun:
+        return
+    by_job = {one.job: one for one in begun}
+    sql = f"{_TAKEN}{tx.job_statements.IN} GROUP BY job, claim"
+    void = [row for row in tx.all(sql, tx.ids(by_job)) if row[1] < by_job[row[0]].claim]
+    for job, _, size in void:
+        tx.changes.bytes[by_job[job].tenant] -= size
+    if void:
+        tx.many("DELETE FROM chunks WHERE job = ? AND claim = ?", [row[:2] for row in void])
 
 
 def append(tx: Tx, job: str, claim: int, value: bytes, touched: Touched, *, bytes_max: int) -> bool:
@@ -79,10 +103,17 @@ def append(tx: Tx, job: str, claim: int, value: bytes, touched: Touched, *, byte
 
 
 def drop(tx: Tx, jobs: Iterable[str]) -> None:
-    """Delete what these jobs have brought in chunks."""
-    ids = list(jobs)
-    if ids:
-        tx.run(f"DELETE FROM chunks WHERE job{tx.job_statements.IN}", tx.ids(ids))
+    """Delete what these jobs, which are there, have brought in chunks."""
+    ids = tx.ids(jobs)
+    taken = tx.all(
+        "SELECT j.tenant, CAST(sum(c.bytes) AS bigint) FROM chunks c JOIN jobs j ON j.id = c.job "
+        f"WHERE c.job{tx.job_statements.IN} GROUP BY j.tenant",
+        ids,
+    )
+    for tenant, size in taken:
+        tx.changes.bytes[tenant] -= size
+    if taken:
+        tx.run(f"DELETE FROM chunks WHERE job{tx.job_statements.IN}", ids)
 
 
 # --- reading ---

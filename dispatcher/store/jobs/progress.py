@@ -1,5 +1,5 @@
 """What upstreams report of jobs that run: one row a job, of its last call, that its views show. It
-goes with the job. Portable."""
+goes with the job, and its tenant's bytes count it. Portable."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,13 +15,16 @@ from dispatcher.store.tx import Row, Tx
 # The empty text keeps the database from walking all that runs.
 _RUNNING: Final = "SELECT id, tenant, run, claim FROM jobs WHERE state || '' = 'running' AND id"
 _COLUMNS: Final = "n, since_ms, at_ms, percent, body, kid"
-_FOUND: Final = f"SELECT job, claim, {_COLUMNS} FROM job_progress WHERE job"
-_PUT: Final = f"""
-INSERT INTO job_progress (job, run, claim, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (job) DO UPDATE SET run = excluded.run, claim = excluded.claim, n = excluded.n,
-    since_ms = excluded.since_ms, at_ms = excluded.at_ms, percent = excluded.percent,
-    body = excluded.body, kid = excluded.kid
-WHERE job_progress.claim <= excluded.claim
+_FOUND: Final = f"SELECT job, claim, {_COLUMNS}, bytes FROM job_progress WHERE job"
+_EMPTY: Final = b"[null,null,null]"
+_PUT: Final = """
+UPDATE job_progress SET run = ?, claim = ?, n = ?, since_ms = ?, at_ms = ?, percent = ?, body = ?,
+    kid = ?, bytes = ?
+WHERE job = ?
+"""
+_MAKE: Final = f"""
+INSERT INTO job_progress (job, run, claim, {_COLUMNS}) VALUES (?, 0, 0, 0, 0, 0, NULL, ?, NULL)
+ON CONFLICT DO NOTHING
 """
 
 
@@ -37,10 +40,11 @@ def report(tx: Tx, reports: Iterable[Report]) -> set[tuple[str, int]]:
     }
     if not running:
         return set()
-    before = {
-        row[0]: row[1:]
-        for row in tx.all(f"{_FOUND}{in_} ORDER BY job{tx.for_update}", tx.ids(sorted(running)))
-    }
+    before = _held(tx, running)
+    new = sorted(running.keys() - before.keys())
+    if new:  # what nobody has yet is nobody's to count: of two processes one makes it
+        tx.many(_MAKE, [(id, _EMPTY) for id in new])
+        before |= _held(tx, new)
     values = []
     for id, (tenant, run, claim) in sorted(running.items()):
         at = replace(
@@ -48,13 +52,37 @@ def report(tx: Tx, reports: Iterable[Report]) -> set[tuple[str, int]]:
             since_ms=tx.at(given[id].progress.since_ms),
             at_ms=tx.at(given[id].progress.at_ms),
         )
-        if id in before and before[id][0] == claim:
-            at = _read(tx, before[id][1:], id, tenant).then(at)
-        body, kid = rows.seal_body(tx, body_of(at), PROGRESS.place(id, tenant))
-        values.append((id, run, claim, at.n, at.since_ms, at.at_ms, at.percent, body, kid))
+        claim_before, *row, size_before = before[id]
+        if claim_before == claim:
+            at = _read(tx, tuple(row), id, tenant).then(at)
+        texts = body_of(at)
+        body, kid = rows.seal_body(tx, texts, PROGRESS.place(id, tenant))
+        known = (run, claim, at.n, at.since_ms, at.at_ms, at.percent)
+        values.append((*known, body, kid, len(texts), id))
+        tx.changes.bytes[tenant] += len(texts) - size_before
     tx.many(_PUT, values)
     tx.changes.news |= running.keys()
     return {(id, claim) for id, (_, _, claim) in running.items()}
+
+
+def _held(tx: Tx, jobs: Iterable[str]) -> dict[str, Row]:
+    """Return what there is of these jobs: nobody else changes it meanwhile."""
+    sql = f"{_FOUND}{tx.job_statements.IN} ORDER BY job{tx.for_update}"
+    return {row[0]: row[1:] for row in tx.all(sql, tx.ids(sorted(jobs)))}
+
+
+def drop(tx: Tx, jobs: Iterable[str]) -> None:
+    """Delete what was reported of these jobs, which are there."""
+    ids = tx.ids(jobs)
+    taken = tx.all(
+        "SELECT j.tenant, CAST(sum(p.bytes) AS bigint) FROM job_progress p "
+        f"JOIN jobs j ON j.id = p.job WHERE p.job{tx.job_statements.IN} GROUP BY j.tenant",
+        ids,
+    )
+    for tenant, size in taken:
+        tx.changes.bytes[tenant] -= size
+    if taken:
+        tx.run(f"DELETE FROM job_progress WHERE job{tx.job_statements.IN}", ids)
 
 
 def _read(tx: Tx, row: Row, job: str, tenant: str) -> Progress:
@@ -62,11 +90,17 @@ def _read(tx: Tx, row: Row, job: str, tenant: str) -> Progress:
     n, since_ms, at_ms, percent, stored, kid = row
     try:
         body = rows.open_body(tx, kid, stored, PROGRESS.place(job, tenant))
-        step, metadata = read_body(body)
+        step, metadata, logged = read_body(body)
     except CannotUnseal:
-        step = metadata = None
+        step = metadata = logged = None
     return Progress(
-        percent=percent, step=step, metadata=metadata, n=n, since_ms=since_ms, at_ms=at_ms
+        percent=percent,
+        step=step,
+        metadata=metadata,
+        log=logged,
+        n=n,
+        since_ms=since_ms,
+        at_ms=at_ms,
     )
 
 

@@ -16,7 +16,7 @@ from dispatcher.jobs.estimates import DAYS
 from dispatcher.jobs.states import JobState
 from dispatcher.store import rows as texts
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.jobs import measures
+from dispatcher.store.jobs import chunks, measures, progress
 from dispatcher.store.jobs.rows import ROW_BYTES
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.sealing import ENDPOINTS
@@ -43,16 +43,7 @@ _DUE: Final = (
 )
 # What signs a callback that could not be told yet stays until it is.
 _LEFT: Final = "CASE WHEN EXISTS (SELECT 1 FROM job_untold WHERE job = jobs.id) THEN secret END"
-_OUTPUTS: Final = ("outputs", "chunks")
-_PARTS: Final = (
-    "inputs",
-    "outputs",
-    "chunks",
-    "job_attempts",
-    "job_tags",
-    "job_progress",
-    "job_untold",
-)
+_PARTS: Final = ("inputs", "outputs", "job_attempts", "job_tags", "job_untold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +147,8 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
     outputs = [one for one in _as_found(tx, found.outputs) if one.pruned in (0, INPUT_GONE)]
     if outputs:
         ids = tx.ids(one.id for one in outputs)
-        for part in _OUTPUTS:
-            tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
+        tx.run(f"DELETE FROM outputs WHERE job{tx.job_statements.IN}", ids)
+        chunks.drop(tx, [one.id for one in outputs])
         sql = f"UPDATE jobs SET pruned = pruned + {OUTPUT_GONE}, output_bytes = NULL WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in outputs:
@@ -249,9 +240,7 @@ def delete(tx: Tx, jobs: Sequence[Stored]) -> None:
     """Delete these jobs with all their parts."""
     if not jobs:
         return
-    ids = tx.ids(one.id for one in jobs)
-    for part in _PARTS:
-        tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
+    ids = _delete_parts(tx, jobs)
     tx.run(f"DELETE FROM jobs WHERE id{tx.job_statements.IN}", ids)
     for one in jobs:
         tx.changes.job_moved(one.tenant, one.state, None)
@@ -260,11 +249,19 @@ def delete(tx: Tx, jobs: Sequence[Stored]) -> None:
             tx.changes.queued(one.endpoint, one.queue, -1)
 
 
-def _strip(tx: Tx, jobs: Sequence[Stored]) -> None:
-    """Delete all of these jobs but what their keys are answered with."""
+def _delete_parts(tx: Tx, jobs: Sequence[Stored]) -> object:
+    """Delete what these jobs have in other tables; return their ids, as a parameter."""
     ids = tx.ids(one.id for one in jobs)
+    chunks.drop(tx, [one.id for one in jobs])
+    progress.drop(tx, [one.id for one in jobs])
     for part in _PARTS:
         tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
+    return ids
+
+
+def _strip(tx: Tx, jobs: Sequence[Stored]) -> None:
+    """Delete all of these jobs but what their keys are answered with."""
+    ids = _delete_parts(tx, jobs)
     tx.run(
         f"UPDATE jobs SET pruned = {_ALL_BUT_KEY}, options = '{{}}', secret = NULL, "
         f"error = NULL, output_bytes = NULL WHERE id{tx.job_statements.IN}",

@@ -45,7 +45,9 @@ def tenant_of(queue: str) -> str:
 ROW_BYTES: Final = 1_024
 STORED_BYTES: Final = (
     f"sum({ROW_BYTES} + coalesce(output_bytes, 0) "
-    "+ CASE WHEN pruned IN (0, 2) THEN input_bytes ELSE 0 END)"
+    "+ CASE WHEN pruned IN (0, 2) THEN input_bytes ELSE 0 END "
+    "+ coalesce((SELECT sum(bytes) FROM chunks WHERE job = jobs.id), 0) "
+    "+ coalesce((SELECT bytes FROM job_progress WHERE job = jobs.id), 0))"
 )
 """What jobs take up; with what callbacks do it is compared with what a tenant may store."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from dispatcher.jobs.values import Job, SubmittedJob
+from dispatcher.store.errors import StoreUnavailable
+from dispatcher.store.jobs.store import JobStore
 from tests.dispatcher.api.talk import connect
 from tests.dispatcher.gateway.rig import (
     ADMIN_KEY,
@@ -135,6 +138,63 @@ async def test_a_report_that_comes_late_is_refused_and_changes_nothing(
     assert (await post(api, new, {"progress": 2})).status_code == 409
 
 
+async def test_a_report_after_a_cancel_in_another_process_is_refused(
+    postgres: str, peer: Upstream
+) -> None:
+    """From the moment on at which that is stored, whoever holds the call, and before he knows."""
+    async with (
+        running(postgres, public_url="http://testserver") as world,
+        running(postgres, public_url="http://testserver") as other,
+        connect(world.service, ADMIN_KEY) as api,
+    ):
+        await world.endpoint(peer.url, concurrency=10)
+        for n in range(1, 6):
+            job = await world.submit()
+            await peer.reached(n)
+            url = peer.calls[-1][0]["x-job-progress-url"]
+            assert (await post(api, url, {"progress": 1})).status_code == 204
+            await other.service.gateway.engine.cancel(TENANT, job.id)
+            assert (await post(api, url, {"progress": 2})).status_code == 409
+
+
+async def test_while_the_database_is_away_reports_of_open_calls_are_taken(
+    world: World, peer: Upstream, api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others nobody can tell."""
+
+    async def away(*_: Any) -> Any:
+        raise StoreUnavailable("away")
+
+    job, url, _ = await begun(world, peer)
+    monkeypatch.setattr(JobStore, "current", away)
+    assert (await post(api, url, {"progress": 30})).status_code == 204
+    assert (await shown(world, job.id)).progress.percent == 30  # type: ignore[union-attr]
+    peer.go.set()
+    await world.until_state(job.id, "completed")
+    await world.until_idle()
+    assert (await post(api, url, {"progress": 40})).status_code == 503
+
+
+async def test_the_last_lines_of_a_log_are_shown(
+    world: World, peer: Upstream, api: httpx.AsyncClient
+) -> None:
+    """Beside progress, in what shows a job alone; the dialects have no word for it."""
+    job, url, _ = await begun(world, peer)
+    for line in ("loading", "page 1\npage 2"):
+        assert (await post(api, url, {"log": line})).status_code == 204
+    view: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        view.update((await api.get(f"/v1/jobs/job_{job.id}")).json())
+        return str(view.get("log", "")).endswith("page 2")
+
+    await world.until(is_there)
+    assert view["log"] == "loading\npage 1\npage 2"
+    assert "progress" not in view
+    assert "log" not in (await api.get(f"/v2/jobs/job_{job.id}/status")).json()
+    assert "output" not in (await api.get(f"/v2/ep/status/{job.id}")).json()
+
+
 async def test_a_token_is_good_for_its_own_purpose_and_job_alone(
     world: World, peer: Upstream, api: httpx.AsyncClient
 ) -> None:
@@ -244,14 +304,15 @@ async def test_a_sign_of_life_that_another_process_took_counts(
 ) -> None:
     """Reports may come to any of them: who holds the call sees them in the database."""
     async with running(postgres, public_url="http://testserver") as world:
-        job, url, _ = await begun(world, peer, heartbeat_timeout=1.0, retry_unknown=False)
+        job, url, _ = await begun(world, peer, heartbeat_timeout=4.0, retry_unknown=False)
         async with (
             running(postgres, public_url="http://testserver") as other,
             connect(other.service, ADMIN_KEY) as api,
         ):
-            for n in range(10):
+            ends_s = time.monotonic() + 5.0
+            while time.monotonic() < ends_s:
+                assert (await post(api, url, {"progress": 5})).status_code == 204
                 await asyncio.sleep(0.2)
-                assert (await post(api, url, {"progress": n})).status_code == 204
             assert (await world.get(job.id)).state == "running"
             await shown(world, job.id)
 

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from dispatcher.gateway.reports import heard
 from dispatcher.jobs.progress import (
+    LOG_CHARS_MAX,
     METADATA_BYTES_MAX,
     Progress,
     body_of,
     completion_ms,
     document,
+    logged,
     read_body,
 )
 
@@ -48,8 +50,25 @@ def test_the_last_word_on_each_thing_counts(said: list[Progress]) -> None:
 
 @given(st.one_of(st.none(), st.text(alphabet=st.characters(exclude_categories=["Cs"]))))
 def test_texts_are_stored_as_they_are(step: str | None) -> None:
-    kept = Progress(step=step, metadata='{"a":  1}', since_ms=1, at_ms=2)
-    assert read_body(body_of(kept)) == (step, '{"a":  1}')
+    kept = Progress(step=step, metadata='{"a":  1}', log=step, since_ms=1, at_ms=2)
+    assert read_body(body_of(kept)) == (step, '{"a":  1}', step)
+
+
+def test_of_a_log_the_last_whole_lines_are_kept() -> None:
+    """However it is cut into reports; a line that is longer than all of it is cut."""
+    lines = [f"line {n} " + "x" * 80 for n in range(400)]
+    whole: str | None = None
+    for line in lines:
+        whole = logged(whole, line)
+    assert whole is not None
+    assert LOG_CHARS_MAX - 100 < len(whole) <= LOG_CHARS_MAX
+    kept = whole.split("\n")
+    assert kept == lines[-len(kept) :]
+    assert logged(None, "\n".join(lines)) == whole
+    assert logged("a\n", "b") == "a\nb"
+    assert logged("a", None) == "a"
+    assert logged(None, None) is None
+    assert logged("a", "x" * (2 * LOG_CHARS_MAX)) == "x" * LOG_CHARS_MAX
 
 
 def test_what_is_not_known_is_not_shown() -> None:

@@ -11,6 +11,7 @@ CREATE TABLE chunks (
     claim bigint NOT NULL,
     n     bigint NOT NULL,
     size  bigint NOT NULL,
+    bytes bigint NOT NULL,
     body  bytea NOT NULL,
     kid   text COLLATE "C"
 );
@@ -22,3 +23,6 @@ ALTER TABLE jobs ADD COLUMN chunks bigint;
 -- Up to which chunk, of which claim, a stream was handed out that hands out each once.
 ALTER TABLE jobs ADD COLUMN streamed_claim bigint NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN streamed_chunks bigint NOT NULL DEFAULT 0;
+
+-- What is kept of what was reported of a job takes up so much.
+ALTER TABLE job_progress ADD COLUMN bytes bigint NOT NULL DEFAULT 0;

@@ -11,6 +11,7 @@ CREATE TABLE chunks (
     claim INTEGER NOT NULL,
     n     INTEGER NOT NULL,    -- the number of the first one, from 0
     size  INTEGER NOT NULL,    -- how many
+    bytes INTEGER NOT NULL,    -- what they take up
     body  BLOB NOT NULL,       -- a JSON array
     kid   TEXT
 ) WITHOUT ROWID;
@@ -21,3 +22,6 @@ ALTER TABLE jobs ADD COLUMN chunks INTEGER;
 -- Up to which chunk, of which claim, a stream was handed out that hands out each once.
 ALTER TABLE jobs ADD COLUMN streamed_claim INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN streamed_chunks INTEGER NOT NULL DEFAULT 0;
+
+-- What is kept of what was reported of a job takes up so much.
+ALTER TABLE job_progress ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;

@@ -2,11 +2,15 @@
 none once that is over."""
 
 from dataclasses import replace
+from pathlib import Path
 
+from dispatcher.jobs.endpoint import Keep
 from dispatcher.jobs.looks import HandedOut, Seen
-from dispatcher.jobs.values import CallOutcome, ClaimedJob, JobVerdict, NewChunks
+from dispatcher.jobs.progress import Progress
+from dispatcher.jobs.values import CallOutcome, ClaimedJob, JobVerdict, NewChunks, Report
 from tests.dispatcher.store.builders import TENANT, secret
 from tests.dispatcher.store.jobs.builders import Jobs, outcome
+from tests.dispatcher.store.jobs.test_retention import bytes_agree
 
 MANY = 2**20
 
@@ -198,6 +202,41 @@ async def test_news_are_of_all_that_are_followed(jobs: Jobs) -> None:
     assert chunks is not None
     assert (chunks.first, chunks.values, chunks.total) == (1, (b"2",), 2)
     assert found[ends.id].chunks is None
+
+
+async def test_what_they_take_up_is_counted(jobs: Jobs, store_name: str, tmp_path: Path) -> None:
+    """With their tenant's bytes, for as long as they are kept: once, however often they are stored,
+    and not after a repeat has made them void. What is reported of a job counts just so."""
+
+    def agree() -> None:
+        bytes_agree(jobs.world, tmp_path / "0", store_name)
+
+    before = jobs.world.store.stored_bytes(TENANT)
+    await jobs.endpoint(keep=Keep(input=10, output=20, job=30))
+    await jobs.submit()
+    job = await jobs.one()
+    for _ in range(2):
+        await jobs.store.put_chunks([new(job, 0, b"1", b"22"), new(job, 2, b"3" * 500)])
+        agree()
+    at_ms = jobs.world.now_ms
+    for step in ("a" * 500, "b"):
+        said = Progress(step=step, log=step, since_ms=at_ms, at_ms=at_ms)
+        await jobs.store.report([Report(job=job.id, claim=job.claim, progress=said)])
+        agree()
+    await jobs.store.release([job], now_ms=jobs.world.now_ms)
+    again = await jobs.one()
+    await jobs.store.put_chunks([new(again, 0, b"4")])
+    assert await jobs.store.append_chunk(again.id, again.claim, b"55", bytes_max=MANY)
+    agree()
+    await jobs.cancel(job.id)
+    await jobs.store.freed([again])
+    agree()
+    jobs.world.tick(15_000)
+    for _ in range(3):
+        jobs.world.tick(10_000)
+        await jobs.store.prune(now_ms=jobs.world.now_ms, limit=10)
+        agree()
+    assert jobs.world.store.stored_bytes(TENANT) == before
 
 
 async def test_they_go_with_their_tenant(jobs: Jobs) -> None:
