@@ -62,6 +62,7 @@ class World:
 
     async def prepare(self) -> None:
         """A first life, in which the endpoints are made."""
+        self.upstream.telling.reach = lambda: self.gateway.url
         assert await self.gateway.start(**self.how)
         await self.platform.prepare(self.gateway.url)
         await self.gateway.end(kill=True)
@@ -180,6 +181,7 @@ class World:
             for name in self.platform.removed:
                 await session.delete(f"{self.gateway.url}/v1/endpoints/{name}")
             await self._settled()
+            await self.platform.followers.finish(session, self.gateway.url)
             await self._check_views(session)
         assert await self.gateway.end(kill=False) == 0
         self.check()
@@ -191,6 +193,7 @@ class World:
         self._check_jobs()
         self._check_calls()
         self._check_callbacks()
+        self._check_telling()
         self._check_capacity()
         for name, rules in ENDPOINTS.items():
             crowd = f"{name}: {self.upstream.crowds.get(name)}"
@@ -283,7 +286,8 @@ class World:
         jobs = self.read("SELECT id, run, state, callback, endpoint FROM jobs")
         runs = {(f"job_{id}", n) for id, last, *_ in jobs for n in range(1, last + 1)}
         assert told.keys() == runs, "a run whose end was not told, or told for nothing"
-        assert self.read("SELECT id FROM callbacks WHERE state <> 'delivered'") == []
+        ends = "SELECT id FROM callbacks WHERE state <> 'delivered' AND job_status <> 'running'"
+        assert self.read(ends) == []
         for id, run, state, callback, endpoint in jobs:
             last = told[f"job_{id}", run][0]
             assert (last.id, last.status) == (callback, state)
@@ -295,6 +299,34 @@ class World:
                 assert b'"output":' + output in last.body
         for (job, run), status in self.platform.cancelled.items():
             assert told[job, run][0].status == status, "answered one thing and told another"
+
+    def _check_telling(self) -> None:
+        """No chunk is kept or told twice, and nothing is told after an end. What upstreams end by
+        URL ended once, by the word that counted, however often the dispatcher was killed since."""
+        calls = self.upstream.calls
+        self.platform.followers.check(lambda job, run: calls[job, run][-1].output)
+        stored: dict[tuple[str, int], int] = {}
+        for job, claim, n, size in self.read(
+            "SELECT job, claim, n, size FROM chunks ORDER BY job, claim, n"
+        ):
+            assert n == stored.get((job, claim), 0), f"{job}: a chunk twice, or left out"
+            stored[job, claim] = n + size
+        kept = "SELECT 1 FROM chunks c JOIN jobs j ON j.id = c.job WHERE j.chunks IS NOT NULL"
+        assert self.read(kept) == [], "an output, and its chunks beside it"
+        ended = set()
+        for job, run, event in self.customer.order:
+            assert event == "end" or (job, run) not in ended, f"{job}: {event} after the end"
+            if event == "end":
+                ended.add((job, run))
+        rows = self.read("SELECT id, run, state FROM jobs WHERE endpoint = 'later'")
+        states = {(f"job_{id}", run): state for id, run, state in rows}
+        for key, each in calls.items():
+            if each[0].endpoint == "later":
+                told = [one.told for one in each]
+                assert set(told) <= {0, 200, 409}, f"{key}: {told}"
+                assert told.count(200) <= 1, f"{key}: two ends"
+                if states.get(key) == "completed":
+                    assert told[-1] == 200, f"{key}: another call's word counted: {told}"
 
     def _check_capacity(self) -> None:
         busy = "SELECT id FROM jobs WHERE releasing = 1 OR process IS NOT NULL"

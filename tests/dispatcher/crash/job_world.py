@@ -14,6 +14,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from typing import Any, Final
 import aiohttp
 
 from tests.dispatcher.crash.job_serve import Life
+from tests.dispatcher.crash.job_telling import Followers, Telling, array_of, lines_of, stream
 
 _TURNS: Final = 3  # of the loop, until what has arrived was read
 KEY: Final = "test-crash-key-of-the-gateway"
@@ -41,7 +43,9 @@ _TAKES_S: Final = {
 _LOST: Final = frozenset({"lose", "half"})
 """What an upstream does to the first call of a run that it answers the next time."""
 RETRY: Final = {"base": 0.05, "factor": 1, "cap": 0.05}
-# Answered at most once each, or repeated; ended by time; alone with its place; in a bad mood; away.
+_EVENTS: Final = {"events": ["start", "progress", "output", "end"]}
+# Answered at most once each, or repeated; ended by time; alone with its place; in a bad mood; away;
+# telling of its jobs; ending them itself.
 ENDPOINTS: Final[dict[str, dict[str, Any]]] = {
     "again": {"concurrency": 6, "attempts": 20},
     "once": {"concurrency": 6, "delivery": "at-most-once"},
@@ -49,12 +53,15 @@ ENDPOINTS: Final[dict[str, dict[str, Any]]] = {
     "tight": {"concurrency": 1, "queueTimeout": 0.6},
     "busy": {"concurrency": 2},
     "dark": {"concurrency": 2},
+    "tells": {"concurrency": 4, "attempts": 20, "callback": _EVENTS},
+    "later": {"concurrency": 4, "attempts": 20, "callback": _EVENTS, "completion": "url"},
 }
 # What comes in turn; of the last two little, since they hold their endpoints up.
 _MIX: Final = (
     "again ok", "once ok", "again slow", "once slow", "tight held", "again fail", "once lose",
     "again lose", "tight held", "once half", "again half", "brief long", "again drip", "once drip",
     "tight held", "again ok", "once ok", "again slow", "tight held", "again ok",
+    "tells stream", "later work", "once stream", "tells report", "later work", "tells stream",
 )  # fmt: skip
 _BATCH: Final = 10
 _RARE: Final = ("busy ok", "dark ok", "dark ok")
@@ -63,7 +70,8 @@ _RARE: Final = ("busy ok", "dark ok", "dark ok")
 @dataclass(slots=True, eq=False)
 class Call:
     """A call as the upstream saw it, and in which life of the dispatcher: `met` is what became of
-    it: "answered", a "fault" of its own doing, or "closed" by the dispatcher."""
+    it: "answered", a "fault" of its own doing, or "closed" by the dispatcher. `told` is what it was
+    answered by URL (0: nothing)."""
 
     job: str
     run: int
@@ -73,6 +81,7 @@ class Call:
     met: str = "open"
     ended_s: float = 0.0
     output: bytes = b""
+    told: int = 0
 
 
 @dataclass(slots=True)
@@ -91,6 +100,7 @@ class Upstream:
     crowds: dict[str, list[Call]] = field(default_factory=dict)
     sulks: int = 0  # so many calls more are turned away
     trap: tuple[str, Callable[[], None]] | None = None
+    telling: Telling = field(default_factory=Telling)
     _servers: list[asyncio.Server] = field(default_factory=list)
     _dark: asyncio.Server | None = None
 
@@ -119,8 +129,10 @@ class Upstream:
         self.open[endpoint].add(reader)
         try:
             await self._count(endpoint)
-            body = await reader.readexactly(int(fields["content-length"]))
-            return await self._answer(call, json.loads(body), reader, writer)
+            asked = json.loads(await reader.readexactly(int(fields["content-length"])))
+            if call.endpoint in ("tells", "later") or asked["do"] == "stream":
+                return await self._tell(call, asked, fields, reader, writer)
+            return await self._answer(call, asked, reader, writer)
         finally:
             if call.met == "open":
                 call.met = "closed"
@@ -188,6 +200,34 @@ class Upstream:
         call.met, call.output = "answered", output
         return await _write(writer, b"200 OK", output)
 
+    async def _tell(
+        self,
+        call: Call,
+        asked: dict[str, Any],
+        fields: dict[str, str],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> bool:
+        """Answer in chunks, report, or answer before the work is done."""
+        self._spring("call-works")
+        number = len(self.calls[call.job, call.run])
+        lines = lines_of(asked["n"], number)
+        if asked["do"] == "stream":
+            self._spring("call-streams")
+            if not await stream(lines, writer, partial(_closed, reader)):
+                return False
+            call.met, call.output = "answered", array_of(lines)
+            return True
+        if asked["do"] == "report":
+            await self.telling.report(fields["x-job-progress-url"])
+            if await _closed(reader, 0):
+                return False
+            call.met, call.output = "answered", lines[0]
+            return await _write(writer, b"200 OK", lines[0])
+        call.met, call.output = "answered", lines[0]
+        self.telling.later(call, fields["x-job-complete-url"])
+        return await _write(writer, b"202 Accepted", b"")
+
     def _spring(self, point: str) -> None:
         if self.trap is not None and self.trap[0] == point:
             spring, self.trap = self.trap[1], None
@@ -240,6 +280,7 @@ async def upstream() -> AsyncIterator[Upstream]:
     try:
         yield made
     finally:
+        await made.telling.close()
         for one in made._servers:
             one.close()
         made.dark.close()
@@ -258,10 +299,12 @@ class Told:
 
 @dataclass(slots=True)
 class Customer:
-    """Keeps what it is told, and acknowledges it."""
+    """Keeps what it is told of ends, and in which order that of all else came (`order`: of each job
+    and run what), and acknowledges it."""
 
     port: int = 0
     got: list[Told] = field(default_factory=list)
+    order: list[tuple[str, int, str]] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -269,16 +312,17 @@ class Customer:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 rest = head.split("\r\n")[1:]
                 fields = {k.lower(): v for k, v in (one.split(": ", 1) for one in rest if one)}
-                body = await reader.readexactly(int(fields["content-length"]))
-                self.got.append(
-                    Told(
-                        id=fields["webhook-id"],
-                        job=fields["x-postback-job-id"],
-                        run=int(fields["x-postback-job-run"]),
-                        status=fields["x-postback-job-status"],
-                        body=body,
-                    )
+                told = Told(
+                    id=fields["webhook-id"],
+                    job=fields["x-postback-job-id"],
+                    run=int(fields["x-postback-job-run"]),
+                    status=fields["x-postback-job-status"],
+                    body=await reader.readexactly(int(fields["content-length"])),
                 )
+                event = fields.get("x-postback-event", "end")
+                self.order.append((told.job, told.run, event))
+                if event == "end":
+                    self.got.append(told)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
                 await writer.drain()
         writer.close()
@@ -420,6 +464,7 @@ class Platform:
     tried: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     cancelled: dict[tuple[str, int], str] = field(default_factory=dict)  # what was answered
+    followers: Followers = field(default_factory=Followers)
     purged: int = 0
     removed: list[str] = field(default_factory=list)
     _unanswered: dict[int, str] = field(default_factory=dict)
@@ -451,7 +496,8 @@ class Platform:
         timeout = aiohttp.ClientTimeout(total=20)
         async with aiohttp.ClientSession(headers=AUTH, timeout=timeout) as session:
             tasks = [self._work(session, url, stop) for _ in range(workers)]
-            await asyncio.gather(*tasks, self._operate(session, url, stop))
+            following = [self._follow(session, url, stop) for _ in range(2)]
+            await asyncio.gather(*tasks, *following, self._operate(session, url, stop))
 
     async def _work(self, session: aiohttp.ClientSession, url: str, stop: asyncio.Event) -> None:
         with suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
@@ -484,6 +530,8 @@ class Platform:
                 if answer.status == 202:
                     id = json.loads(text)["id"]
                     assert self.accepted.setdefault(number, id) == id
+                    if do == "stream":
+                        self.followers.streams.append(id)
                     return True
         except (aiohttp.ClientError, ConnectionError, TimeoutError):
             self._leave(number, what)
@@ -522,6 +570,10 @@ class Platform:
                     await self._remove(session, url)
                 if turn % 8 == 1:
                     await self._sweep(session, url, ("cancel", "retry")[turn // 8 % 2])
+
+    async def _follow(self, session: aiohttp.ClientSession, url: str, stop: asyncio.Event) -> None:
+        with suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
+            await self.followers.follow(session, url, stop)
 
     async def _cancel(self, session: aiohttp.ClientSession, url: str) -> None:
         recent = list(self.accepted.values())[-12:]
