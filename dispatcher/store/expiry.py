@@ -8,6 +8,7 @@ from dispatcher.states import State
 from dispatcher.store import audit, rows
 from dispatcher.store.callbacks import finish
 from dispatcher.store.clocks import SLACK_MS
+from dispatcher.store.jobs import events
 from dispatcher.store.lanes import BLOCKED, DRAINING, held_of
 from dispatcher.store.requests import Retention
 from dispatcher.store.tx import Row, Tx, marks
@@ -23,7 +24,7 @@ UPDATE callbacks SET state = CASE WHEN cancelling = 1 THEN 'cancelled' ELSE 'pen
     due_ms = CASE WHEN cancelling = 0 THEN CAST(? AS bigint) END, lease_ms = NULL,
     finished_ms = CASE WHEN cancelling = 1 THEN CAST(? AS bigint) END, cancelling = 0
 WHERE id = ? AND claim = ? AND state || '' = 'sending'
-RETURNING tenant, destination, state
+RETURNING tenant, destination, state, job_id
 """
 _PARTS: Final = ("payloads", "attempts", "tags")  # of a callback, in tables of their own
 
@@ -69,10 +70,12 @@ def _end_leases(tx: Tx, leased: Sequence[Row], now_ms: int) -> int:
     that were."""
     ended = 0
     for callback, fence in leased:
-        for tenant, lane, state in tx.write(_END_LEASE, now_ms, now_ms, callback, fence):
+        for tenant, lane, state, job in tx.write(_END_LEASE, now_ms, now_ms, callback, fence):
             tx.changes.moved(tenant, "sending", state)
             tx.changes.lanes.add(lane)
             ended += 1
+            if state == "cancelled":
+                events.over(tx, [(callback, job)], at_ms=now_ms)
     return ended
 
 

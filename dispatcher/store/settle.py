@@ -51,9 +51,10 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[bool]:
     if current:
         counted = _apply_to_health(tx, [item for item, _ in current.values()], healths)
         _record(tx, list(current.values()), counted)
-        last = [item for item, _ in current.values() if held[item.delivery.id, item.delivery.fence]]
+        settled = [item.delivery for item, _ in current.values()]
+        last = [(one.id, one.job_id) for one in settled if held[one.id, one.fence]]
         if last:
-            events.over(tx, [item.delivery for item in last], now_ms=last[0].now_ms)
+            events.over(tx, last, at_ms=tx.at(settlements[0].now_ms))
     return results
 
 

@@ -10,7 +10,7 @@ from dispatcher.store import callbacks, submit
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.requests import Rules, SubmitRequest
 from dispatcher.store.tx import Tx
-from dispatcher.values import Delivery, NewCallback, Submitted
+from dispatcher.values import NewCallback, Submitted
 
 _RUNNING: Final = """
 SELECT endpoint, lane, event, (SELECT state FROM callbacks WHERE id = jobs.event)
@@ -63,9 +63,10 @@ def end_of(
     return SubmitRequest(replace(callback, not_before_ms=under_way[event]), handover=False)
 
 
-def over(tx: Tx, deliveries: Iterable[Delivery], *, now_ms: int) -> None:
-    """Have the ends go out that have waited for these, which were under way."""
-    for one in deliveries:
-        job = parse_job_id(one.job_id)
+def over(tx: Tx, ended: Iterable[tuple[str, str]], *, at_ms: int) -> None:
+    """Have the ends go out that have waited for these callbacks, each given with its job id: they
+    were under way. `at_ms` is now, by the database's clock."""
+    for event, job_id in ended:
+        job = parse_job_id(job_id)
         if job is not None:
-            tx.run(_GO_OUT, tx.at(now_ms), job, one.id)
+            tx.run(_GO_OUT, at_ms, job, event)

@@ -37,6 +37,12 @@ COMMITS: Final = {
     "settle-turned-away": "settle",
     "settle-not-sent": "settle",
     "settle-handed-back": "settle",
+    "settle-let-go": "settle",  # to be ended by URL
+    "settle-told": "settle",  # which it is
+    "chunks": "put_chunks",
+    "piece": "append_chunk",
+    "progress": "report",
+    "event": "tell_event",
     "cancel-queued": "cancel",
     "cancel-running": "cancel",
     "freed": "freed",
@@ -57,11 +63,11 @@ ELSEWHERE: Final = frozenset({
     "put_endpoint", "set_paused", "cancel_sweep", "sweeps_jobs", "bring_back", "hasten", "repair",
     "prune", "erase", "purge_on", "tell_untold", "hand_out", "ensure_endpoint_secret",
     "rotate_endpoint_secret", "mark_endpoint_secret_revealed", "ensure_link_key",
-    "rotate_link_key", "report", "tell_event", "look_later", "late_by_url", "running",
+    "rotate_link_key", "look_later", "late_by_url", "running",
 })  # fmt: skip
-"""Verbs that change what endpoints are, put right what nobody meant, note what was handed out or is
-reported of a job that runs, look at what others must not change meanwhile, or delete what is past
-its time: no job's path crosses these."""
+"""Verbs that change what endpoints are, put right what nobody meant, note what was handed out, look
+at what others must not change meanwhile, or delete what is past its time: no job's path crosses
+these."""
 CALLS: Final = ("call-begins", "call-works", "call-streams", "call-answered")
 """Where a call is: nothing of it is out, its upstream works, its answer is half there, it is whole.
 In the middle two it is the upstream that kills."""
@@ -138,6 +144,10 @@ def name_of(operation: object, result: Any) -> str | None:
 
 def _end_of(end: JobEnd) -> str:
     verdict, outcome = end.settlement.verdict, end.settlement.outcome
+    if verdict.state == "running":
+        return "settle-let-go"
+    if verdict.state == "completed" and end.settlement.job.endpoint == "later":
+        return "settle-told"
     if verdict.state in FINAL:
         return f"settle-{verdict.state}"
     if verdict.turned_away:
@@ -155,6 +165,8 @@ def _name_of_verb(verb: str, result: Any) -> str | None:
     names = {of: name for name, of in COMMITS.items()}
     if verb == "end_purged":
         result = result.ended
+    if verb == "tell_event":
+        result = result == "told"
     changed = result is not None if verb == "beat" else result is None or bool(result)
     return names.get(verb) if changed else None
 

@@ -1,5 +1,5 @@
-"""What upstreams tell of their jobs while a dispatcher dies, and who follows these: answers in chunks,
-reports, ends by URL, and customers who read each job's events through all of its lives."""
+"""What upstreams tell of their jobs while a dispatcher dies, and who follows these: answers in
+chunks, reports, ends by URL, and customers who read each job's events through all of its lives."""
 
 import asyncio
 import json
@@ -34,8 +34,10 @@ async def stream(
     lines: list[bytes], writer: asyncio.StreamWriter, is_closed: Callable[[float], Any]
 ) -> bool:
     """Answer in chunks; False where the other side hangs up meanwhile."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n"
-    writer.write(head + b"\r\n")
+    writer.write(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
     for line in lines:
         writer.write(b"%x\r\n%b\n\r\n" % (len(line) + 1, line))
         await writer.drain()
@@ -48,7 +50,7 @@ async def stream(
 
 @dataclass(slots=True)
 class Telling:
-    """Tells a dispatcher, wherever it is now (`reach`), of jobs: by the URLs that calls came with."""
+    """Tells a dispatcher, wherever it is now (`reach`), of jobs, by the URLs of their calls."""
 
     reach: Callable[[], str] = lambda: ""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)

@@ -114,7 +114,7 @@ class Upstream:
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *rest = head.split("\r\n")
-        fields = dict(one.lower().split(": ", 1) for one in rest if one)
+        fields = {k.lower(): v for k, v in (one.split(": ", 1) for one in rest if one)}
         endpoint = line.split(" ")[1].strip("/")
         call = Call(
             job=fields["x-job-id"],

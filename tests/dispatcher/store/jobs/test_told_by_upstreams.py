@@ -194,7 +194,7 @@ async def test_the_end_takes_back_what_was_to_be_told(jobs: Jobs, how: str) -> N
     assert list(after.values()) == ["pending"]
 
 
-@pytest.mark.parametrize("over", ["delivered", "dead", "pending", "lost"])
+@pytest.mark.parametrize("over", ["delivered", "dead", "pending", "handed back", "lost"])
 @pytest.mark.parametrize("how", ["settle", "cancel"])
 async def test_the_end_waits_for_what_is_under_way(jobs: Jobs, how: str, over: Any) -> None:
     """So nothing arrives after it, and the next event waits too. It goes out when that attempt is
@@ -216,6 +216,8 @@ async def test_the_end_waits_for_what_is_under_way(jobs: Jobs, how: str, over: A
     assert end.due_ms is not None
     if over == "lost":
         jobs.world.tick(end.due_ms - jobs.world.now_ms + 1)
+    elif over == "handed back":
+        await jobs.world.store.release([under_way], now_ms=jobs.world.tick())
     else:
         jobs.world.tick()
         assert await jobs.world.settle(under_way, over)
