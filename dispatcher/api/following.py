@@ -13,6 +13,7 @@ from typing import Final, Literal, get_args
 from dispatcher.api.call import Call
 from dispatcher.gateway.feeds import Feed
 from dispatcher.jobs.looks import JobNews, Seen
+from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.store.errors import NotFound
 
@@ -58,13 +59,14 @@ def cursor(text: str) -> Cursor:
 @dataclass(frozen=True, slots=True)
 class Change:
     """What is new. A `state` is told when it is entered, and of a job that `waits` again now and
-    then; `progress` says that there is some; a `chunk` has its number and its value; `quiet` is
-    that nothing happened for long."""
+    then; `progress` comes with what was told of it; a `chunk` has its number and its value; `quiet`
+    is that nothing happened for long."""
 
     what: Literal["state", "waits", "progress", "chunk", "quiet"]
     state: JobState
     number: int = 0
     value: bytes = b""
+    progress: Progress | None = None
 
 
 async def changes(
@@ -128,7 +130,7 @@ async def _new(
             yield change
     if news.signs != at.signs and state == "running":
         at.signs = news.signs
-        yield Change("progress", state)
+        yield Change("progress", state, progress=news.progress)
     if state in FINAL and (news.run, state) != (at.run, at.state):
         at.run, at.state = news.run, state
         yield Change("state", state)

@@ -14,6 +14,7 @@ from dispatcher.api.json import encode
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
 from dispatcher.jobs import progress
+from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import FINAL
 from receiver.base.http import invalid
 
@@ -76,9 +77,8 @@ async def _told(call: Call, job: str, at: Cursor) -> AsyncGenerator[bytes, None]
                     body = b'{"index":%d,"output":%b}' % (change.number, change.value)
                     yield events.event(body, "output", str(at))
                 case "progress":
-                    said = await _progress(call)
-                    if said is not None:
-                        yield events.event(said, "progress", str(at))
+                    if change.progress is not None and not change.progress.is_empty:
+                        yield events.event(_progress(change.progress), "progress", str(at))
                 case _ if change.state in FINAL:
                     found, wait = await jobs.look(call)
                     shown = encode(await jobs.detail(call, found, wait))
@@ -118,11 +118,8 @@ _NAMES: Final = {
 }
 
 
-async def _progress(call: Call) -> bytes | None:
-    """Return how far the job is that the path names, as JSON; None where nothing is known."""
-    known = (await jobs.find(call)).progress
-    if known is None or known.is_empty:
-        return None
+def _progress(known: Progress) -> bytes:
+    """Return how far a job is, as JSON."""
     shown = progress.document(known)
     text = ",".join(f'"{name}":{value}' for name, value in shown.items())
     return b"{%b}" % text.encode(errors="replace")

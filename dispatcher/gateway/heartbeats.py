@@ -1,5 +1,6 @@
 """Signs of life of calls whose endpoints ask for them (`heartbeat_timeout`): a call that gave none
-for so long is given up. A report that another process took counts as one that came here."""
+for so long is given up. A report that another process took counts as one that came here, and so
+does a chunk of an answer that comes in chunks."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -41,6 +42,8 @@ class Heartbeats:
         wait_s = None if one.rules is None else one.rules.heartbeat_timeout
         if wait_s is None or one.sign_ms is None or not one.is_calling:
             return False
+        if one.stream is not None and one.stream.joined.count > one.chunks:
+            one.chunks, one.sign_ms = one.stream.joined.count, self._monotonic_ms()
         return self._monotonic_ms() - one.sign_ms >= wait_s * 1000
 
     async def _look_at(self, silent: Sequence[Running]) -> None:

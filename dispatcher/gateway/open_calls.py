@@ -26,7 +26,8 @@ of life."""
 class Running:
     """A job that this process runs, with so many bytes of its input in memory. `calling`: its call
     has not ended; `gone`: its endpoint was removed before it began. `sign_ms` is when it last gave
-    a sign of life, from when its call was made on, and `signs` how many were in the database.
+    a sign of life, from when its call was made on, and `signs` how many were in the database;
+    `chunks` of its answer had come when that was looked at last.
     `doubted`: it is being asked whether its claim is current still."""
 
     job: ClaimedJob
@@ -39,6 +40,7 @@ class Running:
     rules: EndpointRules | None = field(default=None, repr=False)
     sign_ms: int | None = None
     signs: int = 0
+    chunks: int = 0
     doubted: bool = False
     stream: Stream | None = field(default=None, repr=False)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dispatcher.jobs.endpoint import HeldReason
+from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.values import Job
 
@@ -68,15 +69,20 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobNews:
-    """How a job stands, for who follows it; while it runs, with its new `chunks`. `signs` is how
-    often its present call has told of its progress."""
+    """How a job stands, for who follows it; while it runs, with its new `chunks`, and what its
+    present call has told of its `progress`, which it did `signs` times."""
 
     job: str
     state: JobState
     run: int
     claim: int
     chunks: Chunks | None = None
-    signs: int = 0
+    progress: Progress | None = field(default=None, repr=False)
+
+    @property
+    def signs(self) -> int:
+        """How often it told of it."""
+        return 0 if self.progress is None else self.progress.n
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from dispatcher.jobs.looks import Chunks, HandedOut, JobNews, Seen
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import NewChunks
 from dispatcher.store.errors import CannotUnseal, NotFound
-from dispatcher.store.jobs import rows, views
+from dispatcher.store.jobs import progress, rows, views
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.sealing import CHUNKS
 from dispatcher.store.tx import Row, Tx, marks
@@ -201,8 +201,8 @@ def news(tx: Tx, asked: Sequence[Seen], *, bytes_max: int) -> dict[str, JobNews]
     passed over."""
     in_, ids = tx.job_statements.IN, tx.ids(one.job for one in asked)
     found = tx.all(f"{_HEAD} WHERE id{in_}", ids)
-    told = tx.all(f"SELECT job, claim, n FROM job_progress WHERE job{in_}", ids)
-    signs = {(job, claim): n for job, claim, n in told}
+    running = {row[0]: (row[1], row[4]) for row in found if row[2] == "running"}
+    told = progress.of_calls(tx, running)
     seen = {one.job: one for one in asked}
     known: dict[str, JobNews] = {}
     for row in found:
@@ -220,7 +220,7 @@ def news(tx: Tx, asked: Sequence[Seen], *, bytes_max: int) -> dict[str, JobNews]
             run=run,
             claim=claim,
             chunks=chunks,
-            signs=signs.get((job, claim), 0),
+            progress=told.get(job),
         )
     return known
 

@@ -113,6 +113,19 @@ def of_job(tx: Tx, job: Job) -> Progress | None:
     return None if row is None else _read(tx, row, job.id, job.tenant)
 
 
+def of_calls(tx: Tx, calls: Mapping[str, tuple[str, int]]) -> dict[str, Progress]:
+    """Return what was reported of these jobs, given with their tenants and present claims, by the
+    calls of these claims."""
+    if not calls:
+        return {}
+    sql = f"SELECT job, claim, {_COLUMNS} FROM job_progress WHERE job{tx.job_statements.IN}"
+    return {
+        job: _read(tx, tuple(row), job, calls[job][0])
+        for job, claim, *row in tx.all(sql, tx.ids(sorted(calls)))
+        if claim == calls[job][1]
+    }
+
+
 def signs(tx: Tx, claims: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
     """Return how many reports came under each of these claims, where any did."""
     sql = f"SELECT job, claim, n FROM job_progress WHERE job{tx.job_statements.IN}"
