@@ -27,6 +27,14 @@ _PUT: Final = (
     "ON CONFLICT (id) DO UPDATE SET size = excluded.size, bytes = excluded.bytes, "
     "body = excluded.body, kid = excluded.kid"
 )
+# The empty text keeps the database from walking all that runs.
+_CURRENT: Final = "SELECT id, claim FROM jobs WHERE state || '' = 'running' AND id"
+_STORED: Final = "SELECT id, bytes FROM chunks WHERE id"
+_READ: Final = (
+    "SELECT id, n, body, kid FROM chunks WHERE job = ? AND claim = ? AND n + size > ? "
+    "ORDER BY n LIMIT ?"
+)
+_TOTAL: Final = "SELECT max(n + size) FROM chunks WHERE job = ? AND claim = ?"
 _TAKEN: Final = "SELECT job, claim, CAST(sum(bytes) AS bigint) FROM chunks WHERE job"
 _HEAD: Final = "SELECT id, tenant, state, run, claim, chunks FROM jobs"
 _RAW: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -37,8 +45,8 @@ _FETCHED_BYTES: Final = 1024 * 1024
 def put(tx: Tx, given: Sequence[NewChunks]) -> set[tuple[str, int]]:
     """Store these, each only under the current claim of a job that runs; return the claims under
     which they are stored."""
-    sql = f"SELECT id, claim FROM jobs WHERE id{tx.job_statements.IN} AND state = 'running'"
-    found = set(tx.all(sql, tx.ids(one.job for one in given)))
+    in_ = tx.job_statements.IN
+    found = set(tx.all(_CURRENT + in_, tx.ids(one.job for one in given)))
     current = [
         one for one in given if (one.job, one.claim) in found and tx.holds_endpoint(one.endpoint)
     ]
@@ -52,9 +60,8 @@ def put(tx: Tx, given: Sequence[NewChunks]) -> set[tuple[str, int]]:
         values.append((id, one.job, one.run, one.claim, one.n, one.size, size, body, kid))
         tx.changes.news.add(one.job)
         tx.changes.bytes[one.tenant] += size
-    in_ = tx.job_statements.IN
     tenant_of = {_id(one): one.tenant for one in current}
-    for id, size in tx.all(f"SELECT id, bytes FROM chunks WHERE id{in_}", tx.ids(tenant_of)):
+    for id, size in tx.all(_STORED + in_, tx.ids(tenant_of)):
         tx.changes.bytes[tenant_of[id]] -= size  # it is stored once more
     _drop_earlier(tx, [one for one in current if one.n == 0])
     tx.many(_PUT, values)
@@ -143,15 +150,11 @@ def _of(tx: Tx, row: Row, seen: tuple[int, int], bytes_max: int) -> Chunks:
     if source is None:
         return Chunks(state=state, run=run, claim=claim)
     first = seen[1] if seen[0] == source else 0
-    total = tx.one("SELECT max(n + size) FROM chunks WHERE job = ? AND claim = ?", job, source)
+    total = tx.one(_TOTAL, job, source)
     values: list[bytes] = []
     size = 0
-    sql = (
-        "SELECT id, n, body, kid FROM chunks WHERE job = ? AND claim = ? AND n + size > ? "
-        "ORDER BY n LIMIT ?"
-    )
     if total is not None and (total[0] or 0) > first:
-        for id, n, stored, kid in tx.all(sql, job, source, first, _ROWS_MAX):
+        for id, n, stored, kid in tx.all(_READ, job, source, first, _ROWS_MAX):
             if n > first + len(values) or size >= bytes_max:
                 break
             body = rows.open_body(tx, kid, stored, CHUNKS.place(id, tenant))
@@ -244,7 +247,7 @@ def has_news(tx: Tx, tenant: str, job: str) -> bool:
         return True
     if state != "running":
         return False
-    total = tx.one("SELECT max(n + size) FROM chunks WHERE job = ? AND claim = ?", job, claim)
+    total = tx.one(_TOTAL, job, claim)
     return ((total and total[0]) or 0) > (streamed if streamed_claim == claim else 0)
 
 
