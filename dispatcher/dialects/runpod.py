@@ -36,9 +36,9 @@ def going(shown: Snapshot, output: bytes | None = None) -> bytes:
 
 
 def document(shown: Snapshot) -> bytes:
-    """Return what is said of a job. `output` stands there once there is one, while it runs
-    what was reported of its progress; `error` where it ended
-    otherwise, and `retries` from its second run on."""
+    """Return what is said of a job. `output` stands there once there is one, and while it runs what
+    was reported of its progress; `error` where it ended otherwise, and `retries` from its second
+    run on."""
     said = _head(shown)
     if shown.end is None and shown.state == "running" and shown.progress is not None:
         known = progress.document(shown.progress).items()

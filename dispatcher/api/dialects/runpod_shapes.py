@@ -81,9 +81,8 @@ class RequestView(View, frozen=True, kw_only=True):
 
 
 class RequestDetailView(View, frozen=True, kw_only=True):
-    """A job. `output` is what its upstream answered, or while it runs what it reported
-    last; `error` says why it ended otherwise, in the
-    upstream's own words where there are any."""
+    """A job. `output` is what its upstream answered, or while it runs what it reported last;
+    `error` says why it ended otherwise, in the upstream's own words where there are any."""
 
     id: str
     status: Status

@@ -50,11 +50,10 @@ class ListedView(View, Generic[Time], frozen=True, kw_only=True):
 
 
 class StatusView(ListedView[Time], Generic[Time], frozen=True, kw_only=True):
-    """A job shown alone. While it goes on, where that is known: `estimatedCompletion`,
-    and what its upstream reported: `progress` (0 to 100), `currentStep` and `metadata`. Once
-    it has ended, all that its callback says: `output` is JSON as the upstream wrote it, text as a
-    string, or where to fetch what is neither or long; `executionTime` is in seconds; `error` says
-    what went wrong."""
+    """A job shown alone. While it goes on, where that is known: `estimatedCompletion`, and what its
+    upstream reported: `progress` (0 to 100), `currentStep` and `metadata`. Once it has ended, all
+    that its callback says: `output` is JSON as the upstream wrote it, text as a string, or where to
+    fetch what is neither or long; `executionTime` is in seconds; `error` says what went wrong."""
 
     estimated_completion: Time | None = None
     progress: float | None = None
