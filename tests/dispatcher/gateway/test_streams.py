@@ -13,6 +13,7 @@ import httpx
 import pytest
 from aiohttp import web
 
+from dispatcher.api.dialects import runpod
 from dispatcher.jobs.endpoint import CallbackDefaults
 from tests.dispatcher.dialects.stage import Platform, client, platform
 from tests.dispatcher.gateway.rig import ADMIN_KEY, PATIENCE_S, TENANT, running, served
@@ -147,6 +148,12 @@ async def stage(
             model.end()
 
 
+@pytest.fixture(autouse=True)
+def _held_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream is held until what the test has said comes, however long that takes."""
+    monkeypatch.setattr(runpod, "STREAM_S", 20.0)
+
+
 def outputs(events: list[dict[str, Any]]) -> list[Any]:
     return [one["data"]["output"] for one in events if one["event"] == "output"]
 
@@ -240,7 +247,7 @@ async def test_what_is_cancelled_keeps_what_came(database: str) -> None:
 
 async def test_what_runs_out_of_time_keeps_what_came(database: str) -> None:
     """To the last chunk before it."""
-    async with stage(database, timeout=1.0) as on:
+    async with stage(database, timeout=3.0) as on:
         id = await on.run()
         on.model.say("a", "b")
         assert await on.all(id) == ("TIMED_OUT", ["a", "b"])
