@@ -1,5 +1,5 @@
-"""Callbacks that tell what jobs do while they run: the latest alone, one at a time, and none once they
-have ended: the end waits for the one that is under way. Portable."""
+"""Callbacks that tell what jobs do while they run: the latest alone, one at a time, and none once
+they have ended: the end waits for the one that is under way. Portable."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
