@@ -58,7 +58,7 @@ def end_of(
     callback: NewCallback, event: str | None, under_way: Mapping[str, int], *, handover: bool
 ) -> SubmitRequest:
     """Return what is stored to tell an end: where an event is under way it goes out after that."""
-    if event not in under_way:
+    if event is None or event not in under_way:
         return SubmitRequest(callback, handover)
     return SubmitRequest(replace(callback, not_before_ms=under_way[event]), handover=False)
 
