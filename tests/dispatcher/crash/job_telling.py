@@ -102,16 +102,22 @@ class Followed:
     last: str = ""
     chunks: list[tuple[int, int, int, Any]] = field(default_factory=list)
     after_end: int = 0
+    is_read: bool = False
     end: dict[str, Any] | None = None
 
     async def read(self, session: aiohttp.ClientSession, url: str) -> None:
         """Read on from the last event, until the end of the stream, or of the dispatcher."""
         headers = {"Last-Event-ID": self.last} if self.last else {}
-        async with session.get(f"{url}/v1/jobs/{self.id}/events", headers=headers) as answer:
-            if answer.status != 200:
-                return
-            async for name, id, data in _events(answer):
-                self._take(name, id, data)
+        where = f"{url}/v1/jobs/{self.id}/events"
+        self.is_read = True
+        try:
+            async with session.get(where, headers=headers) as answer:
+                if answer.status != 200:
+                    return
+                async for name, id, data in _events(answer):
+                    self._take(name, id, data)
+        finally:
+            self.is_read = False
 
     def _take(self, name: str, id: str, data: Any) -> None:
         if not id:
@@ -166,7 +172,7 @@ class Followers:
         """Follow one after the other, those first whose stream was cut, until all is gone."""
         chance = random.Random()
         while not stop.is_set():
-            left = [one for one in self.followed.values() if one.end is None]
+            left = [one for one in self.followed.values() if one.end is None and not one.is_read]
             if self.streams and (not left or chance.random() < 0.7):
                 id = chance.choice(self.streams[-12:])
                 if id not in self.followed and len(self.followed) < _FOLLOWED_MAX:
