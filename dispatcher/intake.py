@@ -54,7 +54,7 @@ _REFUSED: Final = frozenset({
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "expect",
     "accept-encoding", "user-agent", "cookie",
 })  # fmt: skip
-_REFUSED_PREFIXES: Final = ("webhook-", "x-postback-", "proxy-")
+_REFUSED_PREFIXES: Final = ("webhook-", "svix-", "x-postback-", "proxy-")
 
 
 class IntakeError(Exception):

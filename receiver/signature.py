@@ -6,7 +6,9 @@ Two schemes travel side by side:
   UTF-8 text, prefix and all. It covers the body alone.
 * Standard Webhooks: `webhook-id`, `webhook-timestamp` and `webhook-signature`, the last a
   space-separated list of `v1,<base64>`: HMAC-SHA256 over `id.timestamp.body`, keyed with the
-  base64-decoded secret. It also binds the id and the time of sending.
+  base64-decoded secret. It also binds the id and the time of sending. Senders that name them
+  `svix-id`, `svix-timestamp` and `svix-signature` are understood: these count where no
+  `webhook-*` header is there.
 
 Which job a message is about, also where its body does not say so, stands in `X-Postback-Job-Id`,
 `X-Postback-Job-Status` and `X-Postback-Job-Run`: UTF-8, percent-encoded except for
@@ -53,6 +55,7 @@ ID_HEADER: Final = "webhook-id"
 TIMESTAMP_HEADER: Final = "webhook-timestamp"
 SIGNATURE_HEADER: Final = "webhook-signature"
 STANDARD_HEADERS: Final = (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)
+SVIX_HEADERS: Final = ("svix-id", "svix-timestamp", "svix-signature")  # their name before that
 JOB_ID_HEADER: Final = "X-Postback-Job-Id"
 JOB_STATUS_HEADER: Final = "X-Postback-Job-Status"
 JOB_RUN_HEADER: Final = "X-Postback-Job-Run"
@@ -68,6 +71,7 @@ RUN_MAX: Final = 999_999_999  # how often a job may be run again: fits any datab
 
 _NUMBER: Final = (int, float)
 _STANDARD_NAMES: Final = tuple(name.encode() for name in STANDARD_HEADERS)
+_SVIX_NAMES: Final = tuple(name.encode() for name in SVIX_HEADERS)
 _SHA256_VALUE: Final = re.compile(r"sha256=[0-9a-f]{64}")
 # No full stop: it separates id, timestamp and body, so an id with one could be read two ways.
 MESSAGE_ID: Final = re.compile(r"[!-\-/-~]{1,256}")
@@ -312,7 +316,8 @@ def verify(
     """Verify the raw body of a request, or raise SignatureError and nothing else.
 
     Every scheme that the request carries must hold: one valid signature does not excuse a wrong
-    one beside it, and any of the three `webhook-*` headers makes v1 obligatory. `require`
+    one beside it, and any of the three `webhook-*` headers, or of `svix-*` where there is none of
+    these, makes v1 obligatory. `require`
     additionally names the scheme that must be there. A signature may come from any of `secrets`;
     each is tried, in constant time. `headers` is a mapping, or pairs as in ASGI; names match in
     any case. `now_s` is Unix time; `webhook-timestamp` may differ by `tolerance_s` to
@@ -344,6 +349,8 @@ def check(
     name, previous = _sha256_names(sha256_header)
     values = [value for value in (fields.get(name), fields.get(previous)) if value is not None]
     message_id, timestamp, signatures = map(fields.get, _STANDARD_NAMES)
+    if message_id is timestamp is signatures is None:
+        message_id, timestamp, signatures = map(fields.get, _SVIX_NAMES)
     has_standard = not (message_id is timestamp is signatures is None)
     _check_presence(require, bool(values), has_standard, sha256_header)
 

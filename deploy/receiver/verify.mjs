@@ -43,18 +43,24 @@ export function verify(rawBody, headers, secret, nowS = Date.now() / 1000) {
   const sha256Headers = ["x-webhook-signature", "x-webhook-signature-previous"]
     .map((name) => headers[name])
     .filter((value) => value !== undefined);
-  const standard = ["webhook-id", "webhook-timestamp", "webhook-signature"];
-  const hasStandard = standard.some((name) => headers[name] !== undefined);
-  if (sha256Headers.length === 0 && !hasStandard) throw new Error("there is no signature");
+  // Some senders name the same headers svix-*; they count where there is no webhook-*.
+  const standard = [headersOf("webhook", headers), headersOf("svix", headers)].find(
+    (values) => values.some((value) => value !== undefined),
+  );
+  if (sha256Headers.length === 0 && !standard) throw new Error("there is no signature");
   if (sha256Headers.length > 0) verifySha256(rawBody, sha256Headers, secret);
-  const named = hasStandard ? verifyStandard(rawBody, headers, secret, nowS) : {};
+  const named = standard ? verifyStandard(rawBody, standard, headers, secret, nowS) : {};
   const { jobId, status } = named.jobId ? {} : parse(rawBody);
   return {
     jobId: named.jobId ?? jobId,
     status: named.status ?? (named.jobId ? statusIn(rawBody) : status),
     run: named.run ?? 1,
-    messageId: headers["webhook-id"],
+    messageId: standard?.[0],
   };
+}
+
+function headersOf(prefix, headers) {
+  return ["id", "timestamp", "signature"].map((name) => headers[`${prefix}-${name}`]);
 }
 
 function verifySha256(body, values, secret) {
@@ -64,10 +70,8 @@ function verifySha256(body, values, secret) {
   }
 }
 
-function verifyStandard(body, headers, secret, nowS) {
-  const id = headers["webhook-id"];
-  const timestamp = headers["webhook-timestamp"];
-  const values = (headers["webhook-signature"] ?? "").split(" ");
+function verifyStandard(body, [id, timestamp, signatures], headers, secret, nowS) {
+  const values = (signatures ?? "").split(" ");
   if (/^[0-9]{13}$/.test(timestamp ?? "")) throw new Error("webhook-timestamp is in milliseconds");
   if (!id || id.includes(".") || !/^[0-9]{1,12}$/.test(timestamp ?? "")) {
     throw new Error("webhook-id or webhook-timestamp is missing or malformed");

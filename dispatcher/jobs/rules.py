@@ -71,7 +71,14 @@ _REFUSED: Final = frozenset({
     "accept-encoding", "connection", "content-length", "expect", "idempotency-key", "keep-alive",
     "te", "trailer", "transfer-encoding", "upgrade",
 })  # fmt: skip
-_REFUSED_PREFIXES: Final = ("proxy-", "webhook-", "x-job-", "x-postback-", "x-webhook-signature")
+_REFUSED_PREFIXES: Final = (
+    "proxy-",
+    "svix-",
+    "webhook-",
+    "x-job-",
+    "x-postback-",
+    "x-webhook-signature",
+)
 
 
 # --- one field each, by the names of the file; those of an attribute of the same name first ---

@@ -5,7 +5,17 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from receiver.conformance.deliveries import Case, Effects, Signer, accept, chunked, cut, upgrading
+from receiver.base.completion import BOM
+from receiver.conformance.deliveries import (
+    Case,
+    Effects,
+    Signer,
+    accept,
+    chunked,
+    cut,
+    renamed,
+    upgrading,
+)
 from receiver.conformance.forged import forged, huge, malformed, stale
 from receiver.signature import Job
 
@@ -71,9 +81,12 @@ def _good(signer: Signer) -> Iterator[Case]:
 
 
 def _named(signer: Signer) -> Iterator[Case]:
-    """Yield a body that names no job: signed headers do."""
+    """Yield a body that names no job: signed headers do; and signed headers by other names."""
     if not signer.standard:
         return
+    older = renamed(signer.deliver(signer.payload("svix"), "svix", sha256=False))
+    why = "some senders name the same headers svix-id, svix-timestamp, svix-signature: know both"
+    yield accept(signer, "svix-* for webhook-*", ["svix"], [older], why, advice=True)
     why = (
         "the dispatcher's X-Postback-Job-* headers, signed by the token v1j of webhook-signature, "
         "say which job it is: the rule is in deploy/receiver/README.md"
@@ -84,12 +97,17 @@ def _named(signer: Signer) -> Iterator[Case]:
 
 
 def _spelled(signer: Signer) -> Iterator[Case]:
-    """Yield ends that say it in other words, or not at all."""
+    """Yield ends that say it in other words, not at all, or behind three bytes."""
     body = json.dumps({"jobId": signer.job("bare"), "output": 7}).encode()
     name = "a completion without a status"
     why = "some platforms send the bare result: no status at all is a completion"
     effects: tuple[Effects, ...] = (("completed",), ("None",), ("null",), ("",))
     yield accept(signer, name, ["bare"], [signer.deliver(body, "bare")], why, effects=effects)
+    marked = signer.deliver(BOM + signer.payload("marked", "failed"), "marked")
+    name = "a failure behind a byte order mark"
+    why = "skip a byte order mark; and what cannot be read is not a completion: refuse it"
+    failed = (("failed",),)
+    yield accept(signer, name, ["marked"], [marked], why, effects=failed, may_refuse=True)
     for name, meanings, words in _SPELLINGS:
         jobs = [f"as_{word}" for word in words]
         ends = [signer.completion(job, status=word) for job, word in zip(jobs, words, strict=True)]

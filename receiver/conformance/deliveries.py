@@ -12,6 +12,8 @@ from receiver.signature import (
     PREVIOUS_SUFFIX,
     SHA256_HEADER,
     SIGNATURE_HEADER,
+    STANDARD_HEADERS,
+    SVIX_HEADERS,
     TIMESTAMP_HEADER,
     Job,
     generate_secret,
@@ -124,6 +126,13 @@ def with_header(delivery: Delivery, name: str, value: str) -> Delivery:
     return replace(delivery, headers={**delivery.headers, name: value})
 
 
+def renamed(delivery: Delivery) -> Delivery:
+    """Name the standard headers as they were first named."""
+    names = dict(zip(STANDARD_HEADERS, SVIX_HEADERS, strict=True))
+    headers = {names.get(name, name): value for name, value in delivery.headers.items()}
+    return replace(delivery, headers=headers)
+
+
 def chunked(delivery: Delivery) -> Delivery:
     """Send it without its length."""
     return replace(delivery, chunked=True)
@@ -157,7 +166,8 @@ class Case:
 
     `effects` are what the handler of every one of `jobs` may have been handed in the end; None
     where the case says nothing of that. `advice` marks what a receiver may do otherwise without
-    losing or doubling a completion. `why` says what to do about it where it goes wrong.
+    losing or doubling a completion; `may_refuse`, what it may refuse, but not take for something
+    else. `why` says what to do about it where it goes wrong.
     """
 
     name: str
@@ -168,6 +178,7 @@ class Case:
     jobs: tuple[str, ...] = ()
     effects: tuple[Effects, ...] | None = None
     advice: bool = False
+    may_refuse: bool = False
     may_close: bool = False  # closing the connection will do as well
 
 
@@ -181,6 +192,7 @@ def accept(
     effects: tuple[Effects, ...] = ONCE,
     at_once: bool = False,
     advice: bool = False,
+    may_refuse: bool = False,
 ) -> Case:
     """Return a case of deliveries that must be taken; each of `jobs` is handled once."""
     return Case(
@@ -192,6 +204,7 @@ def accept(
         jobs=tuple(signer.job(job) for job in jobs),
         effects=effects,
         advice=advice,
+        may_refuse=may_refuse,
     )
 
 

@@ -36,12 +36,13 @@ def judge(case: Case, sent: list[Responses], effects: Mapping[str, Effects] | No
     right = bool(sent) and all(_fits(response, case) for response in last)
     should: str = case.response
     did = _sent_text(sent)
+    handled: list[Effects] = []
     if effects is not None and case.effects is not None:
         handled = [effects.get(job, ()) for job in case.jobs]
         right = right and all(one in case.effects for one in handled)
         should += f", handled: {_allowed(case.effects, len(handled))}"
         did += f", handled: {_handled(handled)}"
-    grade: Grade = "ok" if right else "advice" if _is_advice(case, last) else "wrong"
+    grade: Grade = "ok" if right else "advice" if _is_advice(case, last, handled) else "wrong"
     if right and any(_is_rude(one) for responses in sent for one in responses[:-1]):
         grade = "advice"  # nothing is lost, but it looks like an outage to who sends
     why = "" if grade == "ok" else case.why
@@ -69,9 +70,13 @@ def _fits(response: Response, case: Case) -> bool:
     return response == "closed" and case.may_close
 
 
-def _is_advice(case: Case, last: list[Response]) -> bool:
+def _is_advice(case: Case, last: list[Response], handled: list[Effects]) -> bool:
     """Whether a wrong response is a matter of advice: to take what may be refused, or the other way
-    round. To fail is wrong."""
+    round. To fail is wrong; so is to take what may only be refused, and make something else of
+    it."""
+    if case.may_refuse:
+        refused = (isinstance(response, int) and response // 100 == 4 for response in last)
+        return bool(last) and all(refused) and not any(handled)
     clean = (isinstance(response, int) and response // 100 in (2, 4) for response in last)
     return case.advice and bool(last) and all(clean)
 

@@ -15,6 +15,7 @@ from receiver.signature import (
     PREVIOUS_SUFFIX,
     SHA256_HEADER,
     STANDARD_HEADERS,
+    SVIX_HEADERS,
     TOLERANCE_S,
     Fields,
     Headers,
@@ -122,7 +123,7 @@ def identity_of(
 
 def _carries_ours(fields: Fields, source: Source) -> bool:
     header = source.signature_header.lower()
-    names = (header, header + PREVIOUS_SUFFIX.lower(), *STANDARD_HEADERS)
+    names = (header, header + PREVIOUS_SUFFIX.lower(), *STANDARD_HEADERS, *SVIX_HEADERS)
     return any(fields.has(name.encode()) for name in names)
 
 

@@ -282,6 +282,7 @@ def test_a_status_that_says_nothing_or_two_things_is_refused_at_submit(body: byt
         "Upgrade",
         "User-Agent",
         "webhook-id",
+        "Svix-Id",
         "Webhook-Anything",
         "X-Postback-Attempt",
         "X-Webhook-Signature",

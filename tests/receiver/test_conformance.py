@@ -68,6 +68,7 @@ async def test_our_own_receiver_passes(tmp_path: Path, schemes: Any) -> None:
 
 COPIES = {"20 copies at once", "two ends at once"}
 ENDS = {"a second end that differs", "two ends at once"}
+OF_A_MARK = "a failure behind a byte order mark"
 FAULTS: dict[Fault, set[str]] = {
     "none": set(),
     "takes unsigned": {"no signature"},
@@ -93,6 +94,7 @@ FAULTS: dict[Fault, set[str]] = {
         *ENDS,
     },
     "crashes": {
+        OF_A_MARK,
         "malformed: no JSON",
         "malformed: nothing",
         "malformed: not UTF-8",
@@ -101,10 +103,18 @@ FAULTS: dict[Fault, set[str]] = {
         "malformed: UTF-16",
         "malformed: compressed",
     },
+    "believes what it cannot read": {
+        OF_A_MARK,
+        "malformed: no JSON",
+        "malformed: nothing",
+        "malformed: not UTF-8",
+    },
     "crashes on text": {"malformed: half a character in jobId", "malformed: a NUL in jobId"},
     "fails when busy": set(),
     "no limit": set(),
     "trusts the length": set(),
+    "loses the body of an offer": set(),
+    "knows one name": set(),
     "knows four words": {
         "a completion without a status",
         "a completion in other words",
@@ -115,11 +125,18 @@ ADVICE: dict[Fault, set[str]] = {
     "dedupes by message": {"progress and end under one webhook-id"},
     "fails when busy": {"20 copies at once", "two ends at once", "20 jobs at once"},
     "no limit": {"a huge body", "a huge body without its length"},
+    "believes what it cannot read": {
+        "malformed: nesting without end",
+        "malformed: a number without end",
+        "malformed: UTF-16",
+    },
     "trusts the length": {"a huge body without its length"},
+    "loses the body of an offer": {"an offer of HTTP/2"},
+    "knows one name": {"svix-* for webhook-*"},
 }
 # The hand-made one knows nothing of the job's own headers.
 OF_HEADERS = {"a job that signed headers name"}
-OF_PYTHON = {"malformed: NaN", "malformed: two jobIds", "malformed: compressed"}
+OF_PYTHON = {"malformed: NaN", "malformed: two jobIds", "malformed: compressed", OF_A_MARK}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -134,6 +151,7 @@ async def test_each_planted_fault_is_found_and_nothing_else(fault: Fault) -> Non
     assert wrong == FAULTS[fault], table(found)
     advice = {one.name for one in found if one.grade == "advice"}
     assert advice - OF_PYTHON - OF_HEADERS == ADVICE.get(fault, set()), table(found)
+    assert OF_A_MARK in wrong | advice, table(found)
     assert all(bool(one.why) == (one.grade != "ok") for one in found)
 
 
@@ -201,7 +219,7 @@ async def test_come_back_later_is_no_fault() -> None:
 async def test_who_hangs_ends_the_check_and_not_the_patience() -> None:
     """Three silent deliveries in a row, and the rest is not sent."""
     async with served(HandMade(SECRET, "hangs").app) as url:
-        found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, timeout_s=0.1)
+        found = await check(f"{url}/hook", SECRET, huge_bytes=HUGE, timeout_s=0.7)
     did = {one.name: one.did for one in found}
     assert did["malformed: no JSON"] == "no answer"
     assert did["one more after all that"] == "not sent: it had stopped answering"

@@ -271,6 +271,24 @@ def test_node_reads_the_job_of_the_signed_headers() -> None:
     assert in_node(cases, whole=True) == expected
 
 
+def test_node_knows_the_headers_first_names_and_marks_before_a_body() -> None:
+    """`svix-*` counts where no `webhook-*` is there; a byte order mark is no part of the JSON."""
+    good = {name: value for name, value in signed().items() if name.startswith("webhook-")}
+    first = {name.replace("webhook-", "svix-"): value for name, value in good.items()}
+    marked = b'\xef\xbb\xbf{"jobId":"job_1","status":"failed"}'
+    cases = [
+        (BODY, first, SECRET),
+        (BODY, {**good, "svix-id": "cb_2"}, SECRET),
+        (marked, signed(marked), SECRET),
+        (BODY, {**first, "svix-id": "cb_2"}, SECRET),
+        (BODY, {**first, "webhook-id": "cb_1"}, SECRET),
+        (BODY, {"x-webhook-signature": sign_sha256(SECRET, BODY), "svix-id": "cb_1"}, SECRET),
+    ]
+    found = in_node(cases, whole=True)
+    assert [one.get("status") for one in found[:3]] == ["completed", "completed", "failed"]
+    assert ["error" in one for one in found[3:]] == [True] * 3, found
+
+
 def test_node_refuses_what_does_not() -> None:
     """Tampered, unsigned, stale, half right, malformed; and secrets that are none."""
     good = signed()

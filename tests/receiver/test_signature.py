@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,48 @@ def test_any_standard_header_makes_v1_obligatory(missing: str) -> None:
     headers = headers_now()
     del headers[missing]
     assert reason_of(BODY, headers) == "missing"
+
+
+def svix(headers: dict[str, str]) -> dict[str, str]:
+    return {name.replace("webhook-", "svix-"): value for name, value in headers.items()}
+
+
+def test_the_headers_may_have_their_first_name() -> None:
+    """`svix-*` is `webhook-*` where none of these is there: all that they vouch for, all that is
+    refused, and a freshness that may be required."""
+    both = signed_headers(
+        BODY, (SECRET,), message_id="cb_1", timestamp_s=NOW_S, job=Job(id="job_7")
+    )
+    alone = {name: value for name, value in both.items() if name != "X-Webhook-Signature"}
+    for headers in (svix(both), svix(alone)):
+        verified = verify(BODY, headers, SECRET, now_s=NOW_S, require="standard")
+        assert (verified.message_id, verified.timestamp) == ("cb_1", NOW_S)
+        assert verified.job == Job(id="job_7")
+        assert reason_of(BODY + b" ", headers) == "mismatch"
+    assert reason_of(BODY, svix(alone), OTHER) == "mismatch"
+    assert reason_of(BODY, svix(alone), now_s=NOW_S + 301) == "stale"
+    assert reason_of(BODY, {**svix(alone), "svix-id": "cb_2"}) == "mismatch"
+    pairs = [*svix(alone).items(), ("Svix-Id", "cb_1")]
+    assert reason_of(BODY, pairs) == "ambiguous"
+
+
+def test_what_svix_themselves_sign_holds() -> None:
+    """By their own library, which knows both names."""
+    at = datetime.fromtimestamp(NOW_S, tz=UTC)
+    value = SvixWebhook(SECRET).sign("msg_1", at, BODY.decode())
+    headers = {"svix-id": "msg_1", "svix-timestamp": str(NOW_S), "svix-signature": value}
+    assert verify(BODY, headers, SECRET, now_s=NOW_S).message_id == "msg_1"
+
+
+@pytest.mark.parametrize("name", ["svix-id", "svix-timestamp", "svix-signature"])
+def test_any_of_the_first_names_makes_v1_obligatory(name: str) -> None:
+    """Beside a right `sha256=`; and they count for nothing beside `webhook-*`."""
+    good = headers_now()
+    founding = {"X-Webhook-Signature": good["X-Webhook-Signature"]}
+    assert reason_of(BODY, {**founding, name: "1"}) == "missing"
+    assert verify(BODY, {**good, name: "1"}, SECRET, now_s=NOW_S).message_id == "cb_1"
+    mixed = {**svix(good), "webhook-id": "cb_1"}
+    assert reason_of(BODY, mixed) == "missing"
 
 
 def test_a_wrong_signature_is_not_excused_by_a_right_one() -> None:

@@ -307,7 +307,7 @@ def test_every_limit_is_an_error_that_names_the_field(document: Any, field: str)
 @pytest.mark.parametrize(
     "name",
     ["Content-Length", "transfer-encoding", "Connection", "Expect", "Idempotency-Key", "X-Job-Id",
-     "x-job-anything", "webhook-id", "X-Postback-Job-Run", "Proxy-Authorization",
+     "x-job-anything", "svix-id", "webhook-id", "X-Postback-Job-Run", "Proxy-Authorization",
      "X-Webhook-Signature"],
 )  # fmt: skip
 def test_headers_that_are_ours_or_the_connections_are_refused(name: str) -> None:
