@@ -15,16 +15,23 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
 	@touch $@
 
-# The platforms' own clients, each in an environment of its own: tests/sdk runs them as they are.
-# Needs npm beside Python.
+# The platforms' own clients, which tests/sdk runs as they are, and the web frameworks and linters of
+# packages for tests/deploy: each in an environment of its own. Needs npm beside Python.
 sdk: .sdk/.installed
 
-.sdk/.installed: tests/sdk/requirements.txt tests/sdk/package.json tests/sdk/package-lock.json
+PACKAGED := tests/deploy/package.json tests/deploy/package-lock.json
+.sdk/.installed: tests/sdk/requirements.txt tests/sdk/package.json tests/sdk/package-lock.json \
+		tests/deploy/requirements.txt $(PACKAGED)
 	$(PYTHON) -m venv --clear .sdk/python
 	.sdk/python/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements.txt
 	mkdir -p .sdk/node
 	cp tests/sdk/package.json tests/sdk/package-lock.json .sdk/node/
 	npm ci --prefix .sdk/node --silent --no-audit --no-fund
+	$(PYTHON) -m venv --clear .sdk/tools
+	.sdk/tools/bin/pip install --quiet --disable-pip-version-check -r tests/deploy/requirements.txt
+	mkdir -p .sdk/frameworks
+	cp $(PACKAGED) .sdk/frameworks/
+	npm ci --prefix .sdk/frameworks --silent --no-audit --no-fund
 	@touch $@
 
 demo: install

@@ -156,6 +156,7 @@ _NOT_QUICK = tuple(
         "base/test_server.py",
         "bench",
         "defects",
+        "deploy",
         "dispatcher/api/test_fuzz.py",
         "dispatcher/api/test_wire.py",
         "dispatcher/cli",
