@@ -1,15 +1,61 @@
 """For a customer's own tests: requests signed exactly as the dispatcher signs them, a client that
-posts them in process, and a clock that tests move by hand.
+posts them in process, and a clock that tests move by hand. A whole example, for pytest:
 
-    async def test_a_completion_is_fulfilled_once() -> None:
-        clock = Clock()
-        receiver = Receiver(Settings(secrets=(SECRET,), …), now_ms=clock)
-        …
-        async with Client(receiver, SECRET, clock=clock) as client:
-            assert await client.send({"jobId": "job_1", "status": "completed"}) == "accepted"
-            assert await client.send({"jobId": "job_1", "status": "completed"}) == "duplicate"
-            await client.idle()
-            assert orders() == ["job_1"]
+    import asyncio
+    from datetime import timedelta
+
+    from receiver import Job, Receiver, Settings
+    from receiver.testing import Client, Clock
+
+    SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
+
+
+    def shop(tmp_path, handle, clock):
+        url = f"sqlite:///{tmp_path}/inbox.db"
+        receiver = Receiver(Settings(secrets=(SECRET,), database_url=url), now_ms=clock)
+        receiver.on("completed", "failed")(handle)
+        return Client(receiver, SECRET, clock=clock)
+
+
+    def test_a_completion_is_fulfilled_once(tmp_path):
+        orders = []
+
+        async def story():
+            async with shop(tmp_path, lambda event: orders.append(event.job_id), Clock()) as client:
+                done = {"jobId": "job_1", "status": "completed"}
+                assert await client.send(done) == "accepted"
+                assert await client.send(done) == "duplicate"
+                assert await client.send({**done, "status": "failed"}) == "conflict"
+                await client.idle()
+
+        asyncio.run(story())
+        assert orders == ["job_1"]
+
+
+    def test_what_failed_is_tried_again_after_a_while(tmp_path):
+        tries = []
+
+        def handle(event):
+            tries.append((event.job_id, event.attempt))
+            if event.attempt == 1:
+                raise ConnectionError("the shop's own database is away")
+
+        async def story():
+            async with shop(tmp_path, handle, Clock()) as client:
+                await client.send({"pages": 50}, job=Job(id="job_2", status="completed"))
+                await client.advance(timedelta(minutes=1))  # no test waits for it
+
+        asyncio.run(story())
+        assert tries == [("job_2", 1), ("job_2", 2)]
+
+
+    def test_a_forged_request_is_refused(tmp_path):
+        async def story():
+            async with shop(tmp_path, lambda event: None, Clock()) as client:
+                answer = await client.post(b"{}", headers={"X-Webhook-Signature": "sha256=00"})
+                assert answer.status_code == 401
+
+        asyncio.run(story())
 """
 
 import asyncio

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import sqlite3
+import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,11 +14,12 @@ import httpx
 import msgspec
 import pytest
 
+import receiver.testing
 from dispatcher.wire import PolicyShape
 from receiver import Receiver, Settings
 from receiver.testing import Client, signed_request
 from tests.readme.documents import DISPATCHER, README, RECEIVER, block
-from tests.readme.first_minute import KEY, Started, quick_start
+from tests.readme.walk import KEY, Walk, every_block, walk
 from tests.receiver.waiting import until
 
 SECRET = "whsec_" + "dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
@@ -25,45 +27,49 @@ ADMIN = {"RECEIVER_ADMIN_KEY": "any-long-random-text"}
 BODY = b'{"jobId": "job_1", "status": "completed", "output": {"pages": 50}}'
 
 
-def test_quick_start_delivers_as_pasted(tmp_path: Path) -> None:
-    """From top to bottom in one shell: delivered, handled and printed. What the documents show
-    after it works beside those services."""
-    with quick_start(tmp_path) as started:
-        assert "● delivered" in started.output, started.output
-        assert "job_1 completed {'pages': 50}\n" in started.output
-        assert re.search(r"accepted .* job_1 ", started.output), started.output
-        _wait_until_handled(started)
+@pytest.mark.timeout(180)
+def test_the_readme_is_walked_from_top_to_bottom(tmp_path: Path) -> None:
+    """In a fresh clone, every block is pasted into one shell and does what is said of it, in less
+    than three minutes without the installation. What the guides show works beside it."""
+    blocks = every_block()
+    with walk(tmp_path) as walking:
+        started = _paste(blocks.pop(0), "sh", walking)
+        assert "● delivered" in started, started
+        assert "job_1 completed {'pages': 50}\n" in started
+        assert re.search(r"accepted .* job_1 ", started), started
+        _wait_until_handled(walking)
+        _gives_a_model_server_an_api(_paste(blocks.pop(0), "sh", walking))
+        _paste(blocks.pop(0), "sh", walking)
+        asked = (walking.folder / ".venv" / "asked").read_text()
+        assert asked == "pip install .[dispatcher,postgres] -c deploy/constraints.txt\n"
+        _, _, document = _paste(blocks.pop(0), "sh", walking).rpartition("\n")  # curl's progress
+        submitted = json.loads(document)
+        assert submitted["status"] == "pending"
+        assert walking.run_python(blocks.pop(0)[1]) == "delivered\n"
+        _verifies(blocks.pop(0)[1], walking)
+        _looks_as_an_operator(blocks.pop(0)[1], submitted["id"], walking)
+        assert blocks == []
 
-        _submit_as_shown(started)
-        _give_a_model_server_an_api(started)
-        _look_as_an_operator(started)
-        asyncio.run(_report(started.here(block(DISPATCHER, "from dispatcher.client"))))
-        _send_yourself_a_completion(started)
+        asyncio.run(_report(walking.here(block(DISPATCHER, "from dispatcher.client"))))
+        _send_yourself_a_completion(walking)
 
 
-def _wait_until_handled(started: Started) -> None:
+def _paste(block: tuple[str, str], language: str, walking: Walk) -> str:
+    assert block[0] == language
+    return walking.paste(block[1])
+
+
+def _wait_until_handled(walking: Walk) -> None:
     """The handler's end is recorded after it has printed."""
     deadline = time.monotonic() + 30
     while not re.search(
-        r"accepted +handled .* job_1 ", shown := started.run("receiver inbox list", **ADMIN)
+        r"accepted +handled .* job_1 ", shown := walking.run("receiver inbox list", **ADMIN)
     ):
         assert time.monotonic() < deadline, shown
 
 
-def _submit_as_shown(started: Started) -> None:
-    submitted = json.loads(started.run(block(README, "curl http")))
-    assert submitted["status"] == "pending"
-    (started.folder / "submit.py").write_text(
-        started.here(block(README, "from dispatcher.client")), "utf-8"
-    )
-    assert started.run("python submit.py") == "delivered\n"
-
-
-def _give_a_model_server_an_api(started: Started) -> None:
+def _gives_a_model_server_an_api(shown: str) -> None:
     """Its endpoint is made, one job's output reaches the handler, another's is the answer."""
-    script = block(README, "cat >model.py").replace(":9000", f":{started.spare_port}")
-    script = script.replace(", 9000)", f", {started.spare_port})")
-    shown = started.run(f"trap 'kill %1' EXIT\n{script}")
     made, taken, waited, printed = shown.splitlines()
     assert json.loads(made)["state"] == "active"
     assert json.loads(taken)["status"] == "queued"
@@ -71,12 +77,23 @@ def _give_a_model_server_an_api(started: Started) -> None:
     assert printed == f"{json.loads(taken)['id']} completed {{'TEXT': 'HELLO'}}"
 
 
-def _look_as_an_operator(started: Started) -> None:
-    """All but what needs an id of one's own, a terminal to confirm on, or this machine in order."""
-    lines = block(README, "export DISPATCHER_API_KEY").splitlines()
-    left_out = ("cb_…", "--rate", "doctor")
-    shown = started.run("\n".join(line for line in lines if not any(w in line for w in left_out)))
+def _verifies(example: str, walking: Walk) -> None:
+    """A request that the reader has."""
+    given = (
+        f"from receiver.testing import signed_request\nbody = {BODY!r}\n"
+        f"headers = signed_request(body, {SECRET!r})\n"
+    )
+    example = example.replace("whsec_…", SECRET) + "print(event.job_id)\n"
+    assert walking.run_python(example, given) == "job_1\n"
+
+
+def _looks_as_an_operator(example: str, id: str, walking: Walk) -> None:
+    """Every command, with an id of one's own; a question is answered. What `doctor` says of this
+    machine is its own."""
+    shown = walking.paste(example.replace("cb_…", id), typed="y\n", may_fail="dispatcher doctor")
     assert "0 match" in shown
+    assert id in shown
+    assert "acknowledged" in shown
 
 
 async def _report(example: str) -> None:
@@ -89,11 +106,11 @@ async def _report(example: str) -> None:
     assert printed[2][1] == "destination"
 
 
-def _send_yourself_a_completion(started: Started) -> None:
+def _send_yourself_a_completion(walking: Walk) -> None:
     """From another terminal with the receiver's secret and admin key."""
-    secret = started.run("dispatcher secrets reveal", DISPATCHER_ADMIN_KEY=KEY).strip()
+    secret = walking.run("dispatcher secrets reveal", DISPATCHER_ADMIN_KEY=KEY).strip()
     script = block(RECEIVER, 'echo \'{"jobId"').replace("job_1", "job_20")
-    shown = started.run(script, RECEIVER_SECRETS=secret, **ADMIN)
+    shown = walking.run(script, RECEIVER_SECRETS=secret, **ADMIN)
     assert '{"status":"accepted"}' in shown
     assert "job_20 " in shown
 
@@ -158,6 +175,23 @@ def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
     shown: dict[str, Any] = {}
     exec(block(RECEIVER, "# test_shop.py"), shown)
     shown["test_a_completion_is_handled_once"](tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "test_a_completion_is_fulfilled_once",
+        "test_what_failed_is_tried_again_after_a_while",
+        "test_a_forged_request_is_refused",
+    ],
+)
+def test_the_whole_example_of_the_test_kit_passes(name: str, tmp_path: Path) -> None:
+    """As `help(receiver.testing)` has it."""
+    _, _, example = (receiver.testing.__doc__ or "").partition("for pytest:\n\n")
+    shown: dict[str, Any] = {}
+    exec(textwrap.dedent(example), shown)
+    assert len([one for one in shown if one.startswith("test_")]) == 3
+    shown[name](tmp_path)
 
 
 def test_sources_are_read_as_shown(tmp_path: Path) -> None:
