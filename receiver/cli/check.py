@@ -68,7 +68,7 @@ def check_command(
 
     It gets valid, repeated, racing, out-of-order, forged, stale, malformed and huge deliveries.
     ✗ is what loses, doubles or believes what it must not (exit 1); ! is advice. It makes some
-    forty jobs named check_…: point it at a receiver under test."""
+    fifty jobs named check_…: point it at a receiver under test."""
     from receiver.conformance.endpoint import KitError, check_url
     from receiver.conformance.kit import check
 

@@ -21,9 +21,12 @@ from typer.testing import CliRunner
 from receiver import Event, Receiver, Settings
 from receiver.cli.root import app
 from receiver.conformance import kit
+from receiver.conformance.cases import cases
+from receiver.conformance.deliveries import Signer
 from receiver.conformance.endpoint import KitError
 from receiver.conformance.judge import Finding
 from receiver.conformance.kit import check
+from tests.readme.documents import RECEIVER, read
 from tests.receiver.broken import Fault, HandMade
 from tests.receiver.serving import served
 
@@ -153,6 +156,18 @@ async def test_each_planted_fault_is_found_and_nothing_else(fault: Fault) -> Non
     assert advice - OF_PYTHON - OF_HEADERS == ADVICE.get(fault, set()), table(found)
     assert OF_A_MARK in wrong | advice, table(found)
     assert all(bool(one.why) == (one.grade != "ok") for one in found)
+
+
+def test_how_much_it_sends_is_what_the_documents_say() -> None:
+    """To the nearest ten: cases, and jobs that a receiver will have taken."""
+    signer = Signer(secret=SECRET, run="r", now_s=lambda: 1_700_000_000)
+    made = list(cases(signer, huge_bytes=1))
+    jobs = {job for case in made if case.response == "2xx" for job in case.jobs}
+    assert (round(len(made), -1), round(len(jobs), -1)) == (60, 50)
+    assert "It has some sixty cases:" in read(RECEIVER)
+    assert "it creates some fifty\njobs named" in read(RECEIVER)
+    told = CliRunner().invoke(app, ["check", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "It makes some fifty jobs named check_" in " ".join(told.split())
 
 
 def test_every_fault_is_looked_for() -> None:
