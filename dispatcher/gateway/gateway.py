@@ -8,6 +8,7 @@ from typing import Final
 
 from dispatcher.audit import MakeEntry, by_service
 from dispatcher.engine.engine import Engine
+from dispatcher.engine.slices import Slices
 from dispatcher.gateway import apply
 from dispatcher.gateway.apply import ApplyError, Plan
 from dispatcher.gateway.beats import Beats
@@ -73,6 +74,7 @@ class Gateway:
         self._begins = True  # we are not known by this name yet
         self._unapplied: str | None = None  # our own file, while something of it has to wait
         self._queue_after = ""
+        self._purges = Slices(lambda: store.committed, rows_max=SLICE)
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
@@ -339,8 +341,12 @@ class Gateway:
         return expired >= SLICE
 
     async def _end_purged(self) -> bool:
-        ended, more = await self._jobs.end_purged(now_ms=self._clock(), limit=SLICE)
+        ended, more = await self._purges.do(
+            lambda rows: self._jobs.end_purged(now_ms=self._clock(), limit=rows)
+        )
         self._metrics.jobs_purged(ended)
+        if more:  # a million may follow
+            await self._purges.rest()
         return more
 
     async def _tell(self) -> bool:

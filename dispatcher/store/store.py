@@ -107,6 +107,7 @@ class Store:
         self._counts: Counter[tuple[str, State]] = Counter()
         self._bytes: Counter[str] = Counter()
         self._queued = 0
+        self._committed = 0
         self._probed_s = 0.0
         self._missing_keys: str | None = None
         self._looked_for_keys_ms = 0
@@ -215,6 +216,11 @@ class Store:
     def finished_per_second(self) -> float:
         """Return how many attempts a second ended a delivery, over the last minute, here."""
         return self._rates.per_second("finished", None, now_ms=monotonic_ms())
+
+    @property
+    def committed(self) -> int:
+        """How many operations this process has committed until now."""
+        return self._committed
 
     # --- the path of a delivery ---
 
@@ -857,6 +863,7 @@ class Store:
         committed = await self._database.write(operations, self._rules)
         self._events.on_commit(len(operations), time.perf_counter() - started)
         changes = committed.changes
+        self._committed += len(operations)
         self._counts.update(changes.counts)
         self._bytes.update(changes.bytes)
         self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)

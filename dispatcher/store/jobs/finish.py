@@ -4,6 +4,7 @@ is told once they can (`untold.py`)."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from dispatcher.dialects.callbacks import callback_of
 from dispatcher.ids import random_id
@@ -20,11 +21,13 @@ from dispatcher.store.requests import Rules
 from dispatcher.store.tx import Tx
 from dispatcher.values import NewCallback, Unopened
 
-_FOUND = f"""
+_FOUND: Final = f"""
 SELECT claim, interruptions, process, queue, lane, ends_ms, secret, event,
        epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
 FROM jobs WHERE id
 """
+# Of ends that nobody is told of: where to tell them is not read.
+_FOUND_BARE: Final = _FOUND.replace(" secret,", " NULL,").replace(" options,", " '{}',")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +62,14 @@ class Ending:
     told: bool = True
 
 
-def find(tx: Tx, ids: Sequence[str], touched: Touched) -> list[Found]:
-    """Return those of these jobs that this transaction may change, in the order of `ids`."""
+def find(tx: Tx, ids: Sequence[str], touched: Touched, *, told: bool = True) -> list[Found]:
+    """Return those of these jobs that this transaction may change, in the order of `ids`: without
+    their options where their ends are not `told`."""
     if not ids:
         return []
     found: dict[str, Found] = {}
     for claim, interruptions, process, queue, lane, ends_ms, stored, event, present, *row in tx.all(
-        _FOUND + tx.job_statements.IN, tx.ids(ids)
+        (_FOUND if told else _FOUND_BARE) + tx.job_statements.IN, tx.ids(ids)
     ):
         job = rows.job(tx, tuple(row))
         secret, untellable = None, job.unopened

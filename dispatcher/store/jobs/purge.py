@@ -223,11 +223,13 @@ def _backlog(tx: Tx, limit: int, purges: Sequence[_Purge]) -> list[Row]:
 def end_slice(tx: Tx, touched: Touched, rules: Rules, *, now_ms: int, limit: int) -> EndedSlice:
     """End some of what was purged, and of what waits for an endpoint that was removed."""
     purges = _purges(tx, limit)
-    found = {one.job.id: one for one in finish.find(tx, _ids(_rows(purges)), touched)}
+    found: set[str] = set()
     for told in (True, False):
         ending = Ending(state="cancelled", reason="purged", told=told)
         of_kind = _ids(_rows([one for one in purges if one.told == told]))
-        _end(tx, [found[id] for id in of_kind if id in found], ending, rules, now_ms)
+        of_these = finish.find(tx, of_kind, touched, told=told)
+        _end(tx, of_these, ending, rules, now_ms)
+        found.update(one.job.id for one in of_these)
     completed = 0
     for one in purges:
         ended = sum(row[0] in found for row in one.rows)
