@@ -28,7 +28,14 @@ from dispatcher.store.database import Committed, Erased, StoreEvents, migrations
 from dispatcher.store.errors import CannotStart, Conflict, StoreError, StoreUnavailable
 from dispatcher.store.jobs import figures
 from dispatcher.store.jobs.figures import JobFigures
-from dispatcher.store.requests import Rules, Usage
+from dispatcher.store.requests import (
+    JobEnd,
+    JobSubmitRequest,
+    Rules,
+    Settlement,
+    SubmitRequest,
+    Usage,
+)
 from dispatcher.store.sqlite import job_statements, statements
 from dispatcher.store.sqlite.key_file import key_file_of, make_key_file, read_key_file
 from dispatcher.store.tx import PLAIN, ChangeSet, JobStatements, Row, Sealing, Statements, Tx
@@ -53,6 +60,9 @@ URL_PREFIX: Final = "sqlite:///"
 IN_USE_ADVICE: Final = "stop it first, or point DISPATCHER_DATABASE_URL at another file"
 VERSION: Final = sqlite3.sqlite_version_info
 _MEASURE_EVERY_S: Final = 1.0
+# So little is done where it is asked for: what a job or a callback does on its way.
+_SHORT_OPERATIONS: Final = 64
+_SHORT_BYTES: Final = 256 * 1024
 _BUSY_MS: Final = 2_000  # a backup may hold the file for a moment
 # A checkpoint copies this many pages at once (16 MiB): rare enough to be cheap, small enough to
 # keep the log file from growing without bound.
@@ -159,7 +169,13 @@ class SqliteDatabase:
         await asyncio.to_thread(backup_file, self._path, target)
 
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
-        committed = await self._file.write(commit, operations, rules, self.sealing)
+        sealing = self.sealing
+        if is_short(operations):
+            committed = await self._file.commit_short(
+                lambda connection: _apply(connection, operations, rules, sealing)
+            )
+        else:
+            committed = await self._file.write(commit, operations, rules, sealing)
         if time.monotonic() - self._measured_s > _MEASURE_EVERY_S:
             self._measured_s = time.monotonic()
             # What is on disk must be answered as such: without a new figure the last one stays.
@@ -243,6 +259,23 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         moved = in_transaction(connection, partial(upgrade.move_slice, tx, now_ms=wall_ms()))
 
 
+def is_short(operations: Sequence[object]) -> bool:
+    """Whether to apply these takes a few milliseconds at most."""
+    if len(operations) > _SHORT_OPERATIONS:
+        return False
+    size = 0
+    for one in operations:
+        if isinstance(one, (SubmitRequest, JobSubmitRequest)):
+            size += len(one.new.body)
+        elif isinstance(one, JobEnd):
+            output = one.settlement.outcome.output
+            size += len(output.body) if output else 0
+            size += len(one.callback.body) if one.callback else 0
+        elif not isinstance(one, Settlement):
+            return False
+    return size <= _SHORT_BYTES
+
+
 def commit(
     connection: sqlite3.Connection,
     operations: Sequence[object],
@@ -313,7 +346,6 @@ def _log_bytes(connection: sqlite3.Connection, path: Path) -> int:
         return size
     connection.execute("PRAGMA busy_timeout = 0")  # nobody waits for the backup's end
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
     return log.stat().st_size
 
 

@@ -5,8 +5,10 @@ import fcntl
 import os
 import sqlite3
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -33,6 +35,10 @@ _LOCK: Final = (
     if hasattr(fcntl, "F_OFD_SETLK")
     else None
 )
+# What is done on the event loop's thread for longer than this is done elsewhere for so long.
+_LONG_S: Final = 0.01
+_SLOW_S: Final = 1.0
+_BUSY_S: Final = 0.005  # between two tries to lock a file
 _RESULTS: Final = 64  # how many results aiosqlite reads at a time; we do not read through it
 
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_TOOBIG})
@@ -113,24 +119,43 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[[], T]) -> T:
         result = work()
         connection.execute("COMMIT")
     finally:
-        if connection.in_transaction:  # a full disk may have ended it already
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
     return result
 
 
 def commit_batch(connection: sqlite3.Connection, apply: Callable[[], T]) -> T:
     """Return what `apply` did, durably. Raises PoisonedBatch for what it raised, unless that is
     the database's trouble."""
+    result = begin_batch(connection, apply)
+    end_batch(connection)
+    return result
 
-    def work() -> T:
-        try:
-            return apply()
-        except Exception as error:
-            if isinstance(translated(error), DatabaseUnavailable | DatabaseFull):
-                raise
-            raise PoisonedBatch from error
 
-    return in_transaction(connection, work)
+def begin_batch(connection: sqlite3.Connection, apply: Callable[[], T]) -> T:
+    """Do the first half of `commit_batch`: nothing is durable before `end_batch`."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        return apply()
+    except BaseException as error:
+        _roll_back(connection)
+        if not isinstance(error, Exception):
+            raise
+        if isinstance(translated(error), DatabaseUnavailable | DatabaseFull):
+            raise
+        raise PoisonedBatch from error
+
+
+def end_batch(connection: sqlite3.Connection) -> None:
+    """Make durable what `begin_batch` did, or take it back."""
+    try:
+        connection.execute("COMMIT")
+    finally:
+        _roll_back(connection)
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # a full disk may have ended it already
+        connection.execute("ROLLBACK")
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
@@ -312,6 +337,8 @@ class SqliteFile:
         self._busy_ms = busy_ms
         self._lock = FileLock(path)
         self._writer: aiosqlite.Connection | None = None
+        self._turn = asyncio.Lock()  # one at a time, on whichever thread
+        self._slow_until_s = 0.0
         self.readers = Readers(path, listings=readers, own=own_readers, timeout_s=read_timeout_s)
 
     async def open(self, prepare: Callable[[sqlite3.Connection], T]) -> T:
@@ -321,6 +348,7 @@ class SqliteFile:
         try:
             self._writer = await connected(lambda: connect_writer(self.path, busy_ms=self._busy_ms))
             prepared = await run(self._writer, prepare)
+            await run(self._writer, _wait_no_more)
             await self.readers.open()
         except BaseException as error:
             await self.close()
@@ -340,14 +368,70 @@ class SqliteFile:
     async def write(self, function: Callable[..., T], *arguments: object) -> T:
         """Return what `function(connection, *arguments)` does on the writer's thread. Raises
         DatabaseUnavailable and DatabaseFull."""
+        async with self._turn:
+            return await self._write(function, *arguments)
+
+    async def commit_short(self, apply: Callable[[sqlite3.Connection], T]) -> T:
+        """Return what `apply` did, durably, as `commit_batch` does. It takes so little that it is
+        done here, and only the disk is waited for on the writer's thread: two threads that change
+        places at each statement take longer than the statements. Where something made it slow, as a
+        disk that has to be read, all of it is done there for a while. Raises PoisonedBatch,
+        DatabaseUnavailable and DatabaseFull."""
+        async with self._turn:
+            writer, begun_s = self._writer, time.monotonic()
+            if writer is None or begun_s < self._slow_until_s:
+                return await self._write(_commit, apply)
+            try:
+                result = begin_batch(writer._conn, partial(apply, writer._conn))
+            except sqlite3.Error as error:
+                if _is_busy(error):  # another program has the file locked
+                    return await self._write(_commit, apply)
+                raise translated(error) from error
+            ended_s = time.monotonic()
+            if ended_s - begun_s > _LONG_S:
+                self._slow_until_s = ended_s + _SLOW_S
+            try:
+                await run(writer, end_batch)
+            except sqlite3.Error as error:
+                raise translated(error) from error
+            return result
+
+    async def _write(self, function: Callable[..., T], *arguments: object) -> T:
         writer = self._writer
         if writer is None:
             raise DatabaseUnavailable("the database is closed")
         execute: Callable[..., Awaitable[T]] = writer._execute  # as in `run`: one frame less
         try:
-            return await execute(function, writer._conn, *arguments)
+            return await execute(_patiently, writer._conn, self._busy_ms, function, *arguments)
         except sqlite3.Error as error:
             raise translated(error) from error
+
+
+def _wait_no_more(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA busy_timeout = 0")
+
+
+def _patiently(
+    connection: sqlite3.Connection, busy_ms: int, function: Callable[..., T], *arguments: object
+) -> T:
+    """Do what does nothing while another program has the file locked: again until it has not, so
+    long at most. SQLite itself does not wait, since it may be asked on the event loop's thread."""
+    until_s = time.monotonic() + busy_ms / 1000
+    while True:
+        try:
+            return function(connection, *arguments)
+        except sqlite3.Error as error:
+            if not _is_busy(error) or time.monotonic() >= until_s:
+                raise
+        time.sleep(_BUSY_S)
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _commit(connection: sqlite3.Connection, apply: Callable[[sqlite3.Connection], T]) -> T:
+    return commit_batch(connection, partial(apply, connection))
 
 
 class Readers(base.Readers[sqlite3.Connection]):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
+from dispatcher.store.sqlite import database
 from dispatcher.store.tx import Tx
 from tests.dispatcher.store.builders import World, raises
 from tests.dispatcher.store.sqlite_hooks import (
@@ -22,9 +23,9 @@ from tests.dispatcher.store.sqlite_hooks import (
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(database, "_BUSY_MS", 50)
     async with sqlite_world(tmp_path, readers=1, read_timeout=0.15) as opened:
-        await pragma(opened, "busy_timeout", 50)
         yield opened
 
 
