@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from dispatcher.jobs.values import CallOutcome, JobVerdict
 from dispatcher.outcome import AttemptOutcome, Outcome
 from dispatcher.policy import Verdict
+from dispatcher.tally import Count, Spread
 from receiver.base.budget import Tally
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
@@ -260,14 +261,12 @@ class Metrics:
         return generate_latest(self._registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"dispatcher_{name}", about, labels, registry=self._registry)
+        return Count(f"dispatcher_{name}", about, labels, registry=self._registry)
 
     def _histogram(
         self, name: str, about: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
-        return Histogram(
-            f"dispatcher_{name}", about, labels, buckets=buckets, registry=self._registry
-        )
+        return Spread(f"dispatcher_{name}", about, labels, buckets=buckets, registry=self._registry)
 
     def _count(self, metric: Counter, *labels: str) -> None:
         child = self._counters.get((metric, *labels))
