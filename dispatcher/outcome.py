@@ -1,7 +1,8 @@
 """What one attempt met. A peer's faults are values, never exceptions."""
 
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from receiver.base.value import frozen
 
 Kind = Literal[
     "answered",  # a complete head, whatever its code and its body
@@ -24,7 +25,7 @@ TOO_MANY_REQUESTS: Final = 429
 SERVICE_UNAVAILABLE: Final = 503
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Outcome:
     """What one POST met. `error` may be shown to the tenant; `detail` is for our own log only,
     since it could tell a port scanner what is listening inside."""

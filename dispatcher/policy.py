@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from dispatcher.outcome import AttemptOutcome, Outcome
+from receiver.base.value import frozen
 
 Acknowledge = Literal["2xx"] | frozenset[int]
 Retry = Literal["all"] | frozenset[int]
@@ -130,7 +131,7 @@ def dump(policy: Policy) -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Verdict:
     """What follows from an attempt: the delivery's next state, for a retry when it is due, and
     whether a try was spent."""

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from dispatcher.keys import UNLIMITED, Limits
 from dispatcher.policy import Policy
 from dispatcher.states import State
+from receiver.base.value import frozen
 
 Priority = Literal["high", "normal"]
 Scope = Literal["submit", "read", "operate", "admin"]
@@ -41,7 +42,7 @@ def secret_headers(headers: DestinationHeaders) -> SecretHeaders:
     return tuple((name, value) for name, value in headers if isinstance(value, SecretRef))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class NewCallback:
     """A validated submit, ready to be stored.
 
@@ -87,7 +88,7 @@ class Unopened:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Delivery:
     """One leased delivery: all that sending and judging it needs, and the fencing token that
     alone may settle it."""
@@ -119,7 +120,7 @@ class Delivery:
     unopened: Unopened | None = None  # then body and headers are not there, and nothing may go out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Submitted:
     """What a submit came to. `delivery` is set when it was handed straight over (D6)."""
 

@@ -3,7 +3,7 @@ store it. Nothing here knows of a request or a response."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -53,6 +53,7 @@ from dispatcher.store.rows import ROW_BYTES
 from dispatcher.store.store import Store
 from dispatcher.values import Headers
 from receiver.base.clock import now_ms
+from receiver.base.value import frozen
 
 LIMIT_S_MIN: Final = 1.0
 LIMIT_S_MAX: Final = 604_800.0
@@ -69,7 +70,7 @@ class UnknownEndpoint(IntakeError):
         self.name = name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class JobSubmission:
     """A job as somebody hands it in, not validated. `body` is its input, byte for byte. Its end is
     told at one of `callback_url` and `destination` (a registered name), or at neither. `headers`

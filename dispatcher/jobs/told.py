@@ -7,7 +7,6 @@ receiver can read the callback.
 
 import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final, Protocol
@@ -24,6 +23,7 @@ from dispatcher.jobs.values import (
 )
 from dispatcher.policy import DEFAULT, PresetName
 from receiver.base.completion import BOM, DEPTH_MAX, UNFIT_TEXT, ParseError, parse
+from receiver.base.value import frozen
 
 JSON_TYPE: Final = "application/json"
 OUTPUT_S_MAX: Final = 604_800.0
@@ -82,7 +82,7 @@ class Told(Protocol):
     def started_ms(self) -> int | None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class End:
     """The end of a run. `output` is what its upstream answered last, of a failed one its error;
     `expires_ms` is when that is deleted, and `cost` what the run costs."""

@@ -8,6 +8,7 @@ from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.policy import Policy
 from dispatcher.values import Delivery, Headers, Unopened
+from receiver.base.value import frozen
 
 Dialect = Literal["v1", "tensorone", "runpod", "cerebrium"]
 JobPriority = Literal["high", "normal", "low"]
@@ -19,7 +20,7 @@ LOW: Final = 2
 CLASS_OF: Final[Mapping[JobPriority, int]] = {"high": HIGH, "normal": NORMAL, "low": LOW}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CallbackTarget:
     """Where a job's end is told, checked when the job was submitted: a URL or a registered
     destination's name, with the ids of its destination and lane. `policy_text` is what is stored
@@ -34,7 +35,7 @@ class CallbackTarget:
     policy: Policy | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class JobOptions:
     """What a request said beside its body, stored with the job as one JSON text.
 
@@ -53,7 +54,7 @@ class JobOptions:
     ttl_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class NewJob:
     """A validated job, ready to be stored. `key` is its idempotency key's digest, if any, and
     `content` what it must come with again. `expires_ms` is when it ends unless it has begun.
@@ -77,7 +78,7 @@ class NewJob:
     expires_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class ClaimedJob:
     """One job that this process runs now: all that its call and its judgement need, and the claim
     that alone may settle it. Times are by this process's clock. Its body is there until the call's
@@ -114,7 +115,7 @@ class ClaimedJob:
         object.__setattr__(self, "body", b"")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SubmittedJob:
     """What a submit came to. `claimed` is set when it was handed straight over; `position` is its
     place in its queue (1: next), where that was asked for and it waits."""
@@ -142,7 +143,7 @@ CallKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Output:
     """An upstream's answer as it is kept: its bytes and type as they came."""
 
@@ -151,7 +152,7 @@ class Output:
     headers: Headers = ()  # an allow-list
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class CallOutcome:
     """What one call of an upstream met: a peer's faults are values. `error` may be shown to the
     tenant; `detail` is for our own log only (it may tell where the upstream lives).
@@ -191,7 +192,7 @@ class NewChunks:
     body: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class JobVerdict:
     """What follows from a call: the job's next state and the reason beside it; for another call
     when it is due, when it ends unless that has begun (None: as before), and whether a try was
@@ -232,7 +233,7 @@ class Report:
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class JobSettlement:
     """The end of one call. Fenced: recorded only while `job.claim` is the current one, and with it
     the output, the callback of a final state, and what the endpoint learns. `cost` is what a run
@@ -246,7 +247,7 @@ class JobSettlement:
     cost: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class SettledJob:
     """What came of a settlement: whether the claim was still the current one, the state after it,
     the id of the callback that tells it, if any, and its delivery where that was handed over."""

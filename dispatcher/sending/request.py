@@ -22,6 +22,7 @@ from dispatcher.signing import STORED_SECRETS, Secrets
 from dispatcher.values import SecretRef
 from receiver.base.clock import iso
 from receiver.base.lack import OwnLack
+from receiver.base.value import frozen
 from receiver.signature import (
     ID_HEADER,
     JOB_HEADERS,
@@ -83,7 +84,7 @@ _WHOLE: Final = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
     `secrets` sign it; without any it goes out unsigned. `progress_url` and `complete_url` are where

@@ -18,7 +18,7 @@ import io
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import aiohttp
@@ -41,6 +41,7 @@ from receiver.base.clock import now_ms
 from receiver.base.lack import Uplink
 from receiver.base.lookups import LACK, Addresses, look_up
 from receiver.base.settings import SettingError
+from receiver.base.value import frozen
 from receiver.signature import Job
 
 UNREACHABLE: Final = "the destination could not be reached"
@@ -239,7 +240,7 @@ def last_of_each(headers: Headers) -> Headers:
     return tuple({name.lower(): (name, value) for name, value in headers}.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class _Result:
     """An outcome without its times."""
 

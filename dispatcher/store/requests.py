@@ -8,6 +8,7 @@ from dispatcher.outcome import Outcome
 from dispatcher.policy import Verdict
 from dispatcher.store.limits import Destinations
 from dispatcher.values import Callback, Delivery, NewCallback
+from receiver.base.value import frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class SubmitRequest:
     handover: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Settlement:
     """The end of one attempt. Fenced: recorded only while `delivery.fence` is the current one."""
 
