@@ -23,10 +23,8 @@ from receiver.signature import (
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     Job,
+    Signer,
     job_headers,
-    sign_sha256,
-    sign_standard,
-    v1_key,
 )
 
 _LOG: Final = log.get("dispatcher.service")
@@ -347,16 +345,14 @@ def headers(
     A secret that is not base64 cannot make the second scheme's signature; without any signature
     of it, its id and timestamp are left out too, since receivers take them as a claim to it.
     """
-    signed = [(sha256_header, sign_sha256(secrets.current, body))]
+    signer = _signer(secrets.current)
+    signers = [signer]
+    signed = [(sha256_header, signer.sha256(body))]
     if secrets.previous is not None:
-        signed.append((sha256_header + PREVIOUS_SUFFIX, sign_sha256(secrets.previous, body)))
-    keys = [_v1_key(secrets.current)]
-    if secrets.previous is not None:
-        keys.append(_v1_key(secrets.previous))
+        signers.append(_signer(secrets.previous))
+        signed.append((sha256_header + PREVIOUS_SUFFIX, signers[1].sha256(body)))
     says = job_headers(job)
-    standard = [
-        sign_standard(key, message_id, now_s, body, says) for key in keys if key is not None
-    ]
+    standard = [one.standard(message_id, now_s, body, says) for one in signers if one.is_standard]
     if standard:
         signed += says.items()
         signed += (
@@ -379,10 +375,4 @@ def cerebrium_headers(secret: str, *, request_id: str, body: bytes, now_s: int) 
     )
 
 
-@lru_cache(maxsize=4_096)
-def _v1_key(secret: str) -> bytes | None:
-    """Return the key of the second scheme, None for a plain text, which serves the first only."""
-    try:
-        return v1_key(secret)
-    except ValueError:
-        return None
+_signer: Final = lru_cache(maxsize=4_096)(Signer)

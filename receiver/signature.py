@@ -86,6 +86,10 @@ _JOB_VALUES: Final = re.compile(r"[A-Za-z0-9_~%-]*\.[A-Za-z0-9_~%-]*\.[A-Za-z0-9
 _ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_~-]*")
 _RUN: Final = re.compile(r"[1-9][0-9]{0,8}")
+# RFC 2104: of SHA-256.
+_BLOCK_BYTES: Final = 64
+_INNER: Final = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER: Final = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class SignatureError(Exception):
@@ -171,20 +175,47 @@ def sign_v1j(secret: str, msg_id: str, timestamp_s: int, job: Job) -> str:
     return _sign(v1_key(secret), _sent_as(msg_id, timestamp_s), job_headers(job))
 
 
-def sign_standard(
-    key: bytes, msg_id: str, timestamp_s: int, body: bytes, job: Mapping[str, str]
-) -> tuple[str, str]:
-    """Return the v1 and the v1j of one secret, given the `v1_key` of it and the `job_headers`: what
-    many messages have in common is made once. Raises ValueError as `sign_v1`."""
-    sent_as = _sent_as(msg_id, timestamp_s)
-    v1 = _v1(hmac.digest(key, sent_as.encode("ascii") + body, hashlib.sha256))
-    return v1, _sign(key, sent_as, job)
+class Signer:
+    """One prepared secret. Who signs often makes it once: checking, decoding and starting an HMAC
+    take longer than the HMAC of a small body. Raises ValueError for an empty secret; one that is
+    not base64 is not `standard`."""
+
+    __slots__ = ("_sha256", "_v1")
+
+    def __init__(self, secret: str) -> None:
+        self._sha256 = _Mac(text_key(secret))
+        try:
+            self._v1: _Mac | None = _Mac(v1_key(secret))
+        except ValueError:
+            self._v1 = None
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it can make a v1."""
+        return self._v1 is not None
+
+    def sha256(self, body: bytes) -> str:
+        """Return what `sign_sha256` does."""
+        return "sha256=" + self._sha256.digest(body).hex()
+
+    def standard(
+        self, msg_id: str, timestamp_s: int, body: bytes, job: Mapping[str, str]
+    ) -> tuple[str, str]:
+        """Return the v1 and the v1j, given the `job_headers`. Raises ValueError as `sign_v1`."""
+        if self._v1 is None:
+            raise ValueError("the secret is not base64, which the v1 signature needs")
+        sent_as = _sent_as(msg_id, timestamp_s)
+        v1 = self._v1.digest(sent_as.encode("ascii") + body)
+        return _v1(v1), _v1j(self._v1.digest(_stated(sent_as, job)))
 
 
 def _sign(key: bytes, sent_as: str, job: Mapping[str, str]) -> str:
-    stated = ".".join(job.get(name, "") for name in JOB_HEADERS)
-    signed = f"v1j.{sent_as}{stated}".encode("ascii")
-    return _v1j(hmac.digest(key, signed, hashlib.sha256))
+    return _v1j(hmac.digest(key, _stated(sent_as, job), hashlib.sha256))
+
+
+def _stated(sent_as: str, job: Mapping[str, str]) -> bytes:
+    get, (id, status, run) = job.get, JOB_HEADERS
+    return f"v1j.{sent_as}{get(id, '')}.{get(status, '')}.{get(run, '')}".encode("ascii")
 
 
 def job_headers(job: Job) -> dict[str, str]:
@@ -571,6 +602,26 @@ def digest(key: hmac.HMAC, message: bytes) -> bytes:
     mac = key.copy()
     mac.update(message)
     return mac.digest()
+
+
+class _Mac:
+    """HMAC-SHA256 by one key, of which all that does not depend on the message is done."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) > _BLOCK_BYTES:
+            key = hashlib.sha256(key).digest()
+        key = key.ljust(_BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(key.translate(_INNER))
+        self._outer = hashlib.sha256(key.translate(_OUTER))
+
+    def digest(self, message: bytes) -> bytes:
+        """Return what `hmac.digest` does, in a third of the time that it takes for a short one."""
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 def _v1(digest: bytes) -> str:

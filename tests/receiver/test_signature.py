@@ -616,3 +616,26 @@ def test_the_file_works_alone_copied_elsewhere(tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-S", "-c", code]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ran.stdout.strip(), ran.stderr) == ("a", "")
+
+
+@pytest.mark.parametrize("size", [1, 24, 63, 64, 65, 200])
+def test_a_prepared_secret_signs_as_one_that_is_not(size: int) -> None:
+    """Whatever its length, and however often."""
+    secret = "whsec_" + base64.b64encode(bytes(range(size))).decode()
+    signer, job = signature.Signer(secret), signature.Job(id="job_1", status="failed", run=2)
+    for body in (b"", b"{}", b"x" * 10_000):
+        assert signer.sha256(body) == signature.sign_sha256(secret, body)
+        assert signer.standard("msg_1", 7, body, signature.job_headers(job)) == (
+            signature.sign_v1(secret, "msg_1", 7, body),
+            signature.sign_v1j(secret, "msg_1", 7, job),
+        )
+
+
+def test_a_prepared_secret_that_is_not_base64_signs_the_body_alone() -> None:
+    signer = signature.Signer("plain text, no base64!")
+    assert not signer.is_standard
+    assert signer.sha256(b"{}") == signature.sign_sha256("plain text, no base64!", b"{}")
+    with pytest.raises(ValueError, match="base64"):
+        signer.standard("msg_1", 7, b"{}", {})
+    with pytest.raises(ValueError, match="empty"):
+        signature.Signer("")
