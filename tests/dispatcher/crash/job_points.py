@@ -20,8 +20,8 @@ from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.jobs.store import JobStore
 from dispatcher.store.postgres import database as postgres
 from dispatcher.store.requests import JobEnd, JobSubmitRequest, Rules
-from dispatcher.store.sqlite import database as sqlite
-from dispatcher.store.tx import Sealing, Tx
+from dispatcher.store.tx import Tx
+from receiver.base.db import sqlite
 
 Dialect = Literal["sqlite", "postgres"]
 
@@ -207,15 +207,12 @@ def arm(fuse: Fuse) -> None:
 
 
 def _arm_commits(fuse: Fuse) -> None:
-    commit_file, commit_once = sqlite.commit, postgres._commit_once
+    end_batch, commit_once = sqlite.end_batch, postgres._commit_once
 
-    def committing(
-        connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, keys: Sealing
-    ) -> Any:
-        committed = commit_file(connection, operations, rules, keys)
+    def ending(connection: sqlite3.Connection) -> None:
+        end_batch(connection)
         fuse.touch_all("after")
         fuse.lose_reply()
-        return committed
 
     def committing_once(session: Any, operations: Sequence[object], rules: Rules) -> Any:
         committed = commit_once(session, operations, rules)
@@ -223,7 +220,7 @@ def _arm_commits(fuse: Fuse) -> None:
         fuse.lose_reply()
         return committed
 
-    replace(sqlite, "commit", committing)
+    replace(sqlite, "end_batch", ending)
     replace(postgres, "_commit_once", committing_once)
 
 

@@ -15,18 +15,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from ipaddress import ip_network
-from typing import Final
+from typing import Any, Final
 
 from dispatcher.outcome import Outcome
 from dispatcher.sending.sender import Sender
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
-from dispatcher.store.database import Committed
-from dispatcher.store.requests import Rules, Settlement, SubmitRequest
+from dispatcher.store.requests import Settlement, SubmitRequest
 from dispatcher.store.sqlite import database as databases
-from dispatcher.store.tx import Sealing, Tx
+from dispatcher.store.tx import Tx
 from dispatcher.values import Delivery
+from receiver.base.db import sqlite
 
 POINTS: Final = (
     "before-commit",
@@ -54,22 +54,24 @@ class Fuse:
 
 def arm(fuse: Fuse) -> None:
     """Put the fuse into the path of a delivery."""
-    commit, count, send = databases.commit, databases._count, Sender.send
+    apply, count, end, send = databases._apply, databases._count, sqlite.end_batch, Sender.send
+    applied: list[object] = []
 
     def counting(tx: Tx) -> None:
         count(tx)
         if "accepted" in {event for _, event in tx.changes.events}:
             fuse.touch("before-commit")
 
-    def committing(
-        connection: sqlite3.Connection, operations: Sequence[object], rules: Rules, keys: Sealing
-    ) -> Committed:
-        committed = commit(connection, operations, rules, keys)
-        if any(isinstance(one, SubmitRequest) for one in operations):
+    def applying(connection: sqlite3.Connection, operations: Sequence[object], *given: Any) -> Any:
+        applied[:] = operations
+        return apply(connection, operations, *given)
+
+    def ending(connection: sqlite3.Connection) -> None:
+        end(connection)
+        if any(isinstance(one, SubmitRequest) for one in applied):
             fuse.touch("after-commit")
-        if any(isinstance(one, Settlement) for one in operations):
+        if any(isinstance(one, Settlement) for one in applied):
             fuse.touch("after-settle")
-        return committed
 
     async def sending(self: Sender, delivery: Delivery, secrets: Secrets) -> Outcome:
         fuse.touch("before-send")
@@ -79,7 +81,8 @@ def arm(fuse: Fuse) -> None:
 
     replacements: tuple[tuple[object, str, Callable[..., object]], ...] = (
         (databases, "_count", counting),
-        (databases, "commit", committing),
+        (databases, "_apply", applying),
+        (sqlite, "end_batch", ending),
         (Sender, "send", sending),
     )
     for where, name, replacement in replacements:
