@@ -19,7 +19,7 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "audit fairness filters headers health ids keys outcome pace policy states values",
+    "audit fairness filters headers health ids keys outcome pace policy states tally values",
     "jobs",
     "dialects",
     "settings",
