@@ -15,13 +15,15 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
 	@touch $@
 
-# The platforms' own clients, which tests/sdk runs as they are, and the web frameworks and linters of
-# packages for tests/deploy: each in an environment of its own. Needs npm beside Python.
+# The platforms' own clients, which tests/sdk runs as they are, the web frameworks and linters of
+# packages for tests/deploy, and the linters and the fuzzer that tests/reference holds the OpenAPI
+# document against: each in an environment of its own. Needs npm beside Python.
 sdk: .sdk/.installed
 
 PACKAGED := tests/deploy/package.json tests/deploy/package-lock.json
+REFERENCE := tests/reference/package.json tests/reference/package-lock.json
 .sdk/.installed: tests/sdk/requirements.txt tests/sdk/package.json tests/sdk/package-lock.json \
-		tests/deploy/requirements.txt $(PACKAGED)
+		tests/deploy/requirements.txt $(PACKAGED) tests/reference/requirements.txt $(REFERENCE)
 	$(PYTHON) -m venv --clear .sdk/python
 	.sdk/python/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements.txt
 	mkdir -p .sdk/node
@@ -32,6 +34,11 @@ PACKAGED := tests/deploy/package.json tests/deploy/package-lock.json
 	mkdir -p .sdk/frameworks
 	cp $(PACKAGED) .sdk/frameworks/
 	npm ci --prefix .sdk/frameworks --silent --no-audit --no-fund
+	$(PYTHON) -m venv --clear .sdk/reference
+	.sdk/reference/bin/pip install --quiet --disable-pip-version-check -r tests/reference/requirements.txt
+	mkdir -p .sdk/linters
+	cp $(REFERENCE) .sdk/linters/
+	npm ci --prefix .sdk/linters --silent --no-audit --no-fund
 	@touch $@
 
 demo: install

@@ -676,3 +676,14 @@ class LineView(AcceptedView[Time], Generic[Time], frozen=True, kw_only=True):
     """What one line of a batch came to, where it was taken; else it is an error with `line`."""
 
     line: int
+
+
+class LineErrorView(View, frozen=True, kw_only=True):
+    """Why one line of a batch was not taken. `status` is that of the answer that it would have had
+    alone."""
+
+    line: int
+    status: int
+    error: str
+    message: str
+    details: dict[str, Any]

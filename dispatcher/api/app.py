@@ -13,7 +13,6 @@ from dispatcher.api import (
     audit,
     callbacks,
     destinations,
-    docs,
     endpoint_files,
     endpoint_secrets,
     endpoints,
@@ -21,7 +20,6 @@ from dispatcher.api import (
     job_reports,
     job_submits,
     jobs,
-    openapi,
     replays,
     service,
     submits,
@@ -33,6 +31,7 @@ from dispatcher.api.call import JSON_BYTES_MAX, Call, Context
 from dispatcher.api.dialects import cerebrium, runpod, tensorone
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, encode
+from dispatcher.api.reference import docs, openapi
 from dispatcher.api.route import Operation, Resource, not_found
 from receiver.base.budget import Budget
 from receiver.base.http import Bodies

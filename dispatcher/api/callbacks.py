@@ -1,7 +1,8 @@
 """Finding callbacks, looking at them, replaying and cancelling one."""
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from msgspec import Meta
 from starlette.responses import Response
 
 from dispatcher import filters, wire
@@ -27,9 +28,10 @@ FILTERS: Final = (
     Parameter(name="since", about=f"Created then or later: {_TIME}."),
     Parameter(name="until", about=f"Created before: {_TIME}."),
 )
+Limit = Annotated[int, Meta(ge=1, le=LIMIT_MAX)]
 PAGE: Final = (
     Parameter(name="cursor", about="The `nextCursor` of the page before."),
-    Parameter(name="limit", about="How many: 1 to 500, 50 by default.", type=int),
+    Parameter(name="limit", about="How many: 1 to 500, 50 by default.", type=Limit),
 )
 _ID: Final = "/v1/callbacks/{id}"
 
@@ -78,7 +80,7 @@ async def get(call: Call) -> Response:
     scope="read",
     parameters=(
         Parameter(name="cursor", about="The `nextCursor` of the page before."),
-        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=int),
+        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=Limit),
     ),
     responses={200: list[wire.AttemptView[str]]},
     errors=("NOT_FOUND",),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import UNSET
 from starlette.responses import Response
@@ -31,6 +31,8 @@ from dispatcher.values import (
 from dispatcher.wire import PolicyShape
 from receiver.base.clock import iso
 from receiver.base.http import invalid
+
+Health = Literal["healthy", "failing", "circuit-open", "disabled"]
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.
@@ -391,7 +393,7 @@ def _fields(value: Destination) -> dict[str, Any]:
     }
 
 
-def health(value: Destination) -> str:
+def health(value: Destination) -> Health:
     """One word on a destination, the gravest that holds."""
     if value.disabled_reason is not None:
         return "disabled"

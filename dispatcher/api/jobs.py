@@ -9,7 +9,7 @@ from starlette.responses import Response
 from dispatcher import ids
 from dispatcher.api import job_views
 from dispatcher.api.call import LIMIT_MAX, Call
-from dispatcher.api.callbacks import PAGE
+from dispatcher.api.callbacks import PAGE, Limit
 from dispatcher.api.json import encode, respond
 from dispatcher.api.preferences import WAIT_S_MAX
 from dispatcher.api.route import Operation, Parameter
@@ -94,7 +94,7 @@ async def get(call: Call) -> Response:
     scope="read",
     parameters=(
         Parameter(name="cursor", about="The `nextCursor` of the page before."),
-        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=int),
+        Parameter(name="limit", about="How many: 1 to 500, 500 by default.", type=Limit),
     ),
     responses={200: list[JobAttemptView[str]]},
     errors=("NOT_FOUND",),

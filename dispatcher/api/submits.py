@@ -197,7 +197,7 @@ def _one_of(name: str, text: str, allowed: Any) -> Any:
         "callbackUrl": "https://example.com/webhooks",
         "payload": {"status": "completed"},
     },
-    responses={200: wire.LineView[str]},
+    responses={200: (wire.LineView[str], wire.LineErrorView)},
     errors=("PAYLOAD_TOO_LARGE",),
 )
 async def submit_batch(call: Call) -> Response:
@@ -214,7 +214,8 @@ async def submit_batch(call: Call) -> Response:
     settings = call.context.settings
     raw = await call.body(settings.batch_bytes_max)
     if raw.count(b"\n") > settings.batch_lines_max:
-        raise ApiError("PAYLOAD_TOO_LARGE", f"more than {settings.batch_lines_max} lines")
+        many = f"more than {settings.batch_lines_max:,} lines"
+        raise ApiError("PAYLOAD_TOO_LARGE", f"{many}, which DISPATCHER_BATCH_LINES_MAX allows")
     call.context.intake.check_ready()
     lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
     return Lines(_results(call, lines))
@@ -240,7 +241,14 @@ async def _result(call: Call, n: int, line: bytes) -> bytes:
     except Exception as error:  # told in its line, and logged where it is ours
         refusal = to_refusal(error, call.request.id)
         call.context.metrics.refused(refusal.code)
-        return encode({"line": n, "status": refusal.status, **refusal.document()}) + b"\n"
+        told = wire.LineErrorView(
+            line=n,
+            status=refusal.status,
+            error=refusal.code,
+            message=refusal.message,
+            details=refusal.details,
+        )
+        return encode(told) + b"\n"
     return encode(wire.LineView(**_accepted(submitted), line=n)) + b"\n"
 
 

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import pytest
 
+from tests.sdk.installed import SDK, needs
 from tests.theft import ADMIN_KEY, Served, served
 
 HERE: Final = Path(__file__).parent
-SDK: Final = HERE.parents[1] / ".sdk"
 PYTHON: Final = SDK / "python" / "bin" / "python"
 NODE_MODULE: Final = SDK / "node" / "node_modules" / "runpod-sdk" / "dist" / "src" / "index.js"
 TEN: Final = {
@@ -29,16 +29,6 @@ TEN: Final = {
 CHUNKS: Final = ["a", {"n": 2}, [3], None, 5]
 
 pytestmark = pytest.mark.timeout(240)
-
-
-def needs(path: Path) -> None:
-    """Skip where the environment of a client was not made; in CI that is a failure."""
-    if path.exists():
-        return
-    reason = f"{path} is not there: make sdk"
-    if os.environ.get("CI") == "true" or os.environ.get("POSTBACK_TEST_SDK") == "required":
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # --- the model behind the endpoint ---

@@ -17,6 +17,7 @@ from starlette.types import Scope as Asgi
 from dispatcher import ids
 from dispatcher.api import job_headers, job_views
 from dispatcher.api.call import LIMIT_MAX, Call, Context, after, cursor_after
+from dispatcher.api.callbacks import Limit
 from dispatcher.api.dialects import shared
 from dispatcher.api.errors import RETRY_SOON_S, ApiError
 from dispatcher.api.job_submits import ERROR_CHARS_MAX
@@ -181,7 +182,7 @@ async def run(call: Call) -> Response:
     parameters=(
         Parameter(name="asyncOnly", about="`true`: only runs that nobody waited for.", type=bool),
         Parameter(name="nextToken", about="The `nextToken` of the page before."),
-        Parameter(name="limit", about="How many: 1 to 500, 50 by default.", type=int),
+        Parameter(name="limit", about="How many: 1 to 500, 50 by default.", type=Limit),
     ),
     responses={200: RunsView},
     errors=("NOT_FOUND", "CANNOT_UNSEAL"),

@@ -17,10 +17,10 @@ from dispatcher.api.dialects import shared
 from dispatcher.api.dialects.tensorone_shapes import (
     Execution,
     ExecutionView,
+    JobStatusView,
     JobsView,
     ListedView,
     ResultView,
-    StatusView,
 )
 from dispatcher.api.errors import ApiError, to_refusal
 from dispatcher.api.following import KEEP_ALIVE_S, Cursor
@@ -313,7 +313,7 @@ def _listed(job: Job) -> ListedView[str]:
     f"{_ID}/status",
     tag="tensorone",
     scope="read",
-    responses={200: StatusView[str]},
+    responses={200: JobStatusView[str]},
     errors=("NOT_FOUND", "CANNOT_UNSEAL"),
 )
 async def status(call: Call) -> Response:
@@ -369,7 +369,7 @@ async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
     f"{_ID}/cancel",
     tag="tensorone",
     scope="operate",
-    responses={200: StatusView[str]},
+    responses={200: JobStatusView[str]},
     errors=("NOT_FOUND", "CANNOT_UNSEAL"),
     actions=("job.cancel",),
 )
@@ -386,7 +386,7 @@ async def cancel(call: Call) -> Response:
     f"{_ID}/retry",
     tag="tensorone",
     scope="operate",
-    responses={200: StatusView[str]},
+    responses={200: JobStatusView[str]},
     errors=("NOT_FOUND", "CONFLICT", "PAYLOAD_GONE", "QUEUE_FULL", "CANNOT_UNSEAL"),
     actions=("job.retry",),
 )

@@ -49,7 +49,7 @@ class ListedView(View, Generic[Time], frozen=True, kw_only=True):
     completed_at: Time | None = None
 
 
-class StatusView(ListedView[Time], Generic[Time], frozen=True, kw_only=True):
+class JobStatusView(ListedView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it goes on, where that is known: `estimatedCompletion`, and what its
     upstream reported: `progress` (0 to 100), `currentStep` and `metadata`. Once it has ended, all
     that its callback says: `output` is JSON as the upstream wrote it, text as a string, or where to

@@ -6,11 +6,13 @@ from html.parser import HTMLParser
 from typing import Any
 
 import httpx
+import jsonschema_rs
 import msgspec
 import pytest
 
-from dispatcher.api import docs, openapi
+from dispatcher import wire
 from dispatcher.api.app import OPERATIONS
+from dispatcher.api.reference import answers, docs, names, openapi, texts
 from dispatcher.api.route import Operation
 from tests.dispatcher.api.test_access import ROUTES
 
@@ -91,11 +93,11 @@ def test_every_body_has_a_schema_and_an_example_that_it_allows() -> None:
                 )
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=openapi.operation_id)
+@pytest.mark.parametrize("operation", OPERATIONS, ids=names.operation_id)
 def test_every_operation_documents_its_errors(operation: Operation) -> None:
     """Each error code it may answer is under its status, in the one shape."""
     responses = DOCUMENT["paths"][operation.path][operation.method.lower()]["responses"]
-    for code in openapi.error_codes(operation):
+    for code in answers.error_codes(operation):
         status = operation.manner.status(code)
         response = responses[str(status)]
         if "$ref" in response:
@@ -163,3 +165,137 @@ def test_the_page_escapes_what_it_shows() -> None:
     hostile = openapi.document(OPERATIONS)
     hostile["info"]["description"] = "<script>alert(1)</script>"
     assert "<script" not in docs.page(hostile)
+
+
+def schemas() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema that has fields, by name."""
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        if "properties" in schema:
+            yield name, schema
+
+
+def test_every_field_has_a_text() -> None:
+    """Of what is asked and of what is answered; and every parameter, header and part of a path."""
+    for name, schema in schemas():
+        assert schema.get("description"), name
+        for field, shown in schema["properties"].items():
+            assert shown.get("description"), f"{name}.{field} has no text: see reference/texts.py"
+    for _, path, operation in operations():
+        for parameter in operation["parameters"]:
+            assert parameter["description"], (path, parameter["name"])
+    for header in DOCUMENT["components"]["headers"].values():
+        assert header["description"]
+
+
+def test_no_text_is_of_a_field_that_there_is_not() -> None:
+    """A field that was renamed takes its text along."""
+    fields = {field for _, schema in schemas() for field in schema["properties"]}
+    assert set(texts.FIELDS) <= fields
+    assert {field for _, field in texts.OF} <= fields
+
+
+def test_times_have_their_format() -> None:
+    """Each text whose name says that it is a time."""
+    for name, schema in schemas():
+        for field, shown in schema["properties"].items():
+            if field.endswith("At") and name.endswith("View") and name not in UNTYPED:
+                options = [shown, *shown.get("anyOf", ())]
+                assert any(one.get("format") == "date-time" for one in options), (name, field)
+
+
+UNTYPED = {"RunView"}  # as another platform writes them
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "words"),
+    [
+        ("AttemptView", "outcome", {"acknowledged", "rejected", "timeout", "interrupted"}),
+        ("DestinationView", "health", {"healthy", "failing", "circuit-open", "disabled"}),
+        ("DestinationView", "heldReason", {"paused", "circuit", "retry-after", "turned-away"}),
+        ("EndpointView", "state", {"active", "paused", "held"}),
+        ("ReplayView", "state", {"running", "done", "cancelled"}),
+        ("ErrorView", "error", {"NOT_FOUND", "QUEUE_FULL", "VALIDATION_ERROR"}),
+    ],
+)
+def test_answers_name_the_words_that_they_hold(schema: str, field: str, words: set[str]) -> None:
+    shown = DOCUMENT["components"]["schemas"][schema]["properties"][field]
+    options = [shown, *shown.get("anyOf", ())]
+    assert words <= {word for one in options for word in one.get("enum", ())}
+
+
+def test_every_answer_in_json_has_an_example_that_its_schema_allows() -> None:
+    """Read with the very validator that endpoints' schemas are checked by."""
+    checked = 0
+    for _, path, operation in operations():
+        for response in operation["responses"].values():
+            shown = resolve(response["$ref"]) if "$ref" in response else response
+            for kind, media in shown.get("content", {}).items():
+                if "json" not in kind or "schema" not in media:
+                    continue
+                given = media.get("examples", {"": {"value": media.get("example")}})
+                schema = media["schema"] | {"components": DOCUMENT["components"]}
+                for example in given.values():
+                    jsonschema_rs.validate(schema, example["value"])
+                    checked += 1
+                assert given, path
+    assert checked > 100
+
+
+def test_answers_tell_their_headers_and_where_they_lead() -> None:
+    """Every answer names its request; what was made has a Location, what passes a Retry-After; and
+    links go to operations that there are."""
+    ids = {operation["operationId"]: operation for _, _, operation in operations()}
+    for _, path, operation in operations():
+        for status, response in operation["responses"].items():
+            shown = resolve(response["$ref"]) if "$ref" in response else response
+            assert "X-Request-Id" in shown["headers"], path
+            assert (status in ("429", "503", "507")) <= ("Retry-After" in shown["headers"])
+            for link in shown.get("links", {}).values():
+                target = ids[link["operationId"]]
+                named = {one["name"] for one in target["parameters"] if one["in"] == "path"}
+                assert set(link["parameters"]) == named, path
+    made = ids["submitCallback"]["responses"]["202"]
+    assert "Location" in made["headers"]
+    assert "getCallback" in made["links"]
+
+
+def test_what_customers_receive_is_told() -> None:
+    """Callbacks, ends of jobs in each platform's words, and tests: with their headers, and what an
+    answer means."""
+    hooks = DOCUMENT["webhooks"]
+    assert {"callback", "jobEnded", "runpodJobEnded", "destinationTest"} <= set(hooks)
+    for hook in hooks.values():
+        names = {one["name"] for one in hook["post"]["parameters"]}
+        assert {"webhook-id", "webhook-timestamp", "webhook-signature"} <= names
+        assert {"X-Webhook-Signature", "X-Postback-Job-Id", "X-Postback-Attempt"} <= names
+        assert {"2XX", "429", "default"} <= set(hook["post"]["responses"])
+
+
+def test_it_says_under_which_licence() -> None:
+    assert DOCUMENT["info"]["license"] == {"name": "MIT", "identifier": "MIT"}
+
+
+def test_operations_have_names_for_people() -> None:
+    """`replayCallback`, where a path alone would give `post_callbacks_id_replay`; each is written
+    down, and none for a route that is gone."""
+    routes = {f"{one.method} {one.path}" for one in OPERATIONS}
+    assert set(names.NAMES) == routes
+    assert all(re.fullmatch("[a-z][A-Za-z]+", name) for name in names.NAMES.values())
+
+
+def test_two_types_of_one_name_are_found() -> None:
+    """One of them would be documented as the other."""
+
+    class StatusView(wire.View, frozen=True, kw_only=True):
+        """Another one."""
+
+        other: str
+
+    operation = replace_responses(OPERATIONS[0], {200: StatusView})
+    with pytest.raises(TypeError, match="two schemas are called StatusView"):
+        openapi.document([*OPERATIONS, operation])
+
+
+def replace_responses(operation: Operation, responses: dict[int, Any]) -> Operation:
+    made = Operation(operation.method, "/v1/other", tag="service", responses=responses)
+    return made(operation.handler)

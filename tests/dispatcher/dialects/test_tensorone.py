@@ -16,7 +16,12 @@ import pytest
 
 from dispatcher import ids
 from dispatcher.api.dialects import tensorone as routes
-from dispatcher.api.dialects.tensorone_shapes import ExecutionView, JobsView, ResultView, StatusView
+from dispatcher.api.dialects.tensorone_shapes import (
+    ExecutionView,
+    JobStatusView,
+    JobsView,
+    ResultView,
+)
 from dispatcher.app import Service
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreUnavailable
@@ -62,7 +67,7 @@ async def run(api: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
 async def status(api: httpx.AsyncClient, id: str) -> dict[str, Any]:
     shown = await api.get(f"/v2/jobs/{id}/status")
     assert shown.status_code == 200, shown.text
-    msgspec.json.decode(shown.content, type=StatusView[datetime])
+    msgspec.json.decode(shown.content, type=JobStatusView[datetime])
     view: dict[str, Any] = shown.json()
     return view
 

@@ -44,7 +44,7 @@ Operations = list[tuple[str, str, Mapping[str, Any]]]
 def _of_tag(document: Mapping[str, Any], tag: str) -> Operations:
     return [
         (method.upper(), path, operation)
-        for path, methods in document["paths"].items()
+        for path, methods in (*document["paths"].items(), *document["webhooks"].items())
         for method, operation in methods.items()
         if tag in operation["tags"]
     ]
@@ -157,6 +157,10 @@ def _bounds(schema: Mapping[str, Any]) -> str:
 
 
 def _curl(method: str, path: str, one: Mapping[str, Any]) -> str:
+    """Return a request; of what customers receive, the body."""
+    if not path.startswith("/"):
+        media = next(iter(one["requestBody"]["content"].values()))
+        return json.dumps(media["example"], indent=2)
     required = [
         f"{parameter['name']}=…"
         for parameter in one["parameters"]

@@ -1,0 +1,1 @@
+"""The interface, described: the OpenAPI document, its texts, and its page."""
