@@ -91,7 +91,10 @@ class Principal:
     def require(self, scope: str) -> None:
         """Raise Forbidden unless the key carries `scope`; none implies another."""
         if scope not in self.scopes:
-            raise Forbidden(f"this needs a key with the scope {scope}")
+            raise Forbidden(
+                f"this needs a key with the scope {scope}; an admin key makes one: "
+                f"`dispatcher keys create --scope {scope}`"
+            )
 
     def require_platform(self) -> None:
         """Raise Forbidden unless it is a platform key."""

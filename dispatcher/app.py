@@ -24,6 +24,7 @@ from dispatcher.gateway.figures import FigureBook
 from dispatcher.gateway.gateway import Gateway
 from dispatcher.gateway.intake import JobIntake
 from dispatcher.gateway.job_sweeper import JobSweeper
+from dispatcher.gauges import Gauges
 from dispatcher.intake import Intake
 from dispatcher.key_keeper import KeyKeeper
 from dispatcher.metrics import Metrics
@@ -72,7 +73,7 @@ class Service:
         public_url = settings.public_url or url or listening_url(settings)
         self.settings = settings = replace(settings, public_url=public_url)
         self.store = open_store(settings) if store is None else store
-        self.metrics = Metrics()
+        self.metrics = Metrics(destinations_max=settings.metrics_destinations)
         self.secrets = SecretCache(self.store.secrets, self.store.stored_values)
         self.sender = Sender(settings, tls=authorities(settings))
         self.access = Access(self.store, settings)
@@ -103,6 +104,9 @@ class Service:
         self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
         self.job_sweeper = JobSweeper(self.store.jobs)
+        self.gauges = Gauges(
+            self.store, self.metrics, destinations_max=settings.metrics_destinations
+        )
         self.figures = FigureBook(self.store.jobs)
         self.job_intake = JobIntake(
             settings,
@@ -137,6 +141,7 @@ class Service:
             wake_eraser=self.eraser.wake,
             wake_resealer=self.resealer.wake,
             metrics=self.metrics,
+            gauges=self.gauges,
         )
 
     async def start(self) -> None:
@@ -269,6 +274,7 @@ class Service:
         gauge("store_used_bytes", "Database in use", lambda: self.store.usage().used_bytes)
         gauge("store_free_bytes", "Room left", lambda: self.store.usage().free_bytes)
         counter, tally = self.metrics.bind_counter, self.metrics.connections
+        counter("replayed", "Callbacks made pending again by replays.", self.store.replayed)
         counter("connections_refused", "Surplus connections closed.", lambda: tally.refused)
         counter("connections_cut", "Connections whose peer did not read.", lambda: tally.cut)
         counter("log_lines_dropped", "Lines of the log that nobody read.", log.dropped)

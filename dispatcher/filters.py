@@ -7,6 +7,7 @@ from typing import Any, Final, get_args
 from dispatcher.states import STATES, State
 from dispatcher.values import Priority
 from receiver.base.clock import iso, parse_iso
+from receiver.base.words import nearest, one_of
 
 Words = Mapping[str, Sequence[str] | None]
 """The names of a filter's fields that are words, each with those that it may be (None: any
@@ -86,7 +87,8 @@ def read_fields(raw: Mapping[str, object], words: Words) -> dict[str, Any]:
             fields[_snake(name)] = _word(name, text, words[name])
         else:
             names = ", ".join((*words, *_TIMES, "tag.KEY"))
-            raise FilterError(name, text, f"unknown filter; there are {names}")
+            hint = nearest(name, (*words, *_TIMES))
+            raise FilterError(name, text, f"unknown filter; there are {names}{hint}")
     if len(tags) > _TAGS_MAX:
         raise FilterError("tag", len(tags), f"at most {_TAGS_MAX} tags at once")
     return fields | {"tags": tuple(tags)}
@@ -117,7 +119,7 @@ def _surrogate(value: str) -> bool:
 
 def _word(name: str, text: str, allowed: Sequence[str] | None) -> str:
     if allowed is not None and text not in allowed:
-        raise FilterError(name, text, f"must be one of {', '.join(allowed)}")
+        raise FilterError(name, text, f"{one_of(allowed)}{nearest(text, allowed)}")
     return text
 
 

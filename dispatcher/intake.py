@@ -75,7 +75,10 @@ class PayloadTooLarge(IntakeError):
     """The payload has more than `bytes_max`."""
 
     def __init__(self, bytes_max: int) -> None:
-        super().__init__(f"the payload is larger than {bytes_max} bytes")
+        super().__init__(
+            f"the payload is larger than {bytes_max:,} bytes, which DISPATCHER_PAYLOAD_BYTES_MAX "
+            "allows"
+        )
         self.bytes_max = bytes_max
 
 
@@ -147,7 +150,10 @@ class Intake:
         except StoreFull:
             raise self._quotas.storage_full(tenant, size) from None
         except NotFound:
-            reason = "no destination of this name is registered"
+            reason = (
+                "no destination of this name is registered; `dispatcher destinations list` shows "
+                "those that are"
+            )
             raise Invalid("destination", new.destination_name, reason) from None
         self._metrics.submitted("duplicate" if submitted.duplicate else "accepted")
         return submitted

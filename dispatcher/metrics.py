@@ -1,11 +1,18 @@
-"""Counts and durations for Prometheus. No label ever names a tenant, a destination or a job (D14),
-and every label has few values, whatever peers send. Endpoints, which operators name, are labels, as
-many of them as `ENDPOINTS_MAX`."""
+"""Counts and durations for Prometheus. No label ever names a tenant, a job or a URL (D14), and
+every label has few values, whatever peers send. Endpoints and registered destinations, which people
+name, are labels, so many of them at most."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -44,6 +51,9 @@ _DURATION_S: Final = (
 _RUN_S: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 900, 3_600, 14_400, 86_400)
 ENDPOINTS_MAX: Final = 500
 """So many endpoints have series of their own; the others share those of `other`."""
+DESTINATIONS_MAX: Final = 200
+"""So many registered destinations do, unless a setting says otherwise; these likewise."""
+OTHER: Final = "other"
 _COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -61,7 +71,9 @@ class _Counted(Collector):
 class Metrics:
     """The figures of one process, in a registry of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, destinations_max: int = DESTINATIONS_MAX) -> None:
+        # A time beside each counter, for no monitoring that there is.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.connections = Tally()
         # Labelled children, since looking one up by its labels costs more than counting.
@@ -73,6 +85,14 @@ class Metrics:
         self._attempts = counter(
             "attempts",
             "Attempts, by outcome, class of status and the state they led to.",
+            "outcome",
+            "status",
+            "state",
+        )
+        self._to_destinations = counter(
+            "destination_attempts",
+            "Attempts to registered destinations, likewise.",
+            "destination",
             "outcome",
             "status",
             "state",
@@ -99,6 +119,8 @@ class Metrics:
             "job_waits", "Requests that wait for a job, by whether they were held.", "held"
         )
         self._endpoints: set[str] = set()
+        self._destinations: set[str] = set()
+        self._destinations_max = destinations_max
         self._count_jobs()
 
     def _count_jobs(self) -> None:
@@ -144,9 +166,20 @@ class Metrics:
         """Count a submit that was refused with this error code (one of D13's)."""
         self._count(self._refused, code)
 
-    def attempted(self, name: AttemptOutcome, outcome: Outcome, verdict: Verdict) -> None:
-        """Count an attempt that was judged, by its outcome's `name`."""
-        self._count(self._attempts, name, _status_class(outcome.status_code), verdict.state)
+    def attempted(
+        self,
+        name: AttemptOutcome,
+        outcome: Outcome,
+        verdict: Verdict,
+        destination: str | None = None,
+    ) -> None:
+        """Count an attempt that was judged, by its outcome's `name`; with the id of its
+        `destination`, where that is registered."""
+        status = _status_class(outcome.status_code)
+        self._count(self._attempts, name, status, verdict.state)
+        if destination is not None and self._destinations_max:
+            known = _one_of(self._destinations, destination, self._destinations_max)
+            self._count(self._to_destinations, known, name, status, verdict.state)
         self._attempt_s.observe(outcome.duration_ms / 1000)
 
     def latency(self, seconds: float) -> None:
@@ -241,12 +274,7 @@ class Metrics:
         self._count(self._waits, "yes" if held else "no")
 
     def _endpoint(self, name: str) -> str:
-        if name in self._endpoints:
-            return name
-        if len(self._endpoints) >= ENDPOINTS_MAX:
-            return "other"
-        self._endpoints.add(name)
-        return name
+        return _one_of(self._endpoints, name, ENDPOINTS_MAX)
 
     def bind_gauge(self, name: str, about: str, fn: Callable[[], float]) -> None:
         """Add a gauge that calls `fn` whenever it is read."""
@@ -255,6 +283,10 @@ class Metrics:
     def bind_counter(self, name: str, about: str, fn: Callable[[], float]) -> None:
         """Add a counter that calls `fn` whenever it is read."""
         self._registry.register(_Counted(f"dispatcher_{name}", about, fn))
+
+    def register(self, collector: Collector) -> None:
+        """Add what tells its figures itself."""
+        self._registry.register(collector)
 
     def render(self) -> bytes:
         """Everything, in the text format that `CONTENT_TYPE` names."""
@@ -279,6 +311,16 @@ class Metrics:
         if child is None:
             child = self._histograms[(metric, *labels)] = metric.labels(*labels)
         child.observe(seconds)
+
+
+def _one_of(known: set[str], name: str, count_max: int) -> str:
+    """Return a name, if it is one of the first so many; `other` for the rest."""
+    if name in known:
+        return name
+    if len(known) >= count_max:
+        return OTHER
+    known.add(name)
+    return name
 
 
 def _status_class(status_code: int | None) -> str:

@@ -31,9 +31,15 @@ class QueueFull(QuotaError):
     `retry_after_s` how long until there is room for one more."""
 
     def __init__(
-        self, queue_size: int, estimated_wait_s: int, retry_after_s: int, what: str = "deliveries"
+        self,
+        queue_size: int,
+        estimated_wait_s: int,
+        retry_after_s: int,
+        what: str = "deliveries",
+        limit: str | None = None,
     ) -> None:
-        super().__init__(f"too many {what} are waiting")
+        allowed = "" if limit is None else f", as many as {limit} allows"
+        super().__init__(f"too many {what} are waiting{allowed}")
         self.queue_size = queue_size
         self.estimated_wait_s = estimated_wait_s
         self.retry_after_s = retry_after_s
@@ -43,7 +49,8 @@ class RateLimited(QuotaError):
     """The tenant submits faster than it may."""
 
     def __init__(self, rate_per_second: float, wait_ms: float) -> None:
-        super().__init__(f"more than {rate_per_second:g} submits a second")
+        allowed = f"{rate_per_second:g} submits a second"
+        super().__init__(f"more than {allowed}, which the tenant's ratePerSecond allows")
         self.rate_per_second = rate_per_second
         self.retry_after_s = max(1, min(RETRY_S_MAX, math.ceil(wait_ms / 1000)))
 
@@ -52,7 +59,11 @@ class StorageFull(QuotaError):
     """What this callback would take, and what is left to its tenant."""
 
     def __init__(self, estimated_bytes: int, remaining_bytes: int, *, of_tenant: bool) -> None:
-        room = "within what the tenant may store" if of_tenant else "to store this callback"
+        room = (
+            "within what the tenant may store, its storageBytesMax"
+            if of_tenant
+            else "to store this callback: see DISPATCHER_STORAGE_BYTES_MAX and the disk"
+        )
         super().__init__(f"there is no room {room}")
         self.estimated_bytes = estimated_bytes
         self.remaining_bytes = max(0, remaining_bytes)
@@ -162,7 +173,10 @@ class Quotas:
                 f"{usage.free_bytes:,} are free of DISPATCHER_STORAGE_BYTES_MAX and the disk"
             )
         if self._store.queued() >= settings.queue_max:
-            return f"the queue is full: {settings.queue_max:,} deliveries wait"
+            return (
+                f"the queue is full: {settings.queue_max:,} deliveries wait, as many as "
+                "DISPATCHER_QUEUE_MAX allows"
+            )
         return None
 
     def _check_rate(self, tenant: str, rate: float) -> None:
@@ -175,21 +189,28 @@ class Quotas:
         queued = self._store.queued(tenant)
         if queued >= limits.queue_max:
             over = queued - limits.queue_max + 1
-            raise queue_full(queued, over=over, drain_rate=self._drain_rate())
+            rate, limit = self._drain_rate(), "the tenant's queueMax"
+            raise queue_full(queued, over=over, drain_rate=rate, limit=limit)
         # Of the whole queue a tenant is told the limit, not how much the others have in it (I9).
         queued, queue_max = self._store.queued(), self._settings.queue_max
         if queued >= queue_max:
             over = queued - queue_max + 1
-            raise queue_full(queue_max, over=over, drain_rate=self._drain_rate())
+            rate, limit = self._drain_rate(), "DISPATCHER_QUEUE_MAX"
+            raise queue_full(queue_max, over=over, drain_rate=rate, limit=limit)
 
 
 def queue_full(
-    queue_size: int, *, over: int, drain_rate: float, what: str = "deliveries"
+    queue_size: int,
+    *,
+    over: int,
+    drain_rate: float,
+    what: str = "deliveries",
+    limit: str | None = None,
 ) -> QueueFull:
     """Return the error for a queue that drains at `drain_rate` a second, and has room again when
-    `over` of `what` waits have gone."""
+    `over` of `what` waits have gone; `limit` is what says how many may."""
     wait_s = _seconds(queue_size, drain_rate, WAIT_S_MAX)
-    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX), what)
+    return QueueFull(queue_size, wait_s, _seconds(over, drain_rate, RETRY_S_MAX), what, limit)
 
 
 def _seconds(count: int, rate: float, seconds_max: int) -> int:

@@ -12,6 +12,7 @@ from dispatcher.engine.claiming import RECORD_S
 from dispatcher.settings import Settings, strays, within_files
 from dispatcher.store.errors import CannotStart
 from receiver.base import lack, log, server
+from receiver.base.db.url import whereabouts
 from receiver.base.protocol import Bounds
 from receiver.base.secrets import write_no_core
 from receiver.base.settings import listening_url
@@ -21,10 +22,8 @@ _LOG: Final = log.get("dispatcher.server")
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 LOG_STYLE: Final = log.Style(
     root="dispatcher",
-    time="ts",
-    traceback="traceback",
-    nulls=True,
     value_chars_max=2_048,
+    uvicorn_level="warning",  # that it starts and stops we say ourselves
     others=True,
     encode=lambda fields: _encode(fields).decode(),
 )
@@ -130,7 +129,7 @@ async def _take_requests(
 
     def listening() -> None:
         announce(url, service.new_key)
-        _LOG.info("listening", url=url)
+        _LOG.info("listening", **_start_fields(settings, url))
 
     config = server.config(
         service.api,
@@ -152,6 +151,21 @@ async def _take_requests(
             await http.serve(sockets=[listener])
     leaving.cancel()
     await asyncio.wait({leaving})
+
+
+def _start_fields(settings: Settings, url: str) -> dict[str, str]:
+    """Return what whoever has started it looks for: where it listens and keeps its data, the
+    description of its interface, its figures, where deliveries may go beside the internet, and
+    which key opens it."""
+    networks = ", ".join(map(str, settings.allow_networks))
+    return {
+        "url": url,
+        "data": whereabouts(settings.database_url),
+        "docs": f"{url}/docs",
+        "metrics": f"{url}/metrics",
+        "networks": f"global, {networks}" if networks else "global (DISPATCHER_ALLOW_NETWORKS)",
+        "key": "DISPATCHER_ADMIN_KEY" if settings.admin_key else "see `dispatcher keys list`",
+    }
 
 
 def _bounds(settings: Settings) -> Bounds:

@@ -89,6 +89,12 @@ class Settings:
     signature_header: str = setting("X-Webhook-Signature", "name of the `sha256=` header")
     log_format: LogFormat = setting("auto", "`json`, `text`, or `auto`: text on a terminal")
     log_level: LogLevel = setting("info", "`debug`, `info`, `warning` or `error`")
+    metrics_destinations: int = setting(
+        200,
+        "registered destinations that have series of their own in `/metrics`, under their ids; 0 "
+        "for none",
+        max=5_000,
+    )
 
     payload_bytes_max: int = setting(
         1 * MIB,

@@ -34,7 +34,7 @@ from receiver.verification.identity import Dialect
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.service")
 
 _NOT_OPEN: Final = "the inbox is not open: run the lifespan, or use `async with receiver:`"
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too

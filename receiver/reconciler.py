@@ -35,7 +35,7 @@ from receiver.status_url import (
 )
 from receiver.verification.identity import Dialect
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.reconciler")
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 BATCH_MAX: Final = 16  # questions at once

@@ -12,7 +12,7 @@ from receiver.handling.handlers import Handlers
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.wanted import Wanted
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.inbox")
 
 RENEW_S: Final = 60.0  # a tenth of what a process may be silent
 # A clock that differs by less is not corrected, and one that differs by more is no clock of today:

@@ -7,6 +7,7 @@ from typing import Final
 
 from receiver.app import Receiver
 from receiver.base import lack, log, server
+from receiver.base.db.url import whereabouts
 from receiver.base.lack import Need
 from receiver.base.protocol import Bounds
 from receiver.base.secrets import write_no_core
@@ -16,14 +17,11 @@ from receiver.http.router import DRAIN_BYTES_MAX
 from receiver.inbox.inbox import InboxError
 from receiver.settings import Settings, strays
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.server")
 _FILES_SPARE: Final = 96  # inbox, effects, 16 status URLs, connections that are turned away
 _FILES_PER_HANDLER: Final = 4
 LOG_STYLE: Final = log.Style(
     root="receiver",
-    time="time",
-    traceback="exception",
-    nulls=False,
     line_chars_max=1_000,  # a request's has some 350; a path or an id can be made very long
     value_chars_max=300,
     uvicorn_level="error",  # a peer's nonsense is not our news
@@ -79,10 +77,14 @@ async def _take_requests(app: Receiver, listener: socket.socket, stop: Stop) -> 
         drain_s=settings.drain_grace,
         tally=app.metrics.connections,
     )
-    http = server.Server(
-        config,
-        on_listening=lambda: _LOG.info("listening", url=f"{url}{settings.path}", port=port),
-    )
+    fields = {
+        "url": f"{url}{settings.path}",
+        "port": port,
+        "data": whereabouts(settings.database_url),
+        "metrics": f"{url}/metrics",
+        "inbox": f"{url}/inbox" if settings.admin_key else "closed (RECEIVER_ADMIN_KEY)",
+    }
+    http = server.Server(config, on_listening=lambda: _LOG.info("listening", **fields))
     with stop.calling(app.begin_to_stop), stop.calling(http.stop):
         if not stop.is_asked:
             await http.serve(sockets=[listener])

@@ -12,7 +12,7 @@ from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.metrics import Metrics
 from receiver.settings import Settings
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.sweeper")
 
 FIRST_S: Final = 5.0  # soon: a process that never lives for an hour prunes as well
 EVERY_S: Final = 3600.0

@@ -19,14 +19,15 @@ BASE: Final = "receiver.base"
 # The floors of the dispatcher, from the ground: a module imports what is on lower floors, and its
 # own package.
 FLOORS: Final = (
-    "audit fairness filters headers health ids keys outcome pace policy states tally values",
+    "audit fairness filters headers health ids keys malformed outcome pace policy states tally "
+    "values",
     "jobs",
     "dialects",
     "settings",
     "store metrics wire",
     "wire_jobs",
     "access signing client",
-    "key_keeper quotas",
+    "gauges key_keeper quotas",
     "sending",
     "engine",
     "intake",

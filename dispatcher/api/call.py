@@ -21,6 +21,7 @@ from dispatcher.engine.slots import Probes
 from dispatcher.gateway.figures import FigureBook
 from dispatcher.gateway.gateway import Gateway
 from dispatcher.gateway.intake import JobIntake
+from dispatcher.gauges import Gauges
 from dispatcher.intake import Intake
 from dispatcher.metrics import Metrics
 from dispatcher.quotas import Quotas
@@ -84,6 +85,7 @@ class Context:
     wake_eraser: Callable[[], None]
     wake_resealer: Callable[[], None]
     metrics: Metrics
+    gauges: Gauges
     clock: Callable[[], int] = now_ms
     batches: Batches = field(default_factory=lambda: Batches(TENANT_BATCHES_MAX))
     exports: Batches = field(default_factory=lambda: Batches(TENANT_EXPORTS_MAX))

@@ -10,6 +10,7 @@ from msgspec.json import Decoder
 
 from dispatcher import wire
 from dispatcher.api.call import Call
+from dispatcher.api.misfits import misfit, text_of
 from dispatcher.api.route import Parameter
 from dispatcher.gateway.intake import JobSubmission
 from dispatcher.jobs.fields import duration
@@ -17,6 +18,7 @@ from dispatcher.jobs.values import JobPriority
 from dispatcher.policy import PRESETS, PresetName
 from dispatcher.values import Headers
 from receiver.base.http import invalid
+from receiver.base.words import nearest, one_of
 
 OCTETS: Final = "application/octet-stream"
 SINGLE: Final = (
@@ -177,9 +179,11 @@ def _policy(text: str | None) -> wire.PolicyChoice | None:
     try:
         return _POLICY.decode(text.encode("latin-1"))
     except (ValidationError, DecodeError) as error:
-        reason = f"must be one of {', '.join(PRESETS)}, or a policy as JSON"
-        if text.startswith("{"):
-            reason = str(error)
+        reason = f"{one_of(PRESETS)}, or a policy as JSON{nearest(text, PRESETS)}"
+        if text.startswith("{") and isinstance(error, ValidationError):
+            reason = misfit(str(error), wire.PolicyShape, None).message
+        elif text.startswith("{"):
+            reason = text_of(error)
         raise invalid("Postback-Policy", text, reason) from None
 
 

@@ -13,8 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dispatcher.api.errors import ApiError
+from dispatcher.api.misfits import misfit, text_of
 from dispatcher.intake import may_repeat_a_key
-from receiver.base.http import Refusal, invalid
 
 T = TypeVar("T")
 
@@ -33,10 +33,6 @@ _ENCODER: Final = msgspec.json.Encoder()
 _decoders: Final[dict[type, msgspec.json.Decoder[Any]]] = {}
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed bytes: +1 and -1
 _UNMARKED: Final = bytes(byte for byte in range(256) if byte not in b'[]{}"')
-_WHERE: Final = re.compile(r"(?P<key>`key` in )?`\$(?P<path>[\w.\[\]]*)`")
-_FIELD: Final = re.compile(
-    r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`$", re.DOTALL
-)
 
 
 def respond(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -89,7 +85,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes, *, depth_max: int) -> 
         check_depth(body, depth_max)
         check_keys(body)
     except msgspec.ValidationError as error:
-        raise _shape_error(str(error), _parsed(body)) from None
+        raise misfit(str(error), decoder.type, _parsed(body)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(_reason(error, body)) from None
     except RecursionError:
@@ -101,13 +97,14 @@ def _reason(error: msgspec.DecodeError | UnicodeDecodeError, body: bytes) -> str
     """Return why a body is no JSON. Half of a surrogate pair looks to the parser like the end."""
     if not body:
         return "the body is empty"
+    told = text_of(error)
     if "truncated" in str(error):
         if len(body) > _SHOWN_BYTES_MAX:
-            return f"{error}, or a string holds half a surrogate pair"
+            return f"{told}, or a text holds half a surrogate pair"
         with suppress(ValueError, RecursionError):
             json.loads(body, parse_int=len)
-            return "a string holds half a surrogate pair, which is no character"
-    return str(error)
+            return "a text holds half a surrogate pair, which is no character"
+    return told
 
 
 def malformed(reason: str) -> ApiError:
@@ -178,32 +175,3 @@ def _parsed(body: bytes) -> Any:
         raise malformed(_reason(error, body)) from None
     except RecursionError:
         raise malformed("nested too deep") from None
-
-
-def _shape_error(text: str, value: Any) -> Refusal:
-    """Return what msgspec says about a value of the wrong shape, as field, value and reason."""
-    reason, _, at = text.rpartition(" - at ")
-    where = _WHERE.fullmatch(at)
-    if where is None:
-        reason = text
-    path = "" if where is None else where["path"].lstrip(".")
-    of_key = where is not None and where["key"] is not None
-    field = _FIELD.match(reason)
-    if field is not None:
-        path = f"{path}.{field['name']}".lstrip(".")
-        reason = "required" if reason.startswith("Object missing") else "unknown field"
-    path = path.replace("[...]", "")
-    plain = None if of_key or field is not None else _value_at(value, path)
-    return invalid(path or "body", plain, f"a key: {reason}" if of_key else reason)
-
-
-def _value_at(value: Any, path: str) -> object:
-    """Return what stands at `path`; nothing where it is not a plain value."""
-    for step in re.findall(r"[^.\[\]]+", path):
-        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        elif isinstance(value, dict) and step in value:
-            value = value[step]
-        else:
-            return None
-    return value if isinstance(value, str | int | float | bool) else None

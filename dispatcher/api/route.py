@@ -63,7 +63,8 @@ class Operation:
     decorates its handler, whose docstring documents it: a summary, and what else there is to say.
 
     `scope` None is public. `body` is the type of its JSON body, or None where `media` is taken as
-    it is. `responses` names what each success status carries: a type, a media type, or nothing.
+    it is. `responses` names what each success status carries: a type, or one of several, a media
+    type, or nothing.
     `errors` are the codes that this operation adds to those which every one may answer. The query
     may hold its `parameters` alone, unless one is named like `tag.KEY`: then its handler checks.
     `refused` counts a request to its path that was refused with a code.
@@ -166,7 +167,7 @@ class Resource:
                 manner=self._manner,
             )
             if operation.scope is not None:
-                await _admit(call, operation.scope)
+                await admit(call, operation.scope)
                 tenant = call.tenant
                 call.query = read_query(request.query, self._query_names[operation.method])
                 if operation.actions:
@@ -233,7 +234,9 @@ async def _send(
     await response(scope, receive, send)
 
 
-async def _admit(call: Call, scope: Scope) -> None:
+async def admit(call: Call, scope: Scope) -> None:
+    """Find out who asks, with a key of this scope, and for which tenant. Raises what a key that may
+    not is refused with."""
     access = call.context.access
     header = call.manner.authorization(call.header(b"authorization"))
     principal = await access.principal(header)

@@ -8,7 +8,7 @@ from dispatcher import wire
 from dispatcher.api.call import Call
 from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.json import respond
-from dispatcher.api.route import Operation, Parameter
+from dispatcher.api.route import Operation, Parameter, admit
 from dispatcher.jobs.states import STATES as JOB_STATES
 from dispatcher.metrics import CONTENT_TYPE
 from dispatcher.states import STATES
@@ -91,10 +91,28 @@ def _unready(reason: str) -> Response:
     return respond(status, 503, {"Retry-After": str(RETRY_SOON_S)})
 
 
-@Operation("GET", "/metrics", tag="service", responses={200: "text/plain"})
+@Operation(
+    "GET",
+    "/metrics",
+    tag="service",
+    responses={200: "text/plain"},
+    errors=("UNAUTHORIZED", "FORBIDDEN", "RATE_LIMITED"),
+)
 async def metrics(call: Call) -> Response:
-    """Figures for Prometheus."""
-    return Response(call.context.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+    """Figures for Prometheus.
+
+    Without a key they name nobody. A platform key with the scope `read` is told what the
+    destinations are called whose ids stand there, too.
+    """
+    named = call.header(b"authorization") is not None
+    if named:
+        await admit(call, "read")
+        call.principal.require_platform()
+    await call.context.gauges.look()
+    text = call.context.metrics.render()
+    if named:
+        text += call.context.gauges.names()
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
 OPERATIONS: Final = (stats, healthz, readyz, metrics)

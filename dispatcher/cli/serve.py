@@ -80,7 +80,8 @@ def serve(
 
 def _announce(url: str, new_key: str | None) -> None:
     out = cli.console()
-    out.print(f"listening on {url}", soft_wrap=True)
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):  # there the log says so, and more
+        out.print(f"listening on {url}", soft_wrap=True)
     if new_key is not None:
         out.print("\nA platform key was made, since the database had none. It is shown only now:")
         out.print(f"  export DISPATCHER_API_KEY={new_key}\n", soft_wrap=True)

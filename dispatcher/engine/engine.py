@@ -357,7 +357,8 @@ class Engine:
             _LOG.warning("late result of an old claim", id=delivery.id, claim=delivery.fence)
             return
         name = attempt_outcome(outcome, delivery.policy)
-        self._metrics.attempted(name, outcome, verdict)
+        registered = delivery.destination if delivery.registered else None
+        self._metrics.attempted(name, outcome, verdict, registered)
         if verdict.state == "delivered":
             self._metrics.latency(max(0, settlement.now_ms - delivery.created_ms) / 1000)
         _LOG.info("attempt", **attempt_fields(delivery, name, outcome, verdict))

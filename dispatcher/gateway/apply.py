@@ -17,10 +17,11 @@ from dispatcher.audit import Entry, MakeEntry
 from dispatcher.gateway.header_values import read_local, signing_of
 from dispatcher.jobs import rules as endpoint_rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, LocalRef, dump_rules
-from dispatcher.jobs.fields import RuleError, nearest
+from dispatcher.jobs.fields import RuleError
 from dispatcher.store.errors import Conflict, EndpointChanged, NotFound
 from dispatcher.values import SigningSecret
 from receiver.base.settings import SettingError, read_file
+from receiver.base.words import nearest
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 ENDPOINTS_MAX: Final = 1_000

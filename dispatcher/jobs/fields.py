@@ -5,8 +5,9 @@ Whatever is wrong is a RuleError that names the field by its dotted path, as it 
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Final, TypeVar
+
+from receiver.base.words import nearest
 
 T = TypeVar("T")
 
@@ -205,12 +206,6 @@ def check_known(value: Mapping[str, Any], known: Collection[str], path: str = ""
         if name not in known:
             field = f"{path}.{name}" if path else name
             raise RuleError(field, None, f"is no field{nearest(name, known)}")
-
-
-def nearest(given: object, known: Collection[str]) -> str:
-    """Return a question for the nearest word, or nothing where none is near."""
-    close = get_close_matches(str(given)[:_SHOWN_CHARS], known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def camel(name: str) -> str:

@@ -36,7 +36,6 @@ from dispatcher.jobs.fields import (
     items,
     mapping,
     matching,
-    nearest,
     number,
     seconds,
     word,
@@ -47,6 +46,7 @@ from dispatcher.jobs.schema import InputSchema, SchemaError
 from dispatcher.policy import GONE, PRESETS, TIMEOUT_MS_MAX, Policy
 from dispatcher.values import SecretRef
 from receiver.base.completion import HEADER_CHARS_MAX, HEADERS_MAX
+from receiver.base.words import nearest
 
 Spelling = Literal["camel", "snake"]
 

@@ -109,9 +109,9 @@ class UrlRefused(ValueError):
 
 
 class Egress:
-    """Judges addresses and URLs. `allow_networks` opens networks that the table closes, or are all
-    there is (`only`); multicast, broadcast, unspecified and scoped addresses stay closed whatever
-    is allowed, and so do those of `never`."""
+    """Judges addresses and URLs. `allow_networks`, which `setting` names, opens networks that the
+    table closes, or are all there is (`only`); multicast, broadcast, unspecified and scoped
+    addresses stay closed whatever is allowed, and so do those of `never`."""
 
     def __init__(
         self,
@@ -119,10 +119,12 @@ class Egress:
         *,
         only: bool = False,
         never: tuple[tuple[Network, str], ...] = (),
+        setting: str = "DISPATCHER_ALLOW_NETWORKS",
     ) -> None:
         self._allowed = tuple(allow_networks)
         self._only = only
         self._closed_always = never
+        self._setting = setting
 
     def refuses(self, address: str, port: int = 0) -> str | None:
         """Why this IP address must not be dialled, or None if it may be. An address that carries
@@ -158,7 +160,8 @@ class Egress:
         # A mismatch of versions is simply "not in".
         if any(address in network for network in self._allowed):
             return None
-        return "not in a network that is allowed" if self._only else _closed(address)
+        reason = "not in a network that is allowed" if self._only else _closed(address)
+        return reason and f"{reason}; {self._setting} opens networks"
 
 
 @lru_cache(maxsize=4_096)  # parsing takes 20 µs; the URLs of busy destinations come again and again

@@ -40,7 +40,12 @@ class UpstreamGuard:
 
     def __init__(self, settings: Settings) -> None:
         networks = settings.upstream_networks
-        self._egress = Egress(networks or PRIVATE, only=bool(networks), never=METADATA)
+        self._egress = Egress(
+            networks or PRIVATE,
+            only=bool(networks),
+            never=METADATA,
+            setting="DISPATCHER_UPSTREAM_NETWORKS",
+        )
         self._ports = {settings.port} - {0}
         self._names = _public(settings.public_url) | _public(settings.upstream_callback_url)
         self._database = tuple(

@@ -181,6 +181,7 @@ def make_pending(
             raise PayloadGone(f"the payload of {callback.id} is past its retention")
         raise Conflict(f"{callback.id} is {now.state} now")
     tx.changes.moved(callback.tenant, callback.state, "pending")
+    tx.changes.events[callback.tenant, "replayed"] += 1
     _revive(tx, callback, lane, now_ms)
 
 

@@ -27,10 +27,17 @@ class NotYet(Conflict):
 
 
 class KeyReused(Conflict):
-    """The idempotency key came before, with other content."""
+    """The idempotency key came before, with other content; one that nobody gave (not `explicit`)
+    is made of the job, its status and where its callback goes."""
 
-    def __init__(self, first_id: str) -> None:
-        super().__init__(f"the idempotency key was used before, with other content, by {first_id}")
+    def __init__(self, first_id: str, *, explicit: bool = True) -> None:
+        told = f"the idempotency key was used before, with other content, by {first_id}"
+        if not explicit:
+            told = (
+                f"{first_id} came before with this jobId, status, run and destination, and with "
+                "other content; to send both, give each an Idempotency-Key"
+            )
+        super().__init__(told)
         self.first_id = first_id
 
 

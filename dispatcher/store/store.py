@@ -26,6 +26,7 @@ from dispatcher.store import (
     clocks,
     destinations,
     expiry,
+    figures,
     lanes,
     reencrypt,
     replays,
@@ -106,8 +107,10 @@ class Store:
         self._events = StoreEvents()
         self._counts: Counter[tuple[str, State]] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._states: Counter[State] = Counter()
         self._queued = 0
         self._committed = 0
+        self._replayed = 0
         self._probed_s = 0.0
         self._missing_keys: str | None = None
         self._looked_for_keys_ms = 0
@@ -207,6 +210,21 @@ class Store:
         if tenant is None:
             return self._queued
         return sum(self._counts[tenant, state] for state in QUEUED)
+
+    def states(self) -> Mapping[State, int]:
+        """Return how many callbacks are in each state, of all tenants; as exact as `queued`."""
+        return {state: self._states[state] for state in STATES}
+
+    def replayed(self) -> int:
+        """Return how many callbacks this process has made pending again."""
+        return self._replayed
+
+    async def figures(self, *, destinations_max: int) -> figures.DeliveryFigures:
+        """Return what the metrics tell of deliveries, and of so many registered destinations."""
+        at_ms = wall_ms() + self._database.skew_ms
+        return await self._read(
+            lambda tx: figures.look(tx, now_ms=at_ms, destinations_max=destinations_max)
+        )
 
     def stored_bytes(self, tenant: str) -> int:
         """Return what a tenant's callbacks and jobs take up, whatever state they are in; exact
@@ -866,11 +884,17 @@ class Store:
         self._committed += len(operations)
         self._counts.update(changes.counts)
         self._bytes.update(changes.bytes)
-        self._queued += sum(n for (_, state), n in changes.counts.items() if state in QUEUED)
+        for (_, state), n in changes.counts.items():
+            self._states[state] += n
+            if state in QUEUED:
+                self._queued += n
         if changes.entries:
             audit.write_to_log(changes.entries)
         if changes.events:
             self._rates.add(changes.events, now_ms=monotonic_ms())
+            self._replayed += sum(
+                n for (_, what), n in changes.events.items() if what == "replayed"
+            )
         self._events.on_ready(committed.next_ready_ms)
         if changes.next_job is not None:
             self._events.on_jobs_ready(changes.next_job.at_ms)
@@ -885,7 +909,10 @@ class Store:
     def _recount(self, totals: Totals) -> None:
         """Begin again with what the database says."""
         self._counts, self._bytes = Counter(totals.counts), Counter(totals.bytes)
-        self._queued = sum(n for (_, state), n in self._counts.items() if state in QUEUED)
+        self._states = Counter()
+        for (_, state), n in self._counts.items():
+            self._states[state] += n
+        self._queued = sum(self._states[state] for state in QUEUED)
 
 
 def _holding(owner: str) -> Lanes:

@@ -368,7 +368,7 @@ def _duplicate(new: NewCallback, first: Row | None) -> Submitted | StoreError:
         return StoreUnavailable("another process holds the idempotency key; try again")
     first_id, content, created_ms, state, job_id = first
     if content not in (new.content, earlier_content_digest(new)):
-        return KeyReused(first_id)
+        return KeyReused(first_id, explicit=new.explicit_key)
     return Submitted(
         id=first_id,
         job_id=job_id,

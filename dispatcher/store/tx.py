@@ -14,7 +14,7 @@ from receiver.base import db
 from receiver.base.keyring import Keyring
 
 Row = db.Row
-Event = Literal["accepted", "delivered", "failed", "finished"]
+Event = Literal["accepted", "delivered", "failed", "finished", "replayed"]
 Topic = Literal["ready", "access", "replays", "endpoints"]
 """What processes on one database tell each other: work is ready; keys, tenants or secrets changed;
 a filtered replay was made; endpoints changed."""

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 from receiver.base.budget import Budget, site_of
 from receiver.base.encoding import encoder
 from receiver.base.forwarded import NOBODY_TRUSTED, Proxies
+from receiver.base.words import nearest
 
 T = TypeVar("T")
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -418,7 +419,8 @@ def read_query(raw: bytes, allowed: Collection[str] | None = None) -> dict[str, 
             raise invalid(name, value, "the parameter is there twice")
         if allowed is not None and name not in allowed:
             there_are = f"there are {', '.join(allowed)}" if allowed else "there are none"
-            raise invalid(name, value, f"unknown parameter; {there_are}")
+            hint = nearest(name, allowed)
+            raise invalid(name, value, f"unknown parameter; {there_are}{hint}")
         query[name] = value
     return query
 
@@ -453,7 +455,7 @@ def choice(query: Mapping[str, str], name: str, allowed: Collection[str]) -> str
     (422)."""
     value = query.get(name)
     if value is not None and value not in allowed:
-        raise invalid(name, value, f"must be one of: {', '.join(allowed)}")
+        raise invalid(name, value, f"must be one of: {', '.join(allowed)}{nearest(value, allowed)}")
     return value
 
 

@@ -32,6 +32,7 @@ Entry: TypeAlias = tuple[float, int, str, str, Fields, str | None]
 
 # Collectors commonly cut or drop lines beyond 16 KiB; ours stay well under that.
 LINE_CHARS_MAX: Final = 8_192
+TRACEBACK: Final = "traceback"  # what the field is called
 _TRACEBACK_CHARS_MAX: Final = 4_096
 _CUT_CHARS: Final = 200  # of each value, in a line that is too long as it is
 _UVICORN: Final = "uvicorn"
@@ -44,13 +45,10 @@ _COLOURS: Final = {10: "2", 20: "32", 30: "33", 40: "31", 50: "31;1"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """What is a program's own in its lines: the root of its loggers' names, the names of two
-    fields, whether fields that are None are written, limits, and how JSON is made."""
+    """What is a program's own in its lines: the root of its loggers' names, limits, and how JSON is
+    made."""
 
     root: str
-    time: str
-    traceback: str
-    nulls: bool
     line_chars_max: int = LINE_CHARS_MAX  # of a line without a traceback
     value_chars_max: int  # of each value, in a line that would be longer
     uvicorn_level: str | None = None  # of the server's lines; as ours, unless given
@@ -241,7 +239,7 @@ class LineFormatter:
         at_s, level, component, event, fields, trace = entry
         chars_max = self._chars_max
         if trace is not None:
-            fields = {**fields, self._style.traceback: trace}
+            fields = {**fields, TRACEBACK: trace}
             chars_max = LINE_CHARS_MAX
         line = redact(self._render(at_s, level, component, event, fields))
         if len(line) > chars_max:  # rare, so that looking at each value is not worth it
@@ -264,15 +262,13 @@ class JsonFormatter(LineFormatter):
 
     def __init__(self, style: Style) -> None:
         super().__init__(style)
-        self._time, self._nulls, self._encode = style.time, style.nulls, style.encode
+        self._encode = style.encode
 
     def _render(self, at_s: float, level: int, component: str, event: str, fields: Fields) -> str:
-        line = {self._time: iso(int(at_s * 1000)), "level": _level(level)}
+        line = {"ts": iso(int(at_s * 1000)), "level": _level(level)}
         if component:
             line["logger"] = component
         line["event"] = event
-        if not self._nulls and None in fields.values():
-            fields = {name: value for name, value in fields.items() if value is not None}
         try:
             line |= fields
             return self._encode(line)
@@ -291,16 +287,14 @@ class TextFormatter(LineFormatter):
     def _render(self, at_s: float, level: int, component: str, event: str, fields: Fields) -> str:
         clock = datetime.fromtimestamp(at_s, UTC).strftime("%H:%M:%S.%f")[:-3]
         colour = _colour(level, fields)
-        if component:
-            head = f"{self._paint(colour, f'{_level(level):<7}')} {component}: {_escaped(event)}"
-        else:
-            head = self._paint(colour, _escaped(event))
+        where = f"{component}: " if component else ""
+        head = f"{self._paint(colour, f'{_level(level):<7}')} {where}{_escaped(event)}"
         words = " ".join(
             f"{self._paint('2', f'{name}=')}{_word(value)}"
             for name, value in fields.items()
-            if value is not None and name != self._style.traceback
+            if value is not None and name != TRACEBACK
         )
-        trace = str(fields.get(self._style.traceback, "")).splitlines()
+        trace = str(fields.get(TRACEBACK, "")).splitlines()
         line = f"{self._paint('2', clock)} {head} {words}".rstrip()
         return "\n".join([line, *(f"  {_escaped(traced)}" for traced in trace)])
 

@@ -19,6 +19,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 from receiver.base.log import redact
+from receiver.base.words import nearest
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Environ: TypeAlias = Mapping[str, str]
@@ -149,7 +150,9 @@ def check_choices(settings: Any, prefix: str) -> None:
         if get_origin(one.type) is Literal and value not in get_args(one.type):
             *words, last = get_args(one.type)
             choices = f"{', '.join(words)} or {last}"
-            raise SettingError(f"{prefix}{one.name.upper()} must be {choices}, not {value!r}")
+            hint = nearest(value, get_args(one.type))
+            name = f"{prefix}{one.name.upper()}"
+            raise SettingError(f"{name} must be {choices}, not {value!r}{hint}")
 
 
 def service_url(prefix: str, environ: Environ | None, listens: Callable[[], Any]) -> str:

@@ -20,7 +20,7 @@ from receiver.inbox.attempts import Running
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import Claimed
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.handling")
 
 
 class Lease:

@@ -1,6 +1,9 @@
 """What follows from one attempt, and when to try again. Pure: time and chance are arguments."""
 
+import os
+import sysconfig
 import traceback
+from pathlib import Path
 from typing import Final
 
 from receiver.inbox.attempts import Settlement
@@ -9,6 +12,13 @@ from receiver.settings import Settings
 
 FACTOR: Final = 3.0
 JITTER: Final = 0.2  # to either side, so that what failed together does not come back together
+_OTHERS: Final = tuple(
+    f"{place}{os.sep}"
+    for place in (
+        Path(__file__).parents[1],
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
+)
 ERROR_CHARS_MAX: Final = 16_000  # of a traceback that is kept: some 200 frames
 
 
@@ -19,6 +29,18 @@ def retry_delay_ms(
     # Beyond this exponent every wait is at its cap, and larger powers overflow.
     delay_s = min(cap_s, base_s * factor ** min(attempt - 1, 60))
     return round(delay_s * 1000 * (1 - JITTER + 2 * JITTER * random))
+
+
+def failure_of(error: BaseException | None) -> dict[str, str | None]:
+    """Return what a line of the log says of a failure: its class, its message, and where it arose:
+    the last place that is neither a library's nor ours."""
+    if error is None:
+        return {"error": None, "reason": None, "at": None}
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [one for one in frames if not one.filename.startswith(_OTHERS)]
+    last = (own or frames)[-1:]
+    at = f"{Path(last[0].filename).name}:{last[0].lineno}" if last else None
+    return {"error": type(error).__name__, "reason": str(error) or None, "at": at}
 
 
 def settlement_of(

@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from receiver.base import log
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.handling")
 
 Task: TypeAlias = "asyncio.Task[None]"
 

@@ -15,7 +15,7 @@ from receiver.base.lack import Lacks, OwnLack
 from receiver.event import Event
 from receiver.handling.handlers import Handler, Handlers
 from receiver.handling.leases import Lease, Leases
-from receiver.handling.retry import JITTER, settlement_of
+from receiver.handling.retry import JITTER, failure_of, settlement_of
 from receiver.handling.run import HandlerTimeout, Run, event_of
 from receiver.handling.slots import Slots
 from receiver.handling.tx import Effects
@@ -26,7 +26,7 @@ from receiver.inbox.wanted import Wanted
 from receiver.metrics import Metrics
 from receiver.settings import Settings
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.handling")
 _RANDOM: Final = random.Random()  # noqa: S311 - spreads retries; nothing is secret
 
 CANCEL_GRACE_S: Final = 1.0  # after which a handler that does not end is reported
@@ -288,7 +288,7 @@ class Worker:
             jobStatus=event.status,
             messageId=event.message_id,
             attempt=event.attempt,
-            error=None if error is None else type(error).__name__,
+            **failure_of(error),
             retryAt=iso(settlement.due_ms),
             durationMs=round(took_s * 1000, 1),
         )

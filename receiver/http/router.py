@@ -32,7 +32,7 @@ from receiver.settings import Settings
 from receiver.source import Source
 from receiver.sweeper import Sweeper
 
-_LOG: Final = log.get("receiver")
+_LOG: Final = log.get("receiver.http")
 
 # Read and thrown away before a refusal, so that a client still sending gets to read the response.
 DRAIN_BYTES_MAX: Final = 8 * 1024 * 1024

@@ -141,10 +141,11 @@ def test_other_libraries_and_uvicorn_write_the_same_way() -> None:
     uvicorn.propagate = False
     stream = configured()
     logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
+    logging.getLogger("uvicorn.error").warning("Exceeded %d requests", 7)
     logging.getLogger("aiohttp.client").warning("odd %s", "answer")
 
     assert [(line["logger"], line["event"]) for line in lines(stream)] == [
-        ("uvicorn.error", "Started server process [7]"),
+        ("uvicorn.error", "Exceeded 7 requests"),
         ("aiohttp.client", "odd answer"),
     ]
 

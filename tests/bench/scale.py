@@ -285,7 +285,11 @@ def _others(store: Store) -> dict[str, Ask]:
     async def destination(_: dict[str, Any]) -> str:
         return (await store.get_destination(DEFAULT_TENANT, _URLS[7])).url
 
+    async def scrape(_: dict[str, Any]) -> str:
+        return str((await store.figures(destinations_max=200)).due)
+
     return {
+        "a scrape of the metrics": scrape,
         "stats": stats,
         "stats of all": stats_of_all,
         "destinations": destinations,

@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dispatcher.jobs.values import CallOutcome, JobVerdict
-from dispatcher.metrics import ENDPOINTS_MAX, Metrics
+from dispatcher.metrics import ENDPOINTS_MAX, OTHER, Metrics
 from dispatcher.outcome import AttemptOutcome, Kind, Outcome
 from dispatcher.policy import Verdict
 
@@ -119,15 +119,16 @@ def test_every_instance_counts_for_itself() -> None:
     assert value(second, "submits_total", result="accepted") is None
 
 
-def test_i9_no_label_names_a_tenant_a_destination_or_a_job() -> None:
+def test_i9_no_label_names_a_tenant_a_url_or_a_job() -> None:
     metrics = Metrics()
     metrics.submitted("accepted")
     metrics.refused("QUEUE_FULL")
-    metrics.attempted("acknowledged", outcome(), Verdict(state="delivered"))
+    metrics.attempted("acknowledged", outcome(), Verdict(state="delivered"), "dst_1")
     metrics.requested("POST", "/v1/callbacks", 202, 0.001)
     labels = {name for _, labels in samples(metrics) for name, _ in labels}
 
-    assert labels == {"result", "code", "outcome", "state", "method", "route", "status", "le"}
+    known = {"result", "code", "outcome", "state", "method", "route", "status", "le"}
+    assert labels == known | {"destination"}
 
 
 def test_calls_of_upstreams_are_counted_by_endpoint() -> None:
@@ -152,3 +153,36 @@ def test_i7_endpoints_without_end_make_no_series_without_end() -> None:
     assert len(submitted) == ENDPOINTS_MAX + 1
     assert value(metrics, "jobs_submitted_total", endpoint="other", result="accepted") == 20
     assert value(metrics, "jobs_submitted_total", endpoint="e0", result="accepted") == 2
+
+
+def test_attempts_to_registered_destinations_are_counted_by_their_ids() -> None:
+    metrics = Metrics()
+    metrics.attempted("rejected", outcome(status_code=401), Verdict(state="pending"), "dst_1")
+    metrics.attempted("acknowledged", outcome(), Verdict(state="delivered"))
+
+    labels = {"outcome": "rejected", "status": "4xx", "state": "pending"}
+    assert value(metrics, "destination_attempts_total", destination="dst_1", **labels) == 1
+    assert len([one for one in samples(metrics) if "destination_attempts_total" in one[0]]) == 1
+
+
+@pytest.mark.parametrize(("most", "series"), [(3, 4), (0, 0)])
+def test_i7_destinations_without_end_make_no_series_without_end(most: int, series: int) -> None:
+    """The first few have their own, the others share one; none where none is wanted."""
+    metrics = Metrics(destinations_max=most)
+    for number in range(10):
+        metrics.attempted("acknowledged", outcome(), Verdict(state="delivered"), f"dst_{number}")
+    found = [one for one in samples(metrics) if one[0] == "dispatcher_destination_attempts_total"]
+
+    assert len(found) == series
+    labels = {"outcome": "acknowledged", "status": "2xx", "state": "delivered"}
+    shared = value(metrics, "destination_attempts_total", destination=OTHER, **labels)
+    assert shared == (7 if most else None)
+
+
+def test_no_time_stands_beside_each_counter() -> None:
+    """`_created` lines are a quarter of a scrape, and nobody reads them."""
+    metrics = Metrics()
+    metrics.submitted("accepted")
+    metrics.requested("GET", "/healthz", 200, 0.001)
+
+    assert "_created" not in metrics.render().decode()

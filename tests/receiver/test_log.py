@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dispatcher.server import LOG_STYLE as DISPATCHER_STYLE
 from receiver.base import log
+from receiver.handling.retry import failure_of
 from receiver.server import LOG_STYLE
 from tests import marks
 
@@ -39,10 +41,10 @@ def test_auto_is_json_in_a_file_and_coloured_text_on_a_terminal() -> None:
         LOG.debug("hidden")
     line = json.loads(file.getvalue())
     assert (line["event"], line["status"], line["jobId"]) == ("request", 200, "job_1")
-    assert line["time"].endswith("Z")
-    assert "reason" not in line
+    assert line["ts"].endswith("Z")
+    assert line["reason"] is None
     text = terminal.getvalue()
-    assert "\033[32mrequest\033[0m " in text
+    assert "\033[32minfo   \033[0m request " in text
     assert re.sub(r"\033\[\d+m", "", text).endswith(" request status=200 jobId=job_1\n")
     assert text.count("\n") == 1
 
@@ -67,7 +69,7 @@ def test_an_exception_is_in_the_line() -> None:
         int("inner detail")
     except ValueError:
         LOG.exception("bug")
-    assert "inner detail" in json.loads(stream.getvalue())["exception"]
+    assert "inner detail" in json.loads(stream.getvalue())["traceback"]
 
 
 class Counted(io.StringIO):
@@ -129,3 +131,49 @@ def test_lines_go_through_logging_where_an_application_listens() -> None:
     assert (record.getMessage(), record.levelname) == ("request", "INFO")
     line = json.loads(log.JsonFormatter(LOG_STYLE).format(record))
     assert (line["status"], line["enough"], line["took"]) == (200, True, 1.5)
+
+
+def test_a_handlers_failure_is_told_with_its_message_and_its_place() -> None:
+    """The place is the handler's own, where a library it called raised; and nothing where nothing
+    failed."""
+
+    def handler() -> None:
+        json.loads("{")
+
+    with pytest.raises(ValueError, match="property name") as caught:
+        handler()
+    told = failure_of(caught.value)
+    assert told["error"] == "JSONDecodeError"
+    assert "Expecting property name" in (told["reason"] or "")
+    line = handler.__code__.co_firstlineno + 1
+    assert told["at"] == f"test_log.py:{line}"
+    assert set(failure_of(None).values()) == {None}
+    assert failure_of(ValueError())["reason"] is None
+
+
+def test_a_failures_message_is_bounded_and_redacted() -> None:
+    """Whatever a handler puts into its exception."""
+    stream = io.StringIO()
+    log.configure(LOG_STYLE, "json", "info", stream)
+    LOG.warning("handling", **failure_of(ValueError("whsec_AAAA " + "x" * 100_000)))
+    assert len(stream.getvalue()) < 1_200
+    assert "AAAA" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("style", [LOG_STYLE, DISPATCHER_STYLE], ids=["receiver", "dispatcher"])
+def test_both_halves_speak_one_dialect(style: log.Style) -> None:
+    """The same names in the same order, in JSON; the same words on a terminal."""
+    told = {}
+    for fmt in ("json", "text"):
+        stream = io.StringIO()
+        log.configure(style, fmt, "info", stream)
+        try:
+            int("x")
+        except ValueError as error:
+            log.get(f"{style.root}.server").exception("bug", error, id="a", none=None)
+        told[fmt] = stream.getvalue()
+    names = ["ts", "level", "logger", "event", "id", "none", "traceback"]
+    assert list(json.loads(told["json"])) == names
+    first, *trace = told["text"].splitlines()
+    assert re.fullmatch(r"\d\d:\d\d:\d\d\.\d{3} error   server: bug id=a", first)
+    assert trace[0] == "  Traceback (most recent call last):"

@@ -14,6 +14,7 @@ from dispatcher.audit import reason_fault
 from dispatcher.client.calls import read
 from dispatcher.client.errors import NotFound
 from dispatcher.client.transport import Call, Response
+from dispatcher.malformed import malformed
 
 T = TypeVar("T")
 Pairs = tuple[tuple[str, str], ...]
@@ -213,7 +214,10 @@ def one_value(text: bytes) -> bytes:
         text.decode()
         msgspec.json.decode(text, type=msgspec.Raw)  # looked through, not built
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"its bytes are not exactly one JSON value ({error})") from None
+        why = malformed(str(error)) if isinstance(error, msgspec.DecodeError) else "not UTF-8"
+        if isinstance(error, RecursionError):
+            why = "nested too deep"
+        raise ValueError(f"its bytes are not exactly one JSON value ({why})") from None
     return text
 
 

@@ -1,5 +1,6 @@
 """Database URLs: which database one means, and what may be shown of it. Pure."""
 
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -49,6 +50,12 @@ def sqlite_path(url: str) -> str:
             "or postgresql://USER:PASSWORD@HOST:5432/DATABASE"
         )
     return path
+
+
+def whereabouts(url: str) -> str:
+    """Return where a database is, fit to show: a file by its whole path, a server by its URL
+    without secrets. Raises DatabaseURLError."""
+    return redacted(url) if is_postgres(url) else os.path.abspath(sqlite_path(url))
 
 
 def redacted(url: str) -> str:

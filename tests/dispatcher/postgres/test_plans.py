@@ -11,7 +11,7 @@ import pytest
 
 from dispatcher.audit import EntryFilter
 from dispatcher.filters import Filter
-from dispatcher.store import audit, callbacks, claim, lanes, search
+from dispatcher.store import audit, callbacks, claim, figures, lanes, search
 from dispatcher.store.postgres import database, statements
 from dispatcher.store.postgres.session import PostgresTx
 from dispatcher.values import NORMAL
@@ -62,6 +62,19 @@ CASES: Final[dict[str, tuple[str, set[str]]]] = {
     "a tenant's surplus of entries": (audit._SURPLUS, {"audit_by_tenant"}),
     "a tenant's oldest entries": (f"{audit._OLDEST} FOR UPDATE SKIP LOCKED", {"audit_by_tenant"}),
     "retention of the audit trail": (f"{audit._OLD} FOR UPDATE SKIP LOCKED", {"audit_pkey"}),
+    "lanes that are due": (figures.LANES[NORMAL], {"lanes_normal", "destinations_pkey"}),
+    "what is due of them": (
+        figures.DUE.format(number=NORMAL, lanes="?, ?"),
+        {"lanes_pkey", "callbacks_pending"},
+    ),
+    "held lanes": (figures.HELD_LANES, {"lanes_held"}),
+    "open circuits": (figures.OPEN_LANES, {"lanes_open"}),
+    "stopped destinations": (figures.STOPPED, {"destinations_stopped"}),
+    "registered destinations": (
+        figures.REGISTERED,
+        {"destinations_registered", "callbacks_pending"},
+    ),
+    "running replays": (figures._REPLAYS, {"replays_running_by_tenant"}),
     **{
         f"retention of {state}": (_PRUNE.format(state), {"callbacks_finished"})
         for state in ("delivered", "cancelled", "dead")
