@@ -6,8 +6,8 @@ import os
 import sqlite3
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -366,17 +366,18 @@ class SqliteFile:
         self._lock.release()
 
     async def write(self, function: Callable[..., T], *arguments: object) -> T:
-        """Return what `function(connection, *arguments)` does on the writer's thread. Raises
+        """Return what `function(connection, *arguments)` does on the writer's thread. Nobody else
+        writes before it has ended, also where who waits for it is cancelled. Raises
         DatabaseUnavailable and DatabaseFull."""
         async with self._turn:
-            return await self._write(function, *arguments)
+            return await _to_its_end(self._write(function, *arguments))
 
     async def commit_short(self, apply: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `apply` did, durably, as `commit_batch` does. It takes so little that it is
         done here, and only the disk is waited for on the writer's thread: two threads that change
         places at each statement take longer than the statements. Where something made it slow, as a
-        disk that has to be read, all of it is done there for a while. Raises PoisonedBatch,
-        DatabaseUnavailable and DatabaseFull."""
+        disk that has to be read, all of it is done there for a while. Not to be cancelled. Raises
+        PoisonedBatch, DatabaseUnavailable and DatabaseFull."""
         async with self._turn:
             writer, begun_s = self._writer, time.monotonic()
             if writer is None or begun_s < self._slow_until_s:
@@ -405,6 +406,20 @@ class SqliteFile:
             return await execute(_patiently, writer._conn, self._busy_ms, function, *arguments)
         except sqlite3.Error as error:
             raise translated(error) from error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` does; where this is cancelled, once that is over."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # who asked is gone
+        raise
 
 
 def _wait_no_more(connection: sqlite3.Connection) -> None:

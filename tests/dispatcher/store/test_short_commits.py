@@ -156,3 +156,33 @@ async def test_another_programs_lock_is_waited_for_on_the_writers_thread(
     other.close()
     assert not (await submitted).duplicate
     assert threads.last == (False, True)
+
+
+async def test_who_is_cancelled_lets_go_of_the_file_when_the_thread_has(
+    world: World, tmp_path: Path
+) -> None:
+    """What is applied on the loop's thread meets no transaction of the writer's."""
+    opened = world.store._database
+    assert isinstance(opened, database.SqliteDatabase)
+    file = opened._file
+    began, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def held(connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        loop.call_soon_threadsafe(began.set)
+        assert go_on.wait(30)
+        connection.execute("COMMIT")
+
+    writing = asyncio.create_task(file.write(held))
+    await began.wait()
+    writing.cancel()
+    submitted = asyncio.create_task(world.submit())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not writing.done()
+    assert not submitted.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert not (await submitted).duplicate
