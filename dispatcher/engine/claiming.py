@@ -86,10 +86,16 @@ class Claiming:
     ) -> "asyncio.Future[T]":
         """Have a shutdown wait for what is being stored, and may be handed over: `on_end` begins
         it, before anybody else hears of it."""
+
+        def ended(future: "asyncio.Future[T]") -> None:
+            try:
+                on_end(future)
+            finally:
+                self._tracked(future)
+
         future = asyncio.ensure_future(stored)
         self.incoming.add(future)
-        future.add_done_callback(on_end)
-        future.add_done_callback(self._tracked)
+        future.add_done_callback(ended)  # one, since each is a turn of the loop's
         return future
 
     def track(self, entering: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

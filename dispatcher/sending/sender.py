@@ -38,6 +38,7 @@ from dispatcher.settings import Settings
 from dispatcher.signing import Secrets
 from dispatcher.values import Delivery, Headers
 from receiver.base.clock import now_ms
+from receiver.base.deadline import Deadline
 from receiver.base.lack import Uplink
 from receiver.base.lookups import LACK, Addresses, look_up
 from receiver.base.settings import SettingError
@@ -120,7 +121,7 @@ class Sender:
         try:
             url = parse_url(delivery.url)
             headers = self._headers(delivery, secrets, now_s)
-            async with asyncio.timeout(timeout_s):
+            with Deadline(timeout_s):
                 try:
                     response = await self._post(pooled, url, headers, delivery.body)
                 except StaleConnection:

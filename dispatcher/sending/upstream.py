@@ -67,6 +67,7 @@ from dispatcher.sending.sessions import Dialling, Sessions, open_sessions
 from dispatcher.settings import Settings
 from dispatcher.signing import STORED_SECRETS, Secrets
 from receiver.base.clock import now_ms
+from receiver.base.deadline import Deadline
 from receiver.base.lack import OwnLack, Uplink
 from receiver.base.lookups import LACK as NO_LOOKUP
 from receiver.base.lookups import Addresses, look_up
@@ -207,9 +208,9 @@ class Upstreams:
     ) -> "_Met":
         if self._opened is None:
             raise RuntimeError("the upstreams are not open")
-        limit = asyncio.timeout(limit_s)
+        limit = Deadline(limit_s)
         try:
-            async with limit:
+            with limit:
                 return await self._exchange(self._opened, call, exchange, room)
         except asyncio.CancelledError:
             heed_not()
@@ -217,7 +218,7 @@ class Upstreams:
         except UrlRefused as refusal:
             return _Met("not_sent", UNREACHABLE, str(refusal))
         except Exception as error:  # also what nobody has thought of: a call has an outcome
-            if limit.expired() and isinstance(error, TimeoutError):
+            if limit.expired and isinstance(error, TimeoutError):
                 return _late(exchange, room)
             return self._failed(error, exchange)
 
