@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from dispatcher.api.json import JSON
 from dispatcher.api.reference.examples import FIELDS
+from dispatcher.dialects.callbacks import EVENT
 from dispatcher.jobs.states import FINAL
 from receiver.signature import ID_HEADER, SHA256_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 
@@ -74,6 +75,28 @@ _OURS: Final[dict[str, dict[str, Any]]] = {
     "run": {"type": "integer", "minimum": 1, "description": "Which run of the job it is."},
     "endpoint": {"type": "string", "description": "The endpoint's name."},
 }
+_GOING: Final[dict[str, dict[str, Any]]] = {
+    "jobId": _ENDED["jobId"],
+    "status": {"enum": ["running"], "description": "What it does."},
+    "tags": _ENDED["tags"],
+    "endpointId": {"type": "string", "description": "The endpoint's name."},
+    "priority": {"enum": ["high", "normal", "low"], "description": "Its class."},
+    "createdAt": {**_TIME, "description": "When it was submitted."},
+    "startedAt": {**_TIME, "description": "When it began."},
+    "progress": {"type": "number", "description": "How far it is: 0 to 100."},
+    "currentStep": {"type": "string", "description": "What it does now, in the upstream's words."},
+    "metadata": {"type": "object", "description": "An object of the upstream's own."},
+    "output": {"description": "The piece of its output that came last, as JSON."},
+}
+_REPORTED: Final = ("startedAt", "progress", "currentStep", "metadata", "output")
+_EVENT: Final = {
+    "name": EVENT,
+    "in": "header",
+    "required": True,
+    "description": "What has come to pass.",
+    "schema": {"enum": ["start", "progress", "output"]},
+    "example": "progress",
+}
 _TEST: Final = {"jobId": "test_1a2b3c", "status": "test"}
 
 
@@ -88,6 +111,7 @@ def _object(about: str, properties: dict[str, Any], *optional: str) -> dict[str,
 
 SCHEMAS: Final[dict[str, dict[str, Any]]] = {
     "JobEnded": _object("The end of a job's run.", {**_ENDED, **_OURS}, "error"),
+    "JobRunning": _object("What a job does that runs.", {**_GOING, **_OURS}, *_REPORTED),
     "TensorOneJobEnded": _object("The end of a job, in TensorOne's words.", _ENDED, "error"),
     "RunPodJobEnded": _object(
         "The end of a job, in RunPod's words: what its status says.",
@@ -139,6 +163,31 @@ def webhooks() -> dict[str, Any]:
             "each run.",
             _json("JobEnded", {**_RESULT, "run": 1, "endpoint": "document-gen"}),
         ),
+        "jobEvent": _webhook(
+            "receiveJobEvent",
+            "A job runs",
+            "What a job has come to before its end, where its endpoint's `callback.events` ask for "
+            "it: that its first call has begun, how far it is, its newest piece of output. Twice a "
+            "second at most, the latest alone, tried once, and never after the end. A job of "
+            "TensorOne's or RunPod's routes is told of in the words of its status.",
+            _json(
+                "JobRunning",
+                {
+                    "jobId": FIELDS["jobId"],
+                    "status": "running",
+                    "tags": {"userId": "user_123"},
+                    "endpointId": "document-gen",
+                    "priority": "normal",
+                    "createdAt": "2026-01-31T12:00:00.000Z",
+                    "startedAt": "2026-01-31T12:00:01.000Z",
+                    "progress": 40,
+                    "currentStep": "rendering page 4",
+                    "run": 1,
+                    "endpoint": "document-gen",
+                },
+            ),
+            _EVENT,
+        ),
         "tensoroneJobEnded": _webhook(
             "receiveTensoroneJobEnded",
             "A job of TensorOne's routes has ended",
@@ -181,7 +230,20 @@ def _json(schema: str, example: dict[str, Any]) -> dict[str, Any]:
     return {JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}}
 
 
-def _webhook(id: str, summary: str, about: str, content: dict[str, Any]) -> dict[str, Any]:
+def _header(name: str, text: str, required: bool, example: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": required,
+        "description": text,
+        "schema": {"type": "string"},
+        "example": example,
+    }
+
+
+def _webhook(
+    id: str, summary: str, about: str, content: dict[str, Any], *headers: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "post": {
             "operationId": id,
@@ -189,15 +251,8 @@ def _webhook(id: str, summary: str, about: str, content: dict[str, Any]) -> dict
             "summary": summary,
             "description": about,
             "parameters": [
-                {
-                    "name": name,
-                    "in": "header",
-                    "required": required,
-                    "description": text,
-                    "schema": {"type": "string"},
-                    "example": example,
-                }
-                for name, (text, required, example) in _HEADERS.items()
+                *headers,
+                *(_header(name, *told) for name, told in _HEADERS.items()),
             ],
             "requestBody": {"required": True, "content": content},
             "responses": {status: {"description": text} for status, text in _ANSWERS.items()},
