@@ -15,35 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from tests.readme.documents import ROOT, blocks
+from tests.sdk.installed import SDK, lacking
 
-SDK: Final = ROOT / ".sdk"
 TOOLS: Final = SDK / "tools" / "bin"
 MODULES: Final = SDK / "frameworks" / "node_modules"
 _STARTS_WITHIN_S: Final = 60.0
 _ENDS_WITHIN_S: Final = 30.0
 _NAMED: Final = re.compile(r"(?:#|//) ([\w./-]+\.(?:py|mjs|go))\b.*\n")
-
-
-def is_ci() -> bool:
-    """Whether nothing may be missing."""
-    return os.environ.get("CI") == "true" or os.environ.get("POSTBACK_TEST_SDK") == "required"
-
-
-def lacking(reason: str) -> None:
-    """Skip, with the reason in the summary of the run; in CI that is a failure."""
-    if is_ci():
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def needs(path: Path) -> Path:
-    """Skip where an environment was not made."""
-    if not path.exists():
-        lacking(f"{path.relative_to(ROOT)} is not there: make sdk")
-    return path
 
 
 def program(name: str) -> str:

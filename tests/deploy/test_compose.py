@@ -19,9 +19,10 @@ import pytest
 
 from dispatcher.demo.processes import free_ports
 from tests.deploy import dockerfile
-from tests.deploy.pages import PYTHON, TOOLS, environment, needs
+from tests.deploy.pages import PYTHON, TOOLS, environment
 from tests.dispatcher.postgres.server import database
 from tests.readme.documents import ROOT, blocks
+from tests.sdk.installed import needs
 
 FOLDER: Final = ROOT / "deploy" / "compose"
 FILE: Final = FOLDER / "compose.yaml"

@@ -21,13 +21,13 @@ from tests.deploy.pages import (
     effects,
     environment,
     last_commands,
-    needs,
     program,
     running,
     write_files,
 )
 from tests.dispatcher.postgres.server import database
 from tests.readme.documents import ROOT
+from tests.sdk.installed import needs
 
 DEPLOY: Final = ROOT / "deploy" / "receiver"
 SECRET: Final = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"

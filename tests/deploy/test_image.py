@@ -27,8 +27,9 @@ from dispatcher.demo.processes import free_ports
 from receiver.base.settings import FILE
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import Image
-from tests.deploy.pages import SDK, TOOLS, lacking, needs
+from tests.deploy.pages import TOOLS
 from tests.readme.documents import ROOT, blocks, read
+from tests.sdk.installed import SDK, lacking, needs
 
 FILE_OF_IMAGES: Final = ROOT / "deploy" / "Dockerfile"
 PAGE: Final = ROOT / "deploy" / "README.md"

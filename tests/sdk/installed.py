@@ -9,11 +9,15 @@ import pytest
 SDK: Final = Path(__file__).parents[2] / ".sdk"
 
 
-def needs(path: Path) -> None:
+def needs(path: Path) -> Path:
     """Skip where an environment was not made; in CI that is a failure."""
-    if path.exists():
-        return
-    reason = f"{path} is not there: make sdk"
+    if not path.exists():
+        lacking(f"{path} is not there: make sdk")
+    return path
+
+
+def lacking(reason: str) -> None:
+    """Skip, with the reason in the summary of the run; in CI that is a failure."""
     if os.environ.get("CI") == "true" or os.environ.get("POSTBACK_TEST_SDK") == "required":
         pytest.fail(reason)
     pytest.skip(reason)
