@@ -126,6 +126,8 @@ async def complete(call: Call) -> Response:
     output = _output(call, await call.body(bytes_max))
     state: Told = "failed" if said == "failed" else "completed"
     if one is not None:
+        if (left := call.context.gateway.reports.write_now(grant.job)) is not None:
+            await left
         await by_url.complete(one, state, output)
     # Of two that come at once, as of any two, what is stored says which was the first.
     if not await _was_told(call, grant, state, output):

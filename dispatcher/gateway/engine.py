@@ -51,8 +51,9 @@ class JobEngine:
 
     `secrets` gives what an endpoint's calls are signed with, `links` the URLs by which their
     upstreams tell of them, and `streams` takes what they bring in chunks; `on_begun` is told of
-    each. `process` is who we are to the other processes on the database, `may_start` whether our
-    beats let us begin anything, and `limits` how many jobs of tenants may run at once.
+    each, and `before_end` gives what is to be done before its end is stored, if anything is.
+    `process` is who we are to the other processes on the database, `may_start` whether our beats
+    let us begin anything, and `limits` how many jobs of tenants may run at once.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class JobEngine:
         monotonic_ms: Callable[[], int] = monotonic_ms,
         links: Callable[[ClaimedJob, int], tuple[str, str] | None] = lambda _job, _ms: None,
         on_begun: Callable[[ClaimedJob], None] = lambda _job: None,
+        before_end: Callable[[str], Awaitable[None] | None] = lambda _job: None,
     ) -> None:
         self._on_begun = on_begun
+        self._before_end = before_end
         self._store = store
         self._book = book
         self._process = process
@@ -301,6 +304,8 @@ class JobEngine:
             with self._caller.room(one.job.endpoint) as room:
                 outcome = await self._caller.call(one, room)
                 one.calling = False
+                if (left := self._before_end(one.job.id)) is not None:
+                    await left
                 if one.stream is not None and one.stream.joined.count:
                     await one.stream.end(is_kept=outcome.output is None)
                 if one.closing == "cancelled":

@@ -85,9 +85,7 @@ class Gateway:
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
         self.feeds = Feeds(self._jobs.news)
         self.streams = Streams(
-            self._jobs.put_chunks,
-            on_progress=self._progressed,
-            on_output=self._brought,
+            self._jobs.put_chunks, on_progress=self._progressed, on_output=self._brought
         )
         self.beats = Beats(settings.job_lease, self._beat, self._take_over)
         base_url = settings.upstream_callback_url or settings.public_url or ""
@@ -107,6 +105,7 @@ class Gateway:
             clock=clock,
             links=self.links.of_call,
             on_begun=self._begun,
+            before_end=self._before_end,
         )
         self.events = EventCallbacks(
             self._jobs, self.book, self.engine.open_job, settings.public_url or "", clock
@@ -149,6 +148,9 @@ class Gateway:
 
     def _brought(self, job: ClaimedJob, value: bytes) -> None:
         self.events.output(job, value)
+
+    def _before_end(self, job: str) -> Awaitable[None] | None:
+        return self.reports.write_now(job)
 
     def _begun(self, job: ClaimedJob) -> None:
         self.feeds.tell((job.id,))

@@ -9,7 +9,7 @@ open in this process.
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Protocol
@@ -191,6 +191,19 @@ class Reports:
         known = heard(data, self._clock())
         if known is not None:
             self._add(Report(job=job.id, claim=job.claim, progress=known))
+
+    def write_now(self, job: str) -> Awaitable[None] | None:
+        """Return what writes what is left of a job that is about to end, where there is any: after
+        its end it would come too late."""
+        return self._write_one(self._pending.pop(job)) if job in self._pending else None
+
+    async def _write_one(self, one: Report) -> None:
+        try:
+            await self._store.report([one])
+        except StoreError as error:
+            _LOG.debug("the last report of a job is not written", reason=str(error))
+        except Exception as error:
+            _LOG.exception("writing progress failed", error)
 
     async def flush(self) -> None:
         """Write what is left, at the end, as far as that can be done."""

@@ -1,8 +1,9 @@
 """`dispatcher run`, `dispatcher jobs watch`: a job is seen while it runs."""
 
 import json
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from dispatcher.cli import job_watch
 from dispatcher.cli.job_watch import View
 from dispatcher.client import Client, JobEvent, WaitTimeout
+from dispatcher.client.upstream import report
 from tests.dispatcher.cli.conftest import Run
 
 
@@ -33,7 +35,14 @@ def streaming(*parts: bytes) -> Iterator[str]:
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with listening(Handler) as url:
+        yield url
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a server that this answers."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
@@ -42,6 +51,27 @@ def streaming(*parts: bytes) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def answering(take: Callable[[Mapping[str, str]], bytes], *, status: int) -> Iterator[str]:
+    """An upstream that answers every call with what `take` makes of its headers."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = take(dict(self.headers))
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with listening(Handler) as url:
+        yield url
 
 
 @pytest.fixture
@@ -66,6 +96,23 @@ def test_a_job_is_run_with_an_input_of_a_file(cli: Run, endpoint: str, tmp_path:
     assert '[{"page":1},"done"]' in ran.out
     (job,) = cli("jobs", "list", "--endpoint", endpoint, "--json").lines
     assert cli("jobs", "input", job["id"]).out == '{"pages": 2}'
+
+
+def test_its_story_says_how_far_it_came(cli: Run, client: Client) -> None:
+    """Its progress, its step, and the last lines of its log, also after its end."""
+
+    def take(headers: Mapping[str, str]) -> bytes:
+        assert report(headers, 40, step="page 4", log="loaded\nrendering")
+        return b'{"error": "no GPU left"}'
+
+    with answering(take, status=500) as url:
+        name = f"e{uuid.uuid4().hex[:12]}"
+        client.make_endpoint(name, url)
+        job = client.submit_job(name, {})
+        client.wait_job(job.id)
+    told = cli("jobs", "show", job.id).out
+    assert re.search(r"progress +40 %  page 4", told)
+    assert told.index("loaded") < told.index("rendering") < told.index("no GPU left")
 
 
 def test_a_job_is_watched_line_by_line(cli: Run, client: Client, endpoint: str) -> None:

@@ -195,6 +195,23 @@ async def test_the_last_lines_of_a_log_are_shown(
     assert "output" not in (await api.get(f"/v2/ep/status/{job.id}")).json()
 
 
+@pytest.mark.parametrize("how", ["answer", "url"])
+async def test_what_is_reported_last_is_not_lost(
+    world: World, peer: Upstream, api: httpx.AsyncClient, how: str
+) -> None:
+    """However shortly before the end: of what fails it is what one looks for."""
+    job, url, complete = await begun(world, peer)
+    for percent in (10, 99):  # the second one would be written half a second later
+        assert (await post(api, url, {"progress": percent, "log": f"{percent}"})).status_code == 204
+    if how == "url":
+        assert (await post(api, f"{complete}?status=failed", b"no")).status_code == 200
+    peer.go.set()
+    await world.until_state(job.id, "completed", "failed")
+    known = (await world.get(job.id, output=True)).progress
+    assert known is not None
+    assert (known.percent, known.log) == (99, "10\n99")
+
+
 async def test_a_token_is_good_for_its_own_purpose_and_job_alone(
     world: World, peer: Upstream, api: httpx.AsyncClient
 ) -> None:
