@@ -157,6 +157,7 @@ class Reports:
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._pending: dict[str, Report] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}  # until its write is over
         self._current = _Current(store)
         self._written_ms: int | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -195,11 +196,18 @@ class Reports:
     def write_now(self, job: str) -> Awaitable[None] | None:
         """Return what writes what is left of a job that is about to end, where there is any: after
         its end it would come too late."""
-        return self._write_one(self._pending.pop(job)) if job in self._pending else None
+        if job not in self._pending and job not in self._under_way:
+            return None
+        return self._write_rest(job)
 
-    async def _write_one(self, one: Report) -> None:
+    async def _write_rest(self, job: str) -> None:
+        under_way = self._under_way.get(job)
+        if under_way is not None:
+            await asyncio.wait((under_way,))
+        one = self._pending.pop(job, None)
         try:
-            await self._store.report([one])
+            if one is not None:
+                await self._store.report([one])
         except StoreError as error:
             _LOG.debug("the last report of a job is not written", reason=str(error))
         except Exception as error:
@@ -249,8 +257,10 @@ class Reports:
         while count > 0 and self._pending:
             part = list(islice(self._pending.values(), min(count, _SLICE)))
             count -= len(part)
+            over = asyncio.get_running_loop().create_future()
             for one in part:
                 del self._pending[one.job]
+                self._under_way[one.job] = over
             try:
                 current = await self._store.report(part)
             except StoreError as error:
@@ -260,6 +270,10 @@ class Reports:
             except Exception as error:
                 _LOG.exception("writing progress failed", error)
                 return
+            finally:
+                for one in part:
+                    del self._under_way[one.job]
+                over.set_result(None)
             self._on_written([one for one in part if (one.job, one.claim) in current])
 
     def _put_back(self, part: Sequence[Report]) -> None:

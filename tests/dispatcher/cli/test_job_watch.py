@@ -9,14 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from dispatcher.cli import job_watch
 from dispatcher.cli.job_watch import View
 from dispatcher.client import Client, JobEvent, WaitTimeout
-from dispatcher.client.upstream import report
+from dispatcher.client.upstream import PROGRESS_URL, report
 from tests.dispatcher.cli.conftest import Run
+from tests.dispatcher.client.running import Running
 
 
 @contextmanager
@@ -98,11 +100,12 @@ def test_a_job_is_run_with_an_input_of_a_file(cli: Run, endpoint: str, tmp_path:
     assert cli("jobs", "input", job["id"]).out == '{"pages": 2}'
 
 
-def test_its_story_says_how_far_it_came(cli: Run, client: Client) -> None:
+def test_its_story_says_how_far_it_came(cli: Run, client: Client, service: Running) -> None:
     """Its progress, its step, and the last lines of its log, also after its end."""
 
     def take(headers: Mapping[str, str]) -> bytes:
-        assert report(headers, 40, step="page 4", log="loaded\nrendering")
+        url = service.url + urlsplit(headers[PROGRESS_URL]).path
+        assert report(url, 40, step="page 4", log="loaded\nrendering")
         return b'{"error": "no GPU left"}'
 
     with answering(take, status=500) as url:
