@@ -2,8 +2,9 @@
 every label has few values, whatever peers send. Endpoints and registered destinations, which people
 name, are labels, so many of them at most."""
 
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,10 +14,12 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from dispatcher.jobs.endpoint import EndpointLoad
+from dispatcher.jobs.estimates import wanted
 from dispatcher.jobs.values import CallOutcome, JobVerdict
 from dispatcher.outcome import AttemptOutcome, Outcome
 from dispatcher.policy import Verdict
@@ -54,6 +57,9 @@ ENDPOINTS_MAX: Final = 500
 DESTINATIONS_MAX: Final = 200
 """So many registered destinations do, unless a setting says otherwise; these likewise."""
 OTHER: Final = "other"
+_OUTPUT_BYTES: Final = tuple(4**n for n in range(5, 16))  # 1 KiB to 1 GiB
+Stopped = Literal["stopped", "unknown", "failed"]
+"""What came of telling an upstream to stop: it does, it knows of nothing, or nobody heard."""
 _COMMIT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 _BATCH: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
@@ -66,6 +72,58 @@ class _Counted(Collector):
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         yield CounterMetricFamily(self._name, self._about, value=self._fn())
+
+
+class _Loads(Collector):
+    """What endpoints have to do, as it was read last; those beyond a bound together."""
+
+    def __init__(self, endpoint: Callable[[str], str]) -> None:
+        self._endpoint = endpoint
+        self._loads: Sequence[EndpointLoad] = ()
+        self._now_ms = 0
+
+    def show(self, loads: Sequence[EndpointLoad], now_ms: int) -> None:
+        """Show these from now on."""
+        self._loads, self._now_ms = loads, now_ms
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return a gauge of each kind."""
+        figures: dict[str, Callable[[EndpointLoad], float]] = {
+            "queued": lambda one: one.queued,
+            "running": lambda one: one.running + one.releasing,
+            "capacity": lambda one: one.window,
+            "wanted": lambda one: wanted(one.queued, one.running, one.releasing),
+            "held": lambda one: one.held_until_ms > self._now_ms,
+            "unhealthy": lambda one: one.unhealthy_ms is not None,
+        }
+        for name, figure in figures.items():
+            values: dict[str, float] = defaultdict(float)
+            for one in self._loads:
+                values[self._endpoint(one.endpoint)] += figure(one)
+            yield self._family(name, _LOADS[name], values)
+        oldest: dict[str, float] = {}
+        for one in self._loads:
+            since_ms = one.oldest_queued_ms
+            age_s = 0.0 if since_ms is None else max(0, self._now_ms - since_ms) / 1000
+            name = self._endpoint(one.endpoint)
+            oldest[name] = max(oldest.get(name, 0.0), age_s)
+        yield self._family("oldest_queued_seconds", "How long the first job waits.", oldest)
+
+    def _family(self, name: str, about: str, values: dict[str, float]) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"dispatcher_endpoint_{name}", about, labels=["endpoint"])
+        for endpoint, value in values.items():
+            family.add_metric([endpoint], float(value))
+        return family
+
+
+_LOADS: Final = {
+    "queued": "Jobs that wait for an endpoint.",
+    "running": "Its places that are taken, by all processes.",
+    "capacity": "How many calls it may have open now.",
+    "wanted": "How many calls there would be with room for all.",
+    "held": "Whether nothing is started for now: circuit, or it asked for less.",
+    "unhealthy": "Whether its health check fails: nothing is started.",
+}
 
 
 class Metrics:
@@ -121,6 +179,8 @@ class Metrics:
         self._endpoints: set[str] = set()
         self._destinations: set[str] = set()
         self._destinations_max = destinations_max
+        self._loads = _Loads(self._endpoint)
+        self._registry.register(self._loads)
         self._count_jobs()
 
     def _count_jobs(self) -> None:
@@ -144,6 +204,21 @@ class Metrics:
         )
         self._job_wait_s = histogram(
             "job_wait_seconds", "From queued to the first call of a run.", _RUN_S, "endpoint"
+        )
+        self._job_output_bytes = histogram(
+            "job_output_bytes", "How much completed jobs brought.", _OUTPUT_BYTES, "endpoint"
+        )
+        self._job_stops = counter(
+            "job_stops",
+            "Upstreams told to stop working for a job, by result.",
+            "endpoint",
+            "result",
+        )
+        self._health_checks = counter(
+            "health_checks", "Health checks of upstreams, by result.", "endpoint", "result"
+        )
+        self._wakes = counter(
+            "wakes", "Calls of wake hooks of endpoints, by result.", "endpoint", "result"
         )
         self._jobs_expired = counter("jobs_expired", "Jobs whose time was over while they waited.")
         self._jobs_purged = counter("jobs_purged", "Jobs that ended with their queue.")
@@ -238,6 +313,24 @@ class Metrics:
         status = _status_class(outcome.status_code)
         self._count(self._job_calls, endpoint, outcome.kind, status, verdict.state)
         self._observe(outcome.duration_ms / 1000, self._job_call_s, endpoint)
+        if verdict.state == "completed" and outcome.output is not None:
+            self._observe(len(outcome.output.body), self._job_output_bytes, endpoint)
+
+    def job_stopped(self, endpoint: str, result: Stopped) -> None:
+        """Count an upstream that was told to stop working for a job."""
+        self._count(self._job_stops, self._endpoint(endpoint), result)
+
+    def health_checked(self, endpoint: str, *, well: bool) -> None:
+        """Count a health check."""
+        self._count(self._health_checks, self._endpoint(endpoint), "well" if well else "failed")
+
+    def woken(self, endpoint: str, *, well: bool) -> None:
+        """Count a call of a wake hook."""
+        self._count(self._wakes, self._endpoint(endpoint), "taken" if well else "failed")
+
+    def show_loads(self, loads: Sequence[EndpointLoad], now_ms: int) -> None:
+        """Show what endpoints have to do, until that is read again."""
+        self._loads.show(loads, now_ms)
 
     def job_waited(self, endpoint: str, seconds: float) -> None:
         """Observe how long a run was queued before its first call."""

@@ -61,12 +61,40 @@ class PriceShape(Shape, frozen=True, kw_only=True):
     per_second: Annotated[float, Meta(ge=0)]
 
 
+class CancelShape(Shape, frozen=True, kw_only=True):
+    """What has the upstream stop working for a call that was closed before its end: a request to a
+    `path` of its own server, or to a `url`, in which `{jobId}` is the job's id. Until it is over
+    the call's place is taken."""
+
+    method: Literal["POST", "PUT", "DELETE"] = "POST"
+    path: str | None = None
+    url: str | None = None
+
+
+class HealthShape(Shape, frozen=True, kw_only=True):
+    """How the upstream is asked how it is. After so many `failures` in a row its jobs wait, until
+    it is well."""
+
+    path: str
+    every: Duration = 10
+    timeout: Duration = 5
+    failures: Annotated[int, Meta(ge=1)] = 2
+
+
+class WakeShape(Shape, frozen=True, kw_only=True):
+    """Who is told, by a signed POST, that work waits at an endpoint that had none; again each
+    `every` while none of it is run."""
+
+    url: str
+    every: Duration = 30
+
+
 class EndpointFields(Shape, frozen=True, kw_only=True):
     """The rules of an endpoint. They are read when a job is started: a change acts on what waits.
     In a change, null puts a field back to its default."""
 
     method: str | UnsetType = UNSET
-    kind: Literal["http"] | UnsetType = UNSET
+    kind: Literal["http", "runpod", "cog"] | UnsetType = UNSET
     body: Literal["auto", "raw", "input", "envelope"] | UnsetType = UNSET
     concurrency: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
     rate: Annotated[float, Meta(gt=0, description="Starts a second.")] | UnsetType | None = UNSET
@@ -109,6 +137,10 @@ class EndpointFields(Shape, frozen=True, kw_only=True):
     ) = UNSET
     retry: RetryShape | UnsetType = UNSET
     callback: CallbackShape | UnsetType = UNSET
+    cancel: Literal["close"] | CancelShape | UnsetType = UNSET
+    cool_down: Duration | UnsetType = UNSET
+    health: HealthShape | UnsetType | None = UNSET
+    wake: WakeShape | UnsetType | None = UNSET
     price: PriceShape | UnsetType | None = UNSET
     expected_duration: Duration | UnsetType | None = UNSET
     tenants: list[str] | UnsetType = UNSET
@@ -196,7 +228,8 @@ class Retry(Shape, frozen=True, kw_only=True):
 class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
     """An endpoint as everybody sees it who may use it. `state`: `active`, `paused` (what waits
     stays, and more is taken), or `held` until `heldUntil` for `heldReason`: `circuit` (it cannot
-    be reached), `retry-after` or `turned-away` (it asked for less). `capacity` is how many calls
+    be reached), `retry-after` or `turned-away` (it asked for less), or `unhealthy` (its health
+    check fails) until it is well. `capacity` is how many calls
     may be open now; `estimatedDuration`: half of its jobs take no longer. Platform keys alone are
     told how many jobs there are."""
 
@@ -208,6 +241,24 @@ class EndpointView(View, Generic[Time], frozen=True, kw_only=True):
     held_until: Time | None = None
     held_reason: str | None = None
     estimated_duration: float | None = None
+
+
+class MeasureView(View, frozen=True, kw_only=True):
+    """What half of so many measurements do not exceed, and 95 % of them; to some 20 %."""
+
+    count: int
+    p50: float | None = None
+    p95: float | None = None
+
+
+class MeasuresView(View, frozen=True, kw_only=True):
+    """What was measured of an endpoint's jobs in the last seven days: how many seconds they waited
+    for their first start, how many their last calls took, and how many bytes completed ones
+    brought."""
+
+    wait: MeasureView
+    run: MeasureView
+    output_bytes: MeasureView
 
 
 class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only=True):
@@ -222,6 +273,7 @@ class EndpointDetailView(EndpointView[Time], Generic[Time], frozen=True, kw_only
     rules: dict[str, Any]
     header_names: list[str] = field(default_factory=list)
     rules_unopened: str | None = None
+    measured: MeasuresView | None = None
 
 
 class MadeEndpointView(EndpointDetailView[Time], Generic[Time], frozen=True, kw_only=True):
@@ -344,7 +396,8 @@ class JobView(View, Generic[Time], frozen=True, kw_only=True):
 
 class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
     """A job shown alone. While it waits: `position` in its queue (1 is next; `positionExactly`
-    false: about), `waitingFor`: `capacity`, `paused`, `held` (for `heldReason`), `rate`,
+    false: about), `waitingFor`: `capacity`, `paused`, `unhealthy` (its endpoint's
+    health check fails), `held` (for `heldReason`), `rate`,
     `not_before` (its own time) or `tenant_limit` (as many of its tenant's jobs run as may,
     `jobsRunningMax`), and until when that is so, if it is known. `progress` (0 to 100),
     `currentStep` and `metadata` are what its upstream reported last, `log` the last lines of its

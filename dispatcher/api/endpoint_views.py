@@ -1,11 +1,12 @@
 """Endpoints as answers show them: their rules for those who make them, figures for everybody."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from dispatcher.gateway.figures import Figures
 from dispatcher.jobs import rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointLoad, EndpointRules
-from dispatcher.jobs.estimates import wanted
+from dispatcher.jobs.estimates import Histogram, What, wanted
 from dispatcher.sending.probe import UpstreamTest
 from dispatcher.values import SecretRef
 from dispatcher.wire_jobs import (
@@ -14,6 +15,8 @@ from dispatcher.wire_jobs import (
     EndpointView,
     LoadView,
     MadeEndpointView,
+    MeasuresView,
+    MeasureView,
 )
 from receiver.base.clock import iso
 
@@ -46,7 +49,25 @@ def _details(endpoint: Endpoint, figures: Figures, now_ms: int) -> dict[str, Any
         "rules": rules.document_of(endpoint.rules),
         "header_names": rules.header_names(endpoint.rules),
         "rules_unopened": None if endpoint.unopened is None else endpoint.unopened.message,
+        "measured": _measured(figures.measured),
     }
+
+
+def _measured(found: Mapping[What, Histogram]) -> MeasuresView:
+    return MeasuresView(
+        wait=_quantiles(found["wait"], 1000),
+        run=_quantiles(found["run"], 1000),
+        output_bytes=_quantiles(found["bytes"], 1),
+    )
+
+
+def _quantiles(found: Histogram, unit: int) -> MeasureView:
+    half, most = found.quantile(0.5), found.quantile(0.95)
+    return MeasureView(
+        count=found.n,
+        p50=None if half is None else half / unit,
+        p95=None if most is None else most / unit,
+    )
 
 
 def load_view(load: EndpointLoad, now_ms: int) -> LoadView:
@@ -90,13 +111,15 @@ def secrets_of(of: EndpointRules) -> frozenset[str]:
 
 def _fields(endpoint: Endpoint, figures: Figures, now_ms: int, *, counted: bool) -> dict[str, Any]:
     load = figures.load
-    is_held = load.held_until_ms > now_ms
+    is_timed = load.held_until_ms > now_ms and load.unhealthy_ms is None
+    is_held = is_timed or load.unhealthy_ms is not None
+    reason = load.held_reason if is_timed else "unhealthy"
     fields = {
         "name": endpoint.name,
         "state": "paused" if endpoint.paused else "held" if is_held else "active",
         "capacity": load.window,
-        "held_until": iso(load.held_until_ms) if is_held else None,
-        "held_reason": load.held_reason if is_held else None,
+        "held_until": iso(load.held_until_ms) if is_timed else None,
+        "held_reason": reason if is_held else None,
         "estimated_duration": figures.estimates.duration_s,
     }
     if counted:

@@ -16,7 +16,7 @@ from dispatcher.api.errors import unavailable
 from dispatcher.api.json import NO_STORE, respond
 from dispatcher.api.route import Operation
 from dispatcher.gateway.intake import UnknownEndpoint
-from dispatcher.jobs import rules
+from dispatcher.jobs import kinds, rules
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, dump_rules
 from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound
 from dispatcher.store.stored import PLATFORM
@@ -389,9 +389,10 @@ def _own(call: Call) -> Endpoint:
 async def _check(call: Call, read: EndpointRules) -> None:
     """Raise Refusal (422) for an upstream that no call could go to, for a stored secret that there
     is not, and for a callback that could not go out."""
-    fault = call.context.gateway.upstreams.guard.check_url(read.url)
-    if fault is not None:
-        raise invalid("url", read.url, fault)
+    for field, url in kinds.urls_of(read).items():
+        fault = call.context.gateway.upstreams.guard.check_url(url)
+        if fault is not None:
+            raise invalid(field, url, fault)
     for name, value in read.headers:
         if isinstance(value, SecretRef):
             try:

@@ -1,13 +1,14 @@
 """What upstreams tell of the jobs that they run: how far they are, and their ends. No key is asked
 for: what stands in the path is good for one call of one job alone, and for no longer than that."""
 
+from dataclasses import replace
 from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, UnsetType
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import json
+from dispatcher.api import json, predictions
 from dispatcher.api.call import Call
 from dispatcher.api.errors import ApiError
 from dispatcher.api.json import respond
@@ -20,7 +21,8 @@ from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
 from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress, logged
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.tokens import Grant, Purpose
-from dispatcher.jobs.values import Output
+from dispatcher.jobs.values import JobByUrl, Output
+from dispatcher.sending.kinds import prediction_of
 from dispatcher.sending.response import kept_type
 from dispatcher.store.errors import NotFound, PayloadGone
 from dispatcher.wire import Shape, View
@@ -122,6 +124,9 @@ async def complete(call: Call) -> Response:
         raise invalid("status", said, "must be completed or failed")
     by_url = call.context.gateway.engine.by_url
     one = await by_url.running(grant.job, grant.claim)
+    prediction = await predictions.of(call, grant, one)
+    if prediction is not None:
+        return await _predicted(call, grant, prediction)
     bytes_max = OUTPUT_BYTES_MAX if one is None else by_url.rules(one.job.endpoint).output_max
     output = _output(call, await call.body(bytes_max))
     state: Told = "failed" if said == "failed" else "completed"
@@ -131,6 +136,26 @@ async def complete(call: Call) -> Response:
         await by_url.complete(one, state, output)
     # Of two that come at once, as of any two, what is stored says which was the first.
     if not await _was_told(call, grant, state, output):
+        raise _late(grant)
+    return _completed(grant, state)
+
+
+async def _predicted(call: Call, grant: Grant, one: JobByUrl) -> Response:
+    """Take what a cog server says of a job: how far it is, or how it ended."""
+    claim = one.job.claim
+    said = await predictions.read(call, one)
+    if said.state == "running":
+        at_ms = call.now_ms
+        step = None if said.step is None else said.step[:STEP_CHARS_MAX].replace("\0", "\ufffd")
+        progress = Progress(percent=said.percent, step=step, since_ms=at_ms, at_ms=at_ms)
+        if not await _taken(call, replace(grant, claim=claim), Said(progress=progress)):
+            raise _late(grant)
+        return _completed(grant, "running")
+    if said.state == "cancelled" and claim != grant.claim:
+        raise _late(grant)  # it was, so that the job could be called again
+    await predictions.end(call, one, said)
+    state: Told = "completed" if said.state == "completed" else "failed"
+    if not await _was_told(call, replace(grant, claim=claim), state, said.output):
         raise _late(grant)
     return _completed(grant, state)
 
@@ -212,7 +237,10 @@ async def _was_told(call: Call, grant: Grant, state: JobState, output: Output) -
         stored = await store.output(ended[0], grant.job)
     except (NotFound, PayloadGone):
         return not output.body
-    return stored.body == output.body
+    if stored.body == output.body:
+        return True
+    said = prediction_of(output.body)  # of a cog server that did not hear our answer
+    return said is not None and said.state == state and stored.body == said.output.body
 
 
 def _late(grant: Grant) -> ApiError:

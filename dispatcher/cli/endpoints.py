@@ -1,6 +1,7 @@
 """`dispatcher endpoints` and `dispatcher apply`: the upstreams that jobs are run at."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -15,6 +16,7 @@ from dispatcher.client.calls import endpoint as calls
 from dispatcher.gateway.apply import ApplyError, read
 from dispatcher.jobs.fields import camel
 from dispatcher.jobs.rules import merged
+from dispatcher.wire_jobs import MeasureView
 from receiver.base import cli
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
@@ -332,12 +334,14 @@ def _print(endpoint: Endpoint | None) -> None:
     out = cli.console()
     title = cli.plain(endpoint.name, "bold").append("  ")
     out.print(title.append_text(options.word(endpoint.state)))
-    estimated = endpoint.estimated_duration
+    measured = endpoint.measured
     facts: dict[str, Any] = {
         "queued": _count(endpoint.queued),
         "running": f"{_count(endpoint.running)} of {endpoint.capacity:,}",
         "held": _held(endpoint).plain,
-        "half take": "" if estimated is None else f"no longer than {cli.span(estimated)}",
+        "wait": "" if measured is None else _quantiles(measured.wait, cli.span),
+        "run": "" if measured is None else _quantiles(measured.run, cli.span),
+        "output": "" if measured is None else _quantiles(measured.output_bytes, _size),
         **endpoint.rules,
         "headers": ", ".join(endpoint.header_names),
         "from a file": endpoint.managed or "",
@@ -346,6 +350,16 @@ def _print(endpoint: Endpoint | None) -> None:
         if value not in ("", None):
             text = value if isinstance(value, str) else json.dumps(value)
             out.print(Text(f"  {label:<17}", style="dim").append_text(cli.plain(text)))
+
+
+def _quantiles(measured: MeasureView, shown: Callable[[float], str]) -> str:
+    if measured.p50 is None or measured.p95 is None:
+        return ""
+    return f"p50 {shown(measured.p50)}, p95 {shown(measured.p95)}, of {measured.count:,}"
+
+
+def _size(count: float) -> str:
+    return cli.size(round(count))
 
 
 def _count(jobs: int | None) -> str:

@@ -92,6 +92,7 @@ class Endpoint(wire_jobs.EndpointView[datetime], frozen=True, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     rules: dict[str, Any] = field(default_factory=dict)
+    measured: wire_jobs.MeasuresView | None = None
     header_names: list[str] = field(default_factory=list)
 
 

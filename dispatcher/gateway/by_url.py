@@ -1,15 +1,25 @@
 """Jobs that their upstreams end by URL: what such a request comes to, and what becomes of those
 whose time is over without one. No process holds them; whoever is asked settles, under the claim."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 from dispatcher.gateway.caller import SILENT
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import UNKNOWN_RULES, Ends
+from dispatcher.jobs import kinds
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.judge import judge
-from dispatcher.jobs.values import CallOutcome, JobByUrl, JobSettlement, JobVerdict, Output
+from dispatcher.jobs.states import FINAL
+from dispatcher.jobs.values import (
+    CallOutcome,
+    ClaimedJob,
+    JobByUrl,
+    JobSettlement,
+    JobVerdict,
+    Output,
+)
 from dispatcher.store.jobs.store import JobStore
 
 OVER: Final = "it was not completed in time"
@@ -19,13 +29,14 @@ SLICE: Final = 100
 
 
 class ByUrl:
-    """Ends such jobs, through `ends`."""
+    """Ends such jobs, through `ends`; `stop` has an upstream stop working for one."""
 
     def __init__(
         self,
         store: JobStore,
         book: EndpointBook,
         ends: Ends,
+        stop: Callable[[ClaimedJob, EndpointRules], Awaitable[object]],
         *,
         clock: Callable[[], int],
         chance: Callable[[], float],
@@ -33,6 +44,7 @@ class ByUrl:
         self._store = store
         self._book = book
         self._ends = ends
+        self._stop = stop
         self._clock = clock
         self._chance = chance
 
@@ -46,9 +58,12 @@ class ByUrl:
         found = self._book.find(endpoint)
         return UNKNOWN_RULES if found is None or found.unopened is not None else found.rules
 
-    async def complete(self, one: JobByUrl, told: Told, output: Output) -> None:
-        """End a job as its upstream says, unless it has ended, or runs anew: the first word counts.
-        Raises what the database does: then it may be said again."""
+    async def complete(
+        self, one: JobByUrl, told: Told, output: Output, *, verdict: JobVerdict | None = None
+    ) -> None:
+        """End a job as its upstream says (by `verdict`, where that is more than it says), unless it
+        has ended, or runs anew: the first word counts. Raises what the database does: then it may
+        be said again."""
         at_ms = self._clock()
         outcome = CallOutcome(
             kind="answered",
@@ -58,10 +73,10 @@ class ByUrl:
             status_code=_CODES[told],
             output=output,
         )
-        verdict = JobVerdict(state="completed")
-        if told == "failed":
+        if verdict is None and told == "failed":
             error = None if output.body else "the upstream reported that it failed"
             verdict = JobVerdict(state="failed", reason="rejected", error=error)
+        verdict = verdict or JobVerdict(state="completed")
         settlement = JobSettlement(
             job=one.job, outcome=outcome, verdict=verdict, random=self._chance(), now_ms=at_ms
         )
@@ -71,8 +86,7 @@ class ByUrl:
         """End those whose run limit is over, and those that gave no sign of life for longer than
         their endpoints allow; returns whether there may be more."""
         late = await self._store.late_by_url(now_ms=self._clock(), limit=limit)
-        for one in late:
-            await self._look_at(one)
+        await asyncio.gather(*map(self._look_at, late))
         return len(late) >= limit
 
     async def _look_at(self, one: JobByUrl) -> None:
@@ -95,7 +109,15 @@ class ByUrl:
         )
         chance = self._chance()
         verdict = judge(outcome, job, rules, now_ms=at_ms, random=chance)
+        to_stop, is_final = kinds.stops(rules), verdict.state in FINAL
+        if to_stop and not is_final:
+            await self._stop(job, rules)
         settlement = JobSettlement(
-            job=job, outcome=outcome, verdict=verdict, random=chance, now_ms=at_ms
+            job=job,
+            outcome=outcome,
+            verdict=verdict,
+            random=chance,
+            now_ms=at_ms,
+            releasing=to_stop and is_final,  # whoever finds it next stops it
         )
         await self._ends.record(settlement, rules)

@@ -14,10 +14,12 @@ from dispatcher.gateway.open_calls import Running
 from dispatcher.gateway.streams import Streams
 from dispatcher.ids import spelled
 from dispatcher.jobs.chunks import Sink
-from dispatcher.jobs.endpoint import Endpoint
+from dispatcher.jobs.endpoint import Endpoint, EndpointRules, StopCall
 from dispatcher.jobs.judge import deadline_ms, judge
 from dispatcher.jobs.values import CallKind, CallOutcome, ClaimedJob, JobSettlement, JobVerdict
 from dispatcher.outcome import INTERRUPTED
+from dispatcher.sending.asking import Reply
+from dispatcher.sending.kinds import read
 from dispatcher.sending.request import UpstreamCall
 from dispatcher.signing import STORED_SECRETS, Secrets
 from dispatcher.store.errors import NotFound, StoreError
@@ -44,6 +46,10 @@ class Upstream(Protocol):
         """Make one call, and say what it met. Whoever cancels its task meanwhile gets an outcome
         too, and the task goes on. Raises nothing that the upstream could cause."""
 
+    async def stop(self, call: UpstreamCall, stop: StopCall, *, limit_s: float) -> Reply:
+        """Have an upstream stop working for a call that was closed; return what it said. Raises
+        nothing that the upstream could cause."""
+
 
 class EndpointGone(Exception):
     """The endpoint was removed: what waited for it is being ended."""
@@ -53,7 +59,7 @@ class Caller:
     """Makes calls, each within the task of its job. `secrets` gives what those of an endpoint are
     signed with, `may_start` whether our beats let us begin anything, and `on_sent` is told of each
     large input that is out. `links` gives the URLs by which a call's upstream tells of it, until
-    its deadline."""
+    its deadline, and `stop` has an upstream stop that an earlier process may have called."""
 
     def __init__(
         self,
@@ -68,7 +74,9 @@ class Caller:
         chance: Callable[[], float],
         monotonic_ms: Callable[[], int],
         links: Callable[[ClaimedJob, int], tuple[str, str] | None],
+        stop: Callable[[ClaimedJob, EndpointRules], Awaitable[object]],
     ) -> None:
+        self._stop = stop
         self._upstream = upstream
         self._book = book
         self._secrets = secrets
@@ -112,6 +120,8 @@ class Caller:
             raise OwnLack(job.unopened.lack, job.unopened.message)
         endpoint = self._book.get(job.endpoint) or await self._sought(job.endpoint)
         one.rules = endpoint.rules
+        if job.interruptions and one.closing is None:
+            await self._stop(job, endpoint.rules)
         try:
             secrets = await self._secrets(endpoint)
         except NotFound:
@@ -123,6 +133,8 @@ class Caller:
         ends_ms = deadline_ms(job, endpoint.rules, self._clock())
         links = self._links(job, ends_ms) if endpoint.rules.progress else None
         progress_url, complete_url = (None, None) if links is None else links
+        if links is None and endpoint.rules.kind == "cog":
+            raise OwnLack("secrets", "there is no key for the URL that its end would be told to")
         one.sign_ms = self._monotonic_ms()
         call = UpstreamCall(
             job=job,
@@ -134,7 +146,7 @@ class Caller:
             on_sent=partial(self._on_sent, one) if one.input_bytes > _LARGE_BYTES else None,
             sink=self._sink(one),
         )
-        return await self._upstream.call(call, room)
+        return read(endpoint.rules, await self._upstream.call(call, room))
 
     def _sink(self, one: Running) -> Sink | None:
         """Return what takes an answer that comes in chunks; whoever waits for it on the same

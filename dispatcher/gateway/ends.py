@@ -2,7 +2,7 @@
 the one line of log for each call."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from dispatcher.jobs.told import cost_of, end_of
 from dispatcher.jobs.values import (
     CallOutcome,
     ClaimedJob,
+    HeldJob,
     JobSettlement,
     JobVerdict,
     SettledJob,
@@ -57,9 +58,16 @@ class Ends:
         self._clock = clock
         self._monotonic_ms = monotonic_ms
 
-    async def record(self, settlement: JobSettlement, rules: EndpointRules | None) -> None:
+    async def record(
+        self,
+        settlement: JobSettlement,
+        rules: EndpointRules | None,
+        *,
+        if_gone: Callable[[], Awaitable[bool]] | None = None,
+    ) -> bool:
         """Record the end of a call, by the rules that it was made by (None: it was not), and begin
-        to deliver the callback that tells it."""
+        to deliver the callback that tells it. Where its claim had gone its place is free after
+        `if_gone`, unless that says no. Return whether it was recorded."""
         rules = rules or UNKNOWN_RULES
         if rules.price_per_second and settlement.verdict.state in FINAL:
             cost = cost_of(rules, settlement.outcome.duration_ms)
@@ -68,12 +76,14 @@ class Ends:
         job, outcome, verdict = settlement.job, settlement.outcome, settlement.verdict
         if not settled.recorded:
             self._late(job)
-            await self._free_place(job)
-            return
+            if if_gone is None or await if_gone():
+                await self.free(job)
+            return False
         self._metrics.job_called(job.endpoint, outcome, verdict)
         if job.started_ms >= job.claimed_ms:  # the first call of this run
             self._metrics.job_waited(job.endpoint, (job.started_ms - job.queued_ms) / 1000)
         _LOG.info("call", **call_fields(job, outcome, verdict))
+        return True
 
     async def record_once(self, settlement: JobSettlement, rules: EndpointRules) -> None:
         """Do the same, once: for who can be told that it failed, and say it again. Raises what the
@@ -90,7 +100,7 @@ class Ends:
 
     async def closed(self, job: ClaimedJob, outcome: CallOutcome) -> None:
         """Record that the call of a job has ended whose claim had gone: its place is free."""
-        await self._free_place(job)
+        await self.free(job)
         if outcome.kind != "cancelled":  # it ended in the same moment
             self._late(job)
         _LOG.info("call", **call_fields(job, outcome, None))
@@ -163,8 +173,9 @@ class Ends:
             self._deliveries.begin(delivery, leased_ms)
         return settled
 
-    async def _free_place(self, job: ClaimedJob) -> None:
-        """Have the place of a job that was cancelled be free: its call has ended."""
+    async def free(self, job: ClaimedJob | HeldJob) -> None:
+        """Have the place of a job that was ended while it ran be free: its call has ended. As it
+        was claimed, or as it is held since its end."""
         waits = iter(_RETRY_S)
         while True:
             try:
@@ -182,7 +193,7 @@ class Ends:
         _LOG.warning("late result of an old claim", id=_shown(job), claim=job.claim)
 
 
-def _shown(job: ClaimedJob) -> str:
+def _shown(job: ClaimedJob | HeldJob) -> str:
     return spelled(job.id, "v1")
 
 

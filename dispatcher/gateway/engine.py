@@ -22,9 +22,10 @@ from dispatcher.gateway.ends import Ends
 from dispatcher.gateway.heartbeats import Heartbeats
 from dispatcher.gateway.open_calls import OpenCalls, Running
 from dispatcher.gateway.places import Places
+from dispatcher.gateway.stopping import Stopper
 from dispatcher.gateway.streams import Streams
 from dispatcher.ids import spelled
-from dispatcher.jobs.endpoint import Endpoint
+from dispatcher.jobs.endpoint import Endpoint, EndpointRules
 from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import (
     ChangedJob,
@@ -101,12 +102,16 @@ class JobEngine:
             chance,
             monotonic_ms,
             links,
+            self._before,
         )
         self._open = OpenCalls(
             store, process, clock, monotonic_ms, lease_ms=round(settings.job_lease * 1000)
         )
+        self.stopper = Stopper(
+            store, upstream, book, secrets, self._open, self._ends, metrics, process, clock
+        )
         self._heartbeats = Heartbeats(store, book, self._open, monotonic_ms)
-        self.by_url = ByUrl(store, book, self._ends, clock=clock, chance=chance)
+        self.by_url = ByUrl(store, book, self._ends, self.stopper.stop, clock=clock, chance=chance)
         self._claiming = self._make_claiming()
         self._empty_claims = 0  # in a row
         self._closed = False  # what begins now is closed at once
@@ -161,6 +166,7 @@ class JobEngine:
         await wait_for(self._claiming.incoming, recorded_s - clock())  # what they claim is ours
         await wait_for(self._open.tasks(), ends_s - clock())
         self._closed = True
+        self.stopper.hurry()
         for one in self._open.all():
             one.close("interrupted")
         await wait_for(self._open.tasks(), recorded_s - clock())
@@ -168,6 +174,7 @@ class JobEngine:
 
     async def _give_up(self) -> int:
         """Forget what could not be recorded, loudly; return how much."""
+        self.stopper.close()
         left = self._open.all()
         tasks = self._open.tasks().union(self._claiming.incoming, self._open.looking)
         for task in tasks:
@@ -223,9 +230,12 @@ class JobEngine:
     ) -> ChangedJob:
         """Cancel a job, told in the same commit; its call, wherever that is open, is closed. Not
         `changed` if it had ended. Raises NotFound."""
-        return await self._store.cancel(
+        changed = await self._store.cancel(
             tenant, job, reason=reason, now_ms=self._clock(), entries=entries
         )
+        if changed.changed and changed.process is None:
+            self.stopper.wake()
+        return changed
 
     async def retry(
         self, tenant: str, job: str, *, force: bool = False, entries: Sequence[Entry] = ()
@@ -308,13 +318,13 @@ class JobEngine:
                     await left
                 if one.stream is not None and one.stream.joined.count:
                     await one.stream.end(is_kept=outcome.output is None)
-                if one.closing == "cancelled":
-                    await self._ends.closed(one.job, outcome)
-                else:
-                    await self._ends.record(self._caller.judge(one, outcome), one.rules)
+                await self.stopper.end(one, outcome, self._caller.judge)
         finally:
             self._open.remove(one)
             self._free(one.job.endpoint, one.input_bytes)
+
+    async def _before(self, job: ClaimedJob, rules: EndpointRules) -> None:
+        await self.stopper.before(job, rules)
 
     def _on_sent(self, one: Running) -> None:
         """Make room for other inputs: this one is out, however long its call lasts."""

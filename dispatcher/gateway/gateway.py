@@ -23,6 +23,8 @@ from dispatcher.gateway.pieces import StoredPieces
 from dispatcher.gateway.reports import Reports
 from dispatcher.gateway.streams import Streams
 from dispatcher.gateway.waiters import Waiters
+from dispatcher.gateway.watching import Watching
+from dispatcher.jobs import kinds
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.fields import RuleError
 from dispatcher.jobs.values import ClaimedJob, RunningLimits
@@ -45,6 +47,7 @@ from receiver.base.clock import monotonic_ms, now_ms
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
 SLICE: Final = 200
+_SHOW_MS: Final = 5_000
 # What keeps an endpoint of a file from being stored, but not for ever.
 _LATER: Final = (Conflict, StoreFull, StoreUnavailable)
 
@@ -75,6 +78,7 @@ class Gateway:
         self._unapplied: str | None = None  # our own file, while something of it has to wait
         self._queue_after = ""
         self._purges = Slices(lambda: store.committed, rows_max=SLICE)
+        self._show_ms = 0  # when loads are read next, for the metrics
         self._offset_ms = clock() - monotonic_ms()
         # What waits to be run again waits for no longer than this; None where there is no doubt.
         self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
@@ -106,6 +110,15 @@ class Gateway:
             links=self.links.of_call,
             on_begun=self._begun,
             before_end=self._before_end,
+        )
+        self.watching = Watching(
+            self._jobs,
+            self.upstreams,
+            self.book,
+            self.secrets.of,
+            metrics,
+            shared=store.shared,
+            clock=clock,
         )
         self.events = EventCallbacks(
             self._jobs, self.book, self.engine.open_job, settings.public_url or "", clock
@@ -183,6 +196,7 @@ class Gateway:
         if self._store.shared:
             self.beats.start()
         self.engine.start()
+        self.watching.start()
 
     def refuse_submits(self) -> None:
         """Take no more jobs, and hold no more requests: the process is about to stop."""
@@ -199,6 +213,7 @@ class Gateway:
     async def close(self) -> None:
         """Let go of everything; `drain` comes before. What could not be recorded then is for the
         other processes, at once."""
+        await self.watching.stop()
         self.book.stop()
         self.links.stop()
         await self.streams.stop()
@@ -251,9 +266,10 @@ class Gateway:
         """Make these the managed endpoints, and know them; returns what was, or would be, done.
         Raises RuleError for an upstream that no call could go to."""
         for name, rules in wanted.items():
-            fault = self.upstreams.guard.check_url(rules.url)
-            if fault is not None:
-                raise RuleError(f"endpoints.{name}.url", rules.url, fault)
+            for field, url in kinds.urls_of(rules).items():
+                fault = self.upstreams.guard.check_url(url)
+                if fault is not None:
+                    raise RuleError(f"endpoints.{name}.{field}", url, fault)
         if is_dry:
             return apply.plan_of(await self._jobs.endpoints(), wanted)
         try:
@@ -288,6 +304,7 @@ class Gateway:
             self._correct,
             self._apply_again,
             self._look,
+            self.engine.stopper.step,
             self._orphans,
             self._expire,
             self._look_for_signs,
@@ -297,6 +314,7 @@ class Gateway:
             self._tell,
             self._repair,
             self._prune,
+            self._show_loads,
         )
 
     async def _correct(self) -> bool:
@@ -372,3 +390,12 @@ class Gateway:
         pruned = await self._jobs.prune(now_ms=self._clock(), limit=SLICE)
         self._metrics.jobs_pruned(pruned)
         return pruned > 0
+
+    async def _show_loads(self) -> bool:
+        """Have the metrics show what endpoints have to do, of all processes."""
+        at_ms = self._monotonic_ms()
+        if at_ms >= self._show_ms:
+            self._show_ms = at_ms + _SHOW_MS
+            now_ms = self._clock()
+            self._metrics.show_loads(await self._jobs.loads(now_ms=now_ms), now_ms)
+        return False

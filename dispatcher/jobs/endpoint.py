@@ -12,7 +12,8 @@ Body = Literal["auto", "raw", "input", "envelope"]
 DeliveryMode = Literal["at-least-once", "at-most-once"]
 Completion = Literal["response", "url"]
 Event = Literal["start", "progress", "output", "end"]
-HeldReason = Literal["circuit", "retry-after", "turned-away"]
+HeldReason = Literal["circuit", "retry-after", "turned-away", "unhealthy"]
+Kind = Literal["http", "runpod", "cog"]
 
 OUTPUT_BYTES_MAX: Final = 1024 * 1024
 """The most that an endpoint's `output_max` may be while outputs are stored in one piece."""
@@ -52,6 +53,36 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopCall:
+    """What has an upstream stop working for a call that we closed: a request to a `path` of its own
+    server, or to a `url` elsewhere. `{jobId}` in them is the job's id as its calls carry it."""
+
+    method: str = "POST"
+    path: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """How an upstream is asked how it is: a `path` of its own server, so often, each time for so
+    many seconds at most. After so many `failures` in a row nothing is started until one goes
+    well."""
+
+    path: str
+    every: float = 10.0
+    timeout: float = 5.0
+    failures: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wake:
+    """Who is told that work waits, and how often while none of it is run."""
+
+    url: str
+    every: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackDefaults:
     """What a job's callback is where its request says nothing: `policy` as the store keeps it.
     `events` are what is told; the end is, whatever they are."""
@@ -67,6 +98,7 @@ class EndpointRules:
     job is claimed, not frozen in it: a change acts on the backlog."""
 
     url: str
+    kind: Kind = "http"
     method: str = "POST"
     body: Body = "auto"
     concurrency: int = 4  # calls at once, over all processes
@@ -97,6 +129,10 @@ class EndpointRules:
     signing_secret: LocalRef | None = None  # where the server's file says what signs calls
     retry: RetryWaits = RetryWaits()
     callback: CallbackDefaults = CallbackDefaults()
+    cancel: StopCall | None = None  # None: the connection is closed, and that is all
+    cool_down: float = 0.0  # rest of a place once a call was stopped
+    health: HealthCheck | None = None
+    wake: Wake | None = None
     price_per_second: float | None = None
     expected_duration: float | None = None
     tenants: tuple[str, ...] = ("*",)
@@ -117,6 +153,9 @@ _NESTED: Final[Mapping[str, Any]] = {
     "keep": Keep,
     "retry": RetryWaits,
     "callback": CallbackDefaults,
+    "cancel": StopCall,
+    "health": HealthCheck,
+    "wake": Wake,
 }
 
 
@@ -200,7 +239,8 @@ class Endpoint:
 class EndpointLoad:
     """What an endpoint has to do and may do now. `window` is how many calls it may have open at
     present, and `oldest_queued_ms` since when the first job waits (of very many customers, of those
-    that come next). While `held_until_ms` is to come nothing is started."""
+    that come next). While `held_until_ms` is to come nothing is started, nor while its health check
+    fails (`unhealthy_ms`: since then). `is_wanted`: of what waits some is worth waking it for."""
 
     endpoint: str
     queued: int
@@ -210,3 +250,5 @@ class EndpointLoad:
     oldest_queued_ms: int | None
     held_until_ms: int
     held_reason: HeldReason | None
+    unhealthy_ms: int | None = None
+    is_wanted: bool = False

@@ -9,6 +9,7 @@ times. An answer is an answer.
 from dataclasses import replace
 from typing import Final
 
+from dispatcher.jobs import kinds
 from dispatcher.jobs.endpoint import EndpointRules, RetryWaits
 from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import CallOutcome, ClaimedJob, Dialect, JobVerdict
@@ -64,7 +65,7 @@ def is_turned_away(outcome: CallOutcome, rules: EndpointRules) -> bool:
     code = outcome.status_code
     if code is None or outcome.kind not in ("answered", "too_large"):
         return False
-    if code == TOO_MANY_REQUESTS or code in rules.busy:
+    if code == TOO_MANY_REQUESTS or kinds.is_busy(rules, code):
         return True
     return code == SERVICE_UNAVAILABLE and (outcome.retry_after_ms is not None or not rules.once)
 
@@ -138,7 +139,7 @@ def _answered(
             return JobVerdict(state="failed", reason="output_too_large", error=error)
         if ends_by_url(outcome, rules):
             return _by_url(outcome, job, rules)
-        return JobVerdict(state="completed")
+        return _rejected(outcome) if outcome.failed else JobVerdict(state="completed")
     if is_turned_away(outcome, rules):
         return _turned_away(outcome, job, rules, now_ms, random)
     if outcome.no_retry or job.options.sync:
@@ -150,9 +151,9 @@ def _answered(
 
 
 def ends_by_url(outcome: CallOutcome, rules: EndpointRules) -> bool:
-    """Whether an answer says that its job will be ended by URL: a 202, where the endpoint or the
-    answer itself has it so. Every other 2xx is the end of a job, a plain 202 too."""
-    is_meant = rules.completion == "url" or outcome.by_url
+    """Whether an answer says that its job will be ended by URL: a 202, where the endpoint, its kind
+    or the answer itself has it so. Every other 2xx is the end of a job, a plain 202 too."""
+    is_meant = rules.completion == "url" or rules.kind == "cog" or outcome.by_url
     return is_meant and outcome.status_code == ACCEPTED and rules.progress
 
 

@@ -9,7 +9,9 @@ from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.values import Job
 
-WaitReason = Literal["paused", "held", "not_before", "tenant_limit", "rate", "capacity"]
+WaitReason = Literal[
+    "paused", "unhealthy", "held", "not_before", "tenant_limit", "rate", "capacity"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

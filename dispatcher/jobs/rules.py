@@ -8,7 +8,7 @@ written.
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
@@ -20,9 +20,12 @@ from dispatcher.jobs.endpoint import (
     CallbackDefaults,
     EndpointRules,
     HeaderValue,
+    HealthCheck,
     Keep,
     LocalRef,
     RetryWaits,
+    StopCall,
+    Wake,
 )
 from dispatcher.jobs.fields import (
     MIB,
@@ -84,6 +87,7 @@ _REFUSED_PREFIXES: Final = (
 # --- one field each, by the names of the file; those of an attribute of the same name first ---
 
 _PLAIN: Final[Mapping[str, Read]] = {
+    "kind": word("http", "runpod", "cog"),
     "method": word("POST", "PUT", "PATCH"),
     "body": word("auto", "raw", "input", "envelope"),
     "concurrency": integer(1, 65_536),
@@ -105,29 +109,23 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "queue_max_tenant": integer(0, 10**9),
     "input_max": bytes_of(0, 64 * MIB),
     "output_max": bytes_of(1, OUTPUT_BYTES_MAX, _NOT_SPOOLED),
+    "cool_down": seconds(0, _DAY_S),
     "expected_duration": seconds(0.001, _RUN_S_MAX),
     "tenants": items(matching(rf"\*|{_NAME}", "a customer's name, or * for all"), 1, 1_000),
 }
-# What is not to be chosen yet, and what it is.
-_FIXED: Final[Mapping[str, tuple[Any, str]]] = {
-    "kind": ("http", "must be http"),
-    "cancel": ("close", "must be close: the connection is closed"),
-    "cool_down": (0, "must be 0: a place is free when its call has ended"),
-}
 _ABSENT: Final[Mapping[str, str]] = {
-    "health": "leave it out: an upstream is known by its answers to calls",
-    "wake": "leave it out: an upstream is found awake, or not reached",
     "expected_output": "leave it out: outputs are not told in advance",
 }
 _PARTS: Final = frozenset({
     "url", "retry_on", "busy", "schema", "keep", "headers", "signing_secret", "retry", "callback",
-    "price",
+    "price", "cancel", "health", "wake",
 })  # fmt: skip
-FIELDS: Final = frozenset({*_PLAIN, *_FIXED, *_ABSENT, *_PARTS})
+FIELDS: Final = frozenset({*_PLAIN, *_ABSENT, *_PARTS})
 """All fields of an endpoint but its name, as the file spells them."""
 _SNAKE: Final = {camel(name): name for name in FIELDS}
-# Those with fields of their own, which a change changes one by one.
-_NESTED: Final = frozenset({"keep", "retry", "callback", "price"})
+# Those with fields of their own, which a change changes one by one; but one that is this or that.
+_NESTED: Final = frozenset({"keep", "retry", "callback", "price", "cancel", "health", "wake"})
+_MERGED: Final = _NESTED - {"cancel"}
 
 
 def check_name(name: object) -> str:
@@ -159,7 +157,7 @@ def merged(rules: EndpointRules, changes: Mapping[str, Any]) -> dict[str, Any]:
         document[camel("signing_secret")] = _written_header(rules.signing_secret)
     for name, value in changes.items():
         before = document.get(name)
-        if name in _NESTED and isinstance(before, dict) and isinstance(value, Mapping):
+        if name in _MERGED and isinstance(before, dict) and isinstance(value, Mapping):
             document[name] = {**before, **value}
         else:
             document[name] = value
@@ -203,6 +201,11 @@ def document_of(rules: EndpointRules, spelling: Spelling = "camel") -> dict[str,
         shown["callback"] = callback
     if rules.price_per_second is not None:
         shown["price"] = {"per_second": rules.price_per_second}
+    shown["cancel"] = "close" if rules.cancel is None else _shown_parts(rules.cancel)
+    for name in ("health", "wake"):
+        part = getattr(rules, name)
+        if part is not None:
+            shown[name] = _shown_parts(part)
     if rules.schema is not None:
         shown["schema"] = dict(rules.schema.document)
     if spelling == "snake":
@@ -226,9 +229,15 @@ def _shown(name: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _shown_parts(part: StopCall | HealthCheck | Wake) -> dict[str, Any]:
+    shown = {name: value for name, value in asdict(part).items() if value is not None}
+    times = ("every", "timeout")
+    return {name: written_duration(v) if name in times else v for name, v in shown.items()}
+
+
 _DURATIONS: Final = frozenset({
     "timeout", "timeout_max", "queue_timeout", "repeat_within", "expected_duration",
-    "heartbeat_timeout",
+    "heartbeat_timeout", "cool_down",
 })  # fmt: skip
 
 
@@ -253,8 +262,6 @@ class _Reading:
                 continue
             if name in _PLAIN:
                 fields[name] = _PLAIN[name](value, written)
-            elif name in _FIXED:
-                self._fixed(name, value, written)
             elif name in _ABSENT:
                 raise RuleError(written, value, _ABSENT[name])
             else:
@@ -275,11 +282,6 @@ class _Reading:
     def _spelled(self, name: str) -> str:
         return name if self.spelling == "snake" else camel(name)
 
-    def _fixed(self, name: str, value: Any, written: str) -> None:
-        fixed, reason = _FIXED[name]
-        if value != fixed or isinstance(value, bool) != isinstance(fixed, bool):
-            raise RuleError(written, value, reason)
-
     def _check_together(self, rules: EndpointRules) -> None:
         """Refuse what contradicts itself."""
         longest = rules.timeout_max
@@ -298,6 +300,11 @@ class _Reading:
                 raise RuleError(self._spelled(name), None, reason)
         if rules.retry.cap < rules.retry.base:
             raise RuleError("retry.cap", None, "is less than retry.base")
+        if rules.kind == "cog" and not rules.progress:
+            reason = f"a cog server ends jobs by URL: {self._spelled('progress')} must be true"
+            raise RuleError("kind", rules.kind, reason)
+        if rules.kind != "http" and FUNCTION in rules.url:
+            raise RuleError("url", rules.url, f"has {FUNCTION}: kind = {rules.kind} has one route")
 
     # --- the fields that are more than a value ---
 
@@ -340,6 +347,40 @@ class _Reading:
         fields = self._inner(value, path, per_second=number(0, 1_000_000))
         return {"price_per_second": fields.get("per_second")}
 
+    def cancel(self, value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, str):
+            word("close")(value, path)
+            return {"cancel": None}
+        fields = self._inner(
+            value,
+            path,
+            method=word("POST", "PUT", "DELETE"),
+            path=_path,
+            url=_url,
+        )
+        if ("path" in fields) == ("url" in fields):
+            raise RuleError(path, None, "needs `path`, of the upstream's own server, or `url`")
+        return {"cancel": StopCall(**fields)}
+
+    def health(self, value: Any, path: str) -> dict[str, Any]:
+        fields = self._inner(
+            value,
+            path,
+            path=_path,
+            every=seconds(1, _DAY_S),
+            timeout=seconds(0.1, 60),
+            failures=integer(1, 100),
+        )
+        if "path" not in fields:
+            raise RuleError(f"{path}.path", None, "is required")
+        return {"health": HealthCheck(**fields)}
+
+    def wake(self, value: Any, path: str) -> dict[str, Any]:
+        fields = self._inner(value, path, url=_url, every=seconds(1, _DAY_S))
+        if "url" not in fields:
+            raise RuleError(f"{path}.url", None, "is required")
+        return {"wake": Wake(**fields)}
+
     def callback(self, value: Any, path: str) -> dict[str, Any]:
         name = matching(_NAME, "the name of a registered destination")
         events = items(word("start", "progress", "output", "end"), 1, 4)
@@ -359,13 +400,13 @@ class _Reading:
             seen.add(name.lower())
         return {"headers": tuple(read)}
 
-    def _inner(self, value: Any, path: str, **readers: Read) -> dict[str, Any]:
+    def _inner(self, value: Any, at: str, /, **readers: Read) -> dict[str, Any]:
         """Return the fields of one that has some of its own."""
-        given = mapping(value, path)
+        given = mapping(value, at)
         names = {self._spelled(name): name for name in readers}
-        check_known(given, names, path)
+        check_known(given, names, at)
         return {
-            names[written]: readers[names[written]](one, f"{path}.{written}")
+            names[written]: readers[names[written]](one, f"{at}.{written}")
             for written, one in given.items()
             if one is not None
         }
@@ -440,6 +481,21 @@ class _Reading:
         for name in ("jitter", "timeout", "max_age"):
             fields.setdefault(name, getattr(default, name))
         return Policy(**fields, **grown)
+
+
+def _path(value: Any, path: str) -> str:
+    """Read a path of the upstream's own server."""
+    if not isinstance(value, str) or not 1 <= len(value) <= URL_CHARS_MAX:
+        raise RuleError(path, None, f"must be a text of 1 to {URL_CHARS_MAX} characters")
+    if not value.startswith("/") or value.startswith("//"):
+        raise RuleError(path, value, "must begin with /")
+    check_url(f"http://upstream{value}", path)
+    return value
+
+
+def _url(value: Any, path: str) -> str:
+    check_url(value, path)
+    return str(value)
 
 
 def _local(read: Reference, path: str) -> LocalRef:

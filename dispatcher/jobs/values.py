@@ -173,6 +173,7 @@ class CallOutcome:
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
     no_retry: bool = False  # the upstream's `Postback-Retry: no`
     by_url: bool = False  # the upstream's `Postback-Complete: url`
+    failed: bool = False  # a 2xx of an upstream whose kind says in its answer that it failed
     lack: str | None = None  # of an interrupted one: what we lacked, in one word
     chunks: int | None = None
 
@@ -237,7 +238,8 @@ class Report:
 class JobSettlement:
     """The end of one call. Fenced: recorded only while `job.claim` is the current one, and with it
     the output, the callback of a final state, and what the endpoint learns. `cost` is what a run
-    that ended is counted with."""
+    that ended is counted with. `releasing`: its upstream is to be stopped yet, and its place is
+    taken until then (`freed`)."""
 
     job: ClaimedJob
     outcome: CallOutcome
@@ -245,6 +247,7 @@ class JobSettlement:
     random: float  # spreads holds
     now_ms: int
     cost: float = 0.0
+    releasing: bool = False
 
 
 @frozen

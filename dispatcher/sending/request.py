@@ -12,11 +12,13 @@ from yarl import URL
 
 from dispatcher import signing
 from dispatcher.ids import spelled
+from dispatcher.jobs import kinds
 from dispatcher.jobs.chunks import Sink
-from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef
+from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef, StopCall
 from dispatcher.jobs.judge import is_last_attempt
 from dispatcher.jobs.rules import FUNCTION
 from dispatcher.jobs.values import ClaimedJob, Dialect
+from dispatcher.sending.egress import parse_url
 from dispatcher.sending.guard import url_of
 from dispatcher.signing import STORED_SECRETS, Secrets
 from dispatcher.values import SecretRef
@@ -79,7 +81,8 @@ _AUTO: Final[dict[Dialect, Body]] = {
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _SPACE: Final = b" \t\r\n"
-_JSON: Final = "application/json"
+_JSON: Final = kinds.JSON
+_AT_ONCE: Final = ("Prefer", "respond-async")  # before it ends
 _WHOLE: Final = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -122,18 +125,16 @@ async def request_of(
     2 on with `-run` behind it. It is the same over all attempts of a run, so that whoever dedupes
     by either attaches a repeated call to the first.
     """
-    job = call.job
-    body, content_type = body_of(job, call.rules.body)
+    job, rules = call.job, call.rules
+    body, content_type = body_of(job, rules.body) if rules.kind == "http" else _wrapped(call)
     headers = await _given(call, resolve, content_type, sha256_header.lower())
     function = job.options.function
     if function is not None and FUNCTION not in call.rules.url:
         headers.append(("X-Job-Function", function))
     _check(headers)  # what others have set; the rest is plain text
-    id = spelled(job.id, job.dialect, waited=job.options.waited)
-    key = id if job.run == 1 else f"{id}-{job.run}"
+    id, key = names_of(job)
     headers += [
-        ("X-Job-Id", id),
-        ("X-Job-Run", str(job.run)),
+        *_numbers(job, id),
         ("X-Job-Attempt", str(job.calls + 1)),
         ("X-Job-Last-Attempt", "true" if is_last_attempt(job, call.rules) else "false"),
         ("X-Job-Deadline", iso(call.deadline_ms)),
@@ -144,6 +145,8 @@ async def request_of(
             ("X-Job-Progress-Url", call.progress_url),
             ("X-Job-Complete-Url", call.complete_url),
         ]
+        if rules.kind == "cog":
+            headers.append(_AT_ONCE)
     if call.secrets is not None:
         headers += signing.headers(
             message_id=key,
@@ -154,11 +157,49 @@ async def request_of(
             sha256_header=sha256_header,
         )
     return Request(
-        method=call.rules.method,
-        url=url_of(call.rules.url, function),
+        method=kinds.method_of(rules),
+        url=url_of(kinds.url_of(rules, key), function),
         headers=headers,
         body=body or None,
     )
+
+
+def names_of(job: ClaimedJob) -> tuple[str, str]:
+    """Return how a job is known to its upstream, and how its run is: another one for each."""
+    id = spelled(job.id, job.dialect, waited=job.options.waited)
+    return id, id if job.run == 1 else f"{id}-{job.run}"
+
+
+def _numbers(job: ClaimedJob, id: str) -> list[tuple[str, str]]:
+    return [("X-Job-Id", id), ("X-Job-Run", str(job.run))]
+
+
+async def stop_of(
+    call: UpstreamCall, stop: StopCall, resolve: Resolve, *, now_ms: int, sha256_header: str
+) -> Request:
+    """Return the request that has an upstream stop working for a call: signed as the call was, with
+    its headers where it goes to the same server. Raises what `request_of` does."""
+    id, key = names_of(call.job)
+    headers = [] if stop.url is not None else await headers_of(call.rules, resolve)
+    headers += _numbers(call.job, id)
+    if call.secrets is not None:
+        headers += signing.headers(
+            message_id=key,
+            body=b"",
+            secrets=call.secrets,
+            job=Job(id=id, run=call.job.run),
+            now_s=now_ms // 1000,
+            sha256_header=sha256_header,
+        )
+    url = kinds.stop_url(call.rules, stop, job=id, key=key)
+    return Request(method=stop.method, url=parse_url(url), headers=headers, body=None)
+
+
+async def headers_of(rules: EndpointRules, resolve: Resolve) -> list[tuple[str, str]]:
+    """Return the headers that an endpoint adds to what it asks of its upstream. Raises OwnLack."""
+    headers = [(name, await _value(value, resolve)) for name, value in rules.headers]
+    _check(headers)
+    return headers
 
 
 async def _given(
@@ -191,6 +232,18 @@ def _check(headers: Iterable[tuple[str, str]]) -> None:
     for name, value in headers:
         if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
             raise OwnLack(STORED_SECRETS, f"the header {name!r} has characters that none may have")
+
+
+def _wrapped(call: UpstreamCall) -> tuple[bytes, str]:
+    """Return a job's body as an upstream of a certain kind gets it: its input, and for cog where
+    its end is told. What is no JSON goes as it is."""
+    value = _input(call.job.body)
+    if value is None:
+        return call.job.body, call.job.content_type
+    if call.rules.kind != "cog" or call.complete_url is None:
+        return b'{"input":%b}' % value, _JSON
+    told = json.dumps(call.complete_url).encode(), json.dumps(kinds.EVENTS).encode()
+    return b'{"input":%b,"webhook":%b,"webhook_events_filter":%b}' % (value, *told), _JSON
 
 
 def body_of(job: ClaimedJob, mode: Body) -> tuple[bytes, str]:

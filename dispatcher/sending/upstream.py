@@ -31,16 +31,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
-from dispatcher.jobs import chunks
+from dispatcher.ids import new_id
+from dispatcher.jobs import chunks, kinds
 from dispatcher.jobs.chunks import Framing, Reader, TooManyChunks
-from dispatcher.jobs.endpoint import EndpointRules
+from dispatcher.jobs.endpoint import EndpointRules, HealthCheck, StopCall
 from dispatcher.jobs.values import CallKind, CallOutcome, Output
 from dispatcher.sending import direct
-from dispatcher.sending.egress import UrlRefused
+from dispatcher.sending.asking import Reply, ask, telling
+from dispatcher.sending.egress import UrlRefused, parse_url
 from dispatcher.sending.faults import own_lack, reason_of
 from dispatcher.sending.guard import UpstreamGuard
 from dispatcher.sending.lasting import (
@@ -60,7 +62,14 @@ from dispatcher.sending.output import (
 )
 from dispatcher.sending.output import LACK as NO_ROOM
 from dispatcher.sending.probe import UpstreamTest, job_of_test, tested
-from dispatcher.sending.request import Request, Resolve, UpstreamCall, request_of
+from dispatcher.sending.request import (
+    Request,
+    Resolve,
+    UpstreamCall,
+    headers_of,
+    request_of,
+    stop_of,
+)
 from dispatcher.sending.resolver import ATTEMPT
 from dispatcher.sending.response import kept_headers, kept_type, retry_after_ms
 from dispatcher.sending.sessions import Dialling, Sessions, open_sessions
@@ -177,6 +186,45 @@ class Upstreams:
         with self.room("") as room:
             outcome = await self._call(call, exchange, room)
         return tested(outcome, exchange, begun_s)
+
+    async def stop(self, call: UpstreamCall, stop: StopCall, *, limit_s: float) -> Reply:
+        """Have an upstream stop working for a call that was closed, by `stop`."""
+        header = self._settings.signature_header
+        try:
+            request = await stop_of(
+                call, stop, self._resolve, now_ms=now_ms(), sha256_header=header
+            )
+        except (OwnLack, UrlRefused) as error:
+            return Reply(fault=str(error))
+        return await self._ask(request, limit_s)
+
+    async def look(self, rules: EndpointRules, check: HealthCheck, *, limit_s: float) -> Reply:
+        """Ask an upstream how it is."""
+        try:
+            headers = await headers_of(rules, self._resolve)
+            url = parse_url(kinds.health_url(rules, check))
+        except (OwnLack, UrlRefused) as error:
+            return Reply(fault=str(error))
+        request = Request(method="GET", url=url, headers=headers, body=None)
+        return await self._ask(request, limit_s)
+
+    async def tell(
+        self, url: str, said: dict[str, Any], secrets: Secrets | None, *, limit_s: float
+    ) -> Reply:
+        """Tell somebody beside an upstream something of it, in JSON."""
+        at_ms, header = now_ms(), self._settings.signature_header
+        try:
+            request = telling(
+                url, said, secrets, id=new_id("wake", at_ms), now_ms=at_ms, sha256_header=header
+            )
+        except UrlRefused as error:
+            return Reply(fault=str(error))
+        return await self._ask(request, limit_s)
+
+    async def _ask(self, request: Request, limit_s: float) -> Reply:
+        if self._opened is None:
+            raise RuntimeError("the upstreams are not open")
+        return await ask(self._opened, self.guard, request, limit_s=limit_s)
 
     async def _call(self, call: UpstreamCall, exchange: Exchange, room: OutputRoom) -> CallOutcome:
         started_ms, started_s = now_ms(), time.perf_counter()

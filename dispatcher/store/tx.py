@@ -336,6 +336,7 @@ class JobStatements(Protocol):
     READY_QUEUES: str  # endpoints (ids), limit, now_ms; returns `jobs.claim.QUEUE`
     READY_QUEUES_BUT: str  # the same, and tenants (ids) that are passed over
     RUNNING_JOBS: str  # returns tenants, and how many of their jobs run
+    BUSY_JOBS: str  # returns endpoints, and how many of their places are taken
 
     def hold_tenants(self, tx: Tx, tenants: Sequence[str]) -> set[str]:
         """Hold those of these tenants, for starting their jobs, that no other process holds, until

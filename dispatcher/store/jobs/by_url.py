@@ -10,10 +10,10 @@ from dispatcher.store.jobs import rows
 from dispatcher.store.jobs.rows import CLAIMED
 from dispatcher.store.tx import Row, Tx
 
-# With a body of no bytes: the call is out, and nothing of its request is needed any more.
-_CLAIMED: Final = CLAIMED.replace("p.body, p.content_type, p.kid", "NULL, '', NULL")
+WITHOUT_INPUT: Final = CLAIMED.replace("p.body, p.content_type, p.kid", "NULL, '', NULL")
+"""With a body of no bytes: the call is out, and nothing of its request is needed any more."""
 _RUNNING: Final = f"""
-SELECT {_CLAIMED}, coalesce(l.epoch, 0),
+SELECT {WITHOUT_INPUT}, coalesce(l.epoch, 0),
        CASE WHEN j.process IS NULL THEN j.called_ms ELSE j.started_ms END,
        CASE WHEN j.process IS NULL THEN j.limit_ms END,
        coalesce((SELECT at_ms FROM job_progress r WHERE r.job = j.id AND r.claim = j.claim), 0)
@@ -42,6 +42,13 @@ def running(tx: Tx, job: str, claim: int, *, now_ms: int) -> JobByUrl | None:
     """Return a job that runs under this claim, whoever holds it, None where none does."""
     row = tx.one(f"{_RUNNING} AND j.id = ? AND j.claim = ?", job, claim)
     return None if row is None else _by_url(tx, row, now_ms)
+
+
+def claim_of(tx: Tx, job: str, run: int) -> int | None:
+    """Return the claim that a job runs under, in this run of it; None where it does not."""
+    sql = "SELECT claim FROM jobs WHERE id = ? AND run = ? AND state = 'running'"
+    row = tx.one(sql, job, run)
+    return None if row is None else row[0]
 
 
 def ended_under(tx: Tx, job: str, claim: int) -> tuple[str, JobState] | None:

@@ -6,7 +6,7 @@ What their rules say of scheduling is copied to `endpoint_load`, in the commit t
 from typing import Final
 
 from dispatcher.health import Health
-from dispatcher.jobs import health
+from dispatcher.jobs import health, kinds
 from dispatcher.jobs.endpoint import UNOPENED, Endpoint, EndpointRules, dump_rules, load_rules
 from dispatcher.store import rows
 from dispatcher.store.errors import CannotUnseal, Conflict, EndpointChanged, NotFound, NotYet
@@ -26,14 +26,20 @@ _SCHEDULING: Final = (
     "queue_max",
     "queue_max_tenant",
     "queue_timeout_ms",
+    "stops",
 )
 _CONCURRENCY: Final = "SELECT concurrency FROM endpoint_load WHERE endpoint = ?"
 _HEALTH: Final = (
     "failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away, threshold"
 )
+_WELL: Final = "UPDATE endpoint_load SET unhealthy_ms = NULL WHERE endpoint = ?"
+_AILS: Final = """
+UPDATE endpoint_load SET unhealthy_ms = ?
+WHERE endpoint = ? AND unhealthy_ms IS NULL AND removed = 0
+"""
 _FORGET: Final = (
     "failures = 0, failing_since_ms = NULL, openings = 0, held_until_ms = 0, held_reason = NULL, "
-    "held_from_ms = NULL, turned_away = 0, threshold = NULL"
+    "held_from_ms = NULL, turned_away = 0, threshold = NULL, unhealthy_ms = NULL"
 )
 
 
@@ -153,6 +159,8 @@ def _change(tx: Tx, new: Endpoint, seen: Endpoint, now_ms: int) -> None:
         _begin_again(tx, new.name, new.rules.concurrency)
     elif (before.concurrency, before.adaptive) != (new.rules.concurrency, new.rules.adaptive):
         _resize(tx, new.name, new.rules)
+    if kinds.health_check(before) != kinds.health_check(new.rules):
+        tx.run(_WELL, new.name)  # until it is asked anew
 
 
 def _resize(tx: Tx, name: str, rules: EndpointRules) -> None:
@@ -178,6 +186,7 @@ def _scheduling(rules: EndpointRules) -> tuple[object, ...]:
         rules.queue_max,
         rules.queue_max_tenant,
         round(rules.queue_timeout * 1000),
+        int(kinds.stops(rules)),
     )
 
 
@@ -201,6 +210,24 @@ def set_paused(tx: Tx, name: str, *, paused: bool, now_ms: int) -> Endpoint:
     tx.changes.endpoints.add(name)
     tx.notify("endpoints")
     return get(tx, name)
+
+
+def set_health(tx: Tx, name: str, *, well: bool, now_ms: int) -> bool:
+    """Start nothing more at an endpoint whose health check fails, or go on, with its circuit
+    closed; return whether that is news. Nothing is said of what is not there."""
+    if not well:
+        changed = tx.run(_AILS, tx.at(now_ms), name)
+    else:
+        sql = "SELECT concurrency, held_reason, unhealthy_ms FROM endpoint_load WHERE endpoint = ?"
+        row = tx.one(sql, name)
+        if row is None or row[2] is None:
+            return False
+        changed = tx.run(_WELL, name)
+        if row[1] == "circuit":
+            _begin_again(tx, name, row[0])
+    if changed:
+        tx.changes.endpoints.add(name)
+    return bool(changed)
 
 
 def remove(tx: Tx, name: str, *, managed: bool | None = None, now_ms: int) -> None:

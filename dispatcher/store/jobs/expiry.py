@@ -8,7 +8,7 @@ from typing import Final
 from dispatcher.jobs.judge import died
 from dispatcher.jobs.states import JobReason
 from dispatcher.jobs.values import ClaimedJob, HeldJob, JobVerdict
-from dispatcher.store.jobs import finish
+from dispatcher.store.jobs import finish, stops
 from dispatcher.store.jobs.finish import Ending, Found
 from dispatcher.store.jobs.touched import OF_JOBS, Touched
 from dispatcher.store.requests import Rules
@@ -77,8 +77,9 @@ def reclaim_orphans(
 
 def _take(tx: Tx, rows: Sequence[Row], touched: Touched, rules: Rules, *, now_ms: int) -> int:
     found = finish.find(tx, [row[0] for row in rows], touched)
-    released = [one.job.id for one in found if one.job.state != "running"]
-    _free(tx, found, released)
+    released = [one for one in found if one.job.state != "running"]
+    _free(tx, found, [one.job.id for one in released if not one.stops])
+    stops.leave(tx, [one.job.id for one in released if one.stops])
     running = [one for one in found if one.job.state == "running"]
     loads = _loads(tx, running)
     verdicts = [
@@ -121,14 +122,22 @@ def _apply(
     interrupted: int,
     now_ms: int,
 ) -> None:
-    """Queue running jobs again or end them. Their queue timeout counts anew, as they had begun."""
+    """Queue running jobs again or end them. Their queue timeout counts anew, as they had begun. The
+    upstream of one whose process was `interrupted` is told to stop, where that can be done: by who
+    calls it again, else by whoever finds it."""
     loads = _loads(tx, [one for one, _ in verdicts])
     again: list[Row] = []
     ended: dict[Ending, list[Found]] = defaultdict(list)
     for one, verdict in verdicts:
         if verdict.state != "queued":
             reason = verdict.reason or "interrupted"
-            ended[Ending(state=verdict.state, reason=reason, error=verdict.error)].append(one)
+            ending = Ending(
+                state=verdict.state,
+                reason=reason,
+                error=verdict.error,
+                stopping=bool(interrupted),
+            )
+            ended[ending].append(one)
             continue
         expires_ms = tx.at(now_ms) + loads[one.job.endpoint][1]
         if one.ends_ms is not None:

@@ -23,7 +23,8 @@ from dispatcher.values import NewCallback, Unopened
 
 _FOUND: Final = f"""
 SELECT claim, interruptions, process, queue, lane, ends_ms, secret, event,
-       epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue), {rows.JOB}
+       epoch >= (SELECT epoch FROM queues WHERE id = jobs.queue),
+       (SELECT stops FROM endpoint_load l WHERE l.endpoint = jobs.endpoint), {rows.JOB}
 FROM jobs WHERE id
 """
 # Of ends that nobody is told of: where to tell them is not read.
@@ -35,7 +36,8 @@ class Found:
     """A job as it stands in the running transaction; `present` unless its queue was purged since it
     was queued. `ends_ms` is when its time to live has passed, if it has one. `secret` is its
     callback's; `is_bare`: it had one, for whatever, that is gone. `untellable`: why its end cannot
-    be told, where to or how it is signed. `event` is the callback that told last what it does."""
+    be told, where to or how it is signed. `event` is the callback that told last what it does.
+    `stops`: its upstream is stopped, where it still works, before its place is free."""
 
     job: Job
     claim: int
@@ -48,18 +50,29 @@ class Found:
     is_bare: bool = False
     untellable: Unopened | None = None
     event: str | None = None
+    stops: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How jobs end. `releasing`: the calls of those that run are closed by who runs them, and take
-    their places until then. `told` unless nobody is to hear of it."""
+    their places until then; where nobody does, but their upstreams are to be stopped (`stopping`),
+    until that is done. `told` unless nobody is to hear of it."""
 
     state: JobState
     reason: JobReason
     error: str | None = None
     releasing: bool = False
+    stopping: bool = False
     told: bool = True
+
+    def keeps_place(self, one: Found) -> bool:
+        """Whether a job takes its place still once it has ended so."""
+        if one.job.state != "running":
+            return False
+        if self.releasing and one.process is not None:
+            return True
+        return (self.releasing or self.stopping) and one.stops
 
 
 def find(tx: Tx, ids: Sequence[str], touched: Touched, *, told: bool = True) -> list[Found]:
@@ -68,9 +81,19 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched, *, told: bool = True) -> 
     if not ids:
         return []
     found: dict[str, Found] = {}
-    for claim, interruptions, process, queue, lane, ends_ms, stored, event, present, *row in tx.all(
-        (_FOUND if told else _FOUND_BARE) + tx.job_statements.IN, tx.ids(ids)
-    ):
+    for (
+        claim,
+        interruptions,
+        process,
+        queue,
+        lane,
+        ends_ms,
+        stored,
+        event,
+        present,
+        stops,
+        *row,
+    ) in tx.all((_FOUND if told else _FOUND_BARE) + tx.job_statements.IN, tx.ids(ids)):
         job = rows.job(tx, tuple(row))
         secret, untellable = None, job.unopened
         try:
@@ -90,6 +113,7 @@ def find(tx: Tx, ids: Sequence[str], touched: Touched, *, told: bool = True) -> 
                 is_bare=stored == rows.SECRET_GONE,
                 untellable=untellable,
                 event=event,
+                stops=bool(stops),
             )
     return [found[id] for id in ids if id in found]
 
@@ -120,7 +144,7 @@ def end(
                 ending.state,
                 ending.reason,
                 tx.at(now_ms),
-                int(running and ending.releasing and one.process is not None),
+                int(ending.keeps_place(one)),
                 ending.error,
                 job.callback if telling is None else telling.id,
                 job.id,

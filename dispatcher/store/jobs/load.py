@@ -23,8 +23,19 @@ SELECT queued, "window", paused, held_until_ms, held_reason, rate, paced_ms,
        (SELECT count(*) FROM jobs WHERE endpoint = l.endpoint AND releasing = 0
         AND (state = 'running' OR releasing = 1)),
        (SELECT count(*) FROM jobs WHERE endpoint = l.endpoint AND releasing = 1
-        AND (state = 'running' OR releasing = 1))
+        AND (state = 'running' OR releasing = 1)), unhealthy_ms
 FROM endpoint_load l WHERE endpoint = ? AND removed = 0
+"""
+# So many endpoints are told of at once; nobody has more.
+ENDPOINTS_MAX: Final = 1_000
+_SOON_MS: Final = 60_000  # what was not sent waits for as long at most before it is tried again
+_LOADS: Final = """
+SELECT endpoint, queued, "window", held_until_ms, held_reason, unhealthy_ms,
+       CASE WHEN queued > 0 AND (
+            EXISTS (SELECT 1 FROM queues q WHERE q.endpoint = l.endpoint AND ready_high <= ?)
+            OR EXISTS (SELECT 1 FROM queues q WHERE q.endpoint = l.endpoint AND ready_normal <= ?))
+       THEN 1 ELSE 0 END
+FROM endpoint_load l WHERE removed = 0 ORDER BY endpoint LIMIT ?
 """
 # Few at most: no more than the endpoint may have open.
 _RUNNING: Final = (
@@ -59,7 +70,7 @@ def load(tx: Tx, endpoint: str) -> EndpointLoad:
     row = _load(tx, endpoint)
     if row is None:
         raise NotFound(f"there is no endpoint {endpoint}")
-    queued, window, _, held_until_ms, held_reason, _, _, running, releasing = row
+    queued, window, _, held_until_ms, held_reason, _, _, running, releasing, unhealthy_ms = row
     return EndpointLoad(
         endpoint=endpoint,
         queued=queued,
@@ -69,7 +80,32 @@ def load(tx: Tx, endpoint: str) -> EndpointLoad:
         oldest_queued_ms=_oldest_queued_ms(tx, endpoint) if queued > 0 else None,
         held_until_ms=held_until_ms,
         held_reason=held_reason,
+        unhealthy_ms=unhealthy_ms,
     )
+
+
+def loads(tx: Tx, *, now_ms: int) -> list[EndpointLoad]:
+    """Return what all endpoints have to do and may do, in the order of their names: what runs with
+    what is being released. `now_ms` is by the database's clock."""
+    busy: dict[str, int] = dict(tx.all(tx.job_statements.BUSY_JOBS))
+    found = []
+    for row in tx.all(_LOADS, *[now_ms + _SOON_MS] * 2, ENDPOINTS_MAX):
+        name, queued, window, held_until_ms, held_reason, unhealthy_ms, is_wanted = row
+        found.append(
+            EndpointLoad(
+                endpoint=name,
+                queued=queued,
+                running=busy.get(name, 0),
+                releasing=0,
+                window=window,
+                oldest_queued_ms=_oldest_queued_ms(tx, name) if queued > 0 else None,
+                held_until_ms=held_until_ms,
+                held_reason=held_reason,
+                unhealthy_ms=unhealthy_ms,
+                is_wanted=bool(is_wanted),
+            )
+        )
+    return found
 
 
 def of_tenant(tx: Tx, tenant: str, endpoint: str) -> TenantLoad:
@@ -170,9 +206,11 @@ def _ahead(tx: Tx, endpoint: str, own: str, position: int) -> int:
 
 
 def _reason(job: Job, load: Row, now_ms: int, *, is_full: bool) -> tuple[WaitReason, int | None]:
-    _, window, paused, held_until_ms, _, rate, paced_ms, running, releasing = load
+    _, window, paused, held_until_ms, _, rate, paced_ms, running, releasing, unhealthy_ms = load
     if paused:
         return "paused", None
+    if unhealthy_ms is not None:
+        return "unhealthy", None
     if held_until_ms > now_ms:
         return "held", held_until_ms
     if job.due_ms > now_ms:

@@ -93,6 +93,7 @@ SETTLED: Final = {
     "output_bytes": "bigint",
     "output_type": "text",
     "chunks": "bigint",
+    "releasing": "bigint",
 }
 ENDED: Final = {
     "state": "text",

@@ -37,6 +37,14 @@ START_JOB: Final = (
 )
 
 
+def may_start(load: str) -> str:
+    """Whether an endpoint may start anything, as far as nothing but a wait keeps it from that."""
+    return (
+        f"{load}.paused = 0 AND {load}.removed = 0 AND {load}.purge_after IS NULL "
+        f"AND {load}.unhealthy_ms IS NULL"
+    )
+
+
 def first_due(queue: str, number: int) -> str:
     """Return when the first job of a class is due in a queue."""
     return (

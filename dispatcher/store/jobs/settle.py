@@ -209,6 +209,7 @@ def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
         None if output is None else len(output.body),
         None if output is None else rows.fit_text(output.content_type),
         None if output is None else outcome.chunks,
+        int(item.releasing),
         job.id,
     )
 

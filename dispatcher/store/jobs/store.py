@@ -65,6 +65,7 @@ from dispatcher.store.jobs import (
     repair,
     retention,
     search,
+    stops,
     sweeps,
     untold,
     views,
@@ -82,6 +83,7 @@ from dispatcher.values import LinkKey, NewCallback, SigningSecret
 from receiver.base.db.readers import SERVICE, Reader
 
 T = TypeVar("T")
+_WATCH: Final = "watch upstreams"  # what the one process that does has acquired
 _SLICE: Final = 200  # rows that hold a commit up for a few milliseconds
 Read = Callable[[Callable[[Tx], Any], Reader], Awaitable[Any]]
 
@@ -164,6 +166,14 @@ class JobStore:
             lambda tx: endpoints.set_paused(tx, name, paused=paused, now_ms=now_ms),
             lanes=of_endpoint(name),
             entries=entries,
+        )
+
+    async def set_health(self, name: str, *, well: bool, now_ms: int) -> bool:
+        """Start nothing more at an endpoint whose health check fails, or go on: then its circuit is
+        closed, too. Returns whether that is news."""
+        return await self._write(
+            lambda tx: endpoints.set_health(tx, name, well=well, now_ms=now_ms),
+            lanes=of_endpoint(name),
         )
 
     async def remove_endpoint(
@@ -325,6 +335,11 @@ class JobStore:
         # By a writer: times are by this process's clock.
         return await self._write(lambda tx: by_url.running(tx, job, claim, now_ms=now_ms))
 
+    async def claim_of(self, job: str, run: int) -> int | None:
+        """Return the claim that a job runs under, in this run of it; None where it does not."""
+        claim: int | None = await self._read(lambda tx: by_url.claim_of(tx, job, run), SERVICE)
+        return claim
+
     async def ended_under(self, job: str, claim: int) -> tuple[str, JobState] | None:
         """Return whose job it is that ended under this claim by an answer or by its upstream's
         word, and how; None where it did not."""
@@ -377,6 +392,16 @@ class JobStore:
         as they were claimed, or as `held` tells of them."""
         touched = of_jobs([job.id for job in jobs])
         await self._write(lambda tx: expiry.freed(tx, jobs, touched), lanes=touched)
+
+    async def take_stops(self, process: str, *, now_ms: int, limit: int) -> Sequence[ClaimedJob]:
+        """Have a process take on some jobs that have ended and whose upstreams nobody stops yet:
+        their places are free once it says so (`freed`)."""
+        if not await self._read(stops.any_left, SERVICE):
+            return []
+        touched = stops.of_left(limit)
+        return await self._write(
+            lambda tx: stops.take(tx, process, touched, now_ms=now_ms, limit=limit), lanes=touched
+        )
 
     async def release(self, jobs: Sequence[ClaimedJob | HeldJob], *, now_ms: int) -> int:
         """Hand running jobs back unspent, due at once, at shutdown; those that are called at most
@@ -539,6 +564,19 @@ class JobStore:
         """Return what an endpoint has to do and may do now. Raises NotFound."""
         found: EndpointLoad = await self._read(lambda tx: load.load(tx, endpoint), SERVICE)
         return found
+
+    async def loads(self, *, now_ms: int) -> Sequence[EndpointLoad]:
+        """Return what all endpoints have to do and may do now, in the order of their names."""
+        at_ms = now_ms + self._skew_ms()
+        found: Sequence[EndpointLoad] = await self._read(
+            lambda tx: load.loads(tx, now_ms=at_ms), SERVICE
+        )
+        return found
+
+    async def watches_upstreams(self) -> bool:
+        """Whether this process is the one that looks after upstreams: of several the first that
+        asked, while it lives."""
+        return await self._write(lambda tx: tx.acquire(_WATCH))
 
     async def tenant_load(self, tenant: str, endpoint: str) -> TenantLoad:
         """Return what a tenant has at an endpoint, and what came of it there."""

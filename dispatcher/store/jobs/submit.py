@@ -34,8 +34,7 @@ _LOADS: Final = f"""
 WITH l AS MATERIALIZED (
     SELECT l.endpoint, l.removed, l.epoch, l.queued, l.queue_max, l.queue_max_tenant,
            l.purge_after,
-           CASE WHEN l.paused = 0 AND l.held_until_ms <= ? AND l.rate IS NULL
-                   AND l.purge_after IS NULL
+           CASE WHEN {scheduling.may_start("l")} AND l.held_until_ms <= ? AND l.rate IS NULL
                THEN l."window" - (SELECT count(*) FROM jobs
                    WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
                ELSE 0 END AS room,

@@ -25,6 +25,7 @@ from dispatcher.store.jobs.scheduling import (
     epoch_if_queued,
     first_due,
     first_ready,
+    may_start,
     paced_until,
     queued_of,
     secret_after,
@@ -72,7 +73,7 @@ FROM {_rows({"more": "bigint"} | _ID)} WHERE q.id = u.id
 
 # Differs: `greatest` passes over NULLs, where SQLite's `max` gives NULL.
 _READY_MS: Final = f"""
-CASE WHEN l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL
+CASE WHEN {may_start("l")}
         AND l."window" > (SELECT count(*) FROM jobs
         WHERE endpoint = l.endpoint AND (state = 'running' OR releasing = 1))
     THEN (SELECT greatest(n.first, l.held_until_ms, {_PACED})
@@ -134,7 +135,7 @@ FOR UPDATE SKIP LOCKED
 
 _READY: Final = f"""
 SELECT {READY} FROM endpoint_load l WHERE l.endpoint{IN}
-AND l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL AND l.held_until_ms <= ?
+AND {may_start("l")} AND l.held_until_ms <= ?
 ORDER BY l.served_ms, l.endpoint
 """
 
@@ -190,6 +191,11 @@ SELECT tenant || '', count(*) FROM jobs WHERE state = 'running' OR releasing = 1
 GROUP BY tenant || ''
 """
 
+BUSY_JOBS: Final = """
+SELECT endpoint || '', count(*) FROM jobs WHERE state = 'running' OR releasing = 1
+GROUP BY endpoint || ''
+"""
+
 _HOLD_TENANTS: Final = """
 SELECT tenant FROM unnest(?::text[]) u(tenant)
 WHERE pg_try_advisory_xact_lock(hashtextextended('jobs of ' || tenant, 0))
@@ -233,7 +239,8 @@ WHERE l.endpoint = u.endpoint
 # --- settle ---
 
 SETTLE_JOBS: Final = (
-    "UPDATE jobs SET process = NULL, epoch = {}, secret = {}, {} FROM {} WHERE jobs.id = u.id"
+    "UPDATE jobs SET process = CASE WHEN u.releasing = 1 THEN jobs.process END, epoch = {}, "
+    "secret = {}, {} FROM {} WHERE jobs.id = u.id"
 ).format(
     epoch_if_queued("u.state"),
     secret_after("u.state"),

@@ -25,6 +25,7 @@ from dispatcher.store.jobs.scheduling import (
     epoch_if_queued,
     first_due,
     first_ready,
+    may_start,
     paced_until,
     queued_of,
     secret_after,
@@ -57,7 +58,7 @@ WHERE id = ?
 """
 
 _READY_MS: Final = f"""
-CASE WHEN paused = 0 AND removed = 0 AND purge_after IS NULL
+CASE WHEN {may_start("endpoint_load")}
         AND "window" > (SELECT count(*) FROM jobs
         WHERE endpoint = endpoint_load.endpoint AND (state = 'running' OR releasing = 1))
     THEN max({first_ready("endpoint_load")}, held_until_ms, {_PACED}) END
@@ -108,7 +109,7 @@ WHERE l.endpoint IN (
     SELECT value FROM json_each(?1)
     UNION SELECT * FROM (SELECT endpoint FROM endpoint_load WHERE ready_ms <= ?2
                          ORDER BY served_ms LIMIT ?3))
-AND l.paused = 0 AND l.removed = 0 AND l.purge_after IS NULL AND l.held_until_ms <= ?2
+AND {may_start("l")} AND l.held_until_ms <= ?2
 ORDER BY l.served_ms, l.endpoint
 """
 
@@ -156,6 +157,11 @@ SELECT tenant, count(*) FROM jobs INDEXED BY jobs_busy WHERE state = 'running' O
 GROUP BY tenant
 """
 
+BUSY_JOBS: Final = """
+SELECT endpoint, count(*) FROM jobs INDEXED BY jobs_busy WHERE state = 'running' OR releasing = 1
+GROUP BY endpoint
+"""
+
 
 def hold_tenants(tx: Tx, tenants: Sequence[str]) -> set[str]:
     """Differs: there is no other process."""
@@ -183,8 +189,10 @@ UPDATE endpoint_load SET turn = ?, starts = ?, paced_ms = ?, served_ms = ? WHERE
 # --- settle ---
 
 SETTLE_JOBS: Final = (
-    "UPDATE jobs SET process = NULL, epoch = {}, secret = {}, {} WHERE id = ?{}"
+    "UPDATE jobs SET process = CASE WHEN ?{} = 1 THEN process END, epoch = {}, secret = {}, {} "
+    "WHERE id = ?{}"
 ).format(
+    list(SETTLED).index("releasing") + 1,
     epoch_if_queued("?1"),
     secret_after("?1"),
     ", ".join(

@@ -1,6 +1,7 @@
 """`dispatcher jobs`, against a real service that calls a real upstream."""
 
 import io
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -52,6 +53,22 @@ def test_a_job_is_submitted_and_waited_for(cli: Run, endpoint: Make) -> None:
     assert job["id"] in cli("jobs", "show", job["id"]).out
     waited = cli("jobs", "wait", job["id"], "--json")
     assert (waited.code, waited.json["status"]) == (0, "completed")
+
+
+def test_an_endpoint_shows_what_its_jobs_took(cli: Run, endpoint: Make) -> None:
+    """p50 and p95 of how long jobs waited and ran, and of how much they brought; nothing of one
+    that had none."""
+    name = endpoint()
+    assert "p50" not in cli("endpoints", "show", name).out
+    assert cli("jobs", "submit", name, "--input", '{"b": 1}', "--wait").code == 0
+    ends_s = time.monotonic() + 60
+    while "p50" not in (shown := cli("endpoints", "show", name).out):  # figures are kept a while
+        assert time.monotonic() < ends_s
+        time.sleep(0.2)
+    lines = {one.split()[0]: one for one in shown.splitlines() if "p50" in one}
+    assert set(lines) == {"wait", "run", "output"}
+    assert all(one.endswith("of 1") and ", p95 " in one for one in lines.values())
+    assert " B, p95 " in lines["output"]
 
 
 def test_an_input_may_be_a_file_of_any_type(cli: Run, endpoint: Make, tmp_path: Path) -> None:

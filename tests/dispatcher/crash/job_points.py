@@ -64,6 +64,7 @@ ELSEWHERE: Final = frozenset({
     "prune", "erase", "purge_on", "tell_untold", "hand_out", "ensure_endpoint_secret",
     "rotate_endpoint_secret", "mark_endpoint_secret_revealed", "ensure_link_key",
     "rotate_link_key", "look_later", "late_by_url", "running",
+    "set_health", "watches_upstreams", "take_stops",
 })  # fmt: skip
 """Verbs that change what endpoints are, put right what nobody meant, note what was handed out, look
 at what others must not change meanwhile, or delete what is past its time: no job's path crosses

@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from dispatcher.jobs.endpoint import (
     CallbackDefaults,
     EndpointRules,
+    HealthCheck,
     Keep,
     LocalRef,
+    StopCall,
+    Wake,
     dump_rules,
     load_rules,
 )
@@ -79,6 +82,8 @@ WRITTEN: dict[str, Any] = {
     "price": {"per_second": 0.0026},
     "expected_duration": 60,
     "heartbeat_timeout": 60,
+    "health": {"path": "/health", "every": 10},
+    "wake": {"url": "http://127.0.0.1:9100/wake", "every": 30},
     "tenants": ["*"],
 }
 RULES = EndpointRules(
@@ -93,12 +98,14 @@ RULES = EndpointRules(
     price_per_second=0.0026,
     expected_duration=60,
     heartbeat_timeout=60,
+    health=HealthCheck(path="/health"),
+    wake=Wake(url="http://127.0.0.1:9100/wake"),
 )
 
 
 def camelled(document: dict[str, Any]) -> dict[str, Any]:
     """A document of the file as the API takes it."""
-    inner = {"keep", "retry", "callback", "price"}
+    inner = {"keep", "retry", "callback", "price", "health", "wake"}
     return {
         camel(name): {camel(one): given for one, given in value.items()} if name in inner else value
         for name, value in document.items()
@@ -133,7 +140,8 @@ def test_what_is_not_written_has_the_tables_default() -> None:
         name: value
         for name, value in WRITTEN.items()
         if name not in {"rate", "timeout", "timeout_max", "schema", "headers", "signing_secret",
-                        "callback", "price", "expected_duration", "heartbeat_timeout"}
+                        "callback", "price", "expected_duration", "heartbeat_timeout",
+                        "health", "wake"}
     }  # fmt: skip
     assert read(defaults, spelling="snake") == EndpointRules(url=URL)
 
@@ -173,22 +181,28 @@ def test_an_unknown_field_is_refused_with_the_nearest(name: str, near: str | Non
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("kind", "runpod", "must be http"),
-        ("kind", "cog", "must be http"),
+        ("kind", "grpc", "must be http or runpod or cog"),
         ("completion", "never", "must be"),
-        ("cancel", {"method": "POST", "path": "/x"}, "must be close"),
-        ("coolDown", 5, "must be 0"),
-        ("coolDown", False, "must be 0"),
+        ("cancel", "stop", "must be close"),
+        ("cancel", {"method": "GET", "path": "/x"}, "must be POST"),
+        ("cancel", {"method": "POST"}, "needs `path`"),
+        ("cancel", {"path": "/x", "url": URL}, "needs `path`"),
+        ("cancel.path", "stop", "must begin with /"),
+        ("cancel.path", "//elsewhere/stop", "must begin with /"),
+        ("cancel.url", "ftp://elsewhere", "must be http"),
+        ("coolDown", -1, "must be"),
+        ("coolDown", False, "must be"),
         ("progress", 0, "must be"),
-        ("health", {"path": "/health"}, "leave it out"),
-        ("wake", {"url": URL}, "leave it out"),
+        ("health", {"every": 10}, "is required"),
+        ("health.path", "health", "must begin with /"),
+        ("health", {"path": "/health", "every": 0}, "must be from 1 to 1d"),
+        ("wake", {"every": 30}, "is required"),
+        ("wake.url", "here", "must be http"),
         ("expectedOutput", "1MiB", "leave it out"),
         ("callback.events", ["begin", "end"], "must be"),
     ],
 )
-def test_what_comes_later_is_refused_with_what_is_possible(
-    field: str, value: Any, reason: str
-) -> None:
+def test_what_is_not_possible_is_refused_with_what_is(field: str, value: Any, reason: str) -> None:
     outer, _, inner = field.partition(".")
     error = refused(**{outer: {inner: value} if inner else value})
     assert error.field.startswith(field)
@@ -205,6 +219,38 @@ def test_what_upstreams_may_tell_is_read_and_shown() -> None:
     assert rules.callback.events == ("start", "progress", "end")
     assert load_rules(dump_rules(rules)) == rules
     assert read(document_of(rules)) == rules
+
+
+def test_what_stops_wakes_and_tells_how_an_upstream_is_is_read_and_shown() -> None:
+    """`cancel`, `cool_down`, `health`, `wake` and `kind`: in both spellings, and kept as they are;
+    a change changes them one by one, but a cancel is a path or a URL."""
+    written = {
+        "url": URL,
+        "kind": "runpod",
+        "cancel": {"method": "DELETE", "path": "/jobs/{jobId}?force=1"},
+        "coolDown": "30s",
+        "health": {"path": "/health", "every": "1m", "timeout": 2, "failures": 3},
+        "wake": {"url": "http://127.0.0.1:9100/wake", "every": 45},
+    }
+    rules = read(written)
+    assert rules.kind == "runpod"
+    assert rules.cancel == StopCall(method="DELETE", path="/jobs/{jobId}?force=1")
+    assert rules.cool_down == 30
+    assert rules.health == HealthCheck(path="/health", every=60, timeout=2, failures=3)
+    assert rules.wake == Wake(url="http://127.0.0.1:9100/wake", every=45)
+    assert load_rules(dump_rules(rules)) == rules
+    assert read(document_of(rules)) == rules
+    assert read(document_of(rules, "snake"), spelling="snake") == rules
+    changed = read(merged(rules, {"health": {"every": 5}, "cancel": {"url": URL}, "wake": None}))
+    assert changed.health == HealthCheck(path="/health", every=5, timeout=2, failures=3)
+    assert (changed.cancel, changed.wake) == (StopCall(url=URL), None)
+    assert read(merged(rules, {"cancel": "close"})).cancel is None
+
+
+def test_a_kind_that_needs_something_says_so() -> None:
+    """A cog server ends its jobs by URL; a kind has one route, so none is named."""
+    assert "progress must be true" in refused(kind="cog", progress=False).reason
+    assert "{function}" in refused(kind="runpod", url="http://127.0.0.1/{function}").reason
 
 
 @pytest.mark.parametrize("more", [{"completion": "url"}, {"heartbeatTimeout": 60}])
