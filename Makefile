@@ -15,17 +15,20 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c deploy/constraints.txt -e '.[dev]'
 	@touch $@
 
-# The platforms' own clients, which tests/sdk runs as they are, the web frameworks and linters of
-# packages for tests/deploy, and the linters and the fuzzer that tests/reference holds the OpenAPI
-# document against: each in an environment of its own. Needs npm beside Python.
+# The platforms' own clients and workers, which tests/sdk runs as they are, the web frameworks and
+# linters of packages for tests/deploy, and the linters and the fuzzer that tests/reference holds the
+# OpenAPI document against: each in an environment of its own. Needs npm beside Python.
 sdk: .sdk/.installed
 
 PACKAGED := tests/deploy/package.json tests/deploy/package-lock.json
 REFERENCE := tests/reference/package.json tests/reference/package-lock.json
-.sdk/.installed: tests/sdk/requirements.txt tests/sdk/package.json tests/sdk/package-lock.json \
+.sdk/.installed: tests/sdk/requirements.txt tests/sdk/requirements-cog.txt \
+		tests/sdk/package.json tests/sdk/package-lock.json \
 		tests/deploy/requirements.txt $(PACKAGED) tests/reference/requirements.txt $(REFERENCE)
 	$(PYTHON) -m venv --clear .sdk/python
 	.sdk/python/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements.txt
+	$(PYTHON) -m venv --clear .sdk/cog
+	.sdk/cog/bin/pip install --quiet --disable-pip-version-check -r tests/sdk/requirements-cog.txt
 	mkdir -p .sdk/node
 	cp tests/sdk/package.json tests/sdk/package-lock.json .sdk/node/
 	npm ci --prefix .sdk/node --silent --no-audit --no-fund
