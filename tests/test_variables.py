@@ -34,6 +34,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "DISPATCHER_PUBLIC_URL": "https://api.example.com/jobs",
     "DISPATCHER_SIGNATURE_HEADER": "X-Signature",
     "DISPATCHER_SIGNING_SECRET": "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0",
+    "DISPATCHER_UPSTREAM_CALLBACK_URL": "https://inside.example.com",
     "DISPATCHER_UPSTREAM_SECRETS": "/run/secrets",
     "DISPATCHER_API_KEY": "pbk_of-the-tests",
     "DISPATCHER_URL": "https://dispatcher.example",

@@ -502,7 +502,7 @@ async def test_a_conflict_is_reported_above_the_daily_lines(
         for id, body in (("a", BODY), ("b", BODY.replace(b"completed", b"failed"))):
             await http.post("/webhooks", content=body, headers=signed(body, id))
         await http.get("/readyz")
-    levels = [r.levelname for r in caplog.records if r.name == "receiver"]
+    levels = [r.levelname for r in caplog.records if r.name == "receiver.http"]
     assert levels == ["INFO", "WARNING"]
 
 
@@ -522,7 +522,9 @@ async def test_one_line_per_request_without_bodies_or_secrets(
         await http.post("/webhooks", content=body, headers={"X-Webhook-Signature": "sha256=bad"})
         await http.get("/inbox", headers=ADMIN)
     formatter = JsonFormatter(LOG_STYLE)
-    lines = [formatter.format(record) for record in caplog.records if record.name == "receiver"]
+    lines = [
+        formatter.format(record) for record in caplog.records if record.name == "receiver.http"
+    ]
     first, second, third = (json.loads(line) for line in lines)
     assert (first["outcome"], first["jobId"], first["messageId"]) == ("accepted", "job_1", "cb_1")
     assert (second["status"], second["reason"]) == (401, "malformed")
