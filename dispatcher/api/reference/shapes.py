@@ -14,6 +14,7 @@ from dispatcher.api.reference import examples, texts
 from dispatcher.api.route import Operation
 from dispatcher.audit import ACTIONS
 from dispatcher.health import HeldReason
+from dispatcher.jobs.endpoint import HeldReason as EndpointHeld
 from dispatcher.jobs.values import CallKind
 from dispatcher.outcome import AttemptOutcome
 from dispatcher.states import STATES
@@ -40,13 +41,13 @@ _ENUMS: Final[dict[tuple[str, str], list[str]]] = {
     ("DestinationView", "health"): _words(Health),
     ("DestinationView", "heldReason"): _HELD,
     ("EndpointTestView", "outcome"): _words(CallKind),
-    ("EndpointView", "heldReason"): _words(HeldReason),
+    ("EndpointView", "heldReason"): _words(EndpointHeld),
     ("EndpointView", "state"): ["active", "paused", "held"],
     ("ErrorView", "error"): list(CODES),
     ("LineErrorView", "error"): list(CODES),
     ("JobAttemptView", "outcome"): _words(CallKind),
     ("JobCallbackView", "status"): list(STATES),
-    ("JobDetailView", "heldReason"): _words(HeldReason),
+    ("JobDetailView", "heldReason"): _words(EndpointHeld),
     ("ReencryptionView", "state"): ["none", "running", "done"],
     ("ReplayView", "state"): _STATES,
     ("StatusView", "status"): ["ok", "ready", "unready"],
