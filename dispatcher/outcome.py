@@ -1,5 +1,6 @@
 """What one attempt met. A peer's faults are values, never exceptions."""
 
+import re
 from typing import Final, Literal
 
 from receiver.base.value import frozen
@@ -19,7 +20,12 @@ AttemptOutcome = (
 """An attempt's `outcome`, as history, the API, logs and metrics name it: an answer is
 `acknowledged` or `rejected` by the delivery's policy, and its code stands in `statusCode`."""
 
+Cause = Literal["blocked", "dns", "refused", "closed", "tls", "proxy", "network"]
+"""Why no peer answered: our own rules of egress, its name, nobody who listens, a connection that
+ended, TLS, our proxy, or anything else on the way. For operators alone (D9)."""
 
+
+_CLASS: Final = re.compile(r"^[A-Z]\w*(?:Error|Disconnected): ")  # of the exception
 INTERRUPTED: Final = "the dispatcher could not make this attempt: a fault of its own"
 TOO_MANY_REQUESTS: Final = 429
 SERVICE_UNAVAILABLE: Final = 503
@@ -40,6 +46,15 @@ class Outcome:
     connected: bool = True  # False: it failed before it reached a path of its server
     retry_after_ms: int | None = None  # as asked for, but never above DISPATCHER_RETRY_AFTER_MAX
     lack: str | None = None  # of an interrupted one: what we lacked, in one word
+    cause: Cause | None = None  # what `detail` is about, where it never reached its peer
+
+    @property
+    def reason(self) -> str | None:
+        """What history keeps for operators: cause and detail."""
+        if self.cause is None:
+            return None
+        detail = _CLASS.sub("", self.detail or "")
+        return f"{self.cause}: {detail}" if detail else self.cause
 
     @property
     def error_code(self) -> str:

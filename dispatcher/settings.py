@@ -8,6 +8,7 @@ from receiver.base import lack
 from receiver.base import settings as base
 from receiver.base.lack import Need
 from receiver.base.log import LogFormat, LogLevel, redact
+from receiver.base.profiles import with_profile
 from receiver.base.settings import (
     DAY_S,
     GIB,
@@ -482,6 +483,7 @@ class ClientSettings:
     url: str
     api_key: str | None = field(repr=False)
     ca_file: str | None = None
+    tenant: str | None = None
 
 
 def files_needed(settings: Settings) -> int:
@@ -544,20 +546,28 @@ def not_default(settings: Settings) -> dict[str, object]:
     return found
 
 
+def secrets_set(settings: Settings) -> list[str]:
+    """Return the variables that hold secrets and are set, without what they hold."""
+    held = (one for one in fields(settings) if one.metadata["secret"])
+    return [variable(one.name) for one in held if getattr(settings, one.name) != one.default]
+
+
 def load(environ: Environ | None = None, *, secrets: bool = True) -> Settings:
     """Return the settings that the environment asks for, without `secrets` those alone that are
     none. Raises SettingError."""
     return base.load(Settings, _PREFIX, environ, secrets=secrets)
 
 
-def load_client(environ: Environ | None = None) -> ClientSettings:
+def load_client(environ: Environ | None = None, *, profile: str | None = None) -> ClientSettings:
     """Return where the service is (`DISPATCHER_URL`, else host and port) and the key to use there
-    (`DISPATCHER_API_KEY`, else the bootstrap key of a service on this machine). Raises
-    SettingError."""
+    (`DISPATCHER_API_KEY`, else the bootstrap key of a service on this machine), as a `profile` says
+    where there is one. Raises SettingError."""
+    environ = with_profile(_PREFIX, [one.name for one in fields(ClientSettings)], profile, environ)
     url = base.service_url(_PREFIX, environ, lambda: load(environ, secrets=False))
     key = base.read("DISPATCHER_API_KEY", environ) or base.read("DISPATCHER_ADMIN_KEY", environ)
     ca_file = base.read(CA_FILE, environ) or None
-    return ClientSettings(url=url, api_key=key or None, ca_file=ca_file)
+    tenant = base.read("DISPATCHER_TENANT", environ) or None
+    return ClientSettings(url=url, api_key=key or None, ca_file=ca_file, tenant=tenant)
 
 
 def upstream_value(name: str, environ: Environ | None = None) -> str:
@@ -581,7 +591,7 @@ def strays(environ: Environ | None = None) -> Strays:
 
 
 def _known() -> frozenset[str]:
-    return base.variables(_PREFIX, Settings, ClientSettings)
+    return base.variables(_PREFIX, Settings, ClientSettings) | {f"{_PREFIX}PROFILE"}
 
 
 def _check_public_url(name: str, url: str) -> None:

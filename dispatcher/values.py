@@ -143,6 +143,21 @@ class Attempt:
     status_code: int | None = None
     error: str | None = None
     excerpt: str | None = None
+    detail: str | None = None  # its class and its reason in truth, for operators: see `Outcome`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What the lane of a pending callback says of when it may go: `ready_ms` is when the lane's
+    next of its class may (None: nothing of it may now)."""
+
+    is_paused: bool = False
+    disabled_reason: str | None = None
+    held_until_ms: int = 0
+    held_reason: str | None = None
+    circuit_open: bool = False
+    ready_ms: int | None = None
+    not_before_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +186,7 @@ class Callback:
     payload_sha256: bytes
     payload_pruned: bool
     run: int | None = None
+    schedule: Schedule | None = None  # while it is pending
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +225,7 @@ class Destination:
     backlog: int = 0
     backlog_exactly: bool = True  # False: more wait than are counted
     sending: int = 0
+    last_error: str | None = None  # of the last attempt, where that was not acknowledged
     unopened: Unopened | None = None
 
 
@@ -228,6 +245,38 @@ class Replay:
     created_ms: int
     finished_ms: int | None
     matched_exactly: bool = True
+    outcomes: "ReplayOutcomes | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOutcomes:
+    """What became of the callbacks that a filtered replay took up, as far as no other has taken
+    them up since. Not `exact`: of the first of them."""
+
+    delivered: int = 0
+    failed: int = 0  # dead again
+    retrying: int = 0  # tried since, without success, and to be tried again
+    waiting: int = 0  # for the first try since
+    cancelled: int = 0
+    exact: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailureGroup:
+    """Callbacks of one destination that failed in one way, in one state. `sample` is the newest of
+    them; what its last attempt met stands beside it."""
+
+    destination: str
+    destination_name: str | None
+    url: str
+    state: State
+    error: str | None
+    count: int
+    oldest: str
+    sample: str
+    message: str | None = None
+    excerpt: str | None = None
+    detail: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from dispatcher.policy import (
 )
 from dispatcher.states import State
 from dispatcher.values import Priority, Scope
+from dispatcher.waiting import WaitReason
 from receiver.base.completion import HEADERS_MAX, JOB_ID_CHARS_MAX, STATUS_CHARS_MAX
 from receiver.signature import RUN_MAX
 
@@ -228,7 +229,8 @@ class BatchLine(Submit, frozen=True, kw_only=True):
 
 
 class ReplayRequest(Shape, frozen=True, kw_only=True):
-    """Which callbacks to replay. Where the filter names no status, only dead ones match."""
+    """Which callbacks to replay. Where the filter names no status, only dead ones match; with the
+    status `pending` those that wait are tried now."""
 
     filter: Annotated[
         dict[str, str],
@@ -406,6 +408,17 @@ class AcceptedView(View, Generic[Time], frozen=True, kw_only=True):
     duplicate: bool
 
 
+class WaitView(View, Generic[Time], frozen=True, kw_only=True):
+    """What a pending callback waits for, and until when where that is known. `retry`: its next try;
+    `not-before`: the time that was asked for; of its destination: `paused` or `disabled` by an
+    operator, `circuit` (it was down; one probe at a time goes out), `retry-after` or `turned-away`
+    (it asked for a pause, or for less), `rate` (its deliveries a second), `slot` (a place among
+    those that are sent at once)."""
+
+    reason: WaitReason
+    until: Time | None = None
+
+
 class CallbackView(View, Generic[Time], frozen=True, kw_only=True):
     """A callback as it is listed. `status` is the delivery's, `jobStatus` the job's."""
 
@@ -425,6 +438,7 @@ class CallbackView(View, Generic[Time], frozen=True, kw_only=True):
     delivered_at: Time | None = None
     finished_at: Time | None = None
     last_error: str | None = None
+    waits_for: WaitView[Time] | None = None
 
 
 class CallbackDetailView(CallbackView[Time], Generic[Time], frozen=True, kw_only=True):
@@ -439,7 +453,9 @@ class CallbackDetailView(CallbackView[Time], Generic[Time], frozen=True, kw_only
 class AttemptView(View, Generic[Time], frozen=True, kw_only=True):
     """One POST and what it met. `outcome`: `acknowledged` or `rejected` by the answer whose
     `statusCode` stands beside it, or what came instead of one: `timeout`, `unreachable`,
-    `tls_error`, `protocol_error` or `interrupted`."""
+    `tls_error`, `protocol_error` or `interrupted`. For platform keys: `cause` is why it did not
+    reach its peer, `blocked` (by the rules of egress), `dns`, `refused`, `closed`, `tls`, `proxy`
+    or `network`, and `detail` the reason in words."""
 
     n: int
     started_at: Time
@@ -448,13 +464,43 @@ class AttemptView(View, Generic[Time], frozen=True, kw_only=True):
     status_code: int | None = None
     error: str | None = None
     response_excerpt: str | None = None
+    cause: str | None = None
+    detail: str | None = None
+
+
+class FailureView(View, Generic[Time], frozen=True, kw_only=True):
+    """Callbacks of one destination that failed in one way: `dead`, or `pending` until their next
+    try. `sample` is the newest of them; `message`, `responseExcerpt`, and for platform keys `cause`
+    and `detail`, are what its last attempt met."""
+
+    destination: str
+    url: str
+    status: State
+    count: int
+    oldest_at: Time
+    newest_at: Time
+    sample: str
+    destination_name: str | None = None
+    error: str | None = None
+    message: str | None = None
+    response_excerpt: str | None = None
+    cause: str | None = None
+    detail: str | None = None
+
+
+class FailuresView(View, Generic[Item], frozen=True, kw_only=True):
+    """What fails, the most first. Not `complete`: of the newest, as many as one look is about."""
+
+    data: list[Item]
+    complete: bool
 
 
 class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True):
     """Where deliveries go: one registered by name, or, without a name, a server (`url` is its
     `scheme://host:port`, `lastUrl` the URL used last). `health`: `healthy`, `failing` (its last
-    attempts found it down), `circuit-open` (held; one probe at a time goes out) or `disabled`, the
-    gravest of its lanes. `heldReason`: `paused`,
+    attempts found it down), `rejecting` (its last answer refused what came), `circuit-open` (held;
+    one probe at a time goes out) or `disabled`, the gravest of its lanes; `lastError` is what its
+    last attempt met, where that is not well. `heldReason`: `paused`,
     `circuit`, `retry-after` or `turned-away` (the peer asked for less) or `rate`. With
     `backlogExactly` false at least so many wait: one answer counts 250,000 at most.
     `headersUnopened`: why its headers cannot be opened; until they can, nothing goes there."""
@@ -479,6 +525,7 @@ class DestinationView(View, Generic[Time, AnyPolicy], frozen=True, kw_only=True)
     headers_unopened: str | None = None
     last_url: str | None = None
     backlog_exactly: bool = True
+    last_error: str | None = None
 
 
 class RegisteredView(
@@ -492,9 +539,23 @@ class RegisteredView(
         return f"{type(self).__name__}(id={self.id!r}, name={self.name!r}, url={self.url!r})"
 
 
+class ReplayOutcomesView(View, frozen=True, kw_only=True):
+    """What became of the callbacks that a filtered replay took up, but for those that another has
+    taken up since: `delivered`, `failed` (dead again), `retrying` (tried since without success),
+    `waiting` for the first try since, `cancelled`. With `exactly` false: of the first of them."""
+
+    delivered: int
+    failed: int
+    retrying: int
+    waiting: int
+    cancelled: int
+    exactly: bool
+
+
 class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
     """A filtered replay: `replayed` and `skipped` (payload gone) grow up to `matched`. With
-    `matchedExactly` false at least so many match: large sets are counted while they are fed."""
+    `matchedExactly` false at least so many match: large sets are counted while they are fed. Shown
+    alone it has the `outcomes`."""
 
     id: str
     matched: int
@@ -506,6 +567,7 @@ class ReplayView(View, Generic[Time], frozen=True, kw_only=True):
     rate_per_second: float | None = None
     finished_at: Time | None = None
     matched_exactly: bool = True
+    outcomes: ReplayOutcomesView | None = None
 
 
 class PreviewView(View, Generic[Item], frozen=True, kw_only=True):
@@ -645,6 +707,16 @@ class StatsView(View, Generic[Time], frozen=True, kw_only=True):
     delivered_per_second: float
     failed_attempts_per_second: float
     oldest_pending_at: Time | None = None
+
+
+class ServiceView(View, frozen=True, kw_only=True):
+    """How a process was started: its settings that are not the defaults, by their variables, and
+    the variables that hold secrets and are set. `database` is without its password."""
+
+    version: str
+    database: str
+    settings: dict[str, Any]
+    secrets: list[str]
 
 
 class StatusView(View, frozen=True, kw_only=True):

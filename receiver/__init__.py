@@ -7,6 +7,7 @@ packages are imported when it is first used.
 from typing import TYPE_CHECKING, Any
 
 from receiver.base.completion import ParseError
+from receiver.base.extras import explained
 from receiver.event import Event
 from receiver.signature import Job, SignatureError, Verified, generate_secret, signed_headers
 from receiver.source import Source
@@ -33,7 +34,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Receiver":
-        from receiver.app import Receiver
+        try:
+            from receiver.app import Receiver
+        except ModuleNotFoundError as error:
+            raise explained(error, "receiver") from None
 
         return Receiver
     if name == "Settings":

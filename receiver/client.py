@@ -67,6 +67,34 @@ def ask(
     return _read(text, shape or {}, settings.url)
 
 
+def get(settings: ClientSettings, path: str) -> tuple[int, bytes, Mapping[str, str]]:
+    """Return the status, the body and the headers of what the service answers, whatever that is.
+    Raises ClientError where it does not, and SettingError for authorities that cannot be used."""
+    url = settings.url + path
+    tls = system(CA_FILE, settings.ca_file) if url.startswith("https:") else None
+    headers: dict[str, str] = {}
+    try:
+        status, body = _exchange("GET", url, None, {}, tls, headers)
+    except (OSError, ValueError, HTTPException) as error:
+        raise ClientError(f"nothing answers at {settings.url} ({error})") from None
+    return status, body, headers
+
+
+def post(
+    url: str, body: bytes, headers: dict[str, str], ca_file: str | None = None
+) -> tuple[int, bytes]:
+    """Post a message, as a dispatcher does; return the status and the body of the answer. Raises
+    ClientError where none comes, and SettingError for authorities that cannot be used."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ClientError(f"{url!r} is no URL that begins with http:// or https://")
+    tls = system(CA_FILE, ca_file) if parts.scheme == "https" else None
+    try:
+        return _exchange("POST", url, body, headers, tls)
+    except (OSError, ValueError, HTTPException) as error:
+        raise ClientError(f"cannot post to {url}: {str(error) or type(error).__name__}") from None
+
+
 def is_time(value: object) -> bool:
     """Whether it is a time as the service writes one."""
     with suppress(TypeError, ValueError):
@@ -80,8 +108,10 @@ def _exchange(
     body: bytes | None,
     headers: dict[str, str],
     tls: ssl.SSLContext | None,
+    came: dict[str, str] | None = None,
 ) -> tuple[int, bytes]:
-    """Return the status and the body of the answer. No proxy is used and no redirect followed."""
+    """Return the status and the body of the answer, and put its headers into `came`, in lower case.
+    No proxy is used and no redirect followed."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if tls is None:
@@ -98,6 +128,8 @@ def _exchange(
         try:
             connection.request(method, target, body, headers)
             response = connection.getresponse()
+            if came is not None:
+                came.update((name.lower(), value) for name, value in response.getheaders())
             is_good = 200 <= response.status < 300
             limit = RESPONSE_BYTES_MAX if is_good else _ERROR_BYTES_MAX
             text = response.read(limit + 1)

@@ -2,13 +2,20 @@
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Final, Literal, TypeAlias
 
 from receiver.base import settings as base
-from receiver.base.db.url import DatabaseURLError, check_url, is_postgres, sqlite_path
+from receiver.base.db.url import (
+    DatabaseURLError,
+    check_url,
+    is_postgres,
+    redacted,
+    sqlite_path,
+)
 from receiver.base.keyring import KeyringError, read_keys
 from receiver.base.log import LogFormat, LogLevel
+from receiver.base.profiles import with_profile
 from receiver.base.secrets import decoded_bytes, key_fault, secret_fault, split_secrets
 from receiver.base.settings import (
     DAY_S,
@@ -394,9 +401,10 @@ def load_ca_file(environ: Environ | None = None) -> str | None:
     return base.read(CA_FILE, environ) or None
 
 
-def load_client(environ: Environ | None = None) -> ClientSettings:
-    """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there.
-    Raises SettingError."""
+def load_client(environ: Environ | None = None, *, profile: str | None = None) -> ClientSettings:
+    """Return where the service is (`RECEIVER_URL`, else host and port) and the key to use there, as
+    a `profile` says where there is one. Raises SettingError."""
+    environ = with_profile(_PREFIX, [one.name for one in fields(ClientSettings)], profile, environ)
     settings = load(environ, secrets=False)
     url = base.service_url(_PREFIX, environ, lambda: settings)
     key = base.read("RECEIVER_ADMIN_KEY", environ) or None
@@ -405,8 +413,28 @@ def load_client(environ: Environ | None = None) -> ClientSettings:
 
 def strays(environ: Environ | None = None) -> Strays:
     """Return what the environment holds that looks like a setting and is none."""
-    known = base.variables(_PREFIX, Settings, ClientSettings)
+    known = base.variables(_PREFIX, Settings, ClientSettings) | {f"{_PREFIX}PROFILE"}
     return find_strays(_PREFIX, known, base.environment(environ))
+
+
+def not_default(settings: Settings) -> dict[str, object]:
+    """Return the variables that differ from their defaults, without those that hold secrets."""
+    found: dict[str, object] = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if value != one.default and not one.metadata["secret"]:
+            found[variable(one.name)] = list(map(str, value)) if isinstance(value, tuple) else value
+    return found
+
+
+def shown_url(url: str) -> str:
+    """Return a database's URL without what is secret in it."""
+    if not is_postgres(url):
+        return url
+    try:
+        return redacted(url)
+    except DatabaseURLError:
+        return "postgresql://…"
 
 
 def database_path(url: str, name: str = "database_url") -> str:

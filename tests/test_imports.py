@@ -20,7 +20,7 @@ BASE: Final = "receiver.base"
 # own package.
 FLOORS: Final = (
     "audit fairness filters headers health ids keys malformed outcome pace policy states tally "
-    "values",
+    "values waiting",
     "jobs",
     "dialects",
     "settings",
@@ -42,7 +42,7 @@ FLOORS: Final = (
 )
 # Decisions: time and chance are arguments, and nothing waits.
 DECISIONS: Final = ("dialects", "fairness", "filters", "headers", "health", "jobs", "outcome",
-                    "pace", "policy", "states", "values")  # fmt: skip
+                    "pace", "policy", "states", "values", "waiting")  # fmt: skip
 WAITING: Final = {"aiohttp", "aiosqlite", "asyncio", "http", "httpx", "msgspec", "os", "pathlib",
                   "psycopg", "random", "socket", "sqlite3", "ssl", "starlette", "subprocess",
                   "threading", "time", "urllib.request"}  # fmt: skip

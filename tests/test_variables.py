@@ -38,6 +38,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "DISPATCHER_UPSTREAM_SECRETS": "/run/secrets",
     "DISPATCHER_API_KEY": "pbk_of-the-tests",
     "DISPATCHER_URL": "https://dispatcher.example",
+    "DISPATCHER_TENANT": "acme",
     "RECEIVER_ADMIN_KEY": "key-of-16-letters",
     "RECEIVER_CA_FILE": "/etc/ca.pem",
     "RECEIVER_CREDENTIALS": "a@h=t,b@h=t",

@@ -96,7 +96,7 @@ class Context:
 class Call:
     """One authenticated request. `principal`, `tenant` and `query` are unset on public routes;
     `reason` is why it asks, where it says so of a change that is audited; `manner` is the
-    dialect's that it speaks."""
+    dialect's that it speaks. `is_new_tenant`: there is none of this name yet."""
 
     context: Context
     request: Request = field(repr=False)
@@ -107,6 +107,7 @@ class Call:
     tenant: str = field(init=False)
     query: dict[str, str] = field(init=False)
     reason: str | None = field(init=False, default=None)
+    is_new_tenant: bool = field(init=False, default=False)
 
     @property
     def now_ms(self) -> int:

@@ -12,6 +12,7 @@ from dispatcher.api.route import Operation, Parameter
 from dispatcher.policy import load
 from dispatcher.states import FINAL, State
 from dispatcher.values import Attempt, Callback, Priority
+from dispatcher.waiting import wait_of
 from receiver.base.clock import iso
 from receiver.base.http import DIGITS_MAX, number
 
@@ -57,7 +58,7 @@ async def search(call: Call) -> Response:
     page = await call.context.store.search(
         call.tenant, chosen, after=listing.after, limit=listing.limit
     )
-    return respond(listing.page([view(one) for one in page.callbacks], page.next_id))
+    return respond(listing.page([view(one, call) for one in page.callbacks], page.next_id))
 
 
 @Operation(
@@ -70,7 +71,7 @@ async def search(call: Call) -> Response:
 )
 async def get(call: Call) -> Response:
     """Show a callback."""
-    return respond(detail(await call.context.store.get(call.tenant, call.path["id"])))
+    return respond(detail(await call.context.store.get(call.tenant, call.path["id"]), call))
 
 
 @Operation(
@@ -88,7 +89,7 @@ async def get(call: Call) -> Response:
 async def attempts(call: Call) -> Response:
     """List its attempts.
 
-    Oldest first, replays included.
+    Oldest first, replays included. Platform keys see why one did not reach its peer, too.
     """
     id = call.path["id"]
     listing = call.listing(f"attempts\0{call.tenant}\0{id}", limit=LIMIT_MAX)
@@ -98,7 +99,9 @@ async def attempts(call: Call) -> Response:
     )
     shown = history[: listing.limit]
     next_id = str(shown[-1].n) if len(history) > len(shown) else None
-    return respond(listing.page([attempt(one) for one in shown], next_id))
+    for_operators = call.principal.tenant is None
+    views = [attempt(one, for_operators=for_operators) for one in shown]
+    return respond(listing.page(views, next_id))
 
 
 @Operation(
@@ -145,7 +148,7 @@ async def replay(call: Call) -> Response:
         call.tenant, id, now_ms=call.now_ms, entries=[call.entry("callback.replay", id)]
     )
     call.context.engine.wake()
-    return respond(detail(changed))
+    return respond(detail(changed, call))
 
 
 @Operation(
@@ -166,18 +169,18 @@ async def cancel(call: Call) -> Response:
     changed = await call.context.store.cancel(
         call.tenant, id, now_ms=call.now_ms, entries=[call.entry("callback.cancel", id)]
     )
-    return respond(detail(changed))
+    return respond(detail(changed, call))
 
 
-def view(value: Callback) -> wire.CallbackView[str]:
+def view(value: Callback, call: Call) -> wire.CallbackView[str]:
     """Return a callback as it is listed."""
-    return wire.CallbackView(**_fields(value))
+    return wire.CallbackView(**_fields(value, call.now_ms))
 
 
-def detail(value: Callback) -> wire.CallbackDetailView[str]:
+def detail(value: Callback, call: Call) -> wire.CallbackDetailView[str]:
     """Return a callback shown alone."""
     return wire.CallbackDetailView(
-        **_fields(value),
+        **_fields(value, call.now_ms),
         policy=wire.policy_shape(load(value.policy)),
         payload_size=value.payload_size,
         payload_sha256=value.payload_sha256.hex(),
@@ -185,7 +188,7 @@ def detail(value: Callback) -> wire.CallbackDetailView[str]:
     )
 
 
-def _fields(value: Callback) -> dict[str, Any]:
+def _fields(value: Callback, now_ms: int) -> dict[str, Any]:
     finished_at = iso(value.finished_ms) if value.state in FINAL else None
     return {
         "id": value.id,
@@ -204,11 +207,20 @@ def _fields(value: Callback) -> dict[str, Any]:
         "delivered_at": finished_at if value.state == "delivered" else None,
         "finished_at": finished_at,
         "last_error": value.last_error,
+        "waits_for": _waits_for(value, now_ms) if value.state == "pending" else None,
     }
 
 
-def attempt(value: Attempt) -> wire.AttemptView[str]:
-    """Return an attempt of the history."""
+def _waits_for(value: Callback, now_ms: int) -> wire.WaitView[str] | None:
+    wait = wait_of(value.schedule, value.due_ms, attempts=value.attempts, now_ms=now_ms)
+    if wait is None:
+        return None
+    return wire.WaitView(reason=wait.reason, until=iso(wait.until_ms))
+
+
+def attempt(value: Attempt, *, for_operators: bool) -> wire.AttemptView[str]:
+    """Return an attempt of the history; why it did not reach its peer is for operators alone."""
+    cause, detail = cause_of(value.detail) if for_operators else (None, None)
     return wire.AttemptView(
         n=value.n,
         started_at=iso(value.started_ms),
@@ -217,7 +229,17 @@ def attempt(value: Attempt) -> wire.AttemptView[str]:
         status_code=value.status_code,
         error=value.error,
         response_excerpt=value.excerpt,
+        cause=cause,
+        detail=detail,
     )
+
+
+def cause_of(reason: str | None) -> tuple[str | None, str | None]:
+    """Return the class and the text of what is kept of an attempt for operators."""
+    if reason is None:
+        return None, None
+    cause, _, detail = reason.partition(": ")
+    return cause, detail or None
 
 
 OPERATIONS: Final = (search, get, attempts, payload, replay, cancel)

@@ -10,17 +10,17 @@ from starlette.responses import Response
 from dispatcher import wire
 from dispatcher.access import new_secret, secret_fault
 from dispatcher.api.call import Call
-from dispatcher.api.callbacks import PAGE
+from dispatcher.api.callbacks import PAGE, cause_of
 from dispatcher.api.errors import unavailable
 from dispatcher.api.json import JSON, NO_STORE, encode, respond
-from dispatcher.api.route import Operation
+from dispatcher.api.route import Operation, Parameter
 from dispatcher.audit import Entry
 from dispatcher.ids import destination_id, new_id, resolve_destination, server_of
 from dispatcher.intake import check_name, check_url, destination_headers, read_policy
-from dispatcher.outcome import Outcome
+from dispatcher.outcome import SERVICE_UNAVAILABLE, TOO_MANY_REQUESTS, Outcome
 from dispatcher.policy import Policy, attempt_outcome, load
 from dispatcher.settings import Settings
-from dispatcher.store.errors import CannotUnseal, UnknownSecret
+from dispatcher.store.errors import CannotUnseal, NotFound, UnknownSecret
 from dispatcher.values import (
     Delivery,
     Destination,
@@ -32,12 +32,13 @@ from dispatcher.wire import PolicyShape
 from receiver.base.clock import iso
 from receiver.base.http import invalid
 
-Health = Literal["healthy", "failing", "circuit-open", "disabled"]
+Health = Literal["healthy", "failing", "rejecting", "circuit-open", "disabled"]
 
 DISABLED_BY_HAND: Final = "disabled by an operator"
 # Unregistered destinations have those of each callback.
 _WIRE: Final = {"rate_per_second": "ratePerSecond"}
 OF_REGISTERED: Final = frozenset({"url", "policy", "headers"})
+_TURNED_AWAY: Final = (f"http_{TOO_MANY_REQUESTS}", f"http_{SERVICE_UNAVAILABLE}")
 TEST_STATUS: Final = "test"
 _PATH: Final = "/v1/destinations"
 _ID: Final = f"{_PATH}/{{id}}"
@@ -48,16 +49,31 @@ _ID: Final = f"{_PATH}/{{id}}"
     _PATH,
     tag="destinations",
     scope="read",
-    parameters=PAGE,
+    parameters=(
+        Parameter(name="url", about="Only the one that callbacks to this URL go to: its server."),
+        *PAGE,
+    ),
     responses={200: list[wire.DestinationView[str, PolicyShape]]},
 )
 async def search(call: Call) -> Response:
     """List destinations."""
+    if "url" in call.query:
+        return await _of_url(call, call.query["url"])
     listing = call.listing(f"destinations\0{call.tenant}")
     values, next_id = await call.context.store.destinations(
         call.tenant, after=listing.after, limit=listing.limit
     )
     return respond(listing.page([view(value) for value in values], next_id))
+
+
+async def _of_url(call: Call, url: str) -> Response:
+    if not url.lower().startswith(("http://", "https://")):
+        raise invalid("url", url, "must begin with http:// or https://")
+    try:
+        found = [view(await call.context.store.get_destination(call.tenant, url))]
+    except NotFound:
+        found = []
+    return respond(wire.Page(data=found, next_cursor=None))
 
 
 @Operation(
@@ -134,7 +150,7 @@ def check_secret(value: str | None) -> None:
 async def get(call: Call) -> Response:
     """Show a destination.
 
-    By id, by registered name or, for one that is not registered, by a URL of its server.
+    By id or by registered name; of one that is not registered the listing knows the id by a URL.
     """
     return respond(view(await call.context.store.get_destination(call.tenant, call.path["id"])))
 
@@ -308,7 +324,8 @@ async def probe(call: Call) -> Response:
         outcome = await call.context.engine.probe(delivery)
     finally:
         call.context.probes.give(call.tenant)
-    return respond(_attempt(outcome, delivery.policy))
+    for_operators = call.principal.tenant is None
+    return respond(_attempt(outcome, delivery.policy, for_operators=for_operators))
 
 
 def test_url(destination: Destination, named: str | None, settings: Settings) -> str:
@@ -350,7 +367,7 @@ def delivery_to(destination: Destination, url: str, now_ms: int) -> Delivery:
     )
 
 
-def _attempt(outcome: Outcome, policy: Policy) -> wire.AttemptView[str]:
+def _attempt(outcome: Outcome, policy: Policy, *, for_operators: bool) -> wire.AttemptView[str]:
     """Return a test's outcome, as the attempt that it is."""
     return wire.AttemptView(
         n=1,
@@ -360,6 +377,8 @@ def _attempt(outcome: Outcome, policy: Policy) -> wire.AttemptView[str]:
         status_code=outcome.status_code,
         error=outcome.error,
         response_excerpt=outcome.excerpt,
+        cause=outcome.cause if for_operators else None,
+        detail=cause_of(outcome.reason)[1] if for_operators else None,
     )
 
 
@@ -384,6 +403,7 @@ def _fields(value: Destination) -> dict[str, Any]:
         "held_until": iso(value.held_until_ms),
         "held_reason": "paused" if value.paused else value.held_reason,
         "failures": value.failures,
+        "last_error": None if health(value) == "healthy" else value.last_error,
         "concurrency": value.concurrency,
         "rate_per_second": value.rate_per_second,
         "policy": None if value.policy is None else wire.policy_shape(load(value.policy)),
@@ -399,7 +419,15 @@ def health(value: Destination) -> Health:
         return "disabled"
     if value.circuit_open:
         return "circuit-open"
-    return "failing" if value.failures else "healthy"
+    if value.failures:
+        return "failing"
+    return "rejecting" if _rejects(value) else "healthy"
+
+
+def _rejects(value: Destination) -> bool:
+    """Whether its last answer refused what came; one that asks for a pause does not."""
+    error = value.last_error or ""
+    return error.startswith("http_") and error not in _TURNED_AWAY
 
 
 OPERATIONS: Final = (search, register, get, change, remove, probe)

@@ -15,11 +15,12 @@ from dispatcher.filters import Filter, FilterError
 from dispatcher.ids import lane_url
 from dispatcher.states import FINAL
 from dispatcher.store.errors import TooManyMatch
-from dispatcher.values import Replay
+from dispatcher.values import Replay, ReplayOutcomes
 from receiver.base.clock import iso
 from receiver.base.http import invalid
 
 SAMPLE: Final = 10
+_STATES: Final = (*sorted(FINAL), "pending")
 
 
 @Operation(
@@ -36,8 +37,10 @@ SAMPLE: Final = 10
 async def start(call: Call) -> Response:
     """Replay what a filter matches.
 
-    The set is fixed now and fed in the background, behind fresh callbacks. A dry run answers 200
-    with what would match, and changes nothing.
+    The set is fixed now and fed in the background, behind fresh callbacks. With the status
+    `pending` what waits for its next try is tried now instead, with what is left of its tries, and
+    not before a time that was asked for. A dry run answers 200 with what would match, and changes
+    nothing.
     """
     request = await call.json(wire.ReplayRequest)
     chosen = replay_filter(request.filter)
@@ -74,7 +77,7 @@ async def _preview(call: Call, chosen: Filter) -> Response:
     counted = await call.request.while_there(looking)
     view = wire.PreviewView(
         matched=counted.matched,
-        sample=[callbacks.view(one) for one in counted.sample],
+        sample=[callbacks.view(one, call) for one in counted.sample],
         filter=filters.dump(chosen),
         matched_exactly=counted.exact,
     )
@@ -90,8 +93,8 @@ def replay_filter(raw: dict[str, str]) -> Filter:
         raise errors.from_filter(error, "filter.") from None
     if chosen.status is None:
         return replace(chosen, status="dead")
-    if chosen.status not in FINAL:
-        reason = f"must be one of {', '.join(sorted(FINAL))}: others are on their way already"
+    if chosen.status not in _STATES:
+        reason = f"must be one of {', '.join(_STATES)}: others are on their way already"
         raise invalid("filter.status", chosen.status, reason)
     return chosen
 
@@ -105,7 +108,10 @@ def replay_filter(raw: dict[str, str]) -> Filter:
     errors=("NOT_FOUND",),
 )
 async def get(call: Call) -> Response:
-    """Watch a replay."""
+    """Watch a replay.
+
+    And what became of what it took up.
+    """
     return respond(view(await call.context.store.get_replay(call.tenant, call.path["id"])))
 
 
@@ -143,6 +149,18 @@ def view(value: Replay) -> wire.ReplayView[str]:
         rate_per_second=value.rate_per_second,
         finished_at=iso(value.finished_ms),
         matched_exactly=value.matched_exactly,
+        outcomes=None if value.outcomes is None else _outcomes(value.outcomes),
+    )
+
+
+def _outcomes(value: ReplayOutcomes) -> wire.ReplayOutcomesView:
+    return wire.ReplayOutcomesView(
+        delivered=value.delivered,
+        failed=value.failed,
+        retrying=value.retrying,
+        waiting=value.waiting,
+        cancelled=value.cancelled,
+        exactly=value.exact,
     )
 
 

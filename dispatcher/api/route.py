@@ -34,6 +34,7 @@ Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 DISCARDED_BYTES_MAX: Final = 64 * 1024 * 1024
 # Of a shorter response the kernel mostly takes all at once.
 _LONG_BYTES: Final = 64 * 1024
+TENANT_CREATED: Final = b"postback-tenant-created"
 _UNREAD: Final = "too much of what was asked for is unread yet; read it, and try again"
 # A second one of these would make the request say two things.
 _SINGLE: Final = (
@@ -174,7 +175,7 @@ class Resource:
                     call.reason = _reason(call)
                 if operation.method == "GET":  # what nobody waits for need not be looked up
                     return await request.while_there(operation.handler(call)), tenant
-            return await operation.handler(call), tenant
+            response = await operation.handler(call)
         except Disconnected:
             raise
         except Exception as error:  # the last resort: no fault of ours may leak or hang
@@ -184,6 +185,10 @@ class Resource:
             if self._counted is not None:
                 self._counted(self._context, scope, refusal.code)
             return error_response(refusal, request.id), tenant
+        # What made the tenant that it names says so: a misspelt name is seen.
+        if call.is_new_tenant and self._context.access.tenant(tenant) is not None:
+            request.response_headers += ((TENANT_CREATED, tenant.encode()),)
+        return response, tenant
 
     def _operation(self, method: str) -> Operation:
         operation = self._operations.get("GET" if method == "HEAD" else method)
@@ -249,6 +254,7 @@ async def admit(call: Call, scope: Scope) -> None:
         call.tenant = principal.act_for(named)
     except ValueError as error:
         raise invalid("Postback-Tenant", named, str(error)) from None
+    call.is_new_tenant = named is not None and access.tenant(call.tenant) is None
     call.principal = principal
     call.request.holder = call.tenant
     if principal is access.unused_bootstrap:

@@ -4,14 +4,16 @@ from typing import Final
 
 from starlette.responses import Response
 
-from dispatcher import wire
+from dispatcher import VERSION, wire
 from dispatcher.api.call import Call
 from dispatcher.api.errors import RETRY_SOON_S
 from dispatcher.api.json import respond
 from dispatcher.api.route import Operation, Parameter, admit
 from dispatcher.jobs.states import STATES as JOB_STATES
 from dispatcher.metrics import CONTENT_TYPE
+from dispatcher.settings import not_default, secrets_set
 from dispatcher.states import STATES
+from dispatcher.store import located
 from dispatcher.store.errors import StoreError, StoreFull
 from receiver.base.clock import iso
 from receiver.base.http import invalid
@@ -47,6 +49,29 @@ async def stats(call: Call) -> Response:
         delivered_per_second=figures.delivered_per_second,
         failed_attempts_per_second=figures.failed_attempts_per_second,
         oldest_pending_at=iso(figures.oldest_pending_ms),
+    )
+    return respond(view)
+
+
+@Operation(
+    "GET",
+    "/v1/service",
+    tag="service",
+    scope="admin",
+    responses={200: wire.ServiceView},
+)
+async def service(call: Call) -> Response:
+    """See how this process was started.
+
+    For platform keys. Of settings that hold secrets the names alone.
+    """
+    call.principal.require_platform()
+    settings = call.context.settings
+    view = wire.ServiceView(
+        version=VERSION,
+        database=located(settings.database_url),
+        settings=not_default(settings),
+        secrets=secrets_set(settings),
     )
     return respond(view)
 
@@ -115,4 +140,4 @@ async def metrics(call: Call) -> Response:
     return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
-OPERATIONS: Final = (stats, healthz, readyz, metrics)
+OPERATIONS: Final = (stats, service, healthz, readyz, metrics)

@@ -1,86 +1,30 @@
-"""The command line: what there is, and how a command ends."""
+"""The command `dispatcher`: the way in, which needs none of what may not be installed.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
+"""
 
 import sys
-from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import Annotated, Final
-
-import typer
+from collections.abc import Sequence
 
 from dispatcher import VERSION
-from dispatcher.cli.shared import ApiKey, AsJson, Globals, Tenant, Url
-from dispatcher.settings import strays
-from dispatcher.store.errors import CannotStart, StoreError
-from receiver.base import cli
-from receiver.base.cli import Failed, examples
-from receiver.base.settings import SettingError
+from receiver.base.extras import missing_extra
 
-_START: Final = examples(
-    "dispatcher serve                        [dim]# run it[/dim]",
-    "dispatcher list --status dead           [dim]# find what failed[/dim]",
-    "dispatcher show cb_…                    [dim]# understand it[/dim]",
-    "dispatcher replay --status dead --dry-run",
-)
-# The modules of commands.
-_PANELS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Run the service": ("serve", "doctor"),
-    "Callbacks": ("send", "listing", "show", "replay"),
-    "Jobs": ("endpoints", "jobs"),
-    "Setting up": ("destinations", "access", "stored", "tenants", "audit"),
-}
-ALONE: Final = frozenset({"serve", "migrate", "backup", "move", "demo"})
-"""The commands of `serve`'s module, which needs no client."""
-
-
-def _root(
-    context: typer.Context,
-    url: Url = None,
-    api_key: ApiKey = None,
-    tenant: Tenant = None,
-    as_json: AsJson = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
-    """Postback's dispatcher: carries job completions to customers; durable, signed, retried,
-    replayable."""
-    context.obj = Globals(url=url, api_key=api_key, tenant=tenant, json=as_json)
-    if version:
-        typer.echo(f"dispatcher {VERSION}")
-        raise typer.Exit(0)
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-def build(word: str | None = None) -> typer.Typer:
-    """Return every command, in its panel; for a `word` of ALONE those alone, which start a third
-    sooner without all that the others need."""
-    app = cli.new_app()
-    app.callback(invoke_without_command=True, epilog=_START)(_root)
-    for panel, names in _PANELS.items():
-        for name in names:
-            if word in ALONE and name != "serve":
-                continue
-            module = import_module(f"dispatcher.cli.{name}")
-            for info in (*module.app.registered_commands, *module.app.registered_groups):
-                info.rich_help_panel = panel
-            app.add_typer(module.app)
-    return app
+_EXTRA = (
+    "aiohttp", "aiosqlite", "cryptography", "httptools", "httpx", "jsonschema_rs", "msgspec",
+    "prometheus_client", "rich", "starlette", "typer", "uvicorn", "uvloop",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns its exit code: 0 done, 1 failed, 2 usage, 3 cannot start."""
+    """Run one command. Returns its exit code. Its packages may be missing: then it says which one,
+    and how to get it."""
     words = sys.argv[1:] if argv is None else argv
-    app = build(words[0] if words else None)
-    return cli.run_app(app, "dispatcher", argv, explain=_explain)
+    if list(words) == ["--version"]:  # asked for by scripts, and by who waits
+        print(f"dispatcher {VERSION}")
+        return 0
+    try:
+        from dispatcher.cli.root import run
 
-
-def _explain(error: Exception) -> Failed | None:
-    if isinstance(error, CannotStart | SettingError):
-        return Failed(str(error), strays().hint(str(error)), code=cli.CANNOT_START)
-    if isinstance(error, StoreError):
-        return Failed(str(error))
-    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":
-        return Failed("what was typed is not text in UTF-8", code=cli.USAGE)
-    from dispatcher.cli.service import explain  # what needs no client starts sooner without it
-    from dispatcher.client import PostbackError
-
-    return explain(error) if isinstance(error, PostbackError) else None
+        return run(argv)
+    except ModuleNotFoundError as error:
+        return missing_extra(error, _EXTRA, "dispatcher")

@@ -8,15 +8,22 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli import options
-from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, print_list
-from dispatcher.client import Key, NewKey, Reencryption, RevealedSecret, Secret
+from dispatcher.client import (
+    Conflict,
+    Key,
+    NewKey,
+    PostbackError,
+    Reencryption,
+    RevealedSecret,
+    Secret,
+)
 from dispatcher.client.calls import key as key_calls
 from dispatcher.client.calls import secret as secret_calls
 from dispatcher.client.retry import poll_s
 from receiver.base import cli
 from receiver.base.cli import Failed, examples
+from receiver.base.options import ahead, command, duration_s, with_dependencies
 
 
 class Scope(StrEnum):
@@ -54,21 +61,22 @@ app.add_typer(secrets, name="secrets")
 @command(keys, "list", "dispatcher keys list")
 def list_keys(service: ServiceDep) -> None:
     """List the API keys, without the keys themselves."""
-    made = cli.table("KEY", "FOR", "SCOPES", "LABEL", "MADE", "USED", "ENDS", "BOUND TO")
+    made = cli.table("KEY", fold="KEY")
 
     def row(key: Key) -> None:
-        made.columns[0].min_width = len(key.id)  # `revoke` and `rotate` take nothing less
-        owner = cli.plain(key.tenant) if key.tenant else Text("platform", style="bold")
-        made.add_row(
-            cli.plain(key.id),
+        owner = cli.plain(f"for {key.tenant}") if key.tenant else Text("platform", style="bold")
+        used = "never used" if key.last_used_at is None else f"used {cli.ago(key.last_used_at)}"
+        parts = [
             owner,
             cli.plain(" ".join(key.scopes)),
-            cli.plain(key.label),
-            cli.ago(key.created_at),
-            "never" if key.last_used_at is None else cli.ago(key.last_used_at),
-            _end(key.expires_at),
+            cli.plain(f"made {cli.ago(key.created_at)}", "dim"),
+            cli.plain(used, "dim"),
+            Text("ends ").append_text(_end(key.expires_at)),
             _bounds(key),
-        )
+        ]
+        label = cli.plain(f"  {key.label}" if key.label else "", "bold")
+        about = Text("  ").append_text(Text(" · ").join(part for part in parts if part))
+        made.add_row(cli.lines(cli.plain(key.id).append_text(label), about))
 
     nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
     print_list(service, key_calls.keys, made, row, nothing)
@@ -139,7 +147,7 @@ def create_key(
         list(dict.fromkeys(scope)),
         tenant=tenant_of,
         label=label,
-        expires=None if expires is None else options.ahead(expires),
+        expires=None if expires is None else ahead(expires),
         networks=network or (),
         destinations=destination or (),
         rate_per_second=rate,
@@ -172,9 +180,9 @@ def rotate_key(
     good until the overlap ends (24 h), so that who uses it can change over."""
     call = key_calls.rotate_key(
         id,
-        overlap_s=None if overlap is None else options.duration_s(overlap),
+        overlap_s=None if overlap is None else duration_s(overlap),
         force=force,
-        expires=None if expires is None else options.ahead(expires),
+        expires=None if expires is None else ahead(expires),
         reason=service.reason,
     )
     key = service.show(call)
@@ -231,21 +239,42 @@ def overview(context: typer.Context, service: ChangingDep) -> None:
 @command(secrets, "list", "dispatcher secrets list")
 def list_secrets(service: ServiceDep) -> None:
     """List the signing secrets, without their options."""
-    made = cli.table("SECRET", "SIGNS FOR", "STATE", "MADE", "REVEALED")
+    made = cli.table("SECRET", fold="SECRET")
+    names = _Names(service)
 
     def row(secret: Secret) -> None:
         seen = secret.revealed_at
-        made.columns[0].min_width = len(secret.id)  # `--id` takes nothing less
-        made.add_row(
-            cli.plain(secret.id),
-            cli.plain(secret.destination or "the tenant"),
+        parts = [
+            cli.plain(names.of(secret.destination), "bold"),
             _state(secret),
-            cli.ago(secret.created_at),
-            "never" if seen is None else cli.ago(seen),
-        )
+            cli.plain(f"made {cli.ago(secret.created_at)}", "dim"),
+            cli.plain("never revealed" if seen is None else f"revealed {cli.ago(seen)}", "dim"),
+        ]
+        about = Text("  ").append_text(Text(" · ").join(parts))
+        made.add_row(cli.lines(cli.plain(secret.id), about))
 
     nothing = "no secrets yet: they come with a tenant"
     print_list(service, secret_calls.secrets, made, row, nothing)
+
+
+class _Names:
+    """What destinations are called, looked up once there is one to name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._names: dict[str, str] | None = None
+
+    def of(self, destination: str | None) -> str:
+        """Return whose secret it is."""
+        if destination is None:
+            return "the tenant"
+        if self._names is None:
+            try:
+                found = self._service.client.destinations()
+                self._names = {one.id: one.name or one.url for one in found}
+            except PostbackError:  # a key that may not read them
+                self._names = {}
+        return self._names.get(destination, destination)
 
 
 @command(secrets, "reveal", _SECRETS[1])
@@ -280,12 +309,23 @@ def rotate_secret(
 ) -> None:
     """Make a new secret. The old one signs beside it until the overlap ends (24 h), so that
     receivers can change over without losing one delivery."""
-    overlap_s = None if overlap is None else options.duration_s(overlap)
+    overlap_s = None if overlap is None else duration_s(overlap)
     call = secret_calls.rotate_secret(
         destination=destination, overlap_s=overlap_s, force=force, reason=service.reason
     )
-    _print(service.show(call))
-    _note(service, "Give it to the receivers: the old one signs too, until the overlap ends.")
+    try:
+        made = service.show(call)
+    except Conflict as error:
+        again = "wait for its end, or end it at once: dispatcher secrets rotate --force"
+        raise Failed(error.message, again) from None
+    _print(made)
+    if made is not None:
+        whose = destination or "the tenant"
+        _note(
+            service,
+            f"The new secret of {cli.clean(whose)}, {made.id}. Give it to the receivers now: the "
+            "old one signs\nbeside it until the overlap ends; `dispatcher secrets list` says when.",
+        )
 
 
 @command(secrets, "reencrypt", _SECRETS[3], "dispatcher secrets reencrypt --no-wait --json")

@@ -6,14 +6,21 @@ import typer
 from rich.text import Text
 
 from dispatcher.cli import options
-from dispatcher.cli.options import command
+from dispatcher.cli.replay import WAIT_S, start
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, print_list
-from dispatcher.cli.show import met
-from dispatcher.client import Destination
+from dispatcher.cli.show import met, why
+from dispatcher.client import Destination, Filters, NotFound
 from dispatcher.client.calls import destination as calls
 from receiver.base import cli
+from receiver.base.cli import Failed
+from receiver.base.options import command
 
-Name = Annotated[str, typer.Argument(metavar="NAME|ID", help="A registered name, or an id.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|ID|URL", help="A registered name, an id, or a URL of one without a name."
+    ),
+]
 PolicyText = Annotated[
     str | None, typer.Option("--policy", metavar="NAME|JSON", help="How it is retried.")
 ]
@@ -46,20 +53,22 @@ app.add_typer(group, name="destinations", help="Where deliveries go: limits, hea
 
 @command(group, "list", "dispatcher destinations list")
 def list_destinations(service: ServiceDep) -> None:
-    """List them, with what waits for each and what holds it."""
+    """List them, with what waits for each, what holds it and what its last attempt met."""
     made = cli.table(
-        "HEALTH", "BACKLOG", "DESTINATION", right=("BACKLOG",), widths=options.STATE_WIDTHS
+        *("HEALTH", "BACKLOG", "DESTINATION"),
+        right=("BACKLOG",),
+        widths=options.STATE_WIDTHS,
+        fold="DESTINATION",
     )
 
     def row(destination: Destination) -> None:
         who = destination.name or destination.id
+        about = Text("  ").join(part for part in (_held(destination), _error(destination)) if part)
+        head = cli.plain(who, "bold").append("  ").append_text(about)
         made.add_row(
-            options.word(_health(destination)),
+            _health(destination),
             _backlog(destination),
-            cli.lines(
-                cli.plain(who, "bold").append("  ").append_text(_held(destination)),
-                cli.plain(destination.url, "dim"),
-            ),
+            cli.lines(head, cli.plain(destination.url, "dim")),
         )
 
     print_list(service, calls.destinations, made, row, "no destinations yet")
@@ -68,7 +77,7 @@ def list_destinations(service: ServiceDep) -> None:
 @command(group, "show", "dispatcher destinations show billing")
 def show_destination(service: ServiceDep, name: Name) -> None:
     """Show one: its limits, its health, its backlog."""
-    _print(service.show(calls.get_destination(name)))
+    _print(service.show(calls.get_destination(id_of(service, name))))
 
 
 @command(
@@ -145,8 +154,35 @@ def pause(service: ChangingDep, name: Name) -> None:
 
 @command(group, "resume", "dispatcher destinations resume billing")
 def resume(service: ChangingDep, name: Name) -> None:
-    """Send again; resuming also closes its circuit. What waits for its next try keeps its time."""
+    """Send again; resuming also closes its circuit. What waits for its next try keeps its time:
+    `destinations retry` hurries it."""
     _change(service, name, {"paused": False})
+
+
+@command(
+    group,
+    "retry",
+    "dispatcher destinations retry billing",
+    "dispatcher destinations retry https://example.com --rate 20 --no-wait",
+)
+def retry(
+    service: ChangingDep,
+    name: Name,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=10_000, metavar="N", help="At most N a second."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Until each was tried, for a minute at most.")
+    ] = True,
+) -> None:
+    """Try now what waits for its next try, and close its circuit: for after an outage. At the end
+    it says what was delivered and what failed again."""
+    found = service.client.get_destination(id_of(service, name))
+    if found.paused:
+        raise Failed(f"{name} is paused", f"dispatcher destinations resume {name}")
+    filters: Filters = {"destination": found.id, "status": "pending"}
+    start(service, filters, rate, WAIT_S, wait=wait)
 
 
 @command(group, "disable", "dispatcher destinations disable billing --yes")
@@ -174,7 +210,7 @@ def remove(
 ) -> None:
     """Forget it and its secret; its backlog is made dead."""
     cli.confirm(f"Remove {name}, its secret and its backlog?", yes=yes)
-    service.client.remove_destination(name, reason=service.reason)
+    service.client.remove_destination(id_of(service, name), reason=service.reason)
     if service.json:
         cli.print_json(b"{}")
     else:
@@ -185,7 +221,7 @@ def remove(
 def test(service: ChangingDep, name: Name, to: TestUrl = None) -> None:  # noqa: PT028 - a command
     """Send a signed test callback now and show its outcome. Exits with 1 unless it was
     acknowledged."""
-    call = calls.test_destination(name, url=to, reason=service.reason)
+    call = calls.test_destination(id_of(service, name), url=to, reason=service.reason)
     response = service.client.raw(call)
     attempt = call.read(response)
     if service.json:
@@ -197,15 +233,26 @@ def test(service: ChangingDep, name: Name, to: TestUrl = None) -> None:  # noqa:
         took = cli.span(attempt.duration_ms / 1000)
         line.append_text(cli.plain(f"{met(attempt)} in {took}"))
         cli.console().print(line)
-        for text in (attempt.error, attempt.response_excerpt):
-            if text:
-                cli.console().print(cli.plain(f"  {text}", "dim"))
+        for text in why(attempt):
+            cli.console().print(cli.plain(f"  {text}", "dim"), soft_wrap=True)
     if not attempt.acknowledged:
         raise typer.Exit(1)
 
 
+def id_of(service: Service, name: str) -> str:
+    """Return what names a destination in a path: of a URL the id of its server. Raises NotFound."""
+    if not name.lower().startswith(("http://", "https://")):
+        return name
+    found = service.client.destinations_of(name).data
+    if not found:
+        raise NotFound("NOT_FOUND", f"nothing was sent to the server of {name} lately", status=404)
+    return found[0].id
+
+
 def _change(service: Service, name: str, changes: dict[str, Any]) -> None:
-    _print(service.show(calls.change_destination(name, changes, reason=service.reason)))
+    _print(
+        service.show(calls.change_destination(id_of(service, name), changes, reason=service.reason))
+    )
 
 
 def _print(destination: Destination | None) -> None:
@@ -213,7 +260,7 @@ def _print(destination: Destination | None) -> None:
         return
     out = cli.console()
     title = cli.plain(destination.name or destination.id, "bold").append("  ")
-    out.print(title.append_text(options.word(_health(destination))))
+    out.print(title.append_text(_health(destination)))
     for label, text in _facts(destination).items():
         if text:
             out.print(Text(f"  {label:<13}", style="dim").append_text(cli.plain(text)))
@@ -230,6 +277,7 @@ def _facts(destination: Destination) -> dict[str, str]:
         "held": _held(destination).plain,
         "disabled": destination.disabled_reason or "",
         "failures": f"{destination.failures:,} in a row" if destination.failures else "",
+        "last error": destination.last_error or "",
         "concurrency": "" if concurrency is None else f"{concurrency:,} at once",
         "rate": "" if rate is None else f"{rate:g} a second",
         "headers": destination.headers_unopened or ", ".join(destination.header_names),
@@ -240,8 +288,19 @@ def _backlog(destination: Destination) -> str:
     return f"{destination.backlog:,}{'' if destination.backlog_exactly else '+'}"
 
 
-def _health(destination: Destination) -> str:
-    return "paused" if destination.paused else destination.health
+def _health(destination: Destination) -> Text:
+    """Return its health in a word, and what it answers where it refuses what comes."""
+    found = options.word("paused" if destination.paused else destination.health)
+    if destination.health == "rejecting" and not destination.paused:
+        found.append(f" ({(destination.last_error or '').removeprefix('http_')})")
+    return found
+
+
+def _error(destination: Destination) -> Text:
+    """Return what its last attempt met, unless its health says so."""
+    if destination.last_error is None or destination.health == "rejecting":
+        return Text()
+    return cli.plain(f"last {destination.last_error}", "red")
 
 
 def _held(destination: Destination) -> Text:

@@ -9,7 +9,6 @@ import typer
 from rich.text import Text
 
 from dispatcher.cli import options
-from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, ServiceDep, payload_of, print_list
 from dispatcher.client import Endpoint, NotFound
 from dispatcher.client.calls import endpoint as calls
@@ -18,6 +17,7 @@ from dispatcher.jobs.fields import camel
 from dispatcher.jobs.rules import merged
 from dispatcher.wire_jobs import MeasureView
 from receiver.base import cli
+from receiver.base.options import command, duration_s
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The endpoint's name.")]
 Fields = Annotated[
@@ -224,7 +224,7 @@ def secret(
         raise typer.BadParameter("--overlap and --force go with --rotate")
     call = calls.reveal_endpoint_secret(name, reason=service.reason)
     if rotate:
-        overlap_s = None if overlap is None else options.duration_s(overlap)
+        overlap_s = None if overlap is None else duration_s(overlap)
         call = calls.rotate_endpoint_secret(
             name, overlap_s=overlap_s, force=force, reason=service.reason
         )

@@ -1,7 +1,6 @@
 """`dispatcher jobs list`: find jobs; and the filters by which others find them too."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
@@ -9,50 +8,25 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import options
-from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import Service, ServiceDep, pages
-from dispatcher.client import Job, JobFilters, Page
+from dispatcher.cli.filters import PANEL, Listing, Since, Tag, TakeDep, Until, given
+from dispatcher.cli.service import ServiceDep
+from dispatcher.client import Job, JobFilters
 from dispatcher.client.calls.job import jobs_page
-from dispatcher.client.transport import Call
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.jobs.values import JobPriority
 from receiver.base import cli
+from receiver.base.options import Depends, command
 
 _WIDE: Final = 132  # from here on a job fits in one line with its full id
-_PAGE_MAX: Final = 500  # what one request may ask for
-_LIMIT: Final = 20
-_PANEL: Final = "Which jobs"
 
-Status = Annotated[JobState | None, typer.Option(help="The job's state.", rich_help_panel=_PANEL)]
+Status = Annotated[JobState | None, typer.Option(help="The job's state.", rich_help_panel=PANEL)]
 Endpoint = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of this endpoint.", rich_help_panel=_PANEL)
+    str | None, typer.Option(metavar="NAME", help="Of this endpoint.", rich_help_panel=PANEL)
 ]
-Tag = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Carry this tag (repeatable).", rich_help_panel=_PANEL),
-]
-Priority = Annotated[JobPriority | None, typer.Option(help="Its class.", rich_help_panel=_PANEL)]
+Priority = Annotated[JobPriority | None, typer.Option(help="Its class.", rich_help_panel=PANEL)]
 EndReason = Annotated[
     JobReason | None,
-    typer.Option(help="What stands beside its state.", rich_help_panel=_PANEL, metavar="REASON"),
-]
-Since = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        parser=options.moment,
-        help="Made at this time or later: 30m, 2h, 7d (ago), or ISO-8601.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        parser=options.moment,
-        help="Made before this time.",
-        rich_help_panel=_PANEL,
-    ),
+    typer.Option(help="What stands beside its state.", rich_help_panel=PANEL, metavar="REASON"),
 ]
 
 
@@ -66,17 +40,17 @@ def chosen_filters(
     until: Until = None,
 ) -> JobFilters:
     """Return the filter that the options describe."""
-    fields = {
-        "status": status,
-        "endpoint": endpoint,
-        "priority": priority,
-        "reason": end_reason,
-        "since": since,
-        "until": until,
-        "tags": options.pairs(tag, "--tag") or None,
-    }
+    fields = given(
+        tag,
+        status=status,
+        endpoint=endpoint,
+        priority=priority,
+        reason=end_reason,
+        since=since,
+        until=until,
+    )
     found: JobFilters = {}
-    found.update({name: value for name, value in fields.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
+    found.update(fields)  # type: ignore[typeddict-item]  # the names above are its fields
     return found
 
 
@@ -91,46 +65,13 @@ group = typer.Typer(no_args_is_help=True)
     "dispatcher jobs list --endpoint document-gen --tag team=a --limit 100",
     "dispatcher jobs list --status queued --all --json | jq -r .id",
 )
-def list_jobs(
-    service: ServiceDep,
-    filters: FiltersDep,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help=f"How many. (default: {_LIMIT})")
-    ] = None,
-    all: Annotated[bool, typer.Option("--all", help="All of them, page by page.")] = False,
-) -> None:
+def list_jobs(service: ServiceDep, filters: FiltersDep, take: TakeDep) -> None:
     """Find jobs, newest first."""
-    if all and limit is not None:
-        raise typer.BadParameter("--all and --limit exclude each other")
-    rows_max = None if all else limit or _LIMIT
-    rows = islice(_rows(service, filters, rows_max), rows_max)
-    if service.json:
-        cli.print_json_lines(came for _, came in rows)
-        return
-    shown = 0
-    while found := list(islice(rows, _PAGE_MAX)):  # a long list shows from its beginning
-        cli.console().print(job_table([job for job, _ in found]))
-        shown += len(found)
-    if not shown:
-        cli.error_console().print("no jobs match", style="dim")
-    elif shown == rows_max:
-        note = f"the newest {rows_max}; --limit N or --all shows more"
-        cli.error_console().print(note, style="dim")
-
-
-def _rows(
-    service: Service, filters: JobFilters, rows_max: int | None
-) -> Iterator[tuple[Job, bytes]]:
-    """Yield each job with the JSON that it came as, page after page."""
-    left = rows_max
-
-    def build(cursor: str | None) -> Call[Page[Job]]:
-        limit = _PAGE_MAX if left is None else min(left, _PAGE_MAX)
-        return jobs_page(filters, cursor=cursor, limit=limit)
-
-    for found in pages(service, build):
-        yield from found
-        left = None if left is None else max(1, left - len(found))
+    Listing(
+        page=lambda cursor, limit: jobs_page(filters, cursor=cursor, limit=limit),
+        table=job_table,
+        what="jobs",
+    ).print(service, take)
 
 
 def job_table(jobs: Sequence[Job]) -> Table:

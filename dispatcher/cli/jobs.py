@@ -13,7 +13,6 @@ from rich.text import Text
 
 from dispatcher.cli import job_watch, options
 from dispatcher.cli.job_list import FiltersDep, group, job_table
-from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, payload_of
 from dispatcher.client import (
     Job,
@@ -28,6 +27,7 @@ from dispatcher.client.calls.build import dumps
 from dispatcher.jobs.values import JobPriority
 from receiver.base import cli
 from receiver.base.cli import Failed
+from receiver.base.options import command
 
 _TIMEOUT_S: Final = 300.0
 _EXCERPT_CHARS: Final = 160

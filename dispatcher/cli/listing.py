@@ -1,7 +1,7 @@
-"""`dispatcher list`: find callbacks; and the filters by which `replay` finds them too."""
+"""`dispatcher list`, `dispatcher failures`: find callbacks, and what fails; and the filters by
+which `replay` finds them too."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -10,68 +10,42 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import options
-from dispatcher.cli.options import Depends, command
-from dispatcher.cli.service import Service, ServiceDep, pages
-from dispatcher.client import Callback, Filters, Page
-from dispatcher.client.calls.callback import page
-from dispatcher.client.transport import Call
+from dispatcher.cli.filters import PANEL, Listing, Since, Tag, TakeDep, Until, given
+from dispatcher.cli.service import ServiceDep
+from dispatcher.client import Callback, Failure, Failures, Filters
+from dispatcher.client.calls import callback as calls
 from dispatcher.states import State
 from receiver.base import cli
+from receiver.base.options import Depends, command
 
 _WIDE: Final = 132  # from here on a callback fits in one line with its full id
-_PAGE_MAX: Final = 500  # what one request may ask for
-_LIMIT: Final = 20
-_PANEL: Final = "Which callbacks"
+_REASON_CHARS: Final = 400
 
-Status = Annotated[
-    State | None, typer.Option(help="State of the delivery.", rich_help_panel=_PANEL)
-]
+Status = Annotated[State | None, typer.Option(help="State of the delivery.", rich_help_panel=PANEL)]
 JobStatus = Annotated[
     str | None,
-    typer.Option(metavar="TEXT", help="State of the job itself.", rich_help_panel=_PANEL),
+    typer.Option(metavar="TEXT", help="State of the job itself.", rich_help_panel=PANEL),
 ]
 JobId = Annotated[
-    str | None, typer.Option(metavar="ID", help="Callbacks of one job.", rich_help_panel=_PANEL)
-]
-Tag = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Carry this tag (repeatable).", rich_help_panel=_PANEL),
+    str | None, typer.Option(metavar="ID", help="Callbacks of one job.", rich_help_panel=PANEL)
 ]
 Destination = Annotated[
     str | None,
-    typer.Option(metavar="ID|NAME|SERVER", help="Go to this destination.", rich_help_panel=_PANEL),
+    typer.Option(metavar="ID|NAME|URL", help="Go to this destination.", rich_help_panel=PANEL),
 ]
 CallbackUrl = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="Go to exactly this URL.", rich_help_panel=_PANEL),
+    typer.Option(metavar="URL", help="Go to exactly this URL.", rich_help_panel=PANEL),
 ]
 Priority = Annotated[
-    Literal["high", "normal"] | None, typer.Option(help="Priority.", rich_help_panel=_PANEL)
+    Literal["high", "normal"] | None, typer.Option(help="Priority.", rich_help_panel=PANEL)
 ]
 Error = Annotated[
     str | None,
     typer.Option(
         metavar="CODE",
         help="Code of the last failed attempt: http_503, timeout, unreachable, …",
-        rich_help_panel=_PANEL,
-    ),
-]
-Since = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        parser=options.moment,
-        help="Made at this time or later: 30m, 2h, 7d (ago), or ISO-8601.",
-        rich_help_panel=_PANEL,
-    ),
-]
-Until = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        parser=options.moment,
-        help="Made before this time.",
-        rich_help_panel=_PANEL,
+        rich_help_panel=PANEL,
     ),
 ]
 
@@ -89,20 +63,20 @@ def chosen_filters(
     until: Until = None,
 ) -> Filters:
     """Return the filter that the options describe."""
-    fields = {
-        "status": status,
-        "job_status": job_status,
-        "job_id": job_id,
-        "destination": destination,
-        "callback_url": callback_url,
-        "priority": priority,
-        "error": error,
-        "since": since,
-        "until": until,
-        "tags": options.pairs(tag, "--tag") or None,
-    }
+    fields = given(
+        tag,
+        status=status,
+        job_status=job_status,
+        job_id=job_id,
+        destination=destination,
+        callback_url=callback_url,
+        priority=priority,
+        error=error,
+        since=since,
+        until=until,
+    )
     found: Filters = {}
-    found.update({name: value for name, value in fields.items() if value is not None})  # type: ignore[typeddict-item]  # the names above are its fields
+    found.update(fields)  # type: ignore[typeddict-item]  # the names above are its fields
     return found
 
 
@@ -118,52 +92,61 @@ app = typer.Typer()
     "dispatcher list --job-id job_1234567890abcdef",
     "dispatcher list --status dead --all --json | jq -r .id",
 )
-def list_callbacks(
-    service: ServiceDep,
-    filters: FiltersDep,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=1, help=f"How many. (default: {_LIMIT})")
-    ] = None,
-    all: Annotated[bool, typer.Option("--all", help="All of them, page by page.")] = False,
-) -> None:
-    """Find callbacks by what happened to them, newest first."""
-    if all and limit is not None:
-        raise typer.BadParameter("--all and --limit exclude each other")
-    rows_max = None if all else limit or _LIMIT
-    rows = islice(_rows(service, filters, rows_max), rows_max)
+def list_callbacks(service: ServiceDep, filters: FiltersDep, take: TakeDep) -> None:
+    """Find callbacks by what happened to them, newest first; of those that wait it says what
+    for."""
+    Listing(
+        page=lambda cursor, limit: calls.page(filters, cursor=cursor, limit=limit),
+        table=callback_table,
+        what="callbacks",
+    ).print(service, take)
+
+
+@command(
+    app,
+    "failures",
+    "dispatcher failures --since 2h",
+    "dispatcher failures --destination https://example.com --output json",
+)
+def failures(service: ServiceDep, filters: FiltersDep) -> None:
+    """See what fails: dead callbacks, and those that wait for another try, by destination and
+    error, the most first. A platform key sees why a destination was not reached, too."""
+    response = service.client.raw(calls.failures(filters))
+    found = calls.failures(filters).read(response)
     if service.json:
-        cli.print_json_lines(came for _, came in rows)
-    else:
-        _print(rows, rows_max)
+        service.print_document(response.body)
+        return
+    if not found.data:
+        cli.error_console().print("nothing fails", style="dim")
+        service.hint_at_tenant()
+        return
+    cli.console().print(_failure_table(found))
+    if not found.complete:
+        cli.error_console().print("of the newest only: narrow it by --since", style="dim")
+    dead = next((one for one in found.data if one.status == "dead"), None)
+    if dead is not None:
+        where = dead.destination_name or dead.url or dead.destination
+        hint = f"once it is well: dispatcher replay --status dead --destination {where}"
+        cli.error_console().print(cli.plain(hint, "dim"))
 
 
-def _rows(
-    service: Service, filters: Filters, rows_max: int | None
-) -> Iterator[tuple[Callback, bytes]]:
-    """Yield each callback with the JSON that it came as, page after page."""
-    left = rows_max
-
-    def build(cursor: str | None) -> Call[Page[Callback]]:
-        return page(
-            filters, cursor=cursor, limit=_PAGE_MAX if left is None else min(left, _PAGE_MAX)
-        )
-
-    for found in pages(service, build):
-        yield from found
-        left = None if left is None else max(1, left - len(found))
+def _failure_table(found: Failures) -> Table:
+    made = cli.table("STATUS", "COUNT", "WHAT FAILS", right=("COUNT",), fold="WHAT FAILS")
+    for one in found.data:
+        made.add_row(options.word(one.status), f"{one.count:,}", _failure(one))
+    return made
 
 
-def _print(rows: Iterator[tuple[Callback, bytes]], rows_max: int | None) -> None:
-    """Tables of a page each, so that a long list shows from its beginning."""
-    shown = 0
-    while found := list(islice(rows, _PAGE_MAX)):
-        cli.console().print(callback_table([callback for callback, _ in found]))
-        shown += len(found)
-    if not shown:
-        cli.error_console().print("no callbacks match", style="dim")
-    elif shown == rows_max:
-        note = f"the newest {rows_max}; --limit N or --all shows more"
-        cli.error_console().print(note, style="dim")
+def _failure(one: Failure) -> Text:
+    """Return where, how, since when, why and an example."""
+    where = cli.plain(one.destination_name or one.url or one.destination, "bold")
+    newest = f"newest {cli.ago(one.newest_at)}"
+    error = one.error or "ended before it was tried"
+    how = cli.plain(f"{error}{f' ({one.cause})' if one.cause else ''}", "red")
+    how.append_text(cli.plain(f" · {newest}, oldest {cli.ago(one.oldest_at)}", "dim"))
+    why = one.detail or one.response_excerpt or one.message
+    reason = [cli.plain(cli.short(why, _REASON_CHARS))] if why else []
+    return cli.lines(where, how, *reason, cli.plain(f"such as {one.sample}", "dim"))
 
 
 def callback_table(callbacks: Sequence[Callback]) -> Table:
@@ -191,16 +174,17 @@ def _wide(callbacks: Sequence[Callback]) -> Table:
 
 
 def _narrow(callbacks: Sequence[Callback]) -> Table:
-    made = cli.table("STATUS", "CALLBACK", "DESTINATION", widths=options.STATE_WIDTHS)
-    made.columns[1].min_width = len(callbacks[0].id) if callbacks else None
+    made = cli.table("STATUS", "CALLBACK", widths=options.STATE_WIDTHS, fold="CALLBACK")
     for callback in callbacks:
         made.add_row(
             cli.lines(
                 options.word(callback.status),
                 cli.plain(f"  {cli.ago(callback.created_at)}", "dim"),
             ),
-            cli.lines(cli.plain(callback.id), _job(callback)),
-            cli.lines(cli.plain(_where(callback)), _note(callback)),
+            cli.lines(
+                cli.plain(callback.id).append("  ").append_text(_job(callback)),
+                cli.plain(f"{_where(callback)}  ").append_text(_note(callback)),
+            ),
         )
     return made
 
@@ -222,11 +206,11 @@ def _where(callback: Callback) -> str:
 
 def _note(callback: Callback) -> Text:
     """Return what an operator wants to know next."""
-    if callback.status == "pending" and callback.next_attempt_at is not None:
-        due = cli.plain(options.due(callback.next_attempt_at), "dim")
+    if callback.status == "pending":
+        waits = cli.plain(options.waits(callback), "dim")
         if callback.last_error is None:
-            return due
-        return cli.plain(callback.last_error, "yellow").append(" · ").append_text(due)
+            return waits
+        return cli.plain(callback.last_error, "yellow").append(" · ").append_text(waits)
     if callback.last_error is not None and callback.status != "delivered":
         tries = f" · {callback.attempts} attempt{'s' if callback.attempts != 1 else ''}"
         return cli.plain(callback.last_error, "red").append(tries, style="dim")

@@ -13,13 +13,13 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dispatcher.cli import options
-from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep, payload_of
 from dispatcher.cli.show import await_end
 from dispatcher.client import Client, Submitted
 from dispatcher.client.calls.submission import submit
 from dispatcher.client.transport import Call
 from receiver.base import cli
+from receiver.base.options import command, duration_s
 from receiver.signature import RUN_MAX
 
 _FAILURES_MAX: Final = 50  # that are shown one by one; more of the same help nobody
@@ -52,10 +52,14 @@ Run = Annotated[
     int | None, typer.Option(min=1, max=RUN_MAX, metavar="N", help="Which run of the job it was.")
 ]
 NotBefore = Annotated[
-    str | None, typer.Option(metavar="TIME|SECONDS", help="Not sent before (or: for so long).")
+    str | None,
+    typer.Option(metavar="TIME", help="Not sent before: 90, 15m (from now), or ISO-8601."),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for its delivery.")]
-Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
+Timeout = Annotated[
+    float,
+    typer.Option(parser=duration_s, metavar="TIME", help="How long to wait: 90, 15m, 2h."),
+]
 File = Annotated[
     Path | None,
     typer.Option(metavar="NDJSON", help="Many callbacks, one JSON object a line; - for stdin."),
@@ -129,7 +133,7 @@ def send(
         not_before=options.not_before(not_before),
     )
     if wait:
-        await_end(service, service.client.call(call).id, timeout)
+        await_end(service, service.call(call).id, timeout)
     else:
         _submit(service, call)
 
@@ -165,6 +169,7 @@ class _Tally:
 def _send_file(service: Service, file: Path) -> None:
     """Send every line in batches, with a bar, and a word on each line that failed. Exits with 1 if
     any failed; run again, and what arrived is a duplicate."""
+    service.note_new_tenant()
     tally = _Tally()
     with _opened(file) as source, _bar(service) as bar:
         task = bar.add_task("", total=None if str(file) == "-" else file.stat().st_size)

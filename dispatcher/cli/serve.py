@@ -10,8 +10,7 @@ import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dispatcher.cli.options import Depends, command
-from dispatcher.cli.shared import JsonDep
+from dispatcher.cli.shared import PrintingDep
 from dispatcher.settings import Settings, load
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sealing import given_keys
@@ -19,6 +18,7 @@ from dispatcher.store.sqlite.database import path_of
 from receiver.base import cli, log
 from receiver.base.cli import Failed
 from receiver.base.db.url import is_postgres
+from receiver.base.options import Depends, command
 
 DatabaseUrl = Annotated[
     str | None,
@@ -89,11 +89,11 @@ def _announce(url: str, new_key: str | None) -> None:
 
 
 @command(app, "migrate", "dispatcher migrate")
-def migrate(settings: SettingsDep, as_json: JsonDep) -> None:
+def migrate(settings: SettingsDep, printing: PrintingDep) -> None:
     """Bring the database up to date. `serve` does so by itself; this is for doing it apart, while
     no service runs."""
     asyncio.run(_migrate(settings))
-    if as_json:
+    if printing.json:
         cli.print_json(b'{"migrated":true}')
     else:
         from dispatcher.store import redacted
@@ -112,7 +112,7 @@ async def _migrate(settings: Settings) -> None:
 @command(app, "backup", "dispatcher backup /backups/postback-$(date +%F).db")
 def backup(
     settings: SettingsDep,
-    as_json: JsonDep,
+    printing: PrintingDep,
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A file that is not there yet.")],
 ) -> None:
     """Copy the database to a new file, consistent and complete, also while the service runs. The
@@ -122,7 +122,7 @@ def backup(
 
     asyncio.run(store.backup(settings, target))
     written, key_file = target.stat().st_size, store.key_file(settings)
-    if as_json:
+    if printing.json:
         named = {} if key_file is None else {"keyFile": str(key_file)}
         cli.print_json(msgspec.json.encode({"bytes": written, **named}))
         return
@@ -139,7 +139,7 @@ def backup(
     app, "move", "dispatcher move sqlite:///postback.db postgresql://postback@db.internal/postback"
 )
 def move(
-    as_json: JsonDep,
+    printing: PrintingDep,
     source: Annotated[str, typer.Argument(metavar="SQLITE-URL", help="The file to move.")],
     target: Annotated[
         str, typer.Argument(metavar="POSTGRES-URL", help="An empty database to move it to.")
@@ -163,7 +163,7 @@ def move(
         ) from error
 
     kids = {kid for kid, _ in given_keys(load())}
-    with _bar(as_json) as bar:
+    with _bar(printing.json) as bar:
         tasks = {table: bar.add_task(table, total=None) for table in mover.TABLES}
 
         def progress(table: str, there: int, total: int) -> None:
@@ -175,7 +175,7 @@ def move(
             f"the databases differ in: {', '.join(moved.differing)}",
             "keep using the file; move it to a new, empty database",
         )
-    if as_json:
+    if printing.json:
         cli.print_json(msgspec.json.encode({"rows": moved.rows, "brought": moved.brought}))
         return
     console = cli.console()

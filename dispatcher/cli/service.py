@@ -1,7 +1,8 @@
 """The running service as a command sees it: a client, and whether to print for programs."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Final, Self, TypeVar
@@ -12,8 +13,7 @@ from rich.table import Table
 
 from dispatcher.audit import reason_fault
 from dispatcher.cli import options
-from dispatcher.cli.options import Depends
-from dispatcher.cli.shared import PANEL, ApiKey, AsJson, Globals, Tenant, Url
+from dispatcher.cli.shared import ApiKey, Globals, Tenant, Url
 from dispatcher.client import (
     BadAnswer,
     Client,
@@ -30,10 +30,20 @@ from dispatcher.client import (
     WaitTimeout,
 )
 from dispatcher.client.calls.build import one_value
-from dispatcher.client.transport import Call
+from dispatcher.client.transport import Call, Response
 from dispatcher.settings import CA_FILE, load_client
 from receiver.base import cli
 from receiver.base.cli import Failed
+from receiver.base.options import (
+    PANEL,
+    AsJson,
+    Depends,
+    Output,
+    Printing,
+    Profile,
+    print_rows,
+    printing,
+)
 from receiver.base.tls import trusted
 
 T = TypeVar("T")
@@ -67,12 +77,14 @@ Reason = Annotated[
 
 class Service:
     """One command's way to the service. `json`: print for programs; `reason`: why it changes
-    something."""
+    something; `tenant`: for whom, where that was said."""
 
-    def __init__(self, client: Client, *, json: bool) -> None:
+    def __init__(self, client: Client, printing: Printing, tenant: str | None = None) -> None:
         self.client = client
-        self.json = json
+        self.json = printing.json
+        self.tenant = tenant
         self.reason: str | None = None
+        self._printing = printing
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +100,66 @@ class Service:
     def show(self, call: Call[T]) -> T | None:
         """Make the call and read its answer. For programs that is printed as it came, and None
         returned."""
-        response = self.client.raw(call)
+        response = self._raw(call)
         value = call.read(response)
         if self.json:
             cli.print_json(response.body)
             return None
         return value
+
+    def call(self, call: Call[T]) -> T:
+        """Make the call and read its answer."""
+        return call.read(self._raw(call))
+
+    def _raw(self, call: Call[T]) -> Response:
+        response = self.client.raw(call)
+        made = response.headers.get("postback-tenant-created")
+        if made is not None:
+            self._tell_of(made)
+        return response
+
+    def _tell_of(self, tenant: str) -> None:
+        cli.error_console().print(
+            cli.plain(
+                f"the tenant {tenant} is new: made just now, with a signing secret of its own",
+                "yellow",
+            )
+        )
+
+    def note_new_tenant(self) -> None:
+        """Say so where what is sent will make its tenant."""
+        if self.tenant is not None and self._is_new(self.tenant):
+            self._tell_of(self.tenant)
+
+    def _is_new(self, tenant: str) -> bool:
+        try:
+            self.client.get_tenant(tenant)
+        except NotFound:
+            return True
+        except PostbackError:  # not for this key to know
+            pass
+        return False
+
+    def print_rows(self, rows: Iterable[bytes]) -> None:
+        """Print JSON documents for programs: one a line, or all as one array."""
+        print_rows(self._printing, rows)
+
+    def print_document(self, body: bytes) -> None:
+        """Print a document with a list (`data`) for programs: as it came where it was asked for as
+        one, else an object a line."""
+        if self._printing.array:
+            cli.print_json(body)
+        else:
+            cli.print_json_lines(map(bytes, msgspec.json.decode(body, type=RawPage).data))
+
+    def hint_at_tenant(self) -> None:
+        """Say so where nothing was found since there is no such tenant."""
+        if self.tenant is None or not self._is_new(self.tenant):
+            return
+        names = [tenant.name for tenant in self.client.tenants()]
+        near = get_close_matches(self.tenant, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see: dispatcher tenants"
+        cli.error_console().print(cli.plain(f"there is no tenant {self.tenant}: {hint}", "yellow"))
 
 
 def connect(
@@ -101,26 +167,29 @@ def connect(
     url: Url = None,
     api_key: ApiKey = None,
     tenant: Tenant = None,
+    profile: Profile = None,
     as_json: AsJson = False,
+    output: Output = None,
 ) -> Service:
-    """Return the service that the options, or else the environment, name."""
+    """Return the service that the options, or else a profile or the environment, name."""
     before: Globals = context.obj or Globals()
-    found = load_client()
+    found = load_client(profile=profile or before.profile)
     where = url or before.url or found.url
+    named = tenant or before.tenant or found.tenant
     # Reading authorities takes 20 ms: only where there is a file, and somebody to trust.
     private = found.ca_file is not None and where.startswith("https:")
     try:
         client = Client(
             where,
             api_key or before.api_key or found.api_key,
-            tenant=tenant or before.tenant,
+            tenant=named,
             tls=trusted(CA_FILE, found.ca_file) if private else None,
             retries=2,
             retry_for_s=10,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    return Service(client, json=as_json or before.json)
+    return Service(client, printing(as_json, output, before.printing), named)
 
 
 def connect_to_change(
@@ -128,14 +197,16 @@ def connect_to_change(
     url: Url = None,
     api_key: ApiKey = None,
     tenant: Tenant = None,
+    profile: Profile = None,
     as_json: AsJson = False,
+    output: Output = None,
     reason: Reason = None,
 ) -> Service:
     """Return the service, for a command that changes something there."""
     fault = None if reason is None else reason_fault(reason)
     if fault is not None:
         raise typer.BadParameter(f"--reason {fault}")
-    service = connect(context, url, api_key, tenant, as_json)
+    service = connect(context, url, api_key, tenant, profile, as_json, output)
     service.reason = reason
     return service
 
@@ -172,7 +243,7 @@ class RawPage(msgspec.Struct, rename="camel"):
     """A page whose items stay the JSON that they came as."""
 
     data: list[msgspec.Raw]
-    next_cursor: str | None
+    next_cursor: str | None = None
 
 
 def pages(
@@ -201,14 +272,13 @@ def print_list(
 ) -> None:
     """Print all pages of `build`: for programs an object a line as it came, for people as a table
     to which `row` adds one item, or else the word `nothing`."""
-    for page in pages(service, lambda cursor: build(cursor=cursor)):
-        if service.json:
-            cli.print_json_lines(came for _, came in page)
-        else:
-            for item, _ in page:
-                row(item)
+    found = pages(service, lambda cursor: build(cursor=cursor))
     if service.json:
+        service.print_rows(came for page in found for _, came in page)
         return
+    for page in found:
+        for item, _ in page:
+            row(item)
     if table.row_count:
         cli.console().print(table)
     else:

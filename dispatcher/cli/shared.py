@@ -1,14 +1,18 @@
 """The options that every command has, before its name as behind it. They need no client."""
 
-from dataclasses import dataclass
-from typing import Annotated, Final
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import typer
 
-from dispatcher.cli.options import Depends
-
-PANEL: Final = "The service"
-"""Under which they stand in the help."""
+from receiver.base.options import (
+    PANEL,
+    AsJson,
+    Depends,
+    Output,
+    Printing,
+    printing,
+)
 
 Url = Annotated[
     str | None,
@@ -35,10 +39,6 @@ Tenant = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON for programs; of lists one object a line."),
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +48,16 @@ class Globals:
     url: str | None = None
     api_key: str | None = None
     tenant: str | None = None
-    json: bool = False
+    profile: str | None = None
+    printing: Printing = field(default_factory=Printing)
 
 
-def json_wanted(context: typer.Context, as_json: AsJson = False) -> bool:
-    """Whether to print for programs, for commands that need no running service."""
+def print_options(
+    context: typer.Context, as_json: AsJson = False, output: Output = None
+) -> Printing:
+    """Return for whom to print, for commands that need no running service."""
     before: Globals = context.obj or Globals()
-    return as_json or before.json
+    return printing(as_json, output, before.printing)
 
 
-JsonDep = Annotated[bool, Depends(json_wanted)]
+PrintingDep = Annotated[Printing, Depends(print_options)]

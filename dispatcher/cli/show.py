@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from textwrap import wrap
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,16 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from dispatcher.cli import options
-from dispatcher.cli.options import command
 from dispatcher.cli.service import Service, ServiceDep
 from dispatcher.client import Attempt, Callback, Stats
 from dispatcher.client.calls import tenant as calls
 from dispatcher.client.calls.callback import attempts, get
 from dispatcher.client.transport import Call
 from receiver.base import cli
+from receiver.base.options import command
 
 _EXCERPT_CHARS: Final = 160
+_EXCERPT_WIDTH_MIN: Final = 20
+_ASIDE: Final = 28  # what stands before it in a line
 _LABEL: Final = 12
+_REFUSING: Final = (401, 403)
 _STATS_EVERY_S: Final = 1.0
 
 
@@ -151,9 +155,21 @@ def _attempt(attempt: Attempt) -> Iterator[Text]:
         "green" if good else "red",
         f"{met(attempt)} {took}",
     )
-    for text in (attempt.error, attempt.response_excerpt):
+    room = max(_EXCERPT_WIDTH_MIN, cli.console().width - _ASIDE)
+    for text in why(attempt):
+        yield from map(_aside, wrap(cli.short(cli.clean(text), _EXCERPT_CHARS), room))
+
+
+def why(attempt: Attempt) -> Iterator[str]:
+    """Yield what is told of an attempt: to operators the true reason."""
+    told = attempt.error if attempt.detail is None else f"{attempt.cause}: {attempt.detail}"
+    for text in (told, attempt.response_excerpt):
         if text and text != attempt.outcome:
-            yield _aside(cli.short(text, _EXCERPT_CHARS))
+            yield text
+    if attempt.cause == "blocked":
+        yield "open it with DISPATCHER_ALLOW_NETWORKS, if deliveries may go there"
+    elif attempt.status_code in _REFUSING:
+        yield "the receiver does not accept it: has it the secret of this destination?"
 
 
 def met(attempt: Attempt) -> str:
@@ -166,11 +182,9 @@ def _ending(callback: Callback) -> Iterator[Text]:
     if callback.status == "sending":
         yield _hint("◐ an attempt is running now", "cyan")
     elif callback.status == "pending":
-        due = callback.next_attempt_at
-        if due is None:
-            yield _hint("○ next attempt as soon as there is a slot", "yellow")
-        else:
-            yield _hint(f"○ {options.due(due)}  {cli.stamp(due)}", "yellow")
+        until = callback.waits_for.until if callback.waits_for else callback.next_attempt_at
+        when = "" if until is None else f"  {cli.stamp(until)}"
+        yield _hint(f"○ waits: {options.waits(callback) or 'for nothing'}{when}", "yellow")
     elif callback.status == "delivered" and callback.delivered_at is not None:
         took = (callback.delivered_at - callback.created_at).total_seconds()
         yield _hint(f"● delivered, {cli.span(took)} after it was accepted", "green")

@@ -9,11 +9,11 @@ import typer
 
 from dispatcher.cli import options
 from dispatcher.cli.access import secrets
-from dispatcher.cli.options import command
 from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
 from dispatcher.client import StoredSecret
 from dispatcher.client.calls import secret as calls
 from receiver.base import cli
+from receiver.base.options import command
 
 StoredName = Annotated[str, typer.Argument(metavar="NAME", help="What headers call it.")]
 Platform = Annotated[

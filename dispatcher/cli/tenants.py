@@ -6,12 +6,12 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from dispatcher.cli.options import command, with_dependencies
 from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
 from dispatcher.client import Tenant, TenantDetail
 from dispatcher.client.calls import tenant as calls
 from receiver.base import cli
 from receiver.base.cli import examples
+from receiver.base.options import command, with_dependencies
 
 _DEFAULT: Final = "default"
 _SIZE: Final = re.compile(r"(\d{1,15}(?:\.\d{1,3})?) ?(|B|[KMGT]i?B?)", re.IGNORECASE)

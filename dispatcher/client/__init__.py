@@ -7,6 +7,14 @@ with Client("http://127.0.0.1:8600", api_key) as client:
     client.wait(done.id)
 """
 
+from receiver.base.extras import explained
+
+try:
+    import httpx as _httpx  # noqa: F401 - to say what is missing before anything else does
+    import msgspec as _msgspec  # noqa: F401
+except ModuleNotFoundError as error:
+    raise explained(error, "client") from None
+
 from dispatcher.client.aio import AsyncClient
 from dispatcher.client.calls.callback import Filters
 from dispatcher.client.calls.job import JobFilters
@@ -42,6 +50,8 @@ from dispatcher.client.results import (
     Callback,
     Destination,
     Endpoint,
+    Failure,
+    Failures,
     Job,
     JobAttempt,
     JobEvent,
@@ -58,6 +68,7 @@ from dispatcher.client.results import (
     RevealedEndpointSecret,
     RevealedSecret,
     Secret,
+    ServiceInfo,
     Stats,
     StoredSecret,
     Submitted,
@@ -85,6 +96,8 @@ __all__ = [
     "Conflict",
     "Destination",
     "Endpoint",
+    "Failure",
+    "Failures",
     "Filters",
     "Forbidden",
     "Gone",
@@ -116,6 +129,7 @@ __all__ = [
     "RevealedEndpointSecret",
     "RevealedSecret",
     "Secret",
+    "ServiceInfo",
     "Stats",
     "StorageFull",
     "StoredSecret",

@@ -153,11 +153,13 @@ class AsyncClient:
     payload = _method(callback.payload)
     replay = _method(callback.replay)
     cancel = _method(callback.cancel)
+    failures = _method(callback.failures)
     preview_replay = _method(callback.preview_replay)
     start_replay = _method(callback.start_replay)
     get_replay = _method(callback.get_replay)
     cancel_replay = _method(callback.cancel_replay)
     get_destination = _method(destination.get_destination)
+    destinations_of = _method(destination.destinations_of)
     register_destination = _method(destination.register_destination)
     change_destination = _method(destination.change_destination)
     remove_destination = _method(destination.remove_destination)
@@ -206,6 +208,7 @@ class AsyncClient:
     erase_tenant = _method(tenant.erase_tenant)
     audit_page = _method(tenant.audit_page)
     stats = _method(tenant.stats)
+    service_info = _method(tenant.service_info)
 
     def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Callback]:
         """Every callback that matches, newest first, fetched page by page as you iterate. Raises
@@ -280,7 +283,7 @@ class AsyncClient:
         `timeout` seconds, whatever the service does, and NotFound."""
         deadline = time.monotonic() + timeout
         look = callback.get(id)
-        status, reason = "", None
+        status, reason, waits = "", None, ""
         polls = 0
         while True:
             left_s = max(deadline - time.monotonic(), LAST_LOOK_S)
@@ -293,10 +296,10 @@ class AsyncClient:
                 raise WaitTimeout.of(id, status, timeout, reason or error.message) from error
             if found.final:
                 return found
-            status, reason = found.status, found.last_error
+            status, reason, waits = found.status, found.last_error, found.waits
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                raise WaitTimeout.of(id, status, timeout, reason)
+                raise WaitTimeout.of(id, status, timeout, reason, waits)
             await asyncio.sleep(min(poll_s(polls), left_s))
             polls += 1
 

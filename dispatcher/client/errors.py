@@ -68,10 +68,15 @@ class WaitTimeout(PostbackError):
     its `id` and, where the service said one, its `status`."""
 
     @classmethod
-    def of(cls, id: str, status: str, timeout_s: float, last_error: str | None) -> Self:
+    def of(
+        cls, id: str, status: str, timeout_s: float, last_error: str | None, waits: str = ""
+    ) -> Self:
         """Return the error of a wait for `id` that was too short. An empty status: the service did
-        not say one."""
-        why = "" if last_error is None else f" (last error: {last_error})"
+        not say one. `waits`: what it waits for, in words."""
+        reasons = [waits] if waits else []
+        if last_error is not None:
+            reasons.insert(0, f"last error: {last_error}")
+        why = f" ({'; '.join(reasons)})" if reasons else ""
         state = f"is still {status}" if status else "is of unknown state: there was no answer"
         details = {"id": id, "status": status} if status else {"id": id}
         message = f"{id} {state} after {timeout_s:g} s{why}"

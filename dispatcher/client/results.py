@@ -2,8 +2,10 @@
 service may add later are ignored, so that an older client keeps working."""
 
 import json
-from datetime import datetime
-from typing import Any, Literal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct, field
 
@@ -30,6 +32,40 @@ class Callback(wire.CallbackView[datetime], frozen=True, kw_only=True):
         """Whether nothing more happens to it by itself."""
         return self.status in ("delivered", "dead", "cancelled")
 
+    @property
+    def waits(self) -> str:
+        """What it waits for, in words; empty where it waits for nothing."""
+        return wait_words(self, _in_seconds)
+
+
+# What a callback waits for, `{name}` being its destination's, and what comes at its end.
+_WAITS: Final = {
+    "paused": ("{name} is paused", ""),
+    "disabled": ("{name} is disabled", ""),
+    "circuit": ("{name} is down, circuit open", "probe"),
+    "retry-after": ("{name} asked for a pause", "again"),
+    "turned-away": ("{name} turned deliveries away", "again"),
+    "not-before": ("not to be sent yet", "first try"),
+    "retry": ("", "next try"),
+    "rate": ("the rate of {name}", "next"),
+    "slot": ("a free slot", ""),
+}
+
+
+def wait_words(callback: Callback, when: Callable[[datetime], str]) -> str:
+    """Return what a callback waits for in words, its end as `when` tells it."""
+    wait = callback.waits_for
+    if wait is None:
+        return ""
+    what, then = _WAITS.get(wait.reason, (wait.reason, "until"))
+    what = what.format(name=callback.destination_name or urlsplit(callback.callback_url).netloc)
+    end = "" if wait.until is None else f"{then} {when(wait.until)}"
+    return ", ".join(part for part in (what, end) if part)
+
+
+def _in_seconds(moment: datetime) -> str:
+    return f"in {max(0.0, (moment - datetime.now(UTC)).total_seconds()):.0f} s"
+
 
 class Attempt(wire.AttemptView[datetime], frozen=True, kw_only=True):
     """One POST and what it met."""
@@ -54,6 +90,15 @@ class Payload(Struct, frozen=True, kw_only=True):
         return f"Payload({len(self.body)} bytes of {self.content_type})"
 
 
+class Failure(wire.FailureView[datetime], frozen=True, kw_only=True):
+    """Callbacks of one destination that failed in one way. `cause` and `detail` are there for
+    platform keys."""
+
+
+class Failures(wire.FailuresView[Failure], frozen=True, kw_only=True):
+    """What fails, the most first. Not `complete`: of the newest."""
+
+
 class Preview(wire.PreviewView[Callback], frozen=True, kw_only=True):
     """What a filtered replay would match: how many, and some of them."""
 
@@ -69,9 +114,8 @@ class Replay(wire.ReplayView[datetime], frozen=True, kw_only=True):
 
 
 class Destination(wire.DestinationView[datetime, PolicyFields], frozen=True, kw_only=True):
-    """Where deliveries go, with its health (`healthy failing circuit-open disabled`), what waits
-    for it and what holds it (`paused circuit retry-after
-    turned-away rate`)."""
+    """Where deliveries go, with its health (`healthy failing rejecting circuit-open disabled`),
+    what waits for it and what holds it (`paused circuit retry-after turned-away rate`)."""
 
 
 class Registered(Destination, frozen=True, kw_only=True):
@@ -260,6 +304,10 @@ class Tenant(wire.TenantView[datetime], frozen=True, kw_only=True):
 class TenantDetail(wire.TenantDetailView[datetime], frozen=True, kw_only=True):
     """A tenant with the limits in force, of which `defaults` are not its own, and what it uses of
     them."""
+
+
+class ServiceInfo(wire.ServiceView, frozen=True, kw_only=True):
+    """How the service was started; of settings that hold secrets the names alone."""
 
 
 class Stats(wire.StatsView[datetime], frozen=True, kw_only=True):

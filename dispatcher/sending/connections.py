@@ -53,6 +53,10 @@ class Guard(Protocol):
         """Why this IP address must not be dialled at this port, or None if it may be."""
 
 
+NOT_ALLOWED: Final = " is not allowed: "
+"""What stands in each of these errors."""
+
+
 class AddressRefused(OSError):
     """The egress guard does not let this address be dialled."""
 
@@ -307,5 +311,5 @@ def _guarded(guard: Guard, info: Any) -> socket.socket:
     family, kind, proto, _, address = info
     reason = guard.refuses(str(address[0]), address[1])
     if reason is not None:
-        raise AddressRefused(f"{address[0]} is not allowed: {reason}")
+        raise AddressRefused(f"{address[0]}{NOT_ALLOWED}{reason}")
     return socket.socket(family, kind, proto)

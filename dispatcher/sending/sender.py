@@ -25,12 +25,12 @@ import aiohttp
 from yarl import URL
 
 from dispatcher import signing
-from dispatcher.outcome import INTERRUPTED, Kind, Outcome
+from dispatcher.outcome import INTERRUPTED, Cause, Kind, Outcome
 from dispatcher.policy import Policy
 from dispatcher.sending import direct
 from dispatcher.sending.connections import Response, StaleConnection
 from dispatcher.sending.egress import Egress, UrlRefused, parse_url
-from dispatcher.sending.faults import own_lack, reason_of
+from dispatcher.sending.faults import cause_of, own_lack, reason_of
 from dispatcher.sending.resolver import ATTEMPT, Attempt
 from dispatcher.sending.response import excerpt, retry_after_ms
 from dispatcher.sending.sessions import Dialling, Sessions, open_sessions
@@ -106,6 +106,7 @@ class Sender:
             status_code=result.status_code,
             error=result.error,
             detail=result.detail,
+            cause=result.cause,
             excerpt=result.excerpt,
             retry_after_ms=result.retry_after_ms,
             lack=result.lack,
@@ -134,7 +135,9 @@ class Sender:
             error = f"no complete answer within {timeout_s:g} s"
             return _Result(kind="timeout", error=error, connected=not attempt.connecting)
         except UrlRefused as refusal:
-            return _Result(kind="unreachable", error=UNREACHABLE, detail=str(refusal))
+            return _Result(
+                kind="unreachable", error=UNREACHABLE, cause="blocked", detail=str(refusal)
+            )
         except (aiohttp.ClientError, OSError) as error:
             lack = self._lack_of(error)
             if lack is not None:
@@ -250,6 +253,7 @@ class _Result:
     status_code: int | None = None
     error: str | None = None
     detail: str | None = None
+    cause: Cause | None = None
     excerpt: str | None = None
     retry_after_ms: int | None = None
     lack: str | None = None
@@ -264,16 +268,19 @@ def _failure(error: aiohttp.ClientError | OSError) -> _Result:
         return _Result(
             kind="tls_error",
             error=f"the certificate was not accepted: {reason}",
+            cause="tls",
             detail=detail,
         )
     if isinstance(error, aiohttp.ClientSSLError) or isinstance(error.__cause__, ssl.SSLError):
-        return _Result(kind="tls_error", error="the TLS connection failed", detail=detail)
+        message = "the TLS connection failed"
+        return _Result(kind="tls_error", error=message, cause="tls", detail=detail)
     if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
         error, aiohttp.ClientHttpProxyError
     ):
         message = "the answer was not valid HTTP, or broke its limits"
         return _Result(kind="protocol_error", error=message, detail=detail)
-    return _Result(kind="unreachable", error=UNREACHABLE, detail=detail)
+    cause = cause_of(error)
+    return _Result(kind="unreachable", error=UNREACHABLE, cause=cause, detail=detail)
 
 
 def _proxy(text: str | None) -> URL | None:

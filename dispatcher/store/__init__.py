@@ -31,6 +31,12 @@ def redacted(url: str) -> str:
         raise CannotStart(f"cannot use the database URL: it takes {error.takes}") from None
 
 
+def located(url: str) -> str:
+    """Return a database's URL as `redacted` does, that of a file with its whole path. Raises
+    CannotStart."""
+    return redacted(url) if is_postgres(url) else f"sqlite:///{path_of(url).absolute()}"
+
+
 def _postgres(settings: Settings) -> Database:
     try:
         from dispatcher.store.postgres.database import PostgresDatabase

@@ -41,8 +41,13 @@ WHERE id IN ({ids}) AND state || '' = 'pending' RETURNING tenant, destination
 _MAKE_PENDING: Final = """
 UPDATE callbacks SET state = 'pending', class = coalesce(?, priority), due_ms = ?, expires_ms = ?,
     tries = 0, turned_away = 0, turned_away_ms = NULL, cancelling = 0, finished_ms = NULL,
-    destination = ?
+    destination = ?, replay = ?
 WHERE id = ? AND state || '' = ? AND pruned = 0
+"""
+# Never before the time that was asked for.
+_HURRY: Final = """
+UPDATE callbacks SET due_ms = CASE WHEN due_ms < ? THEN due_ms ELSE ? END, replay = ?
+WHERE id = ? AND state || '' = 'pending' AND coalesce(not_before_ms, 0) <= ?
 """
 _CANCEL_SENDING: Final = """
 UPDATE callbacks SET cancelling = 1 WHERE id = ? AND state || '' = 'sending' RETURNING lease_ms
@@ -157,9 +162,16 @@ def refuse_disabled(tx: Tx, destination: str) -> None:
 
 
 def make_pending(
-    tx: Tx, callback: Callback, lane: str, *, class_number: int | None, now_ms: int
+    tx: Tx,
+    callback: Callback,
+    lane: str,
+    *,
+    class_number: int | None,
+    now_ms: int,
+    by: str | None = None,
 ) -> None:
-    """Make a final delivery pending with a fresh budget; same id, same bytes, history kept.
+    """Make a final delivery pending with a fresh budget; same id, same bytes, history kept. `by` is
+    the filtered replay that does it.
 
     Raises PayloadGone; and NotFound and Conflict where another process was quicker.
     """
@@ -172,6 +184,7 @@ def make_pending(
         now_ms,
         now_ms + max_age_ms,
         lane,
+        by,
         callback.id,
         callback.state,
     )
@@ -196,8 +209,8 @@ def _revive(tx: Tx, callback: Callback, lane: str, now_ms: int) -> None:
     tx.changes.revived[lane] = made
 
 
-def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: int) -> bool:
-    """Replay one delivery of a filtered replay, in the lowest class; False if it cannot be.
+def replay_in_background(tx: Tx, callback: Callback, *, by: str, made_ms: int, now_ms: int) -> bool:
+    """Replay one delivery of the filtered replay `by`, in the lowest class; False if it cannot be.
 
     A circuit that opened before the replay was made is cleared, once: the operator believes the
     destination to be repaired, and if it is not, the circuit opens again.
@@ -205,9 +218,24 @@ def replay_in_background(tx: Tx, callback: Callback, *, made_ms: int, now_ms: in
     lane = _lane_now(tx, callback)
     try:
         refuse_disabled(tx, destination_of(lane))
-        make_pending(tx, callback, lane, class_number=REPLAY, now_ms=now_ms)
+        make_pending(tx, callback, lane, class_number=REPLAY, now_ms=now_ms, by=by)
     except (NotFound, Conflict, PayloadGone):  # a disabled destination is a conflict too
         return False
+    clear_circuit(tx, lane, opened_before_ms=made_ms)
+    return True
+
+
+def hurry_in_background(tx: Tx, callback: Callback, *, by: str, made_ms: int, now_ms: int) -> bool:
+    """Have one delivery that waits tried now, as the filtered replay `by` wants it, with what is
+    left of its budget; False if it cannot be. Clears a circuit as a replay does."""
+    lane = callback.lane
+    try:
+        refuse_disabled(tx, destination_of(lane))
+    except DestinationDisabled:
+        return False
+    if not tx.run(_HURRY, now_ms, now_ms, by, callback.id, now_ms):
+        return False
+    tx.changes.lanes.add(lane)
     clear_circuit(tx, lane, opened_before_ms=made_ms)
     return True
 

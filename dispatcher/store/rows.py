@@ -33,6 +33,7 @@ from dispatcher.values import (
     Key,
     NewCallback,
     Replay,
+    Schedule,
     SecretRef,
     SigningSecret,
     StoredSecret,
@@ -78,9 +79,25 @@ _CALLBACK: Final = {
     "payload_pruned": "c.pruned",
     "run": "c.run",
 }
-CALLBACK: Final = _select(_CALLBACK)
-# What a callback `c` goes to; the unregistered one of an earlier rule may be forgotten.
-JOIN_DESTINATION: Final = "LEFT JOIN destinations d ON d.id = substr(c.destination, 1, 35)"
+# What it may wait for, beside its own time.
+_SCHEDULE: Final = {
+    "not_before_ms": "c.not_before_ms",
+    "is_paused": "l.paused",
+    "disabled_reason": "l.doomed",
+    "held_until_ms": "l.held_until_ms",
+    "held_reason": "l.held_reason",
+    "server_held_ms": "d.held_until_ms",
+    "openings": "l.openings + d.openings",
+    "ready_ms": "CASE c.class WHEN 0 THEN l.ready_high WHEN 1 THEN l.ready_normal "
+    "ELSE l.ready_replay END",
+}
+CALLBACK: Final = _select(_CALLBACK | _SCHEDULE)
+# What a callback `c` goes to; the unregistered one of an earlier rule may be forgotten. And its
+# lane where it waits in one.
+JOIN_DESTINATION: Final = (
+    "LEFT JOIN destinations d ON d.id = substr(c.destination, 1, 35) "
+    "LEFT JOIN lanes l ON l.id = c.destination AND c.state = 'pending'"
+)
 
 
 def callbacks(tx: Tx, rows: Sequence[Row]) -> list[Callback]:
@@ -106,12 +123,25 @@ def callbacks_by_id(tx: Tx, ids: Sequence[str]) -> list[Callback]:
 
 
 def _callback(row: Row, tags: dict[str, str]) -> Callback:
-    named = dict(zip(_CALLBACK, row, strict=True))
+    named = dict(zip(_CALLBACK, row, strict=False))
+    if named["state"] == "pending":
+        named["schedule"] = _schedule(row[len(_CALLBACK) :])
     named["priority"] = "high" if named["priority"] == HIGH else "normal"
     named["url"] = named["url"] or ""
     named["destination"] = destination_of(named["lane"])
     named["payload_pruned"] = bool(named["payload_pruned"])
     return Callback(**named, tags=tags)
+
+
+def _schedule(row: Row) -> Schedule | None:
+    named = dict(zip(_SCHEDULE, row, strict=True))
+    if named["is_paused"] is None:  # its lane is being made
+        return None
+    server_held_ms, openings = named.pop("server_held_ms") or 0, named.pop("openings")
+    if server_held_ms > named["held_until_ms"]:
+        named |= {"held_until_ms": server_held_ms, "held_reason": "circuit"}
+    named["is_paused"] = bool(named["is_paused"])
+    return Schedule(**named, circuit_open=bool(openings))
 
 
 # What a callback takes up beside its payload: its rows and their index entries, measured; and what
@@ -140,9 +170,9 @@ def stored_bytes(new: NewCallback) -> int:
     return ROW_BYTES + len(new.body) + extra_bytes(new)
 
 
-def attempt_bytes(error: str | None, excerpt: str | None) -> int:
+def attempt_bytes(error: str | None, excerpt: str | None, detail: str | None = None) -> int:
     """Return what an attempt takes up."""
-    return _ATTEMPT_BYTES + len(error or "") + len(excerpt or "")
+    return _ATTEMPT_BYTES + len(error or "") + len(excerpt or "") + len(detail or "")
 
 
 # The columns of a new callback that the submit says, with their types on PostgreSQL; the rest
@@ -388,7 +418,7 @@ def read_headers(
 
 # --- the rest ---
 
-_ATTEMPT: Final = _same("n started_ms duration_ms outcome status_code error excerpt")
+_ATTEMPT: Final = _same("n started_ms duration_ms outcome status_code error excerpt detail")
 ATTEMPT: Final = _select(_ATTEMPT, "FROM attempts")
 _REPLAY: Final = _same(
     "id tenant filter state matched matched_exactly replayed skipped created_ms finished_ms"
@@ -445,6 +475,7 @@ _DESTINATION: Final = {
     "server_held_ms": "d.held_until_ms",
     "held_until_ms": _of_lanes("max(held_until_ms)"),
     "held_reason": _of_lanes("held_reason", " ORDER BY held_until_ms DESC LIMIT 1"),
+    "last_error": _of_lanes("max(last_error)"),
     "backlog": _BACKLOG,
     "sending": f"(SELECT count(*) FROM {_OF_LANES} = 'sending')",
 }

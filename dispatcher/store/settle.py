@@ -65,7 +65,10 @@ def _recorded(tx: Tx, stale: Sequence[Settlement]) -> set[Row]:
 
 
 def _record(tx: Tx, settled: Sequence[tuple[Settlement, State]], counted: Collection[str]) -> None:
-    sizes = [attempt_bytes(item.outcome.error, item.outcome.excerpt) for item, _ in settled]
+    sizes = [
+        attempt_bytes(item.outcome.error, item.outcome.excerpt, item.outcome.reason)
+        for item, _ in settled
+    ]
     tx.statements.record(
         tx,
         [
@@ -125,6 +128,7 @@ def _attempt_row(item: Settlement) -> Row:
         outcome.status_code,
         outcome.error,
         outcome.excerpt,
+        outcome.reason,
     )
 
 
@@ -139,8 +143,9 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement], rows: Sequence[Row])
     epochs = {row[0]: row[1] for row in rows}
     concurrency = {row[0]: row[2] for row in rows}
     failures = {row[0]: row[3] for row in rows}
-    before = {row[0]: Health(*row[4:]) for row in rows}
-    now = dict(before)
+    before = {row[0]: Health(*row[4:-1]) for row in rows}
+    errors_before = {row[0]: row[-1] for row in rows}
+    now, errors = dict(before), dict(errors_before)
     alone = set()
     of_servers = []
     for item in settled:
@@ -164,17 +169,27 @@ def _apply_to_health(tx: Tx, settled: Sequence[Settlement], rows: Sequence[Row])
                 concurrency=concurrency[lane],
             )
         )
+        errors[lane] = _last_error(item, errors[lane])
         if item.verdict.gone and item.delivery.registered:
             disable(tx, lane, "it answered 410 Gone")
             del epochs[lane]
     changed = [
-        (*_health_columns(health), lane) for lane, health in now.items() if health != before[lane]
+        (*_health_columns(health), errors[lane], lane)
+        for lane, health in now.items()
+        if health != before[lane] or errors[lane] != errors_before[lane]
     ]
     if changed:
         tx.bulk(tx.statements.SET_HEALTH, changed)
     if of_servers:
         _apply_to_servers(tx, of_servers)
     return alone
+
+
+def _last_error(item: Settlement, before: str | None) -> str | None:
+    """Return what a lane's last attempt met that was not acknowledged, once this one is known."""
+    if item.outcome.kind == "interrupted":
+        return before
+    return None if item.verdict.state == "delivered" else item.outcome.error_code
 
 
 def _seen_by_lane(tx: Tx, item: Settlement) -> Outcome:

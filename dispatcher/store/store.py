@@ -26,6 +26,7 @@ from dispatcher.store import (
     clocks,
     destinations,
     expiry,
+    failures,
     figures,
     lanes,
     reencrypt,
@@ -383,6 +384,10 @@ class Store:
             lambda tx: search.page(tx, tenant, filter, after=after, limit=limit), Reader(tenant)
         )
 
+    async def failures(self, tenant: str, filter: Filter) -> failures.Failures:
+        """Return what fails, by destination and error."""
+        return await self._read(lambda tx: failures.failures(tx, tenant, filter), Reader(tenant))
+
     async def attempts(
         self, tenant: str, callback: str, *, after: int = 0, limit: int = 500
     ) -> Sequence[Attempt]:
@@ -517,8 +522,10 @@ class Store:
         )
 
     async def get_replay(self, tenant: str, replay: str) -> Replay:
-        """Raise NotFound."""
-        return await self._read(lambda tx: replays.get(tx, tenant, replay), Reader(tenant))
+        """Return it with what became of the callbacks that it took up. Raises NotFound."""
+        return await self._read(
+            lambda tx: replays.with_outcomes(tx, tenant, replay), Reader(tenant)
+        )
 
     async def running_replays(self, *, after: str = "", limit: int = 1_000) -> Sequence[Replay]:
         """`limit` of every tenant's after id `after`, in the order of their ids."""

@@ -303,7 +303,7 @@ class Statements(Protocol):
         """Store the deliveries' new states, and their attempts."""
 
     SET_TURNED_AWAY: str  # bulk: turned_away, turned_away_ms, id
-    SET_HEALTH: str  # bulk: the fields of Health, id
+    SET_HEALTH: str  # bulk: the fields of Health, last_error, id
 
 
 class JobStatements(Protocol):

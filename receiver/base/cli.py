@@ -10,19 +10,24 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import TextIOWrapper
-from typing import Final, TypeVar, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 import typer
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
+from typer.completion import completion_init  # type: ignore[attr-defined]  # it is there
+
+from receiver.base.settings import environment
 
 FAILED: Final = 1
 USAGE: Final = 2
 CANNOT_START: Final = 3
+EXIT_CODES: Final = "Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start."
 
 _ERROR_CHARS_MAX: Final = 400  # an error is read at a glance, whatever was typed
 _PIPED_WIDTH: Final = 240  # a pipe has no width: keep lines whole for grep and awk
+_LINE_END: Final = re.compile(r" +\n")
 _SPANS: Final = ((86_400, "d"), (3_600, "h"), (60, "m"))
 _SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -69,6 +74,8 @@ def run_app(
             stream, TextIOWrapper
         ):  # what it cannot show is no error, but a question mark
             stream.reconfigure(errors="replace")
+    if environment().get(f"_{program.upper()}_COMPLETE"):  # a shell asks what may come next
+        completion_init()
     try:
         code = app(
             list(sys.argv[1:] if argv is None else argv), prog_name=program, standalone_mode=False
@@ -95,11 +102,10 @@ def command(
     app: typer.Typer,
     name: str,
     *shown: str,
-    note: str = "",
     prepare: Callable[[Callable[..., None]], Callable[..., None]] | None = None,
 ) -> Callable[[Run], Run]:
     """Add the function below to `app`: its docstring is its help, the first sentence of it the
-    line in the list of commands; below the help stand `shown`, its examples, and `note`. `prepare`
+    line in the list of commands; below the help stand `shown`, its examples. `prepare`
     makes of the function what typer takes."""
 
     def add(run: Run) -> Run:
@@ -109,7 +115,7 @@ def command(
             name,
             help="\n\n".join(paragraphs),
             short_help=re.split(r"(?<=[.:]) |\.$", paragraphs[0])[0].rstrip(".:"),
-            epilog=f"{examples(*shown)}\n\n{note}".rstrip(),
+            epilog=examples(*shown),
         )(run if prepare is None else prepare(run))
         return run
 
@@ -144,9 +150,27 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def console() -> Console:
-    """Return where results go. Colours follow the terminal and NO_COLOR."""
-    width = None if sys.stdout.isatty() else _PIPED_WIDTH
-    return Console(highlight=False, soft_wrap=False, width=width)
+    """Return where results go. Colours follow the terminal and NO_COLOR; what a program reads has
+    no spaces at the ends of lines."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, soft_wrap=False)
+    trimmed = cast(IO[str], _Trimmed(sys.stdout))
+    return Console(highlight=False, soft_wrap=False, width=_PIPED_WIDTH, file=trimmed)
+
+
+class _Trimmed:
+    """A stream that is written to without spaces at the ends of lines."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it, whole lines as they come."""
+        self._stream.write(_LINE_END.sub("\n", text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def error_console() -> Console:
@@ -182,8 +206,8 @@ def table(
     fold: str | None = None,
     widths: Mapping[str, int] | None = None,
 ) -> Table:
-    """Return an empty table without lines. Where there is no room the column `fold` gives way, else
-    all are cut, down to their `widths`."""
+    """Return an empty table without lines. Where there is no room the column `fold` goes on in
+    further lines, else all are cut, down to their `widths`."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         made.add_column(
@@ -191,7 +215,7 @@ def table(
             justify="right" if name in right else "left",
             no_wrap=name != fold,
             overflow="ellipsis" if fold is None else "fold",
-            min_width=None if fold else max(len(name), (widths or {}).get(name, 0)),
+            min_width=None if name == fold else max(len(name), (widths or {}).get(name, 0)),
         )
     return made
 
@@ -206,6 +230,15 @@ def print_json_lines(rows: Iterable[bytes]) -> None:
     """Print JSON documents, one a line, as `print_json` does."""
     for row in rows:
         _write(_harmless(row) + b"\n")
+
+
+def print_json_array(rows: Iterable[bytes]) -> None:
+    """Print JSON documents as one, a list, as `print_json` does."""
+    before = b"["
+    for row in rows:
+        _write(before + _harmless(row))
+        before = b",\n"
+    _write(b"[]\n" if before == b"[" else b"]\n")
 
 
 def _harmless(document: bytes) -> bytes:

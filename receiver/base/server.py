@@ -21,6 +21,7 @@ _UNSENT_BYTES_MAX: Final = 64 * 1024
 # A client that has vanished without a word is noticed within a minute, however long it waits for an
 # answer; and nothing on the way forgets a connection that is quiet for that long.
 _KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_ANY_IPV6: Final = "::"
 _DATE_S: Final = 1.0  # how often the responses' Date header is made again
 _TICKS_PER_DATE: Final = 10  # as uvicorn counts
 _CLOSE_S: Final = 0.1  # for connections to close where there is no time to finish anything
@@ -106,10 +107,14 @@ def config(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one. Raises CannotListen."""
+    """Return a listening socket; port 0 takes a free one. `::` takes clients of both families,
+    where the system can. Raises CannotListen."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == _ANY_IPV6 and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except (OSError, UnicodeError) as error:
         # create_server() adds the address to the text, where it stands already.
         reason = (getattr(error, "strerror", None) or "not an address").partition(" (")[0]

@@ -1,24 +1,28 @@
-"""The command `receiver`.
+"""The command `receiver`: the way in, which needs none of what may not be installed.
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 cannot start.
 """
 
 import sys
+from collections.abc import Sequence
 
-_CANNOT_START = 3
+from receiver.base.extras import missing_extra
+
 _EXTRA = ("typer", "rich", "starlette", "uvicorn", "uvloop", "httptools", "aiosqlite", "httpx")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Its packages may be missing, since verifying does without them: then it says
     which one, and how to get it."""
+    words = sys.argv[1:] if argv is None else argv
+    if list(words) == ["--version"]:  # asked for by scripts, and by who waits
+        from importlib.metadata import version
+
+        print(f"receiver {version('postback')}")
+        return 0
     try:
         from receiver.cli.root import run
 
-        return run()
+        return run(argv)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
-            raise
-        missing = f"error: the package {error.name} is not installed"
-        print(f"{missing}; pip install '.[receiver]' in a checkout", file=sys.stderr)
-        return _CANNOT_START
+        return missing_extra(error, _EXTRA, "receiver")

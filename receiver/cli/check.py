@@ -9,16 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 from rich.table import Table
 
-from receiver.base.cli import FAILED, USAGE, command, console, plain, table
+from receiver.base.cli import FAILED, USAGE, console, plain, table
+from receiver.base.options import command, duration_s
 from receiver.base.secrets import mistaken_for_secret
 from receiver.base.settings import SettingError
-from receiver.cli.common import (
-    EXIT_CODES,
-    AsJson,
-    SecretFile,
-    end,
-    secrets,
-)
+from receiver.cli.common import PrintingDep, SecretFile, end, secrets
 from receiver.settings import load_ca_file
 from receiver.signature import v1_key
 
@@ -28,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 EFFECTS_WAIT_S: Final = 5.0  # time for handlers that run after the answer
+_WAIT_S_MAX: Final = 600.0
 _MARKS: Final = {
     "ok": "[green]✓[/green]",
     "wrong": "[bold red]✗[/bold red]",
@@ -35,14 +31,22 @@ _MARKS: Final = {
 }
 
 
+def _wait_s(text: str | float) -> float:
+    """Return a length of time that a check may take. Raises typer.BadParameter."""
+    wait_s = duration_s(text)
+    if wait_s > _WAIT_S_MAX:
+        raise typer.BadParameter(f"--wait is {_WAIT_S_MAX:g} s at most")
+    return wait_s
+
+
 @command(
     app,
     "check",
     "receiver check http://127.0.0.1:3000/webhooks --secret whsec_…",
     "receiver check http://127.0.0.1:3000/webhooks --effects http://127.0.0.1:3000/handled",
-    note=EXIT_CODES,
 )
 def check_command(
+    how: PrintingDep,
     url: Annotated[str, typer.Argument(help="Where the receiver takes deliveries.")],
     secret: Annotated[
         str | None, typer.Option(help="Its signing secret; RECEIVER_SECRETS where not given.")
@@ -56,13 +60,13 @@ def check_command(
         ),
     ] = None,
     wait: Annotated[
-        float, typer.Option(help="How long handlers may take, in seconds.", min=0, max=600)
+        float,
+        typer.Option(metavar="TIME", parser=_wait_s, help="How long handlers may take: 5s, 2m."),
     ] = EFFECTS_WAIT_S,
     schemes: Annotated[
         Literal["both", "sha256", "standard"], typer.Option(help="Sign with one scheme only.")
     ] = "both",
     secret_file: SecretFile = None,
-    as_json: AsJson = False,
 ) -> None:
     """Try a receiver, written in any language, and print what it should have done.
 
@@ -96,7 +100,7 @@ def check_command(
     except (KitError, SettingError) as error:
         end(str(error), FAILED)
     wrong = sum(finding.grade == "wrong" for finding in findings)
-    if as_json:
+    if how.json:
         print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in findings]}))
     else:
         _print(findings, wrong, effects_seen=effects is not None)
@@ -136,7 +140,7 @@ def _is_base64(secret: str) -> bool:
 
 
 def _table(findings: "list[Finding]") -> Table:
-    made = table("", "delivery", "should be", "was", fold="was")
+    made = table("", "DELIVERY", "SHOULD BE", "WAS", fold="WAS")
     for finding in findings:
         made.add_row(
             _MARKS[finding.grade],

@@ -1,27 +1,27 @@
-"""Asking a running receiver: `receiver inbox`, about the messages that came; `receiver expect` and
-`receiver expected`, about the jobs that must not be missed."""
+"""Asking a running receiver about the messages that came: `receiver inbox`."""
 
-import json
-import math
-from contextlib import suppress
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from receiver.base.cli import FAILED, USAGE, ago, command, console, plain, table
-from receiver.cli.common import EXIT_CODES, AsJson, ask, end, word
-from receiver.client import is_time
-from receiver.inbox.expectations import Expected
-from receiver.inbox.message import STATES, State
-from receiver.verification.identity import Dialect
-
-app = typer.Typer(
-    help="What a running receiver has in its inbox.", epilog=EXIT_CODES, no_args_is_help=True
+from receiver.base.cli import (
+    FAILED,
+    USAGE,
+    ago,
+    console,
+    error_console,
+    lines,
+    plain,
+    table,
 )
-expect_app = typer.Typer()
+from receiver.base.options import command, duration_s, moment
+from receiver.cli.common import Service, ServiceDep, end, word
+from receiver.client import is_time
+from receiver.inbox.message import STATES, State
+
+app = typer.Typer(help="What a running receiver has in its inbox.", no_args_is_help=True)
 
 Status: TypeAlias = Literal[
     "queued", "running", "completed", "failed", "cancelled", "timeout", "unknown"
@@ -49,13 +49,6 @@ _STATS: Final[dict[str, Any]] = {
     },
 }
 _SLICE: Final[dict[str, Any]] = {"sealed": int, "unreadable": int, "next": (str, None)}
-_JOB: Final[dict[str, Any]] = {
-    "jobId": str,
-    "state": str,
-    "asked": int,
-    "nextAskAt": (is_time, None),
-    "lastError": (str, None),
-}
 
 
 @command(
@@ -64,9 +57,9 @@ _JOB: Final[dict[str, Any]] = {
     "receiver inbox list --state dead",
     "receiver inbox list --status conflict",
     "receiver inbox list --job-id job_1234567890abcdef --json",
-    note=EXIT_CODES,
 )
 def list_command(
+    service: ServiceDep,
     status: Annotated[
         Literal["accepted", "conflict", "late"] | None, typer.Option(help="What was answered.")
     ] = None,
@@ -74,7 +67,6 @@ def list_command(
     job_id: Annotated[str | None, typer.Option(help="Only this job's messages.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
     cursor: Annotated[str | None, typer.Option(help="Go on from a page's nextCursor.")] = None,
-    as_json: AsJson = False,
 ) -> None:
     """List messages, newest first."""
     query = {
@@ -85,27 +77,28 @@ def list_command(
         "cursor": cursor,
     }
     given = {name: value for name, value in query.items() if value is not None}
-    page = ask("/inbox", given, shape={"data": [_MESSAGE], "nextCursor": (str, None)})
-    if as_json:
-        print(json.dumps(page))
+    page = service.ask("/inbox", given, shape={"data": [_MESSAGE], "nextCursor": (str, None)})
+    if service.json:
+        service.print_document(page)
         return
     if not page["data"]:
         print("no messages")
         return
     console().print(_messages(page["data"]))
     if page["nextCursor"]:
-        print(f"more: receiver inbox list --cursor {page['nextCursor']}")
+        more = f"more: receiver inbox list --cursor {page['nextCursor']}"
+        error_console().print(plain(more, "dim"))
 
 
-@command(app, "show", "receiver inbox show 42", note=EXIT_CODES)
+@command(app, "show", "receiver inbox show 42")
 def show_command(
+    service: ServiceDep,
     id: Annotated[int, typer.Argument(help="The message's id, as listed.", min=1)],
-    as_json: AsJson = False,
 ) -> None:
     """Show one message with its body."""
-    message = ask(f"/inbox/{id}", shape=_MESSAGE | {"id": id, "lastError": (str, None)})
-    if as_json:
-        print(json.dumps(message))
+    message = service.ask(f"/inbox/{id}", shape=_MESSAGE | {"id": id, "lastError": (str, None)})
+    if service.json:
+        service.print_document(message)
         return
     out = console()
     fields = {k: v for k, v in message.items() if v is not None and k not in ("body", "lastError")}
@@ -122,20 +115,24 @@ def show_command(
 
 
 def _messages(messages: list[dict[str, Any]]) -> Table:
-    columns = ("id", "status", "state", "tries", "job", "job status", "received", "copies")
-    made = table(*columns, fold="job")
+    made = table("ID", "STATE", "JOB", fold="JOB")
     for message in messages:
+        job = plain(message["jobId"] or "-", "bold")
         made.add_row(
             str(message["id"]),
-            word(message["status"]),
             _state(message),
-            str(message["attempts"]),
-            plain(message["jobId"] or "-"),
-            plain(_stated(message)),
-            ago(message["receivedAt"]),
-            str(1 + message["duplicates"]),
+            lines(job.append_text(plain(f"  {_stated(message)}", "not bold")), _about(message)),
         )
     return made
+
+
+def _about(message: dict[str, Any]) -> Text:
+    """Return the verdict, when and how often it came, and how often it was tried."""
+    parts = [word(message["status"]), plain(ago(message["receivedAt"]), "dim")]
+    for count, what in ((message["attempts"], "tries"), (1 + message["duplicates"], "copies")):
+        if count > 1:
+            parts.append(plain(f"{count} {what}", "dim"))
+    return Text(" · ").join(parts)
 
 
 def _state(message: dict[str, Any]) -> Text:
@@ -155,11 +152,11 @@ def _stated(message: dict[str, Any]) -> str:
     app,
     "replay",
     "receiver inbox replay 42",
-    "receiver inbox replay --dead",
+    "receiver inbox replay --dead --since 2h --dry-run",
     "receiver inbox replay --ignored --source /webhooks --job-status failed",
-    note=EXIT_CODES,
 )
 def replay_command(
+    service: ServiceDep,
     id: Annotated[int | None, typer.Argument(help="The message's id, as listed.", min=1)] = None,
     all_dead: Annotated[bool, typer.Option("--dead", help="All that are dead.")] = False,
     all_ignored: Annotated[
@@ -171,64 +168,116 @@ def replay_command(
     job_status: Annotated[
         Status | None, typer.Option(help="Of those, only this status, however it was spelt.")
     ] = None,
-    as_json: AsJson = False,
+    job_id: Annotated[str | None, typer.Option(help="Of those, only this job's.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            parser=moment,
+            help="Of those, only what came then or later: 30m, 2h (ago), or ISO-8601.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", parser=moment, help="Of those, only what came before."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be replayed.")
+    ] = False,
 ) -> None:
     """Hand a message to its handler again: a dead one, or one that was ignored or skipped."""
     if (id is not None) + all_dead + all_ignored != 1:
         end("give one message's id, or --dead, or --ignored", USAGE)
+    given = {
+        "source": source,
+        "jobStatus": job_status,
+        "jobId": job_id,
+        "since": since,
+        "until": until,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
     if id is not None:
-        if source is not None or job_status is not None:
-            end("--source and --job-status go with --dead or --ignored", USAGE)
-        response = ask(f"/inbox/{id}/replay", post=True, shape={"id": id, "state": "pending"})
-        text = f"message {id} is pending"
+        if chosen or dry_run:
+            end("--source, --job-status and so on go with --dead or --ignored", USAGE)
+        response = service.ask(
+            f"/inbox/{id}/replay", post=True, shape={"id": id, "state": "pending"}
+        )
+        _print(service, response, f"message {id} is pending")
+        return
+    query = {"state": "dead" if all_dead else "ignored", **chosen}
+    if dry_run:
+        _preview(service, query)
+        return
+    response = service.ask("/inbox/replay", query, post=True, shape={"replayed": int})
+    _print(service, response, f"replayed: {response['replayed']}")
+
+
+def _preview(service: Service, query: dict[str, str]) -> None:
+    shape = {"matched": int, "sample": [_MESSAGE]}
+    found = service.ask("/inbox/replay", query | {"dryRun": "true"}, post=True, shape=shape)
+    if service.json:
+        service.print_document(found)
+        return
+    out, matched = console(), found["matched"]
+    out.print(f"{matched:,} would be replayed")
+    if matched:
+        out.print("", _messages(found["sample"]))
+        left = matched - len(found["sample"])
+        if left:
+            out.print(f"… and {left:,} more", style="dim")
+
+
+def _print(service: Service, response: dict[str, Any], text: str) -> None:
+    if service.json:
+        service.print_document(response)
     else:
-        query = {
-            "state": "dead" if all_dead else "ignored",
-            **({} if source is None else {"source": source}),
-            **({} if job_status is None else {"jobStatus": job_status}),
-        }
-        response = ask("/inbox/replay", query, post=True, shape={"replayed": int})
-        text = f"replayed: {response['replayed']}"
-    print(json.dumps(response) if as_json else text)
+        print(text)
 
 
 @command(
     app,
     "prune",
     "receiver inbox prune",
-    "receiver inbox prune --older-than-days 120",
-    note=EXIT_CODES,
+    "receiver inbox prune --older-than 120d",
 )
 def prune_command(
-    older_than_days: Annotated[
+    service: ServiceDep,
+    older_than: Annotated[
         float | None,
-        typer.Option(help="Instead of RECEIVER_KEEP_BODIES and _KEEP_MESSAGES.", min=0, max=3650),
+        typer.Option(
+            metavar="TIME",
+            parser=duration_s,
+            help="Instead of RECEIVER_KEEP_BODIES and _KEEP_MESSAGES: 12h, 120d.",
+        ),
     ] = None,
-    as_json: AsJson = False,
+    older_than_days: Annotated[
+        float | None, typer.Option(help="The same, in days.", min=0, max=3650)
+    ] = None,
 ) -> None:
     """Delete old messages that are handled. What waits or is dead stays, whatever its age.
 
     Pruned messages are forgotten: a copy that comes in later is new."""
-    query = None
-    if older_than_days is not None:
-        query = {"olderThan": str(round(older_than_days * 86_400))}
-    response = ask("/inbox/prune", query, post=True, shape={"bodies": int, "messages": int})
+    if older_than is not None and older_than_days is not None:
+        end("--older-than and --older-than-days exclude each other", USAGE)
+    age_s = older_than if older_than_days is None else older_than_days * 86_400
+    query = None if age_s is None else {"olderThan": str(round(age_s))}
+    response = service.ask("/inbox/prune", query, post=True, shape={"bodies": int, "messages": int})
     text = f"pruned: {response['bodies']} bodies, {response['messages']} messages"
-    print(json.dumps(response) if as_json else text)
+    _print(service, response, text)
 
 
-@command(app, "stats", "receiver inbox stats", note=EXIT_CODES)
-def stats_command(as_json: AsJson = False) -> None:
+@command(app, "stats", "receiver inbox stats")
+def stats_command(service: ServiceDep) -> None:
     """Count the messages by state, and what is stored plain, sealed or unreadable."""
-    stats = ask("/inbox/stats", shape=_STATS)
-    if as_json:
-        print(json.dumps(stats))
+    stats = service.ask("/inbox/stats", shape=_STATS)
+    if service.json:
+        service.print_document(stats)
         return
     out, encryption = console(), stats["encryption"]
-    states = table(*STATES)
+    states = table(*(state.upper() for state in STATES))
     states.add_row(*(str(stats["messages"][state]) for state in STATES))
     out.print(states, "")
-    counts = table("stored", "plain", "sealed", "with an older key", "unreadable")
+    counts = table("STORED", "PLAIN", "SEALED", "WITH AN OLDER KEY", "UNREADABLE")
     for name in _SEALED:
         one = encryption[name]
         counts.add_row(name, *(str(one[how]) for how in ("plain", "sealed", "old", "unreadable")))
@@ -242,13 +291,13 @@ def stats_command(as_json: AsJson = False) -> None:
         print("seal what is plain: receiver inbox reencrypt")
 
 
-@command(app, "reencrypt", "receiver inbox reencrypt", note=EXIT_CODES)
+@command(app, "reencrypt", "receiver inbox reencrypt")
 def reencrypt_command(
+    service: ServiceDep,
     scrub: Annotated[
         bool,
         typer.Option(help="Write a SQLite file anew afterwards; messages wait meanwhile."),
     ] = True,
-    as_json: AsJson = False,
 ) -> None:
     """Seal what is stored plain, or with an older key than the first of RECEIVER_ENCRYPTION_KEYS.
 
@@ -259,92 +308,14 @@ def reencrypt_command(
     after: str | None = ""
     while after is not None:
         query = {"after": after} if after else None
-        response = ask("/inbox/reencrypt", query, post=True, shape=_SLICE)
+        response = service.ask("/inbox/reencrypt", query, post=True, shape=_SLICE)
         sealed, unreadable = sealed + response["sealed"], unreadable + response["unreadable"]
         after = response["next"]
-    while scrub and not ask("/inbox/scrub", post=True, shape={"done": bool})["done"]:
+    while scrub and not service.ask("/inbox/scrub", post=True, shape={"done": bool})["done"]:
         pass
-    if as_json:
-        print(json.dumps({"sealed": sealed, "unreadable": unreadable, "scrubbed": scrub}))
+    if service.json:
+        service.print_document({"sealed": sealed, "unreadable": unreadable, "scrubbed": scrub})
     else:
         print(f"sealed: {sealed}, unreadable: {unreadable}")
     if unreadable:
         raise typer.Exit(FAILED)
-
-
-@command(
-    expect_app,
-    "expect",
-    "receiver expect job_1 --by 900 --status-url https://api.example.com/v2/jobs/job_1/status",
-    note=EXIT_CODES,
-)
-def expect_command(
-    job_id: Annotated[str, typer.Argument(help="The job's id, as its platform gave it.")],
-    status_url: Annotated[str, typer.Option(help="Where its status can be asked for.")],
-    by: Annotated[
-        str, typer.Option(help="When to ask if it stays silent: ISO-8601, or seconds from now.")
-    ],
-    credentials: Annotated[
-        str | None, typer.Option(help="Name of the credentials to ask with.")
-    ] = None,
-    platform: Annotated[Dialect, typer.Option(help="Whose answer it is.")] = "auto",
-    source: Annotated[
-        str | None, typer.Option(help="Path its callbacks come in by; the first if not given.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have a running receiver wait for a job, and ask for it if no callback comes."""
-    document = {
-        "jobId": job_id,
-        "statusUrl": status_url,
-        "by": _by(by),
-        "credentials": credentials,
-        "platform": platform,
-        "source": source,
-    }
-    document = {name: value for name, value in document.items() if value is not None}
-    shape = _JOB | {"jobId": job_id}
-    response = ask("/expected", post=True, document=document, shape=shape)
-    print(json.dumps(response) if as_json else f"{response['jobId']} is {response['state']}")
-
-
-@command(expect_app, "expected", "receiver expected --state lost", note=EXIT_CODES)
-def expected_command(
-    state: Annotated[Expected | None, typer.Option(help="Only these.")] = None,
-    limit: Annotated[int, typer.Option(help="How many, newest first.", min=1, max=500)] = 50,
-    as_json: AsJson = False,
-) -> None:
-    """List the jobs that are or were waited for, newest first."""
-    query = {"limit": str(limit), **({"state": state} if state else {})}
-    response = ask("/expected", query, shape={"data": [_JOB]})
-    if as_json:
-        print(json.dumps(response))
-    elif response["data"]:
-        console().print(_jobs(response["data"]))
-    else:
-        print("no jobs")
-
-
-def _by(text: str) -> float | str:
-    """Return seconds, or a time with its offset; end the command for anything else."""
-    with suppress(ValueError):
-        seconds = float(text)
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    with suppress(ValueError):
-        if datetime.fromisoformat(text).tzinfo is not None:
-            return text
-    return end("--by must be seconds from now, or a time such as 2030-01-31T12:00:00Z", USAGE)
-
-
-def _jobs(jobs: list[dict[str, Any]]) -> Table:
-    made = table("job", "state", "asked", "next question", "last error", fold="last error")
-    for job in jobs:
-        made.add_row(
-            plain(job["jobId"]),
-            word(job["state"]),
-            str(job["asked"]),
-            ago(job["nextAskAt"]),
-            plain(job["lastError"] or "-"),
-        )
-    return made

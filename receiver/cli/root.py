@@ -6,13 +6,15 @@ from typing import Annotated, Final
 
 import typer
 
-from receiver.base.cli import examples, new_app, run_app
-from receiver.cli import check, inbox, serve, sign
-from receiver.cli.common import EXIT_CODES
+from receiver.base.cli import EXIT_CODES, examples, new_app, run_app
+from receiver.base.options import AsJson, Output, Profile, printing
+from receiver.base.shells import completion
+from receiver.cli import check, doctor, expect, inbox, serve, sign
+from receiver.cli.common import AdminKey, Globals, Url
 
 _START: Final = examples(
     "receiver serve --handler shop:receiver   [dim]# run it with your handler[/dim]",
-    "receiver sign body.json --form curl      [dim]# send it a signed message[/dim]",
+    "receiver send body.json                  [dim]# send it a signed message[/dim]",
     "receiver inbox list                      [dim]# see what became of it[/dim]",
     "receiver check URL --secret whsec_…      [dim]# try any receiver, in any language[/dim]",
 )
@@ -23,9 +25,17 @@ app = new_app()
 @app.callback(invoke_without_command=True, epilog=f"{_START}\n\n{EXIT_CODES}")
 def _root(
     context: typer.Context,
+    url: Url = None,
+    admin_key: AdminKey = None,
+    profile: Profile = None,
+    as_json: AsJson = False,
+    output: Output = None,
     show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Postback's receiver: verifies signed completions, and handles each one once."""
+    context.obj = Globals(
+        url=url, admin_key=admin_key, profile=profile, printing=printing(as_json, output)
+    )
     if show_version:
         typer.echo(f"receiver {version('postback')}")
         raise typer.Exit(0)
@@ -33,7 +43,7 @@ def _root(
         typer.echo(context.get_help())
 
 
-for commands in (serve.app, sign.app, check.app, inbox.expect_app):
+for commands in (serve.app, sign.app, check.app, expect.app, doctor.app, completion("receiver")):
     app.registered_commands += commands.registered_commands
 app.add_typer(inbox.app, name="inbox")
 

@@ -4,13 +4,16 @@ import importlib
 import os
 import sys
 import traceback
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from receiver.base.cli import CANNOT_START, USAGE, command
+from receiver.base.cli import CANNOT_START, USAGE
+from receiver.base.options import Host, Port, command
 from receiver.base.settings import SettingError
-from receiver.cli.common import EXIT_CODES, WHERE_FROM, end
+from receiver.cli.common import WHERE_FROM, end
 from receiver.settings import load, strays
 
 if TYPE_CHECKING:
@@ -25,7 +28,6 @@ app = typer.Typer()
     "RECEIVER_SECRETS=whsec_… receiver serve --handler shop:receiver",
     "receiver serve --handler shop.jobs:fulfil --on completed",
     "receiver serve --forward http://127.0.0.1:3000/completions",
-    note=EXIT_CODES,
 )
 def serve_command(
     handler: Annotated[
@@ -43,9 +45,18 @@ def serve_command(
         list[str] | None,
         typer.Option(help="Only for this status (completed, failed, …); may be repeated."),
     ] = None,
+    host: Host = None,
+    port: Port = None,
+    path: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where messages are posted to.")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The inbox; otherwise RECEIVER_DATABASE_URL."),
+    ] = None,
 ) -> None:
-    """Run the receiver; its settings are the RECEIVER_* variables. Each may stand in a file
-    instead, which RECEIVER_*_FILE names."""
+    """Run the receiver. Options win over the environment's RECEIVER_* settings, each of which may
+    stand in a file that RECEIVER_*_FILE names."""
     from receiver.handling.forward import Forwarder
     from receiver.server import CannotStart, serve
 
@@ -55,7 +66,9 @@ def serve_command(
         end("--on needs --handler or --forward", USAGE)
     forwarder = None
     try:
-        receiver = _receiver(handler, on or [])
+        given = {"host": host, "port": port, "path": path, "database_url": database_url}
+        options = {name: value for name, value in given.items() if value is not None}
+        receiver = _receiver(handler, on or [], options)
         if forward:
             settings = receiver.settings
             forwarder = Forwarder(
@@ -72,17 +85,20 @@ def serve_command(
         end(str(error), CANNOT_START, _hint(error))
 
 
-def _receiver(handler: str | None, on: list[str]) -> "Receiver":
+def _receiver(handler: str | None, on: list[str], options: dict[str, Any]) -> "Receiver":
     """Return the customer's own receiver, or one with the customer's function, or one with none."""
     from receiver.app import Receiver
 
     if handler is None:
-        return Receiver(load())
+        return Receiver(replace(load(), **options))
     target = _load(handler)
     if not isinstance(target, Receiver):
-        made = Receiver(load())
+        made = Receiver(replace(load(), **options))
         made.on(*(on or ["*"]))(target)
         return made
+    if options:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+        end(f"{handler} is a Receiver with settings of its own: leave out {names}", USAGE)
     if on:
         end(f"--on is for functions; {handler} is a Receiver, whose handlers say it", USAGE)
     if not target.handlers:
@@ -102,12 +118,23 @@ def _load(name: str) -> Any:
         for part in path.split("."):
             target = getattr(target, part)
     except (ImportError, AttributeError) as error:
-        end(f"cannot load {name}: {error}", USAGE)
+        end(f"cannot load {name}: {error}", USAGE, _clash(module))
     except SettingError:
         raise
     except Exception as error:  # the customer's code may raise anything
         end(f"cannot load {name}: {_summary(error)}", CANNOT_START)
     return target
+
+
+def _clash(module: str) -> str | None:
+    """Return what to do about a module that has the name of a package of ours."""
+    first = module.partition(".")[0]
+    if first not in ("receiver", "dispatcher"):
+        return None
+    mine = Path(f"{first}.py")
+    if mine.is_file():
+        return f"{mine} has the name of a package of Postback's: rename it, to my_{mine} say"
+    return f"{first} is the name of a package of Postback's: give your module another"
 
 
 def _summary(error: Exception) -> str:

@@ -1,29 +1,31 @@
-"""`receiver sign` and `receiver verify`: they need no service."""
+"""`receiver sign`, `receiver verify` and `receiver send`: what a dispatcher does to a message, by
+hand."""
 
 import json
 import shlex
 import time
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
-from receiver.base.cli import FAILED, USAGE, clean, command
+from receiver import client
+from receiver.base.cli import FAILED, USAGE, clean, console, plain, print_json, short
+from receiver.base.options import Depends, command, duration_s
 from receiver.base.settings import SettingError
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
-    EXIT_CODES,
-    AsJson,
     HeaderName,
+    PrintingDep,
     SecretFile,
     end,
     header_name,
     read,
     secrets,
 )
-from receiver.settings import load, load_client
+from receiver.settings import load, load_ca_file, load_client
 from receiver.signature import (
     TOLERANCE_S,
     Job,
@@ -35,6 +37,7 @@ from receiver.signature import (
 
 Form: TypeAlias = Literal["lines", "json", "curl"]
 
+_ANSWER_CHARS: Final = 400
 HEADERS_BYTES_MAX: Final = 1024 * 1024  # of a headers file; a request carries some kilobytes
 
 app = typer.Typer()
@@ -44,19 +47,22 @@ class CaptureError(Exception):
     """The text is not a list of headers."""
 
 
-@command(
-    app,
-    "sign",
-    "receiver sign body.json",
-    'echo \'{"jobId":"job_1","status":"completed"}\' | receiver sign --form curl | sh',
-    "receiver sign body.json --form curl --url http://127.0.0.1:8000/hooks/webhooks | sh",
-    note=EXIT_CODES,
-)
-def sign_command(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A body with the headers that sign it, and the file that it came from, if it came from one."""
+
+    headers: dict[str, str]
+    body: bytes
+    file: str | None
+
+
+def signed(
     body_file: Annotated[
-        Path, typer.Argument(metavar="[BODY]", help="File with the body; `-` is standard input.")
-    ] = Path("-"),
-    form: Annotated[Form, typer.Option("--form", help="How to print the headers.")] = "lines",
+        str,
+        typer.Argument(
+            metavar="[BODY]", help="File with the body, the JSON itself, or `-` for standard input."
+        ),
+    ] = "-",
     message_id: Annotated[
         str | None, typer.Option("--id", help="webhook-id; a fresh one where not given.")
     ] = None,
@@ -72,16 +78,14 @@ def sign_command(
     run: Annotated[
         int | None, typer.Option(help="Which run of the job it was, in a signed header.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Where curl sends it.")] = None,
     header: HeaderName = None,
     secret_file: SecretFile = None,
-) -> None:
-    """Sign a body as the dispatcher does, with the first of the secrets.
-
-    `--job`, `--status` and `--run` say which job it is also where the body does not."""
+) -> Signed:
+    """Return a body as the dispatcher sends it, signed with the first of the secrets."""
     job = Job(id=job_id, status=job_status, run=run)
-    secret = secrets(secret_file, body_file)[0]
-    body = read(body_file, BODY_FILE_BYTES_MAX)
+    is_text = body_file.lstrip().startswith(("{", "["))
+    secret = secrets(secret_file, Path("text" if is_text else body_file))[0]
+    body = body_file.encode() if is_text else read(Path(body_file), BODY_FILE_BYTES_MAX)
     try:
         headers = signed_headers(
             body,
@@ -91,7 +95,33 @@ def sign_command(
             sha256_header=header_name(header),
             job=None if job == Job() else job,
         )
-        print(_formatted(form, headers, body, body_file, url))
+    except ValueError as error:
+        end(str(error), USAGE)
+    return Signed(
+        headers=headers, body=body, file=None if is_text or body_file == "-" else body_file
+    )
+
+
+SignedDep = Annotated[Signed, Depends(signed)]
+
+
+@command(
+    app,
+    "sign",
+    "receiver sign body.json",
+    'echo \'{"jobId":"job_1","status":"completed"}\' | receiver sign --form curl | sh',
+    "receiver sign body.json --form curl --url http://127.0.0.1:8000/hooks/webhooks | sh",
+)
+def sign_command(
+    message: SignedDep,
+    form: Annotated[Form, typer.Option("--form", help="How to print the headers.")] = "lines",
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Where curl sends it.")] = None,
+) -> None:
+    """Sign a body as the dispatcher does, with the first of the secrets.
+
+    `--job`, `--status` and `--run` say which job it is also where the body does not."""
+    try:
+        print(_formatted(form, message, url))
     except UnicodeDecodeError:
         end("the body is not text: give it as a file", USAGE)
     except ValueError as error:
@@ -100,12 +130,45 @@ def sign_command(
 
 @command(
     app,
+    "send",
+    'receiver send \'{"jobId": "job_1", "status": "completed"}\'',
+    "receiver send body.json --url http://127.0.0.1:8000/hooks/webhooks",
+)
+def send_command(
+    message: SignedDep,
+    how: PrintingDep,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where to; otherwise this machine's receiver.")
+    ] = None,
+) -> None:
+    """Sign a message as the dispatcher does and post it, to try a receiver without one. Exits with
+    1 unless it was taken."""
+    target = url or own_url()
+    try:
+        status, text = client.post(target, message.body, _json_headers(message), load_ca_file())
+    except (client.ClientError, SettingError) as error:
+        end(str(error), FAILED, "is it running? start it with: receiver serve")
+    answer = text.decode(errors="replace")
+    if how.json:
+        print_json(json.dumps({"statusCode": status, "answer": answer}).encode())
+    else:
+        console().print(plain(f"{status}  {short(answer, _ANSWER_CHARS)}"), soft_wrap=True)
+    if not 200 <= status < 300:
+        raise typer.Exit(FAILED)
+
+
+def _json_headers(message: Signed) -> dict[str, str]:
+    return {"Content-Type": "application/json", **message.headers}
+
+
+@command(
+    app,
     "verify",
     "receiver verify body.json --headers headers.txt",
     "receiver verify body.json -H 'X-Webhook-Signature: sha256=…' --json",
-    note=EXIT_CODES,
 )
 def verify_command(
+    how: PrintingDep,
     body_file: Annotated[
         Path, typer.Argument(metavar="BODY", help="File with the raw body; `-` is standard input.")
     ],
@@ -119,12 +182,14 @@ def verify_command(
         float | None, typer.Option(help="Verify as if at this Unix time: for old captures.")
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="How far the timestamp may be from now, in seconds.")
+        float,
+        typer.Option(
+            metavar="TIME", parser=duration_s, help="How far the timestamp may be from now."
+        ),
     ] = TOLERANCE_S,
     require: Annotated[Require, typer.Option(help="What must be there.")] = "any",
     signature_header: HeaderName = None,
     secret_file: SecretFile = None,
-    as_json: AsJson = False,
 ) -> None:
     """Verify a captured request, and say why where it does not hold (exit 1)."""
     active = secrets(secret_file, body_file)
@@ -140,7 +205,7 @@ def verify_command(
             sha256_header=header_name(signature_header),
         )
     except SignatureError as error:
-        if as_json:
+        if how.json:
             print(json.dumps({"verified": False, "reason": error.reason, "message": error.message}))
             raise typer.Exit(FAILED) from None
         hint = " (--now verifies as of another time)" if error.reason == "stale" else ""
@@ -153,7 +218,7 @@ def verify_command(
     }
     if verified.job is not None:
         document["job"] = asdict(verified.job)
-    if as_json:
+    if how.json:
         print(json.dumps(document))
     else:
         suffix = f", message {verified.message_id}" if verified.message_id else ""
@@ -168,19 +233,17 @@ def _job_text(job: Job) -> str:
     return clean(" ".join(part for part in (job.id, job.status, run) if part))
 
 
-def _formatted(
-    form: Form, headers: dict[str, str], body: bytes, body_file: Path, url: str | None
-) -> str:
+def _formatted(form: Form, message: Signed, url: str | None) -> str:
     if form == "json":
-        return json.dumps(headers)
+        return json.dumps(message.headers)
     if form == "lines":
-        return "\n".join(f"{name}: {value}" for name, value in headers.items())
-    target = url or _own_url()
-    file = None if body_file == Path("-") else str(body_file)
-    return _curl({"Content-Type": "application/json", **headers}, body, file, target)
+        return "\n".join(f"{name}: {value}" for name, value in message.headers.items())
+    return _curl(_json_headers(message), message.body, message.file, url or own_url())
 
 
-def _own_url() -> str:
+def own_url() -> str:
+    """Return where this machine's receiver takes messages; ends the command where a setting cannot
+    be read."""
     try:
         return load_client().url + load(secrets=False).path
     except SettingError as error:

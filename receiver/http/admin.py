@@ -6,9 +6,10 @@ import base64
 import hmac
 import time
 from datetime import datetime, timedelta
+from importlib.metadata import version
 from typing import Any, Final, cast
 
-from receiver.base.clock import NowMs, iso
+from receiver.base.clock import NowMs, iso, parse_iso
 from receiver.base.completion import STATUSES, ParseError, parse
 from receiver.base.http import (
     DIGITS_MAX,
@@ -21,12 +22,13 @@ from receiver.base.http import (
     number,
     read_query,
 )
+from receiver.inbox.attempts import Which
 from receiver.inbox.expectations import EXPECTED, Expectation
 from receiver.inbox.inbox import Inbox, InboxUnavailable
 from receiver.inbox.message import REPLAYABLE, STATES, State, StoredMessage
 from receiver.inbox.reencrypt import START, Place, Sealing, from_text, to_text
 from receiver.reconciler import Reconciler
-from receiver.settings import Settings
+from receiver.settings import Settings, not_default, shown_url
 from receiver.sweeper import Sweeper
 from receiver.verification.identity import DIALECTS
 
@@ -37,6 +39,8 @@ _REENCRYPT_S: Final = 0.5  # of one request: who ends the command ends the work
 _SCRUB_WAIT_S: Final = 5.0  # under the time-out of whoever asks
 _STATUSES: Final = ("accepted", "conflict", "late")
 _SECONDS_MAX: Final = 3650 * 86_400
+_SAMPLE: Final = 10
+_WHICH: Final = ("source", "jobStatus", "jobId", "since", "until")
 _EXPECT_FIELDS: Final = ("jobId", "statusUrl", "by", "credentials", "platform", "source")
 
 
@@ -85,6 +89,9 @@ class Admin:
             case ["inbox", "reencrypt"]:
                 allow(request, "POST")
                 return await self._reencrypt(request)
+            case ["inbox", "service"]:
+                allow(request, "GET", "HEAD")
+                return await self._service()
             case ["inbox", "scrub"]:
                 allow(request, "POST")
                 return await self._scrub()
@@ -135,19 +142,40 @@ class Admin:
         raise Refusal(409, "CONFLICT", f"not replayed: {reason}", details={"state": message.state})
 
     async def _replay_all(self, request: Request) -> Response:
-        """`POST /inbox/replay?state=dead&source=&jobStatus=`: all of a state that can be; of a
-        source alone, or of a status, one of ours."""
-        query = read_query(request.query, ("state", "source", "jobStatus"))
+        """`POST /inbox/replay?state=dead&source=&jobStatus=&jobId=&since=&until=&dryRun=`: all of a
+        state that can be; of a source alone, a status (one of ours), a job, or of what came in
+        since or until then. A dry run says how many, and shows some."""
+        query = read_query(request.query, ("state", *_WHICH, "dryRun"))
         state = choice(query, "state", REPLAYABLE)
         if state is None:
             raise invalid("state", "", f"is required; one of: {', '.join(REPLAYABLE)}")
-        replayed = await self._inbox.replay_all(
-            cast("State", state),
-            self._now_ms(),
+        which = Which(
             source=query.get("source"),
             status=choice(query, "jobStatus", STATUSES),
+            job_id=query.get("jobId"),
+            since_ms=_time(query, "since"),
+            until_ms=_time(query, "until"),
         )
+        if choice(query, "dryRun", ("true", "false")) == "true":
+            matched, shown = await self._inbox.replayable(
+                cast("State", state), which, sample=_SAMPLE
+            )
+            sample = [_public(message) for message in shown]
+            return Response(document={"matched": matched, "sample": sample})
+        replayed = await self._inbox.replay_all(cast("State", state), self._now_ms(), which)
         return Response(document={"replayed": replayed})
+
+    async def _service(self) -> Response:
+        """`GET /inbox/service`: what this process was started with, without its secrets."""
+        settings = self._settings
+        return Response(
+            document={
+                "version": version("postback"),
+                "database": shown_url(settings.database_url),
+                "secrets": len(settings.secrets),
+                "settings": not_default(settings),
+            }
+        )
 
     async def _prune(self, request: Request) -> Response:
         """`POST /inbox/prune?olderThan=SECONDS`: by default older than the configured periods."""
@@ -354,6 +382,16 @@ def _check_fields(document: dict[str, Any]) -> None:
         if name not in document:
             raise invalid(name, "", "is required")
     choice(document, "platform", DIALECTS)
+
+
+def _time(query: dict[str, str], name: str) -> int | None:
+    """Return a parameter that is a time, in milliseconds. Raises Refusal (422)."""
+    if name not in query:
+        return None
+    try:
+        return parse_iso(query[name])
+    except ValueError:
+        raise invalid(name, query[name], "must be an ISO-8601 time") from None
 
 
 def _by(value: Any) -> datetime | timedelta:

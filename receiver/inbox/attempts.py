@@ -63,9 +63,37 @@ _SOURCE: Final = "SELECT source FROM messages WHERE id = ?"
 _SORT: Final = "UPDATE messages SET canonical = ? WHERE id = ?"
 _STATUS: Final = "SELECT job_status FROM messages WHERE id = ?"
 _REPLAYABLE: Final = """
-    SELECT id, source, job_status FROM messages WHERE state = ? AND id > ? AND verdict = 'accepted'
+    SELECT id, source, job_status, job_id, received_ms, body_kept FROM messages
+     WHERE state = ? AND id > ? AND verdict = 'accepted'
      ORDER BY id LIMIT ?
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Which:
+    """Which messages of a state to replay: of a source, of a canonical status, of a job, received
+    from `since_ms` on and before `until_ms`; each only where it is given."""
+
+    source: str | None = None
+    status: str | None = None
+    job_id: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def takes(
+        self, source: str, job_status: str | None, job_id: str | None, received_ms: int
+    ) -> bool:
+        """Whether it is about a message with these."""
+        return (
+            self.source in (None, source)
+            and self.status in (None, canonical(job_status))
+            and self.job_id in (None, job_id)
+            and (self.since_ms is None or received_ms >= self.since_ms)
+            and (self.until_ms is None or received_ms < self.until_ms)
+        )
+
+
+EVERY: Final = Which()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,17 +298,21 @@ def replay_all(
     *,
     limit: int,
     above: int,
-    source: str | None = None,
-    status: str | None = None,
+    which: Which = EVERY,
 ) -> tuple[int, int | None]:
-    """Replay up to `limit` messages of a state with larger ids: (replayed, last id or None); with
-    a `source` or a canonical `status`, those of them alone."""
+    """Replay up to `limit` messages of a state with larger ids, `which` of them: (replayed, last id
+    or None)."""
+    chosen, last = replayable(tx, state, limit=limit, above=above, which=which)
+    return sum(replay(tx, id, now_ms) for id in chosen), last
+
+
+def replayable(
+    tx: Tx, state: State, *, limit: int, above: int, which: Which = EVERY
+) -> tuple[list[int], int | None]:
+    """Look at up to `limit` messages of a state with larger ids: (those that would be replayed,
+    last id or None)."""
     if state not in REPLAYABLE:
         raise ValueError(f"nothing that is {state} can be replayed")
     rows = tx.all(_REPLAYABLE, state, above, limit)
-    chosen = [
-        id
-        for id, its_source, job_status in rows
-        if source in (None, its_source) and status in (None, canonical(job_status))
-    ]
-    return sum(replay(tx, id, now_ms) for id in chosen), rows[-1][0] if rows else None
+    chosen = [row[0] for row in rows if row[5] and which.takes(*row[1:5])]
+    return chosen, rows[-1][0] if rows else None

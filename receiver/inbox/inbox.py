@@ -222,10 +222,9 @@ class Inbox:
         return replayed
 
     async def replay_all(
-        self, state: State, now_ms: int, *, source: str | None = None, status: str | None = None
+        self, state: State, now_ms: int, which: attempts.Which = attempts.EVERY
     ) -> int:
-        """Replay all messages of a state that can be, in slices; how many. With a `source` or a
-        canonical `status`, those of them alone."""
+        """Replay all messages of a state that can be, `which` of them, in slices; how many."""
         count, above = 0, 0
         while True:
             work = partial(
@@ -234,14 +233,36 @@ class Inbox:
                 now_ms=now_ms,
                 limit=retention.SLICE_ROWS,
                 above=above,
-                source=source,
-                status=status,
+                which=which,
             )
             replayed, last = await self._write(work)
             if last is None:
                 return count
             count, above = count + replayed, last
             self._on_due()
+
+    async def replayable(
+        self, state: State, which: attempts.Which, *, sample: int
+    ) -> tuple[int, Sequence[StoredMessage]]:
+        """Return how many messages `replay_all` would be about, and the first of them; in slices,
+        which change nothing."""
+        count, above, shown = 0, 0, list[StoredMessage]()
+        while True:
+            look = partial(
+                attempts.replayable,
+                state=state,
+                limit=retention.SLICE_ROWS,
+                above=above,
+                which=which,
+            )
+            ids, last = await self._read(look, _OPERATOR)
+            for id in ids[: sample - len(shown)]:
+                message = await self.show(id)
+                shown += [] if message is None else [message]
+            count += len(ids)
+            if last is None:
+                return count, shown
+            above = last
 
     async def expect(self, new: NewExpectation) -> Expectation:
         """Wait for a job from now on; what is known of it already."""

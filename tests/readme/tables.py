@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 import typer
 
-import dispatcher.cli
+import dispatcher.cli.root
 import dispatcher.settings
 import receiver.cli.root
 import receiver.metrics
@@ -144,7 +144,7 @@ PARTS: Final[dict[Path, dict[str, Callable[[], str]]]] = {
         "routes": routes,
         "errors": errors,
         "actions": actions,
-        "dispatcher-commands": lambda: commands("dispatcher", dispatcher.cli.build()),
+        "dispatcher-commands": lambda: commands("dispatcher", dispatcher.cli.root.build()),
         "dispatcher-settings": lambda: settings(dispatcher.settings),
         "dispatcher-metrics": _dispatcher_metrics,
     },

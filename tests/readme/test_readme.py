@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import dispatcher.cli
+import dispatcher.cli.root
 import receiver.cli.root
 from tests.readme.documents import DOCUMENTS, README, ROOT, anchors, blocks, name_of, read
 from tests.readme.tables import PARTS, fill
@@ -122,7 +122,7 @@ def _after_general_options(words: list[str]) -> tuple[str, ...]:
 
 @cache
 def _app(program: str) -> typer.Typer:
-    return dispatcher.cli.build() if program == "dispatcher" else receiver.cli.root.app
+    return dispatcher.cli.root.build() if program == "dispatcher" else receiver.cli.root.app
 
 
 @cache

@@ -3,7 +3,6 @@
 import json
 import signal
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from hashlib import sha256
@@ -17,10 +16,10 @@ import pytest
 from receiver.testing import signed_request
 from tests import commands
 from tests.receiver.process import Process
+from tests.receiver.waiting import wait_until
 
 SECRET = "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0"
 BODY = b'{"jobId":"job_1","status":"completed","output":[1]}'
-ENDS_WITHIN_S = 60.0
 
 SHOP = """
 import os
@@ -76,13 +75,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 def effects(folder: Path) -> list[Any]:
     with closing(sqlite3.connect(folder / "shop.db")) as db:
         return db.execute("SELECT job, status FROM effects").fetchall()
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + ENDS_WITHIN_S
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def post(process: Process, body: bytes = BODY) -> str:

@@ -16,3 +16,11 @@ async def until(happened: Callable[[], bool | Awaitable[bool]]) -> None:
             return
         assert time.monotonic() < deadline, "it did not happen"
         await asyncio.sleep(0.005)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """As `until`, without a loop."""
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.01)

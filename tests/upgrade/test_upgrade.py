@@ -42,7 +42,7 @@ DAY_S: Final = 86_400
 # These move on by themselves as soon as the programs run.
 MOVING: Final = ("retrying", "sending", "limited", "fed")
 MOVED: Final = {"status", "attempts", "nextAttemptAt", "deliveredAt", "finishedAt", "lastError"}
-HEALTH: Final = {"health", "backlog", "sending", "failures", "heldUntil", "heldReason"}
+HEALTH: Final = {"health", "backlog", "sending", "failures", "heldUntil", "heldReason", "lastError"}
 
 pytestmark = pytest.mark.skipif(
     not programs.can_listen(), reason="the files' callbacks go to an address of Linux alone"
@@ -132,7 +132,10 @@ def check_all_reads_the_same(said: dict[str, Any], found: dict[str, Any]) -> Non
                 assert without(destinations[one["id"]], but) == without(one, but)
 
 
-def check_callback(was: dict[str, Any], is_now: dict[str, Any]) -> None:
+def check_callback(was: dict[str, Any], found: dict[str, Any]) -> None:
+    # What it waits for is told as well now.
+    told = {name: without(found[name], {"waitsFor"}) for name in ("listed", "shown")}
+    is_now = found | told
     if not is_moving(was["listed"]["jobId"]):
         assert is_now == was
         return

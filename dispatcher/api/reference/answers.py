@@ -31,6 +31,10 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "format": "uri-reference"},
         "example": "/v1/callbacks/cb_019c13ad8a00700080a1b2c3d4e5f607",
     },
+    "Postback-Tenant-Created": {
+        "description": "The tenant that the request named and made: there was none of this name.",
+        "schema": {"type": "string", "examples": ["acme"]},
+    },
     "Retry-After": {
         "description": "After so many seconds another try makes sense.",
         "schema": {"type": "integer", "minimum": 0, "examples": [1]},
@@ -68,9 +72,9 @@ _OF_STATUS: Final[dict[int, tuple[str, ...]]] = {
 _JOB_TAKEN: Final = ("Location", "Retry-After")
 _OF: Final[dict[tuple[str, int], tuple[str, ...]]] = {
     ("POST /v1/callbacks", 200): ("Location",),
-    ("POST /v1/callbacks", 202): ("Location",),
+    ("POST /v1/callbacks", 202): ("Location", "Postback-Tenant-Created"),
     ("POST /v1/callbacks/raw", 200): ("Location",),
-    ("POST /v1/callbacks/raw", 202): ("Location",),
+    ("POST /v1/callbacks/raw", 202): ("Location", "Postback-Tenant-Created"),
     ("GET /v1/callbacks/{id}/payload", 200): ("X-Payload-Sha256",),
     ("POST /v1/endpoints/{name}/jobs", 200): ("Location", "Preference-Applied"),
     ("POST /v1/endpoints/{name}/jobs", 202): (*_JOB_TAKEN, "Preference-Applied"),

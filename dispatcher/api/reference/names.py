@@ -35,6 +35,8 @@ NAMES: Final[dict[str, str]] = {
     "POST /v1/replays": "startReplay",
     "GET /v1/replays/{id}": "getReplay",
     "POST /v1/replays/{id}/cancel": "cancelReplay",
+    "GET /v1/failures": "listFailures",
+    "GET /v1/service": "getService",
     "GET /v1/destinations": "listDestinations",
     "POST /v1/destinations": "registerDestination",
     "GET /v1/destinations/{id}": "getDestination",

@@ -42,7 +42,9 @@ _TENANT: Final = Parameter(
     name="Postback-Tenant",
     where="header",
     type={"type": "string", "pattern": NAME, "examples": ["acme"]},
-    about="The tenant that a platform key works for; `default` where it names none.",
+    about="The tenant that a platform key works for; `default` where it names none. Where there is "
+    "none of this name, what is stored for it makes it, and the answer has its name in the header "
+    "`Postback-Tenant-Created`: a misspelt one is seen.",
 )
 _REASON: Final = Parameter(
     name="Postback-Reason",

@@ -16,7 +16,7 @@ from dispatcher.audit import ACTIONS
 from dispatcher.health import HeldReason
 from dispatcher.jobs.endpoint import HeldReason as EndpointHeld
 from dispatcher.jobs.values import CallKind
-from dispatcher.outcome import AttemptOutcome
+from dispatcher.outcome import AttemptOutcome, Cause
 from dispatcher.states import STATES
 from dispatcher.values import Replay
 from dispatcher.wire import ErrorView, Time
@@ -36,6 +36,7 @@ def _words(of: Any) -> list[str]:
 _HELD: Final = ["paused", *_words(HeldReason), "rate"]
 _STATES: Final = _words(get_type_hints(Replay)["state"])
 _ENUMS: Final[dict[tuple[str, str], list[str]]] = {
+    ("AttemptView", "cause"): _words(Cause),
     ("AttemptView", "outcome"): _words(AttemptOutcome),
     ("AuditView", "action"): list(ACTIONS),
     ("DestinationView", "health"): _words(Health),
@@ -44,6 +45,7 @@ _ENUMS: Final[dict[tuple[str, str], list[str]]] = {
     ("EndpointView", "heldReason"): _words(EndpointHeld),
     ("EndpointView", "state"): ["active", "paused", "held"],
     ("ErrorView", "error"): list(CODES),
+    ("FailureView", "cause"): _words(Cause),
     ("LineErrorView", "error"): list(CODES),
     ("JobAttemptView", "outcome"): _words(CallKind),
     ("JobCallbackView", "status"): list(STATES),

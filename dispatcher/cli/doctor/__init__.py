@@ -1,35 +1,32 @@
 """`dispatcher doctor`: is everything as it should be, and if not, what to do."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated
 
-import msgspec
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from dispatcher.cli.doctor import checks
-from dispatcher.cli.doctor.checks import Check
+from dispatcher.cli.doctor import asking, checks
 from dispatcher.cli.doctor.database import check_database
-from dispatcher.cli.options import Depends, command
 from dispatcher.cli.serve import SettingsDep
-from dispatcher.cli.shared import JsonDep, Url
+from dispatcher.cli.shared import ApiKey, Globals, PrintingDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client, strays
-from receiver.base import cli
+from receiver.base import checkup
+from receiver.base.checkup import Check
 from receiver.base.db.url import is_postgres
 from receiver.base.lack import files_limit
-
-_MARKS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "bold red")}
-
+from receiver.base.options import Depends, Profile, command
 
 app = typer.Typer()
 
 
-def _where(url: Url = None) -> ClientSettings:
-    found = load_client()
-    return found if url is None else replace(found, url=url)
+def _where(
+    context: typer.Context, url: Url = None, api_key: ApiKey = None, profile: Profile = None
+) -> ClientSettings:
+    before: Globals = context.obj or Globals()
+    found = load_client(profile=profile or before.profile)
+    where, key = url or before.url or found.url, api_key or before.api_key or found.api_key
+    return replace(found, url=where.rstrip("/"), api_key=key)
 
 
 @command(
@@ -41,44 +38,33 @@ def _where(url: Url = None) -> ClientSettings:
 def doctor(
     settings: SettingsDep,
     service: Annotated[ClientSettings, Depends(_where)],
-    as_json: JsonDep,
+    printing: PrintingDep,
 ) -> None:
     """Check the database, secrets, egress rules, clock, limits and the running service, and say
-    what to do. Exits with 1 if anything is wrong; it changes nothing."""
-    found = run_all(settings, service)
-    if as_json:
-        cli.print_json_lines(msgspec.json.encode(check) for check in found)
-    else:
-        _print(found)
-    if any(check.state == "bad" for check in found):
-        raise typer.Exit(1)
+    what to do. With a platform key that may `admin`, the service itself is asked how it was
+    started; otherwise what this shell has set is told. Exits with 1 if anything is wrong; it
+    changes nothing."""
+    checkup.report(run_all(settings, service), printing)
 
 
 def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
     """Return every check, in the order in which one would repair things. Changes nothing."""
     database = list(check_database(settings))
     has_endpoints = any(check.name == "endpoints" for check in database)
+    started = asking.started(service)
+    running = settings if started is None else started.over(settings)
     return [
         *database,
         *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
         checks.files(settings, files_limit(hard=True)),
-        *checks.variables(strays()),
+        *checkup.variables(strays()),
         checks.clock(time.time()),
-        checks.signing_secret(settings),
-        checks.admin_key(settings),
-        checks.egress(settings),
+        *([] if started is None else asking.compared(settings, started)),
+        checks.signing_secret(settings, started),
+        checks.admin_key(settings, started),
+        checks.egress(running, started),
         *checks.endpoints(settings),
-        checks.links(settings, has_endpoints=has_endpoints),
+        checks.links(running, has_endpoints=has_endpoints, started=started),
         *checks.authorities(settings),
         *checks.running(service),
     ]
-
-
-def _print(found: Sequence[Check]) -> None:
-    grid = Table.grid(padding=(0, 1))
-    for check in found:
-        mark, style = _MARKS[check.state]
-        grid.add_row(Text(mark, style=style), Text(check.name), cli.plain(check.message))
-        if check.advice:
-            grid.add_row("", "", cli.plain(f"→ {check.advice}", "dim"))
-    cli.console().print(grid)

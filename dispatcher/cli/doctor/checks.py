@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import httpx
-import msgspec
 
 from dispatcher.access import secret_fault
+from dispatcher.cli.doctor.asking import Started
 from dispatcher.gateway.apply import ApplyError, read_own
 from dispatcher.settings import (
     CA_FILE,
@@ -25,40 +25,16 @@ from dispatcher.settings import (
 from dispatcher.store.errors import CannotStart
 from dispatcher.store.sqlite.database import path_of
 from receiver.base import tls
+from receiver.base.checkup import Check, bad, ok, warn
 from receiver.base.cli import size
 from receiver.base.lack import UNLIMITED
 from receiver.base.settings import SettingError
-from receiver.base.strays import CURE, TOLD_MAX, Strays
 
 _CLOCK_FLOOR_S: Final = 1_767_225_600.0  # 2026-01-01: no clock that is right shows less
 _SKEW_S_MAX: Final = 30.0  # receivers refuse five minutes; half a minute is worth a word
 _ADMIN_KEY_CHARS: Final = 24  # what a made key has at least
 _TIMEOUT_S: Final = 3.0
 _TWICE: Final = 2
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What one check found: `ok`, `warn` (it works, but) or `bad`, in words, and what to do."""
-
-    name: str
-    state: Literal["ok", "warn", "bad"]
-    message: str
-    advice: str | None = None
-
-
-def ok(name: str, message: str, advice: str | None = None) -> Check:
-    """Return that all is well."""
-    return Check(name=name, state="ok", message=message, advice=advice)
-
-
-def warn(name: str, message: str, advice: str) -> Check:
-    """Return that it works, but."""
-    return Check(name=name, state="warn", message=message, advice=advice)
-
-
-def bad(name: str, message: str, advice: str | None = None) -> Check:
-    """Return that something is wrong."""
-    return Check(name=name, state="bad", message=message, advice=advice)
 
 
 def disk(settings: Settings) -> Check:
@@ -117,33 +93,20 @@ def endpoints(settings: Settings) -> Iterator[Check]:
         yield ok("endpoints", f"{len(found):,} in {settings.apply}")
 
 
-def links(settings: Settings, *, has_endpoints: bool) -> Check:
+def links(settings: Settings, *, has_endpoints: bool, started: Started | None = None) -> Check:
     """Return what links begin with that are stored or sent; whether jobs can need any other is
     told by `has_endpoints`."""
     hosts = f"; in answers, by request, with {', '.join(settings.hosts)}" if settings.hosts else ""
     if settings.public_url is not None:
         return ok("links", f"begin with {settings.public_url}{hosts}")
     message = (
-        f"begin with {listening_url(settings)}, since DISPATCHER_PUBLIC_URL is not set in this "
-        f"shell{hosts}"
+        f"begin with {listening_url(settings)}, since DISPATCHER_PUBLIC_URL is not set "
+        f"{_where(started)}{hosts}"
     )
     advice = "set it to where customers reach us: callbacks tell by a link where long outputs are"
     if has_endpoints or settings.apply is not None:
         return warn("links", message, advice)
     return ok("links", message)
-
-
-def variables(found: Strays) -> Iterator[Check]:
-    """Yield what looks like a setting in this shell and is none; nothing where all is read."""
-    for service, count in found.links:
-        message = f"{count} are the links of a Kubernetes Service named {service}"
-        yield warn("variables", message, CURE)
-    for name, nearest in found.unknown[:TOLD_MAX]:
-        advice = f"set {nearest}, if you meant that" if nearest else "unset it, if it was for us"
-        yield warn("variables", f"no setting reads {name}", advice)
-    if len(found.unknown) > TOLD_MAX:
-        message = f"no setting reads {len(found.unknown) - TOLD_MAX} more"
-        yield warn("variables", message, "unset them, if they were for us")
 
 
 def clock(now_s: float) -> Check:
@@ -155,8 +118,20 @@ def clock(now_s: float) -> Check:
     return bad("clock", f"{shown} cannot be", advice=advice)
 
 
-def signing_secret(settings: Settings) -> Check:
+def _where(started: Started | None) -> str:
+    """Return whose settings are told."""
+    return "in this shell" if started is None else "for the running service"
+
+
+def signing_secret(settings: Settings, started: Started | None = None) -> Check:
     """Return the bootstrap signing secret, never its value."""
+    if started is not None and not started.has("signing_secret"):
+        message = (
+            "DISPATCHER_SIGNING_SECRET is not set for the running service: it has made its own"
+        )
+        return ok("secret", message, "`dispatcher secrets` lists them")
+    if started is not None and settings.signing_secret is None:
+        return ok("secret", "DISPATCHER_SIGNING_SECRET is set for the running service")
     value = settings.signing_secret
     if value is None:
         return ok(
@@ -172,8 +147,13 @@ def signing_secret(settings: Settings) -> Check:
     return ok("secret", "DISPATCHER_SIGNING_SECRET is well formed")
 
 
-def admin_key(settings: Settings) -> Check:
+def admin_key(settings: Settings, started: Started | None = None) -> Check:
     """Return the bootstrap platform key, never its value."""
+    if started is not None and not started.has("admin_key"):
+        message = "DISPATCHER_ADMIN_KEY is not set for the running service: its keys are its own"
+        return ok("admin key", message, "`dispatcher keys list` lists them")
+    if started is not None and settings.admin_key is None:
+        return ok("admin key", "DISPATCHER_ADMIN_KEY is set for the running service")
     value = settings.admin_key
     if value is None:
         message = "DISPATCHER_ADMIN_KEY is not set in this shell: the first start makes a key"
@@ -185,14 +165,16 @@ def admin_key(settings: Settings) -> Check:
     return ok("admin key", "DISPATCHER_ADMIN_KEY is set")
 
 
-def egress(settings: Settings) -> Check:
+def egress(settings: Settings, started: Started | None = None) -> Check:
     """Return what deliveries may reach."""
     via = f", through the proxy {_without_user(settings.proxy_url)}" if settings.proxy_url else ""
+    if started is not None and started.has("proxy_url"):
+        via = ", through the proxy of DISPATCHER_PROXY_URL"
     opened = settings.allow_networks
     if not opened:
-        return ok("egress", f"only global addresses, as set in this shell{via}")
+        return ok("egress", f"only global addresses, as set {_where(started)}{via}")
     everything = [network for network in opened if network.prefixlen == 0]
-    message = f"global addresses and {', '.join(map(str, opened))}, as set in this shell{via}"
+    message = f"global addresses and {', '.join(map(str, opened))}, as set {_where(started)}{via}"
     if everything:
         advice = "any tenant can reach your own network: open only what you need"
         return bad("egress", message, advice)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
 
-from dispatcher.cli.doctor.checks import Check, bad, ok, warn
 from dispatcher.key_keeper import EXPIRES_SOON_MS
 from dispatcher.settings import Settings
 from dispatcher.store.access import CurrentSecrets, EndingKey
@@ -16,6 +15,7 @@ from dispatcher.store.sealing import BODIES, Counted, given_keys, sealing_of
 from dispatcher.store.sqlite.database import VERSION, inspect, path_of
 from dispatcher.store.sqlite.key_file import is_exposed, key_file_of, read_key_file
 from dispatcher.store.tx import Sealing
+from receiver.base.checkup import Check, bad, ok, warn
 from receiver.base.cli import size
 from receiver.base.clock import iso, now_ms
 from receiver.base.db.url import is_postgres

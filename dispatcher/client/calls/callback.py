@@ -7,7 +7,7 @@ from typing import Final, TypedDict
 
 from dispatcher.client.calls import build, read
 from dispatcher.client.errors import BadAnswer
-from dispatcher.client.results import Attempt, Callback, Payload, Preview, Replay
+from dispatcher.client.results import Attempt, Callback, Failures, Payload, Preview, Replay
 from dispatcher.client.transport import Call, Response
 from dispatcher.states import State
 from dispatcher.values import Priority
@@ -85,6 +85,13 @@ def cancel(id: str, *, reason: str | None = None) -> Call[Callback]:
     return build.post(read.json(Callback), "callbacks", id, "cancel", reason=reason)
 
 
+def failures(filters: Filters | None = None) -> Call[Failures]:
+    """Return what fails, by destination and error, the most first: dead callbacks, and those that
+    wait for another try, unless the filter names one of these states."""
+    params = tuple(_params(filters or {}).items())
+    return build.get(read.json(Failures), "failures", params=params)
+
+
 # --- filtered replays ---
 
 
@@ -98,14 +105,14 @@ def start_replay(
     filters: Filters, *, rate_per_second: float | None = None, reason: str | None = None
 ) -> Call[Replay]:
     """Replay everything that matches and is in a final state now, in the background, at most
-    `rate_per_second`. Raises ValidationFailed without a filter, and without a reason where the
-    service wants one."""
+    `rate_per_second`; with the status `pending` have what waits tried now. Raises ValidationFailed
+    without a filter, and without a reason where the service wants one."""
     fields = build.given({"filter": _params(filters), "ratePerSecond": rate_per_second})
     return build.post(read.json(Replay), "replays", fields=fields, reason=reason)
 
 
 def get_replay(id: str) -> Call[Replay]:
-    """How far a filtered replay is. Raises NotFound."""
+    """How far a filtered replay is, and what became of what it took up. Raises NotFound."""
     return build.get(read.json(Replay), "replays", id)
 
 

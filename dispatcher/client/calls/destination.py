@@ -15,6 +15,11 @@ def destinations(*, cursor: str | None = None, limit: int | None = None) -> Call
     return build.get(read.page(Destination), "destinations", params=build.paging(cursor, limit))
 
 
+def destinations_of(url: str) -> Call[Page[Destination]]:
+    """Return the destination that callbacks to a URL go to: its server, where that is known."""
+    return build.get(read.page(Destination), "destinations", params=(("url", url),))
+
+
 def get_destination(id: str) -> Call[Destination]:
     """One destination, by id or registered name. Raises NotFound."""
     return build.get(read.json(Destination), "destinations", id)

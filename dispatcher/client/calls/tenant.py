@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final, TypedDict
 
 from dispatcher.client.calls import build, read
-from dispatcher.client.results import AuditEntry, Stats, Tenant, TenantDetail
+from dispatcher.client.results import AuditEntry, ServiceInfo, Stats, Tenant, TenantDetail
 from dispatcher.client.transport import Call, Response
 from dispatcher.wire import Page
 
@@ -77,6 +77,11 @@ def audit_page(
 def stats(*, all_tenants: bool = False) -> Call[Stats]:
     """Count by state, oldest pending, rates: of the tenant, or with a platform key of all."""
     return build.get(read.json(Stats), "stats", params=build.flags(all=all_tenants))
+
+
+def service_info() -> Call[ServiceInfo]:
+    """How the service was started: for platform keys with the scope `admin`."""
+    return build.get(read.json(ServiceInfo), "service")
 
 
 def _read_erasing(response: Response) -> TenantDetail | None:

@@ -406,11 +406,11 @@ WHERE k.id = free.id
 _HELD: Final = """
 SELECT id, claim::bigint, cancelling::integer, (state = 'sending')::integer, NULL::integer,
        NULL::integer, NULL::bigint, NULL::integer, NULL::bigint, NULL::text, NULL::integer,
-       NULL::integer
+       NULL::integer, NULL::text
 FROM callbacks WHERE id = ANY(?::text[])
 UNION ALL
 SELECT l.id, d.epoch, l.concurrency, d.failures, l."window", l.failures, l.failing_since_ms,
-       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold, l.last_error
 FROM lanes l JOIN destinations d ON d.id = left(l.id, 35)
 WHERE l.id = ANY(?::text[])
 """
@@ -440,16 +440,18 @@ FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::te
     u(state, due_ms, tries, attempts, finished_ms, last_error, bytes, id)
 WHERE c.id = u.id
 )
-INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)
+INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt,
+    detail)
 SELECT * FROM unnest(?::text[], ?::bigint[], ?::bigint[], ?::float8[], ?::text[], ?::bigint[],
-                     ?::text[], ?::text[])
+                     ?::text[], ?::text[], ?::text[])
 """
 
 
 def record(tx: Tx, settled: Sequence[Row], attempts: Sequence[Row]) -> None:
     """Store the deliveries' new states, and their attempts."""
-    *met, errors, excerpts = columns(attempts)
-    tx.run(_SETTLE, *columns(settled), *met, [*map(text, errors)], [*map(text, excerpts)])
+    *met, errors, excerpts, details = columns(attempts)
+    texts = ([*map(text, values)] for values in (errors, excerpts, details))
+    tx.run(_SETTLE, *columns(settled), *met, *texts)
 
 
 SET_TURNED_AWAY: Final = """
@@ -461,11 +463,12 @@ WHERE c.id = u.id
 SET_HEALTH: Final = """
 UPDATE lanes l SET "window" = u.size, failures = u.failures,
     failing_since_ms = u.failing_since_ms, openings = u.openings, held_until_ms = u.held_until_ms,
-    held_reason = u.held_reason, turned_away = u.turned_away, threshold = u.threshold
+    held_reason = u.held_reason, turned_away = u.turned_away, threshold = u.threshold,
+    last_error = u.last_error
 FROM unnest(?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::bigint[], ?::text[],
-            ?::bigint[], ?::bigint[], ?::text[])
+            ?::bigint[], ?::bigint[], ?::text[], ?::text[])
     u(size, failures, failing_since_ms, openings, held_until_ms, held_reason, turned_away,
-      threshold, id)
+      threshold, last_error, id)
 WHERE l.id = u.id
 """
 

@@ -302,7 +302,7 @@ FROM json_each(?) j JOIN callbacks c ON c.id = j.value
 """
 _HEALTH: Final = """
 SELECT l.id, d.epoch, l.concurrency, d.failures, l.window, l.failures, l.failing_since_ms,
-       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold
+       l.openings, l.held_until_ms, l.held_reason, l.turned_away, l.threshold, l.last_error
 FROM lanes l JOIN destinations d ON d.id = substr(l.id, 1, 35)
 WHERE l.id IN (SELECT value FROM json_each(?))
 """
@@ -325,8 +325,9 @@ WHERE id = ?
 """
 
 _ATTEMPT: Final = """
-INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO attempts (callback, n, started_ms, duration_ms, outcome, status_code, error, excerpt,
+    detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
@@ -340,6 +341,6 @@ SET_TURNED_AWAY: Final = "UPDATE callbacks SET turned_away = ?, turned_away_ms =
 
 SET_HEALTH: Final = """
 UPDATE lanes SET window = ?, failures = ?, failing_since_ms = ?, openings = ?, held_until_ms = ?,
-    held_reason = ?, turned_away = ?, threshold = ?
+    held_reason = ?, turned_away = ?, threshold = ?, last_error = ?
 WHERE id = ?
 """

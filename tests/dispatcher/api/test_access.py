@@ -127,6 +127,8 @@ ROUTES = [
     ("GET", "/v1/audit", "admin"),
     ("GET", "/v1/audit/export", "admin"),
     ("GET", "/v1/stats", "read"),
+    ("GET", "/v1/failures", "read"),
+    ("GET", "/v1/service", "admin"),
 ]
 
 

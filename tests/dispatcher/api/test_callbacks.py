@@ -92,7 +92,7 @@ async def test_a_listed_callback_has_the_contracts_fields(
     listed = (await api.get("/v1/callbacks")).json()["data"][0]
     assert set(listed) == {
         *("id", "jobId", "jobStatus", "status", "priority", "tags", "destination", "createdAt"),
-        *("attempts", "nextAttemptAt", "destinationName", "callbackUrl"),
+        *("attempts", "nextAttemptAt", "destinationName", "callbackUrl", "waitsFor"),
     }
     shown = (await api.get(f"/v1/callbacks/{callback_id}")).json()
     assert set(shown) - set(listed) == {"policy", "payloadSize", "payloadSha256", "payloadPruned"}

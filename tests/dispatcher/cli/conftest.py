@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import typer.main
 
-import dispatcher.cli
-from dispatcher.cli import build, main
+import dispatcher.cli.root
+from dispatcher.cli import main
+from dispatcher.cli.root import build
 from dispatcher.client import Client
 from tests import marks
 from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
@@ -76,7 +77,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.fixture
 def alone(environment: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
     """Run a command where there is no service."""
-    environment.setattr(dispatcher.cli, "build", lambda _word: _commands())
+    environment.setattr(dispatcher.cli.root, "build", lambda _word: _commands())
 
     def run(*argv: str) -> Ran:
         capfdbinary.readouterr()

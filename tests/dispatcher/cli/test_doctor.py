@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.doctor import checks, database
-from dispatcher.cli.doctor.checks import Check
 from dispatcher.jobs.states import STATES
 from dispatcher.settings import ClientSettings, strays
 from dispatcher.store.access import EndingKey
 from dispatcher.store.jobs.figures import JobFigures, ProcessFigures
+from receiver.base import checkup
+from receiver.base.checkup import Check
 from receiver.base.lack import UNLIMITED
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import ADMIN_KEY, Running, settings_for
@@ -91,7 +92,7 @@ def test_variables_that_nothing_reads_are_told_without_their_values(
     alone: Run, service: Running, environment: pytest.MonkeyPatch
 ) -> None:
     """A warning each, which makes the doctor's result no worse; links of a Service are one."""
-    assert list(checks.variables(strays({"DISPATCHER_SLOTS_FILE": "x", "PATH": "x"}))) == []
+    assert list(checkup.variables(strays({"DISPATCHER_SLOTS_FILE": "x", "PATH": "x"}))) == []
     for name in ("SLOTZ", "SERVICE_HOST", "SERVICE_PORT"):
         environment.setenv(f"DISPATCHER_{name}", "hidden")
     words = ("--database-url", service.settings.database_url, "--url", service.url)

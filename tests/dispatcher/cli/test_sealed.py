@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dispatcher.cli.doctor import database
-from dispatcher.cli.doctor.checks import Check
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
 from receiver.base import cli as base
+from receiver.base.checkup import Check
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.running import settings_for
 from tests.dispatcher.store.builders import TENANT, callback, secret

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-from dispatcher.cli import ALONE, build, serve
+from dispatcher.cli import serve
+from dispatcher.cli.root import ALONE, build
 
 
 def _loaded(code: str) -> set[str]:
@@ -26,7 +27,9 @@ def test_the_commands_that_need_no_client_are_those_of_serve() -> None:
 
 def test_serve_starts_without_a_client() -> None:
     """No HTTP client, no checks of the doctor; schemas and PostgreSQL come with their first use."""
-    loaded = _loaded("import dispatcher.cli, dispatcher.server; dispatcher.cli.build('serve')")
+    loaded = _loaded(
+        "import dispatcher.cli.root, dispatcher.server; dispatcher.cli.root.build('serve')"
+    )
     for name in ("httpx", "dispatcher.client", "dispatcher.cli.doctor", "jsonschema_rs", "psycopg"):
         assert name not in loaded, name
 

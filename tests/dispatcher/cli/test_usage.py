@@ -96,12 +96,13 @@ def test_what_cannot_be_is_a_usage_error(
 
 COMMANDS = [
     *("serve", "migrate", "backup", "doctor", "demo"),
-    *("send", "list", "show", "replay", "cancel", "stats"),
+    *("send", "list", "failures", "show", "replay", "cancel", "stats", "completion"),
     *("destinations", "keys", "secrets", "tenants"),
 ]
 GROUPS = {
     "destinations": [
-        *("list", "show", "add", "set", "pause", "resume", "disable", "enable", "remove", "test")
+        *("list", "show", "add", "set", "pause", "resume", "retry", "disable", "enable", "remove"),
+        "test",
     ],
     "keys": ["list", "create", "rotate", "revoke"],
     "secrets": ["list", "reveal", "rotate"],
