@@ -42,9 +42,9 @@ def write_all(tx: Any, writes: Sequence[Write[Any]]) -> Sequence[object]:
 # several after another one's last operation. A commit takes a few milliseconds then.
 SHARE: Final = 32
 _TOGETHER_S: Final = 5.0
-# A commit begins once so many turns of the loop in a row have brought nothing that could join it:
-# that takes microseconds where little is going on. Where more comes with each turn it waits no
-# longer than that for it.
+# Where the last commit held several operations, one begins once so many turns of the loop in a row
+# have brought nothing that could join it, and waits no longer than that where each brings more.
+_SEVERAL: Final = 4
 _STILL_TURNS: Final = 2
 _GATHER_S: Final = 0.002
 # So much of each commit is for tenants, whatever goes before them.
@@ -110,12 +110,16 @@ class GroupCommit:
         return future
 
     async def _run(self) -> None:
+        size = 0  # of the last commit
         while not (self.is_closing and not self._first and not self._tenants):
             await self._wake.wait()
             self._wake.clear()
             while self._first or self._tenants:
-                await self._gather()
-                await self._commit(self._next())
+                if size >= _SEVERAL:
+                    await self._gather()
+                batch = self._next()
+                size = len(batch)
+                await self._commit(batch)
 
     async def _gather(self) -> None:
         """Wait for those who can be heard by now, since what they ask for costs least in the same

@@ -13,6 +13,7 @@ from dispatcher.quotas import Quotas
 from dispatcher.settings import Settings
 from dispatcher.store.errors import KeyReused, NotFound, StoreFull, StoreUnavailable
 from dispatcher.values import Submitted
+from receiver.base.db import group_commit
 from receiver.base.db.group_commit import SHARE, GroupCommit, PoisonedBatch, QueueFull
 from tests.dispatcher.store.builders import TENANT, World, callback, raises
 from tests.dispatcher.store.conftest import Build
@@ -302,3 +303,26 @@ async def test_a_store_without_room_takes_nothing_and_says_so(
     settings = Settings()
     quotas = Quotas(settings, world.store, Access(world.store, settings), lambda: 0.0)
     assert (quotas.refusal() or "").startswith("the storage is full")
+
+
+async def test_where_several_share_commits_one_takes_along_what_can_be_heard_by_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who goes on once the last commit has ended asks within two turns of the loop."""
+    monkeypatch.setattr(group_commit, "_GATHER_S", 1e9)  # however busy the machine is
+    disk = Disk()
+    disk.release.set()
+    commits = GroupCommit(disk.apply, operations_max=100)
+
+    async def twice(name: str, turns: int) -> None:
+        await commits.do(f"{name}1")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await commits.do(f"{name}2")
+
+    asking = [asyncio.create_task(twice(name, turns)) for turns, name in enumerate("aabbcc")]
+    await asyncio.sleep(0)
+    commits.start()
+    await asyncio.gather(*asking)
+    assert [len(batch) for batch in disk.batches] == [6, 6]
+    await commits.close()
