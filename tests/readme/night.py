@@ -230,11 +230,22 @@ class Machine:
         url = f"http://127.0.0.1:{self.customer.port}/hooks"
         self.api("POST", "destinations", {"name": "billing", "url": url})
 
-    def submit(self, job: str) -> str:
-        """Submit a callback to `billing`; return its id."""
-        payload = {"jobId": job, "status": "completed"}
-        made = self.api("POST", "callbacks", {"jobId": job, "payload": payload, **_ONCE})
+    def submit(self, job: str, tries: int = 1) -> str:
+        """Submit a callback to `billing`, of whose tries an hour lies between; return its id."""
+        body = {"jobId": job, "payload": {"jobId": job, "status": "completed"}}
+        policy = {"attempts": tries, "delays": [3_600]}
+        made = self.api("POST", "callbacks", {**body, "destination": "billing", "policy": policy})
         return str(made["id"])
+
+    def until_tried(self, id: str) -> None:
+        """Wait until a callback waits for another try."""
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while (
+            "nextAttemptAt" not in (one := self.api("GET", f"callbacks/{id}"))
+            or not one["attempts"]
+        ):
+            assert time.monotonic() < deadline, one
+            time.sleep(_SOON_S)
 
     def until(self, id: str, status: str) -> None:
         """Wait until a callback is so."""
@@ -245,7 +256,6 @@ class Machine:
 
 
 _EXAMPLES: Final = {"callback": "cb_…", "key": "key_…"}
-_ONCE: Final[dict[str, Any]] = {"destination": "billing", "policy": {"attempts": 1, "delays": [1]}}
 
 
 @contextmanager

@@ -75,19 +75,25 @@ def test_nothing_arrives(machine: Machine) -> None:
 
 
 def test_a_destination_is_down(machine: Machine) -> None:
-    """While it is paused it can be tested; what was given up for it goes out again afterwards."""
+    """While it is paused it can be tested; what waits for its next try, and what was given up, goes
+    out afterwards."""
+    machine.customer.status = 503
+    waits = machine.submit("job_waits", tries=2)
+    machine.until_tried(waits)
     id = dead(machine, "job_down")
     printed = machine.paste("A destination is down")
     assert "acknowledged" in printed
-    machine.until(id, "delivered")
-    assert machine.customer.ids.count(id) == 1
+    for one in (waits, id):
+        machine.until(one, "delivered")
+        assert machine.customer.ids.count(one) == 1
 
 
 def test_dead_letters_grow(machine: Machine) -> None:
-    """Those of one error are replayed; the list of them is kept in a file."""
+    """They are grouped by error; those of one error are replayed; the list is kept in a file."""
     id = dead(machine, "job_dead")
     other = dead(machine, "job_other", 404)
-    machine.paste("Dead letters grow", callback=id)
+    printed = machine.paste("Dead letters grow", callback=id)
+    assert "http_404" in printed.partition("job_dead")[0]
     machine.until(id, "delivered")
     assert machine.api("GET", f"callbacks/{other}")["status"] == "dead"
     lines = (machine.folder / "dead.ndjson").read_text().splitlines()
