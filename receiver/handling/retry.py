@@ -31,16 +31,17 @@ def retry_delay_ms(
     return round(delay_s * 1000 * (1 - JITTER + 2 * JITTER * random))
 
 
-def failure_of(error: BaseException | None) -> dict[str, str | None]:
-    """Return what a line of the log says of a failure: its class, its message, and where it arose:
-    the last place that is neither a library's nor ours."""
+def failure_of(error: BaseException | None, *, told: bool = True) -> dict[str, str | None]:
+    """Return what a line of the log says of a failure: its class, its message (unless that is not
+    to be `told`), and where it arose: the last place that is neither a library's nor ours."""
     if error is None:
         return {"error": None, "reason": None, "at": None}
+    reason = str(error) or None if told else None
     frames = traceback.extract_tb(error.__traceback__)
     own = [one for one in frames if not one.filename.startswith(_OTHERS)]
     last = (own or frames)[-1:]
     at = f"{Path(last[0].filename).name}:{last[0].lineno}" if last else None
-    return {"error": type(error).__name__, "reason": str(error) or None, "at": at}
+    return {"error": type(error).__name__, "reason": reason, "at": at}
 
 
 def settlement_of(

@@ -288,7 +288,8 @@ class Worker:
             jobStatus=event.status,
             messageId=event.message_id,
             attempt=event.attempt,
-            **failure_of(error),
+            # It may quote the message: where such things are kept sealed, the log has them neither.
+            **failure_of(error, told=not self._settings.encryption_keys),
             retryAt=iso(settlement.due_ms),
             durationMs=round(took_s * 1000, 1),
         )

@@ -149,6 +149,7 @@ def test_a_handlers_failure_is_told_with_its_message_and_its_place() -> None:
     assert told["at"] == f"test_log.py:{line}"
     assert set(failure_of(None).values()) == {None}
     assert failure_of(ValueError())["reason"] is None
+    assert failure_of(caught.value, told=False) == told | {"reason": None}
 
 
 def test_a_failures_message_is_bounded_and_redacted() -> None:

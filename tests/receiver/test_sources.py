@@ -125,7 +125,8 @@ async def test_a_token_is_in_no_log_line(
     """The path is logged, its query is not."""
     with caplog.at_level(logging.DEBUG, "receiver"):
         await http.post(f"/runpod?token={TOKEN}", content=RUNPOD)
-    fields = [record.__dict__["fields"] for record in caplog.records if record.name == "receiver"]
+    records = [record for record in caplog.records if record.name == "receiver.http"]
+    fields = [record.__dict__["fields"] for record in records]
     assert fields[0]["path"] == "/runpod"
     assert TOKEN not in str(fields)
 
