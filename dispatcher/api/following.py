@@ -8,11 +8,12 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, get_args
 
 from dispatcher.api.call import Call
 from dispatcher.gateway.feeds import Feed
-from dispatcher.jobs.looks import JobNews, Seen
+from dispatcher.jobs.looks import Chunks, JobNews, Seen
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.store.errors import NotFound
@@ -126,7 +127,7 @@ async def _new(
     if state == "running" and news.claim != at.claim:
         at.claim, at.chunks, at.signs = news.claim, 0, 0
     if state != "queued":
-        async for change in _chunks(call, job, at, feed, state):
+        async for change in _chunks(call, job, at, feed, news):
             yield change
     if news.signs != at.signs and state == "running":
         at.signs = news.signs
@@ -137,8 +138,9 @@ async def _new(
 
 
 async def _chunks(
-    call: Call, job: str, at: Cursor, feed: Feed, state: JobState
+    call: Call, job: str, at: Cursor, feed: Feed, news: JobNews
 ) -> AsyncGenerator[Change, None]:
+    state = news.state
     while True:
         values = feed.since(at.claim, at.chunks) if state == "running" else None
         if values is not None:
@@ -146,9 +148,7 @@ async def _chunks(
                 at.chunks += 1
                 yield Change("chunk", state, at.chunks - 1, value)
             return
-        found = await call.context.store.jobs.chunks(
-            call.tenant, job, seen=(at.claim, at.chunks), bytes_max=_READ_BYTES
-        )
+        found = await _read(call, job, at, news)
         if found.values and found.claim != at.claim:
             at.claim, at.chunks, at.signs = found.claim, 0, 0
         for value in found.values:
@@ -156,3 +156,18 @@ async def _chunks(
             yield Change("chunk", state, at.chunks - 1, value)
         if found.is_all or not found.values:
             return
+
+
+async def _read(call: Call, job: str, at: Cursor, news: JobNews) -> Chunks:
+    """Return the chunks behind a cursor. Once the job has ended all who follow it are there."""
+    read = partial(
+        call.context.store.jobs.chunks,
+        call.tenant,
+        job,
+        seen=(at.claim, at.chunks),
+        bytes_max=_READ_BYTES,
+    )
+    if news.state not in FINAL:
+        return await read()
+    what = f"chunks {call.tenant} {news.run} {at.claim} {at.chunks}"
+    return await call.context.gateway.feeds.shared(job, what, read)

@@ -1,6 +1,7 @@
 """A job as a stream of events: what it does, how far it is, what comes of it, and its end."""
 
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -80,8 +81,8 @@ async def _told(call: Call, job: str, at: Cursor) -> AsyncGenerator[bytes, None]
                     if change.progress is not None and not change.progress.is_empty:
                         yield events.event(_progress(change.progress), "progress", str(at))
                 case _ if change.state in FINAL:
-                    found, wait = await jobs.look(call)
-                    shown = encode(await jobs.detail(call, found, wait))
+                    what = f"end {call.tenant} {at.run} {jobs.link(call, '')}"
+                    shown = await call.context.gateway.feeds.shared(job, what, partial(_end, call))
                     yield events.event(shown, "end", str(at))
                 case _:
                     told = await _status(call, at, change)
@@ -91,6 +92,12 @@ async def _told(call: Call, job: str, at: Cursor) -> AsyncGenerator[bytes, None]
     except Exception as error:  # the status of the answer is said already
         refusal = to_refusal(error, call.request.id)
         yield events.event(encode(refusal.document(call.request.id)), "error")
+
+
+async def _end(call: Call) -> bytes:
+    """Return a job that has ended, as JSON."""
+    found, wait = await jobs.look(call)
+    return encode(await jobs.detail(call, found, wait))
 
 
 async def _status(call: Call, at: Cursor, change: Change) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from dispatcher.jobs.looks import JobNews, Seen
 from dispatcher.store.errors import StoreError
@@ -19,9 +19,11 @@ _POLL_S: Final = 1.0  # for what nobody could tell of
 _GAP_S: Final = 0.1  # between two looks
 _ASKED_MAX: Final = 500  # jobs in one look
 _LOOK_BYTES: Final = 64 * 1024  # of chunks, of one job in one look
+_SHARED_MAX: Final = 8  # answers that are kept for all who follow a job
 RECENT_BYTES: Final = 128 * 1024
 """Of chunks that are held for those who follow a job; who is behind them reads them himself."""
 Look = Callable[[Sequence[Seen]], Awaitable[Mapping[str, JobNews]]]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +40,7 @@ class Feed:
     recent_bytes: int = 0
     followers: int = 0
     is_gone: bool = False
+    shared: dict[str, asyncio.Future[Any]] = field(default_factory=dict, repr=False)
     _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
     async def wait(self, version: int, seconds: float) -> bool:
@@ -146,6 +149,25 @@ class Feeds:
             if not self._feeds and self._looking is not None:
                 self._looking.cancel()
                 self._looking = None
+
+    async def shared(self, job: str, what: str, make: Callable[[], Awaitable[T]]) -> T:
+        """Return what `make` does, made once for all who follow a job: what is the same for them
+        and changes no more, as its end. They come for it all at once. Raises what `make` does."""
+        feed = self._feeds.get(job)
+        if feed is None:
+            return await make()
+        made = feed.shared.get(what)
+        if made is None:
+            made = feed.shared[what] = asyncio.ensure_future(make())
+            if len(feed.shared) > _SHARED_MAX:
+                del feed.shared[next(iter(feed.shared))]
+        try:
+            found: T = await asyncio.shield(made)
+        except Exception:
+            if feed.shared.get(what) is made:
+                del feed.shared[what]
+            raise
+        return found
 
     def tell(self, jobs: Iterable[str]) -> None:
         """Note that there is something new of these."""

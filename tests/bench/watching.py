@@ -32,6 +32,7 @@ _CHUNK: Final = b'{"token": "a few words of it, %d"}'
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 _MIB: Final = 1024 * 1024
 _READ_BYTES: Final = 64 * 1024
+_BETWEEN_S: Final = 0.01
 
 
 def main() -> None:
@@ -125,7 +126,7 @@ async def _measure(given: argparse.Namespace) -> None:
                 log_path,
                 store="sqlite",
                 cores=(),
-                connections_max=4 * given.watchers,  # an address has half of them
+                connections_max=1_000 + 4 * given.watchers,  # an address has half of them
                 waiters_max=4 * given.watchers,
             ) as dispatcher,
             dispatcher.client() as client,
@@ -145,10 +146,11 @@ async def _measure(given: argparse.Namespace) -> None:
                 await asyncio.sleep(0.05)
             await _told(f"beside {given.jobs} streams", dispatcher, given, paced())
             watchers = Watchers()
-            following = [
-                asyncio.create_task(watchers.follow(dispatcher.url, ids[n % len(ids)]))
-                for n in range(given.watchers)
-            ]
+            following = []
+            for n in range(given.watchers):  # not all in one moment: so many reads may wait
+                follow = watchers.follow(dispatcher.url, ids[n % len(ids)])
+                following.append(asyncio.create_task(follow))
+                await asyncio.sleep(_BETWEEN_S)
             await asyncio.sleep(2.0)
             name = f"beside {given.watchers} watchers of {given.jobs} streams"
             await _told(name, dispatcher, given, paced())

@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -340,6 +341,10 @@ async def _status(call: Call, job: Job) -> bytes:
     return tensorone.status(await shared.snapshot(call, job, _DIALECT), expected)
 
 
+async def _status_now(call: Call) -> bytes:
+    return await _status(call, await jobs.find(call))
+
+
 async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
     """Yield a job's status now, and after each change until its end, as events; chunks of its
     answer, as they come, as events `output`."""
@@ -348,8 +353,12 @@ async def _updates(call: Call, job: Job) -> AsyncGenerator[bytes, None]:
     try:
         async for change in watched:
             match change.what:
+                case "state" if change.state in FINAL:
+                    what = f"tensorone {call.tenant} {at.run} {jobs.link(call, '')}"
+                    feeds = call.context.gateway.feeds
+                    yield events.event(await feeds.shared(job.id, what, partial(_status_now, call)))
                 case "state" | "progress":
-                    yield events.event(await _status(call, await jobs.find(call)))
+                    yield events.event(await _status_now(call))
                 case "chunk":
                     yield events.event(
                         tensorone.chunk(job.id, change.number, change.value), "output"

@@ -86,6 +86,38 @@ async def test_what_many_follow_is_looked_at_once() -> None:
     assert feeds._looking is None
 
 
+async def test_what_all_who_follow_come_for_at_once_is_made_once() -> None:
+    """Its end, say. Where that failed the next one makes it; and nothing is kept of what nobody
+    follows."""
+    feeds, made = Feeds(Jobs().look), 0
+    go = asyncio.Event()
+
+    async def make() -> int:
+        nonlocal made
+        made += 1
+        await go.wait()
+        if made == 1:
+            raise StoreUnavailable("gone")
+        return made
+
+    with feeds.follow("a"):
+        many = [asyncio.create_task(feeds.shared("a", "end", make)) for _ in range(50)]
+        await asyncio.sleep(0)
+        many[0].cancel()
+        go.set()
+        met = await asyncio.gather(*many, return_exceptions=True)
+        assert {type(one) for one in met[1:]} == {StoreUnavailable}
+        assert made == 1
+        assert (
+            await asyncio.gather(*(feeds.shared("a", "end", make) for _ in range(50))) == [2] * 50
+        )
+        for n in range(100):
+            await feeds.shared("a", f"page {n}", make)
+        with feeds.follow("a") as feed:
+            assert len(feed.shared) < 20
+    assert await feeds.shared("a", "end", make) == 103
+
+
 async def test_what_nobody_could_tell_of_is_found_all_the_same() -> None:
     """Within a poll; also once the database is back."""
     jobs = Jobs()
