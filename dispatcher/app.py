@@ -78,6 +78,7 @@ class Service:
         self.sender = Sender(settings, tls=authorities(settings))
         self.access = Access(self.store, settings)
         self.engine = Engine(settings, self.store, self.sender.send, self.secrets, self.metrics)
+        self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.gateway = Gateway(
             settings,
             self.store,
@@ -85,6 +86,7 @@ class Service:
             self.engine,
             self.metrics,
             limits=self.access.running_limits,
+            room=self.quotas,
         )
         self.replayer = Replayer(settings, self.store)
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
@@ -101,7 +103,6 @@ class Service:
                 *self.gateway.steps,
             ),
         )
-        self.quotas = Quotas(settings, self.store, self.access, self.engine.drain_rate)
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
         self.job_sweeper = JobSweeper(self.store.jobs)
         self.gauges = Gauges(
@@ -116,6 +117,7 @@ class Service:
             self.gateway.engine,
             self.figures,
             self.metrics,
+            spool=self.gateway.blobs.spool,
         )
         self.api: Router = create_api(self._context())
         self._reloading: asyncio.Task[None] | None = None

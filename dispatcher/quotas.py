@@ -56,26 +56,40 @@ class RateLimited(QuotaError):
 
 
 class StorageFull(QuotaError):
-    """What this callback would take, and what is left to its tenant."""
+    """What this callback would take, or the `output` of a job, and what is left to its tenant;
+    `upgrade_url` is where there is more to be had."""
 
-    def __init__(self, estimated_bytes: int, remaining_bytes: int, *, of_tenant: bool) -> None:
+    def __init__(
+        self,
+        estimated_bytes: int,
+        remaining_bytes: int,
+        *,
+        of_tenant: bool,
+        output: bool = False,
+        upgrade_url: str | None = None,
+    ) -> None:
         room = (
             "within what the tenant may store, its storageBytesMax"
             if of_tenant
             else "to store this callback: see DISPATCHER_STORAGE_BYTES_MAX and the disk"
         )
+        if output:
+            room = "for its output within what the tenant may store, its outputsBytesMax"
         super().__init__(f"there is no room {room}")
         self.estimated_bytes = estimated_bytes
         self.remaining_bytes = max(0, remaining_bytes)
+        self.upgrade_url = upgrade_url
         self.retry_after_s = RETRY_S_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a tenant may use. `rate_per_second` None: as many submits as come; `jobs_running_max`
-    None: as many jobs at once as endpoints let run."""
+    """What a tenant may use; of what it stores, `outputs_bytes_max` for outputs.
+    `rate_per_second` None: as many submits as come; `jobs_running_max` None: as many jobs at once
+    as endpoints let run."""
 
     storage_bytes_max: int
+    outputs_bytes_max: int
     queue_max: int
     rate_per_second: float | None
     jobs_running_max: int | None = None
@@ -102,14 +116,17 @@ class Quotas:
         self._access = access
         self._drain_rate = drain_rate
         self._monotonic_ms = monotonic_ms
+        storage_bytes_max = settings.tenant_storage_bytes_max or settings.storage_bytes_max // 4
         self._defaults = Limits(
-            storage_bytes_max=settings.tenant_storage_bytes_max or settings.storage_bytes_max // 4,
+            storage_bytes_max=storage_bytes_max,
+            outputs_bytes_max=settings.tenant_outputs_bytes_max or storage_bytes_max,
             queue_max=settings.tenant_queue_max,
             rate_per_second=settings.tenant_rate_per_second or None,
             jobs_running_max=settings.tenant_jobs_running_max or None,
         )
         self._paces: dict[str, float] = {}  # until when each tenant's rate is used
         self._arriving: Counter[str] = Counter()
+        self._coming: Counter[str] = Counter()  # of outputs
 
     def limits(self, tenant: str) -> Limits:
         """Return the limits in force."""
@@ -119,12 +136,16 @@ class Quotas:
     def limits_of(self, tenant: Tenant) -> Limits:
         """Return the limits that are in force for this tenant."""
         storage, queue, rate = tenant.storage_bytes_max, tenant.queue_max, tenant.rate_per_second
-        running = tenant.jobs_running_max
-        if storage is None and queue is None and rate is None and running is None:
-            return self._defaults
+        running, outputs = tenant.jobs_running_max, tenant.outputs_bytes_max
         default = self._defaults
+        if all(own is None for own in (storage, queue, rate, running, outputs)):
+            return default
+        storage_bytes_max = default.storage_bytes_max if storage is None else storage
+        if outputs is None:
+            outputs = self._settings.tenant_outputs_bytes_max or storage_bytes_max
         return Limits(
-            storage_bytes_max=default.storage_bytes_max if storage is None else storage,
+            storage_bytes_max=storage_bytes_max,
+            outputs_bytes_max=outputs,
             queue_max=default.queue_max if queue is None else queue,
             rate_per_second=default.rate_per_second if rate is None else rate,
             jobs_running_max=default.jobs_running_max if running is None else running,
@@ -143,7 +164,7 @@ class Quotas:
         free = self._store.usage().free_bytes
         left = limits.storage_bytes_max - self.used_bytes(tenant)
         if left < size:
-            raise StorageFull(size, left, of_tenant=True)
+            raise StorageFull(size, left, of_tenant=True, upgrade_url=self._settings.upgrade_url)
         if free < size:
             raise StorageFull(size, min(left, free), of_tenant=False)
         self._arriving[tenant] += size
@@ -156,7 +177,35 @@ class Quotas:
 
     def used_bytes(self, tenant: str) -> int:
         """Return what the tenant's callbacks take up, with those that are being stored."""
-        return self._store.stored_bytes(tenant) + self._arriving[tenant]
+        return self._store.stored_bytes(tenant) + self._arriving[tenant] + self._coming[tenant]
+
+    def output_bytes_left(self, tenant: str) -> int:
+        """Return how many more bytes of outputs the tenant may keep, less those that come now."""
+        limits = self.limits(tenant)
+        outputs = self._store.output_bytes(tenant) + self._coming[tenant]
+        left = limits.storage_bytes_max - self.used_bytes(tenant)
+        return min(left, limits.outputs_bytes_max - outputs)
+
+    def check_output(self, tenant: str, size: int) -> None:
+        """Raise StorageFull where no output of so many bytes could be kept."""
+        left = self.output_bytes_left(tenant)
+        if left < size:
+            raise StorageFull(
+                size, left, of_tenant=True, output=True, upgrade_url=self._settings.upgrade_url
+            )
+
+    def take_output(self, tenant: str, size: int) -> bool:
+        """Hold room for an output that comes, or a part of it; False where there is none."""
+        if self.output_bytes_left(tenant) < size:
+            return False
+        self._coming[tenant] += size
+        return True
+
+    def give_output(self, tenant: str, size: int) -> None:
+        """Let go of that: by now it is counted, or never will be."""
+        self._coming[tenant] -= size
+        if not self._coming[tenant]:
+            del self._coming[tenant]
 
     def storage_full(self, tenant: str, size: int) -> StorageFull:
         """Return the error for a callback that the database found no room for."""

@@ -175,5 +175,7 @@ def _bounds(settings: Settings) -> Bounds:
         write_timeout_s=settings.write_timeout,
         head_bytes_max=_HEAD_BYTES_MAX,
         head_timeout_s=settings.request_timeout,
-        body_bytes_max=max(settings.payload_bytes_max, settings.batch_bytes_max),
+        body_bytes_max=max(
+            settings.payload_bytes_max, settings.batch_bytes_max, settings.input_bytes_max
+        ),
     )

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Final, Literal, TypeAlias
+from urllib.parse import unquote
 
 from receiver.base import lack
 from receiver.base import settings as base
@@ -29,6 +31,12 @@ CA_FILE: Final = f"{_PREFIX}CA_FILE"
 UPSTREAM_PREFIX: Final = f"{_PREFIX}UPSTREAM_"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 _PUBLIC_URL: Final = re.compile(rf"https?://{_HOST.pattern}(?:/[A-Za-z0-9._~/-]*)?")
+_FILE: Final = "file:"
+_DATABASE: Final = "database"
+_SQLITE: Final = "sqlite:///"
+_PLACE: Final = re.compile(
+    r"file:.+|database|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9._=-]+)*/?"
+)
 # An attempt dials an old and a new kind of address at once, or leaves an idle connection behind.
 _FILES_PER_SLOT: Final = 2
 _FILES_PER_PLACE: Final = 1
@@ -210,6 +218,12 @@ class Settings:
         0,
         "most that one tenant's callbacks may take up, those that ended too, so that it leaves "
         "room for the others; 0: a quarter of DISPATCHER_STORAGE_BYTES_MAX",
+        unit="bytes",
+    )
+    tenant_outputs_bytes_max: int = setting(
+        0,
+        "most that one tenant's outputs may have of that, wherever they are kept, unless it has "
+        "its own limit; 0: all of it",
         unit="bytes",
     )
     storage_reserve_bytes: int = setting(
@@ -401,12 +415,45 @@ class Settings:
         "are answered at once with its present state; 0: half of DISPATCHER_CONNECTIONS_MAX",
         max=1_000_000,
     )
+    input_bytes_max: int = setting(
+        64 * MIB,
+        "largest input of a job, whatever its endpoint takes; what is sent as it is, and is not "
+        "checked against a schema, is never in memory whole",
+        unit="bytes",
+        min=1 * MIB,
+        max=256 * GIB,
+    )
     callback_inline: int = setting(
         256 * KIB,
         "largest output that the callback of a job carries itself; never more than "
         "DISPATCHER_PAYLOAD_BYTES_MAX",
         unit="bytes",
         max=64 * MIB,
+    )
+    outputs: str | None = setting(
+        None,
+        "where long outputs and inputs are kept: `file:` and a folder, `database`, or "
+        "`s3://bucket/prefix`; unset: a folder beside a SQLite file, or the PostgreSQL database",
+    )
+    outputs_database_max: int = setting(
+        100 * MIB,
+        "largest output that the database keeps, where that is where they are kept, whatever "
+        "endpoints allow: its log takes all of it, too",
+        unit="bytes",
+        min=1 * MIB,
+    )
+    s3_endpoint: str | None = setting(
+        None, "URL of the S3 server; unset: Amazon's own, or what the AWS variables say"
+    )
+    s3_region: str | None = setting(
+        None, "region of the bucket; unset: what the AWS variables say, else us-east-1"
+    )
+    s3_access_key_id: str | None = setting(
+        None, "name of the key for S3; unset: what the AWS variables or the machine's role say"
+    )
+    s3_secret_access_key: str | None = setting(None, "the key for S3 of that name", secret=True)
+    upgrade_url: str | None = setting(
+        None, "where a customer gets more room, as `upgradeUrl` of STORAGE_LIMIT_EXCEEDED"
     )
     upstream_networks: tuple[Network, ...] = setting(
         (),
@@ -449,6 +496,11 @@ class Settings:
             raise SettingError(
                 "DISPATCHER_KEEP_DELIVERED_PAYLOAD must not exceed DISPATCHER_KEEP_DELIVERED"
             )
+        if self.outputs is not None and not _PLACE.fullmatch(self.outputs):
+            raise SettingError(
+                "DISPATCHER_OUTPUTS takes file:/a/folder, database or s3://bucket/prefix, not "
+                f"{redact(self.outputs)!r}"
+            )
         if self.public_url is not None:
             _check_public_url("DISPATCHER_PUBLIC_URL", self.public_url)
         if self.upstream_callback_url is not None:
@@ -469,6 +521,18 @@ class Settings:
     def inline_max(self) -> int:
         """How many bytes of an output the callback of a job carries itself."""
         return min(self.callback_inline, self.payload_bytes_max)
+
+    @property
+    def outputs_storage(self) -> str:
+        """Where long outputs and inputs are kept, as their rows name it."""
+        place = self.outputs
+        if place is None:
+            if not self.database_url.startswith(_SQLITE):
+                return _DATABASE
+            place = f"{_FILE}{unquote(self.database_url.removeprefix(_SQLITE))}-outputs"
+        if place.startswith(_FILE):
+            return f"{_FILE}{Path(place.removeprefix(_FILE)).absolute()}"
+        return place.rstrip("/")
 
     @property
     def held_requests_max(self) -> int:

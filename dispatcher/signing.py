@@ -23,8 +23,11 @@ from receiver.signature import (
     SIGNATURE_HEADER,
     TIMESTAMP_HEADER,
     Job,
+    Sha256Signature,
     Signer,
+    StandardSignature,
     job_headers,
+    v1_key,
 )
 
 _LOG: Final = log.get("dispatcher.service")
@@ -353,14 +356,47 @@ def headers(
         signed.append((sha256_header + PREVIOUS_SUFFIX, signers[1].sha256(body)))
     says = job_headers(job)
     standard = [one.standard(message_id, now_s, body, says) for one in signers if one.is_standard]
-    if standard:
-        signed += says.items()
-        signed += (
-            (ID_HEADER, message_id),
-            (TIMESTAMP_HEADER, str(now_s)),
-            (SIGNATURE_HEADER, " ".join(chain.from_iterable(zip(*standard, strict=True)))),
-        )
-    return signed
+    return signed + _standard_headers(message_id, now_s, says, standard)
+
+
+class LongSignature:
+    """The same of a body that is read part by part, never whole."""
+
+    def __init__(self, *, message_id: str, secrets: Secrets, job: Job, now_s: int) -> None:
+        given = [one for one in (secrets.current, secrets.previous) if one is not None]
+        keys = [v1_key(one) for one in given if _signer(one).is_standard]
+        self._id = message_id
+        self._now_s = now_s
+        self._says = job_headers(job)
+        self._sha256 = [Sha256Signature(secret) for secret in given]
+        self._standard = [StandardSignature(key, message_id, now_s) for key in keys]
+
+    def update(self, part: bytes) -> None:
+        """Take the next part of the body."""
+        for plain in self._sha256:
+            plain.update(part)
+        for standard in self._standard:
+            standard.update(part)
+
+    def headers(self, sha256_header: str = SHA256_HEADER) -> list[tuple[str, str]]:
+        """Return the headers, once all of the body was taken."""
+        names = (sha256_header, sha256_header + PREVIOUS_SUFFIX)
+        signed = [(name, one.text()) for name, one in zip(names, self._sha256, strict=False)]
+        standard = [one.texts(self._says) for one in self._standard]
+        return signed + _standard_headers(self._id, self._now_s, self._says, standard)
+
+
+def _standard_headers(
+    message_id: str, now_s: int, says: Mapping[str, str], standard: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    if not standard:
+        return []
+    return [
+        *says.items(),
+        (ID_HEADER, message_id),
+        (TIMESTAMP_HEADER, str(now_s)),
+        (SIGNATURE_HEADER, " ".join(chain.from_iterable(zip(*standard, strict=True)))),
+    ]
 
 
 def cerebrium_headers(secret: str, *, request_id: str, body: bytes, now_s: int) -> Headers:

@@ -365,6 +365,7 @@ class Tenant:
     queue_max: int | None = None
     rate_per_second: float | None = None
     jobs_running_max: int | None = None
+    outputs_bytes_max: int | None = None
     erasing_ms: int | None = None
 
 

@@ -335,7 +335,7 @@ class TenantChange(Shape, frozen=True, kw_only=True):
     storage_bytes_max: (
         Annotated[
             int,
-            Meta(ge=0, le=LIMIT_MAX, description="Most that its callbacks may take up, in bytes."),
+            Meta(ge=0, le=LIMIT_MAX, description="Most that it may store, in bytes."),
         ]
         | UnsetType
         | None
@@ -360,6 +360,18 @@ class TenantChange(Shape, frozen=True, kw_only=True):
                 ge=0,
                 le=LIMIT_MAX,
                 description="Most of its jobs that run at once, over all endpoints and processes.",
+            ),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    outputs_bytes_max: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=LIMIT_MAX,
+                description="Most that outputs of its jobs may have of that, in bytes.",
             ),
         ]
         | UnsetType
@@ -692,8 +704,10 @@ class TenantDetailView(TenantView[Time], Generic[Time], frozen=True, kw_only=Tru
     queue_max: int
     rate_per_second: float | None = None
     jobs_running_max: int | None = None
+    outputs_bytes_max: int = 0
     defaults: list[str]
     storage_bytes: int
+    output_bytes: int = 0
     queued: int
 
 

@@ -143,6 +143,7 @@ class EndpointFields(Shape, frozen=True, kw_only=True):
     wake: WakeShape | UnsetType | None = UNSET
     price: PriceShape | UnsetType | None = UNSET
     expected_duration: Duration | UnsetType | None = UNSET
+    expected_output: Size | UnsetType | None = UNSET
     tenants: list[str] | UnsetType = UNSET
 
 
@@ -328,7 +329,8 @@ class LoadView(View, frozen=True, kw_only=True):
 
 class EndpointTestView(View, Generic[Time], frozen=True, kw_only=True):
     """One call of an upstream and what it met. `outcome`: `answered` with a `statusCode`, or what
-    came instead: `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large` or `interrupted`;
+    came instead: `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large`, `no_room` or
+    `interrupted`;
     `detail` is the true reason. `connectedMs` and `headMs`: until there was a connection, and until
     the head of an answer. `advice`: what cut it, and what to do about it."""
 
@@ -425,7 +427,8 @@ class JobDetailView(JobView[Time], Generic[Time], frozen=True, kw_only=True):
 
 class JobAttemptView(View, Generic[Time], frozen=True, kw_only=True):
     """One call of the upstream. `outcome`: `answered` with a `statusCode`, or what came instead:
-    `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large`, `cancelled` or `interrupted`."""
+    `not_sent`, `unknown`, `broken_off`, `timeout`, `too_large`, `no_room`, `cancelled` or
+    `interrupted`."""
 
     run: int
     n: int

@@ -209,6 +209,40 @@ class Signer:
         return _v1(v1), _v1j(self._v1.digest(_stated(sent_as, job)))
 
 
+class Sha256Signature:
+    """What `sign_sha256` returns, of a body that comes in parts."""
+
+    def __init__(self, secret: str) -> None:
+        """Raise ValueError for an empty secret."""
+        self._hmac = hmac.new(text_key(secret), None, hashlib.sha256)
+
+    def update(self, part: bytes) -> None:
+        """Take the next part of the body."""
+        self._hmac.update(part)
+
+    def text(self) -> str:
+        """Return `sha256=<hex>`."""
+        return "sha256=" + self._hmac.hexdigest()
+
+
+class StandardSignature:
+    """What `sign_standard` returns, of a body that comes in parts."""
+
+    def __init__(self, key: bytes, msg_id: str, timestamp_s: int) -> None:
+        """Raise ValueError as `sign_v1`."""
+        self._key = key
+        self._sent_as = _sent_as(msg_id, timestamp_s)
+        self._hmac = hmac.new(key, self._sent_as.encode("ascii"), hashlib.sha256)
+
+    def update(self, part: bytes) -> None:
+        """Take the next part of the body."""
+        self._hmac.update(part)
+
+    def texts(self, job: Mapping[str, str]) -> tuple[str, str]:
+        """Return the v1 and the v1j, given the `job_headers`."""
+        return _v1(self._hmac.digest()), _sign(self._key, self._sent_as, job)
+
+
 def _sign(key: bytes, sent_as: str, job: Mapping[str, str]) -> str:
     return _v1j(hmac.digest(key, _stated(sent_as, job), hashlib.sha256))
 

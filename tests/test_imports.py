@@ -27,7 +27,7 @@ FLOORS: Final = (
     "store metrics wire",
     "wire_jobs",
     "access signing client",
-    "gauges key_keeper quotas",
+    "gauges key_keeper quotas blobs",
     "sending",
     "engine",
     "intake",

@@ -21,6 +21,7 @@ from dispatcher.api import (
     job_reports,
     job_submits,
     jobs,
+    outputs,
     replays,
     service,
     submits,
@@ -57,6 +58,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *tensorone.OPERATIONS,
     *cerebrium.OPERATIONS,
     *runpod.OPERATIONS,  # last of these: an endpoint's name stands where the others have words
+    *outputs.OPERATIONS,
     *sweeps.OPERATIONS,
     *usage.OPERATIONS,
     *replays.OPERATIONS,

@@ -58,6 +58,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "JOB_CANCELLED": (409, "The job whose output was waited for was cancelled."),
     "PAYLOAD_GONE": (410, "The payload's retention has ended, or the input's or output's."),
     "PAYLOAD_TOO_LARGE": (413, "The body is larger than the limit."),
+    "RANGE_NOT_SATISFIABLE": (416, "The range begins behind the end; Content-Range says where."),
     "UNSUPPORTED_MEDIA_TYPE": (415, "The body has a type or an encoding that is not taken here."),
     "VALIDATION_ERROR": (422, "A field is missing, unknown, or has a value it cannot have."),
     "QUEUE_FULL": (429, "Too many deliveries, or jobs, wait; details say for how long."),
@@ -180,7 +181,7 @@ def _from_rate(error: TooFast) -> Refusal:
 def _from_quota(error: QuotaError) -> Refusal:
     """Return what the caller is told about a callback that there is no room for now."""
     code = "QUEUE_FULL"
-    details: dict[str, float] = {}
+    details: dict[str, Any] = {}
     match error:
         case quotas.QueueFull():
             details = {
@@ -197,6 +198,8 @@ def _from_quota(error: QuotaError) -> Refusal:
                 "estimatedSize": error.estimated_bytes,
                 "remainingQuota": error.remaining_bytes,
             }
+            if error.upgrade_url is not None:
+                details["upgradeUrl"] = error.upgrade_url
     headers = {"Retry-After": str(error.retry_after_s)}
     return ApiError(code, str(error), details=details, headers=headers)
 

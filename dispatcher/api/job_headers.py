@@ -10,6 +10,7 @@ from msgspec.json import Decoder
 
 from dispatcher import wire
 from dispatcher.api.call import Call
+from dispatcher.api.inputs import Received
 from dispatcher.api.misfits import misfit, text_of
 from dispatcher.api.route import Parameter
 from dispatcher.gateway.intake import JobSubmission
@@ -104,7 +105,7 @@ PARAMETERS: Final = (
 )
 
 
-def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
+def read(call: Call, endpoint: str, given: Received) -> JobSubmission:
     """Return the submission that a request makes. Raises Refusal (422)."""
     header = call.request.given(_READ).get
     priority: Any = header(b"postback-priority") or "normal"
@@ -114,7 +115,9 @@ def read(call: Call, endpoint: str, body: bytes) -> JobSubmission:
     callback_headers = header(b"postback-callback-headers")
     return JobSubmission(
         endpoint=endpoint,
-        body=body,
+        body=given.body,
+        id=given.id,
+        blob=given.blob,
         content_type=header(b"content-type") or OCTETS,
         priority=priority,
         tags=_tags(header(b"postback-tags")),

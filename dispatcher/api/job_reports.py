@@ -17,7 +17,6 @@ from dispatcher.gateway.by_url import Told
 from dispatcher.gateway.reports import Said, TooManyReports, metadata_of
 from dispatcher.jobs import told
 from dispatcher.jobs.chunks import TooManyChunks
-from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
 from dispatcher.jobs.progress import METADATA_BYTES_MAX, STEP_CHARS_MAX, Progress, logged
 from dispatcher.jobs.states import JobState
 from dispatcher.jobs.tokens import Grant, Purpose
@@ -28,6 +27,8 @@ from dispatcher.store.errors import NotFound, PayloadGone
 from dispatcher.wire import Shape, View
 from receiver.base.http import invalid, read_query
 
+_OUTPUT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The longest output that one request may bring: it is in memory until it is whole."""
 PIECE_BYTES_MAX: Final = 1024 * 1024
 """The longest piece of an output that one report may carry."""
 _REPORT_BYTES_MAX: Final = PIECE_BYTES_MAX + 128 * 1024
@@ -108,7 +109,13 @@ async def progress(call: Call) -> Response:
         ),
     ),
     responses={200: CompletedView},
-    errors=("NOT_FOUND", "CONFLICT", "RATE_LIMITED", "PAYLOAD_TOO_LARGE"),
+    errors=(
+        "NOT_FOUND",
+        "CONFLICT",
+        "RATE_LIMITED",
+        "PAYLOAD_TOO_LARGE",
+        "STORAGE_LIMIT_EXCEEDED",
+    ),
 )
 async def complete(call: Call) -> Response:
     """End a job by its upstream's word.
@@ -127,8 +134,8 @@ async def complete(call: Call) -> Response:
     prediction = await predictions.of(call, grant, one)
     if prediction is not None:
         return await _predicted(call, grant, prediction)
-    bytes_max = OUTPUT_BYTES_MAX if one is None else by_url.rules(one.job.endpoint).output_max
-    output = _output(call, await call.body(bytes_max))
+    output_max = by_url.rules("" if one is None else one.job.endpoint).output_max
+    output = _output(call, await call.body(min(output_max, _OUTPUT_BYTES_MAX)))
     state: Told = "failed" if said == "failed" else "completed"
     if one is not None:
         if (left := call.context.gateway.reports.write_now(grant.job)) is not None:
@@ -236,11 +243,11 @@ async def _was_told(call: Call, grant: Grant, state: JobState, output: Output) -
     try:
         stored = await store.output(ended[0], grant.job)
     except (NotFound, PayloadGone):
-        return not output.body
-    if stored.body == output.body:
+        return not output.size
+    if stored.sha256 == output.sha256:
         return True
     said = prediction_of(output.body)  # of a cog server that did not hear our answer
-    return said is not None and said.state == state and stored.body == said.output.body
+    return said is not None and said.state == state and stored.sha256 == said.output.sha256
 
 
 def _late(grant: Grant) -> ApiError:

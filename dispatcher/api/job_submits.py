@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Scope as Asgi
 
 from dispatcher import ids
-from dispatcher.api import job_headers, job_views, preferences
+from dispatcher.api import inputs, job_headers, job_views, outputs, preferences
 from dispatcher.api.call import Call, Context
 from dispatcher.api.errors import ApiError
 from dispatcher.api.json import respond
@@ -76,12 +76,13 @@ async def submit(call: Call) -> Response:
     call.request.check_single(job_headers.SINGLE)
     preferred = preferences.read(call.headers(b"prefer"))
     rules = call.context.job_intake.rules(call.tenant, name)
-    submission = job_headers.read(call, name, await call.body(rules.input_max))
-    call.principal.require_target(submission.destination, submission.callback_url)
-    taken = await call.context.job_intake.accept(call.tenant, submission, call.entry)
+    async with inputs.received(call, rules) as given:
+        submission = job_headers.read(call, name, given)
+        call.principal.require_target(submission.destination, submission.callback_url)
+        taken = await call.context.job_intake.accept(call.tenant, submission, call.entry)
     if preferred.wait_s is None:
         return _accepted(taken, preferred)
-    del submission  # nobody's input is held while somebody waits
+    del submission, given  # nobody's input is held while somebody waits
     call.bodies.give_back(call.request)
     return await _waited(call, taken, preferred)
 
@@ -102,9 +103,8 @@ async def _waited(call: Call, taken: SubmittedJob, preferred: Preferences) -> Re
     if job.state == "completed":
         job_views.check_output(job, "v1")
         output = job.output or EMPTY
-        return Response(
-            output.body, headers={**job_views.media_headers(output.content_type), **headers}
-        )
+        media = job_views.media_headers(output.content_type)
+        return await outputs.sent(call, output, headers={**media, **headers})
     if job.state in FINAL:
         raise failed(job, headers)
     return _accepted(taken, preferred)  # somebody has it run again

@@ -1,6 +1,5 @@
 """Jobs as answers show them. An output that is JSON stands there as its upstream wrote it."""
 
-from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +23,7 @@ _RAW: Final = msgspec.json.Decoder(Raw)
 def shown(output: Output) -> Raw | None:
     """Return what stands in a view for an output: JSON as it is, or text as a string. None for
     anything else, and for what is too long; it is referred to."""
-    if len(output.body) > SHOWN_BYTES_MAX:
+    if output.size > SHOWN_BYTES_MAX or not output.is_here:
         return None
     if told.is_json(output.content_type) and _is_json(output.body):
         return Raw(output.body)
@@ -76,15 +75,17 @@ def view(job: Job) -> JobView[str]:
     return JobView(**listed(job))
 
 
-def end(job: Job, url: str) -> dict[str, Any]:
-    """Return the fields that tell what came of a job: its output, or where that is (`url`), or its
-    error."""
+def end(job: Job, url: str, expires_ms: int | None) -> dict[str, Any]:
+    """Return the fields that tell what came of a job: its output, or where that is (`url`) until it
+    expires, or its error."""
     if job.state not in FINAL:
         return {}
     if job.state != "completed":
         return {"error": error(job)}
     carried = None if job.output is None else shown(job.output)
-    return {"output_ref": reference(job, url)} if carried is None else {"output": carried}
+    if carried is not None:
+        return {"output": carried}
+    return {"output_ref": reference(job, url, expires_ms)}
 
 
 def progress(job: Job) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def error(job: Job) -> str | None:
     return told.error_text(ended)
 
 
-def reference(job: Job, url: str) -> OutputRefView[str] | None:
+def reference(job: Job, url: str, expires_ms: int | None) -> OutputRefView[str] | None:
     """Return where an output is fetched; None where there is none, or none any more."""
     if job.output_bytes is None:
         return None
@@ -118,7 +119,8 @@ def reference(job: Job, url: str) -> OutputRefView[str] | None:
         url=url,
         size=job.output_bytes,
         content_type=job.output_type or "",
-        sha256=None if job.output is None else sha256(job.output.body).hexdigest(),
+        sha256=None if job.output is None else job.output.sha256,
+        expires_at=iso(expires_ms),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import job_views
+from dispatcher.api import job_views, outputs
 from dispatcher.api.call import LIMIT_MAX, Call
 from dispatcher.api.callbacks import PAGE, Limit
 from dispatcher.api.json import encode, respond
@@ -16,7 +16,7 @@ from dispatcher.api.route import Operation, Parameter
 from dispatcher.jobs import filters, progress, told
 from dispatcher.jobs.looks import JobWait
 from dispatcher.jobs.states import FINAL, JobReason, JobState
-from dispatcher.jobs.values import Dialect, Job, JobPriority
+from dispatcher.jobs.values import Dialect, Job, JobPriority, Output
 from dispatcher.store.errors import Conflict, InputGone, JobQueueFull, NotFound, PayloadGone
 from dispatcher.wire_jobs import JobAttemptView, JobCallbackView, JobDetailView, JobView, Retry
 from receiver.base.clock import iso
@@ -120,8 +120,8 @@ async def attempts(call: Call) -> Response:
     f"{_ID}/input",
     tag="jobs",
     scope="read",
-    responses={200: "*/*"},
-    errors=("NOT_FOUND", "PAYLOAD_GONE", "CANNOT_UNSEAL"),
+    responses={200: "*/*", 206: "*/*", 304: None},
+    errors=("NOT_FOUND", "PAYLOAD_GONE", "RANGE_NOT_SATISFIABLE", "CANNOT_UNSEAL"),
 )
 async def fetch_input(call: Call) -> Response:
     """Fetch its input.
@@ -131,7 +131,8 @@ async def fetch_input(call: Call) -> Response:
     job = await find(call, output=False)
     with _spelling(job.id):
         stored = await call.context.store.jobs.input(call.tenant, job.id)
-    return Response(stored.body, headers=job_views.media_headers(stored.content_type))
+        as_output = Output(body=stored.body, content_type=stored.content_type, blob=stored.blob)
+        return await outputs.sent(call, as_output)
 
 
 @Operation(
@@ -139,19 +140,19 @@ async def fetch_input(call: Call) -> Response:
     f"{_ID}/output",
     tag="jobs",
     scope="read",
-    responses={200: "*/*"},
-    errors=("NOT_FOUND", "PAYLOAD_GONE", "CANNOT_UNSEAL"),
+    responses={200: "*/*", 206: "*/*", 304: None},
+    errors=("NOT_FOUND", "PAYLOAD_GONE", "RANGE_NOT_SATISFIABLE", "CANNOT_UNSEAL"),
 )
 async def fetch_output(call: Call) -> Response:
     """Fetch its output.
 
-    What the upstream answered, byte for byte, and its type; of a job that failed, its error. 404
-    while there is none.
+    What the upstream answered, byte for byte, and its type; of a job that failed, its error. A
+    `Range` is answered with that part alone. 404 while there is none.
     """
     job = await find(call, output=False)
     with _spelling(job.id):
         stored = await call.context.store.jobs.output(call.tenant, job.id)
-    return Response(stored.body, headers=job_views.media_headers(stored.content_type))
+        return await outputs.sent(call, stored)
 
 
 @Operation(
@@ -224,15 +225,17 @@ async def find(call: Call, *, output: bool = True) -> Job:
     """Return the job that the path names, by whatever spelling. Raises NotFound, which says no more
     of it (I9)."""
     with _named(call) as id:
-        return await call.context.store.jobs.get(call.tenant, id, output=output)
+        found = await call.context.store.jobs.get(call.tenant, id, output=output)
+        return await outputs.filled(call, found)
 
 
 async def look(call: Call) -> tuple[Job, JobWait | None]:
     """Return the same with its output, and what it waits for, if it does: in one read."""
     with _named(call) as id:
-        return await call.context.store.jobs.look(
+        job, wait = await call.context.store.jobs.look(
             call.tenant, id, running_max=_running_max(call), now_ms=call.now_ms
         )
+        return await outputs.filled(call, job), wait
 
 
 def _running_max(call: Call) -> int | None:
@@ -266,7 +269,12 @@ def _spelling(id: str, dialect: Dialect = "v1") -> Iterator[None]:
 async def detail(call: Call, job: Job, wait: JobWait | None = None) -> JobDetailView[str]:
     """Return a job shown alone, with what it waits for (read unless given) or what came of it."""
     spelled = ids.spelled(job.id, "v1")
-    fields = job_views.listed(job) | job_views.end(job, link(call, f"/v1/jobs/{spelled}/output"))
+    expires_ms = outputs.expires_ms(call, job)
+    signed = None
+    if expires_ms is not None:
+        signed = call.context.gateway.links.of_output(job.id, job.run, expires_ms)
+    url = link(call, signed or f"/v1/jobs/{spelled}/output")
+    fields = job_views.listed(job) | job_views.end(job, url, expires_ms)
     if job.state == "queued":
         fields |= await waiting(call, job, wait)
     elif job.state in FINAL:

@@ -203,7 +203,9 @@ class Resource:
 
 def _held(response: Response) -> int:
     """Return how many bytes a response takes up until its client has read it, if they matter."""
-    size = len(response.body) if type(response) is Response else 0
+    if type(response) is not Response:
+        return getattr(response, "held_bytes", 0)
+    size = len(response.body)
     return size if size > _LONG_BYTES else 0
 
 

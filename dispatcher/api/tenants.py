@@ -27,6 +27,7 @@ _LIMITS: Final = {
     "queue_max": "queueMax",
     "rate_per_second": "ratePerSecond",
     "jobs_running_max": "jobsRunningMax",
+    "outputs_bytes_max": "outputsBytesMax",
 }
 
 
@@ -132,8 +133,10 @@ def view(call: Call, tenant: Tenant) -> wire.TenantDetailView[str]:
         queue_max=limits.queue_max,
         rate_per_second=limits.rate_per_second,
         jobs_running_max=limits.jobs_running_max,
+        outputs_bytes_max=limits.outputs_bytes_max,
         defaults=[name for field, name in _LIMITS.items() if getattr(tenant, field) is None],
         storage_bytes=quotas.used_bytes(tenant.name),
+        output_bytes=call.context.store.output_bytes(tenant.name),
         queued=call.context.store.queued(tenant.name),
     )
 

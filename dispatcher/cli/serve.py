@@ -122,11 +122,19 @@ def backup(
 
     asyncio.run(store.backup(settings, target))
     written, key_file = target.stat().st_size, store.key_file(settings)
+    place = settings.outputs_storage
     if printing.json:
         named = {} if key_file is None else {"keyFile": str(key_file)}
+        named["outputs"] = place
         cli.print_json(msgspec.json.encode({"bytes": written, **named}))
         return
     cli.console().print(f"{cli.clean(str(target))}: {cli.size(written)}")
+    if place != "database":
+        cli.error_console().print(
+            f"Outputs of more than 64 KiB are not in it: they are at {cli.clean(place)}, which is "
+            "to be copied after it.",
+            style="dim",
+        )
     if key_file is not None:
         cli.error_console().print(
             f"Its key is not in it: keep a copy of {cli.clean(str(key_file))} in another place. "

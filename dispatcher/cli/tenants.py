@@ -68,7 +68,7 @@ def set_limits(
     name: Name,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Most its callbacks may take up: 500MiB, 10GiB."),
+        typer.Option(metavar="SIZE", help="Most that it may store: 500MiB, 10GiB."),
     ] = None,
     queue: Annotated[
         str | None, typer.Option(metavar="COUNT", help="Most of its deliveries that may wait.")
@@ -83,12 +83,18 @@ def set_limits(
             metavar="COUNT", help="Most of its jobs that run at once, over all endpoints."
         ),
     ] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Most that outputs of its jobs may have of that."),
+    ] = None,
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Who it is.")] = None,
 ) -> None:
     """Change a tenant's limits. `default` puts one back to the service's."""
     changes: dict[str, Any] = {}
     if storage is not None:
         changes["storageBytesMax"] = None if storage == _DEFAULT else size(storage)
+    if outputs is not None:
+        changes["outputsBytesMax"] = None if outputs == _DEFAULT else size(outputs)
     if queue is not None:
         changes["queueMax"] = _count(queue, "--queue")
     if jobs_running is not None:
@@ -99,7 +105,7 @@ def set_limits(
         changes["label"] = label
     if not changes:
         raise typer.BadParameter(
-            "name what to set: --storage, --queue, --rate, --jobs-running or --label"
+            "name what to set: --storage, --queue, --rate, --jobs-running, --outputs or --label"
         )
     _print(service.show(calls.change_tenant(name, changes, reason=service.reason)))
 
@@ -168,6 +174,8 @@ def _print(tenant: TenantDetail | None) -> None:
         "jobsRunningMax": "as many jobs at once as endpoints let run"
         if running is None
         else f"at most {running:,} jobs at once",
+        "outputsBytesMax": f"{cli.size(tenant.output_bytes)} of outputs, at most "
+        f"{cli.size(tenant.outputs_bytes_max)}",
     }
     for field, text in facts.items():
         line = Text(f"  {text}")

@@ -8,7 +8,7 @@ from typing import Final
 from dispatcher import ids
 from dispatcher import policy as policies
 from dispatcher.dialects import cerebrium, runpod, tensorone, v1
-from dispatcher.dialects.snapshot import Payload, Snapshot
+from dispatcher.dialects.snapshot import LinkTo, Payload, Snapshot
 from dispatcher.jobs.endpoint import Event
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.told import JSON_TYPE, End, Told
@@ -44,18 +44,19 @@ def callback_of(
     public_url: str,
     payload_max: int | None = None,
     secret: str | None = None,
+    link: LinkTo | None = None,
 ) -> NewCallback | None:
     """Return the callback that tells the end of the job's run, with `id`; None where nobody is to
     be told. Outputs of more than `inline_max` bytes are told by a link below `public_url`; where an
     output is the whole body, those of more than `payload_max`. `secret` is the job's, if it has
-    one."""
+    one, and `link` signs links to outputs."""
     target = job.options.callback
     if target is None:
         return None
     spelled = ids.spelled(job.id, job.dialect, waited=job.options.waited)
     whole_max = inline_max if payload_max is None else payload_max
     payload = _PAYLOADS[job.dialect](
-        Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url, whole_max)
+        Snapshot(job, spelled, end.state, end, now_ms, inline_max, public_url, whole_max, link=link)
     )
     digest = sha256(payload.body).digest()
     return NewCallback(

@@ -42,7 +42,7 @@ def payload(shown: Snapshot) -> Payload:
     output = answer(end)
     if output is None:
         return Payload(written(error(shown)), headers=headers)
-    if len(output.body) <= shown.payload_max:
+    if output.is_here and output.size <= shown.payload_max:
         return Payload(output.body, output.content_type, headers)
     return Payload(written(reference(shown, output)), headers=(*headers, (OUTPUT, REFERENCE)))
 
@@ -52,7 +52,7 @@ def answer(end: End) -> Output | None:
     its error is. None where there are no words of its own, or the end is none of its making."""
     if end.state == "completed":
         return end.output or _EMPTY
-    if end.error is None and end.output is not None and end.output.body:
+    if end.error is None and end.output is not None and end.output.size:
         return end.output
     return None
 

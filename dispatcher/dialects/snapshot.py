@@ -1,7 +1,7 @@
 """A job as a dialect shows it, in a callback or in a view: what all of them are made from. Pure."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 
 from dispatcher import ids
 from dispatcher.jobs.endpoint import EndpointRules
@@ -12,6 +12,10 @@ from dispatcher.jobs.values import Dialect, Job, Output
 from dispatcher.values import Headers
 from receiver.base.clock import iso
 from receiver.base.completion import UNFIT_TEXT
+
+LinkTo = Callable[[str, int, int], str | None]
+"""Returns the signed path of what a run of a job brought, good until a time in milliseconds; None
+where there is no key to sign it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ class Snapshot:
     """A job at one moment: when it ended, or now while it goes on (`end` is None then). `id` is
     spelled as the dialect does in which it is shown. Outputs of more than `inline_max` bytes are
     told by a link below `public_url`; where an output is the whole body, `payload_max` counts.
-    `progress` is what was reported of it, where that is known."""
+    `progress` is what was reported of it, where that is known; `link` signs links to outputs."""
 
     job: Told
     id: str
@@ -40,6 +44,7 @@ class Snapshot:
     public_url: str
     payload_max: int = 64 * 1024 * 1024
     progress: Progress | None = None
+    link: LinkTo | None = None
 
     @property
     def ran_ms(self) -> int:
@@ -57,6 +62,7 @@ def of_job(
     now_ms: int,
     inline_max: int,
     public_url: str,
+    link: LinkTo | None = None,
 ) -> Snapshot:
     """Return a stored job's snapshot, in whatever dialect it came: read with its output, and with
     its endpoint's rules, if that is there still."""
@@ -73,14 +79,16 @@ def of_job(
             cost=cost,
         )
     id = ids.spelled(job.id, dialect, waited=job.options.waited)
-    return Snapshot(job, id, job.state, end, at_ms, inline_max, public_url, progress=job.progress)
+    return Snapshot(
+        job, id, job.state, end, at_ms, inline_max, public_url, progress=job.progress, link=link
+    )
 
 
 def output_value(shown: Snapshot) -> bytes:
     """Return the output of a job as a JSON value: what its upstream answered, where it may stand
     in a document and is short, else where it is fetched; null where there is none."""
     output = None if shown.end is None else shown.end.output
-    if shown.state != "completed" or output is None or not output.body:
+    if shown.state != "completed" or output is None or not output.size:
         return b"null"
     inline = spliced(output, shown.inline_max)
     return written(reference(shown, output)) if inline is None else inline
@@ -88,12 +96,16 @@ def output_value(shown: Snapshot) -> bytes:
 
 def reference(shown: Snapshot, output: Output) -> dict[str, object]:
     """Return where an output is fetched, and what will come."""
+    expires_ms = None if shown.end is None else shown.end.expires_ms
+    path = None
+    if shown.link is not None and expires_ms is not None:
+        path = shown.link(shown.job.id, shown.job.run, expires_ms)
     return {
-        "url": f"{shown.public_url.rstrip('/')}/v1/jobs/{shown.id}/output",
-        "size": len(output.body),
+        "url": f"{shown.public_url.rstrip('/')}{path or f'/v1/jobs/{shown.id}/output'}",
+        "size": output.size,
         "contentType": UNFIT_TEXT.sub("", output.content_type),
-        "sha256": sha256(output.body).hexdigest(),
-        "expiresAt": None if shown.end is None else iso(shown.end.expires_ms),
+        "sha256": output.sha256,
+        "expiresAt": iso(expires_ms),
     }
 
 

@@ -3,12 +3,15 @@ whose time is over without one. No process holds them; whoever is asked settles,
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Literal
 
+from dispatcher.blobs.blobs import Blobs
 from dispatcher.gateway.caller import SILENT
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import UNKNOWN_RULES, Ends
 from dispatcher.jobs import kinds
+from dispatcher.jobs.blobs import INLINE_BYTES_MAX, CannotKeep
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.judge import judge
 from dispatcher.jobs.states import FINAL
@@ -37,6 +40,7 @@ class ByUrl:
         book: EndpointBook,
         ends: Ends,
         stop: Callable[[ClaimedJob, EndpointRules], Awaitable[object]],
+        blobs: Blobs,
         *,
         clock: Callable[[], int],
         chance: Callable[[], float],
@@ -45,6 +49,7 @@ class ByUrl:
         self._book = book
         self._ends = ends
         self._stop = stop
+        self._blobs = blobs
         self._clock = clock
         self._chance = chance
 
@@ -56,14 +61,31 @@ class ByUrl:
         """Return an endpoint's rules; those of nothing in particular where it was removed, or no
         key of ours opens them."""
         found = self._book.find(endpoint)
-        return UNKNOWN_RULES if found is None or found.unopened is not None else found.rules
+        rules = UNKNOWN_RULES if found is None or found.unopened is not None else found.rules
+        return self._blobs.bounded(rules)
 
     async def complete(
         self, one: JobByUrl, told: Told, output: Output, *, verdict: JobVerdict | None = None
     ) -> None:
         """End a job as its upstream says (by `verdict`, where that is more than it says), unless it
-        has ended, or runs anew: the first word counts. Raises what the database does: then it may
-        be said again."""
+        has ended, or runs anew: the first word counts. Where there is no room for its output, it
+        has failed. Raises what the database does: then it may be said again."""
+        spool = self._blobs.spool(one.job.id, one.job.tenant, "output")
+        try:
+            if output.size > INLINE_BYTES_MAX:
+                spool.content_type = output.content_type
+                await spool.write(output.body)
+                output = replace(output, blob=await spool.finish())
+            await self._complete(one, told, output, verdict)
+        except CannotKeep as error:
+            verdict = JobVerdict(state="failed", reason="storage", error=str(error))
+            await self._complete(one, "failed", None, verdict)
+        finally:
+            await spool.end()
+
+    async def _complete(
+        self, one: JobByUrl, told: Told, output: Output | None, verdict: JobVerdict | None
+    ) -> None:
         at_ms = self._clock()
         outcome = CallOutcome(
             kind="answered",
@@ -74,7 +96,8 @@ class ByUrl:
             output=output,
         )
         if verdict is None and told == "failed":
-            error = None if output.body else "the upstream reported that it failed"
+            is_said = output is not None and output.size > 0
+            error = None if is_said else "the upstream reported that it failed"
             verdict = JobVerdict(state="failed", reason="rejected", error=error)
         verdict = verdict or JobVerdict(state="completed")
         settlement = JobSettlement(

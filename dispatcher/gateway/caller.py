@@ -7,12 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol
 
+from dispatcher.blobs.blobs import Blobs, Gone
+from dispatcher.blobs.spool import Spool
 from dispatcher.engine.faults import INTERNAL, Faults, stored_secret_pause_ms
 from dispatcher.gateway.endpoints import EndpointBook
 from dispatcher.gateway.ends import UNKNOWN_RULES
 from dispatcher.gateway.open_calls import Running
 from dispatcher.gateway.streams import Streams
 from dispatcher.ids import spelled
+from dispatcher.jobs.blobs import INLINE_BYTES_MAX, CannotKeep, Range
 from dispatcher.jobs.chunks import Sink
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules, StopCall
 from dispatcher.jobs.judge import deadline_ms, judge
@@ -20,7 +23,7 @@ from dispatcher.jobs.values import CallKind, CallOutcome, ClaimedJob, JobSettlem
 from dispatcher.outcome import INTERRUPTED
 from dispatcher.sending.asking import Reply
 from dispatcher.sending.kinds import read
-from dispatcher.sending.request import UpstreamCall
+from dispatcher.sending.request import Long, UpstreamCall, is_as_stored
 from dispatcher.signing import STORED_SECRETS, Secrets
 from dispatcher.store.errors import NotFound, StoreError
 from receiver.base import log
@@ -68,6 +71,7 @@ class Caller:
         secrets: Callable[[Endpoint], Awaitable[Secrets]],
         faults: Faults,
         streams: Streams,
+        blobs: Blobs,
         may_start: Callable[[], bool],
         on_sent: Callable[[Running], None],
         clock: Callable[[], int],
@@ -82,6 +86,7 @@ class Caller:
         self._secrets = secrets
         self._faults = faults
         self._streams = streams
+        self._blobs = blobs
         self._may_start = may_start
         self._on_sent = on_sent
         self._clock = clock
@@ -119,7 +124,7 @@ class Caller:
         if job.unopened is not None:
             raise OwnLack(job.unopened.lack, job.unopened.message)
         endpoint = self._book.get(job.endpoint) or await self._sought(job.endpoint)
-        one.rules = endpoint.rules
+        rules = one.rules = self._blobs.bounded(endpoint.rules)
         if job.interruptions and one.closing is None:
             await self._stop(job, endpoint.rules)
         try:
@@ -136,17 +141,36 @@ class Caller:
         if links is None and endpoint.rules.kind == "cog":
             raise OwnLack("secrets", "there is no key for the URL that its end would be told to")
         one.sign_ms = self._monotonic_ms()
+        one.spool = self._blobs.spool(job.id, job.tenant, "output")
+        job, long = await self._input(job, rules)
         call = UpstreamCall(
             job=job,
-            rules=endpoint.rules,
+            rules=rules,
             deadline_ms=ends_ms,
             progress_url=progress_url,
             complete_url=complete_url,
             secrets=secrets,
             on_sent=partial(self._on_sent, one) if one.input_bytes > _LARGE_BYTES else None,
             sink=self._sink(one),
+            spool=one.spool if rules.kind == "http" else None,  # others are read whole
+            long=long,
         )
-        return read(endpoint.rules, await self._upstream.call(call, room))
+        return await _kept(one.spool, read(rules, await self._upstream.call(call, room)))
+
+    async def _input(self, job: ClaimedJob, rules: EndpointRules) -> tuple[ClaimedJob, Long | None]:
+        """Return a job with its input, of a long one what reads it where it is kept; where it does
+        not go out as it is, it has to be there whole. Raises OwnLack, and what the database
+        does."""
+        blob = job.blob
+        if blob is None:
+            return job, None
+        try:
+            if is_as_stored(job, rules.body):
+                whole = Range(0, blob.size)
+                return job, Long(blob.size, partial(self._blobs.stream, blob, whole))
+            return replace(job, body=await self._blobs.whole(blob)), None
+        except Gone:
+            raise OwnLack("storage", "what its input is kept as is not there") from None
 
     def _sink(self, one: Running) -> Sink | None:
         """Return what takes an answer that comes in chunks; whoever waits for it on the same
@@ -208,6 +232,21 @@ class Caller:
         if outcome.lack == STORED_SECRETS:  # until somebody stores it, however many wait
             pause_ms = max(pause_ms, stored_secret_pause_ms(job.claim, chance))
         return replace(verdict, due_ms=max(verdict.due_ms, at_ms + pause_ms))
+
+
+async def _kept(spool: Spool, outcome: CallOutcome) -> CallOutcome:
+    """Return what a call met, with its output where that is kept: on disk by now."""
+    if outcome.output is None or outcome.kind not in ("answered", "broken_off"):
+        return outcome
+    try:
+        if not spool.size and outcome.output.size > INLINE_BYTES_MAX:
+            await spool.write(outcome.output.body)
+        blob = await spool.finish()
+    except CannotKeep as error:
+        return replace(outcome, kind="no_room", output=None, error=str(error))
+    if blob is None:
+        return outcome
+    return replace(outcome, output=replace(outcome.output, blob=blob))
 
 
 def _go_on() -> None:

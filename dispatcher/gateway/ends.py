@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dispatcher.dialects.callbacks import callback_of
+from dispatcher.dialects.snapshot import LinkTo
 from dispatcher.engine.engine import Engine
 from dispatcher.ids import new_id, spelled
 from dispatcher.jobs.endpoint import EndpointRules
@@ -50,7 +51,10 @@ class Ends:
         metrics: Metrics,
         clock: Callable[[], int],
         monotonic_ms: Callable[[], int],
+        link: LinkTo,
     ) -> None:
+        """`link` signs links to outputs."""
+        self._link = link
         self._settings = settings
         self._store = store
         self._deliveries = deliveries
@@ -148,6 +152,7 @@ class Ends:
                 payload_max=self._settings.payload_bytes_max,
                 public_url=self._settings.public_url or "",
                 secret=settlement.job.secret,
+                link=self._link,
             )
         except Exception as error:  # a job that ended must not run for ever
             _LOG.exception("the end of a job cannot be told", error, id=_shown(settlement.job))

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Final
 
 from dispatcher.audit import Entry
+from dispatcher.blobs.blobs import Blobs
+from dispatcher.dialects.snapshot import LinkTo
 from dispatcher.engine.alarm import EMPTY_CLAIM_WAIT_MS
 from dispatcher.engine.claiming import RANDOM, RECORD_S, Claiming, result_of, wait_for
 from dispatcher.engine.engine import Engine
@@ -51,10 +53,11 @@ class JobEngine:
     """Takes jobs on while places are free and sees each through to its settlement.
 
     `secrets` gives what an endpoint's calls are signed with, `links` the URLs by which their
-    upstreams tell of them, and `streams` takes what they bring in chunks; `on_begun` is told of
-    each, and `before_end` gives what is to be done before its end is stored, if anything is.
-    `process` is who we are to the other processes on the database, `may_start` whether our beats
-    let us begin anything, and `limits` how many jobs of tenants may run at once.
+    upstreams tell of them, `output_link` those to their outputs, `streams` takes what they bring
+    in chunks and `blobs` keeps what is long; `on_begun` is told of each, and `before_end` gives
+    what is to be done before its end is stored, if anything is. `process` is who we are to the
+    other processes on the database, `may_start` whether our beats let us begin anything, and
+    `limits` how many jobs of tenants may run at once.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class JobEngine:
         metrics: Metrics,
         *,
         streams: Streams,
+        blobs: Blobs,
         process: str,
         may_start: Callable[[], bool] = lambda: True,
         limits: Callable[[], RunningLimits | None] = lambda: None,
@@ -75,6 +79,7 @@ class JobEngine:
         chance: Callable[[], float] = RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
         links: Callable[[ClaimedJob, int], tuple[str, str] | None] = lambda _job, _ms: None,
+        output_link: LinkTo = lambda _job, _run, _ms: None,
         on_begun: Callable[[ClaimedJob], None] = lambda _job: None,
         before_end: Callable[[str], Awaitable[None] | None] = lambda _job: None,
     ) -> None:
@@ -89,13 +94,14 @@ class JobEngine:
         self._monotonic_ms = monotonic_ms
         self._places = Places(settings.job_places, bytes_max=settings.job_bytes_max)
         self._faults = Faults(metrics, "we cannot run jobs: the fault is ours")
-        self._ends = Ends(settings, store, deliveries, metrics, clock, monotonic_ms)
+        self._ends = Ends(settings, store, deliveries, metrics, clock, monotonic_ms, output_link)
         self._caller = Caller(
             upstream,
             book,
             secrets,
             self._faults,
             streams,
+            blobs,
             may_start,
             self._on_sent,
             clock,
@@ -111,7 +117,9 @@ class JobEngine:
             store, upstream, book, secrets, self._open, self._ends, metrics, process, clock
         )
         self._heartbeats = Heartbeats(store, book, self._open, monotonic_ms)
-        self.by_url = ByUrl(store, book, self._ends, self.stopper.stop, clock=clock, chance=chance)
+        self.by_url = ByUrl(
+            store, book, self._ends, self.stopper.stop, blobs, clock=clock, chance=chance
+        )
         self._claiming = self._make_claiming()
         self._empty_claims = 0  # in a row
         self._closed = False  # what begins now is closed at once
@@ -193,7 +201,7 @@ class JobEngine:
     async def submit(self, new: NewJob) -> SubmittedJob:
         """Store durably, and start where the endpoint is idle. Raises what `JobStore.submit`
         raises."""
-        size = len(new.body)
+        size = new.held_bytes
         handover = self.ready and new.not_before_ms is None and not self._faults.until_ms
         handover = handover and self._may_start() and self._places.admits(new.endpoint, size)
         if handover:
@@ -219,7 +227,7 @@ class JobEngine:
         if submitted is not None and submitted.claimed is not None:
             self._begin(submitted.claimed)
         elif handover:
-            self._free(new.endpoint, len(new.body))
+            self._free(new.endpoint, new.held_bytes)
         elif submitted is not None and self._limits() is not None:
             # What was found to wait may all be of tenants at their limits: this may start.
             self._empty_claims = 0
@@ -289,7 +297,7 @@ class JobEngine:
         finally:
             self._places.answered()
         for job in jobs:
-            self._places.take(job.endpoint, len(job.body))
+            self._places.take(job.endpoint, job.held_bytes)
             self._begin(job)
         if jobs:
             self._empty_claims = 0
@@ -301,7 +309,7 @@ class JobEngine:
 
     def _begin(self, job: ClaimedJob) -> None:
         """Run a job that is ours, in the place that is held for it."""
-        size = len(job.body)
+        size = job.held_bytes
         one = Running(job, size, closing="interrupted" if self._closed else None)
         self._open.add(one)
         self._on_begun(job)
@@ -317,11 +325,16 @@ class JobEngine:
                 if (left := self._before_end(one.job.id)) is not None:
                     await left
                 if one.stream is not None and one.stream.joined.count:
-                    await one.stream.end(is_kept=outcome.output is None)
+                    is_all = outcome.output is not None and outcome.output.blob is not None
+                    await one.stream.end(is_kept=is_all or outcome.output is None, is_all=is_all)
                 await self.stopper.end(one, outcome, self._caller.judge)
         finally:
-            self._open.remove(one)
-            self._free(one.job.endpoint, one.input_bytes)
+            try:
+                if one.spool is not None:
+                    await one.spool.end()
+            finally:
+                self._open.remove(one)
+                self._free(one.job.endpoint, one.input_bytes)
 
     async def _before(self, job: ClaimedJob, rules: EndpointRules) -> None:
         await self.stopper.before(job, rules)

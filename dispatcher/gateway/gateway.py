@@ -7,6 +7,9 @@ from dataclasses import asdict
 from typing import Final
 
 from dispatcher.audit import MakeEntry, by_service
+from dispatcher.blobs.blobs import Blobs
+from dispatcher.blobs.spool import Room
+from dispatcher.blobs.storage import StorageError
 from dispatcher.engine.engine import Engine
 from dispatcher.engine.slices import Slices
 from dispatcher.gateway import apply
@@ -35,6 +38,7 @@ from dispatcher.settings import Settings, variable
 from dispatcher.signing import SecretCache
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.errors import (
+    CannotStart,
     Conflict,
     StoreError,
     StoreFull,
@@ -64,6 +68,7 @@ class Gateway:
         metrics: Metrics,
         *,
         limits: Callable[[], RunningLimits | None] = lambda: None,
+        room: Room | None = None,
         clock: Callable[[], int] = now_ms,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
@@ -88,6 +93,7 @@ class Gateway:
         self.upstreams = Upstreams(settings, values.get, tls=authorities(settings))
         self.waiters = Waiters(settings.held_requests_max, self._jobs.ended, metrics)
         self.feeds = Feeds(self._jobs.news)
+        self.blobs = Blobs(settings, self._jobs, process=self._process, room=room, clock=clock)
         self.streams = Streams(
             self._jobs.put_chunks, on_progress=self._progressed, on_output=self._brought
         )
@@ -103,11 +109,13 @@ class Gateway:
             deliveries,
             metrics,
             streams=self.streams,
+            blobs=self.blobs,
             process=self._process,
             may_start=self.beats.may_start if store.shared else lambda: True,
             limits=limits,
             clock=clock,
             links=self.links.of_call,
+            output_link=self.links.of_output,
             on_begun=self._begun,
             before_end=self._before_end,
         )
@@ -176,6 +184,7 @@ class Gateway:
         other processes; a sole owner takes over what its predecessor ran. Raises ApplyError, and
         what the database does."""
         await self.upstreams.open()
+        await self._open_blobs()
         await self.links.open()
         if self._settings.apply is None:
             await self.book.reload()
@@ -190,6 +199,16 @@ class Gateway:
         # Before anything is started again: then it shows if a clock ran ahead that is right now.
         while await self._correct():
             pass
+
+    async def _open_blobs(self) -> None:
+        """Raise CannotStart where nothing can be kept that was meant to be."""
+        if self._settings.outputs is None:  # it is made when there is something to keep
+            return
+        try:
+            await self.blobs.open()
+        except StorageError as error:
+            where = self.blobs.storage
+            raise CannotStart(f"nothing can be kept at {where}: {error.reason}") from error
 
     def start(self) -> None:
         """Begin to run jobs."""
@@ -221,6 +240,7 @@ class Gateway:
         await self.events.stop()
         await self.beats.stop()
         await self.upstreams.close()
+        await self.blobs.close()
         if self._store.shared:
             try:
                 await self._jobs.leave(self._process)
@@ -315,6 +335,7 @@ class Gateway:
             self._repair,
             self._prune,
             self._show_loads,
+            self.blobs.sweep,
         )
 
     async def _correct(self) -> bool:

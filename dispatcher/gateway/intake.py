@@ -3,13 +3,14 @@ store it. Nothing here knows of a request or a response."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from hashlib import sha256
 from typing import Final, Protocol
 
 from dispatcher import ids, wire
 from dispatcher.access import Access
 from dispatcher.audit import MakeEntry
+from dispatcher.blobs.spool import Spool
 from dispatcher.gateway.figures import FigureBook
 from dispatcher.intake import (
     IntakeError,
@@ -26,7 +27,8 @@ from dispatcher.intake import (
     not_before_ms,
     read_policy,
 )
-from dispatcher.jobs import told
+from dispatcher.jobs import estimates, told
+from dispatcher.jobs.blobs import INPUT_INLINE_BYTES_MAX, Blob, CannotKeep, What
 from dispatcher.jobs.endpoint import Endpoint, EndpointRules
 from dispatcher.jobs.rules import FUNCTION
 from dispatcher.jobs.schema import check_body
@@ -48,6 +50,7 @@ from dispatcher.store.errors import (
     KeyReused,
     NotFound,
     StoreFull,
+    StoreUnavailable,
 )
 from dispatcher.store.rows import ROW_BYTES
 from dispatcher.store.store import Store
@@ -59,6 +62,8 @@ LIMIT_S_MIN: Final = 1.0
 LIMIT_S_MAX: Final = 604_800.0
 TTL_S_MIN: Final = 10.0
 TTL_S_MAX: Final = 2_592_000.0
+_SIZES_MS: Final = 5_000
+_SIZES_KNOWN_MAX: Final = 10_000
 _FUNCTION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -78,10 +83,13 @@ class JobSubmission:
     `limit_s` is for how long it may run, `ttl_s` by when it must have ended. `input` is the value
     of the body's member of that name, where that alone is what the endpoint's schema is of.
     `secret` is for the upstream, or the callback, alone: see `NewJob`; `sync` and `waited` are
-    `JobOptions`'."""
+    `JobOptions`'. Of an input that is kept already there is a `blob` instead of its `body`, and the
+    `id` that the job is to have."""
 
     endpoint: str
     body: bytes = field(repr=False)
+    id: str | None = None
+    blob: Blob | None = None
     input: bytes | None = field(default=None, repr=False)
     content_type: str
     dialect: Dialect = "v1"
@@ -100,6 +108,16 @@ class JobSubmission:
     sync: bool = False
     waited: bool = False
     secret: str | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        """How many bytes its input has."""
+        return len(self.body) if self.blob is None else self.blob.size
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of its input."""
+        return sha256(self.body).digest() if self.blob is None else self.blob.sha256
 
 
 class Jobs(Protocol):
@@ -127,6 +145,7 @@ class JobIntake:
         figures: FigureBook,
         metrics: Metrics,
         *,
+        spool: Callable[[str, str, What], Spool] | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> None:
         self._settings = settings
@@ -136,7 +155,9 @@ class JobIntake:
         self._jobs = jobs
         self._figures = figures
         self._metrics = metrics
+        self._spool = spool
         self._clock = clock
+        self._output_sizes: dict[tuple[str, str], tuple[int, int]] = {}  # until when, and how many
 
     async def accept(
         self, tenant: str, submission: JobSubmission, entry: MakeEntry | None = None
@@ -150,12 +171,24 @@ class JobIntake:
         """
         rules = self.rules(tenant, submission.endpoint)
         new = new_job(submission, tenant, rules, self._settings, self._clock())
+        if self._spool is None or len(new.body) <= INPUT_INLINE_BYTES_MAX:
+            return await self._accept(tenant, new, rules, entry)
+        spool = self._spool(new.id, tenant, "input")
+        try:
+            return await self._accept(tenant, await _kept(new, spool), rules, entry)
+        finally:
+            await spool.end()
+
+    async def _accept(
+        self, tenant: str, new: NewJob, rules: EndpointRules, entry: MakeEntry | None
+    ) -> SubmittedJob:
         self.check_ready()
         await self._access.ensure_tenant(tenant, entry)
         target = new.options.callback
         if target is not None and target.destination_name is not None:
             await self._check_destination(tenant, target.destination_name)
         size = stored_bytes(new)
+        await self._check_output(tenant, new.endpoint, rules)
         try:
             with self._quotas.room(tenant, size, of_job=True):
                 submitted = await self._jobs.submit(new)
@@ -193,6 +226,24 @@ class JobIntake:
         if destination.disabled_reason is not None:
             raise DestinationDisabled(f"the destination {name} is disabled")
 
+    async def _check_output(self, tenant: str, endpoint: str, rules: EndpointRules) -> None:
+        """Raise StorageFull where there is no room for what this job is likely to bring, by what
+        the tenant's jobs have brought there. Nothing is looked up while the most that may come has
+        room."""
+        left = self._quotas.output_bytes_left(tenant)
+        if left >= rules.output_max:
+            return
+        at_ms, key = self._clock(), (tenant, endpoint)
+        until_ms, size = self._output_sizes.get(key, (0, 0))
+        if until_ms <= at_ms:
+            found = await self._store.jobs.output_sizes(tenant, endpoint, limit=estimates.SIZES_MAX)
+            size = estimates.output_size(found, rules.expected_output) or 0
+            if len(self._output_sizes) >= _SIZES_KNOWN_MAX:
+                self._output_sizes.clear()
+            self._output_sizes[key] = (at_ms + _SIZES_MS, size)
+        if size:
+            self._quotas.check_output(tenant, size)
+
     async def queue_full(self, full: JobQueueFull) -> QueueFull:
         """Return the error for a queue that is full, with what is measured of its endpoint."""
         endpoint = self._jobs.endpoint(full.endpoint)
@@ -203,9 +254,19 @@ class JobIntake:
         return queue_full(full.queued, over=over, drain_rate=rate, what="jobs")
 
 
+async def _kept(new: NewJob, spool: Spool) -> NewJob:
+    """Return a job whose long input is kept outside of its row. Raises StoreUnavailable."""
+    spool.content_type = new.content_type
+    try:
+        await spool.write(new.body)
+        return replace(new, body=b"", blob=await spool.finish())
+    except CannotKeep:
+        raise StoreUnavailable("its input cannot be stored now; try again") from None
+
+
 def stored_bytes(new: NewJob) -> int:
     """Return how many bytes a job takes up, until its output comes."""
-    return ROW_BYTES + len(new.body)
+    return ROW_BYTES + new.size
 
 
 def new_job(
@@ -219,12 +280,13 @@ def new_job(
     waits_ms = (now_ms if due_ms is None else due_ms) + round(rules.queue_timeout * 1000)
     ends_ms = waits_ms if ttl_s is None else now_ms + round(ttl_s * 1000)
     return NewJob(
-        id=ids.new_job_id(now_ms),
+        id=submission.id or ids.new_job_id(now_ms),
         tenant=tenant,
         endpoint=submission.endpoint,
         dialect=submission.dialect,
         priority=submission.priority,
         body=submission.body,
+        blob=submission.blob,
         content_type=submission.content_type,
         options=JobOptions(
             function=_function(submission.function, rules),
@@ -250,7 +312,7 @@ def _content(submission: JobSubmission) -> bytes:
         submission.endpoint,
         submission.function,
         submission.callback_url or submission.destination,
-        sha256(submission.body).digest(),
+        submission.digest,
         submission.content_type,
     )
 
@@ -294,7 +356,7 @@ def _function(name: str | None, rules: EndpointRules) -> str | None:
 
 
 def _check(submission: JobSubmission, rules: EndpointRules, settings: Settings) -> None:
-    if len(submission.body) > rules.input_max:
+    if submission.size > rules.input_max:
         raise PayloadTooLarge(rules.input_max)
     check_content_type(submission.content_type)
     check_tags(submission.tags)

@@ -1,5 +1,5 @@
-"""Links that upstreams are given with a call, to tell of it themselves: made with a key that the
-database keeps, and checked by it alone."""
+"""Links that upstreams are given with a call, to tell of it themselves, and links to outputs: made
+with a key that the database keeps, and checked by it alone."""
 
 import asyncio
 import os
@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from dispatcher.ids import new_id, spelled
-from dispatcher.jobs import tokens
+from dispatcher.jobs import output_links, tokens
+from dispatcher.jobs.output_links import OutputLink
 from dispatcher.jobs.tokens import KEY_BYTES, Grant, Purpose
 from dispatcher.jobs.values import ClaimedJob
 from dispatcher.store.errors import StoreError
@@ -78,6 +79,17 @@ class Links:
         progress = tokens.make(self._keys[0], "progress", grant)
         complete = tokens.make(self._keys[0], "complete", grant)
         return f"{path}/progress/{progress}", f"{path}/complete/{complete}"
+
+    def of_output(self, job: str, run: int, expires_ms: int) -> str | None:
+        """Return the path of what a run of a job brought, which needs no key and is good until
+        then; None while there is no key to sign it with."""
+        if not self._keys:
+            return None
+        return output_links.path(self._keys[0], OutputLink(job, run, expires_ms // 1000))
+
+    def read_output(self, id: str, expires: str, signature: str) -> OutputLink | None:
+        """Return what such a link is to, None where it is none of ours."""
+        return output_links.read(self._keys, id, expires, signature)
 
     def read(self, purpose: Purpose, job: str, token: str) -> Grant | None:
         """Return what a token of a job stands for, None where it is none of ours for this."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dispatcher.blobs.spool import Spool
 from dispatcher.gateway.streams import Stream
 from dispatcher.jobs.endpoint import EndpointRules
 from dispatcher.jobs.values import ClaimedJob, HeldJob
@@ -38,6 +39,7 @@ class Running:
     closing: Closing | None = None
     gone: bool = False
     rules: EndpointRules | None = field(default=None, repr=False)
+    spool: Spool | None = field(default=None, repr=False)
     sign_ms: int | None = None
     signs: int = 0
     chunks: int = 0

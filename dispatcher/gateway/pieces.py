@@ -4,8 +4,7 @@ chunks, each stored before the report is answered."""
 from collections.abc import Callable
 
 from dispatcher.gateway.endpoints import EndpointBook
-from dispatcher.jobs.chunks import is_value, value_of
-from dispatcher.jobs.endpoint import OUTPUT_BYTES_MAX
+from dispatcher.jobs.chunks import CHUNK_BYTES_MAX, is_value, value_of
 from dispatcher.jobs.tokens import Grant
 from dispatcher.jobs.values import ClaimedJob
 from dispatcher.store.errors import StoreError
@@ -36,7 +35,7 @@ class StoredPieces:
         database does."""
         value = output if is_value(output) else value_of(output)
         stored = await self._store.append_chunk(
-            grant.job, grant.claim, value, bytes_max=OUTPUT_BYTES_MAX
+            grant.job, grant.claim, value, bytes_max=CHUNK_BYTES_MAX
         )
         if stored:
             await self._tell(grant, value)

@@ -65,13 +65,17 @@ class Stream:
             body=body,
         )
 
-    async def end(self, *, is_kept: bool) -> None:
+    async def end(self, *, is_kept: bool, is_all: bool = False) -> None:
         """Store no more of it: what has not been stored comes with its job's end, as the output,
-        or (`is_kept`) is stored now."""
-        while is_kept and self.is_due and self.storing is not None:
-            await asyncio.wait((self.storing,))
-        if is_kept and self.is_due:
-            await self._streams.store([self])
+        or (`is_kept`) is stored now: all of it (`is_all`), however long that takes, or what can
+        be."""
+        while is_kept and self.is_due:
+            if self.storing is not None:
+                await asyncio.wait((self.storing,))
+            elif not await self._streams.store([self]):
+                if not is_all:
+                    break
+                await asyncio.sleep(_AGAIN_S)
         self.is_gone = True
         self._streams.forget(self)
 
@@ -151,6 +155,7 @@ class Streams:
             else:
                 stream.stored += one.size
                 self._tell(stream)
+                stream.joined.let_go(stream.stored)
         return True
 
     def _tell(self, stream: Stream) -> None:

@@ -80,10 +80,14 @@ def is_value(data: bytes) -> bool:
 
 @dataclass(slots=True)
 class Joined:
-    """The chunks of one call until now, joined by commas in `body`."""
+    """The chunks of one call until now, joined by commas in `body`: all of them, or those from
+    `dropped` bytes on, where the first ones are written and stored elsewhere. `spooled` is how many
+    are written where long outputs are kept."""
 
     body: bytearray = field(default_factory=bytearray, repr=False)
     ends: "array[int]" = field(default_factory=lambda: array("Q"), repr=False)
+    dropped: int = 0
+    spooled: int = 0
 
     @property
     def count(self) -> int:
@@ -93,7 +97,7 @@ class Joined:
     @property
     def size(self) -> int:
         """How many bytes their array has."""
-        return len(self.body) + 2
+        return self.dropped + len(self.body) + 2
 
     @property
     def held(self) -> int:
@@ -107,16 +111,25 @@ class Joined:
         if self.ends:
             self.body += b","
         self.body += value
-        self.ends.append(len(self.body))
+        self.ends.append(self.dropped + len(self.body))
+
+    def let_go(self, stored: int) -> None:
+        """Let go of the first ones, of which so many are stored, as far as they are spooled, too:
+        but for the last of them, which may still be told of."""
+        last = min(stored, self.spooled) - 1
+        start = self.ends[last - 1] if last > 0 else 0
+        if start - self.dropped >= CHUNK_BYTES_MAX:
+            del self.body[: start - self.dropped]
+            self.dropped = start
 
     def array(self) -> bytes:
-        """Return all of them as one JSON array."""
+        """Return all of them as one JSON array; of one whose beginning was let go of, the rest."""
         return b"[%b]" % bytes(self.body)
 
     def value(self, number: int) -> bytes:
-        """Return the one of this number, from 0."""
+        """Return the one of this number, from 0, that was not let go of."""
         start = self.ends[number - 1] + 1 if number else 0
-        return bytes(self.body[start : self.ends[number]])
+        return bytes(self.body[start - self.dropped : self.ends[number] - self.dropped])
 
     def since(self, first: int, bytes_max: int = CHUNK_BYTES_MAX) -> tuple[bytes, int]:
         """Return those from number `first` on, as one array of about so many bytes at most, and
@@ -128,7 +141,8 @@ class Joined:
         last = first + 1
         while last < count and self.ends[last] - start <= bytes_max:
             last += 1
-        return b"[%b]" % bytes(self.body[start : self.ends[last - 1]]), last - first
+        part = self.body[start - self.dropped : self.ends[last - 1] - self.dropped]
+        return b"[%b]" % bytes(part), last - first
 
 
 class Sink(Protocol):

@@ -15,8 +15,8 @@ Event = Literal["start", "progress", "output", "end"]
 HeldReason = Literal["circuit", "retry-after", "turned-away", "unhealthy"]
 Kind = Literal["http", "runpod", "cog"]
 
-OUTPUT_BYTES_MAX: Final = 1024 * 1024
-"""The most that an endpoint's `output_max` may be while outputs are stored in one piece."""
+OUTPUT_MAX: Final = 100 * 1024 * 1024
+"""An endpoint's `output_max` where it says none."""
 _DAY_S: Final = 86_400.0
 
 
@@ -123,7 +123,7 @@ class EndpointRules:
     queue_max: int = 100_000
     queue_max_tenant: int = 1_000
     input_max: int = 10 * 1024 * 1024
-    output_max: int = OUTPUT_BYTES_MAX
+    output_max: int = OUTPUT_MAX
     keep: Keep = Keep()
     headers: tuple[tuple[str, HeaderValue], ...] = field(default=(), repr=False)
     signing_secret: LocalRef | None = None  # where the server's file says what signs calls
@@ -135,6 +135,7 @@ class EndpointRules:
     wake: Wake | None = None
     price_per_second: float | None = None
     expected_duration: float | None = None
+    expected_output: int | None = None  # bytes
     tenants: tuple[str, ...] = ("*",)
 
     def admits(self, tenant: str) -> bool:

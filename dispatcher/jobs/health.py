@@ -13,7 +13,7 @@ from dispatcher.health import Health
 from dispatcher.jobs.values import CallOutcome
 
 _SERVER_ERRORS: Final = 500
-_ANSWERS: Final = ("answered", "too_large")
+_ANSWERS: Final = ("answered", "too_large", "no_room")
 _OURS: Final = ("interrupted", "cancelled")
 
 

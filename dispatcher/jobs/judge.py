@@ -90,6 +90,9 @@ def judge(
             return JobVerdict(state="cancelled", reason="user", error=outcome.error)
         case "unknown" | "broken_off":
             return _unknown(outcome, job, rules, now_ms, random)
+        case "no_room":
+            error = outcome.error or "there was no room for its output"
+            return JobVerdict(state="failed", reason="storage", error=error)
         case "answered" | "too_large":
             return _answered(outcome, job, rules, now_ms, random)
 
@@ -170,7 +173,7 @@ def _rejected(
     outcome: CallOutcome, reason: JobReason = "rejected", *, turned_away: bool = False
 ) -> JobVerdict:
     """Fail by an answer, whose body is the error; without one its code is."""
-    has_body = outcome.output is not None and bool(outcome.output.body)
+    has_body = outcome.output is not None and outcome.output.size > 0
     error = None if has_body else f"the upstream answered {outcome.status_code}"
     return JobVerdict(state="failed", reason=reason, error=error, turned_away=turned_away)
 

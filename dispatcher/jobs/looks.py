@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dispatcher.jobs.blobs import Blob
 from dispatcher.jobs.endpoint import HeldReason
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobState
-from dispatcher.jobs.values import Job
+from dispatcher.jobs.values import Job, Output
 
 WaitReason = Literal[
     "paused", "unhealthy", "held", "not_before", "tenant_limit", "rate", "capacity"
@@ -24,10 +25,21 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInput:
-    """The bytes that a job was submitted with, and their type."""
+    """The bytes that a job was submitted with, and their type; of a long one they are a `blob`."""
 
     body: bytes = field(repr=False)
     content_type: str
+    blob: Blob | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkedOutput:
+    """What a run of a job brought, and when it had ended, by the database's clock."""
+
+    tenant: str
+    endpoint: str
+    ended_ms: int
+    output: Output
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from dispatcher import headers as header_rules
 from dispatcher import policy as policies
 from dispatcher.headers import HeaderError, Reference
+from dispatcher.jobs.blobs import OUTPUT_BYTES_MAX
 from dispatcher.jobs.endpoint import (
-    OUTPUT_BYTES_MAX,
     CallbackDefaults,
     EndpointRules,
     HeaderValue,
@@ -28,7 +28,6 @@ from dispatcher.jobs.endpoint import (
     Wake,
 )
 from dispatcher.jobs.fields import (
-    MIB,
     Read,
     RuleError,
     boolean,
@@ -64,7 +63,6 @@ _NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _DAY_S: Final = 86_400
 _LONG_S: Final = 3_650 * _DAY_S
 _RUN_S_MAX: Final = 7 * _DAY_S
-_NOT_SPOOLED: Final = ": outputs are stored in one piece, and carried in memory"
 _CODES: Final = integer(400, 599)
 
 _LOCAL: Final = ("env", "file")
@@ -107,15 +105,14 @@ _PLAIN: Final[Mapping[str, Read]] = {
     "on_disconnect": word("cancel", "keep"),
     "queue_max": integer(0, 10**9),
     "queue_max_tenant": integer(0, 10**9),
-    "input_max": bytes_of(0, 64 * MIB),
-    "output_max": bytes_of(1, OUTPUT_BYTES_MAX, _NOT_SPOOLED),
+    "input_max": bytes_of(0, OUTPUT_BYTES_MAX),
+    "output_max": bytes_of(1, OUTPUT_BYTES_MAX),
+    "expected_output": bytes_of(0, OUTPUT_BYTES_MAX),
     "cool_down": seconds(0, _DAY_S),
     "expected_duration": seconds(0.001, _RUN_S_MAX),
     "tenants": items(matching(rf"\*|{_NAME}", "a customer's name, or * for all"), 1, 1_000),
 }
-_ABSENT: Final[Mapping[str, str]] = {
-    "expected_output": "leave it out: outputs are not told in advance",
-}
+_ABSENT: Final[Mapping[str, str]] = {}
 _PARTS: Final = frozenset({
     "url", "retry_on", "busy", "schema", "keep", "headers", "signing_secret", "retry", "callback",
     "price", "cancel", "health", "wake",
@@ -222,7 +219,7 @@ def header_names(rules: EndpointRules) -> list[str]:
 
 
 def _shown(name: str, value: Any) -> Any:
-    if name in ("input_max", "output_max"):
+    if name in ("input_max", "output_max", "expected_output"):
         return written_size(value)
     if name in _DURATIONS:
         return written_duration(value)

@@ -144,7 +144,7 @@ def spliced(output: Output, bytes_max: int) -> bytes | None:
     """Return an output as a JSON value: JSON as it stands, without what surrounds it, where a
     strict reader takes it inside another document; else text as a string. None for what is
     neither, or takes more than `bytes_max`."""
-    if len(output.body) > bytes_max:
+    if output.size > bytes_max or not output.is_here:
         return None
     if is_json(output.content_type):
         value = output.body.removeprefix(BOM).strip(b" \t\r\n")

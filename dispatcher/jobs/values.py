@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final, Literal
 
+from dispatcher.jobs.blobs import Blob, held_bytes
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.states import JobReason, JobState
 from dispatcher.policy import Policy
@@ -59,7 +61,8 @@ class NewJob:
     """A validated job, ready to be stored. `key` is its idempotency key's digest, if any, and
     `content` what it must come with again. `expires_ms` is when it ends unless it has begun.
     `secret` is kept sealed only, and shown to nobody: RunPod's `s3Config`, as JSON, for the
-    upstream; Cerebrium's webhook secret, for the callback."""
+    upstream; Cerebrium's webhook secret, for the callback. Of a long input there is a `blob`
+    instead of its `body`."""
 
     id: str  # 32 hexadecimal digits: a UUIDv7
     tenant: str
@@ -76,6 +79,17 @@ class NewJob:
     created_ms: int
     not_before_ms: int | None = None
     expires_ms: int
+    blob: Blob | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes its input has."""
+        return len(self.body) if self.blob is None else self.blob.size
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of that is in memory."""
+        return len(self.body) if self.blob is None else held_bytes(self.blob.size)
 
 
 @frozen
@@ -108,6 +122,12 @@ class ClaimedJob:
     ends_ms: int | None  # its own time to live
     epoch: int = 0  # of the endpoint: what it may learn from this call
     unopened: Unopened | None = None  # then body, options, secret are not there: nothing goes out
+    blob: Blob | None = None  # instead of a long body
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of its input is in memory."""
+        return len(self.body) if self.blob is None else held_bytes(self.blob.size)
 
     def let_go(self) -> None:
         """Let go of its body, the one thing of it that takes memory: whoever has the job shares
@@ -138,6 +158,7 @@ CallKind = Literal[
     "timeout",  # the run limit or its own time to live passed
     "silent",  # no sign of life for longer than its endpoint's heartbeat_timeout
     "too_large",  # an answer longer than the endpoint takes
+    "no_room",  # an answer that there was no room for, or that could not be stored
     "cancelled",  # closed because the job was cancelled or lost
     "interrupted",  # closed by us: we stop, or lacked something ourselves (D21)
 ]
@@ -145,11 +166,28 @@ CallKind = Literal[
 
 @frozen
 class Output:
-    """An upstream's answer as it is kept: its bytes and type as they came."""
+    """An upstream's answer as it is kept: its bytes and type as they came. Of a long one these are
+    kept as a `blob`, and `body` is its beginning, or nothing."""
 
     body: bytes = field(repr=False)
     content_type: str
     headers: Headers = ()  # an allow-list
+    blob: Blob | None = None
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return len(self.body) if self.blob is None else self.blob.size
+
+    @property
+    def is_here(self) -> bool:
+        """Whether `body` is all of it."""
+        return self.blob is None or len(self.body) == self.blob.size
+
+    @property
+    def sha256(self) -> str:
+        """The digest of its bytes, in hexadecimal digits."""
+        return sha256(self.body).hexdigest() if self.blob is None else self.blob.sha256.hex()
 
 
 @frozen

@@ -263,7 +263,8 @@ class LastingRequest(aiohttp.ClientRequest):
         if isinstance(exchange, Exchange):
             exchange.write()
             if exchange.handler is not None:
-                exchange.handler.wait_for_reader(content_length or 0, exchange)
+                declared = int(self.headers.get("Content-Length", 0))
+                exchange.handler.wait_for_reader(content_length or declared, exchange)
         await super().write_bytes(writer, conn, content_length)
         if isinstance(exchange, Exchange) and exchange.on_sent is not None:
             self._body = None

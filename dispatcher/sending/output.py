@@ -19,7 +19,8 @@ from typing import Final, TypeAlias
 
 import aiohttp
 
-from dispatcher.jobs.chunks import Reader, Sink, value_of
+from dispatcher.jobs.blobs import HEAD_BYTES_MAX, INLINE_BYTES_MAX, Spool
+from dispatcher.jobs.chunks import Joined, Reader, Sink, value_of
 from receiver.base.budget import Budget
 
 BYTES_MAX: Final = 64 * 1024 * 1024
@@ -27,6 +28,7 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 LACK: Final = "memory"
 """What we lacked where a call's time ended while it waited for room."""
 _STEP_BYTES: Final = 16 * 1024  # what is held while there is no room for it
+_LONG_STEP_BYTES: Final = 256 * 1024  # of what is spooled, where more waits than that
 _SHARE: Final = 0.5
 _BEYOND_MAX: Final = 8
 
@@ -146,29 +148,43 @@ async def read_whole(
     bytes_max: int,
     room: OutputRoom,
     into: bytearray,
+    spool: Spool | None = None,
+    head_max: int = HEAD_BYTES_MAX,
 ) -> None:
     """Read a body to its end. What has arrived is in `into`, also where this raises: TooLarge, or
-    what the connection met. One whose declared `length` is too large is not read at all."""
+    what the connection met. One whose declared `length` is too large is not read at all. With a
+    `spool` a long one goes there as it comes, and `into` has its beginning alone, of `head_max`
+    bytes: what comes faster than that writes waits where it is, and with it the upstream. Raises
+    CannotKeep, too."""
     is_there = content.is_eof()
+    kept_max = bytes_max if spool is None else min(bytes_max, head_max)
     if length is not None and not content.at_eof():
         if length > bytes_max:
             raise TooLarge
         if not is_there:
             # At once: parts that wait for the rest would be in each other's way.
-            await room.take(length)
+            await room.take(min(length, kept_max))
     if is_there:
         await _take_whole(content, bytes_max, room, into)
+        if spool is not None and len(into) > INLINE_BYTES_MAX:
+            await spool.write(bytes(into))
         return
+    size = 0
     while True:
-        chunk = await content.read(_STEP_BYTES)
+        chunk = await content.read(_STEP_BYTES if size <= INLINE_BYTES_MAX else _LONG_STEP_BYTES)
         if not chunk:
             return
-        if len(into) + len(chunk) > bytes_max:
-            into += chunk[: bytes_max - len(into)]
+        size += len(chunk)
+        if size > bytes_max:
+            into += chunk[: max(0, kept_max - len(into))]
             raise TooLarge
-        if length is None:
-            await room.take(len(chunk))
-        into += chunk
+        if len(into) < kept_max:
+            part = chunk[: kept_max - len(into)]
+            if length is None:
+                await room.take(len(part))
+            into += part
+        if spool is not None and size > INLINE_BYTES_MAX:
+            await spool.write(chunk if size - len(chunk) > INLINE_BYTES_MAX else bytes(into))
 
 
 async def _take_whole(
@@ -185,12 +201,20 @@ async def _take_whole(
 
 
 async def read_chunks(
-    content: aiohttp.StreamReader, reader: Reader, bytes_max: int, room: OutputRoom, sink: Sink
+    content: aiohttp.StreamReader,
+    reader: Reader,
+    bytes_max: int,
+    room: OutputRoom,
+    sink: Sink,
+    spool: Spool | None = None,
 ) -> None:
     """Read a body to its end in chunks. They go to `sink` as they come, also where this raises:
     TooLarge for what is more than `bytes_max` joined, TooManyChunks, or what the connection met.
-    What is no chunk, as comments that keep a connection alive, takes no room."""
+    What is no chunk, as comments that keep a connection alive, takes no room. With a `spool` what
+    is joined goes there once it is long, and what is stored of it need not be held any more. Raises
+    CannotKeep, too."""
     joined, taken = sink.joined, 0
+    spooled = Spooled(joined, spool)
     while True:
         data = await content.read(_STEP_BYTES)
         count = joined.count
@@ -206,6 +230,7 @@ async def read_chunks(
         finally:
             if joined.count > count:
                 sink.added()
+        await spooled.take(is_end=not data)
         if not data:
             return
         more = joined.held + reader.held - taken
@@ -213,3 +238,36 @@ async def read_chunks(
             await room.take(more)
             taken += more
         await asyncio.sleep(0)  # one that never stops keeps nobody waiting
+
+
+class Discarding:
+    """Takes what nobody will ask for: of an answer its beginning is enough."""
+
+    content_type = ""
+
+    async def write(self, data: bytes) -> None:
+        """Take it."""
+
+
+class Spooled:
+    """What is joined of an answer in chunks, on its way to a spool once it is long: the very bytes
+    that would be its output."""
+
+    def __init__(self, joined: Joined, spool: Spool | None) -> None:
+        self._joined = joined
+        self._spool = spool
+        self._count = 0  # of chunks that went there
+
+    async def take(self, *, is_end: bool) -> None:
+        """Write what has come; at the end the rest of the array, if any went there. Raises
+        CannotKeep."""
+        spool, joined = self._spool, self._joined
+        if spool is None or (not self._count and joined.size <= INLINE_BYTES_MAX):
+            return
+        while self._count < joined.count:
+            array, count = joined.since(self._count)
+            await spool.write((b"," if self._count else b"[") + array[1:-1])
+            self._count += count
+        joined.spooled = self._count
+        if is_end:
+            await spool.write(b"]")

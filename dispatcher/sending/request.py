@@ -1,8 +1,10 @@
 """What goes out in one call of an upstream: its URL, its headers, its body."""
 
+import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, TypeAlias
@@ -13,6 +15,7 @@ from yarl import URL
 from dispatcher import signing
 from dispatcher.ids import spelled
 from dispatcher.jobs import kinds
+from dispatcher.jobs.blobs import Spool
 from dispatcher.jobs.chunks import Sink
 from dispatcher.jobs.endpoint import Body, EndpointRules, HeaderValue, LocalRef, StopCall
 from dispatcher.jobs.judge import is_last_attempt
@@ -20,7 +23,7 @@ from dispatcher.jobs.rules import FUNCTION
 from dispatcher.jobs.values import ClaimedJob, Dialect
 from dispatcher.sending.egress import parse_url
 from dispatcher.sending.guard import url_of
-from dispatcher.signing import STORED_SECRETS, Secrets
+from dispatcher.signing import STORED_SECRETS, LongSignature, Secrets
 from dispatcher.values import SecretRef
 from receiver.base.clock import iso
 from receiver.base.lack import OwnLack
@@ -87,13 +90,22 @@ _WHOLE: Final = msgspec.json.Decoder(msgspec.Raw)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+@dataclass(frozen=True, slots=True)
+class Long:
+    """A body that is read where it is kept, part by part, each time that it is asked for."""
+
+    size: int
+    parts: Callable[[], AsyncGenerator[bytes, None]] = field(repr=False)
+
+
 @frozen
 class UpstreamCall:
     """One call: of which job, by which rules, and until when at most (`judge.deadline_ms`).
     `secrets` sign it; without any it goes out unsigned. `progress_url` and `complete_url` are where
     its upstream tells of it, if it may. `on_sent` is called, if given, once the request is out
     whole, or is made and is short: this call needs its job's body no more. An answer
-    that comes in chunks goes to `sink` as it comes; without one it is read whole."""
+    that comes in chunks goes to `sink` as it comes; without one it is read whole. A long one goes
+    to `spool` as it comes; without one it is held in memory."""
 
     job: ClaimedJob
     rules: EndpointRules
@@ -103,16 +115,20 @@ class UpstreamCall:
     progress_url: str | None = field(default=None, repr=False)
     complete_url: str | None = field(default=None, repr=False)
     sink: Sink | None = None
+    spool: Spool | None = None
+    long: Long | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Request:
-    """One request as it goes out; its body is there until it is out."""
+    """One request as it goes out; its body is there until it is out. One with a `long` body has
+    that instead."""
 
     method: str
     url: URL
     headers: list[tuple[str, str]]
     body: bytes | None
+    long: Long | None = None
 
 
 async def request_of(
@@ -125,7 +141,7 @@ async def request_of(
     2 on with `-run` behind it. It is the same over all attempts of a run, so that whoever dedupes
     by either attaches a repeated call to the first.
     """
-    job, rules = call.job, call.rules
+    job, rules, long = call.job, call.rules, call.long
     body, content_type = body_of(job, rules.body) if rules.kind == "http" else _wrapped(call)
     headers = await _given(call, resolve, content_type, sha256_header.lower())
     function = job.options.function
@@ -147,7 +163,10 @@ async def request_of(
         ]
         if rules.kind == "cog":
             headers.append(_AT_ONCE)
-    if call.secrets is not None:
+    if call.secrets is not None and long is not None:
+        about = Job(id=id, run=job.run)
+        headers += await _long_signature(call.secrets, key, about, long, now_ms, sha256_header)
+    elif call.secrets is not None:
         headers += signing.headers(
             message_id=key,
             body=body,
@@ -161,6 +180,7 @@ async def request_of(
         url=url_of(kinds.url_of(rules, key), function),
         headers=headers,
         body=body or None,
+        long=long,
     )
 
 
@@ -200,6 +220,22 @@ async def headers_of(rules: EndpointRules, resolve: Resolve) -> list[tuple[str, 
     headers = [(name, await _value(value, resolve)) for name, value in rules.headers]
     _check(headers)
     return headers
+
+
+def is_as_stored(job: ClaimedJob, mode: Body) -> bool:
+    """Whether a job's body goes to its upstream as it is stored, and need not be there whole."""
+    return (_AUTO[job.dialect] if mode == "auto" else mode) == "raw"
+
+
+async def _long_signature(
+    secrets: Secrets, key: str, job: Job, long: Long, now_ms: int, sha256_header: str
+) -> list[tuple[str, str]]:
+    """Return what signs a long body, which is read once for this and once to be sent."""
+    signature = LongSignature(message_id=key, secrets=secrets, job=job, now_s=now_ms // 1000)
+    async with aclosing(long.parts()) as parts:
+        async for part in parts:
+            await asyncio.to_thread(signature.update, part)
+    return signature.headers(sha256_header)
 
 
 async def _given(

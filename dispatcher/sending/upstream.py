@@ -37,6 +37,7 @@ import aiohttp
 
 from dispatcher.ids import new_id
 from dispatcher.jobs import chunks, kinds
+from dispatcher.jobs.blobs import HEAD_BYTES_MAX, CannotKeep
 from dispatcher.jobs.chunks import Framing, Reader, TooManyChunks
 from dispatcher.jobs.endpoint import EndpointRules, HealthCheck, StopCall
 from dispatcher.jobs.values import CallKind, CallOutcome, Output
@@ -54,6 +55,7 @@ from dispatcher.sending.lasting import (
 )
 from dispatcher.sending.output import (
     BYTES_MAX,
+    Discarding,
     OutputBudget,
     OutputRoom,
     TooLarge,
@@ -125,6 +127,8 @@ class Upstreams:
         self._settings = settings
         self._resolve = resolve
         self._uplink = Uplink()
+        # As much as a callback may carry.
+        self._head_max = max(HEAD_BYTES_MAX, settings.payload_bytes_max)
         self._opened: Sessions | None = None
         self._dialling = Dialling(
             guard=self.guard,
@@ -181,6 +185,7 @@ class Upstreams:
             rules=rules if path is None else replace(rules, url=_at(rules.url, path)),
             deadline_ms=now_ms() + round((limit_s or _TEST_S) * 1000),
             secrets=secrets,
+            spool=Discarding(),
         )
         exchange, begun_s = Exchange(is_test=True), time.perf_counter()
         with self.room("") as room:
@@ -275,7 +280,7 @@ class Upstreams:
     ) -> "_Met":
         request = await self._request(call)
         if call.on_sent is not None:
-            if request.body is None or len(request.body) <= direct.SHORT_BYTES_MAX:
+            if request.long is None and len(request.body or b"") <= direct.SHORT_BYTES_MAX:
                 call.on_sent()  # the rest of its input goes nowhere
             else:
                 exchange.on_sent = partial(_let_go, request, call.on_sent)
@@ -291,12 +296,22 @@ class Upstreams:
         exchange.head = response
         bytes_max, length = call.rules.output_max, response.content_length
         how = None if call.sink is None else _framing(response)
+        content, spool = response.content, call.spool
+        if spool is not None:
+            spool.content_type = kept_type(response.headers.get("Content-Type"))
         try:
             if how is None or call.sink is None:
-                await read_whole(response.content, length, bytes_max, room, exchange.body)
+                await read_whole(
+                    content, length, bytes_max, room, exchange.body, spool, self._head_max
+                )
             else:
                 exchange.chunks = call.sink.joined
-                await read_chunks(response.content, Reader(how), bytes_max, room, call.sink)
+                if spool is not None:
+                    spool.content_type = _ARRAY
+                await read_chunks(content, Reader(how), bytes_max, room, call.sink, spool)
+        except CannotKeep as error:
+            # Of a refusal its code counts, and the beginning of what it says.
+            return _Met("no_room" if 200 <= response.status < 300 else "too_large", str(error))
         except TooLarge:
             return _Met("too_large", f"the answer has more than {bytes_max} bytes")
         except TooManyChunks as error:
@@ -371,9 +386,12 @@ async def _sent(
     session: aiohttp.ClientSession, request: Request, exchange: Exchange
 ) -> aiohttp.ClientResponse:
     url, headers = request.url, request.headers
-    return await direct.request(
-        session, request.method, url, headers, _data(request.body), exchange
-    )
+    if request.long is None:
+        data: Any = _data(request.body)
+    else:
+        headers = [*headers, ("Content-Length", str(request.long.size))]
+        data = request.long.parts()
+    return await direct.request(session, request.method, url, headers, data, exchange)
 
 
 def _data(body: bytes | None) -> bytes | io.BytesIO | None:
@@ -417,9 +435,10 @@ def _output(kind: CallKind, exchange: Exchange) -> Output | None:
     if head is None or kind not in ("answered", "broken_off", "too_large"):
         return None
     if exchange.chunks is not None:
-        if kind == "too_large":
-            return None
-        array = exchange.chunks.array()
+        joined = exchange.chunks
+        if kind == "too_large" or (kind == "broken_off" and joined.spooled):
+            return None  # what came of it is there as chunks
+        array = b"" if joined.dropped else joined.array()
         return Output(body=array, content_type=_ARRAY, headers=kept_headers(head.headers))
     if kind == "too_large":
         if 200 <= head.status < 300:

@@ -11,7 +11,7 @@ from dispatcher.states import FINAL, State
 from dispatcher.store import rows
 from dispatcher.store.errors import Conflict, DestinationDisabled, NotFound, PayloadGone
 from dispatcher.store.lanes import clear_circuit, lane_now
-from dispatcher.store.tx import JOB_COUNT, Tx, marks
+from dispatcher.store.tx import JOB_COUNT, OUTPUTS_COUNT, Tx, marks
 from dispatcher.values import REPLAY, Attempt, Callback, Payload
 
 _OLDEST: Final = """
@@ -105,24 +105,29 @@ def counts_of(tx: Tx, tenant: str | None) -> dict[State, int]:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """How many callbacks of each tenant are in each state, and what those and its jobs take up."""
+    """How many callbacks of each tenant are in each state, what those and its jobs take up, and
+    what outputs do of that."""
 
     counts: Mapping[tuple[str, State], int]
     bytes: Mapping[str, int]
+    outputs: Mapping[str, int]
 
 
 def totals(tx: Tx) -> Totals:
     """Return what there is of all tenants."""
     counts: dict[tuple[str, State], int] = {}
     sizes: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
     for tenant, state, n, size in tx.all(
         "SELECT tenant, state, CAST(sum(n) AS bigint), CAST(sum(bytes) AS bigint) "
         "FROM counts GROUP BY tenant, state"
     ):
-        if not state.startswith(JOB_COUNT):
+        if state == OUTPUTS_COUNT:
+            outputs[tenant] = n
+        elif not state.startswith(JOB_COUNT):
             counts[tenant, state] = n
         sizes[tenant] += size
-    return Totals(counts, sizes)
+    return Totals(counts, sizes, outputs)
 
 
 def counts(tx: Tx) -> dict[tuple[str, State], int]:
@@ -130,7 +135,11 @@ def counts(tx: Tx) -> dict[tuple[str, State], int]:
     counted = tx.all(
         "SELECT tenant, state, CAST(sum(n) AS bigint) FROM counts GROUP BY tenant, state"
     )
-    return {(tenant, state): n for tenant, state, n in counted if not state.startswith(JOB_COUNT)}
+    return {(tenant, state): n for tenant, state, n in counted if _is_state(state)}
+
+
+def _is_state(state: str) -> bool:
+    return state != OUTPUTS_COUNT and not state.startswith(JOB_COUNT)
 
 
 # --- what operators do ---

@@ -165,6 +165,11 @@ class Database(Protocol):
         StoreUnavailable, or PoisonedBatch where one of the operations is to blame.
         """
 
+    async def aside(self, act: Callable[[Tx], T]) -> T:
+        """Return what `act` did, in a transaction of its own, which is on disk once any later
+        commit is: for what is large and is not looked at before that. Raises StoreUnavailable and
+        StoreFull."""
+
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
         """Return what `query` finds in one consistent view, in the turn of whom it is for. Raises
         StoreUnavailable past the deadline, and for one more than may wait."""

@@ -429,7 +429,8 @@ SECRET: Final = _select(_SECRET, "FROM secrets")
 _STORED_SECRET: Final = _same("id tenant name value updated_ms")
 STORED_SECRET: Final = _select(_STORED_SECRET, "FROM stored_secrets")
 _TENANT: Final = _same(
-    "name created_ms label storage_bytes_max queue_max jobs_running_max erasing_ms"
+    "name created_ms label storage_bytes_max queue_max jobs_running_max outputs_bytes_max "
+    "erasing_ms"
 ) | {"rate_per_second": "rate"}
 TENANT: Final = _select(_TENANT, "FROM tenants")
 _KEY: Final = _same(

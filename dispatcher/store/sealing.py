@@ -19,7 +19,7 @@ from receiver.base.keyring import KID_CHARS_MAX, PREFIX, Keyring, KeyringError, 
 _LOG: Final = log.get("dispatcher.store")
 Keys = Sequence[tuple[str, bytes]]
 BODIES: Final = "payloads"
-SCHEMA: Final = 16  # the first that has what is asked for here
+SCHEMA: Final = 20  # the first that has what is asked for here
 HEAD_CHARS: Final = len(PREFIX) + KID_CHARS_MAX + 1  # of a sealed text: enough to name its key
 
 
@@ -125,6 +125,13 @@ CALLBACK_SECRETS: Final = Column(
     tenant="(SELECT tenant FROM callbacks c WHERE c.id = t.callback)",
     filled="t.secret IS NOT NULL",
 )
+BLOB_KEYS: Final = Column(
+    table="blobs",
+    name="key",
+    what="keys of long inputs and outputs",
+    filled="t.key IS NOT NULL",
+    in_use="t.state = 'kept'",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +176,13 @@ COLUMNS: Final[tuple[Column, ...]] = (
     ENDPOINT_SECRETS,
     LINK_KEYS,
 )
-LARGE: Final[tuple[Column, ...]] = (JOB_OPTIONS, JOB_SECRETS, PAYLOADS, CALLBACK_SECRETS)
+LARGE: Final[tuple[Column, ...]] = (
+    JOB_OPTIONS,
+    JOB_SECRETS,
+    BLOB_KEYS,
+    PAYLOADS,
+    CALLBACK_SECRETS,
+)
 
 
 # --- the keys of this process ---

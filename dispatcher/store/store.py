@@ -109,6 +109,7 @@ class Store:
         self._counts: Counter[tuple[str, State]] = Counter()
         self._bytes: Counter[str] = Counter()
         self._states: Counter[State] = Counter()
+        self._outputs: Counter[str] = Counter()
         self._queued = 0
         self._committed = 0
         self._replayed = 0
@@ -126,6 +127,7 @@ class Store:
             self._read,
             self._rules,
             lambda: self._database.skew_ms,
+            self._database.aside,
         )
         self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 
@@ -231,6 +233,11 @@ class Store:
         """Return what a tenant's callbacks and jobs take up, whatever state they are in; exact
         after each commit of this process."""
         return self._bytes[tenant]
+
+    def output_bytes(self, tenant: str) -> int:
+        """Return what a tenant's live outputs have of that; exact after each commit of this
+        process."""
+        return self._outputs[tenant]
 
     def finished_per_second(self) -> float:
         """Return how many attempts a second ended a delivery, over the last minute, here."""
@@ -611,7 +618,7 @@ class Store:
         self, tenant: str, changes: Mapping[str, object], *, entries: Sequence[Entry] = ()
     ) -> Tenant:
         """Change the named fields (`label storage_bytes_max queue_max rate_per_second
-        jobs_running_max`; None: the default). Raises NotFound, TenantErasing."""
+        jobs_running_max outputs_bytes_max`; None: the default). Raises NotFound, TenantErasing."""
         return await self._write(
             lambda tx: tenants.change(tx, tenant, changes),
             lanes=lanes.of_tenant(tenant),
@@ -891,6 +898,7 @@ class Store:
         self._committed += len(operations)
         self._counts.update(changes.counts)
         self._bytes.update(changes.bytes)
+        self._outputs.update(changes.outputs)
         for (_, state), n in changes.counts.items():
             self._states[state] += n
             if state in QUEUED:
@@ -916,6 +924,7 @@ class Store:
     def _recount(self, totals: Totals) -> None:
         """Begin again with what the database says."""
         self._counts, self._bytes = Counter(totals.counts), Counter(totals.bytes)
+        self._outputs = Counter(totals.outputs)
         self._states = Counter()
         for (_, state), n in self._counts.items():
             self._states[state] += n

@@ -30,6 +30,7 @@ _COLUMNS: Final = {
     "storage_bytes_max": "storage_bytes_max",
     "queue_max": "queue_max",
     "jobs_running_max": "jobs_running_max",
+    "outputs_bytes_max": "outputs_bytes_max",
     "rate_per_second": "rate",
 }
 _LAST: Final = (
@@ -66,7 +67,7 @@ def tenants(tx: Tx) -> list[Tenant]:
 
 def change(tx: Tx, tenant: str, changes: Mapping[str, object]) -> Tenant:
     """Change the named fields (`label storage_bytes_max queue_max rate_per_second
-    jobs_running_max`; None: the default). Raises NotFound, TenantErasing."""
+    jobs_running_max outputs_bytes_max`; None: the default). Raises NotFound, TenantErasing."""
     if _get(tx, tenant).erasing_ms is not None:
         raise TenantErasing(tenant)
     for name, value in changes.items():

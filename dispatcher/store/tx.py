@@ -33,6 +33,8 @@ class Sealing:
 PLAIN: Final = Sealing()
 JOB_COUNT: Final = "job:"
 """Before the states of jobs, where they are counted beside those of callbacks."""
+OUTPUTS_COUNT: Final = "outputs"
+"""Among those states: how many bytes the live outputs of a tenant have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,12 @@ class ChangeSet:
     with the row of its destination, where nobody registered that), what to tell other processes,
     tenants that a claim served (and when), others to schedule though none of their lanes changed,
     and those whose schedules are to go if they are idle (since when), how far the counts, the
-    stored bytes of tenants and the rates moved, and what was appended to the audit trail. Of jobs:
-    endpoints and queues to refresh, how many more wait in a queue and at an endpoint (negative:
-    less), how many more have ended in a state, which came to an end or were taken from their
-    process, which have something else that is news to who follows them, and when the next may start
-    (None: nothing touched jobs). `before` is what was changed outside of a savepoint, before it."""
+    stored bytes of tenants, those of their outputs and the rates moved, and what was appended to
+    the audit trail. Of jobs: endpoints and queues to refresh, how many more wait in a queue and at
+    an endpoint (negative: less), how many more have ended in a state, which came to an end or were
+    taken from their process, which have something else that is news to who follows them, and when
+    the next may start (None: nothing touched jobs). `before` is what was changed outside of a
+    savepoint, before it."""
 
     before: "ChangeSet | None" = None
     lanes: set[str] = field(default_factory=set)
@@ -65,6 +68,7 @@ class ChangeSet:
     idle_since_ms: int = 0
     counts: Counter[tuple[str, State]] = field(default_factory=Counter)
     bytes: Counter[str] = field(default_factory=Counter)
+    outputs: Counter[str] = field(default_factory=Counter)
     events: Counter[tuple[str, Event]] = field(default_factory=Counter)
     entries: list[Entry] = field(default_factory=list)
     endpoints: set[str] = field(default_factory=set)
@@ -93,6 +97,7 @@ class ChangeSet:
         self.idle_since_ms = max(self.idle_since_ms, other.idle_since_ms)
         self.counts.update(other.counts)
         self.bytes.update(other.bytes)
+        self.outputs.update(other.outputs)
         self.events.update(other.events)
         self.entries += other.entries
         self.endpoints |= other.endpoints
@@ -140,6 +145,12 @@ class ChangeSet:
         if after is not None and after in FINAL:
             self.job_counts[tenant, after] += 1
 
+    def output(self, tenant: str, size: int) -> None:
+        """Count so many more bytes of outputs; negative: less."""
+        if size:
+            self.bytes[tenant] += size
+            self.outputs[tenant] += size
+
     def moves(self) -> list[tuple[str, str, int, int]]:
         """Return what changed, as (tenant, state, by how many, by how many bytes); states of jobs
         after JOB_COUNT. The bytes of a tenant stand in the first of its rows, since only their sum
@@ -154,6 +165,11 @@ class ChangeSet:
             (tenant, JOB_COUNT + state, n, left.pop(tenant, 0))
             for (tenant, state), n in self.job_counts.items()
             if n
+        ]
+        moves += [
+            (tenant, OUTPUTS_COUNT, size, left.pop(tenant, 0))
+            for tenant, size in self.outputs.items()
+            if size
         ]
         moves += [(tenant, "dead", 0, size) for tenant, size in left.items()]
         return moves

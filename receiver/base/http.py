@@ -5,6 +5,7 @@ import asyncio
 import json
 import math
 from collections.abc import (
+    AsyncGenerator,
     Awaitable,
     Callable,
     Collection,
@@ -35,6 +36,7 @@ EXCHANGE: Final = "postback.exchange"  # its name in a scope
 BUSY_RETRY_AFTER_S: Final = 1  # the least that the header can say
 PARAMETERS_MAX: Final = 64  # of a query string
 DIGITS_MAX: Final = 18  # an id fits 63 bits
+_STRETCH_BYTES: Final = 1024 * 1024  # of a long body
 _REASON_CHARS_MAX: Final = 300
 _VALUE_CHARS_MAX: Final = 100
 _NUMBER_MAX: Final = 2**53  # what every reader of JSON holds exactly
@@ -140,6 +142,9 @@ class Exchange(Protocol):
 
     async def sent(self) -> None:
         """Wait until nothing of what was sent is left here: it is with the kernel, or lost."""
+
+    def renew(self) -> None:
+        """Have the time begin anew for which the running response may wait for its reader."""
 
 
 class Request:
@@ -282,6 +287,47 @@ class Request:
         finally:
             chunks.clear()  # or the traceback of an error would keep them
 
+    def is_long(self, bytes_max: int) -> bool:
+        """Whether the body may have more bytes than that: it says so, or does not say how many."""
+        length = self.header(b"content-length")
+        if length is None:
+            return b"transfer-encoding" in self._first
+        return length.isascii() and length.isdecimal() and _exceeds(length, bytes_max)
+
+    def hold(self, size: int, bodies: Bodies) -> None:
+        """Count bytes of the body that are in memory, as `body` does. Raises the refusal."""
+        bodies.take(size, self.holder)
+        self.taken_bytes += size
+
+    async def pieces(self, bytes_max: int, *, timeout_s: float) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes; for each mebibyte of it is waited for so long in all. Raises
+        as `body` does."""
+        length = self.header(b"content-length")
+        if length is not None and not (length.isascii() and length.isdecimal()):
+            raise Refusal(400, "BAD_REQUEST", "Content-Length must be a number")
+        if length is not None and _exceeds(length, bytes_max):
+            raise _too_large(bytes_max)
+        left, left_s, clock = _STRETCH_BYTES, timeout_s, asyncio.get_running_loop().time
+        while not self._whole:
+            begun_s = clock()
+            try:
+                async with asyncio.timeout(left_s):
+                    piece = await self._chunk()
+            except TimeoutError:
+                message = (
+                    f"less than {_STRETCH_BYTES} bytes of the body came within {timeout_s:g} s"
+                )
+                raise Refusal(408, "REQUEST_TIMEOUT", message) from None
+            if self._read_bytes > bytes_max:
+                raise _too_large(bytes_max)
+            left, left_s = left - len(piece), left_s - (clock() - begun_s)
+            if left <= 0:
+                left, left_s = _STRETCH_BYTES, timeout_s
+            if piece:
+                yield piece
+        if self._is_cut():
+            raise Refusal(400, "BAD_REQUEST", "the body is not as long as it was declared")
+
     def _is_cut(self) -> bool:
         """Return whether the body that was read is not the one that was declared: some servers
         lose the body, or take it for the next request, where `Upgrade` is offered."""
@@ -395,6 +441,13 @@ async def sent(scope: Scope) -> None:
     exchange: Exchange | None = scope.get(EXCHANGE)
     if exchange is not None:
         await exchange.sent()
+
+
+def renew(scope: Scope) -> None:
+    """Have a long response wait for its reader as long again: a part of it was read."""
+    exchange: Exchange | None = scope.get(EXCHANGE)
+    if exchange is not None:
+        exchange.renew()
 
 
 def read_query(raw: bytes, allowed: Collection[str] | None = None) -> dict[str, str]:

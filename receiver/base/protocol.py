@@ -478,6 +478,10 @@ class BoundedProtocol(HttpToolsProtocol):
         cycle.body = b""
         return body
 
+    def renew(self) -> None:
+        """For an `Exchange`."""
+        self._unread_s = 0.0
+
     def respond(self, scope: Scope, status: int, head: bytes, body: bytes, *, close: bool) -> bool:
         """For an `Exchange`: as `RequestResponseCycle.send` does it with two events."""
         cycle = self._running

@@ -99,7 +99,8 @@ def call(
     rules = EndpointRules(
         url=url,
         delivery="at-most-once" if once else "at-least-once",
-        **{name: value for name, value in changes.items() if name in _RULES and name != "body"}
+        **{"output_max": 2**20}
+        | {name: value for name, value in changes.items() if name in _RULES and name != "body"}
         | ({"body": changes.pop("mode")} if "mode" in changes else {}),
     )
     job = claimed(

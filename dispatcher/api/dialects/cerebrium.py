@@ -15,11 +15,12 @@ from starlette.responses import Response
 from starlette.types import Scope as Asgi
 
 from dispatcher import ids
-from dispatcher.api import job_headers, job_views
+from dispatcher.api import inputs, job_headers, job_views, outputs
 from dispatcher.api.call import LIMIT_MAX, Call, Context, after, cursor_after
 from dispatcher.api.callbacks import Limit
 from dispatcher.api.dialects import shared
 from dispatcher.api.errors import RETRY_SOON_S, ApiError
+from dispatcher.api.inputs import Received
 from dispatcher.api.job_submits import ERROR_CHARS_MAX
 from dispatcher.api.json import JSON, encode, respond
 from dispatcher.api.manner import Manner
@@ -166,7 +167,8 @@ async def run(call: Call) -> Response:
     _check_function(call.path["function"], rules)
     if not is_async:
         return await _awaited(call, name, rules)
-    taken = await _accept(call, await _submission(call, name, rules, sync=False))
+    async with inputs.received(call, rules) as given:
+        taken = await _accept(call, _submission(call, name, rules, given, sync=False))
     run_id = ids.spelled(taken.id, "cerebrium")
     project, app = call.path["project"], call.path["app"]
     listed = RUNS.format(project=project, app=f"{project}-{app}")
@@ -280,12 +282,16 @@ def _check_function(name: str, rules: EndpointRules) -> None:
         raise ApiError("NOT_FOUND", f"there is no function {name}")
 
 
-async def _submission(call: Call, name: str, rules: EndpointRules, *, sync: bool) -> JobSubmission:
+def _submission(
+    call: Call, name: str, rules: EndpointRules, given: Received, *, sync: bool
+) -> JobSubmission:
     """Return the job that a request makes. Raises Refusal."""
     told = "webhookEndpoint" in call.query or rules.callback.destination is not None
     return JobSubmission(
         endpoint=name,
-        body=await call.body(rules.input_max),
+        body=given.body,
+        id=given.id,
+        blob=given.blob,
         content_type=call.header(b"content-type") or JSON,
         dialect="cerebrium",
         function=call.path["function"],
@@ -341,7 +347,8 @@ async def _awaited(call: Call, name: str, rules: EndpointRules) -> Response:
     with waiters.place(call.tenant) as held:
         if not held:
             raise _no_room("as many requests wait as may be held")
-        taken = await _accept(call, await _submission(call, name, rules, sync=True))
+        async with inputs.received(call, rules) as given:
+            taken = await _accept(call, _submission(call, name, rules, given, sync=True))
         call.bodies.give_back(call.request)  # nobody's input is held while somebody waits
         ended = taken.state in FINAL
         while True:
@@ -385,22 +392,19 @@ async def _answer(call: Call, job: Job) -> Response:
     if end is not None and (job.state == "completed" or job.reason == "rejected"):
         job_views.check_output(job, "cerebrium")
         if job.status_code is not None and 200 <= job.status_code <= _STATUS_MAX:
-            return _as_it_is(job, job.status_code)
+            return await _as_it_is(call, job, job.status_code)
     said = cerebrium.error(shown)
     details: Any = said["details"]
     message, code = str(said["message"])[:ERROR_CHARS_MAX], str(said["error"])
     raise ApiError(code, message, details=details)
 
 
-def _as_it_is(job: Job, status: int) -> Response:
+async def _as_it_is(call: Call, job: Job, status: int) -> Response:
     if job.output is None:
         return Response(status_code=status)
     kept = {name: value for name, value in job.output.headers if name != "x-request-id"}
-    return Response(
-        job.output.body,
-        status,
-        {"Content-Type": job.output.content_type, "X-Content-Type-Options": "nosniff", **kept},
-    )
+    headers = {"Content-Type": job.output.content_type, "X-Content-Type-Options": "nosniff", **kept}
+    return await outputs.sent(call, job.output, status, headers)
 
 
 # --- runs ---

@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import job_headers, job_submits, jobs
+from dispatcher.api import job_headers, job_submits, jobs, outputs
 from dispatcher.api.call import JSON_BYTES_MAX, Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.dialects import shared
@@ -140,6 +140,7 @@ async def runsync(call: Call) -> Response:
     if taken.state not in FINAL:
         await shared.has_ended(call, taken.id, wait_s)
     job = await call.context.store.jobs.get(call.tenant, taken.id, output=True)
+    job = await outputs.filled(call, job)
     return _shown(runpod.document(_snapshot(call, job)))
 
 
@@ -452,6 +453,7 @@ def _snapshot(call: Call, job: Job) -> Snapshot:
         now_ms=call.now_ms,
         inline_max=SHOWN_BYTES_MAX,
         public_url=call.context.settings.public_url or "",
+        link=call.context.gateway.links.of_output,
     )
 
 

@@ -42,4 +42,5 @@ async def snapshot(call: Call, job: Job, dialect: Dialect) -> Snapshot:
         now_ms=call.now_ms,
         inline_max=SHOWN_BYTES_MAX,
         public_url=jobs.link(call, ""),
+        link=call.context.gateway.links.of_output,
     )

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from dispatcher import ids
-from dispatcher.api import events, following, job_headers, job_submits, job_views, jobs
+from dispatcher.api import events, following, job_headers, job_submits, job_views, jobs, outputs
 from dispatcher.api.call import JSON_BYTES_MAX, Call
 from dispatcher.api.callbacks import PAGE
 from dispatcher.api.dialects import shared
@@ -132,6 +132,7 @@ async def run_sync(call: Call) -> Response:
     if state not in FINAL and not await shared.has_ended(call, id, wait_s):
         return await _accepted(call, taken)
     job = await call.context.store.jobs.get(call.tenant, id, output=True)
+    job = await outputs.filled(call, job)
     headers = {"Location": _status_path(job.id)}
     if job.state == "completed":
         job_views.check_output(job, _DIALECT)
@@ -205,12 +206,14 @@ async def _accept(call: Call, submission: JobSubmission) -> Taken:
         job = await shared.accept(call, submission)
         return Taken(job, submission.priority, dict(submission.tags))
     except StorageFull as full:
-        details = {
+        details: dict[str, Any] = {
             "estimatedSize": tensorone.size(full.estimated_bytes),
             "remainingQuota": tensorone.size(full.remaining_bytes),
             "estimatedBytes": full.estimated_bytes,
             "remainingBytes": full.remaining_bytes,
         }
+        if full.upgrade_url is not None:
+            details["upgradeUrl"] = full.upgrade_url
         headers = {"Retry-After": str(full.retry_after_s)}
         raise ApiError(
             "STORAGE_LIMIT_EXCEEDED", str(full), details=details, headers=headers

@@ -21,6 +21,7 @@ NAMES: Final[dict[str, str]] = {
     "GET /v1/jobs/{id}/attempts": "listJobAttempts",
     "GET /v1/jobs/{id}/input": "getJobInput",
     "GET /v1/jobs/{id}/output": "getJobOutput",
+    "GET /v1/outputs/{id}": "getOutput",
     "POST /v1/jobs/{id}/cancel": "cancelJob",
     "POST /v1/jobs/{id}/retry": "retryJob",
     "GET /v1/jobs/{id}/events": "followJob",

@@ -40,8 +40,8 @@ def change_tenant(
     name: str, changes: Mapping[str, Any], *, reason: str | None = None
 ) -> Call[TenantDetail]:
     """Change the named fields, as `PATCH` takes them: `label storageBytesMax queueMax
-    ratePerSecond jobsRunningMax`; None puts one back to the service's default. Raises NotFound and
-    ValidationFailed."""
+    ratePerSecond jobsRunningMax outputsBytesMax`; None puts one back to the service's default.
+    Raises NotFound and ValidationFailed."""
     return build.patch(read.json(TenantDetail), "tenants", name, fields=changes, reason=reason)
 
 

@@ -10,7 +10,9 @@ from dispatcher.store.jobs import rows
 from dispatcher.store.jobs.rows import CLAIMED
 from dispatcher.store.tx import Row, Tx
 
-WITHOUT_INPUT: Final = CLAIMED.replace("p.body, p.content_type, p.kid", "NULL, '', NULL")
+WITHOUT_INPUT: Final = CLAIMED.replace("p.body, p.content_type, p.kid", "NULL, '', NULL").replace(
+    "p.blob", "NULL"
+)
 """With a body of no bytes: the call is out, and nothing of its request is needed any more."""
 _RUNNING: Final = f"""
 SELECT {WITHOUT_INPUT}, coalesce(l.epoch, 0),

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from dispatcher import fairness
+from dispatcher.jobs.blobs import held_bytes
 from dispatcher.jobs.values import HIGH, ClaimedJob, JobClaimRequest
 from dispatcher.store.jobs import rows
 from dispatcher.store.jobs.limited import Limited
@@ -232,7 +233,8 @@ class _Room:
         return self.places > kept * self.request.part
 
     def fits(self, endpoint: str, size: int) -> bool:
-        """Whether it may take so many bytes more."""
+        """Whether it may take an input of so many bytes more."""
+        size = held_bytes(size)
         request, held = self.request, self.busy_bytes[endpoint]
         return fairness.bytes_fit(size, self.bytes_free, held, request.bytes_max, part=request.part)
 
@@ -266,7 +268,7 @@ def _choose(
             continue
         ids.append(job.id)
         tx.changes.queued(endpoint.name, job.queue, -1)
-        room.take(endpoint.name, job.size)
+        room.take(endpoint.name, held_bytes(job.size))
         if limited is not None:
             tenant = tenant_of(job.queue)
             limited.take(tenant)

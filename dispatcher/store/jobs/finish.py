@@ -153,7 +153,7 @@ def end(
         tx.changes.endpoints.add(job.endpoint)
         tx.changes.ended_jobs.append(job.id)
         tx.changes.job_moved(job.tenant, job.state, ending.state)
-        tx.changes.bytes[job.tenant] -= job.output_bytes or 0
+        tx.changes.output(job.tenant, -(job.output_bytes or 0))
         if not running and one.present:
             tx.changes.queued(job.endpoint, one.queue, -1)
     tx.bulk(tx.job_statements.END_JOBS, values)

@@ -66,7 +66,7 @@ def settled(tx: Tx, settlements: Iterable[JobSettlement]) -> None:
         if verdict.state not in FINAL:
             continue
         day = tx.at(item.now_ms) // DAY_MS
-        size = 0 if outcome.output is None else len(outcome.output.body)
+        size = 0 if outcome.output is None else outcome.output.size
         measured: list[tuple[What, float]] = [("wait", job.started_ms - job.queued_ms)]
         if outcome.sent:
             measured.append(("run", outcome.duration_ms))

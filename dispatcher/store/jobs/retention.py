@@ -16,7 +16,7 @@ from dispatcher.jobs.estimates import DAYS
 from dispatcher.jobs.states import JobState
 from dispatcher.store import rows as texts
 from dispatcher.store.errors import CannotUnseal
-from dispatcher.store.jobs import chunks, measures, progress
+from dispatcher.store.jobs import blobs, chunks, measures, progress
 from dispatcher.store.jobs.rows import ROW_BYTES
 from dispatcher.store.jobs.touched import Touched
 from dispatcher.store.sealing import ENDPOINTS
@@ -140,6 +140,7 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
     if inputs:
         ids = tx.ids(one.id for one in inputs)
         tx.run(f"DELETE FROM inputs WHERE job{tx.job_statements.IN}", ids)
+        blobs.doom_of(tx, [one.id for one in inputs], "input")
         sql = f"UPDATE jobs SET pruned = pruned + {INPUT_GONE}, secret = {_LEFT} WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in inputs:
@@ -149,10 +150,11 @@ def prune(tx: Tx, found: Due, *, now_ms: int, key_ms: int) -> int:
         ids = tx.ids(one.id for one in outputs)
         tx.run(f"DELETE FROM outputs WHERE job{tx.job_statements.IN}", ids)
         chunks.drop(tx, [one.id for one in outputs])
+        blobs.doom_of(tx, [one.id for one in outputs], "output")
         sql = f"UPDATE jobs SET pruned = pruned + {OUTPUT_GONE}, output_bytes = NULL WHERE id"
         tx.run(sql + tx.job_statements.IN, ids)
         for one in outputs:
-            tx.changes.bytes[one.tenant] -= one.output_bytes
+            tx.changes.output(one.tenant, -one.output_bytes)
     return len(jobs) + len(inputs) + len(outputs)
 
 
@@ -196,7 +198,12 @@ class Stored:
     @property
     def body_bytes(self) -> int:
         """What its input and its output take up."""
-        return self.output_bytes + (0 if self.pruned & INPUT_GONE else self.input_bytes)
+        return self.output_bytes + self.input_left
+
+    @property
+    def input_left(self) -> int:
+        """What its input takes up."""
+        return 0 if self.pruned & INPUT_GONE else self.input_bytes
 
 
 def stored(tx: Tx, ids: Iterable[str]) -> list[Stored]:
@@ -244,7 +251,8 @@ def delete(tx: Tx, jobs: Sequence[Stored]) -> None:
     tx.run(f"DELETE FROM jobs WHERE id{tx.job_statements.IN}", ids)
     for one in jobs:
         tx.changes.job_moved(one.tenant, one.state, None)
-        tx.changes.bytes[one.tenant] -= ROW_BYTES + one.body_bytes
+        tx.changes.bytes[one.tenant] -= ROW_BYTES + one.input_left
+        tx.changes.output(one.tenant, -one.output_bytes)
         if one.state == "queued" and one.present:
             tx.changes.queued(one.endpoint, one.queue, -1)
 
@@ -256,6 +264,7 @@ def _delete_parts(tx: Tx, jobs: Sequence[Stored]) -> object:
     progress.drop(tx, [one.id for one in jobs])
     for part in _PARTS:
         tx.run(f"DELETE FROM {part} WHERE job{tx.job_statements.IN}", ids)
+    blobs.doom_of(tx, [one.id for one in jobs])
     return ids
 
 
@@ -268,4 +277,5 @@ def _strip(tx: Tx, jobs: Sequence[Stored]) -> None:
         ids,
     )
     for one in jobs:
-        tx.changes.bytes[one.tenant] -= one.body_bytes
+        tx.changes.bytes[one.tenant] -= one.input_left
+        tx.changes.output(one.tenant, -one.output_bytes)

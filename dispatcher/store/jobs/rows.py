@@ -21,6 +21,7 @@ from dispatcher.jobs.values import (
 )
 from dispatcher.store import rows
 from dispatcher.store.errors import CannotUnseal
+from dispatcher.store.jobs import blobs
 from dispatcher.store.sealing import INPUTS, JOB_OPTIONS, JOB_SECRETS
 from dispatcher.store.tx import Row, Tx
 from dispatcher.values import Unopened
@@ -112,6 +113,7 @@ OUTPUT: Final = {
     "body": "bytea",
     "kid": "text",
     "ended_ms": "bigint",
+    "blob": "text",
 }
 ATTEMPT: Final = {
     "job": "text",
@@ -144,7 +146,7 @@ ADDED: Final = ", ".join(
 CLAIMED: Final = """
 j.id, j.tenant, j.endpoint, j.dialect, j.class, j.run, j.claim, j.calls, j.tries, j.turned_away,
 j.interruptions, p.body, p.content_type, p.kid, j.options, j.created_ms, j.queued_ms, j.started_ms,
-j.expires_ms, j.ends_ms, j.secret
+j.expires_ms, j.ends_ms, j.secret, p.blob
 """
 _JOB: Final = (
     "id",
@@ -323,12 +325,18 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         expires_ms,
         ends_ms,
         secret,
+        blob_id,
     ) = row
     options, tags, secret, unopened = _opened(tx, id, tenant, dialect, stored, secret)
     try:
         body = open_body(tx, kid, body, INPUTS.place(id, tenant))
+        blob = None if blob_id is None else blobs.get(tx, blob_id, tenant)
     except CannotUnseal as error:
-        body, unopened = b"", unopened or error.unopened
+        body, blob, unopened = b"", None, unopened or error.unopened
+    if blob is None and blob_id is not None:
+        unopened = unopened or Unopened(
+            lack="damage", message="what its input is kept as is not there"
+        )
     return ClaimedJob(
         id=id,
         tenant=tenant,
@@ -354,6 +362,7 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         ends_ms=None if ends_ms is None else tx.here(ends_ms),
         epoch=epoch,
         unopened=unopened,
+        blob=blob,
     )
 
 

@@ -11,8 +11,9 @@ from typing import Final
 from dispatcher.health import Health
 from dispatcher.jobs import health
 from dispatcher.jobs.states import FINAL, JobState
+from dispatcher.jobs.told import ERROR_BYTES_MAX
 from dispatcher.jobs.values import JobSettlement, Output, SettledJob
-from dispatcher.store.jobs import by_url, chunks, events, measures, rows, untold
+from dispatcher.store.jobs import blobs, by_url, chunks, events, measures, rows, untold
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.tell import tell
 from dispatcher.store.jobs.untold import Untold
@@ -70,17 +71,29 @@ def settle(tx: Tx, ends: Sequence[JobEnd], rules: Rules) -> list[SettledJob]:
     found = tx.all(_HELD + tx.job_statements.IN, tx.ids(end.settlement.job.id for end in ends))
     held = {(row[0], row[1]): _Held(row[2], row[3], row[4], row[5], row[-1]) for row in found}
     current: dict[str, JobEnd] = {}
+    spooled = [id for end in ends if (id := _spooled(end.settlement)) is not None]
+    there = blobs.written(tx, spooled) if spooled else set()
     for end in ends:
         job = end.settlement.job
         of_claim = held.get((job.id, job.claim))
         if of_claim is None or of_claim.state != "running" or _is_let_go(end, of_claim):
             continue
+        if _spooled(end.settlement) not in (None, *there):
+            continue  # called dead meanwhile: what it wrote goes, and its job is another's
         if tx.holds_endpoint(job.endpoint):
             current.setdefault(job.id, end)
     told: dict[str, Submitted] = {}
     if current:
         told = _record(tx, list(current.values()), held, _loads(found), rules)
     return [_result(end, current, held, told) for end in ends]
+
+
+def _spooled(item: JobSettlement) -> str | None:
+    """Return the id of what a settlement has an output name, None where it names nothing."""
+    output = item.outcome.output
+    if output is None or output.blob is None or item.verdict.state not in FINAL:
+        return None
+    return output.blob.id
 
 
 def _is_let_go(end: JobEnd, held: _Held) -> bool:
@@ -153,8 +166,7 @@ def _record(
                 tx.changes.endpoints.add(job.endpoint)
             tx.changes.ended_jobs.append(job.id)
             output, before = end.settlement.outcome.output, held[job.id, job.claim].output_bytes
-            tx.changes.bytes[job.tenant] += len(output.body) if output else 0
-            tx.changes.bytes[job.tenant] -= before or 0
+            tx.changes.output(job.tenant, (output.size if output else 0) - (before or 0))
         else:
             tx.changes.queued(job.endpoint, queue_id(job.endpoint, job.tenant), 1)
     unopened = [end for end in ends if end.settlement.job.unopened is not None]
@@ -173,7 +185,8 @@ def _record(
 def _is_joined(item: JobSettlement) -> bool:
     """Whether what came in chunks is the output by now, or begins anew."""
     outcome, is_final = item.outcome, item.verdict.state in FINAL
-    return bool(outcome.chunks) and (outcome.output is not None or not is_final)
+    is_output = outcome.output is not None and outcome.output.blob is None
+    return bool(outcome.chunks) and (is_output or not is_final)
 
 
 def _is_untold(end: JobEnd) -> bool:
@@ -206,9 +219,9 @@ def _settled_row(tx: Tx, end: JobEnd, *, alone: bool) -> Row:
         outcome.status_code,
         rows.fit_text(verdict.error),
         None if end.callback is None else end.callback.id,
-        None if output is None else len(output.body),
+        None if output is None else output.size,
         None if output is None else rows.fit_text(output.content_type),
-        None if output is None else outcome.chunks,
+        None if output is None or output.blob is not None else outcome.chunks,
         int(item.releasing),
         job.id,
     )
@@ -244,8 +257,13 @@ def _put_outputs(tx: Tx, ended: Sequence[JobSettlement]) -> None:
         for item in ended
         if item.outcome.output is not None
     ]
+    again = [item.job.id for item in ended if item.outcome.output is not None and item.job.run > 1]
+    blobs.doom_of(tx, again, "output")
     if outputs:
         tx.bulk(tx.job_statements.PUT_OUTPUTS, outputs)
+    kept = [item.outcome.output.blob for item in ended if item.outcome.output is not None]
+    if any(kept):
+        blobs.keep(tx, [blob for blob in kept if blob is not None])
     without = [item.job.id for item in ended if item.outcome.output is None and item.job.run > 1]
     drop_outputs(tx, without)
 
@@ -254,14 +272,19 @@ def drop_outputs(tx: Tx, jobs: Sequence[str]) -> None:
     """Delete what these jobs brought."""
     if jobs:
         tx.run(f"DELETE FROM outputs WHERE job{tx.job_statements.IN}", tx.ids(jobs))
+        blobs.doom_of(tx, jobs, "output")
 
 
 def _output_row(tx: Tx, item: JobSettlement, output: Output) -> Row:
     job = item.job
-    body, kid = rows.seal_body(tx, output.body, OUTPUTS.place(job.id, job.tenant))
+    body = output.body
+    if output.blob is not None:  # of a failure its beginning is what tells of it
+        body = b"" if item.verdict.state == "completed" else body[:ERROR_BYTES_MAX]
+    body, kid = rows.seal_body(tx, body, OUTPUTS.place(job.id, job.tenant))
+    blob = None if output.blob is None else output.blob.id
     headers = json.dumps(output.headers) if output.headers else "[]"
     content_type = rows.fit_text(output.content_type)
-    return (job.id, job.run, content_type, headers, body, kid, tx.at(item.now_ms))
+    return (job.id, job.run, content_type, headers, body, kid, tx.at(item.now_ms), blob)
 
 
 def _apply_to_health(

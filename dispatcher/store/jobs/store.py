@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 
 from dispatcher.audit import Entry
+from dispatcher.jobs.blobs import NewBlob
 from dispatcher.jobs.endpoint import Endpoint, EndpointLoad
 from dispatcher.jobs.estimates import Histogram, What
 from dispatcher.jobs.filters import JobFilter
@@ -23,6 +24,7 @@ from dispatcher.jobs.looks import (
     JobSweep,
     JobUsage,
     JobWait,
+    LinkedOutput,
     Seen,
     SweepCount,
     TenantLoad,
@@ -47,6 +49,7 @@ from dispatcher.jobs.values import (
 from dispatcher.store.database import PLATFORM
 from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs import (
+    blobs,
     by_url,
     change,
     chunks,
@@ -112,8 +115,11 @@ class JobStore:
         read: Read,
         rules: Rules,
         skew_ms: Callable[[], int],
+        aside: Callable[[Callable[[Tx], Any]], Awaitable[Any]],
     ) -> None:
-        """`skew_ms` is how far the database's clock was ahead of ours at the last commit."""
+        """`skew_ms` is how far the database's clock was ahead of ours at the last commit, and
+        `aside` has what is large be written beside everyone's commits."""
+        self._aside = aside
         self._commit = commit
         self._write = write
         self._read = read
@@ -559,6 +565,70 @@ class JobStore:
         """Return what a job brought. Raises NotFound, also where there is none, and PayloadGone."""
         found: Output = await self._read(lambda tx: views.output(tx, tenant, job), Reader(tenant))
         return found
+
+    async def linked_output(self, job: str, run: int) -> LinkedOutput | None:
+        """Return what a run of a job brought, whosever that is; None where it is not there, or not
+        any more."""
+        found: LinkedOutput | None = await self._read(
+            lambda tx: views.linked(tx, job, run), SERVICE
+        )
+        if found is None:
+            return None
+        return replace(found, ended_ms=found.ended_ms - self._skew_ms())
+
+    async def output_sizes(self, tenant: str, endpoint: str, *, limit: int) -> Sequence[int]:
+        """Return how many bytes the last outputs of a tenant's jobs at an endpoint have."""
+        found: Sequence[int] = await self._read(
+            lambda tx: views.output_sizes(tx, tenant, endpoint, limit), SERVICE
+        )
+        return found
+
+    # --- what is kept outside of its row ---
+
+    async def begin_blob(self, new: NewBlob) -> bool:
+        """Note what is about to be kept, before its first byte; return whether its parts are to be
+        sealed with its key."""
+        return await self._write(lambda tx: blobs.begin(tx, new))
+
+    async def loosen_blob(self, id: str) -> None:
+        """Have what nothing names by now be deleted."""
+        await self._write(lambda tx: blobs.loosen(tx, id))
+
+    async def orphan_blobs(self, process: str) -> int:
+        """Have what processes were writing that are gone be deleted; `process` is ours. Returns how
+        much."""
+        return await self._write(lambda tx: blobs.orphaned(tx, process))
+
+    async def has_orphaned_blobs(self, process: str) -> bool:
+        """Whether `orphan_blobs` would find some."""
+        found: bool = await self._read(lambda tx: blobs.has_orphaned(tx, process), SERVICE)
+        return found
+
+    async def doomed_blobs(self, limit: int, *, after: str = "") -> Sequence[tuple[str, str]]:
+        """Return at most `limit` that are to be deleted, by id, after this one, each with its
+        place."""
+        found: Sequence[tuple[str, str]] = await self._read(
+            lambda tx: blobs.doomed(tx, after, limit), SERVICE
+        )
+        return found
+
+    async def forget_blobs(self, ids: Sequence[str]) -> None:
+        """Forget those whose bytes are gone."""
+        await self._write(lambda tx: blobs.forget(tx, ids))
+
+    async def put_blob_part(self, id: str, n: int, body: bytes) -> None:
+        """Store a part; it is on disk once any later commit is."""
+        await self._aside(lambda tx: blobs.put_part(tx, id, n, body))
+
+    async def blob_part(self, id: str, n: int) -> bytes | None:
+        """Return a part as it is stored, None where it is not there."""
+        found: bytes | None = await self._read(lambda tx: blobs.part(tx, id, n), SERVICE)
+        return found
+
+    async def drop_blob_parts(self, id: str, limit: int) -> bool:
+        """Delete some parts; return whether there are more."""
+        more: bool = await self._aside(lambda tx: blobs.drop_parts(tx, id, limit))
+        return more
 
     async def load(self, endpoint: str) -> EndpointLoad:
         """Return what an endpoint has to do and may do now. Raises NotFound."""

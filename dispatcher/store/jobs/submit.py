@@ -18,7 +18,7 @@ from dispatcher.store.errors import (
     StoreError,
     StoreUnavailable,
 )
-from dispatcher.store.jobs import rows, scheduling
+from dispatcher.store.jobs import blobs, rows, scheduling
 from dispatcher.store.jobs.limited import Limited
 from dispatcher.store.jobs.rows import queue_id
 from dispatcher.store.jobs.scheduling import is_ahead_of_purge
@@ -81,12 +81,16 @@ def submit(tx: Tx, requests: Sequence[JobSubmitRequest], rules: Rules) -> list[R
     limited = _limited(tx, requests, process)
     results: dict[str, Result] = {}
     values: dict[str, Row] = {}
+    spooled = [one.new.blob.id for one in requests if one.new.blob is not None]
+    there = blobs.written(tx, spooled) if spooled else set()
     for request in requests:
         new, load = request.new, loads.get(request.new.endpoint)
         queue = queues[queue_id(new.endpoint, new.tenant)]
         refusal = _refusal(tx, new, load, queue)
         if new.key is not None and new.key in first:
             results[new.id] = _attached(new, first[new.key])
+        elif new.blob is not None and new.blob.id not in there:
+            results[new.id] = StoreUnavailable("its input was let go of meanwhile; try again")
         elif load is None or refusal is not None:
             results[new.id] = refusal or NotFound(f"there is no endpoint {new.endpoint}")
         else:
@@ -231,7 +235,7 @@ def _store(
         None if target is None else target.lane,
         new.key,
         new.content,
-        len(new.body),
+        new.size,
     )
 
 
@@ -264,6 +268,7 @@ def _claimed(new: NewJob, load: _Load) -> ClaimedJob:
         turned_away=0,
         interruptions=0,
         body=new.body,
+        blob=new.blob,
         content_type=new.content_type,
         options=new.options,
         secret=new.secret,
@@ -297,9 +302,13 @@ def _insert_parts(
     )
     inputs = []
     for new in stored:
-        tx.changes.bytes[new.tenant] += rows.ROW_BYTES + len(new.body)
+        tx.changes.bytes[new.tenant] += rows.ROW_BYTES + new.size
         body, kid = rows.seal_body(tx, new.body, INPUTS.place(new.id, new.tenant))
-        inputs.append((new.id, new.content_type, body, kid))
+        blob = None if new.blob is None else new.blob.id
+        inputs.append((new.id, new.content_type, body, kid, blob))
+    kept = [new.blob for new in stored if new.blob is not None]
+    if kept:
+        blobs.keep(tx, kept)
     if inputs:
         tx.bulk(tx.job_statements.INSERT_INPUTS, inputs)
     tags = [(new.tenant, key, value, new.id) for new in stored for key, value in new.tags]

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
-from dispatcher.jobs.looks import JobInput
+from dispatcher.jobs.looks import JobInput, LinkedOutput
 from dispatcher.jobs.states import STATES, JobState
 from dispatcher.jobs.values import Job, JobAttempt, Output
 from dispatcher.store.errors import InputGone, NotFound, PayloadGone
-from dispatcher.store.jobs import progress, rows
+from dispatcher.store.jobs import blobs, progress, rows
 from dispatcher.store.sealing import INPUTS, OUTPUTS
-from dispatcher.store.tx import JOB_COUNT, Tx
+from dispatcher.store.tx import JOB_COUNT, Row, Tx
+
+_LOOKED_AT: Final = 2_000
 
 
 def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
@@ -29,26 +32,65 @@ def get(tx: Tx, tenant: str, job: str, *, output: bool) -> Job:
 
 def stored_output(tx: Tx, tenant: str, job: str) -> Output | None:
     """Return what a job of this tenant brought, None where that is not there."""
-    row = tx.one("SELECT body, kid, content_type, headers FROM outputs WHERE job = ?", job)
-    if row is None:
+    row = tx.one("SELECT body, kid, content_type, headers, blob FROM outputs WHERE job = ?", job)
+    return None if row is None else _output(tx, tenant, job, row)
+
+
+def _output(tx: Tx, tenant: str, job: str, row: Row) -> Output | None:
+    body, kid, content_type, headers, id = row
+    blob = None if id is None else blobs.get(tx, id, tenant)
+    if blob is None and id is not None:
         return None
-    body, kid, content_type, headers = row
     return Output(
         body=rows.open_body(tx, kid, body, OUTPUTS.place(job, tenant)),
         content_type=content_type,
         headers=tuple((name, value) for name, value in json.loads(headers)),
+        blob=blob,
     )
+
+
+def linked(tx: Tx, job: str, run: int) -> LinkedOutput | None:
+    """Return what a run of a job brought, whosever it is, and when that ended by the database's
+    clock; None where it is not there. Raises CannotUnseal."""
+    row = tx.one(
+        "SELECT j.tenant, j.endpoint, o.ended_ms, o.body, o.kid, o.content_type, o.headers, o.blob "
+        "FROM outputs o JOIN jobs j ON j.id = o.job WHERE o.job = ? AND o.run = ?",
+        job,
+        run,
+    )
+    if row is None:
+        return None
+    tenant, endpoint, ended_ms, *rest = row
+    output = _output(tx, tenant, job, tuple(rest))
+    if output is None:
+        return None
+    return LinkedOutput(tenant=tenant, endpoint=endpoint, ended_ms=ended_ms, output=output)
+
+
+def output_sizes(tx: Tx, tenant: str, endpoint: str, limit: int) -> list[int]:
+    """Return how many bytes the newest outputs of a tenant's jobs at an endpoint have, of the last
+    jobs of this tenant, a bounded number of which is looked at."""
+    sql = "SELECT endpoint, state, output_bytes FROM jobs WHERE tenant = ? ORDER BY id DESC LIMIT ?"
+    sizes = [
+        size
+        for name, state, size in tx.all(sql, tenant, _LOOKED_AT)
+        if name == endpoint and state == "completed" and size is not None
+    ]
+    return sizes[:limit]
 
 
 def input(tx: Tx, tenant: str, job: str) -> JobInput:
     """Return what a job was submitted with. Raises NotFound, InputGone, CannotUnseal."""
     _exists(tx, tenant, job)
-    row = tx.one("SELECT body, kid, content_type FROM inputs WHERE job = ?", job)
+    row = tx.one("SELECT body, kid, content_type, blob FROM inputs WHERE job = ?", job)
     if row is None:
         raise InputGone(f"the input of {job} is past its retention")
-    body, kid, content_type = row
-    body = rows.open_body(tx, kid, body, INPUTS.place(job, tenant))
-    return JobInput(body=body, content_type=content_type)
+    body, kid, content_type, blob = row
+    return JobInput(
+        body=rows.open_body(tx, kid, body, INPUTS.place(job, tenant)),
+        content_type=content_type,
+        blob=None if blob is None else blobs.get(tx, blob, tenant),
+    )
 
 
 def output(tx: Tx, tenant: str, job: str) -> Output:

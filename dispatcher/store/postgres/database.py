@@ -28,6 +28,7 @@ from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
 from dispatcher.store.jobs import figures, scheduling
 from dispatcher.store.jobs.touched import CallbackLane
 from dispatcher.store.postgres import job_statements
+from dispatcher.store.postgres.aside import Aside
 from dispatcher.store.postgres.session import CHANNEL, SCHEMA_TABLE, PostgresTx, Session, migrate
 from dispatcher.store.requests import Rules, Usage
 from dispatcher.store.tx import PLAIN, Sealing, Topic, Tx
@@ -91,6 +92,7 @@ class PostgresDatabase:
         self.sealing = sealing.sealing_of(settings, sealing.given_keys(settings))
         self._session = Session(self._server, clock=clock, sealing=self.sealing)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres-writer")
+        self._aside = Aside(self._server)
         self._listener = Listener(self._server, self._on_notification)
         self._readers = Readers(
             self._server,
@@ -140,6 +142,7 @@ class PostgresDatabase:
         await self._disconnect()
 
     async def _disconnect(self) -> None:
+        await self._aside.close()
         await self._readers.close()
         with suppress(RuntimeError):  # closed before
             await self._in_thread(self._session.close)
@@ -153,6 +156,9 @@ class PostgresDatabase:
 
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
         return await self._in_thread(commit, self._session, operations, rules)
+
+    async def aside(self, act: Callable[[Tx], T]) -> T:
+        return await self._aside.run(act)
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
         sealing = self.sealing

@@ -119,7 +119,8 @@ PUT_QUEUES: Final = _replace(
 )
 
 INSERT_INPUTS: Final = _insert(
-    "inputs", {"job": "text", "content_type": "text", "body": "bytea", "kid": "text"}
+    "inputs",
+    {"job": "text", "content_type": "text", "body": "bytea", "kid": "text", "blob": "text"},
 )
 
 INSERT_JOB_TAGS: Final = _insert(

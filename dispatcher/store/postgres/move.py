@@ -20,7 +20,7 @@ from dispatcher.store.postgres.statements import text
 from dispatcher.store.rows import STORED_BYTES
 from dispatcher.store.sqlite.database import IN_USE_ADVICE, SqliteTx, mark_moved, prepare
 from dispatcher.store.sqlite.key_file import key_file_of, read_key_file
-from dispatcher.store.tx import JOB_COUNT
+from dispatcher.store.tx import JOB_COUNT, OUTPUTS_COUNT
 from receiver.base.clock import now_ms
 from receiver.base.db.postgres import QUIET, Server, line
 from receiver.base.db.sqlite import FileInUse, FileLock, connect_writer
@@ -54,6 +54,8 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
     "job_progress": ("job",),
     "link_keys": ("id",),
     "chunks": ("id",),
+    "blobs": ("id",),
+    "blob_parts": ("blob", "n"),
     "job_tags": ("tenant", "key", "value", "job"),
     "job_untold": ("job", "run"),
     "durations": ("endpoint", "day", "what", "bucket"),
@@ -63,6 +65,7 @@ TABLES: Final[dict[str, tuple[str, ...]]] = {
 # Rows in one commit: what an interruption may cost, and few enough that large payloads do not fill
 # the server's log at once.
 _SLICE: Final = 2_000
+_PARTS: Final = 32  # a mebibyte each
 _BUSY_MS: Final = 2_000
 _LOCK_WAIT_S: Final = 2.0  # the server may still be ending a move that was killed
 _LOCK_LOOK_S: Final = 0.05
@@ -75,6 +78,9 @@ UNION ALL
 SELECT tenant, '{JOB_COUNT}' || state, 0,
        CASE WHEN state IN ('queued', 'running') THEN 0 ELSE count(*) END, {JOB_BYTES}
 FROM jobs GROUP BY tenant, state
+UNION ALL
+SELECT tenant, '{OUTPUTS_COUNT}', 0, sum(output_bytes), 0
+FROM jobs WHERE output_bytes > 0 GROUP BY tenant
 """
 
 _SEALED_BY: Final = "INSERT INTO sealed_by (kid, first_ms) VALUES (%s, %s) ON CONFLICT DO NOTHING"
@@ -97,6 +103,7 @@ CHECKS: Final[dict[str, str]] = {
     "schedules of jobs": "SELECT sum(due_ms), sum(expires_ms), sum(ended_ms) FROM jobs",
     "bytes of inputs": "SELECT sum(length(body)) FROM inputs",
     "bytes of outputs": "SELECT sum(length(body)) FROM outputs",
+    "bytes of parts": "SELECT sum(length(body)) FROM blob_parts",
     "stored bytes of jobs": f"SELECT CAST({JOB_BYTES} AS bigint) FROM jobs",
     "queues": "SELECT sum(epoch), sum(ticket), sum(begun), sum(turn), sum(queued) FROM queues",
 }
@@ -258,10 +265,11 @@ def _slices(
     after = new.execute(
         f"SELECT {order} FROM {table} ORDER BY {backwards} LIMIT 1".encode()
     ).fetchone()
+    limit = _PARTS if table == "blob_parts" else _SLICE
     while True:
         bound = f"WHERE ({order}) > ({', '.join('?' * len(key))})" if after else ""
         rows = old.execute(
-            f"SELECT {values} FROM {table} {bound} ORDER BY {order} LIMIT {_SLICE}", after or ()
+            f"SELECT {values} FROM {table} {bound} ORDER BY {order} LIMIT {limit}", after or ()
         )
         number, last = _copy(new, f"COPY {table} ({names}) FROM STDIN", rows)
         if last is None:

@@ -183,6 +183,10 @@ class SqliteDatabase:
                 self.usage = await self._file.write(self._measure)
         return committed
 
+    async def aside(self, act: Callable[[Tx], T]) -> T:
+        """Differs: by the one connection that writes (D4), between two commits."""
+        return await self._file.write(aside, act)
+
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
         sealing = self.sealing
         return await self._file.readers.read(
@@ -284,6 +288,11 @@ def commit(
 ) -> Committed:
     """Do what `Database.write` does, on the writer's thread."""
     return commit_batch(connection, partial(_apply, connection, operations, rules, sealing))
+
+
+def aside(connection: sqlite3.Connection, act: Callable[[Tx], T]) -> T:
+    """Do what `Database.aside` does, on the writer's thread."""
+    return in_transaction(connection, partial(act, SqliteTx(connection)))
 
 
 def _apply(

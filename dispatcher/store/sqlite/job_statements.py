@@ -97,7 +97,7 @@ INSERT INTO queues (id, endpoint, tenant, ticket, begun) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET ticket = excluded.ticket, begun = excluded.begun
 """
 
-INSERT_INPUTS: Final = _insert("inputs", ("job", "content_type", "body", "kid"))
+INSERT_INPUTS: Final = _insert("inputs", ("job", "content_type", "body", "kid", "blob"))
 
 INSERT_JOB_TAGS: Final = _insert("job_tags", ("tenant", "key", "value", "job"))
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dispatcher.api import job_headers
 from dispatcher.api.call import Call
+from dispatcher.api.inputs import Received
 from dispatcher.gateway.intake import JobSubmission
 from dispatcher.wire import PolicyShape
 from receiver.base.http import Refusal, Request
@@ -22,7 +23,7 @@ def submission(**headers: str | bytes) -> JobSubmission:
     scope = {"type": "http", "method": "POST", "path": "/", "headers": raw}
     request = Request(scope, cast(Any, None), "req_1")
     call = Call(context=cast(Any, None), request=request, bodies=cast(Any, None), path={})
-    return job_headers.read(call, "ep", b"body")
+    return job_headers.read(call, "ep", Received(b"body"))
 
 
 def refused(**headers: str | bytes) -> dict[str, Any]:

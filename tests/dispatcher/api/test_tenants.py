@@ -47,7 +47,9 @@ async def test_a_tenants_limits_are_shown_set_and_put_back(
     assert shown["queueMax"] == settings.tenant_queue_max
     assert "ratePerSecond" not in shown
     assert "jobsRunningMax" not in shown
-    assert shown["defaults"] == ["storageBytesMax", "queueMax", "ratePerSecond", "jobsRunningMax"]
+    assert shown["outputsBytesMax"] == shown["storageBytesMax"]
+    limits = ["storageBytesMax", "queueMax", "ratePerSecond", "jobsRunningMax", "outputsBytesMax"]
+    assert shown["defaults"] == limits
     assert shown["queued"] == 1
     assert shown["storageBytes"] == 102 + ROW_BYTES
     own: dict[str, Any] = {
@@ -55,6 +57,7 @@ async def test_a_tenants_limits_are_shown_set_and_put_back(
         "queueMax": 7,
         "ratePerSecond": 2.5,
         "jobsRunningMax": 3,
+        "outputsBytesMax": 1 << 19,
         "label": "Acme é",
     }
     changed = await limit(api, **own)
@@ -79,7 +82,8 @@ async def test_a_tenants_limits_are_shown_set_and_put_back(
         {"ratePerSecond": 1e-9},
         {"label": "a\u0000b"},
         {"label": "x" * 101},
-        {"outputsBytesMax": 1},
+        {"outputsBytesMax": -1},
+        {"inputsBytesMax": 1},
     ],
 )
 async def test_a_limit_that_is_none_is_422(

@@ -65,10 +65,11 @@ ELSEWHERE: Final = frozenset({
     "rotate_endpoint_secret", "mark_endpoint_secret_revealed", "ensure_link_key",
     "rotate_link_key", "look_later", "late_by_url", "running",
     "set_health", "watches_upstreams", "take_stops",
+    "begin_blob", "loosen_blob", "orphan_blobs", "forget_blobs",
 })  # fmt: skip
 """Verbs that change what endpoints are, put right what nobody meant, note what was handed out, look
 at what others must not change meanwhile, or delete what is past its time: no job's path crosses
-these."""
+these. (Those of long outputs have a proof of their own.)"""
 CALLS: Final = ("call-begins", "call-works", "call-streams", "call-answered")
 """Where a call is: nothing of it is out, its upstream works, its answer is half there, it is whole.
 In the middle two it is the upstream that kills."""

@@ -98,7 +98,7 @@ def test_an_empty_file_has_no_endpoints(tmp_path: Path) -> None:
          "endpoint; did you mean timeout?"),
         (f"{A}queueTimeout = 3", "did you mean queue_timeout?"),
         (f"{A}keep.job = 'x'", "[endpoints.a] keep.job: must be seconds"),
-        (f"{A}output_max = '100MiB'", "output_max: must be at most 1MiB"),
+        (f"{A}output_max = '300GiB'", "output_max: must be at most 256GiB"),
         (f"{A}timeout = 2026-01-31", "[endpoints.a] timeout: must be"),
         (f"{A}headers.x = 'env:PATH'", "[endpoints.a] headers.x: `env:`"),
         (f"{A}schema = 'none.json'", "[endpoints.a] schema: cannot read"),

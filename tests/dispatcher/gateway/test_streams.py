@@ -52,7 +52,7 @@ class Model:
                     transport.abort()
                     raise part
                 await response.write(part)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionError):  # whichever is noticed first
             self.closed.set()
             raise
         await response.write_eof()

@@ -71,7 +71,8 @@ WRITTEN: dict[str, Any] = {
     "queue_max": 100_000,
     "queue_max_tenant": 1_000,
     "input_max": "10MiB",
-    "output_max": "1MiB",
+    "output_max": "100MiB",
+    "expected_output": "20MiB",
     "keep": {"input": "7d", "output": "7d", "job": "30d"},
     "headers": {"Authorization": "env:DISPATCHER_UPSTREAM_TOKEN"},
     "signing_secret": "file:model.key",
@@ -97,6 +98,7 @@ RULES = EndpointRules(
     callback=CallbackDefaults(policy="runpod", destination="billing"),
     price_per_second=0.0026,
     expected_duration=60,
+    expected_output=20 * 1_048_576,
     heartbeat_timeout=60,
     health=HealthCheck(path="/health"),
     wake=Wake(url="http://127.0.0.1:9100/wake"),
@@ -140,8 +142,8 @@ def test_what_is_not_written_has_the_tables_default() -> None:
         name: value
         for name, value in WRITTEN.items()
         if name not in {"rate", "timeout", "timeout_max", "schema", "headers", "signing_secret",
-                        "callback", "price", "expected_duration", "heartbeat_timeout",
-                        "health", "wake"}
+                        "callback", "price", "expected_duration", "expected_output",
+                        "heartbeat_timeout", "health", "wake"}
     }  # fmt: skip
     assert read(defaults, spelling="snake") == EndpointRules(url=URL)
 
@@ -198,7 +200,6 @@ def test_an_unknown_field_is_refused_with_the_nearest(name: str, near: str | Non
         ("health", {"path": "/health", "every": 0}, "must be from 1 to 1d"),
         ("wake", {"every": 30}, "is required"),
         ("wake.url", "here", "must be http"),
-        ("expectedOutput", "1MiB", "leave it out"),
         ("callback.events", ["begin", "end"], "must be"),
     ],
 )
@@ -258,14 +259,12 @@ def test_what_needs_the_urls_of_a_call_is_refused_without_them(more: Any) -> Non
     assert "progress = false" in refused(progress=False, **more).reason
 
 
-def test_an_output_above_a_mebibyte_is_refused_with_the_reason() -> None:
-    """An `output_max` above 1 MiB is refused with the reason until results are spooled."""
-    assert read({"url": URL, "outputMax": "1MiB"}).output_max == 1_048_576
-    error = refused(outputMax="100MiB")
-    assert error.field == "outputMax"
-    assert error.reason == (
-        "must be at most 1MiB: outputs are stored in one piece, and carried in memory"
-    )
+def test_outputs_and_inputs_may_be_of_any_size() -> None:
+    """What is long is kept as it comes: by default outputs of 100 MiB are taken."""
+    assert read({"url": URL}).output_max == 100 * 1_048_576
+    large = read({"url": URL, "outputMax": "200GiB", "inputMax": "1GiB", "expectedOutput": 0})
+    assert (large.output_max, large.input_max, large.expected_output) == (200 << 30, 1 << 30, 0)
+    assert refused(outputMax="257GiB").reason == "must be at most 256GiB"
 
 
 # --- limits ---
@@ -309,7 +308,7 @@ def test_an_output_above_a_mebibyte_is_refused_with_the_reason() -> None:
         ({"priorityScope": "global"}, "priorityScope"),
         ({"onDisconnect": "ignore"}, "onDisconnect"),
         ({"queueMax": -1}, "queueMax"),
-        ({"inputMax": "65MiB"}, "inputMax"),
+        ({"inputMax": "257GiB"}, "inputMax"),
         ({"inputMax": "1.5"}, "inputMax"),
         ({"inputMax": "1MB"}, "inputMax"),
         ({"outputMax": 0}, "outputMax"),

@@ -1,0 +1,1 @@
+"""Long outputs and inputs: where they are kept, written as they come, and read again."""

