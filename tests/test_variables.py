@@ -31,6 +31,7 @@ EXAMPLES: Final[dict[str, str]] = {
     "DISPATCHER_HOST": "::1",
     "DISPATCHER_HOSTS": "api.example.com,10.0.0.1:8600",
     "DISPATCHER_PROXY_URL": "http://proxy.internal:3128",
+    "DISPATCHER_OUTPUTS": "s3://outputs/kept",
     "DISPATCHER_PUBLIC_URL": "https://api.example.com/jobs",
     "DISPATCHER_SIGNATURE_HEADER": "X-Signature",
     "DISPATCHER_SIGNING_SECRET": "whsec_dGVzdC10ZXN0LXRlc3QtdGVzdC10ZXN0",
