@@ -2,7 +2,7 @@
 durability costs, and promises nothing: no idempotency, no history, nothing after a restart."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, cast
 
 from dispatcher import policy as policies
@@ -24,12 +24,13 @@ _FREE_BYTES: Final = 2**40
 
 
 class _NoJobs:
-    """What the gateway asks at the start and by its sweeps: there are no endpoints."""
+    """What the gateway asks at the start and by its sweeps: there is none of it."""
 
     async def _none(self, *_args: object, **_kwargs: object) -> tuple[()]:
         return ()
 
-    endpoints = ended = running_sweeps = purging = _none
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[tuple[()]]]:
+        return self._none
 
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
         return 0
@@ -50,6 +51,7 @@ class Relay:
     """The verbs that a submit, a delivery and the sweeps use; there are no others."""
 
     shared = False
+    committed = 0  # nothing is
 
     def __init__(self) -> None:
         self.jobs = _NoJobs()
@@ -132,6 +134,9 @@ class Relay:
         return ()
 
     def stored_bytes(self, tenant: str) -> int:
+        return 0
+
+    def replayed(self) -> int:
         return 0
 
     async def repair_lanes(self, **_: object) -> tuple[int, str | None]:
