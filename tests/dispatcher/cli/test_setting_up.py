@@ -141,6 +141,8 @@ def test_a_tenants_limits_are_shown_and_set(
     assert "as many jobs at once as endpoints let run" in shown.out
     running = cli("tenants", "set", tenant, "--jobs-running", "3")
     assert "at most 3 jobs at once\n" in running.out, running.err
+    outputs = cli("tenants", "set", tenant, "--outputs", "1GiB")
+    assert "0 B of outputs, at most 1.0 GiB\n" in outputs.out, outputs.err
     back = cli("tenants", "set", tenant, "--storage", "default", "--queue", "9", "--json").json
     assert back["defaults"] == ["storageBytesMax"]
     assert back["jobsRunningMax"] == 3

@@ -495,7 +495,7 @@ async def test_what_no_json_can_hold_is_told_by_its_link(
     id = await run(api, webhook=hook.url)
     shown = await ended(api, id)
     assert set(shown["output"]) == {"url", "size", "contentType", "sha256", "expiresAt"}
-    assert shown["output"]["url"].startswith("http://gateway.example/v1/jobs/")
+    assert shown["output"]["url"].startswith("http://gateway.example/v1/outputs/out_")
     [told] = await hook.got(1)
     assert json.loads(told.body) == shown
     path = shown["output"]["url"].removeprefix("http://gateway.example")
