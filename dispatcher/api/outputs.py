@@ -38,7 +38,13 @@ _GONE: Final = "the output is past its retention"
         Parameter(name="signature", about="What makes it good."),
     ),
     responses={200: "*/*", 206: "*/*", 304: None, 307: None},
-    errors=("NOT_FOUND", "PAYLOAD_GONE", "RANGE_NOT_SATISFIABLE", "CANNOT_UNSEAL"),
+    errors=(
+        "VALIDATION_ERROR",
+        "NOT_FOUND",
+        "PAYLOAD_GONE",
+        "RANGE_NOT_SATISFIABLE",
+        "CANNOT_UNSEAL",
+    ),
 )
 async def fetch(call: Call) -> Response:
     """Fetch an output by a link.

@@ -29,6 +29,7 @@ from tests.bench.process import ROOT, Dispatcher
 from tests.dispatcher.blobs import s3
 
 _MIB: Final = 1024 * 1024
+_WARM_MIB: Final = 4  # before anything is measured
 _PLACES: Final = ("file", "database", "s3")
 _LONG: Final = "bench-long"
 _HEAD: Final = (
@@ -158,7 +159,7 @@ async def _measure(place: str, folder: Path, given: argparse.Namespace) -> None:
             bucket = stack.enter_context(s3.running(folder))
             settings = dict(bucket.settings)
             copy, against = _Upload(bucket, folder), "a plain upload"
-        most = max(given.large, given.size) * _MIB
+        most = max(given.large, given.size, _WARM_MIB) * _MIB
         settings |= {
             "outputs_database_max": most,
             "tenant_storage_bytes_max": 1 << 40,
@@ -182,7 +183,7 @@ async def _measure(place: str, folder: Path, given: argparse.Namespace) -> None:
                 }
                 (await client.post("/v1/endpoints", json=rules)).raise_for_status()
             stage = Stage(dispatcher, client)
-            await stage.run(4)  # it is warm
+            await stage.run(_WARM_MIB)
             await _told(place, stage, copy, against, given)
             if given.rate:
                 await _beside(place, stage, JobSubmits(dispatcher.url, sink.url), sink, given)

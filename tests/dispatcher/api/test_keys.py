@@ -471,9 +471,9 @@ async def test_the_last_use_is_listed_of_both_texts(unswept: Service) -> None:
                 iso(begin_ms + 70_000),
                 False,
             )
-            await old.get("/v1/callbacks")
             keeper._clock = lambda: begin_ms + 140_000
             keeper._monotonic_ms = lambda: 141_000
+            await old.get("/v1/callbacks")
             await keeper.step()
         assert (await listed(api, key["id"]))["previousUsedAt"] == iso(begin_ms + 140_000)
 
