@@ -337,6 +337,8 @@ class PostgresTx(Tx):
             yield
         except BaseException:
             if not self._connection.closed:
+                # As a rollback does: what a broken-off pipeline was to prepare is not there.
+                self._connection._prepared.clear()
                 self._connection.execute("ROLLBACK TO inside; RELEASE inside")
             raise
         self._connection.execute("RELEASE inside")
@@ -456,7 +458,9 @@ class Session:
         connection = self._connection
         try:
             if connection is not None and not connection.closed:
-                connection.execute("ROLLBACK")
+                # Not by `execute`: what a pipeline that was broken off was to prepare is forgotten,
+                # whichever time this is.
+                connection.rollback()
         except psycopg.Error:
             self.drop()
 

@@ -467,6 +467,7 @@ class Platform:
     followers: Followers = field(default_factory=Followers)
     purged: int = 0
     removed: list[str] = field(default_factory=list)
+    leaves_out: frozenset[str] = frozenset()  # endpoints that get nothing to do
     _unanswered: dict[int, str] = field(default_factory=dict)
     _number: int = 0
     _chance: random.Random = field(default_factory=lambda: random.Random(8))
@@ -549,7 +550,8 @@ class Platform:
     def _kind(self, number: int) -> str:
         if number % 10 == 0:
             return _RARE[number // 10 % len(_RARE)]
-        return _MIX[number % len(_MIX)]
+        kind = _MIX[number % len(_MIX)]
+        return _MIX[0] if kind.split()[0] in self.leaves_out else kind
 
     # --- what users do ---
 

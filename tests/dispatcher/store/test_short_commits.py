@@ -113,7 +113,8 @@ async def test_nobody_is_answered_before_it_is_durable(
     assert not submitted.done()
     assert await world.search() == []
     go_on.set()
-    assert await world.search() == [(await submitted).id]
+    made = await submitted
+    assert await world.search() == [made.id]
 
 
 async def test_what_cannot_be_made_durable_is_taken_back(

@@ -61,6 +61,21 @@ async def test_a_message_that_cannot_be_stored_fails_alone(place: Place, inbox: 
     assert stored == {"old", *(f"job_{n}" for n in range(40))}
 
 
+async def test_messages_that_cannot_be_stored_fail_alone_every_time(
+    place: Place, inbox: Inbox
+) -> None:
+    """However often a commit was taken back before, and whatever was under way in it."""
+    refuse_bad(place)
+    for round in range(6):
+        answers = await asyncio.gather(
+            inbox.receive(message("bad", text=f"{round}")),
+            *(inbox.receive(message(f"job_{round}_{n}")) for n in range(round % 3)),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[0], InboxUnavailable)
+        assert answers[1:] == ["accepted"] * (round % 3)
+
+
 @pytest.fixture
 def shared(empty_postgres: str) -> Place:
     return Place(empty_postgres)
