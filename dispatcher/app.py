@@ -92,17 +92,7 @@ class Service:
         self.eraser = Eraser(settings, self.store, on_erased=self._tenant_erased)
         self.key_keeper = KeyKeeper(self.access, self.store)
         self.resealer = Resealer(settings, self.store)
-        self.sweeper = Sweeper(
-            settings,
-            self.store,
-            self.metrics,
-            held=self.engine.held,
-            others=(
-                self.key_keeper.step,
-                Trimmer(settings, self.store).step,
-                *self.gateway.steps,
-            ),
-        )
+        self.sweeper = self._make_sweeper()
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
         self.job_sweeper = JobSweeper(self.store.jobs)
         self.gauges = Gauges(
@@ -125,6 +115,16 @@ class Service:
         self._unrecorded_jobs = 0
         self.new_key: str | None = None
         """The platform key that the first start made, to be shown once."""
+
+    def _make_sweeper(self) -> Sweeper:
+        trimmer = Trimmer(self.settings, self.store)
+        return Sweeper(
+            self.settings,
+            self.store,
+            self.metrics,
+            held=self.engine.held,
+            others=(self.key_keeper.step, trimmer.step, *self.gateway.steps),
+        )
 
     def _context(self) -> Context:
         return Context(

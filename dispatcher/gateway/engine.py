@@ -6,7 +6,7 @@ cancelled is free once its call has ended.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -49,16 +49,30 @@ _NO_BEAT_S: Final = 1.0
 _IDS_SHOWN: Final = 20
 
 
-class JobEngine:
-    """Takes jobs on while places are free and sees each through to its settlement.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What running a job needs of the gateway's other parts, each asked when it comes to it."""
 
-    `secrets` gives what an endpoint's calls are signed with, `links` the URLs by which their
-    upstreams tell of them, `output_link` those to their outputs, `streams` takes what they bring
-    in chunks and `blobs` keeps what is long; `on_begun` is told of each, and `before_end` gives
-    what is to be done before its end is stored, if anything is. `process` is who we are to the
-    other processes on the database, `may_start` whether our beats let us begin anything, and
-    `limits` how many jobs of tenants may run at once.
-    """
+    secrets: Callable[[Endpoint], Awaitable[Secrets]]
+    """Gives what an endpoint's calls are signed with."""
+    links: Callable[[ClaimedJob, int], tuple[str, str] | None]
+    """Gives the URLs by which a call's upstream tells of it, until its deadline."""
+    output_link: LinkTo
+    """Gives the link to a run's output."""
+    on_begun: Callable[[ClaimedJob], None]
+    """Is told of each job that is run."""
+    before_end: Callable[[str], Awaitable[None] | None]
+    """Gives what is to be done before a job's end is stored, if anything is."""
+    may_start: Callable[[], bool]
+    """Whether our beats let us begin anything."""
+    limits: Callable[[], RunningLimits | None]
+    """How many jobs of tenants may run at once."""
+
+
+class JobEngine:
+    """Takes jobs on while places are free and sees each through to its settlement. `streams` takes
+    what calls bring in chunks, `blobs` keeps what is long, and `process` is who we are to the other
+    processes on the database."""
 
     def __init__(
         self,
@@ -66,55 +80,51 @@ class JobEngine:
         store: JobStore,
         upstream: Upstream,
         book: EndpointBook,
-        secrets: Callable[[Endpoint], Awaitable[Secrets]],
         deliveries: Engine,
         metrics: Metrics,
+        around: Surroundings,
         *,
         streams: Streams,
         blobs: Blobs,
         process: str,
-        may_start: Callable[[], bool] = lambda: True,
-        limits: Callable[[], RunningLimits | None] = lambda: None,
         clock: Callable[[], int] = now_ms,
         chance: Callable[[], float] = RANDOM.random,
         monotonic_ms: Callable[[], int] = monotonic_ms,
-        links: Callable[[ClaimedJob, int], tuple[str, str] | None] = lambda _job, _ms: None,
-        output_link: LinkTo = lambda _job, _run, _ms: None,
-        on_begun: Callable[[ClaimedJob], None] = lambda _job: None,
-        before_end: Callable[[str], Awaitable[None] | None] = lambda _job: None,
     ) -> None:
-        self._on_begun = on_begun
-        self._before_end = before_end
+        self._on_begun = around.on_begun
+        self._before_end = around.before_end
         self._store = store
         self._book = book
         self._process = process
-        self._may_start = may_start
-        self._limits = limits
+        self._may_start = around.may_start
+        self._limits = around.limits
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._places = Places(settings.job_places, bytes_max=settings.job_bytes_max)
         self._faults = Faults(metrics, "we cannot run jobs: the fault is ours")
-        self._ends = Ends(settings, store, deliveries, metrics, clock, monotonic_ms, output_link)
+        self._ends = Ends(
+            settings, store, deliveries, metrics, clock, monotonic_ms, around.output_link
+        )
         self._caller = Caller(
             upstream,
             book,
-            secrets,
+            around.secrets,
             self._faults,
             streams,
             blobs,
-            may_start,
+            around.may_start,
             self._on_sent,
             clock,
             chance,
             monotonic_ms,
-            links,
+            around.links,
             self._before,
         )
         self._open = OpenCalls(
             store, process, clock, monotonic_ms, lease_ms=round(settings.job_lease * 1000)
         )
         self.stopper = Stopper(
-            store, upstream, book, secrets, self._open, self._ends, metrics, process, clock
+            store, upstream, book, around.secrets, self._open, self._ends, metrics, process, clock
         )
         self._heartbeats = Heartbeats(store, book, self._open, monotonic_ms)
         self.by_url = ByUrl(

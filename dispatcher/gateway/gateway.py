@@ -11,13 +11,12 @@ from dispatcher.blobs.blobs import Blobs
 from dispatcher.blobs.spool import Room
 from dispatcher.blobs.storage import StorageError
 from dispatcher.engine.engine import Engine
-from dispatcher.engine.slices import Slices
 from dispatcher.gateway import apply
 from dispatcher.gateway.apply import ApplyError, Plan
 from dispatcher.gateway.beats import Beats
 from dispatcher.gateway.call_secrets import CallSecrets
 from dispatcher.gateway.endpoints import EndpointBook
-from dispatcher.gateway.engine import JobEngine
+from dispatcher.gateway.engine import JobEngine, Surroundings
 from dispatcher.gateway.events import EventCallbacks
 from dispatcher.gateway.feeds import Feeds
 from dispatcher.gateway.header_values import HeaderValues
@@ -25,6 +24,7 @@ from dispatcher.gateway.links import Links
 from dispatcher.gateway.pieces import StoredPieces
 from dispatcher.gateway.reports import Reports
 from dispatcher.gateway.streams import Streams
+from dispatcher.gateway.upkeep import SLICE, Upkeep
 from dispatcher.gateway.waiters import Waiters
 from dispatcher.gateway.watching import Watching
 from dispatcher.jobs import kinds
@@ -36,7 +36,6 @@ from dispatcher.sending.trust import authorities
 from dispatcher.sending.upstream import Upstreams
 from dispatcher.settings import Settings, variable
 from dispatcher.signing import SecretCache
-from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.errors import (
     CannotStart,
     Conflict,
@@ -49,9 +48,6 @@ from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
 
 _LOG: Final = log.get("dispatcher.gateway")
-# One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.
-SLICE: Final = 200
-_SHOW_MS: Final = 5_000
 # What keeps an endpoint of a file from being stored, but not for ever.
 _LATER: Final = (Conflict, StoreFull, StoreUnavailable)
 
@@ -81,12 +77,7 @@ class Gateway:
         self._process = uuid.uuid4().hex
         self._begins = True  # we are not known by this name yet
         self._unapplied: str | None = None  # our own file, while something of it has to wait
-        self._queue_after = ""
-        self._purges = Slices(lambda: store.committed, rows_max=SLICE)
-        self._show_ms = 0  # when loads are read next, for the metrics
-        self._offset_ms = clock() - monotonic_ms()
-        # What waits to be run again waits for no longer than this; None where there is no doubt.
-        self._put_off_ms: int | None = round(settings.retry_after_max * 1000) + HOLD_MS
+        self.upkeep = Upkeep(settings, store, metrics, self._process, clock, monotonic_ms)
         values = HeaderValues(settings, secrets)
         self.secrets = CallSecrets(self._jobs, values, clock=clock)
         self.book = EndpointBook(self._jobs.endpoints)
@@ -105,33 +96,41 @@ class Gateway:
             self._jobs,
             self.upstreams,
             self.book,
-            self.secrets.of,
             deliveries,
             metrics,
+            self._around_jobs(limits),
             streams=self.streams,
             blobs=self.blobs,
             process=self._process,
-            may_start=self.beats.may_start if store.shared else lambda: True,
-            limits=limits,
-            clock=clock,
-            links=self.links.of_call,
-            output_link=self.links.of_output,
-            on_begun=self._begun,
-            before_end=self._before_end,
-        )
-        self.watching = Watching(
-            self._jobs,
-            self.upstreams,
-            self.book,
-            self.secrets.of,
-            metrics,
-            shared=store.shared,
             clock=clock,
         )
+        self.watching = self._make_watching()
         self.events = EventCallbacks(
             self._jobs, self.book, self.engine.open_job, settings.public_url or "", clock
         )
         self.reports = self._make_reports()
+
+    def _around_jobs(self, limits: Callable[[], RunningLimits | None]) -> Surroundings:
+        return Surroundings(
+            secrets=self.secrets.of,
+            links=self.links.of_call,
+            output_link=self.links.of_output,
+            on_begun=self._begun,
+            before_end=self._before_end,
+            may_start=self.beats.may_start if self._store.shared else lambda: True,
+            limits=limits,
+        )
+
+    def _make_watching(self) -> Watching:
+        return Watching(
+            self._jobs,
+            self.upstreams,
+            self.book,
+            self.secrets.of,
+            self._metrics,
+            shared=self._store.shared,
+            clock=self._clock,
+        )
 
     def _make_reports(self) -> Reports:
         pieces = StoredPieces(
@@ -194,10 +193,10 @@ class Gateway:
             await self.beats.step()
             _LOG.info("known to the other processes", process=self._process)
         else:
-            while await self._orphans():
+            while await self.upkeep.orphans():
                 pass
         # Before anything is started again: then it shows if a clock ran ahead that is right now.
-        while await self._correct():
+        while await self.upkeep.correct():
             pass
 
     async def _open_blobs(self) -> None:
@@ -321,41 +320,22 @@ class Gateway:
     def steps(self) -> Sequence[Callable[[], Awaitable[bool]]]:
         """What is due to nobody's request, a slice each."""
         return (
-            self._correct,
+            self.upkeep.correct,
             self._apply_again,
             self._look,
             self.engine.stopper.step,
-            self._orphans,
-            self._expire,
+            self.upkeep.orphans,
+            self.upkeep.expire,
             self._look_for_signs,
             self.engine.by_url.look,
             self.links.step,
-            self._end_purged,
-            self._tell,
-            self._repair,
-            self._prune,
-            self._show_loads,
+            self.upkeep.end_purged,
+            self.upkeep.tell,
+            self.upkeep.repair,
+            self.upkeep.prune,
+            self.upkeep.show_loads,
             self.blobs.sweep,
         )
-
-    async def _correct(self) -> bool:
-        """Bring back what a clock that ran ahead has put off (D20): also one that was set while
-        this service was down, as far as that can be told from what upstreams ask for."""
-        offset_ms = self._clock() - self._monotonic_ms()
-        set_back, self._offset_ms = offset_ms < self._offset_ms - SLACK_MS, offset_ms
-        at_ms, asked_ms = self._clock(), round(self._settings.retry_after_max * 1000)
-        ahead = await self._jobs.bring_back(now_ms=at_ms, retry_after_ms=asked_ms, limit=SLICE)
-        if set_back or ahead:
-            self._put_off_ms = HOLD_MS
-        if self._put_off_ms is None:
-            return ahead >= SLICE
-        late = await self._jobs.hasten(now_ms=at_ms, wait_ms=self._put_off_ms, limit=SLICE)
-        if ahead or late:
-            message = "the clock was set back: what it had put off goes on"
-            _LOG.warning(message, endpoints=ahead, jobs=late)
-        if late < SLICE:
-            self._put_off_ms = None
-        return max(ahead, late) >= SLICE
 
     async def _look(self) -> bool:
         await self.engine.look()
@@ -363,60 +343,4 @@ class Gateway:
 
     async def _look_for_signs(self) -> bool:
         await self.engine.look_for_signs()
-        return False
-
-    async def _orphans(self) -> bool:
-        """Take over what processes left behind that nobody watches: they left, or were already
-        called dead when the last of their claims was stored."""
-        taken = await self._jobs.reclaim_orphans(
-            beside=self._process, now_ms=self._clock(), limit=SLICE
-        )
-        if taken:
-            self._metrics.jobs_taken_over(taken)
-            _LOG.warning("jobs that no process runs go on", jobs=taken)
-        return taken >= SLICE
-
-    async def _expire(self) -> bool:
-        expired = await self._jobs.expire(now_ms=self._clock(), limit=SLICE)
-        self._metrics.jobs_expired(expired)
-        return expired >= SLICE
-
-    async def _end_purged(self) -> bool:
-        ended, more = await self._purges.do(
-            lambda rows: self._jobs.end_purged(now_ms=self._clock(), limit=rows)
-        )
-        self._metrics.jobs_purged(ended)
-        if more:  # a million may follow
-            await self._purges.rest()
-        return more
-
-    async def _tell(self) -> bool:
-        """Tell the ends of jobs that a key was missing for, which is there now."""
-        told = await self._jobs.tell_untold(now_ms=self._clock(), limit=SLICE)
-        if told:
-            _LOG.warning("ends of jobs are told that no key had opened", jobs=told)
-        return told >= SLICE
-
-    async def _repair(self) -> bool:
-        """One slice of queues a sweep, as of lanes."""
-        repaired, after = await self._jobs.repair(after=self._queue_after, limit=SLICE)
-        self._queue_after = after or ""
-        if repaired:
-            self._metrics.queues_repaired(repaired)
-            _LOG.error("queues disagreed with their jobs and were repaired", queues=repaired)
-        return False
-
-    async def _prune(self) -> bool:
-        """Remove what is past what its endpoint keeps, and old figures."""
-        pruned = await self._jobs.prune(now_ms=self._clock(), limit=SLICE)
-        self._metrics.jobs_pruned(pruned)
-        return pruned > 0
-
-    async def _show_loads(self) -> bool:
-        """Have the metrics show what endpoints have to do, of all processes."""
-        at_ms = self._monotonic_ms()
-        if at_ms >= self._show_ms:
-            self._show_ms = at_ms + _SHOW_MS
-            now_ms = self._clock()
-            self._metrics.show_loads(await self._jobs.loads(now_ms=now_ms), now_ms)
         return False

@@ -143,6 +143,28 @@ _RESULT: Final = {
 }
 
 
+_RUNNING: Final = {
+    "jobId": FIELDS["jobId"],
+    "status": "running",
+    "tags": {"userId": "user_123"},
+    "endpointId": "document-gen",
+    "priority": "normal",
+    "createdAt": "2026-01-31T12:00:00.000Z",
+    "startedAt": "2026-01-31T12:00:01.000Z",
+    "progress": 40,
+    "currentStep": "rendering page 4",
+    "run": 1,
+    "endpoint": "document-gen",
+}
+_RUNPOD_RESULT: Final = {
+    "id": "019c13ad-8a00-7000-80a1-b2c3d4e5f607-e1",
+    "status": "COMPLETED",
+    "delayTime": 120,
+    "executionTime": 2500,
+    "output": {"text": "hello"},
+}
+
+
 def webhooks() -> dict[str, Any]:
     """Return what customers receive, by what it is about."""
     return {
@@ -151,11 +173,22 @@ def webhooks() -> dict[str, Any]:
             "A callback",
             "What the platform submitted, byte for byte, with the content type that it came with. "
             "It may come more than once: `webhook-id` says so.",
-            {
-                JSON: {"schema": {}, "example": FIELDS["payload"]},
-                "*/*": {},
-            },
+            _any(FIELDS["payload"]),
         ),
+        **_of_our_jobs(),
+        **_of_dialects(),
+        "destinationTest": _webhook(
+            "receiveDestinationTest",
+            "A test",
+            "What an operator sends to see whether deliveries arrive: signed like any other.",
+            {JSON: {"schema": {}, "example": _TEST}},
+        ),
+    }
+
+
+def _of_our_jobs() -> dict[str, Any]:
+    """Return what is told of jobs in our own words."""
+    return {
         "jobEnded": _webhook(
             "receiveJobEnded",
             "A job has ended",
@@ -170,24 +203,15 @@ def webhooks() -> dict[str, Any]:
             "it: that its first call has begun, how far it is, its newest piece of output. Twice a "
             "second at most, the latest alone, tried once, and never after the end. A job of "
             "TensorOne's or RunPod's routes is told of in the words of its status.",
-            _json(
-                "JobRunning",
-                {
-                    "jobId": FIELDS["jobId"],
-                    "status": "running",
-                    "tags": {"userId": "user_123"},
-                    "endpointId": "document-gen",
-                    "priority": "normal",
-                    "createdAt": "2026-01-31T12:00:00.000Z",
-                    "startedAt": "2026-01-31T12:00:01.000Z",
-                    "progress": 40,
-                    "currentStep": "rendering page 4",
-                    "run": 1,
-                    "endpoint": "document-gen",
-                },
-            ),
+            _json("JobRunning", _RUNNING),
             _EVENT,
         ),
+    }
+
+
+def _of_dialects() -> dict[str, Any]:
+    """Return what is told of jobs that came by another platform's routes, in its words."""
+    return {
         "tensoroneJobEnded": _webhook(
             "receiveTensoroneJobEnded",
             "A job of TensorOne's routes has ended",
@@ -199,31 +223,20 @@ def webhooks() -> dict[str, Any]:
             "A job of RunPod's routes has ended",
             "The end of a run, in RunPod's words. Only a 200 acknowledges it, unless it says "
             "otherwise.",
-            _json(
-                "RunPodJobEnded",
-                {
-                    "id": "019c13ad-8a00-7000-80a1-b2c3d4e5f607-e1",
-                    "status": "COMPLETED",
-                    "delayTime": 120,
-                    "executionTime": 2500,
-                    "output": {"text": "hello"},
-                },
-            ),
+            _json("RunPodJobEnded", _RUNPOD_RESULT),
         ),
         "cerebriumResult": _webhook(
             "receiveCerebriumResult",
             "The answer of a function of Cerebrium's routes",
             "The function's own answer, body and type as they are; what job it is of stands in the "
             "headers.",
-            {JSON: {"schema": {}, "example": {"text": "hello"}}, "*/*": {}},
-        ),
-        "destinationTest": _webhook(
-            "receiveDestinationTest",
-            "A test",
-            "What an operator sends to see whether deliveries arrive: signed like any other.",
-            {JSON: {"schema": {}, "example": _TEST}},
+            _any({"text": "hello"}),
         ),
     }
+
+
+def _any(example: Any) -> dict[str, Any]:
+    return {JSON: {"schema": {}, "example": example}, "*/*": {}}
 
 
 def _json(schema: str, example: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from dispatcher import policy as policies
 from dispatcher.dialects.callbacks import SIGNS_CALLBACK
+from dispatcher.jobs.blobs import Blob
 from dispatcher.jobs.values import (
     CLASS_OF,
     CallbackTarget,
@@ -328,15 +329,8 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         blob_id,
     ) = row
     options, tags, secret, unopened = _opened(tx, id, tenant, dialect, stored, secret)
-    try:
-        body = open_body(tx, kid, body, INPUTS.place(id, tenant))
-        blob = None if blob_id is None else blobs.get(tx, blob_id, tenant)
-    except CannotUnseal as error:
-        body, blob, unopened = b"", None, unopened or error.unopened
-    if blob is None and blob_id is not None:
-        unopened = unopened or Unopened(
-            lack="damage", message="what its input is kept as is not there"
-        )
+    place = INPUTS.place(id, tenant)
+    body, blob, input_unopened = _opened_input(tx, kid, body, place, blob_id)
     return ClaimedJob(
         id=id,
         tenant=tenant,
@@ -361,9 +355,25 @@ def claimed(tx: Tx, row: Row, epoch: int, claimed_ms: int) -> ClaimedJob:
         expires_ms=tx.here(expires_ms),
         ends_ms=None if ends_ms is None else tx.here(ends_ms),
         epoch=epoch,
-        unopened=unopened,
+        unopened=unopened or input_unopened,
         blob=blob,
     )
+
+
+def _opened_input(
+    tx: Tx, kid: str | None, stored: bytes, place: tuple[str, str, str, str], blob_id: str | None
+) -> tuple[bytes, Blob | None, Unopened | None]:
+    """Return a job's input, or what it is kept as where that is elsewhere; or why neither can be
+    had."""
+    try:
+        body = open_body(tx, kid, stored, place)
+        blob = None if blob_id is None else blobs.get(tx, blob_id, place[1])
+    except CannotUnseal as error:
+        return b"", None, error.unopened
+    if blob is None and blob_id is not None:
+        message = "what its input is kept as is not there"
+        return body, None, Unopened(lack="damage", message=message)
+    return body, blob, None
 
 
 def _opened(

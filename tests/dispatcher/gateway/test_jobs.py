@@ -344,5 +344,6 @@ async def test_an_input_that_no_key_opens_waits_and_is_told(database: str) -> No
             job = await world.until_state(taken.id, "queued")
             assert (job.calls, model.calls) == (0, [])
         async with running(database) as world:
-            world.service.gateway._put_off_ms = 0  # it waits for a minute, and is looked at now
+            upkeep = world.service.gateway.upkeep
+            upkeep._put_off_ms = 0  # it waits for a minute, and is looked at now
             await world.until_state(taken.id, "completed")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.gateway import gateway, watching
+from dispatcher.gateway import upkeep, watching
 from dispatcher.jobs.endpoint import HealthCheck, Wake
 from receiver.base.clock import now_ms
 from receiver.signature import verify
@@ -17,7 +17,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks that follow each other at once."""
     monkeypatch.setattr(watching, "_LOOK_S", 0.01)
     monkeypatch.setattr(watching, "_TELL_AGAIN_MS", 50)
-    monkeypatch.setattr(gateway, "_SHOW_MS", 0)
+    monkeypatch.setattr(upkeep, "_SHOW_MS", 0)
 
 
 async def test_an_upstream_that_is_not_well_holds_its_jobs_and_says_so(database: str) -> None:
