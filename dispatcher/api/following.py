@@ -94,7 +94,9 @@ async def changes(
                 return
             step_s = WAITING_S if at.state == "queued" else keep_alive_s
             step_s = max(_STEP_S_MIN, min(step_s, keep_alive_s, left_s))
-            if not await feed.wait(version, step_s) and at.state is not None:
+            if await feed.wait(version, step_s):
+                await gateway.feeds.turn()
+            elif at.state is not None:
                 if at.state == "queued":
                     yield Change("waits", at.state)
                 if time.monotonic() - told_s >= keep_alive_s:

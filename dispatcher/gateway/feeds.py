@@ -17,6 +17,8 @@ from receiver.base import log
 _LOG: Final = log.get("dispatcher.feeds")
 _POLL_S: Final = 1.0  # for what nobody could tell of
 _GAP_S: Final = 0.1  # between two looks
+_TURN_S: Final = 0.0002
+_TURN_S_MIN: Final = 0.001  # for less nobody is made to wait
 _ASKED_MAX: Final = 500  # jobs in one look
 _LOOK_BYTES: Final = 64 * 1024  # of chunks, of one job in one look
 _SHARED_MAX: Final = 8  # answers that are kept for all who follow a job
@@ -120,6 +122,7 @@ class Feeds:
         self._look = look
         self._poll_s = poll_s
         self._gap_s = gap_s
+        self._turn_s = 0.0  # when the last one's turn is over
         self._feeds: dict[str, Feed] = {}
         self._new: set[str] = set()
         self._told = asyncio.Event()
@@ -178,6 +181,14 @@ class Feeds:
             self._new.update(followed)
             self._told.set()
 
+    async def turn(self) -> None:
+        """Wait for one's turn to tell what is new: all who follow are woken at once, and would keep
+        every other request waiting until all of them have."""
+        now_s = asyncio.get_running_loop().time()
+        self._turn_s = max(self._turn_s, now_s) + _TURN_S
+        if self._turn_s - now_s >= _TURN_S_MIN:
+            await asyncio.sleep(self._turn_s - now_s)
+
     def stop(self) -> None:
         """Wake all: the process is about to stop."""
         for feed in self._feeds.values():
@@ -216,9 +227,7 @@ class Feeds:
         for feed in feeds:
             news = found.get(feed.job)
             feed.take(news)
-            await asyncio.sleep(
-                0
-            )  # who was woken goes first: all at once would keep others waiting
+            await asyncio.sleep(0)  # who was woken goes first
             if news is not None and news.chunks is not None and not news.chunks.is_all:
                 behind.append(feed.job)
         self.tell(behind)
