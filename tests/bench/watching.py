@@ -3,17 +3,20 @@
 Jobs whose upstream answers in chunks, each followed by several, beside a steady rate of other jobs
 with their callbacks: these once without anybody who follows, and without streams, once beside
 streams that nobody follows, and once beside all of it. Load generator, model and sink are one
-process.
+process, those who follow another: what they spend on reading would else look like lateness of the
+callbacks.
 """
 
 import argparse
 import asyncio
 import itertools
+import json
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +28,7 @@ from tests.bench.figures import Figures
 from tests.bench.jobs import JobSubmits
 from tests.bench.paced import Paced
 from tests.bench.payload import ADMIN_KEY, address
-from tests.bench.process import Dispatcher
+from tests.bench.process import ROOT, Dispatcher
 
 _STREAM: Final = "bench-stream"
 _CHUNK: Final = b'{"token": "a few words of it, %d"}'
@@ -43,8 +46,10 @@ def main() -> None:
     parser.add_argument("--chunks", type=float, default=4.0, help="of each job, a second")
     parser.add_argument("--rate", type=int, default=100, help="other jobs a second")
     parser.add_argument("--seconds", type=float, default=8.0, help="for which each is measured")
+    parser.add_argument("--follow", metavar="URL", help=argparse.SUPPRESS)
+    given = parser.parse_args()
     raise_files_limit()
-    asyncio.run(_measure(parser.parse_args()))
+    asyncio.run(_follow(given) if given.follow else _measure(given))
 
 
 @dataclass(slots=True)
@@ -113,6 +118,56 @@ class Watchers:
         writer.close()
 
 
+async def _follow(given: argparse.Namespace) -> None:
+    """Follow the jobs whose ids are on the first line, until their ends; say when all do, and what
+    came of it."""
+    ids = json.loads(sys.stdin.readline())
+    watchers = Watchers()
+    following = []
+    for n in range(given.watchers):  # not all in one moment: so many reads may wait
+        follow = watchers.follow(given.follow, ids[n % len(ids)])
+        following.append(asyncio.create_task(follow))
+        await asyncio.sleep(_BETWEEN_S)
+    print("all follow", flush=True)
+    await asyncio.gather(*following)
+    print(json.dumps(asdict(watchers)), flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """The process of those who follow."""
+
+    process: asyncio.subprocess.Process
+
+    @classmethod
+    async def start(cls, url: str, ids: list[str], count: int) -> "Audience":
+        """Start it, and return once all follow."""
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.bench.watching", "--follow", url),
+            *("--watchers", str(count)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+        )
+        made = cls(child)
+        if child.stdin is not None:
+            child.stdin.write(json.dumps(ids).encode() + b"\n")
+        await made.line()
+        return made
+
+    async def line(self) -> str:
+        """Return what it says next."""
+        if self.process.stdout is None:
+            raise RuntimeError("it has no output")
+        return (await self.process.stdout.readline()).decode()
+
+    async def end(self) -> Watchers:
+        """Return what came of it; the streams are over."""
+        found = Watchers(**json.loads(await self.line()))
+        await self.process.wait()
+        return found
+
+
 async def _measure(given: argparse.Namespace) -> None:
     numbers = itertools.count(1)
     with tempfile.TemporaryDirectory() as directory:
@@ -145,18 +200,13 @@ async def _measure(given: argparse.Namespace) -> None:
             while streams.open < given.jobs:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             await _told(f"beside {given.jobs} streams", dispatcher, given, paced())
-            watchers = Watchers()
-            following = []
-            for n in range(given.watchers):  # not all in one moment: so many reads may wait
-                follow = watchers.follow(dispatcher.url, ids[n % len(ids)])
-                following.append(asyncio.create_task(follow))
-                await asyncio.sleep(_BETWEEN_S)
+            audience = await Audience.start(dispatcher.url, ids, given.watchers)
             await asyncio.sleep(2.0)
             name = f"beside {given.watchers} watchers of {given.jobs} streams"
             await _told(name, dispatcher, given, paced())
             await _told(f"{name}, again", dispatcher, given, paced())
             streams.over = True
-            await asyncio.gather(*following)
+            watchers = await audience.end()
             expected = streams.sent * given.watchers // given.jobs
             print(
                 f"{streams.sent:,} chunks, {watchers.events:,} events of {expected:,}, "

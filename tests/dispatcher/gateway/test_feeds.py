@@ -3,6 +3,7 @@ together, and neither grows without bound."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,6 +117,20 @@ async def test_what_all_who_follow_come_for_at_once_is_made_once() -> None:
         with feeds.follow("a") as feed:
             assert len(feed.shared) < 20
     assert await feeds.shared("a", "end", make) == 103
+
+
+def test_who_follows_is_told_in_turn() -> None:
+    """However many are woken at once, a few are told at once, and the others one after another, so
+    that other requests go between; who comes later, when nobody waits, waits for nobody."""
+    feeds = Feeds(Jobs().look)
+    waits = [feeds.take_turn(100.0) for _ in range(500)]
+    at_once = waits.count(0.0)
+    assert 5 <= at_once <= 10
+    assert waits == sorted(waits)
+    steps = [after - before for before, after in pairwise(waits[at_once:])]
+    assert min(steps) == pytest.approx(max(steps))
+    assert 0.05 < waits[-1] < 0.2
+    assert feeds.take_turn(100.0 + waits[-1] + 1) == 0.0
 
 
 async def test_what_nobody_could_tell_of_is_found_all_the_same() -> None:
