@@ -10,6 +10,7 @@ from typing import Final
 from dispatcher.blobs import folder, tables
 from dispatcher.blobs.cipher import Damaged, unseal
 from dispatcher.blobs.folder import Folder
+from dispatcher.blobs.pace import Pace
 from dispatcher.blobs.spool import AnyRoom, Room, Spool
 from dispatcher.blobs.storage import Missing, Storage, StorageError
 from dispatcher.blobs.tables import Tables
@@ -51,6 +52,7 @@ class Blobs:
         self._store = store
         self._process = process
         self._room = room or _ANY_ROOM
+        self._pace = Pace(store.came)
         self._clock = clock
         self._storages: dict[str, Storage] = {}
         self._swept = ""  # up to which id what is doomed was looked at
@@ -95,7 +97,9 @@ class Blobs:
         to write."""
         new = partial(self._new, job, tenant, what)
         room = self._room if what == "output" else _ANY_ROOM
-        return Spool(tenant, new, self._store, self._storage(self.storage).writer, room)
+        storage = self._storage(self.storage)
+        pace = self._pace if storage.gives_way else None
+        return Spool(tenant, new, self._store, storage.writer, room, pace)
 
     def _new(self, job: str, tenant: str, what: What) -> NewBlob:
         at_ms = self._clock()

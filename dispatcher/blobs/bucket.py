@@ -31,6 +31,8 @@ _NO_UPLOAD: Final = frozenset({"404", "NoSuchUpload", "NotFound"})
 class Bucket:
     """Objects below a prefix, which nobody else changes."""
 
+    gives_way = False
+
     def __init__(self, name: str, settings: Settings) -> None:
         """`name` is `s3://`, a bucket and a prefix."""
         self.name = name
@@ -152,7 +154,7 @@ class ObjectWriter:
         self._number = 0
         self._going: asyncio.Future[dict[str, Any]] | None = None
 
-    async def write(self, part: bytes) -> None:
+    async def write(self, part: bytes, *, synced: bool = False) -> None:
         self._filled.append(part)
         self._size += len(part)
         if self._size >= (_PART_BYTES if self._number < _LONG_FROM else _LONG_PART_BYTES):

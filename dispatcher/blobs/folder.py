@@ -26,6 +26,8 @@ _SHARD_CHARS: Final = 2
 class Folder:
     """Files in a folder, made where it is not there: owners alone can read them."""
 
+    gives_way = True
+
     def __init__(self, name: str) -> None:
         """`name` is `file:` and a path."""
         self.name = name
@@ -102,10 +104,10 @@ class FileWriter:
         self._written = 0
         self._flushed = 0
 
-    async def write(self, part: bytes) -> None:
-        await self._run(lambda: self._write(part))
+    async def write(self, part: bytes, *, synced: bool = False) -> None:
+        await self._run(lambda: self._write(part, synced))
 
-    def _write(self, part: bytes) -> None:
+    def _write(self, part: bytes, synced: bool) -> None:
         if self._handle < 0:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -115,6 +117,8 @@ class FileWriter:
         while view:
             view = view[os.write(self._handle, view) :]
         self._written += len(part)
+        if synced:
+            os.fdatasync(self._handle)
         if self._written - self._flushed >= _FLUSH_BYTES:
             # Begins to write what is dirty, and lets go of what is written: our pages would else
             # push out those that others read.

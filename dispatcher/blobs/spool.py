@@ -8,10 +8,12 @@ next one is filled, and then its source waits.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from dispatcher.blobs.cipher import seal
+from dispatcher.blobs.pace import Pace
 from dispatcher.blobs.storage import StorageError, Writer
 from dispatcher.jobs.blobs import PART_BYTES, Blob, CannotKeep, NewBlob
 from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
@@ -65,6 +67,7 @@ class Spool:
         "_n",
         "_new",
         "_open",
+        "_pace",
         "_pending",
         "_room",
         "_rows",
@@ -82,8 +85,10 @@ class Spool:
         rows: Rows,
         writer: Callable[[str, str], Writer],
         room: Room,
+        pace: Pace | None = None,
     ) -> None:
-        """`make` is called once there is something to keep: of most there is not."""
+        """`make` is called once there is something to keep: of most there is not. `pace` is how
+        fast it may go where others wait for the same disk."""
         self.content_type = "application/octet-stream"
         self.blob: Blob | None = None
         self._tenant = tenant
@@ -91,6 +96,7 @@ class Spool:
         self._rows = rows
         self._open = writer
         self._room = room
+        self._pace = pace
         self._new: NewBlob | None = None
         self._writer: Writer | None = None
         self._key: bytes | None = None
@@ -189,7 +195,11 @@ class Spool:
             self._digest = sha256()
             await self._begin(new)
             writer = self._writer = self._open(new.id, self.content_type)
-        await writer.write(await asyncio.to_thread(self._prepared, new.id, n, part))
+        prepared = await asyncio.to_thread(self._prepared, new.id, n, part)
+        if self._pace is None:
+            await writer.write(prepared)
+        else:
+            await self._pace.write(partial(_write, writer, prepared))
 
     async def _begin(self, new: NewBlob) -> None:
         """Note it. Where the database is away its source waits."""
@@ -209,3 +219,7 @@ class Spool:
     def _prepared(self, id: str, n: int, part: bytes) -> bytes:
         self._digest.update(part)
         return part if self._key is None else seal(self._key, id, n, part)
+
+
+async def _write(writer: Writer, part: bytes, synced: bool) -> None:
+    await writer.write(part, synced=synced)

@@ -21,8 +21,9 @@ class Writer(Protocol):
     """Writes the parts of one thing, in order. What it raises is StorageError; then, and where
     nobody calls `finish`, what it wrote is for the sweeper to delete."""
 
-    async def write(self, part: bytes) -> None:
-        """Take a part, of which all have the same size but the last; it may be written later."""
+    async def write(self, part: bytes, *, synced: bool = False) -> None:
+        """Take a part, of which all have the same size but the last. It may be written later; if
+        `synced`, one that goes to a disk on which others commit is there when this returns."""
 
     async def finish(self) -> None:
         """Return once all is on disk."""
@@ -36,6 +37,8 @@ class Storage(Protocol):
 
     name: str
     """As it stands in the rows of what is kept here."""
+    gives_way: bool
+    """Whether what is written here and what others commit wait for the same disk."""
 
     async def open(self) -> None:
         """Raise StorageError unless something can be kept here."""

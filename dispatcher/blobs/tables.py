@@ -20,6 +20,7 @@ class Tables:
     """Parts in rows."""
 
     name = NAME
+    gives_way = True
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -54,12 +55,12 @@ class RowWriter:
         self._id = id
         self._n = 0
 
-    async def write(self, part: bytes) -> None:
+    async def write(self, part: bytes, *, synced: bool = False) -> None:
         if len(part) > PART_BYTES + SEAL_BYTES:
             raise ValueError("a part is too long")
         while True:
             try:
-                await self._store.put_blob_part(self._id, self._n, part)
+                await self._store.put_blob_part(self._id, self._n, part, synced=synced)
             except StoreUnavailable as error:  # who reads waits, and its upstream with it
                 _LOG.warning("cannot store a part yet", id=self._id, reason=str(error))
                 await asyncio.sleep(_AGAIN_S)

@@ -165,9 +165,10 @@ class Database(Protocol):
         StoreUnavailable, or PoisonedBatch where one of the operations is to blame.
         """
 
-    async def aside(self, act: Callable[[Tx], T]) -> T:
+    async def aside(self, act: Callable[[Tx], T], *, synced: bool = False) -> T:
         """Return what `act` did, in a transaction of its own, which is on disk once any later
-        commit is: for what is large and is not looked at before that. Raises StoreUnavailable and
+        commit is, or, if `synced`, when it returns: for what is large and is not looked at before
+        that. Raises StoreUnavailable and
         StoreFull."""
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:

@@ -109,17 +109,18 @@ class Stage:
     dispatcher: Dispatcher
     client: httpx.AsyncClient
 
-    async def run(self, *sizes: int) -> tuple[float, float]:
+    async def run(self, *sizes: int) -> tuple[float, float, float]:
         """Have outputs of so many mebibytes be kept, all at once; return how many of them a second,
-        and by how many the process grew meanwhile, at most."""
-        before = self._reset()
+        by how many the process grew meanwhile, at most, and its milliseconds of CPU for each."""
+        before, cpu_s = self._reset(), self.dispatcher.cpu_s() or 0.0
         begun_s = time.perf_counter()
         ids = [await self._submitted(size) for size in sizes]
         for id in ids:
             await self._ended(id)
         took_s = time.perf_counter() - begun_s
         after = self.dispatcher.memory().peak_rss or 0
-        return sum(sizes) / took_s, (after - before) / _MIB
+        spent_s = (self.dispatcher.cpu_s() or 0.0) - cpu_s
+        return sum(sizes) / took_s, (after - before) / _MIB, 1e3 * spent_s / sum(sizes)
 
     def _reset(self) -> int:
         with suppress(OSError):
@@ -198,13 +199,13 @@ async def _told(
 ) -> None:
     for sizes in ((given.large,), (given.size,) * given.many):
         before = await copy(sum(sizes))
-        rate, grown = await stage.run(*sizes)
+        rate, grown, cpu_ms = await stage.run(*sizes)
         after = await copy(sum(sizes))
         base = (before + after) / 2
         print(
             f"{place}: {len(sizes)} of {sizes[0]} MiB: {rate:.0f} MiB/s, {rate / base:.2f} of "
             f"{against} ({before:.0f} and {after:.0f} MiB/s); memory + {grown:.0f} MiB, "
-            f"{grown / len(sizes):.1f} a stream",
+            f"{grown / len(sizes):.1f} a stream; CPU {cpu_ms:.2f} ms a MiB",
             flush=True,
         )
 

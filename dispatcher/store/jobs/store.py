@@ -105,6 +105,13 @@ class Write(Protocol):
         """Return what `act` did, once it is durable."""
 
 
+class Aside(Protocol):
+    """`Database.aside`."""
+
+    async def __call__(self, act: Callable[[Tx], T], *, synced: bool = False) -> T:
+        """Return what `act` did."""
+
+
 class JobStore:
     """The verbs. Of those that write, `touched` is what the operation is about."""
 
@@ -115,11 +122,14 @@ class JobStore:
         read: Read,
         rules: Rules,
         skew_ms: Callable[[], int],
-        aside: Callable[[Callable[[Tx], Any]], Awaitable[Any]],
+        aside: Aside,
+        came: Callable[[], int],
     ) -> None:
-        """`skew_ms` is how far the database's clock was ahead of ours at the last commit, and
-        `aside` has what is large be written beside everyone's commits."""
+        """`skew_ms` is how far the database's clock was ahead of ours at the last commit, `aside`
+        has what is large be written beside everyone's commits, and `came` says how many operations
+        those have held."""
         self._aside = aside
+        self.came = came
         self._commit = commit
         self._write = write
         self._read = read
@@ -616,9 +626,9 @@ class JobStore:
         """Forget those whose bytes are gone."""
         await self._write(lambda tx: blobs.forget(tx, ids))
 
-    async def put_blob_part(self, id: str, n: int, body: bytes) -> None:
-        """Store a part; it is on disk once any later commit is."""
-        await self._aside(lambda tx: blobs.put_part(tx, id, n, body))
+    async def put_blob_part(self, id: str, n: int, body: bytes, *, synced: bool = False) -> None:
+        """Store a part; it is on disk once any later commit is, or, if `synced`, by then."""
+        await self._aside(lambda tx: blobs.put_part(tx, id, n, body), synced=synced)
 
     async def blob_part(self, id: str, n: int) -> bytes | None:
         """Return a part as it is stored, None where it is not there."""

@@ -32,16 +32,16 @@ class Aside:
         self._own = threading.local()
         self._all: list[Session] = []
 
-    async def run(self, act: Callable[[Tx], T]) -> T:
+    async def run(self, act: Callable[[Tx], T], *, synced: bool = False) -> T:
         """Return what `act` did in a transaction of its own, which is on disk once any later commit
-        is. Raises StoreUnavailable and such."""
+        is, or, if `synced`, by now. Raises StoreUnavailable and such."""
         loop = asyncio.get_running_loop()
-        work = partial(commit_with_retries, partial(self._once, act))
+        work = partial(commit_with_retries, partial(self._once, act, synced))
         return await loop.run_in_executor(self._threads, work)
 
-    def _once(self, act: Callable[[Tx], T]) -> T:
+    def _once(self, act: Callable[[Tx], T], synced: bool) -> T:
         session = self._session()
-        connection = session.begin_with(_begun)
+        connection = session.begin_with(_begun if synced else _begun_unsynced)
         with session.rolled_back_on_error():
             result = act(PostgresTx(connection))
         session.commit()
@@ -63,6 +63,11 @@ class Aside:
 
 
 def _begun(connection: Connection) -> Connection:
+    connection.execute(_BEGIN, prepare=False)
+    return connection
+
+
+def _begun_unsynced(connection: Connection) -> Connection:
     connection.execute(_BEGIN, prepare=False)
     connection.execute(_UNSYNCED, prepare=False)
     return connection

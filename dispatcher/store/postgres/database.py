@@ -157,8 +157,8 @@ class PostgresDatabase:
     async def write(self, operations: Sequence[object], rules: Rules) -> Committed:
         return await self._in_thread(commit, self._session, operations, rules)
 
-    async def aside(self, act: Callable[[Tx], T]) -> T:
-        return await self._aside.run(act)
+    async def aside(self, act: Callable[[Tx], T], *, synced: bool = False) -> T:
+        return await self._aside.run(act, synced=synced)
 
     async def read(self, query: Callable[[Tx], T], reader: Reader = SERVICE) -> T:
         sealing = self.sealing

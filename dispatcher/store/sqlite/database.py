@@ -183,7 +183,7 @@ class SqliteDatabase:
                 self.usage = await self._file.write(self._measure)
         return committed
 
-    async def aside(self, act: Callable[[Tx], T]) -> T:
+    async def aside(self, act: Callable[[Tx], T], *, synced: bool = False) -> T:
         """Differs: by the one connection that writes (D4), between two commits."""
         return await self._file.write(aside, act)
 

@@ -200,7 +200,7 @@ class Slow:
     fails: str | None = None
     is_abandoned: bool = False
 
-    async def write(self, part: bytes) -> None:
+    async def write(self, part: bytes, *, synced: bool = False) -> None:
         await self.go.wait()
         if self.fails == "write":
             raise StorageError("the disk is full")
