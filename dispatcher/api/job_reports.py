@@ -85,7 +85,7 @@ async def progress(call: Call) -> Response:
     call alone: 409 says that the job does not run by it any more, and that whatever is still done
     for it may stop. Reports are kept together, and written twice a second at most.
     """
-    grant = _granted(call, "progress")
+    grant = await _granted(call, "progress")
     raw = await call.body(_REPORT_BYTES_MAX)
     report = ProgressReport()
     if raw:
@@ -124,7 +124,7 @@ async def complete(call: Call) -> Response:
     whatever type, is the job's output. The first word counts, be it this or the answer to the call;
     to say the same again is fine, and 409 says that the job ended otherwise, or runs anew.
     """
-    grant = _granted(call, "complete")
+    grant = await _granted(call, "complete")
     query = read_query(call.request.query, ("status",))
     said = query.get("status", "completed")
     if said not in ("completed", "failed"):
@@ -171,9 +171,11 @@ def _completed(grant: Grant, state: JobState) -> Response:
     return respond(CompletedView(id=ids.spelled(grant.job, "v1"), status=state))
 
 
-def _granted(call: Call, purpose: Purpose) -> Grant:
-    """Return what the token in the path stands for; nothing is looked up for that. Raises ApiError:
-    404 for one that is none of ours, 409 for one whose time is over, 429 for too many."""
+async def _granted(call: Call, purpose: Purpose) -> Grant:
+    """Return what the token in the path stands for; nothing is looked up for that while its time is
+    not over. It is not either while its job runs by it: then a clock was wrong, and the job's own
+    limit holds. Raises ApiError: 404 for one that is none of ours, 409 for one whose time is over,
+    429 for too many."""
     id = ids.parse_job_id(call.path["id"])
     call.request.holder = f"@{call.request.peer}"
     links, reports = call.context.gateway.links, call.context.gateway.reports
@@ -185,7 +187,9 @@ def _granted(call: Call, purpose: Purpose) -> Grant:
     except TooManyReports:
         raise _too_many() from None
     if grant.expires_ms <= call.now_ms:
-        raise _late(grant)
+        by_url = call.context.gateway.engine.by_url
+        if await by_url.running(grant.job, grant.claim) is None:
+            raise _late(grant)
     return grant
 
 

@@ -117,10 +117,10 @@ class ByUrl:
         limit_ms = at_ms if one.limit_ms is None else one.limit_ms
         silent_ms = limit_ms
         if rules.heartbeat_timeout is not None:
-            silent_ms = one.sign_ms + round(rules.heartbeat_timeout * 1000)
+            silent_ms = min(at_ms, one.sign_ms) + round(rules.heartbeat_timeout * 1000)
         look_ms = min(limit_ms, silent_ms)
         if look_ms > at_ms:
-            await self._store.look_later(job.id, job.claim, look_ms=look_ms)
+            await self._store.look_later(job.id, job.claim, look_ms=look_ms, now_ms=at_ms)
             return
         is_over = limit_ms <= at_ms
         outcome = CallOutcome(

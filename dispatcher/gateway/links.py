@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dispatcher.ids import new_id, spelled
+from dispatcher.ids import made_ms, new_id, spelled
 from dispatcher.jobs import output_links, tokens
 from dispatcher.jobs.output_links import OutputLink
 from dispatcher.jobs.tokens import KEY_BYTES, Grant, Purpose
 from dispatcher.jobs.values import ClaimedJob
+from dispatcher.store.clocks import SLACK_MS
 from dispatcher.store.errors import StoreError
 from dispatcher.store.jobs.store import JobStore
 from dispatcher.values import LinkKey
@@ -44,9 +45,12 @@ class Links:
         self._take(await self._store.ensure_link_key(self.new_key()))
 
     async def step(self) -> bool:
-        """Make links with another key where this one has made them for long."""
-        newest = self._newest
-        if newest is not None and self._clock() - newest.created_ms >= ROTATE_MS:
+        """Make links with another key where this one has made them for long: at the longest since
+        now."""
+        newest, at_ms = self._newest, self._clock()
+        if newest is not None and newest.created_ms > at_ms + SLACK_MS:
+            self._take(await self._store.bring_link_key_back(newest.id, now_ms=at_ms))
+        elif newest is not None and at_ms - newest.created_ms >= ROTATE_MS:
             self._take(await self._store.rotate_link_key(self.new_key(), after=newest.id))
         return False
 
@@ -55,9 +59,10 @@ class Links:
         self._newest = found[0] if found else None
 
     def new_key(self) -> LinkKey:
-        """Return a new key."""
+        """Return a new key, that is the newest whatever the clock says."""
         at_ms = self._clock()
-        return LinkKey(id=new_id("lk", at_ms), value=os.urandom(KEY_BYTES), created_ms=at_ms)
+        id_ms = at_ms if self._newest is None else max(at_ms, made_ms(self._newest.id) + 1)
+        return LinkKey(id=new_id("lk", id_ms), value=os.urandom(KEY_BYTES), created_ms=at_ms)
 
     def changed(self) -> None:
         """Read the keys again soon: another process may have rotated them."""

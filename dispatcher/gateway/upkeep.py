@@ -54,15 +54,19 @@ class Upkeep:
         )
         if set_back or ahead:
             self._put_off_ms = HOLD_MS
-        if self._put_off_ms is None:
-            return ahead >= SLICE
-        late = await self._jobs.hasten(now_ms=at_ms, wait_ms=self._put_off_ms, limit=SLICE)
-        if ahead or late:
+        is_doubtful = self._put_off_ms is not None
+        calls = await self._jobs.bring_calls_back(now_ms=at_ms, signs=is_doubtful, limit=SLICE)
+        if calls:
+            self._put_off_ms = HOLD_MS
+        late = 0
+        if self._put_off_ms is not None:
+            late = await self._jobs.hasten(now_ms=at_ms, wait_ms=self._put_off_ms, limit=SLICE)
+        if ahead or calls or late:
             message = "the clock was set back: what it had put off goes on"
-            _LOG.warning(message, endpoints=ahead, jobs=late)
-        if late < SLICE:
+            _LOG.warning(message, endpoints=ahead, jobs=late + calls)
+        if max(calls, late) < SLICE:
             self._put_off_ms = None
-        return max(ahead, late) >= SLICE
+        return max(ahead, calls, late) >= SLICE
 
     async def orphans(self) -> bool:
         """Take over what processes left behind that nobody watches: they left, or were already

@@ -141,7 +141,7 @@ def _answered(
             )
             return JobVerdict(state="failed", reason="output_too_large", error=error)
         if ends_by_url(outcome, rules):
-            return _by_url(outcome, job, rules)
+            return _by_url(outcome, job, rules, now_ms)
         return _rejected(outcome) if outcome.failed else JobVerdict(state="completed")
     if is_turned_away(outcome, rules):
         return _turned_away(outcome, job, rules, now_ms, random)
@@ -160,12 +160,11 @@ def ends_by_url(outcome: CallOutcome, rules: EndpointRules) -> bool:
     return is_meant and outcome.status_code == ACCEPTED and rules.progress
 
 
-def _by_url(outcome: CallOutcome, job: ClaimedJob, rules: EndpointRules) -> JobVerdict:
-    limit_ms = deadline_ms(job, rules, outcome.started_ms)
+def _by_url(outcome: CallOutcome, job: ClaimedJob, rules: EndpointRules, now_ms: int) -> JobVerdict:
+    limit_ms = deadline_ms(job, rules, outcome.began_ms(now_ms))
     look_ms = limit_ms
     if rules.heartbeat_timeout is not None:
-        answered_ms = outcome.started_ms + round(outcome.duration_ms)
-        look_ms = min(limit_ms, answered_ms + round(rules.heartbeat_timeout * 1000))
+        look_ms = min(limit_ms, now_ms + round(rules.heartbeat_timeout * 1000))
     return JobVerdict(state="running", limit_ms=limit_ms, look_ms=look_ms)
 
 

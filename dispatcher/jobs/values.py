@@ -215,6 +215,11 @@ class CallOutcome:
     lack: str | None = None  # of an interrupted one: what we lacked, in one word
     chunks: int | None = None
 
+    def began_ms(self, now_ms: int) -> int:
+        """Return since when a call has been out that was answered now: by how long it lasted, since
+        the clock may have been set meanwhile."""
+        return now_ms - round(self.duration_ms)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewChunks:

@@ -6,6 +6,7 @@ from typing import Final
 
 from dispatcher.jobs.states import FINAL, JobState
 from dispatcher.jobs.values import JobByUrl, JobSettlement
+from dispatcher.store.clocks import SLACK_MS
 from dispatcher.store.jobs import rows
 from dispatcher.store.jobs.rows import CLAIMED
 from dispatcher.store.tx import Row, Tx
@@ -23,6 +24,33 @@ FROM jobs j LEFT JOIN endpoint_load l ON l.endpoint = j.endpoint
 WHERE j.state = 'running'
 """
 _LATE: Final = "j.process IS NULL AND j.deadline_ms <= ? ORDER BY j.deadline_ms LIMIT ?"
+# The empty text keeps the database from walking all that runs so.
+_OUT: Final = "state || '' = 'running' AND process IS NULL"
+_LOOK_LATER: Final = f"UPDATE jobs SET deadline_ms = ? WHERE id = ? AND claim = ? AND {_OUT}"
+_CALLED_AHEAD: Final = """
+SELECT id FROM jobs WHERE state = 'running' AND process IS NULL AND called_ms > ? LIMIT ?
+"""
+# "Cross": else SQLite begins with what was reported, also of all that has ended.
+_SIGNED_AHEAD: Final = """
+SELECT j.id FROM jobs j CROSS JOIN job_progress r
+WHERE j.state = 'running' AND j.process IS NULL AND j.deadline_ms > ?
+    AND r.job = j.id AND r.claim = j.claim AND r.at_ms > ? LIMIT ?
+"""
+_CALLED: Final = f"SELECT id, endpoint FROM jobs WHERE {_OUT} AND id"
+# Of a call that was made by a clock that ran ahead it is known for how long it may last.
+_BRING_BACK: Final = f"""
+UPDATE jobs SET
+    limit_ms = CASE WHEN called_ms > ? THEN limit_ms - called_ms + ? ELSE limit_ms END,
+    called_ms = CASE WHEN called_ms > ? THEN ? ELSE called_ms END,
+    started_ms = CASE WHEN started_ms > ? THEN ? ELSE started_ms END,
+    queued_ms = CASE WHEN queued_ms > ? THEN ? ELSE queued_ms END,
+    deadline_ms = ?
+WHERE id = ? AND {_OUT}
+"""
+_SIGN_BY_NOW: Final = """
+UPDATE job_progress SET at_ms = ?, since_ms = CASE WHEN since_ms > ? THEN ? ELSE since_ms END
+WHERE job = ? AND at_ms > ?
+"""
 _LET_GO: Final = """
 UPDATE jobs SET process = NULL, called_ms = ?, limit_ms = ?, deadline_ms = ?
 WHERE id = ? AND claim = ? AND state = 'running'
@@ -36,7 +64,8 @@ def let_go(tx: Tx, settlements: Sequence[JobSettlement]) -> None:
         job, verdict = one.job, one.verdict
         limit_ms = tx.at(verdict.limit_ms or one.now_ms)
         look_ms = limit_ms if verdict.look_ms is None else tx.at(verdict.look_ms)
-        values.append((tx.at(one.outcome.started_ms), limit_ms, look_ms, job.id, job.claim))
+        called_ms = tx.at(one.outcome.began_ms(one.now_ms))
+        values.append((called_ms, limit_ms, look_ms, job.id, job.claim))
     tx.many(_LET_GO, values)
 
 
@@ -72,15 +101,40 @@ def late(tx: Tx, *, now_ms: int, limit: int) -> list[JobByUrl]:
     return [_by_url(tx, row, now_ms) for row in found]
 
 
-def look_later(tx: Tx, job: str, claim: int, look_ms: int) -> None:
-    """Look at one later: it lives."""
-    tx.run(
-        "UPDATE jobs SET deadline_ms = ? WHERE id = ? AND claim = ? "
-        "AND state = 'running' AND process IS NULL",
-        tx.at(look_ms),
-        job,
-        claim,
-    )
+def look_later(tx: Tx, job: str, claim: int, look_ms: int, *, now_ms: int) -> None:
+    """Look at one later: it lives, and has given a sign of it by now at the latest."""
+    if tx.run(_LOOK_LATER, tx.at(look_ms), job, claim):
+        _sign_by_now(tx, job, tx.at(now_ms))
+
+
+# --- by a clock that ran ahead ---
+
+
+def ahead(tx: Tx, *, now_ms: int, signs: bool, limit: int) -> list[str]:
+    """Return jobs whose calls are out since a time that has not come yet, or, if `signs`, that gave
+    a sign of life then and are not looked at before. `now_ms` is by the database's clock."""
+    soon_ms = now_ms + SLACK_MS
+    found = [row[0] for row in tx.all(_CALLED_AHEAD, soon_ms, limit)]
+    if signs and len(found) < limit:
+        signed = tx.all(_SIGNED_AHEAD, soon_ms, soon_ms, limit - len(found))
+        found += [row[0] for row in signed if row[0] not in found]
+    return found
+
+
+def bring_back(tx: Tx, ids: Sequence[str], *, now_ms: int) -> int:
+    """Have the calls of these jobs be out since now, for as long as they may be, and look at them:
+    what has given a sign of life has done so by now. Returns how many there were still."""
+    called = tx.all(f"{_CALLED}{tx.job_statements.IN} ORDER BY id", tx.ids(ids))
+    found = [id for id, endpoint in called if tx.holds_endpoint(endpoint)]
+    soon = now_ms + SLACK_MS, now_ms
+    for id in found:
+        tx.run(_BRING_BACK, *soon * 4, now_ms, id)
+        _sign_by_now(tx, id, now_ms)
+    return len(found)
+
+
+def _sign_by_now(tx: Tx, job: str, now_ms: int) -> None:
+    tx.run(_SIGN_BY_NOW, now_ms, now_ms, now_ms, job, now_ms + SLACK_MS)
 
 
 def _by_url(tx: Tx, row: Row, now_ms: int) -> JobByUrl:

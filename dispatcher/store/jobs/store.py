@@ -372,9 +372,23 @@ class JobStore:
             return []
         return await self._write(lambda tx: by_url.late(tx, now_ms=now_ms, limit=limit))
 
-    async def look_later(self, job: str, claim: int, *, look_ms: int) -> None:
+    async def look_later(self, job: str, claim: int, *, look_ms: int, now_ms: int) -> None:
         """Look at such a job later: it lives."""
-        await self._write(lambda tx: by_url.look_later(tx, job, claim, look_ms))
+        await self._write(lambda tx: by_url.look_later(tx, job, claim, look_ms, now_ms=now_ms))
+
+    async def bring_calls_back(self, *, now_ms: int, signs: bool, limit: int) -> int:
+        """Correct what a clock that ran ahead left in such jobs: their run limits, and what says
+        when they are looked at. Found are those whose calls were made by it, and, if `signs`, all
+        of which something was reported by it. Returns how many these were, at most `limit`."""
+        at_ms = now_ms + self._skew_ms()
+        ids: list[str] = await self._read(
+            lambda tx: by_url.ahead(tx, now_ms=at_ms, signs=signs, limit=limit), SERVICE
+        )
+        if not ids:
+            return 0
+        return await self._write(
+            lambda tx: by_url.bring_back(tx, ids, now_ms=tx.at(now_ms)), lanes=of_jobs(ids)
+        )
 
     async def tell_event(
         self, job: str, claim: int, new: NewCallback, *, now_ms: int
@@ -400,6 +414,10 @@ class JobStore:
         """Make links and tokens with `new`, unless another than the key `after` makes them by now;
         those of the key before it stay good. Returns both."""
         return await self._write(lambda tx: link_keys.rotate(tx, new, after))
+
+    async def bring_link_key_back(self, key: str, *, now_ms: int) -> Sequence[LinkKey]:
+        """Have a key that a clock ahead made be made now; returns those that are good."""
+        return await self._write(lambda tx: link_keys.bring_back(tx, key, now_ms))
 
     # --- places ---
 

@@ -60,10 +60,11 @@ COMMITS: Final = {
     "leave": "leave",
 }
 ELSEWHERE: Final = frozenset({
-    "put_endpoint", "set_paused", "cancel_sweep", "sweeps_jobs", "bring_back", "hasten", "repair",
-    "prune", "erase", "purge_on", "tell_untold", "hand_out", "ensure_endpoint_secret",
-    "rotate_endpoint_secret", "mark_endpoint_secret_revealed", "ensure_link_key",
-    "rotate_link_key", "look_later", "late_by_url", "running",
+    "put_endpoint", "set_paused", "cancel_sweep", "sweeps_jobs", "bring_back", "bring_calls_back",
+    "hasten", "repair", "prune", "erase", "purge_on", "tell_untold", "hand_out",
+    "ensure_endpoint_secret", "rotate_endpoint_secret", "mark_endpoint_secret_revealed",
+    "ensure_link_key", "rotate_link_key", "bring_link_key_back", "look_later", "late_by_url",
+    "running",
     "set_health", "watches_upstreams", "take_stops",
     "begin_blob", "loosen_blob", "orphan_blobs", "forget_blobs",
 })  # fmt: skip

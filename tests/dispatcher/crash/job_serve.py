@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import Any, Final
 
-from dispatcher.gateway import gateway
+from dispatcher.gateway import upkeep
 from dispatcher.server import serve
 from dispatcher.settings import Settings
 from dispatcher.store import store
@@ -75,7 +75,7 @@ def live(life: Life) -> None:
 def _hold_no_longer(seconds: float) -> None:
     """What a corrected clock leaves waiting for minutes, it leaves so for seconds."""
     hold_ms = round(seconds * 1000)
-    for module in (gateway, clocks):
+    for module in (upkeep, clocks):
         vars(module)["HOLD_MS"] = hold_ms
     vars(store)["TIMEOUT_MS_MAX"] = hold_ms
 

@@ -45,7 +45,7 @@ _LOST: Final = frozenset({"lose", "half"})
 RETRY: Final = {"base": 0.05, "factor": 1, "cap": 0.05}
 _EVENTS: Final = {"events": ["start", "progress", "output", "end"]}
 # Answered at most once each, or repeated; ended by time; alone with its place; in a bad mood; away;
-# telling of its jobs; ending them itself.
+# telling of its jobs; ending them itself; never telling how they ended.
 ENDPOINTS: Final[dict[str, dict[str, Any]]] = {
     "again": {"concurrency": 6, "attempts": 20},
     "once": {"concurrency": 6, "delivery": "at-most-once"},
@@ -55,6 +55,7 @@ ENDPOINTS: Final[dict[str, dict[str, Any]]] = {
     "dark": {"concurrency": 2},
     "tells": {"concurrency": 4, "attempts": 20, "callback": _EVENTS},
     "later": {"concurrency": 4, "attempts": 20, "callback": _EVENTS, "completion": "url"},
+    "mute": {"concurrency": 8, "completion": "url", "timeout": 1.0},
 }
 # What comes in turn; of the last two little, since they hold their endpoints up.
 _MIX: Final = (
@@ -65,6 +66,7 @@ _MIX: Final = (
 )  # fmt: skip
 _BATCH: Final = 10
 _RARE: Final = ("busy ok", "dark ok", "dark ok")
+_ALSO_EACH: Final = 20
 
 
 @dataclass(slots=True, eq=False)
@@ -130,7 +132,7 @@ class Upstream:
         try:
             await self._count(endpoint)
             asked = json.loads(await reader.readexactly(int(fields["content-length"])))
-            if call.endpoint in ("tells", "later") or asked["do"] == "stream":
+            if call.endpoint in ("tells", "later", "mute") or asked["do"] == "stream":
                 return await self._tell(call, asked, fields, reader, writer)
             return await self._answer(call, asked, reader, writer)
         finally:
@@ -225,7 +227,8 @@ class Upstream:
             call.met, call.output = "answered", lines[0]
             return await _write(writer, b"200 OK", lines[0])
         call.met, call.output = "answered", lines[0]
-        self.telling.later(call, fields["x-job-complete-url"])
+        if call.endpoint == "later":
+            self.telling.later(call, fields["x-job-complete-url"])
         return await _write(writer, b"202 Accepted", b"")
 
     def _spring(self, point: str) -> None:
@@ -467,7 +470,7 @@ class Platform:
     followers: Followers = field(default_factory=Followers)
     purged: int = 0
     removed: list[str] = field(default_factory=list)
-    leaves_out: frozenset[str] = frozenset()  # endpoints that get nothing to do
+    also: str = ""  # what comes now and then beside the rest
     _unanswered: dict[int, str] = field(default_factory=dict)
     _number: int = 0
     _chance: random.Random = field(default_factory=lambda: random.Random(8))
@@ -550,8 +553,9 @@ class Platform:
     def _kind(self, number: int) -> str:
         if number % 10 == 0:
             return _RARE[number // 10 % len(_RARE)]
-        kind = _MIX[number % len(_MIX)]
-        return _MIX[0] if kind.split()[0] in self.leaves_out else kind
+        if self.also and number % _ALSO_EACH == 1:
+            return self.also
+        return _MIX[number % len(_MIX)]
 
     # --- what users do ---
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from dispatcher.jobs.values import Job, SubmittedJob
 from dispatcher.store.errors import StoreUnavailable
 from dispatcher.store.jobs.store import JobStore
+from receiver.base.clock import now_ms
 from tests.dispatcher.api.talk import connect
 from tests.dispatcher.gateway.rig import (
     ADMIN_KEY,
@@ -437,6 +439,36 @@ async def test_a_job_that_ends_by_url_goes_on_over_a_restart(
             assert (await post(api, url, b"7")).status_code == 200
         assert (await world.get(job.id)).state == "completed"
     assert len(by_url.calls) == 1
+
+
+async def test_its_links_are_good_for_as_long_as_it_runs(
+    world: World, by_url: Upstream, api: httpx.AsyncClient
+) -> None:
+    """Whatever the clock says that made them, or that they are read by: its limit is its job's.
+    Once its job has ended, what comes after their time is refused."""
+    await world.endpoint(by_url.url, completion="url", concurrency=2)
+    ids = [(await world.submit()).id for _ in range(2)]
+    await by_url.reached(2)
+    links = world.service.gateway.links
+    for id in ids:
+        await world.until_idle()
+        by_url.calls.sort(key=lambda call: call[0]["x-job-id"] != f"job_{id}")
+        path = urlsplit(by_url.calls[0][0]["x-job-complete-url"]).path
+        grant = links.read("complete", id, path.rpartition("/")[2])
+        assert grant is not None
+        one = await world.service.store.jobs.running(id, grant.claim, now_ms=now_ms())
+        assert one is not None
+        urls = links.of_call(one.job, now_ms() - 3_600_000)
+        assert urls is not None
+        progress, complete = urls
+        if id == ids[0]:
+            assert (await post(api, progress, {"progress": 5})).status_code == 204
+            assert (await post(api, complete, b"1")).status_code == 200
+        else:
+            await world.service.gateway.engine.cancel(TENANT, id)
+        assert (await post(api, progress, {"progress": 6})).status_code == 409
+        assert (await post(api, complete, b"1")).status_code == 409
+    assert (await world.get(ids[0])).state == "completed"
 
 
 async def test_its_run_limit_ends_it(world: World, by_url: Upstream) -> None:

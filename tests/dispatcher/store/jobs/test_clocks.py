@@ -7,6 +7,8 @@ import pytest
 
 from dispatcher.engine.engine import Engine
 from dispatcher.gateway.gateway import Gateway
+from dispatcher.jobs.progress import Progress
+from dispatcher.jobs.values import CallOutcome, ClaimedJob, JobByUrl, JobVerdict, Report
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.signing import SecretCache
@@ -127,6 +129,8 @@ async def test_a_start_brings_back_what_a_clock_had_put_off(jobs: Jobs) -> None:
     await jobs.settle(await jobs.one(), turned_away)
     lost = await jobs.submit(at="paced")
     await jobs.settle(await jobs.one(), outcome(kind="unknown", now_ms=jobs.world.now_ms))
+    await jobs.endpoint(concurrency=9)
+    called = await out(jobs)
     await jobs.leaves(jobs.process)
     jobs.world.tick(-24 * HOUR_MS)
     now_ms = jobs.world.now_ms
@@ -144,6 +148,123 @@ async def test_a_start_brings_back_what_a_clock_had_put_off(jobs: Jobs) -> None:
     assert (await jobs.store.load("held")).held_until_ms == now_ms + 5_000
     assert await jobs.store.hasten(now_ms=now_ms, wait_ms=HOLD_MS, limit=9) == 0
     assert (await jobs.get(lost.id)).due_ms <= now_ms + HOLD_MS
+    assert (await late(jobs))[called.id].called_ms == now_ms
     waiting = await jobs.submit(at="paced")
     jobs.world.tick(2_000)
     assert [one.id for one in await jobs.claim()] == [waiting.id]
+
+
+# --- jobs that no process holds ---
+
+
+async def out(
+    jobs: Jobs, *, limit_s: float = 900, look_s: float | None = None, met: CallOutcome | None = None
+) -> ClaimedJob:
+    """A job that is to be ended by URL, called now."""
+    await jobs.submit()
+    job, now_ms = await jobs.one(), jobs.world.now_ms
+    look_ms = now_ms + round((look_s or limit_s) * 1000)
+    limit_ms = now_ms + round(limit_s * 1000)
+    verdict = JobVerdict(state="running", limit_ms=limit_ms, look_ms=look_ms)
+    await jobs.settle(job, met or outcome(202, now_ms=now_ms), verdict=verdict)
+    return job
+
+
+async def brought_back(jobs: Jobs, *, signs: bool = False, limit: int = 200) -> int:
+    now_ms = jobs.world.now_ms
+    return await jobs.store.bring_calls_back(now_ms=now_ms, signs=signs, limit=limit)
+
+
+async def late(jobs: Jobs) -> dict[str, JobByUrl]:
+    """What is to be looked at now."""
+    found = await jobs.store.late_by_url(now_ms=jobs.world.now_ms, limit=200)
+    return {one.job.id: one for one in found}
+
+
+async def reported(jobs: Jobs, job: ClaimedJob) -> None:
+    at_ms = jobs.world.now_ms
+    said = Progress(percent=5, since_ms=at_ms, at_ms=at_ms)
+    report = Report(job=job.id, claim=job.claim, progress=said)
+    assert await jobs.store.report([report]) == {(job.id, job.claim)}
+
+
+@pytest.mark.parametrize("ahead_ms", [HOUR_MS, WEEK_MS])
+async def test_a_call_of_the_future_lasts_for_as_long_as_it_may(jobs: Jobs, ahead_ms: int) -> None:
+    """From when the clock is right again: neither until that time, nor for ever. It is looked at,
+    so that it is known again when a sign of life of it is due."""
+    await jobs.endpoint(concurrency=9)
+    jobs.world.tick(ahead_ms)
+    ahead = await out(jobs, limit_s=900, look_s=60)
+    jobs.world.tick(-ahead_ms)
+    right = await out(jobs, limit_s=12 * 3_600)
+    assert await brought_back(jobs) == 1
+    assert await brought_back(jobs, signs=True) == 0
+    now_ms = jobs.world.now_ms
+    found = await late(jobs)
+    assert found.keys() == {ahead.id}
+    one = found[ahead.id]
+    assert (one.called_ms, one.sign_ms) == (now_ms, now_ms)
+    assert one.limit_ms is not None
+    assert abs(one.limit_ms - now_ms - 900_000) < 100
+    assert one.job.started_ms <= now_ms
+    assert one.job.queued_ms <= now_ms
+    kept = await jobs.store.running(right.id, right.claim, now_ms=now_ms)
+    assert kept is not None
+    assert kept.limit_ms == now_ms + 12 * HOUR_MS
+    assert (await jobs.settle(one.job)).recorded, "its upstream's word counts as before"
+
+
+async def test_they_are_brought_back_in_slices(jobs: Jobs) -> None:
+    await jobs.endpoint(concurrency=9)
+    jobs.world.tick(HOUR_MS)
+    ids = {(await out(jobs)).id for _ in range(5)}
+    jobs.world.tick(-HOUR_MS)
+    assert [await brought_back(jobs, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert (await late(jobs)).keys() == ids
+
+
+async def test_a_sign_of_life_of_the_future_keeps_no_job_from_being_looked_at(jobs: Jobs) -> None:
+    """It was given by now, and the next one counts from there."""
+    await jobs.endpoint(concurrency=9)
+    job = await out(jobs, limit_s=86_400, look_s=60)
+    jobs.world.tick(HOUR_MS)
+    await reported(jobs, job)
+    now_ms = jobs.world.now_ms
+    look_ms = now_ms + 60_000
+    await jobs.store.look_later(job.id, job.claim, look_ms=look_ms, now_ms=now_ms)
+    jobs.world.tick(-HOUR_MS)
+    assert await brought_back(jobs) == 0
+    assert await brought_back(jobs, signs=True) == 1
+    assert (await late(jobs))[job.id].sign_ms == jobs.world.now_ms
+    assert await brought_back(jobs, signs=True) == 0
+
+
+async def test_a_look_brings_a_sign_of_life_back(jobs: Jobs) -> None:
+    """Also where nobody doubts the clock any more."""
+    await jobs.endpoint()
+    job = await out(jobs, limit_s=86_400, look_s=60)
+    jobs.world.tick(HOUR_MS)
+    await reported(jobs, job)
+    jobs.world.tick(-HOUR_MS + 61_000)
+    assert (await late(jobs))[job.id].sign_ms > jobs.world.now_ms
+    now_ms = jobs.world.now_ms
+    await jobs.store.look_later(job.id, job.claim, look_ms=now_ms + 60_000, now_ms=now_ms)
+    jobs.world.tick(60_000)
+    assert (await late(jobs))[job.id].sign_ms == now_ms
+
+
+@pytest.mark.parametrize("stepped_ms", [HOUR_MS, -HOUR_MS])
+async def test_a_clock_that_is_set_during_a_call_makes_it_no_longer_or_shorter(
+    jobs: Jobs, stepped_ms: int
+) -> None:
+    """Since when it is out is known by how long it lasted, not by when it began."""
+    await jobs.endpoint(completion="url", timeout=60.0)
+    await jobs.submit()
+    job = await jobs.one()
+    met = outcome(202, now_ms=jobs.world.now_ms)
+    jobs.world.tick(stepped_ms)
+    await jobs.settle(job, met)
+    now_ms = jobs.world.now_ms
+    one = await jobs.store.running(job.id, job.claim, now_ms=now_ms)
+    assert one is not None
+    assert (one.called_ms, one.limit_ms) == (now_ms - 5, now_ms - 5 + 60_000)

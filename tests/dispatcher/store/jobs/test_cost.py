@@ -12,6 +12,7 @@ from dispatcher.access import new_secret
 from dispatcher.jobs.filters import JobFilter
 from dispatcher.jobs.states import STATES
 from dispatcher.jobs.values import RunningLimits
+from dispatcher.store.jobs import by_url
 from dispatcher.store.jobs.sweeps import Bulk
 from tests.dispatcher.store.builders import DAY_MS, TENANT, World
 from tests.dispatcher.store.jobs.builders import EP, Jobs, outcome, target
@@ -144,6 +145,18 @@ async def _plan(world: World, sql: str) -> list[str]:
         return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
 
     return await on_writer(world, explain)
+
+
+async def test_what_a_clock_ahead_left_is_found_by_index(tmp_path: Path) -> None:
+    """In calls that are out: only those, and of what was reported only theirs."""
+    async with sqlite_world(tmp_path) as world:
+        called = await _plan(world, by_url._CALLED_AHEAD.replace("?", "1"))
+        assert len(called) == 1
+        assert "INDEX jobs_called (called_ms>?)" in called[0]
+        signed = await _plan(world, by_url._SIGNED_AHEAD.replace("?", "1"))
+        assert "INDEX jobs_by_url (deadline_ms>?)" in signed[0]
+        assert signed[1].startswith("SEARCH r USING PRIMARY KEY (job=?)")
+        assert len(signed) == 2
 
 
 async def _kinds(world: World, act: Awaitable[Any]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dispatcher.dialects.callbacks import event_of
+from dispatcher.gateway.links import Links
 from dispatcher.ids import new_id
 from dispatcher.jobs.progress import Progress
 from dispatcher.jobs.values import ClaimedJob, JobVerdict, Report
@@ -136,7 +137,9 @@ async def test_it_is_found_when_its_time_is_over(jobs: Jobs) -> None:
     assert await late() == []
     jobs.world.now_ms += 11_000
     assert await late() == [job.id]
-    await jobs.store.look_later(job.id, job.claim, look_ms=jobs.world.now_ms + 1_000)
+    await jobs.store.look_later(
+        job.id, job.claim, look_ms=jobs.world.now_ms + 1_000, now_ms=jobs.world.now_ms
+    )
     assert await late() == []
     jobs.world.now_ms += 2_000
     assert await late() == [job.id]
@@ -256,3 +259,23 @@ async def test_there_is_one_key_and_two_are_good(jobs: Jobs) -> None:
     assert await jobs.store.rotate_link_key(third, after=first.id) == [second, first]
     assert await jobs.store.rotate_link_key(third, after=second.id) == [third, second]
     assert await jobs.store.ensure_link_key(first) == [third, second]
+
+
+async def test_a_key_that_a_clock_ahead_made_is_replaced_as_any_other(jobs: Jobs) -> None:
+    """When it has made links for long, by one that makes them from then on: what the key before it
+    had made is good until then."""
+    day_ms = 86_400_000
+    jobs.world.tick(90 * day_ms)
+    await Links(jobs.store, "", clock=lambda: jobs.world.now_ms).open()
+    jobs.world.tick(-90 * day_ms)
+    links = Links(jobs.store, "", clock=lambda: jobs.world.now_ms)
+    await links.open()
+    made = [links._keys[0]]
+    for days, replaced in ((0, False), (29, False), (2, True), (0, False), (31, True)):
+        jobs.world.tick(days * day_ms)
+        await links.step()
+        if replaced:
+            assert links._keys[1] == made[-1]
+            made.append(links._keys[0])
+        assert links._keys[0] == made[-1]
+    assert len(set(made)) == 3
