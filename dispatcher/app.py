@@ -94,7 +94,7 @@ class Service:
         self.resealer = Resealer(settings, self.store)
         self.sweeper = self._make_sweeper()
         self.intake = Intake(settings, self.access, self.quotas, self.engine, self.metrics)
-        self.job_sweeper = JobSweeper(self.store.jobs)
+        self.job_sweeper = JobSweeper(self.store.jobs, committed=lambda: self.store.committed)
         self.gauges = Gauges(
             self.store, self.metrics, destinations_max=settings.metrics_destinations
         )

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 ROWS_MIN: Final = 25
 """So few rows a slice takes at least, however long that takes: else what waits would never end."""
+ROWS_MIN_STEADY: Final = 100
+"""So few of what never ends, and must go as fast as it comes."""
 _SLICE_S: Final = 0.002
 _RESTS: Final = 4  # the writer is free for four fifths of the time
 _REST_S_MAX: Final = 0.025
@@ -29,14 +31,16 @@ class Slices:
         committed: Callable[[], int],
         *,
         rows_max: int,
+        rows_min: int = ROWS_MIN,
         clock_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._committed = committed
         self._rows_max = rows_max
+        self._rows_min = min(rows_min, rows_max)
         self._clock_s = clock_s
         self._sleep = sleep
-        self._rows = min(ROWS_MIN, rows_max)
+        self._rows = self._rows_min
         self._counted: int | None = None  # with the last slice
         self._took_s = 0.0
         self._ended_s = 0.0
@@ -60,7 +64,7 @@ class Slices:
         if self._is_alone():
             self._rows = self._rows_max
         elif self._took_s > _SLICE_S:
-            self._rows = max(min(ROWS_MIN, self._rows_max), self._rows // 2)
+            self._rows = max(self._rows_min, self._rows // 2)
         elif self._took_s < _SLICE_S / 2:
             self._rows = min(self._rows_max, self._rows + ROWS_MIN)
         return done

@@ -1,11 +1,12 @@
 """Bulk changes of jobs, made: each fixed set walked in small slices between everyone else's
-commits, those of all customers in turn. One process does it for all."""
+commits, with rests between, those of all customers in turn. One process does it for all."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from dispatcher.engine.slices import Slices
 from dispatcher.jobs.looks import JobSweep
 from dispatcher.store.errors import Conflict, NotFound, StoreError
 from dispatcher.store.jobs.store import JobStore
@@ -28,10 +29,13 @@ class JobSweeper:
         self,
         jobs: JobStore,
         *,
+        committed: Callable[[], int],
         clock: Callable[[], int] = now_ms,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
+        """Make it of a count of what this process has `committed`."""
         self._jobs = jobs
+        self._slices = Slices(committed, rows_max=SLICE)
         self._clock = clock
         self._monotonic_ms = monotonic_ms
         self._awake = asyncio.Event()
@@ -91,8 +95,10 @@ class JobSweeper:
 
     async def _slice(self, sweep: JobSweep) -> bool:
         try:
-            now, moved = await self._jobs.step_sweep(
-                sweep.tenant, sweep.id, now_ms=self._clock(), limit=SLICE
+            now, moved = await self._slices.do(
+                lambda rows: self._jobs.step_sweep(
+                    sweep.tenant, sweep.id, now_ms=self._clock(), limit=rows
+                )
             )
         except (NotFound, Conflict) as error:  # its tenant was erased, or another process sweeps
             _LOG.info("a bulk change of jobs is left alone", id=sweep.id, reason=str(error))
@@ -112,6 +118,8 @@ class JobSweeper:
                 skipped=now.skipped,
             )
             return False
-        if not moved:
+        if moved:
+            await self._slices.rest()
+        else:
             self._held_until_ms[sweep.id] = self._monotonic_ms() + _FULL_MS
         return moved

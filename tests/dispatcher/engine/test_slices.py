@@ -8,7 +8,7 @@ ROWS_MAX = 200
 class Writer:
     """A writer whose slices take `row_s` a row, and who commits `others` beside each."""
 
-    def __init__(self, *, row_s: float, others: int) -> None:
+    def __init__(self, *, row_s: float, others: int, rows_min: int = ROWS_MIN) -> None:
         self.row_s = row_s
         self.others = others
         self.now_s = 100.0
@@ -18,6 +18,7 @@ class Writer:
         self.slices = Slices(
             lambda: self.committed,
             rows_max=ROWS_MAX,
+            rows_min=rows_min,
             clock_s=lambda: self.now_s,
             sleep=self.sleep,
         )
@@ -53,6 +54,13 @@ async def test_slices_that_take_long_become_no_shorter_than_so_few_rows() -> Non
     await writer.work(20)
     assert set(writer.rows) == {ROWS_MIN}
     assert max(writer.rests) < 0.1, "and still they follow each other"
+
+
+async def test_what_never_ends_goes_in_slices_that_keep_up_with_it() -> None:
+    """However long they take."""
+    writer = Writer(row_s=0.001, others=5, rows_min=100)
+    await writer.work(20)
+    assert set(writer.rows) == {100}
 
 
 async def test_where_nobody_else_commits_slices_are_long_and_follow_at_once() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 from typing import Any
 
-from dispatcher.gateway.job_sweeper import JobSweeper
+import pytest
+
+from dispatcher.gateway.job_sweeper import SLICE, JobSweeper
 from dispatcher.jobs.looks import JobSweep
 from dispatcher.store.errors import Conflict, StoreUnavailable
 
@@ -27,6 +29,9 @@ class FakeJobs:
         self.broken: set[str] = set()
         self.purges: dict[str, int] = {}
         self.log: list[str] = []
+        self.limits: list[int] = []
+        self.committed = 0
+        self.others = 0
 
     async def running_sweeps(self) -> list[JobSweep]:
         if self.failing is not None:
@@ -49,6 +54,8 @@ class FakeJobs:
         self, tenant: str, id: str, *, now_ms: int, limit: int
     ) -> tuple[JobSweep, bool]:
         self.log.append(id)
+        self.limits.append(limit)
+        self.committed += 1 + self.others
         if id in self.broken:
             raise RuntimeError("a filter that nobody understands")
         if id in self.stuck:
@@ -58,7 +65,12 @@ class FakeJobs:
 
 
 def sweeper(jobs: FakeJobs, clock: list[int]) -> JobSweeper:
-    return JobSweeper(jobs, clock=lambda: 0, monotonic_ms=lambda: clock[0])  # type: ignore[arg-type]
+    return JobSweeper(
+        jobs,  # type: ignore[arg-type]
+        committed=lambda: jobs.committed,
+        clock=lambda: 0,
+        monotonic_ms=lambda: clock[0],
+    )
 
 
 async def test_all_have_a_slice_in_turn() -> None:
@@ -106,6 +118,33 @@ async def test_one_that_comes_nowhere_holds_no_other_up_and_is_asked_later() -> 
     assert jobs.slices == {"a": 0, "b": 0}
 
 
+async def test_while_others_commit_slices_are_short_with_rests_between(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that who commits beside a sweep of a million jobs seldom waits for a slice."""
+    rests: list[float] = []
+    jobs = FakeJobs({"a": 40})
+    jobs.others = 1
+    one = sweeper(jobs, [0])
+
+    async def rest(seconds: float) -> None:
+        rests.append(seconds)
+
+    async def slow(*given: Any, **more: Any) -> tuple[JobSweep, bool]:
+        now_s[0] += more["limit"] * 0.000_1
+        return await FakeJobs.step_sweep(jobs, *given, **more)
+
+    now_s = [100.0]
+    jobs.step_sweep = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(one._slices, "_sleep", rest)
+    monkeypatch.setattr(one._slices, "_clock_s", lambda: now_s[0])
+    while await one.step():
+        pass
+    assert max(jobs.limits) < SLICE / 2
+    assert len(rests) == 39
+    assert sum(rests) >= 3 * sum(jobs.limits) * 0.000_1
+
+
 async def test_one_process_makes_them_for_all() -> None:
     jobs = FakeJobs({"a": 1})
     jobs.ours = False
@@ -116,7 +155,7 @@ async def test_one_process_makes_them_for_all() -> None:
 async def test_it_goes_on_after_whatever_fails_and_when_it_is_woken() -> None:
     jobs = FakeJobs({"a": 2})
     jobs.failing = StoreUnavailable("away")
-    one = JobSweeper(jobs)  # type: ignore[arg-type]
+    one = JobSweeper(jobs, committed=lambda: 0)  # type: ignore[arg-type]
     one.start()
     try:
         for _ in range(50):
