@@ -28,7 +28,12 @@ of one shape, or the very value."""
 
 
 class ClientError(Exception):
-    """The service cannot be reached, or refuses; the message is for people, in one line."""
+    """The service cannot be reached (`unreachable`), or refuses; the message is for people, in one
+    line."""
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 def ask(
@@ -61,7 +66,7 @@ def ask(
         raise ClientError(str(error)) from None
     except (OSError, ValueError, HTTPException) as error:
         reason = str(error) or type(error).__name__
-        raise ClientError(f"cannot ask {settings.url}: {reason}") from None
+        raise ClientError(f"cannot ask {settings.url}: {reason}", unreachable=True) from None
     if not 200 <= status < 300:
         raise ClientError(_message_of(status, path, text))
     return _read(text, shape or {}, settings.url)
@@ -76,7 +81,8 @@ def get(settings: ClientSettings, path: str) -> tuple[int, bytes, Mapping[str, s
     try:
         status, body = _exchange("GET", url, None, {}, tls, headers)
     except (OSError, ValueError, HTTPException) as error:
-        raise ClientError(f"nothing answers at {settings.url} ({error})") from None
+        message = f"nothing answers at {settings.url} ({error})"
+        raise ClientError(message, unreachable=True) from None
     return status, body, headers
 
 
@@ -92,7 +98,8 @@ def post(
     try:
         return _exchange("POST", url, body, headers, tls)
     except (OSError, ValueError, HTTPException) as error:
-        raise ClientError(f"cannot post to {url}: {str(error) or type(error).__name__}") from None
+        message = f"cannot post to {url}: {str(error) or type(error).__name__}"
+        raise ClientError(message, unreachable=True) from None
 
 
 def is_time(value: object) -> bool:

@@ -39,6 +39,7 @@ OWN_PATHS: Final = ("/healthz", "/readyz", "/metrics", "/inbox", "/expected")
 Encryption: TypeAlias = Literal["auto", "required"]
 
 _PREFIX: Final = "RECEIVER_"
+SECRETS: Final = "RECEIVER_SECRETS"
 CA_FILE: Final = f"{_PREFIX}CA_FILE"
 # Cannot be judged without the secrets that it is about.
 _ABOUT_SECRETS: Final = ("RECEIVER_ENCRYPTION", "RECEIVER_ENCRYPTION_FILE")
@@ -378,7 +379,7 @@ def load(environ: Environ | None = None, *, secrets: bool = True) -> Settings:
 def load_secrets(environ: Environ | None = None) -> tuple[str, ...]:
     """Return the signing secrets alone, for the commands that need no service. Raises
     SettingError."""
-    return read_secrets(base.read("RECEIVER_SECRETS", environ, lines=True), "RECEIVER_SECRETS")
+    return read_secrets(base.read(SECRETS, environ, lines=True), SECRETS)
 
 
 def load_signature_header(environ: Environ | None = None) -> str:
@@ -479,9 +480,7 @@ def _check_encryption(keys: tuple[str, ...], encryption: Encryption) -> None:
         raise SettingError(str(error)) from None
 
 
-def _check_secrets(
-    secrets: tuple[str, ...], require: Require, name: str = "RECEIVER_SECRETS"
-) -> None:
+def _check_secrets(secrets: tuple[str, ...], require: Require, name: str = SECRETS) -> None:
     """Raise SettingError. No secret is ever quoted: the messages count them."""
     if not isinstance(secrets, tuple | list):  # of a text each character would be one
         raise SettingError(f"{name} is a tuple of secrets")

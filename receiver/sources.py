@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from receiver.base.settings import SettingError
-from receiver.settings import OWN_PATHS, PATH, Settings
+from receiver.settings import OWN_PATHS, PATH, SECRETS, Settings
 from receiver.source import CHOICES, Source
 
 _OWN_BELOW: Final = ("/inbox/", "/expected/")
@@ -36,7 +36,7 @@ def all_sources(settings: Settings) -> dict[str, Source]:
                 raise SettingError(f"RECEIVER_SOURCES_FILE: {source.path} is there twice")
             sources[source.path] = source
     if not sources:
-        raise SettingError("RECEIVER_SECRETS is not set: give at least one signing secret")
+        raise SettingError.of_missing(SECRETS, "give at least one signing secret")
     return sources
 
 

@@ -52,7 +52,7 @@ async def put(call: Call) -> Response:
         try:
             plan = await gateway.apply_own_file(own, call.entry, is_dry=request.dry_run)
         except ApplyError as error:
-            raise invalid("endpoints", None, str(error)) from None
+            raise invalid(error.place, None, str(error)) from None
     else:
         if own is not None:
             raise Conflict(f"endpoints come from the file that {_FILE} names: change it there")

@@ -22,7 +22,8 @@ from dispatcher.client.calls import key as key_calls
 from dispatcher.client.calls import secret as secret_calls
 from dispatcher.client.retry import poll_s
 from receiver.base import cli
-from receiver.base.cli import Failed, examples
+from receiver.base.cli import Failed
+from receiver.base.helps import examples
 from receiver.base.options import ahead, command, duration_s, with_dependencies
 
 
@@ -204,7 +205,7 @@ def _show(key: NewKey) -> None:
 @command(keys, "revoke", "dispatcher keys revoke key_0192…")
 def revoke_keys(
     service: ChangingDep,
-    ids: Annotated[list[str], typer.Argument(metavar="ID…", help="Ids, as `keys list` shows.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID", help="Ids, as `keys list` shows.")],
 ) -> None:
     """Revoke API keys, at once."""
     for_each(service, ids, _revoke)
@@ -238,7 +239,7 @@ def overview(context: typer.Context, service: ChangingDep) -> None:
 
 @command(secrets, "list", "dispatcher secrets list")
 def list_secrets(service: ServiceDep) -> None:
-    """List the signing secrets, without their options."""
+    """List the signing secrets, without their values."""
     made = cli.table("SECRET", fold="SECRET")
     names = _Names(service)
 

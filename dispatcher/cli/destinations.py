@@ -85,8 +85,8 @@ def show_destination(service: ServiceDep, name: Name) -> None:
 )
 def add_destination(
     service: ChangingDep,
-    name: Annotated[str, typer.Argument(metavar="NAME")],
-    to: Annotated[str, typer.Argument(metavar="URL")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.")],
+    to: Annotated[str, typer.Argument(metavar="URL", help="Where its deliveries go.")],
     policy: PolicyText = None,
     header: HeaderTexts = None,
     concurrency: Concurrency = None,
@@ -123,7 +123,10 @@ def set_destination(
     rate: Rate = None,
     reset: Annotated[
         list[str] | None,
-        typer.Option(metavar="|".join(_RESETS), help="Put one back to its default (repeatable)."),
+        typer.Option(
+            metavar="WHAT",
+            help=f"Put one back to its default (repeatable): {', '.join(_RESETS)}.",
+        ),
     ] = None,
 ) -> None:
     """Change its URL, limits, policy or headers; its backlog follows them."""

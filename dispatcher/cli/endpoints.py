@@ -36,8 +36,13 @@ OtherPath = Annotated[
     str | None,
     typer.Option(metavar="PATH", help="Another path of its server: one that sleeps, say."),
 ]
-TestSeconds = Annotated[
-    float | None, typer.Option(min=0.1, max=300, metavar="SECONDS", help="Otherwise 30.")
+TestTimeout = Annotated[
+    float | None,
+    typer.Option(
+        parser=duration_s,
+        metavar="TIME",
+        help="How long it may take: 90, 5m at most; otherwise 30s.",
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 _LISTS: Final = frozenset({"retryOn", "busy", "functions", "tenants"})
@@ -162,14 +167,14 @@ def remove(service: ChangingDep, name: Name, yes: Yes = False) -> None:
     group,
     "test",
     "dispatcher endpoints test document-gen",
-    "dispatcher endpoints test document-gen --input '{\"pages\": 1}' --timeout 120",
+    "dispatcher endpoints test document-gen --input '{\"pages\": 1}' --timeout 2m",
 )
 def test_endpoint(
     service: ChangingDep,
     name: Name,
     given: Input = None,  # noqa: PT028 - a command
     path: OtherPath = None,  # noqa: PT028
-    timeout: TestSeconds = None,  # noqa: PT028
+    timeout: TestTimeout = None,  # noqa: PT028
 ) -> None:
     """Call its upstream once, as a job would, and show all that is known of the call. Exits with 1
     unless a job would be completed by it."""

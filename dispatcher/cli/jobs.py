@@ -27,7 +27,7 @@ from dispatcher.client.calls.build import dumps
 from dispatcher.jobs.values import JobPriority
 from receiver.base import cli
 from receiver.base.cli import Failed
-from receiver.base.options import command
+from receiver.base.options import command, duration_s
 
 _TIMEOUT_S: Final = 300.0
 _EXCERPT_CHARS: Final = 160
@@ -41,7 +41,15 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Wait = Annotated[
     bool, typer.Option("--wait/--no-wait", help="With filters: until all are changed.")
 ]
-Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to wait.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        parser=duration_s,
+        metavar="TIME",
+        help="How long to wait: 90, 15m, 2h; otherwise 5m.",
+        show_default=False,
+    ),
+]
 To = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="FILE", help="Otherwise standard output.")
 ]
@@ -95,7 +103,8 @@ def submit_job(
         str | None, typer.Option(metavar="NAME", help="Which of the endpoint's functions.")
     ] = None,
     not_before: Annotated[
-        str | None, typer.Option(metavar="TIME|SECONDS", help="Not run before (or: for so long).")
+        str | None,
+        typer.Option(metavar="TIME", help="Not run before: 90, 15m (from now), or ISO-8601."),
     ] = None,
     call_timeout: Annotated[
         str | None, typer.Option(metavar="TIME", help="How long a call of it may take: 90, 15m.")
@@ -171,7 +180,7 @@ def show_job(service: ServiceDep, id: Id) -> None:
     group,
     "wait",
     "dispatcher jobs wait job_0192… && dispatcher jobs output job_0192…",
-    "dispatcher jobs wait job_0192… --timeout 3600 --json",
+    "dispatcher jobs wait job_0192… --timeout 15m --json",
 )
 def wait_job(service: ServiceDep, id: Id, timeout: Timeout = _TIMEOUT_S) -> None:
     """Wait for a job's end, and show it. Exits with 1 unless it is completed."""

@@ -28,7 +28,10 @@ WAIT_S: Final = 60.0
 Timeout = Annotated[
     float,
     typer.Option(
-        parser=duration_s, metavar="TIME", help="How long to wait for deliveries: 90, 15m, 2h."
+        parser=duration_s,
+        metavar="TIME",
+        help="How long to wait for deliveries: 90, 15m, 2h; otherwise 1m.",
+        show_default=False,
     ),
 ]
 
@@ -253,7 +256,7 @@ def _print_end(last: Replay) -> None:
 def cancel(
     service: ChangingDep,
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID…", help="Callbacks, or a filtered replay.")
+        list[str], typer.Argument(metavar="ID", help="Callbacks, or a filtered replay.")
     ],
 ) -> None:
     """Cancel deliveries. A running attempt ends and nothing follows it; a cancelled

@@ -12,7 +12,8 @@ from dispatcher.cli.shared import ApiKey, Globals, Tenant, Url
 from dispatcher.settings import strays
 from dispatcher.store.errors import CannotStart, StoreError
 from receiver.base import cli
-from receiver.base.cli import Failed, examples
+from receiver.base.cli import Failed
+from receiver.base.helps import examples
 from receiver.base.options import AsJson, Output, Profile, printing
 from receiver.base.settings import SettingError
 from receiver.base.shells import completion

@@ -58,7 +58,12 @@ NotBefore = Annotated[
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for its delivery.")]
 Timeout = Annotated[
     float,
-    typer.Option(parser=duration_s, metavar="TIME", help="How long to wait: 90, 15m, 2h."),
+    typer.Option(
+        parser=duration_s,
+        metavar="TIME",
+        help="How long to wait: 90, 15m, 2h; otherwise 1m.",
+        show_default=False,
+    ),
 ]
 File = Annotated[
     Path | None,
@@ -75,7 +80,7 @@ app = typer.Typer()
     """--payload '{"status": "completed"}'""",
     "dispatcher send --job-id job_1 --destination billing --payload result.json --wait",
     "jq .result job.json | dispatcher send --job-id job_2 --destination billing --payload -",
-    "dispatcher send --file many.ndjson   [dim]# a line: what POST /v1/callbacks takes[/dim]",
+    "dispatcher send --file many.ndjson   [dim]# one a line[/dim]",
 )
 def send(
     service: ServiceDep,

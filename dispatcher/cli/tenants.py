@@ -10,7 +10,7 @@ from dispatcher.cli.service import ChangingDep, ServiceDep, print_list
 from dispatcher.client import Tenant, TenantDetail
 from dispatcher.client.calls import tenant as calls
 from receiver.base import cli
-from receiver.base.cli import examples
+from receiver.base.helps import examples
 from receiver.base.options import command, with_dependencies
 
 _DEFAULT: Final = "default"

@@ -49,13 +49,14 @@ class Unreachable(PostbackError):
 
 
 class BadAnswer(PostbackError):
-    """An answer that is not Postback's: most often the URL names something else."""
+    """An answer that is not Postback's: most often the URL names something else. `details` has the
+    `reason`, or the beginning of the `text` that came."""
 
     @classmethod
     def of(cls, status: int, why: object) -> Self:
         """Return the error of a success that cannot be one."""
         message = f"HTTP {status} with an answer that is not this version of Postback's: {why}"
-        return cls("BAD_ANSWER", message, status=status)
+        return cls("BAD_ANSWER", message, status=status, details={"reason": str(why)})
 
     @classmethod
     def too_large(cls, status: int, bytes_max: int) -> Self:
@@ -256,6 +257,11 @@ def _foreign(response: Response) -> PostbackError:
     """Return an error page of something between us, or something else altogether. 502, 503 and 504
     are a proxy's usual words for a service that restarts."""
     text = " ".join(response.body[: _TEXT_CHARS_MAX * 4].decode(errors="replace").split())
-    message = f"HTTP {response.status} that is not Postback's: {text[:_TEXT_CHARS_MAX] or 'empty'}"
-    kind = _BY_PROXY.get(response.status, BadAnswer)
-    return kind("BAD_ANSWER", message, status=response.status, retry_after_s=response.retry_after_s)
+    text = text[:_TEXT_CHARS_MAX]
+    return _BY_PROXY.get(response.status, BadAnswer)(
+        "BAD_ANSWER",
+        f"HTTP {response.status} that is not Postback's: {text or 'empty'}",
+        details={"text": text},
+        status=response.status,
+        retry_after_s=response.retry_after_s,
+    )

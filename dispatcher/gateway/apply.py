@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from dispatcher.access import new_secret
 from dispatcher.audit import Entry, MakeEntry
@@ -30,7 +30,31 @@ _SCHEMA: Final = "schema"
 
 
 class ApplyError(SettingError):
-    """A file that cannot be put in force: which, and where in it."""
+    """A file that cannot be put in force: which (`path`), and where in it (`endpoint` and `field`),
+    as far as that is known."""
+
+    def __init__(
+        self, message: str, *, path: str, endpoint: str | None = None, field: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.endpoint = endpoint
+        self.field = field
+
+    @classmethod
+    def at(
+        cls, path: str, reason: str, endpoint: str | None = None, field: str | None = None
+    ) -> Self:
+        """Return the error of what stands there."""
+        places = [f"[{_TABLE}.{endpoint}]"] if endpoint is not None else []
+        place = " ".join([*places, *([field] if field else [])])
+        message = ": ".join(one for one in (path, place, reason) if one)
+        return cls(message, path=path, endpoint=endpoint, field=field)
+
+    @property
+    def place(self) -> str:
+        """Where in it: `endpoints`, and behind that what is known, with full stops between."""
+        return ".".join(one for one in (_TABLE, self.endpoint, self.field) if one)
 
 
 class Store(Protocol):
@@ -86,7 +110,7 @@ def read(path: str, what: str) -> dict[str, EndpointRules]:
         try:
             found[name] = endpoint_rules.read(document, spelling="snake", managed=True)
         except RuleError as error:
-            raise _error(path, name, error) from None
+            raise ApplyError.at(path, error.reason, name, error.field) from None
     return found
 
 
@@ -96,20 +120,20 @@ def read_documents(path: str, what: str) -> dict[str, dict[str, Any]]:
     try:
         text = read_file(what, path, bytes_max=FILE_BYTES_MAX)
     except SettingError as error:
-        raise ApplyError(str(error)) from None
+        raise ApplyError(str(error), path=path) from None
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ApplyError(f"{path}: is not TOML: {error}") from None
+        raise ApplyError.at(path, f"is not TOML: {error}") from None
     for table in document:
         if table != _TABLE:
             hint = nearest(table, (_TABLE,))
-            raise ApplyError(f"{path}: [{table}] is no table of it, endpoints are{hint}")
+            raise ApplyError.at(path, f"[{table}] is no table of it, endpoints are{hint}")
     tables = document.get(_TABLE, {})
     if not isinstance(tables, dict):
-        raise ApplyError(f"{path}: write a table [{_TABLE}.NAME] for each endpoint")
+        raise ApplyError.at(path, f"write a table [{_TABLE}.NAME] for each endpoint")
     if len(tables) > ENDPOINTS_MAX:
-        raise ApplyError(f"{path}: at most {ENDPOINTS_MAX} endpoints")
+        raise ApplyError.at(path, f"at most {ENDPOINTS_MAX} endpoints")
     return {name: _document(path, name, table) for name, table in tables.items()}
 
 
@@ -117,9 +141,10 @@ def _document(path: str, name: str, table: Any) -> dict[str, Any]:
     try:
         endpoint_rules.check_name(name)
     except RuleError as error:
-        raise ApplyError(f"{path}: [{_TABLE}.{name}]: a name {error.reason}") from None
+        raise ApplyError.at(path, f"a name {error.reason}", name) from None
     if not isinstance(table, dict):
-        raise ApplyError(f"{path}: {_TABLE}.{name} must be a table: [{_TABLE}.{name}]")
+        message = f"{path}: {_TABLE}.{name} must be a table: [{_TABLE}.{name}]"
+        raise ApplyError(message, path=path, endpoint=name)
     schema = table.get(_SCHEMA)
     return table | {_SCHEMA: _schema(path, name, schema)} if isinstance(schema, str) else table
 
@@ -130,13 +155,9 @@ def _schema(path: str, name: str, schema: str) -> Any:
     try:
         return json.loads(read_file(where, str(Path(path).parent / schema)))
     except SettingError as error:
-        raise ApplyError(str(error)) from None
+        raise ApplyError(str(error), path=path, endpoint=name, field=_SCHEMA) from None
     except (ValueError, RecursionError) as error:
-        raise ApplyError(f"{where}: {schema} is not JSON: {error}") from None
-
-
-def _error(path: str, name: str, error: RuleError) -> ApplyError:
-    return ApplyError(f"{path}: [{_TABLE}.{name}] {error.field}: {error.reason}")
+        raise ApplyError.at(path, f"{schema} is not JSON: {error}", name, _SCHEMA) from None
 
 
 def read_own(path: str, what: str, folder: str | None) -> dict[str, EndpointRules]:
@@ -153,7 +174,7 @@ def read_own(path: str, what: str, folder: str | None) -> dict[str, EndpointRule
                 if value is rules.signing_secret:
                     signing_of(value, text)
             except SettingError as error:
-                raise ApplyError(f"{path}: [{_TABLE}.{name}] {field}: {error}") from None
+                raise ApplyError.at(path, str(error), name, field) from None
     return found
 
 

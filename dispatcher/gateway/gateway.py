@@ -277,7 +277,7 @@ class Gateway:
         try:
             return await self.apply(wanted, entry, is_dry=is_dry)
         except RuleError as error:
-            raise ApplyError(f"{path}: {error}") from None
+            raise ApplyError(f"{path}: {error}", path=path, field=error.field) from None
 
     async def apply(
         self, wanted: Mapping[str, EndpointRules], entry: MakeEntry, *, is_dry: bool = False

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.completion import completion_init  # type: ignore[attr-defined]  # it is there
 
+from receiver.base.helps import HELP, examples, tidied
 from receiver.base.settings import environment
 
 FAILED: Final = 1
@@ -54,21 +55,21 @@ def new_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": [*HELP]},
     )
 
 
 def run_app(
-    app: typer.Typer,
+    app: Callable[..., Any],
     program: str,
     argv: Sequence[str] | None,
     *,
     explain: Callable[[Exception], Failed | None] = lambda _: None,
     one_line: bool = False,
 ) -> int:
-    """Run one command (the process's, unless given); return its exit code. `explain` makes of an
-    error what is printed; those that it does not know are raised. `one_line` puts hints beside
-    their errors, not below."""
+    """Run one command (the process's, unless given) of `app`, a Typer or what was made of one;
+    return its exit code. `explain` makes of an error what is printed; those that it does not know
+    are raised. `one_line` puts hints beside their errors, not below."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, TextIOWrapper
@@ -77,9 +78,9 @@ def run_app(
     if environment().get(f"_{program.upper()}_COMPLETE"):  # a shell asks what may come next
         completion_init()
     try:
-        code = app(
-            list(sys.argv[1:] if argv is None else argv), prog_name=program, standalone_mode=False
-        )
+        made = tidied(typer.main.get_command(app)) if isinstance(app, typer.Typer) else app
+        words = list(sys.argv[1:] if argv is None else argv)
+        code = made(words, prog_name=program, standalone_mode=False)
     except _UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else program
         if message := error.format_message():  # a group without a command shows its help instead
@@ -120,11 +121,6 @@ def command(
         return run
 
     return add
-
-
-def examples(*lines: str) -> str:
-    """Return the end of a help: one example a line, as it is typed."""
-    return "\n".join(["[bold]Examples[/bold]", *(f"  [dim]$[/dim] {line}" for line in lines)])
 
 
 def say(message: str, hint: str | None = None, *, one_line: bool = False) -> None:

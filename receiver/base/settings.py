@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
-from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args, get_origin
+from typing import Any, Final, Literal, Self, TypeAlias, TypeVar, get_args, get_origin
 
 from receiver.base.log import redact
 from receiver.base.words import nearest
@@ -42,7 +42,17 @@ _Settings = TypeVar("_Settings")
 
 
 class SettingError(Exception):
-    """A setting that cannot be used: its message names the variable and what it takes."""
+    """A setting that cannot be used: its message names the variable and what it takes. `missing` is
+    the variable that must be set, and is not."""
+
+    missing: str | None = None
+
+    @classmethod
+    def of_missing(cls, name: str, why: str) -> Self:
+        """Return the error of a variable that is not set."""
+        error = cls(f"{name} is not set: {why}")
+        error.missing = name
+        return error
 
 
 def setting(

@@ -61,7 +61,12 @@ def check_command(
     ] = None,
     wait: Annotated[
         float,
-        typer.Option(metavar="TIME", parser=_wait_s, help="How long handlers may take: 5s, 2m."),
+        typer.Option(
+            metavar="TIME",
+            parser=_wait_s,
+            help="How long handlers may take: 2s, 2m; otherwise 5s.",
+            show_default=False,
+        ),
     ] = EFFECTS_WAIT_S,
     schemes: Annotated[
         Literal["both", "sha256", "standard"], typer.Option(help="Sign with one scheme only.")

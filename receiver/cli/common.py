@@ -123,7 +123,7 @@ class Service:
         try:
             return client.ask(self.settings, path, query, post=post, document=document, shape=shape)
         except client.ClientError as error:
-            end(str(error), FAILED, _START if "cannot ask" in str(error) else None)
+            end(str(error), FAILED, _START if error.unreachable else None)
 
     def print_document(self, document: dict[str, Any]) -> None:
         """Print an answer for programs: whole, or the rows of its list one a line."""

@@ -6,7 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from receiver.base.cli import EXIT_CODES, examples, new_app, run_app
+from receiver.base.cli import EXIT_CODES, new_app, run_app
+from receiver.base.helps import examples
 from receiver.base.options import AsJson, Output, Profile, printing
 from receiver.base.shells import completion
 from receiver.cli import check, doctor, expect, inbox, serve, sign

@@ -14,7 +14,7 @@ from receiver.base.cli import CANNOT_START, USAGE
 from receiver.base.options import Host, Port, command
 from receiver.base.settings import SettingError
 from receiver.cli.common import WHERE_FROM, end
-from receiver.settings import load, strays
+from receiver.settings import SECRETS, load, strays
 
 if TYPE_CHECKING:
     from receiver.app import Receiver
@@ -147,5 +147,5 @@ def _summary(error: Exception) -> str:
 
 def _hint(error: Exception) -> str | None:
     misspelt = strays().hint(str(error))
-    where_from = WHERE_FROM if "RECEIVER_SECRETS is not set" in str(error) else None
-    return misspelt or where_from
+    missing = error.missing if isinstance(error, SettingError) else None
+    return misspelt or (WHERE_FROM if missing == SECRETS else None)

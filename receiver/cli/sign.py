@@ -60,7 +60,7 @@ def signed(
     body_file: Annotated[
         str,
         typer.Argument(
-            metavar="[BODY]", help="File with the body, the JSON itself, or `-` for standard input."
+            metavar="BODY", help="File with the body, the JSON itself, or `-` for standard input."
         ),
     ] = "-",
     message_id: Annotated[
@@ -184,7 +184,10 @@ def verify_command(
     tolerance: Annotated[
         float,
         typer.Option(
-            metavar="TIME", parser=duration_s, help="How far the timestamp may be from now."
+            metavar="TIME",
+            parser=duration_s,
+            help="How far the timestamp may be from now: 90, 15m; otherwise 5m.",
+            show_default=False,
         ),
     ] = TOLERANCE_S,
     require: Annotated[Require, typer.Option(help="What must be there.")] = "any",

@@ -196,6 +196,7 @@ def _read_lines(response: Response, count: int) -> list[LineResult]:
         raise BadAnswer(
             "BAD_ANSWER",
             f"{count} callbacks were sent and {len(results)} answered: send them again",
+            details={"sent": count, "answered": len(results)},
             status=response.status,
         )
     return results

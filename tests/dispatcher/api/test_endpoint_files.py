@@ -120,5 +120,6 @@ async def test_a_servers_own_file_is_read_again(
     answer = await with_file.put("/v1/endpoints")
     reject(answer, 422, "VALIDATION_ERROR")
     assert "[endpoints.c] url: is required" in answer.json()["message"]
+    assert answer.json()["details"]["field"] == "endpoints.c.url"
     reject(await with_file.put("/v1/endpoints", json={"endpoints": {}}), 409, "CONFLICT")
     assert await names(with_file) == {"b": True}

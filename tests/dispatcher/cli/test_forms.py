@@ -133,6 +133,31 @@ def test_a_length_of_time_is_written_the_same_everywhere(cli: Run, service: Runn
     assert "is not a length of time" in cli("send", *argv, "--wait", "--timeout", "later").err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("jobs", "wait", "job_1"),
+        ("jobs", "watch", "job_1"),
+        ("jobs", "submit", "none", "--wait"),
+        ("run", "none", "--wait"),
+        ("send", "--file", "none.ndjson"),
+        ("replay", "cb_1", "--wait"),
+        ("endpoints", "test", "none"),
+    ],
+    ids=" ".join,
+)
+def test_whoever_waits_is_told_how_long_in_the_same_words(cli: Run, argv: tuple[str, ...]) -> None:
+    """`--timeout 2m` as `--timeout 120`: what is refused then is something else. What is no length
+    of time is told so."""
+    for good in ("2m", "120", "0.5s"):
+        ran = cli(*argv, "--timeout", good)
+        assert ran.code in (1, 2)
+        assert "length of time" not in ran.err
+    for wrong in ("later", "-1", "1 fortnight", ""):
+        ran = cli(*argv, "--timeout", wrong)
+        assert (ran.code, "is not a length of time" in ran.err) == (2, True)
+
+
 # --- profiles ---
 
 

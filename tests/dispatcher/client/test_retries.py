@@ -142,9 +142,12 @@ def test_other_answers_are_final(status: int) -> None:
     "body", [b"", b"<html>", b"[]", b'{"error": 1}', b'"\xff"', b"{" * 5_000, b"null"]
 )
 def test_a_foreign_error_page_is_told_apart(body: bytes) -> None:
-    """Whatever a proxy answers becomes BadAnswer with the beginning of its text."""
+    """Whatever a proxy answers becomes BadAnswer with the beginning of its text, also by itself."""
     _, end = outcome(SUBMIT, [Response(status=404, body=body)])
     assert isinstance(end, BadAnswer)
+    text = end.details["text"]
+    assert body.decode(errors="replace").startswith(text)
+    assert str(end).endswith(text or "empty")
     assert len(str(end)) < 400
 
 
@@ -180,11 +183,12 @@ async def test_the_asyncio_client_tries_again_too() -> None:
 
 
 def test_an_answer_of_another_shape_is_an_error() -> None:
-    """A success that is not Postback's is no success."""
+    """A success that is not Postback's is no success; `details` has why, for programs."""
     transport, _ = answering(200, body={"hello": "world"})
     client = Client("http://postback.test", "k", transport=transport)
-    with client, pytest.raises(BadAnswer, match="not this version of Postback's"):
+    with client, pytest.raises(BadAnswer, match="not this version of Postback's") as caught:
         client.submit("job_1", 1, callback_url="https://example.com/")
+    assert str(caught.value).endswith(f": {caught.value.details['reason']}")
 
 
 def test_a_batch_that_is_not_answered_line_by_line_is_an_error() -> None:
@@ -192,8 +196,9 @@ def test_a_batch_that_is_not_answered_line_by_line_is_an_error() -> None:
     transport, _ = answering(200, body=MADE | {"line": 2})
     line = Submission(job_id="job_1", payload=1, callback_url="https://example.com/")
     client = Client("http://postback.test", "k", transport=transport)
-    with client, pytest.raises(BadAnswer, match="1 callbacks were sent"):
+    with client, pytest.raises(BadAnswer, match="1 callbacks were sent") as caught:
         list(client.submit_many([line]))
+    assert caught.value.details == {"sent": 1, "answered": 1}
 
 
 def test_nothing_listening_is_unreachable() -> None:

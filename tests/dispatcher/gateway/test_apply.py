@@ -114,6 +114,28 @@ def test_an_error_names_the_file_the_table_and_the_field(
     assert says in message
 
 
+@pytest.mark.parametrize(
+    ("text", "place", "parts"),
+    [
+        ("[endpoints.a\n", "endpoints", (None, None)),
+        ("[endpoints]\na = 3", "endpoints.a", ("a", None)),
+        ("[endpoints.a]\n", "endpoints.a.url", ("a", "url")),
+        (f"{A}keep.job = 'x'", "endpoints.a.keep.job", ("a", "keep.job")),
+        (f"{A}schema = 'none.json'", "endpoints.a.schema", ("a", "schema")),
+        (f"{A}schema = 'postback.toml'", "endpoints.a.schema", ("a", "schema")),
+    ],
+)
+def test_where_an_error_lies_is_told_apart_from_its_words(
+    tmp_path: Path, text: str, place: str, parts: tuple[str | None, str | None]
+) -> None:
+    """For programs: the file, the endpoint and the field, so that none reads the sentence."""
+    path = written(tmp_path, text)
+    with pytest.raises(ApplyError) as caught:
+        read(path, WHAT)
+    error = caught.value
+    assert (error.path, error.place, (error.endpoint, error.field)) == (path, place, parts)
+
+
 def test_a_file_that_is_not_there_or_too_long_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ApplyError, match=r"DISPATCHER_APPLY: cannot read .*No such file"):
         read(str(tmp_path / "none.toml"), WHAT)
