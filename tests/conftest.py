@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, cast
@@ -20,7 +21,7 @@ import hypothesis
 import psycopg
 import pytest
 
-from tests import marks, order
+from tests import marks, order, ready_made
 
 # Nobody asks how a worker's process ends: it writes down here what it leaves open.
 _LEFT_OPEN = "POSTBACK_TEST_LEFT_OPEN"
@@ -81,6 +82,8 @@ sys.dont_write_bytecode = False
 # httpx looks for it at every request, and a search that finds nothing takes longer than a request.
 if importlib.util.find_spec("sniffio") is None:
     sys.modules["sniffio"] = cast(ModuleType, None)
+
+ready_made.use()
 
 # No test cuts the power: whether files are on a disk shows in nothing but the time to sync them.
 _MEMORY = Path("/dev/shm")
@@ -230,6 +233,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("quick")
 
 
+@cache
 def _is_apart(path: Path) -> bool:
     return any(path.is_relative_to(one) for one in _NOT_QUICK)
 

@@ -26,6 +26,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "allow_networks": "127.0.0.0/8",
     "log_format": "json",
     "drain_grace": 0.2,
+    "job_drain": 0.2,
 }
 _START_S: Final = 60.0
 _STOP_S: Final = 20.0

@@ -107,12 +107,8 @@ def running(folder: Path) -> Iterator[S3]:
         _begin(made, process)
         yield made
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()  # told to stop, it would take ten seconds to take its leave
+        process.wait()
 
 
 def _begin(made: S3, process: "subprocess.Popen[bytes]") -> None:

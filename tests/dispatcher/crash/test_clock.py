@@ -111,7 +111,7 @@ async def test_an_attempt_during_a_step_is_the_only_one(
     """I4: however far beyond its lease; its result counts."""
     sink.silent = True
     await dispatcher.start()
-    await submit(dispatcher, sink, "one", policy={"attempts": 1, "timeout": 5})
+    await submit(dispatcher, sink, "one", policy={"attempts": 1, "timeout": 2})
     async with asyncio.timeout(30):
         await sink.arrived.wait()
     dispatcher.set_clock(step_s)
