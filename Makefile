@@ -1,8 +1,8 @@
 # Every target sets up .venv by itself; only Python 3.11+ and make are needed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# How many processes run the suite. Much of it waits: one more than two cores have to do.
-WORKERS ?= 3
+# How many processes run the suite. Much of it waits: two more than two cores have to do.
+WORKERS ?= 4
 # The longest files first (tests/order.py), not those of the most tests.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -27,9 +27,8 @@ def use() -> None:
 
 
 def _is_new(connection: sqlite3.Connection) -> bool:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    return version == count == 0
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return not tables and not sqlite.schema_version(connection)
 
 
 def _ready(migrate: _Migrate, known: list[Migration]) -> sqlite3.Connection:
