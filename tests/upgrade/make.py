@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -38,9 +39,11 @@ TWICE: Final = {"attempts": 2, "delays": [0.05], "jitter": 0}
 LATER: Final = {"attempts": 3, "delays": [86_400], "jitter": 0}
 SHORT: Final = {"attempts": 5, "delays": [0.05], "timeout": 5, "jitter": 0}
 MONTH_S: Final = 2_592_000
+JOB_HEADERS: Final = {"Postback-Callback-Url": f"{SINK}/200/jobs", "Postback-Tags": "of=upgrades"}
 FED: Final = 16  # callbacks in the filtered replay
 HOST: Final = "fake-host:1"  # in the audit trail: who has started
 SEALS: Final = importlib.util.find_spec("receiver.base.keyring") is not None
+RUNS_JOBS: Final = importlib.util.find_spec("dispatcher.gateway") is not None
 DISPATCHER: Final = programs.DISPATCHER_SEALS if SEALS else {}
 RECEIVER: Final = programs.RECEIVER_SEALS if SEALS else {}
 
@@ -76,8 +79,9 @@ def dispatcher_story(url: str) -> dict[str, Any]:
         replay = story.post("replays", {"filter": {"status": "dead", "destination": "fed"},
                                         "ratePerSecond": 4})["id"]  # fmt: skip
         _under_way(story, sink)
+        jobs = _jobs(story) if RUNS_JOBS else {}
 
-        found = programs.read_dispatcher(client)
+        found = programs.read_dispatcher(client) | jobs
         found["replay"] = ok(client.get(f"/v1/replays/{replay}"))
         assert 0 < found["replay"]["replayed"] < FED, found["replay"]
         for entry in found.get("audit", ()):
@@ -97,6 +101,12 @@ class _Story:
 
     def state(self, id: str) -> str:
         return str(ok(self.client.get(f"/v1/callbacks/{id}"))["status"])
+
+    def told(self, ids: dict[str, str], ends: dict[str, str]) -> list[str]:
+        """The callbacks of jobs that ended."""
+        ended = [ids[name] for name, state in ends.items() if state in ("completed", "failed")]
+        shown = [ok(self.client.get(f"/v1/jobs/{id}")) for id in ended]
+        return [one["callback"]["id"] for one in shown]
 
     def submit(self, job: str, path: str, **more: Any) -> str:
         document = {"jobId": job, "callbackUrl": SINK + path, "payload": {"status": "completed"}}
@@ -144,6 +154,33 @@ def _under_way(story: _Story, sink: Any) -> None:
     until(lambda: ok(client.get(f"/v1/callbacks/{retrying}"))["attempts"] == 1)
     until(lambda: state(doomed) == "dead" and all(map(state, waiting)))
     until(lambda: all(sink.count(id) for id in sending))
+
+
+def _jobs(story: _Story) -> dict[str, Any]:
+    """Jobs that ended, one that waits, and one that its upstream is to end by URL; what is said of
+    them."""
+    week = 604_800
+    own = {"completion": "url", "timeout": week}
+    with programs.upstream() as calls:
+        for name, status, rules in (("model", 200, {}), ("refuses", 400, {}), ("later", 202, own),
+                                    ("stopped", 200, {"queueTimeout": week})):  # fmt: skip
+            url = f"{programs.UPSTREAM}/{status}/{name}"
+            story.post("endpoints", {"name": name, "url": url, **rules})
+        story.post("endpoints/stopped/pause", None)
+        ids = {
+            name: story.post(f"endpoints/{name}/jobs", {"of": name}, **JOB_HEADERS)["id"]
+            for name in ("model", "refuses", "later", "stopped")
+        }
+
+        def jobs() -> dict[str, Any]:
+            return programs.read_jobs(story.client)
+
+        ends = {"model": "completed", "refuses": "failed", "later": "running", "stopped": "queued"}
+        until(lambda: {name: one["shown"]["status"] for name, one in jobs().items()} == ends)
+        until(lambda: "dispatcher_jobs_running 0" in story.client.get("/metrics").text)
+        (called,) = (one for one in calls if one.headers["x-job-id"] == ids["later"])
+        until(lambda: all(story.state(id) == "delivered" for id in story.told(ids, ends)))
+        return {"jobs": jobs(), "completePath": urlsplit(called.headers["x-job-complete-url"]).path}
 
 
 def _access(post: Callable[..., Any]) -> None:

@@ -25,6 +25,9 @@ import httpx
 # Where the callbacks in the files go: an address of this machine's own that nobody else takes.
 ADDRESS: Final = ("127.66.0.1", 18466)
 SINK: Final = f"http://{ADDRESS[0]}:{ADDRESS[1]}"
+# Where the files' jobs go.
+MODELS: Final = (ADDRESS[0], ADDRESS[1] + 1)
+UPSTREAM: Final = f"http://{MODELS[0]}:{MODELS[1]}"
 ENDS_WITHIN_S: Final = 60.0
 
 
@@ -168,55 +171,92 @@ class Sink:
         return sum(one.headers["webhook-id"] == message_id for one in self.arrived)
 
 
+class _Handler(BaseHTTPRequestHandler):
+    """Takes what is posted, on connections that stay."""
+
+    protocol_version = "HTTP/1.1"
+
+    def taken(self) -> Delivered:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        return Delivered(self.path, headers, body)
+
+    def say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @contextmanager
 def sink(*, friendly: bool = False) -> Iterator[Sink]:
     """The customers' server, where the files' callbacks go."""
     it = Sink(friendly=friendly)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+    class Handler(_Handler):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            it.arrived.append(Delivered(self.path, headers, body))
+            it.arrived.append(self.taken())
             first = self.path.split("/")[1]
             if first == "silent" and not it.friendly:
                 it.ended.wait()
-            self.send_response(int(first) if first.isdecimal() and not it.friendly else 200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
+            self.say(int(first) if first.isdecimal() and not it.friendly else 200, b"ok")
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    with _serving(ADDRESS, Handler):
+        try:
+            yield it
+        finally:
+            it.ended.set()
 
+
+@contextmanager
+def upstream() -> Iterator[list[Delivered]]:
+    """A model server, where the files' jobs go, and the calls that it got: it answers each path
+    with the status of its first word."""
+    calls: list[Delivered] = []
+
+    class Handler(_Handler):
+        def do_POST(self) -> None:
+            call = self.taken()
+            calls.append(call)
+            self.say(int(self.path.split("/")[1]), b'{"said":%b}' % (call.body or b"null"))
+
+    with _serving(MODELS, Handler):
+        yield calls
+
+
+@contextmanager
+def _serving(address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> Iterator[None]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
             pass  # who was killed does not wait for his answer
 
-    server = _listen(Server, Handler)
+    server = _listen(address, Server, handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield it
+        yield
     finally:
-        it.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
 
 
 def _listen(
-    server: type[ThreadingHTTPServer], handler: type[BaseHTTPRequestHandler]
+    address: tuple[str, int],
+    server: type[ThreadingHTTPServer],
+    handler: type[BaseHTTPRequestHandler],
 ) -> ThreadingHTTPServer:
     """Another run of the tests may be at it: then wait until it has ended."""
     deadline = time.monotonic() + ENDS_WITHIN_S
     while True:
         try:
-            return server(ADDRESS, handler)
+            return server(address, handler)
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -279,6 +319,28 @@ def _read_tenant(client: httpx.Client, tenant: str) -> dict[str, Any]:
         "secrets": get("secrets")["data"],
         "counts": get("stats")["counts"],
     }
+
+
+def read_jobs(client: httpx.Client) -> dict[str, Any]:
+    """All that the API shows of jobs, by their endpoints."""
+    found = {}
+    for listed in ok(client.get("/v1/jobs?limit=500"))["data"]:
+        id = listed["id"]
+        shown = ok(client.get(f"/v1/jobs/{id}"))
+        output = client.get(f"/v1/jobs/{id}/output")
+        found[shown["endpoint"]] = {
+            "shown": {name: shown.get(name) for name in _OF_JOBS},
+            "attempts": ok(client.get(f"/v1/jobs/{id}/attempts"))["data"],
+            "output": base64.b64encode(output.content).decode() if output.is_success else None,
+        }
+    return found
+
+
+# What stays as it is: no guesses, and no links.
+_OF_JOBS: Final = (
+    "id", "endpoint", "status", "reason", "run", "attempts", "priority", "tags", "error",
+    "createdAt", "startedAt", "endedAt",
+)  # fmt: skip
 
 
 def read_receiver(client: httpx.Client) -> dict[str, Any]:
