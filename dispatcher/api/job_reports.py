@@ -173,9 +173,9 @@ def _completed(grant: Grant, state: JobState) -> Response:
 
 async def _granted(call: Call, purpose: Purpose) -> Grant:
     """Return what the token in the path stands for; nothing is looked up for that while its time is
-    not over. It is not either while its job runs by it: then a clock was wrong, and the job's own
-    limit holds. Raises ApiError: 404 for one that is none of ours, 409 for one whose time is over,
-    429 for too many."""
+    not over. It is not either while its job runs by it, or has ended by it and is told so again:
+    then a clock was wrong, and the job's own limit holds. Raises ApiError: 404 for one that is none
+    of ours, 409 for one whose time is over, 429 for too many."""
     id = ids.parse_job_id(call.path["id"])
     call.request.holder = f"@{call.request.peer}"
     links, reports = call.context.gateway.links, call.context.gateway.reports
@@ -186,11 +186,16 @@ async def _granted(call: Call, purpose: Purpose) -> Grant:
         reports.admit(grant.job, call.request.peer)
     except TooManyReports:
         raise _too_many() from None
-    if grant.expires_ms <= call.now_ms:
-        by_url = call.context.gateway.engine.by_url
-        if await by_url.running(grant.job, grant.claim) is None:
-            raise _late(grant)
+    if grant.expires_ms <= call.now_ms and not await _is_current(call, grant, purpose):
+        raise _late(grant)
     return grant
+
+
+async def _is_current(call: Call, grant: Grant, purpose: Purpose) -> bool:
+    by_url, jobs = call.context.gateway.engine.by_url, call.context.store.jobs
+    if await by_url.running(grant.job, grant.claim) is not None:
+        return True
+    return purpose == "complete" and await jobs.ended_under(grant.job, grant.claim) is not None
 
 
 async def _taken(call: Call, grant: Grant, said: Said) -> bool:

@@ -445,7 +445,7 @@ async def test_its_links_are_good_for_as_long_as_it_runs(
     world: World, by_url: Upstream, api: httpx.AsyncClient
 ) -> None:
     """Whatever the clock says that made them, or that they are read by: its limit is its job's.
-    Once its job has ended, what comes after their time is refused."""
+    Once that has ended otherwise, or to say anything new, they are refused."""
     await world.endpoint(by_url.url, completion="url", concurrency=2)
     ids = [(await world.submit()).id for _ in range(2)]
     await by_url.reached(2)
@@ -464,10 +464,11 @@ async def test_its_links_are_good_for_as_long_as_it_runs(
         if id == ids[0]:
             assert (await post(api, progress, {"progress": 5})).status_code == 204
             assert (await post(api, complete, b"1")).status_code == 200
+            assert (await post(api, complete, b"1")).status_code == 200
         else:
             await world.service.gateway.engine.cancel(TENANT, id)
         assert (await post(api, progress, {"progress": 6})).status_code == 409
-        assert (await post(api, complete, b"1")).status_code == 409
+        assert (await post(api, complete, b"2")).status_code == 409
     assert (await world.get(ids[0])).state == "completed"
 
 
