@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
+from dispatcher.access import DEFAULT_TENANT
 from dispatcher.cli.service import ChangingDep, Service, ServiceDep, for_each, print_list
 from dispatcher.client import (
     Conflict,
@@ -20,7 +21,9 @@ from dispatcher.client import (
 )
 from dispatcher.client.calls import key as key_calls
 from dispatcher.client.calls import secret as secret_calls
+from dispatcher.client.calls.tenant import service_info
 from dispatcher.client.retry import poll_s
+from dispatcher.settings import variable
 from receiver.base import cli
 from receiver.base.cli import Failed
 from receiver.base.helps import examples
@@ -79,8 +82,20 @@ def list_keys(service: ServiceDep) -> None:
         about = Text("  ").append_text(Text(" · ").join(part for part in parts if part))
         made.add_row(cli.lines(cli.plain(key.id).append_text(label), about))
 
-    nothing = "no keys (DISPATCHER_ADMIN_KEY of the service is not listed)"
-    print_list(service, key_calls.keys, made, row, nothing)
+    print_list(service, key_calls.keys, made, row, "no keys")
+    if not service.json and _is_set(service, "admin_key"):
+        _note(
+            service, f"and {variable('admin_key')}, with which the service was started: all scopes"
+        )
+
+
+def _is_set(service: Service, name: str) -> bool:
+    """Whether the service was started with a setting that is a secret, as far as this key may
+    know."""
+    try:
+        return variable(name) in service.client.call(service_info()).secrets
+    except PostbackError:
+        return False
 
 
 def _end(at: datetime | None) -> Text:
@@ -224,11 +239,13 @@ def _revoke(service: Service, id: str) -> None:
 def overview(context: typer.Context, service: ChangingDep) -> None:
     """Signing secrets: list, reveal, rotate; and secrets stored for headers: store, stored, forget
 
-    Alone it lists those that sign; the tenant's that nobody has seen yet is shown, this once.
+    Alone it lists those that sign; where the service made the tenant's, and nobody has seen it yet,
+    it shows that, this once.
     """
     if context.invoked_subcommand is not None:
         return
-    unseen = None if service.json else _unseen(service)
+    given = service.tenant in (None, DEFAULT_TENANT) and _is_set(service, "signing_secret")
+    unseen = None if service.json or given else _unseen(service)
     if unseen is None:
         list_secrets(service)
         _note(service, "\nreveal: dispatcher secrets reveal   rotate: dispatcher secrets rotate")

@@ -177,7 +177,10 @@ def move(
         def progress(table: str, there: int, total: int) -> None:
             bar.update(tasks[table], completed=there, total=total)
 
-        moved = mover.move(path, target, progress, kids=kids)
+        try:
+            moved = mover.move(path, target, progress, kids=kids)
+        except KeyboardInterrupt:
+            raise Failed("stopped", "run it again: it goes on from here") from None
     if moved.differing:
         raise Failed(
             f"the databases differ in: {', '.join(moved.differing)}",

@@ -54,6 +54,7 @@ from dispatcher.client.results import (
     Usage,
 )
 from dispatcher.client.retry import HOLD_S, LAST_LOOK_S, RetryPolicy, exchange, poll_s
+from dispatcher.client.shown import as_built_by
 from dispatcher.client.transport import (
     ANSWER_BYTES_MAX,
     DEFAULT_URL,
@@ -84,7 +85,7 @@ def _method(
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.call(build(*args, **kwargs))
 
-    return method
+    return as_built_by(build, method)
 
 
 def _listing(build: Callable[..., Call[Page[T]]]) -> "Callable[[Client], Iterator[T]]":

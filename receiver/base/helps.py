@@ -3,6 +3,7 @@ terminal of 80 columns."""
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from typing import Any, Final
 
 import typer
@@ -64,12 +65,13 @@ def _parts(command: str) -> Iterator[str]:
 
 
 def tidied(command: Any) -> Any:
-    """Return a program with helps that read well: flags take nothing, what others take has a word,
-    and many choices stand in the text."""
+    """Return a program with helps that read well: lines break at the terminal's width alone, flags
+    take nothing, what others take has a word, and many choices stand in the text."""
     pending = [command]
     while pending:
         one = pending.pop()
         pending.extend(getattr(one, "commands", {}).values())
+        one.help = _flowing(one.help or "")
         flag = one.get_help_option(typer.Context(one, help_option_names=[*HELP]))
         for param in (*one.params, flag):
             if hasattr(
@@ -77,6 +79,11 @@ def tidied(command: Any) -> Any:
             ):  # other versions of typer name things by themselves
                 _name(param)
     return command
+
+
+def _flowing(text: str) -> str:
+    """Return paragraphs without the line ends of the source."""
+    return "\n\n".join(" ".join(part.split()) for part in cleandoc(text).split("\n\n"))
 
 
 def _name(param: Any) -> None:

@@ -244,6 +244,21 @@ def test_other_urls_are_refused_with_a_clear_reason(url: str, reason: str) -> No
     assert reason in (CLOSED.check_url(url) or "nothing")
 
 
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "fd12::1"]
+)
+def test_what_may_be_opened_is_refused_with_the_setting_that_opens_it(address: str) -> None:
+    """Every newcomer meets it: at submit, and of names in the attempt."""
+    host = f"[{address}]" if ":" in address else address
+    for reason in (CLOSED.refuses(address), CLOSED.check_url(f"http://{host}:8700/")):
+        assert (reason or "").endswith("; DISPATCHER_ALLOW_NETWORKS opens networks")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "fe80::1%1"])
+def test_what_nothing_opens_names_no_setting(address: str) -> None:
+    assert "DISPATCHER_" not in (CLOSED.refuses(address) or "DISPATCHER_")
+
+
 def test_an_address_in_an_allowed_network_is_accepted_in_a_url() -> None:
     assert LOOPBACK.check_url("http://127.0.0.1:9000/hook") is None
     assert LOOPBACK.check_url("http://[::1]:9000/hook") is None

@@ -211,6 +211,18 @@ def test_a_file_that_hides_our_package_is_named(folder: Path) -> None:
     assert ran.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "handler", ["receiver:handle", "receiver.mine:handle", "dispatcher:handle"]
+)
+def test_a_handler_in_a_package_of_ours_is_told_so(folder: Path, handler: str) -> None:
+    """Where no file of the folder hides it: the name is taken."""
+    ran = commands.command("receiver", "serve", "--handler", handler)
+    assert ran.returncode == 2
+    name = handler.partition(":")[0].partition(".")[0]
+    assert f"{name} is the name of a package of Postback's" in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
 def test_options_and_an_own_receiver_exclude_each_other(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """Submits of callbacks, one by one and in batches."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -30,7 +30,7 @@ class LineResult(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, n=self.n + lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Submission:
     """One callback for `submit_many`. `payload` is any JSON value, or `bytes`: JSON text that is
     to be delivered byte for byte. Give `callback_url`, or `destination`: a registered name. `run`
@@ -38,6 +38,7 @@ class Submission:
 
     job_id: str
     payload: Any = field(repr=False)
+    _: KW_ONLY
     callback_url: str | None = None
     destination: str | None = None
     job_status: str | None = None

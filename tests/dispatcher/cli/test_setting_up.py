@@ -9,7 +9,7 @@ import pytest
 
 from dispatcher.client import Client, NotFound, Unauthorized
 from tests.dispatcher.cli.conftest import Run
-from tests.dispatcher.client.running import Running
+from tests.dispatcher.client.running import ADMIN_KEY, Running, running, settings_for
 
 
 def test_the_life_of_a_destination(cli: Run, client: Client, service: Running) -> None:
@@ -105,6 +105,40 @@ def test_secrets_are_shown_the_first_time_only(cli: Run, client: Client, service
     assert "signs" in again.out
     assert cli("secrets", "reveal").out == first.out
     assert cli("secrets", "list", "--json").lines[0]["revealedAt"]
+
+
+def test_a_secret_that_was_given_is_not_shown_unasked(
+    alone: Run, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Bare `secrets` shows what the service has made. Who set DISPATCHER_SIGNING_SECRET has it, and
+    sees the list alone."""
+    given = "whsec_" + "ab" * 16
+    with running(settings_for(tmp_path, signing_secret=given)) as service:
+        environment.setenv("DISPATCHER_URL", service.url)
+        environment.setenv("DISPATCHER_API_KEY", ADMIN_KEY)
+        for tenant in ((), ("--tenant", "default")):
+            ran = alone(*tenant, "secrets")
+            assert (ran.code, given in ran.out, "signs" in ran.out) == (0, False, True)
+        assert alone("secrets", "reveal").out.strip() == given
+        with Client(service.url, ADMIN_KEY, tenant="other") as client:
+            client.submit("job_1", 1, callback_url=service.hook(200))
+        made = alone("--tenant", "other", "secrets")
+        assert (made.code, made.out.startswith("whsec_")) == (0, True)
+
+
+def test_the_key_that_a_service_was_started_with_is_told_beside_the_list(
+    cli: Run, environment: pytest.MonkeyPatch, tenant: str
+) -> None:
+    """`keys list` knows of it, though it is no row of the store's: for people, where the key may
+    know. Programs get the rows."""
+    environment.delenv("DISPATCHER_ADMIN_KEY", raising=False)
+    words = "DISPATCHER_ADMIN_KEY, with which the service was started"
+    listed = cli("keys", "list")
+    assert (listed.code, words in listed.err) == (0, True)
+    assert cli("keys", "list", "--json").err == ""
+    own = cli("keys", "create", "--for", tenant, "--scope", "admin").out.strip()
+    ran = cli("keys", "list", "--api-key", own)
+    assert (ran.code, "admin" in ran.out, words in ran.err) == (0, True, False)
 
 
 def test_a_rotation_needs_force_while_another_lasts(cli: Run) -> None:

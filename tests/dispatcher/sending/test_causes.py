@@ -29,7 +29,10 @@ async def test_our_own_rules_are_blocked(addresses: tuple[str, ...]) -> None:
 
 
 async def test_a_url_that_may_not_be_is_blocked() -> None:
-    check(await attempt("http://10.0.0.1/"), "blocked", "10.0.0.1 is not allowed: ")
+    """The reason names the setting that opens it."""
+    outcome = await attempt("http://10.0.0.1/")
+    check(outcome, "blocked", "10.0.0.1 is not allowed: ")
+    assert "DISPATCHER_ALLOW_NETWORKS" in (outcome.reason or "")
 
 
 async def test_a_name_that_nobody_knows_is_dns() -> None:

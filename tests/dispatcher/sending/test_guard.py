@@ -200,3 +200,11 @@ async def test_where_nobody_can_say_where_our_database_is_its_port_is_not_dialle
         outcome = await upstreams.call(call("http://alias.internal:6432/"))
 
     assert outcome.kind == "not_sent"
+
+
+def test_upstreams_outside_the_networks_are_refused_with_the_setting_that_opens_them() -> None:
+    """It is another one than that of callbacks."""
+    judge = guard(upstream_networks=(ip_network("10.0.0.0/8"),))
+    reason = judge.check_url("http://192.168.1.1/") or ""
+    assert reason.endswith("; DISPATCHER_UPSTREAM_NETWORKS opens networks")
+    assert "ALLOW_NETWORKS" not in reason

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import threading
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,7 +15,7 @@ from dispatcher.settings import Settings
 from dispatcher.store import backup, open_store
 from dispatcher.store.database import OWN_READERS
 from dispatcher.store.errors import CannotStart, Conflict, StoreUnavailable
-from tests.dispatcher.store.builders import raises
+from tests.dispatcher.store.builders import TENANT, raises
 from tests.dispatcher.store.sqlite_hooks import (
     on_readers,
     on_writer,
@@ -190,6 +191,54 @@ async def test_a_backup_taken_while_work_goes_on_is_whole(tmp_path: Path) -> Non
         )
         assert lost == (0,)
         assert await copy.claim()
+
+
+@pytest.mark.parametrize("moment", range(3))
+async def test_what_comes_out_of_a_live_backup_has_nothing_to_repair(
+    tmp_path: Path, moment: int
+) -> None:
+    """Whatever was under way when it was taken: at its first start, while its leases are taken
+    back, it is claimed, settled and swept at once, and lanes and queues are what their rows say. An
+    operator is told an error for nothing else."""
+    (tmp_path / "copy").mkdir()
+    async with sqlite_world(tmp_path) as world:
+        await submit_many(world, 100, url="http://127.0.0.1:9/a")
+        under_way = asyncio.Event()
+
+        async def go_on() -> None:
+            for number in range(30):
+                url = f"http://127.0.0.1:9/{number % 5}"
+                ids = await submit_many(world, 10, url=url)
+                under_way.set()
+                claimed = await world.claim(20)
+                states: list[Literal["delivered", "pending", "dead"]]
+                states = ["delivered", "dead", "pending"]
+                ends = [world.settle(one, states[n % 3]) for n, one in enumerate(claimed[:15])]
+                cancels = [world.store.cancel(TENANT, ids[0], now_ms=world.now_ms)]
+                await asyncio.gather(*ends, *cancels, return_exceptions=True)
+
+        working = asyncio.create_task(go_on())
+        await under_way.wait()
+        for _ in range(moment):
+            await submit_many(world, 1)
+        await world.store.backup(tmp_path / "copy" / "postback.db")
+        await working
+    bring_key(tmp_path)
+    async with sqlite_world(tmp_path / "copy") as copy:
+        copy.now_ms = world.now_ms
+        started, swept, queues = await asyncio.gather(
+            copy.store.take_over(now_ms=copy.now_ms),
+            copy.store.repair_lanes(now_ms=copy.now_ms, after="", limit=1_000),
+            copy.store.jobs.repair(after="", limit=1_000),
+        )
+        assert started >= 0
+        assert (swept, queues) == ((0, None), (0, None))
+        claimed = await copy.claim(20)
+        assert claimed
+        settling = [asyncio.ensure_future(copy.settle(one, "delivered")) for one in claimed]
+        swept = await copy.store.repair_lanes(now_ms=copy.now_ms, after="", limit=1_000)
+        assert swept == (0, None)
+        await asyncio.gather(*settling)
 
 
 async def test_a_backup_overwrites_nothing(tmp_path: Path) -> None:
