@@ -113,7 +113,8 @@ async def test_no_link_leads_nowhere_and_no_bytes_are_left(
             await world.endpoint(upstream, attempts=2, retry=waits)
         del settings["job_lease"]
         kind = "s3" if "s3_endpoint" in settings else ""
-        for point, count in chosen(kind):
+        planned = chosen(kind)
+        for point, count in planned:
             code = await live(
                 database=url, upstream=upstream, point=point, count=count, settings=settings
             )
@@ -123,6 +124,7 @@ async def test_no_link_leads_nowhere_and_no_bytes_are_left(
                 await _settled(world)
                 await _whole(world, settings)
                 await _expired(world, settings)
+    print(f"{kind or url.partition(':')[0]}: {killed} of {len(planned)} lives ended by kill -9")
     assert killed >= 3
 
 
