@@ -6,6 +6,7 @@ process that dies before leaves an upload behind that nobody sees, which goes wh
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,7 @@ _THREADS: Final = 16
 _PART_BYTES: Final = 5 * 1024 * 1024  # the least that S3 takes of a part that is not the last one
 _LONG_PART_BYTES: Final = 64 * 1024 * 1024
 _LONG_FROM: Final = 5_000  # there are 10,000 parts at most
+_GOING_MAX: Final = 2  # parts of one upload; only then is another one filled
 _CONNECT_S: Final = 10
 _READ_S: Final = 60
 _TRIES: Final = 5
@@ -119,7 +121,7 @@ class Bucket:
     def _call(self, name: str, **given: Any) -> Any:
         return call(partial(getattr(self.client(), name), Bucket=self.bucket, **given))
 
-    def put(self, key: str, body: bytes, content_type: str) -> None:
+    def put(self, key: str, body: bytes | bytearray, content_type: str) -> None:
         """Store a short one whole."""
         self._call("put_object", Key=key, Body=body, ContentType=content_type)
 
@@ -128,7 +130,7 @@ class Bucket:
         begun = self._call("create_multipart_upload", Key=key, ContentType=content_type)
         return str(begun["UploadId"])
 
-    def put_part(self, key: str, upload: str, number: int, body: bytes) -> dict[str, Any]:
+    def put_part(self, key: str, upload: str, number: int, body: bytearray) -> dict[str, Any]:
         """Upload a part; return what finishes it."""
         given = {"Key": key, "UploadId": upload, "PartNumber": number, "Body": body}
         answer = self._call("upload_part", **given)
@@ -141,58 +143,76 @@ class Bucket:
 
 
 class ObjectWriter:
-    """Writes one object: while one part is uploaded, the next one is filled."""
+    """Writes one object: two parts are uploaded at once, or one while the next one is filled."""
 
     def __init__(self, bucket: Bucket, key: str, content_type: str) -> None:
         self._bucket = bucket
         self._key = key
         self._type = content_type
-        self._filled: list[bytes] = []
-        self._size = 0
+        self._filled = bytearray()
+        self._size = 0  # of what is filled
         self._upload: str | None = None
         self._parts: list[dict[str, Any]] = []
         self._number = 0
-        self._going: asyncio.Future[dict[str, Any]] | None = None
+        self._going: deque[asyncio.Future[dict[str, Any]]] = deque()
 
     async def write(self, part: bytes, *, synced: bool = False) -> None:
-        self._filled.append(part)
+        wanted = _PART_BYTES if self._number < _LONG_FROM else _LONG_PART_BYTES
+        if not self._size:
+            await self._make_room()
+            # As a whole: one that grows leaves holes in memory that nothing else fits in.
+            self._filled = bytearray(wanted + len(part))
+        self._filled[self._size : self._size + len(part)] = part
         self._size += len(part)
-        if self._size >= (_PART_BYTES if self._number < _LONG_FROM else _LONG_PART_BYTES):
+        if self._size >= wanted:
             await self._send()
+
+    def _taken(self) -> bytearray:
+        """Return what is filled, and begin anew."""
+        body, self._filled = self._filled, bytearray()
+        del body[self._size :]
+        self._size = 0
+        return body
 
     async def _send(self) -> None:
         if self._upload is None:
             begin = partial(self._bucket.begin, self._key, self._type)
             self._upload = await self._bucket.run(begin)
-        await self._sent()
-        body, self._filled, self._size = b"".join(self._filled), [], 0
+        body = self._taken()
         self._number += 1
         put = partial(self._bucket.put_part, self._key, self._upload, self._number, body)
-        self._going = asyncio.ensure_future(self._bucket.run(put))
+        self._going.append(asyncio.ensure_future(self._bucket.run(put)))
+
+    async def _make_room(self) -> None:
+        """Wait until another part may be filled."""
+        while len(self._going) >= _GOING_MAX:
+            await self._sent()
 
     async def _sent(self) -> None:
-        going, self._going = self._going, None
-        if going is not None:
-            self._parts.append(await going)
+        """Wait for the one that was sent first."""
+        going = self._going[0]
+        await asyncio.wait((going,))
+        self._going.popleft()
+        self._parts.append(going.result())
 
     async def finish(self) -> None:
         if self._upload is None:
-            body = b"".join(self._filled)
-            await self._bucket.run(partial(self._bucket.put, self._key, body, self._type))
+            put = partial(self._bucket.put, self._key, self._taken(), self._type)
+            await self._bucket.run(put)
             return
         if self._size:
             await self._send()
-        await self._sent()
+        while self._going:
+            await self._sent()
         finish = partial(self._bucket.finish, self._key, self._upload, self._parts)
         await self._bucket.run(finish)
 
     async def abandon(self) -> None:
-        self._filled = []
-        going, upload = self._going, self._upload
-        self._going = None
-        if going is not None:
-            await asyncio.wait((going,))
-            going.exception()  # seen
+        self._filled = bytearray()
+        upload = self._upload
+        while self._going:
+            with suppress(Exception):  # whoever waited for it was told
+                await self._sent()
         if upload is not None:
             with suppress(Exception):  # else it goes with its row
                 await self._bucket.run(partial(self._bucket.abort, self._key, upload))
