@@ -274,6 +274,7 @@ class Service:
         gauge("jobs_running", "Jobs that run now", lambda: self.gateway.engine.running)
         gauge("job_waiters", "Requests that wait for a job", lambda: self.gateway.waiters.held)
         gauge("store_used_bytes", "Database in use", lambda: self.store.usage().used_bytes)
+        gauge("outputs_bytes", "Outputs that are kept", self.store.outputs_bytes)
         gauge("store_free_bytes", "Room left", lambda: self.store.usage().free_bytes)
         counter, tally = self.metrics.bind_counter, self.metrics.connections
         counter("replayed", "Callbacks made pending again by replays.", self.store.replayed)

@@ -10,10 +10,10 @@ from typing import Final
 from dispatcher.blobs import folder, tables
 from dispatcher.blobs.cipher import Damaged, unseal
 from dispatcher.blobs.folder import Folder
-from dispatcher.blobs.pace import Pace
 from dispatcher.blobs.spool import AnyRoom, Room, Spool
 from dispatcher.blobs.storage import Missing, Storage, StorageError
 from dispatcher.blobs.tables import Tables
+from dispatcher.blobs.throttle import Throttle
 from dispatcher.ids import new_id
 from dispatcher.jobs.blobs import PART_BYTES, SEAL_BYTES, Blob, NewBlob, Range, What, parts_of
 from dispatcher.jobs.endpoint import EndpointRules
@@ -52,7 +52,7 @@ class Blobs:
         self._store = store
         self._process = process
         self._room = room or _ANY_ROOM
-        self._pace = Pace(store.came)
+        self._throttle = Throttle(store.came)
         self._clock = clock
         self._storages: dict[str, Storage] = {}
         self._swept = ""  # up to which id what is doomed was looked at
@@ -98,8 +98,8 @@ class Blobs:
         new = partial(self._new, job, tenant, what)
         room = self._room if what == "output" else _ANY_ROOM
         storage = self._storage(self.storage)
-        pace = self._pace if storage.gives_way else None
-        return Spool(tenant, new, self._store, storage.writer, room, pace)
+        throttle = self._throttle if storage.gives_way else None
+        return Spool(tenant, new, self._store, storage.writer, room, throttle)
 
     def _new(self, job: str, tenant: str, what: What) -> NewBlob:
         at_ms = self._clock()

@@ -13,8 +13,8 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from dispatcher.blobs.cipher import seal
-from dispatcher.blobs.pace import Pace
 from dispatcher.blobs.storage import StorageError, Writer
+from dispatcher.blobs.throttle import Throttle
 from dispatcher.jobs.blobs import PART_BYTES, Blob, CannotKeep, NewBlob
 from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
 from receiver.base import log
@@ -67,12 +67,12 @@ class Spool:
         "_n",
         "_new",
         "_open",
-        "_pace",
         "_pending",
         "_room",
         "_rows",
         "_size",
         "_tenant",
+        "_throttle",
         "_writer",
         "blob",
         "content_type",
@@ -85,9 +85,9 @@ class Spool:
         rows: Rows,
         writer: Callable[[str, str], Writer],
         room: Room,
-        pace: Pace | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
-        """`make` is called once there is something to keep: of most there is not. `pace` is how
+        """`make` is called once there is something to keep: of most there is not. `throttle` is how
         fast it may go where others wait for the same disk."""
         self.content_type = "application/octet-stream"
         self.blob: Blob | None = None
@@ -96,7 +96,7 @@ class Spool:
         self._rows = rows
         self._open = writer
         self._room = room
-        self._pace = pace
+        self._throttle = throttle
         self._new: NewBlob | None = None
         self._writer: Writer | None = None
         self._key: bytes | None = None
@@ -196,10 +196,10 @@ class Spool:
             await self._begin(new)
             writer = self._writer = self._open(new.id, self.content_type)
         prepared = await asyncio.to_thread(self._prepared, new.id, n, part)
-        if self._pace is None:
+        if self._throttle is None:
             await writer.write(prepared)
         else:
-            await self._pace.write(partial(_write, writer, prepared))
+            await self._throttle.write(partial(_write, writer, prepared))
 
     async def _begin(self, new: NewBlob) -> None:
         """Note it. Where the database is away its source waits."""

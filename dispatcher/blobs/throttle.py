@@ -13,7 +13,7 @@ _REST: Final = 4.0
 _REST_S_MAX: Final = 0.25
 
 
-class Pace:
+class Throttle:
     """Lets the parts of all long things that a process writes go as fast as they can while hardly
     anybody commits, and else one after another, each followed by a rest."""
 

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import os
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnectio
 _MIB: Final = 1024 * 1024
 _READ_BYTES: Final = 64 * 1024
 _BETWEEN_S: Final = 0.01
+_NICE: Final = 10  # those who follow are other machines
 
 
 def main() -> None:
@@ -121,6 +123,7 @@ class Watchers:
 async def _follow(given: argparse.Namespace) -> None:
     """Follow the jobs whose ids are on the first line, until their ends; say when all do, and what
     came of it."""
+    os.nice(_NICE)
     ids = json.loads(sys.stdin.readline())
     watchers = Watchers()
     following = []

@@ -8,6 +8,7 @@ import typer
 
 from dispatcher.cli.doctor import asking, checks
 from dispatcher.cli.doctor.database import check_database
+from dispatcher.cli.doctor.outputs import outputs
 from dispatcher.cli.serve import SettingsDep
 from dispatcher.cli.shared import ApiKey, Globals, PrintingDep, Url
 from dispatcher.settings import ClientSettings, Settings, load_client, strays
@@ -56,6 +57,7 @@ def run_all(settings: Settings, service: ClientSettings) -> list[Check]:
     return [
         *database,
         *([] if is_postgres(settings.database_url) else [checks.disk(settings)]),
+        outputs(running),
         checks.files(settings, files_limit(hard=True)),
         *checkup.variables(strays()),
         checks.clock(time.time()),

@@ -1,9 +1,9 @@
-"""pace.py: long things give way to what others commit."""
+"""throttle.py: long things give way to what others commit."""
 
 import asyncio
 from dataclasses import dataclass, field
 
-from dispatcher.blobs.pace import Pace
+from dispatcher.blobs.throttle import Throttle
 
 PATIENCE_S = 20.0
 
@@ -32,8 +32,8 @@ class Disk:
 async def test_while_nobody_commits_all_go_at_once() -> None:
     """Nothing is held back, nor synced a part at a time, where it is in nobody's way."""
     disk = Disk()
-    pace = Pace(lambda: disk.commits, clock=lambda: disk.now_s)
-    going = [asyncio.create_task(pace.write(disk.write)) for _ in range(5)]
+    throttle = Throttle(lambda: disk.commits, clock=lambda: disk.now_s)
+    going = [asyncio.create_task(throttle.write(disk.write)) for _ in range(5)]
     await disk.until_asked(5)
     disk.go.set()
     await asyncio.gather(*going)
@@ -43,9 +43,9 @@ async def test_while_nobody_commits_all_go_at_once() -> None:
 async def test_while_others_commit_one_goes_after_another() -> None:
     """A part at a time is on its way to the disk, and is there before the next one begins."""
     disk = Disk()
-    pace = Pace(lambda: disk.commits, clock=lambda: disk.now_s)
+    throttle = Throttle(lambda: disk.commits, clock=lambda: disk.now_s)
     disk.commits, disk.now_s = 1_000_000, disk.now_s + 1
-    going = [asyncio.create_task(pace.write(disk.write)) for _ in range(3)]
+    going = [asyncio.create_task(throttle.write(disk.write)) for _ in range(3)]
     await disk.until_asked(1)
     for _ in range(10):
         await asyncio.sleep(0)
@@ -54,21 +54,21 @@ async def test_while_others_commit_one_goes_after_another() -> None:
     await asyncio.wait_for(asyncio.gather(*going), PATIENCE_S)
     assert disk.asked == [True] * 3
     disk.now_s += 1
-    await pace.write(disk.write)
+    await throttle.write(disk.write)
     assert disk.asked[3:] == [False], "nobody committed since"
 
 
 async def test_what_fails_lets_the_next_one_go() -> None:
     """An error is its own writer's, and nobody else's."""
     disk = Disk()
-    pace = Pace(lambda: disk.commits, clock=lambda: disk.now_s)
+    throttle = Throttle(lambda: disk.commits, clock=lambda: disk.now_s)
     disk.commits, disk.now_s = 1_000_000, disk.now_s + 1
 
     async def fails(_synced: bool) -> None:
         raise OSError("the disk is full")
 
-    failing = asyncio.create_task(pace.write(fails))
+    failing = asyncio.create_task(throttle.write(fails))
     disk.go.set()
-    await asyncio.wait_for(pace.write(disk.write), PATIENCE_S)
+    await asyncio.wait_for(throttle.write(disk.write), PATIENCE_S)
     assert isinstance(failing.exception(), OSError)
     assert disk.asked == [True]

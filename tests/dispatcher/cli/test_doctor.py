@@ -1,5 +1,6 @@
 """The doctor's findings, and the commands that open the database themselves."""
 
+import socket
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dispatcher.cli.doctor import checks, database
+from dispatcher.cli.doctor.outputs import outputs
 from dispatcher.jobs.states import STATES
 from dispatcher.settings import ClientSettings, strays
 from dispatcher.store.access import EndingKey
@@ -281,3 +283,33 @@ def test_backup_copies_a_running_database_and_overwrites_nothing(
     absent = alone("backup", "--database-url", f"sqlite:///{tmp_path}/no.db", str(tmp_path / "x"))
     assert absent.code == 1
     assert ADMIN_KEY not in absent.err
+
+
+def test_where_long_outputs_are_kept_is_looked_at(tmp_path: Path) -> None:
+    """The folder need not be there yet, and is not made; one that nobody can write in is bad, and
+    so is a bucket that does not answer."""
+    settings = settings_for(tmp_path)
+    fresh = outputs(settings)
+    assert fresh.state == "ok"
+    assert f"{tmp_path}" in fresh.message
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    taken = outputs(replace(settings, outputs=f"file:{tmp_path}/file/below"))
+    assert taken.state == "bad"
+    assert "DISPATCHER_OUTPUTS" in (taken.advice or "")
+    assert outputs(replace(settings, storage_reserve_bytes=10**15)).state == "warn"
+    assert outputs(replace(settings, outputs="database")).state == "ok"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        away = outputs(
+            replace(
+                settings,
+                outputs="s3://bucket",
+                s3_endpoint=url,
+                s3_access_key_id="us",
+                s3_secret_access_key="a secret of ours",
+            )
+        )
+    assert away.state == "bad"
+    assert "a secret of ours" not in f"{away}"
