@@ -183,17 +183,31 @@ class Work:
 
 
 def kept(client: httpx.Client, folder: Path) -> None:
-    """Have a client keep every answer, head and body, in files."""
+    """Have a client keep every answer, head and body, in files; of events that go on as long as
+    their job runs, what is there of it so far."""
     folder.mkdir(parents=True, exist_ok=True)
     numbers = count()
 
     def keep(response: httpx.Response) -> None:
-        response.read()
+        if response.headers.get("Content-Type", "").startswith("text/event-stream"):
+            body = so_far(response)
+        else:
+            body = response.read()
         head = f"{response.request.method} {response.url.path} {response.status_code}\n".encode()
         head += b"".join(b"%b: %b\n" % pair for pair in response.headers.raw)
-        (folder / f"{next(numbers):05d}").write_bytes(head + b"\n" + response.content)
+        (folder / f"{next(numbers):05d}").write_bytes(head + b"\n" + body)
 
     client.event_hooks = {"response": [keep]}
+
+
+def so_far(response: httpx.Response) -> bytes:
+    """Events until their end, or until the job is seen to run."""
+    said = b""
+    for chunk in response.iter_raw():
+        said += chunk
+        if b'"running"' in said and said.endswith(b"\n\n"):
+            break
+    return said
 
 
 # --- all that can happen to a job ---
@@ -298,7 +312,13 @@ def look_at_everything(work: Work) -> None:
     ]
     assert len(paths) > 100
     with ThreadPoolExecutor(8) as several:  # some are held while nothing is new
-        list(several.map(lambda one: work.client.get(one[0], params=one[1]), paths))
+        list(several.map(lambda one: look(work.client, *one), paths))
+
+
+def look(client: httpx.Client, path: str, params: dict[str, str]) -> None:
+    """Ask, and have the answer be kept."""
+    with client.stream("GET", path, params=params):
+        pass
 
 
 def filled_in(path: str, names: dict[str, list[str]]) -> Iterator[str]:
