@@ -17,7 +17,7 @@ from tests.dispatcher.crash.world import Dispatcher, Platform, Sink, settled
 from tests.dispatcher.postgres import server
 
 pytestmark = pytest.mark.slow
-CYCLES = max(1, round(5 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))
+CYCLES = max(1, round(3 * float(os.environ.get("POSTBACK_TEST_SCALE", "1"))))
 
 
 async def finish(dispatcher: Dispatcher, platform: Platform, sink: Sink, *, kills: int) -> None:

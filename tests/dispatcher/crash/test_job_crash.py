@@ -13,7 +13,7 @@ from tests.dispatcher.crash.job_points import COMMITS, ELSEWHERE, Dialect, point
 from tests.dispatcher.crash.job_proof import World
 
 SCALE: Final = float(os.environ.get("POSTBACK_TEST_SCALE", "1"))
-CYCLES: Final = max(1, round(5 * SCALE))  # 200 at scale 40
+CYCLES: Final = max(1, round(3 * SCALE))  # 210 at scale 70
 
 
 def test_each_verb_that_writes_is_a_point_of_some_jobs_path() -> None:
