@@ -183,9 +183,9 @@ class Signer:
     __slots__ = ("_sha256", "_v1")
 
     def __init__(self, secret: str) -> None:
-        self._sha256 = _Mac(text_key(secret))
+        self._sha256 = Mac(text_key(secret))
         try:
-            self._v1: _Mac | None = _Mac(v1_key(secret))
+            self._v1: Mac | None = Mac(v1_key(secret))
         except ValueError:
             self._v1 = None
 
@@ -638,7 +638,7 @@ def digest(key: hmac.HMAC, message: bytes) -> bytes:
     return mac.digest()
 
 
-class _Mac:
+class Mac:
     """HMAC-SHA256 by one key, of which all that does not depend on the message is done."""
 
     __slots__ = ("_inner", "_outer")

@@ -6,12 +6,12 @@ stands nowhere in it.
 
 import hmac
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-_MAC_BYTES: Final = 24
+from dispatcher.jobs.macs import mac
+
 _ID: Final = re.compile(r"out_([0-9a-f]{32})_([1-9][0-9]{0,9})")
 _EXPIRES: Final = re.compile(r"[1-9][0-9]{0,11}")
 _SIGNATURE: Final = re.compile(r"[A-Za-z0-9_-]{32}")
@@ -51,6 +51,4 @@ def read(keys: Sequence[bytes], id: str, expires: str, signature: str) -> Output
 
 
 def _mac(key: bytes, link: OutputLink) -> str:
-    said = f"postback:output:{link.job}:{link.run}:{link.expires_s}"
-    digest = hmac.digest(key, said.encode(), "sha256")
-    return urlsafe_b64encode(digest[:_MAC_BYTES]).decode()
+    return mac(key, f"postback:output:{link.job}:{link.run}:{link.expires_s}")

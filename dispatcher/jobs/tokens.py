@@ -7,16 +7,16 @@ nowhere. It dies with its claim: whether that is the current one is looked at af
 
 import hmac
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from dispatcher.jobs.macs import mac
 
 Purpose = Literal["progress", "complete"]
 """What a token lets its holder do: tell of progress, or end the job."""
 
 KEY_BYTES: Final = 32
-_MAC_BYTES: Final = 24
 _TOKEN: Final = re.compile(
     r"([1-9][0-9]{0,9})\.([1-9][0-9]{0,17})\.([1-9][0-9]{0,15})\.([A-Za-z0-9_-]{32})"
 )
@@ -45,12 +45,11 @@ def read(keys: Sequence[bytes], purpose: Purpose, job: str, token: str) -> Grant
     found = _TOKEN.fullmatch(token)
     if found is None:
         return None
-    said, mac = token.rpartition(".")[0], found[4]
+    said, given = token.rpartition(".")[0], found[4]
     # All keys are tried, so that the time tells nothing of which one it was.
-    good = [hmac.compare_digest(_mac(key, purpose, job, said), mac) for key in keys]
+    good = [hmac.compare_digest(_mac(key, purpose, job, said), given) for key in keys]
     return Grant(job, int(found[1]), int(found[2]), int(found[3])) if any(good) else None
 
 
 def _mac(key: bytes, purpose: Purpose, job: str, said: str) -> str:
-    digest = hmac.digest(key, f"postback:{purpose}:{job}:{said}".encode(), "sha256")
-    return urlsafe_b64encode(digest[:_MAC_BYTES]).decode()
+    return mac(key, f"postback:{purpose}:{job}:{said}")

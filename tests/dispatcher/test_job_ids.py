@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.ids import (
+    DIGEST_BYTES,
     _JobIds,
     end_key,
     explicit_key,
@@ -119,6 +120,14 @@ def test_keys_of_submits_ends_and_callbacks_never_meet() -> None:
     }
     assert len(keys) == 6
     assert end_key(id, 1) == end_key(id, 1)
+    assert len(end_key(id, 1)) > DIGEST_BYTES
+
+
+def test_keys_of_ends_sort_by_when_the_jobs_were_made() -> None:
+    """Those that are stored together stand together in the index of keys, however long it is."""
+    ids = [new_job_id(NOW_MS + n // 3) for n in range(30)]
+    keys = [end_key(id, run) for id in ids for run in (1, 2, 300)]
+    assert keys == sorted(keys)
 
 
 def test_content_is_all_that_a_repeated_key_must_come_with() -> None:
