@@ -82,7 +82,7 @@ def list_keys(service: ServiceDep) -> None:
         about = Text("  ").append_text(Text(" · ").join(part for part in parts if part))
         made.add_row(cli.lines(cli.plain(key.id).append_text(label), about))
 
-    print_list(service, key_calls.keys, made, row, "no keys")
+    print_list(service, key_calls.keys, made, row, "no keys are stored")
     if not service.json and _is_set(service, "admin_key"):
         _note(
             service, f"and {variable('admin_key')}, with which the service was started: all scopes"

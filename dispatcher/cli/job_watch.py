@@ -29,6 +29,24 @@ _BAR: Final = 24
 _EXCERPT_CHARS: Final = 160
 
 
+_WAITS: Final = {
+    "capacity": "as many calls run as may",
+    "paused": "its endpoint is paused",
+    "unhealthy": "its upstream's health check fails",
+    "circuit": "its upstream cannot be reached",
+    "retry-after": "its upstream asked for a pause",
+    "turned-away": "its upstream turned calls away",
+    "rate": "its endpoint's rate is used up",
+    "not_before": "it is not to run yet",
+    "tenant_limit": "as many of its tenant's jobs run as may",
+}
+
+
+def wait_words(why: str) -> str:
+    """Return what a job waits for; of a newer service its word as it stands."""
+    return _WAITS.get(why, why)
+
+
 @dataclass(slots=True)
 class View:
     """What a line says of a job."""
@@ -63,7 +81,7 @@ class View:
             if self.position is not None:
                 line.append(f"  at {'about ' if self.about else ''}{self.position:,}")
             if self.why:
-                line.append_text(cli.plain(f"  for {self.why}", "dim"))
+                line.append_text(cli.plain(f"  {wait_words(self.why)}", "dim"))
         if self.progress is not None:
             line.append(f"  {self.progress:g} %")
         if self.step:

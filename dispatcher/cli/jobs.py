@@ -465,11 +465,7 @@ def _ending(job: Job) -> Iterator[Text]:
     """Yield what it waits for, or what came of it."""
     yield Text()
     if job.status == "queued":
-        about = "" if job.position_exactly else "about "
-        where = "waits" if job.position is None else f"waits at {about}{job.position:,}"
-        why = f" for {job.held_reason or job.waiting_for}" if job.waiting_for else ""
-        when = "" if job.estimated_start is None else f", starts {cli.ago(job.estimated_start)}"
-        yield cli.plain(f"  {where}{why}{when}", "yellow")
+        yield cli.plain(f"  waits: {'; '.join(_waits(job))}", "yellow")
     elif job.status == "running":
         end = job.estimated_completion
         when = "" if end is None else f", ends {cli.ago(end)}"
@@ -478,12 +474,24 @@ def _ending(job: Job) -> Iterator[Text]:
         yield cli.plain(f"  {cli.short(job.error, _EXCERPT_CHARS)}", "red")
     elif job.output_ref is not None:
         size = cli.size(job.output_ref.size)
-        yield cli.plain(
-            f"  {size} of {job.output_ref.content_type}: dispatcher jobs output {job.id}"
-        )
+        yield cli.plain(f"  {size} of {job.output_ref.content_type}:")
+        yield cli.plain(f"  dispatcher jobs output {job.id}")
     elif job.completed:
         shown = job.output if isinstance(job.output, str) else dumps(job.output).decode()
         yield cli.plain(f"  {cli.short(shown, _EXCERPT_CHARS)}")
     if job.status in ("failed", "timeout", "cancelled"):
         line = Text().append("  To run it again: ", "dim")
         yield line.append_text(cli.plain(f"dispatcher jobs retry {job.id}"))
+
+
+def _waits(job: Job) -> Iterator[str]:
+    """Yield why it waits, where in its queue, and until when, as far as that is known."""
+    why = job.held_reason or job.waiting_for
+    if why:
+        yield job_watch.wait_words(why)
+    if job.position is not None:
+        yield f"{'' if job.position_exactly else 'about '}number {job.position:,} in its queue"
+    if job.estimated_start is not None:
+        yield f"starts {cli.ago(job.estimated_start)}"
+    elif not why and job.position is None:
+        yield "its turn"

@@ -137,7 +137,7 @@ def test_a_watch_of_what_fails_exits_with_1(cli: Run, client: Client, endpoint: 
     job = client.submit_job(endpoint, {})
     late = cli("jobs", "watch", job.id, "--timeout", "0.5")
     assert late.code == 1
-    assert "○ queued  at 1  for paused" in late.out
+    assert "○ queued  at 1  its endpoint is paused" in late.out
     assert "is still queued" in late.err
     client.cancel_job(job.id)
     assert cli("jobs", "watch", job.id).code == 1
@@ -149,7 +149,7 @@ def test_a_line_says_what_is_known(client: Client, endpoint: str) -> None:
     view = View()
     view.take(JobEvent(status="queued", position=1_200, position_exactly=False,
                        waiting_for="capacity"))  # fmt: skip
-    assert view.line(is_timed=False).plain == "○ queued  at about 1,200  for capacity"
+    assert view.line(is_timed=False).plain == "○ queued  at about 1,200  as many calls run as may"
     view.take(JobEvent(status="running"))
     view.take(JobEvent(what="progress", progress=12.5, current_step="page 3"))
     view.take(JobEvent(what="output", index=1, output="b"))

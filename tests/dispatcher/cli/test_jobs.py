@@ -5,11 +5,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from dispatcher.cli.job_watch import wait_words
 from dispatcher.client import Client
+from dispatcher.jobs.looks import WaitReason
 from tests.dispatcher.cli.conftest import Run
 from tests.dispatcher.client.model import Model, model
 from tests.dispatcher.client.running import Running
@@ -81,7 +83,7 @@ def test_an_input_may_be_a_file_of_any_type(cli: Run, endpoint: Make, tmp_path: 
                "--json").json  # fmt: skip
     assert (made["status"], made["duplicate"]) == ("queued", False)
     waited = cli("jobs", "wait", made["id"])
-    assert f"6 B of image/png: dispatcher jobs output {made['id']}" in waited.out
+    assert f"  6 B of image/png:\n  dispatcher jobs output {made['id']}\n" in waited.out
     copy = tmp_path / "copy.png"
     assert cli("jobs", "output", made["id"], "-o", str(copy)).code == 0
     assert copy.read_bytes() == file.read_bytes()
@@ -121,7 +123,8 @@ def test_jobs_are_cancelled_and_run_again_by_id(cli: Run, client: Client, endpoi
     name = endpoint()
     client.pause_endpoint(name)
     ids = [client.submit_job(name, n).id for n in range(2)]
-    assert "waits at 1 for paused" in cli("jobs", "show", ids[0]).out
+    told = cli("jobs", "show", ids[0]).out
+    assert "waits: its endpoint is paused; number 1 in its queue" in told
     done = cli("jobs", "cancel", *ids, "job_unknown", "--reason", "by mistake")
     assert (done.code, done.out.count("– cancelled")) == (1, 2)
     assert "job_unknown" in done.err
@@ -251,3 +254,12 @@ def test_each_has_examples(alone: Run, name: str) -> None:
     shown = alone("jobs", name, "--help")
     assert shown.code == 0
     assert f"$ dispatcher jobs {name}" in shown.out
+
+
+def test_whatever_a_job_waits_for_is_said_in_words() -> None:
+    """Also what its endpoint is held for."""
+    words = [*get_args(WaitReason), "circuit", "retry-after", "turned-away", "unhealthy"]
+    for one in words:
+        if one != "held":  # then what for is said
+            assert " " in wait_words(one)
+    assert wait_words("something new") == "something new"
