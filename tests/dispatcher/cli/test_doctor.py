@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
+import boto3  # noqa: F401 - its loggers are there before a test asks for a bucket
 import pytest
 
 from dispatcher.cli.doctor import checks, database
