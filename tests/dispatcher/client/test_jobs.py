@@ -152,10 +152,10 @@ def test_a_wait_survives_lost_connections(
             client.wait_job(made.id, timeout=0.2)
         assert raised.value.id == made.id
         assert raised.value.details["status"] in ("queued", "running")
+        monkeypatch.setattr("dispatcher.client.sync.HOLD_S", 1)
         lossy.lost = 1
         with pytest.raises(Unreachable):
             client.wait_job(made.id)  # it was never seen
-        monkeypatch.setattr("dispatcher.client.sync.HOLD_S", 1)
         seen = list[int]()
 
         def look(response: httpx.Response) -> None:
