@@ -738,6 +738,24 @@ async def test_a_long_output_is_told_by_its_link(
     assert (await api.get(path)).content == long
 
 
+async def test_what_goes_to_the_bucket_the_worker_sends(
+    api: httpx.AsyncClient, ep: Model, hook: Hook
+) -> None:
+    """However long an output is, the caller's bucket hears nothing from us; what the worker says of
+    its upload is the output."""
+    async with listening(answers(answer("403 Forbidden"))) as bucket:
+        config = S3 | {"endpointUrl": bucket.url}
+        ep.answers.append(answer("200 OK", JSON, body=json.dumps("x" * 300_000).encode()))
+        ep.answers.append(answer("200 OK", JSON, body=b'{"image": "where the worker put it"}'))
+        for expected in ("x" * 300_000, {"image": "where the worker put it"}):
+            given = {"input": {}, "s3Config": config, "webhook": hook.url}
+            taken = (await api.post("/v2/ep/run", json=given)).json()
+            assert (await ended(api, taken["id"]))["output"] == expected
+        await hook.got(2)
+        assert [json.loads(call.body)["s3Config"] for call in ep.received] == [config, config]
+        assert bucket.connections == 0
+
+
 def test_the_callback_is_tried_as_the_platform_says() -> None:
     """One try and two more, ten seconds between them, ten seconds for each; exactly 200
     acknowledges."""
