@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from receiver.base.cli import FAILED, USAGE, console, plain, table
-from receiver.base.options import command, duration_s
+from receiver.base.options import Printing, command, duration_s
 from receiver.base.secrets import mistaken_for_secret
 from receiver.base.settings import SettingError
 from receiver.cli.common import PrintingDep, SecretFile, end, secrets
@@ -78,7 +78,7 @@ def check_command(
     It gets valid, repeated, racing, out-of-order, forged, stale, malformed and huge deliveries.
     ✗ is what loses, doubles or believes what it must not (exit 1); ! is advice. It makes some
     fifty jobs named check_…: point it at a receiver under test."""
-    from receiver.conformance.endpoint import KitError, check_url
+    from receiver.conformance.endpoint import KitError
     from receiver.conformance.kit import check
 
     if secret is not None and (what := mistaken_for_secret(secret)) is not None:
@@ -86,11 +86,7 @@ def check_command(
     active = secret or secrets(secret_file, Path(".none"))[0]
     if schemes != "sha256" and not _is_base64(active):
         end("the secret is not base64, which the standard scheme needs: --schemes sha256", USAGE)
-    for one in (url, effects):
-        try:
-            check_url(one or url)
-        except ValueError as error:
-            end(str(error), USAGE)
+    _look_at(url, *([] if effects is None else [effects]))
     try:
         findings = asyncio.run(
             check(
@@ -105,14 +101,25 @@ def check_command(
     except (KitError, SettingError) as error:
         end(str(error), FAILED)
     wrong = sum(finding.grade == "wrong" for finding in findings)
-    if how.json:
-        print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in findings]}))
-    else:
-        _print(findings, wrong, effects_seen=effects is not None)
+    _print(findings, wrong, how, effects_seen=effects is not None)
     raise typer.Exit(FAILED if wrong else 0)
 
 
-def _print(findings: "list[Finding]", wrong: int, *, effects_seen: bool) -> None:
+def _look_at(*urls: str) -> None:
+    """End unless these can be URLs of a receiver."""
+    from receiver.conformance.endpoint import check_url
+
+    for url in urls:
+        try:
+            check_url(url)
+        except ValueError as error:
+            end(str(error), USAGE)
+
+
+def _print(findings: "list[Finding]", wrong: int, how: Printing, *, effects_seen: bool) -> None:
+    if how.json:
+        print(json.dumps({"wrong": wrong, "findings": [asdict(finding) for finding in findings]}))
+        return
     out = console()
     out.print(_table(findings), "")
     for grade in ("wrong", "advice"):

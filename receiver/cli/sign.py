@@ -13,7 +13,7 @@ import typer
 
 from receiver import client
 from receiver.base.cli import FAILED, USAGE, clean, console, plain, print_json, short
-from receiver.base.options import Depends, command, duration_s
+from receiver.base.options import Depends, Printing, command, duration_s
 from receiver.base.settings import SettingError
 from receiver.cli.common import (
     BODY_FILE_BYTES_MAX,
@@ -31,6 +31,7 @@ from receiver.signature import (
     Job,
     Require,
     SignatureError,
+    Verified,
     signed_headers,
     verify,
 )
@@ -213,6 +214,11 @@ def verify_command(
             raise typer.Exit(FAILED) from None
         hint = " (--now verifies as of another time)" if error.reason == "stale" else ""
         end(f"not verified: {error.reason}: {error.message}{hint}", FAILED)
+    _print(verified, how)
+
+
+def _print(verified: Verified, how: Printing) -> None:
+    """Say what a request that holds was signed with."""
     document: dict[str, object] = {
         "verified": True,
         "schemes": list(verified.schemes),
