@@ -18,7 +18,7 @@ from dispatcher.intake import Submission
 from dispatcher.policy import PresetName
 from dispatcher.values import Priority, Submitted
 from receiver.base.clock import iso
-from receiver.base.completion import ends, status_in
+from receiver.base.completion import ends, status_in, without_bom
 from receiver.base.http import invalid
 from receiver.signature import RUN_MAX
 
@@ -205,14 +205,14 @@ async def submit_batch(call: Call) -> Response:
 
     A submit in each line, and in the same order a result in each line of the answer: a submit's
     answer or an error, with its `line` number. A bad line fails alone. A line may hold its own
-    `idempotencyKey`. Blank lines are skipped.
+    `idempotencyKey`. Blank lines are skipped, and so is a byte order mark before the first one.
     """
     # All of it is read before the response begins, so that a client may do it the other way round.
     if call.header(b"idempotency-key") is not None:
         raise invalid("Idempotency-Key", None, "in a batch, each line has its own idempotencyKey")
     call.request.check_media_type((NDJSON, JSON))
     settings = call.context.settings
-    raw = await call.body(settings.batch_bytes_max)
+    raw = without_bom(await call.body(settings.batch_bytes_max))
     if raw.count(b"\n") > settings.batch_lines_max:
         many = f"more than {settings.batch_lines_max:,} lines"
         raise ApiError("PAYLOAD_TOO_LARGE", f"{many}, which DISPATCHER_BATCH_LINES_MAX allows")

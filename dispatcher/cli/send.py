@@ -19,6 +19,7 @@ from dispatcher.client import Client, Submitted
 from dispatcher.client.calls.submission import submit
 from dispatcher.client.transport import Call
 from receiver.base import cli
+from receiver.base.completion import without_bom
 from receiver.base.options import command, duration_s
 from receiver.signature import RUN_MAX
 
@@ -202,9 +203,10 @@ def _results(client: Client, source: IO[bytes]) -> Iterator[tuple[dict[str, Any]
         nonlocal position
         for number, line in enumerate(source, 1):
             position += len(line)
-            if line.strip():
+            text = without_bom(line) if number == 1 else line
+            if text.strip():
                 numbers.append(number)
-                yield line
+                yield text
 
     for result in client.submit_many(lines()):
         fields: dict[str, Any] = msgspec.json.decode(result.raw)

@@ -51,8 +51,14 @@ _SEPARATORS: Final = str.maketrans("", "", " -_")
 UNFIT_TEXT: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 BOM: Final = b"\xef\xbb\xbf"
+"""What some programs, on Windows above all, write before the text of a file."""
 # What may stand before an object in UTF-8 or UTF-16: byte order marks, halves of units, blanks.
 _BEFORE_OBJECT: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+
+
+def without_bom(text: bytes) -> bytes:
+    """Return UTF-8 without the byte order mark that may stand at its very beginning."""
+    return text.removeprefix(BOM)
 
 
 def canonical(status: str | None) -> str:

@@ -24,6 +24,17 @@ async def send(api: httpx.AsyncClient, *lines: bytes) -> list[dict[str, Any]]:
     return [json.loads(result) for result in answer.text.splitlines()]
 
 
+async def test_one_byte_order_mark_may_stand_before_the_first_line(
+    api: httpx.AsyncClient, parked: str
+) -> None:
+    """Programs on Windows write it; a second one, or one before another line, is no JSON."""
+    mark = b"\xef\xbb\xbf"
+    results = await send(api, mark + line("a"), line("b"), mark + line("c"))
+    assert [one.get("error") for one in results] == [None, None, "MALFORMED_JSON"]
+    assert [one["line"] for one in await send(api, mark, line("d"))] == [2]
+    assert [one.get("error") for one in await send(api, 2 * mark + line("e"))] == ["MALFORMED_JSON"]
+
+
 async def test_a_bad_line_fails_alone(api: httpx.AsyncClient, parked: str) -> None:
     """Each line has its own result, with its number; the others are taken."""
     results = await send(

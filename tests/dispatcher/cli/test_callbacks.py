@@ -121,6 +121,18 @@ def test_a_file_is_sent_line_by_line_and_its_bad_lines_are_named(
     }
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(
+    cli: Run, service: Running, tmp_path: Path
+) -> None:
+    """As programs on Windows write it: before the first line, or before blank ones."""
+    line = json.dumps({"jobId": "job_1", "callbackUrl": service.hook(200), "payload": 1})
+    file = tmp_path / "many.ndjson"
+    for number, text in ((1, line), (3, f"\r\n\r\n{line}\r\n")):
+        file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+        sent = cli("send", "--file", str(file), "--json")
+        assert (sent.code, [one["line"] for one in sent.lines]) == (0, [number])
+
+
 def test_list_shows_whole_ids_in_80_columns(cli: Run, client: Client, dead: str) -> None:
     """Two lines for each callback: nothing needed is cut, and nothing is wider than asked."""
     found = cli("list", "--status", "dead")
