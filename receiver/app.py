@@ -13,8 +13,10 @@ from receiver.base.clock import NowMs, now_ms
 from receiver.base.http import Receive, Refusal, Request, Scope, Send, send_response
 from receiver.base.secrets import is_weak
 from receiver.base.settings import SettingError
+from receiver.base.stalls import Watch
 from receiver.handling.effects import open_effects
 from receiver.handling.handlers import Handlers
+from receiver.handling.run import handler_of
 from receiver.handling.tx import Effects
 from receiver.handling.worker import Worker
 from receiver.http.router import Router, request_id
@@ -35,6 +37,7 @@ from receiver.verification.identity import Dialect
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _LOG: Final = log.get("receiver.service")
+_LOOP_LOG: Final = log.get("receiver.loop")
 
 _NOT_OPEN: Final = "the inbox is not open: run the lifespan, or use `async with receiver:`"
 _STOP_GRACE_SHARE: Final = 0.75  # of the drain's time: closing the inbox needs some too
@@ -201,6 +204,7 @@ class Receiver:
                 )
                 opening.push_async_callback(self._stop_worker, self._worker)
             self._running = self._start(opening, inbox, effects)
+            opening.enter_context(Watch(_LOOP_LOG, self.metrics.stalls, handler_of))
             self._closing = opening.pop_all()
         _tell_of(inbox.seals)
         for source in self.sources.values():

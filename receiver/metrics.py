@@ -8,6 +8,7 @@ from typing import Final
 
 from receiver.base import log
 from receiver.base.budget import Tally
+from receiver.base.stalls import Stalls
 from receiver.inbox.listing import Backlog
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -28,6 +29,7 @@ class Metrics:
         self._hanging = 0
         self._unclaimed = 0
         self.connections = Tally()
+        self.stalls = Stalls()
 
     def count_received(self, verdict: str) -> None:
         self._received[verdict] += 1
@@ -92,6 +94,14 @@ class Metrics:
             ),
             *_total("log_lines_dropped_total", "Lines of the log that nobody read.", log.dropped()),
             *_single("hanging_handlers", "Handlers beyond their time.", self._hanging),
+            *_total(
+                "loop_stalls_total",
+                "Times the event loop stood still for more than a second.",
+                self.stalls.count,
+            ),
+            *_single(
+                "longest_stall_seconds", "Its longest one since the start.", self.stalls.longest_s
+            ),
             *_single(
                 "unreadable_messages",
                 "Messages that wait for a key that opens them.",

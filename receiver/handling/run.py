@@ -5,6 +5,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any, Final
 
 from receiver.base.completion import DEPTH_MAX, UNKNOWN
@@ -105,6 +106,15 @@ class Run:
         with suppress(RuntimeError):  # the loop is gone, and with it who waited
             self._loop.call_soon_threadsafe(self.begun.set_result, None)
         return transaction
+
+
+def handler_of(frame: FrameType) -> str | None:
+    """Return the name of the async handler that runs in the frames above this one of a stack: this
+    one is ours, which awaits it. None for any other frame."""
+    if frame.f_code is not Run._call.__code__:
+        return None
+    run = frame.f_locals.get("self")  # nothing of one that has just ended
+    return run._handler.name if isinstance(run, Run) else None
 
 
 def check_ran(handler: Handler, result: Any) -> None:
