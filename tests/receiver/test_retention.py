@@ -133,4 +133,4 @@ async def test_the_metrics_are_prometheus_text_and_count_what_happened(client: C
     from prometheus_client.parser import text_string_to_metric_families
 
     families = list(text_string_to_metric_families(answer.text))
-    assert len(families) == 15
+    assert len(families) == 17
