@@ -35,7 +35,8 @@ class _NoJobs:
     async def _nothing_due(self, *_args: object, **_kwargs: object) -> int:
         return 0
 
-    reclaim_orphans = expire = tell_untold = bring_back = hasten = prune = _nothing_due
+    reclaim_orphans = expire = tell_untold = prune = _nothing_due
+    bring_back = bring_calls_back = hasten = _nothing_due
 
     async def end_purged(self, **_: object) -> EndedSlice:
         return EndedSlice(0, more=False)
