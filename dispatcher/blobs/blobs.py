@@ -52,7 +52,7 @@ class Blobs:
         self._store = store
         self._process = process
         self._room = room or _ANY_ROOM
-        self._throttle = Throttle(store.came)
+        self._throttle = Throttle(store.committed)
         self._clock = clock
         self._storages: dict[str, Storage] = {}
         self._swept = ""  # up to which id what is doomed was looked at

@@ -128,7 +128,7 @@ class Store:
             self._rules,
             lambda: self._database.skew_ms,
             self._database.aside,
-            lambda: self._commits.came,
+            lambda: self._committed,
         )
         self._leases = clocks.LeaseClock(monotonic_ms, lease_ms_max=self._lease_ms_max)
 

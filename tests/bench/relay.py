@@ -72,6 +72,10 @@ class Relay:
         """No limit but memory."""
         return Usage(used_bytes=0, free_bytes=_FREE_BYTES)
 
+    def outputs_bytes(self) -> int:
+        """None are kept."""
+        return 0
+
     def queued(self, tenant: str | None = None) -> int:
         """Of all tenants: there is one."""
         return self._queued

@@ -123,13 +123,13 @@ class JobStore:
         rules: Rules,
         skew_ms: Callable[[], int],
         aside: Aside,
-        came: Callable[[], int],
+        committed: Callable[[], int],
     ) -> None:
         """`skew_ms` is how far the database's clock was ahead of ours at the last commit, `aside`
-        has what is large be written beside everyone's commits, and `came` says how many operations
-        those have held."""
+        has what is large be written beside everyone's commits, and `committed` says how many
+        operations those have held."""
         self._aside = aside
-        self.came = came
+        self.committed = committed
         self._commit = commit
         self._write = write
         self._read = read

@@ -77,12 +77,7 @@ class GroupCommit:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.is_closing = False
-        self._came = 0
-
-    @property
-    def came(self) -> int:
-        """How many operations it has been given since it began."""
-        return self._came
+        self._came = 0  # operations, since it began
 
     def start(self) -> None:
         """Begin to commit."""
