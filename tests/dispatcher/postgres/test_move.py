@@ -401,6 +401,7 @@ async def test_ctrl_c_and_the_same_command_again(tmp_path: Path, url: str) -> No
     await filled(path, 20)
     script = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's & has it ignored
         "from dispatcher.cli import main\n"
         "from dispatcher.store.postgres import move\n"
         "text = move.text\n"
