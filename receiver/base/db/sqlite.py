@@ -370,7 +370,11 @@ class SqliteFile:
         writes before it has ended, also where who waits for it is cancelled. Raises
         DatabaseUnavailable and DatabaseFull."""
         async with self._turn:
-            return await _to_its_end(self._write(function, *arguments))
+            try:
+                return await self._write(function, *arguments)
+            except asyncio.CancelledError:
+                await self._still()
+                raise
 
     async def commit_short(self, apply: Callable[[sqlite3.Connection], T]) -> T:
         """Return what `apply` did, durably, as `commit_batch` does. It takes so little that it is
@@ -407,19 +411,23 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise translated(error) from error
 
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` does; where this is cancelled, once that is over."""
-    task = asyncio.create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
+    async def _still(self) -> None:
+        """Return once the writer's thread has ended what it was given, however often this is
+        cancelled. Only who was cancelled waits so: a task for each write would cost everybody two
+        turns of the loop, which are long where it has much to do."""
+        writer = self._writer
+        if writer is None:
+            return
+        execute: Callable[..., Coroutine[Any, Any, None]] = writer._execute
+        last = asyncio.create_task(execute(_nothing))
+        while not last.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # who asked is gone
-        raise
+                await asyncio.wait({last})
+        last.exception()  # a connection that was closed meanwhile does nothing any more
+
+
+def _nothing() -> None:
+    """Do nothing, in one's turn."""
 
 
 def _wait_no_more(connection: sqlite3.Connection) -> None:
