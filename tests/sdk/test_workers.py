@@ -6,7 +6,6 @@ They outlive a dispatcher that is killed, and a cancel stops their work."""
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import httpx
 import pytest
 
 from receiver.signature import verify
+from tests.ports import free_port
 from tests.sdk.installed import SDK, needs
 from tests.sdk.test_runpod import HERE, PYTHON
 from tests.theft import ADMIN_KEY, Served, served
@@ -48,13 +48,6 @@ def until(met: Callable[[], Any]) -> Any:
         assert time.monotonic() < ends_s, "it took too long"
         time.sleep(0.02)
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import Any, Final
 import boto3
 import boto3.s3.transfer
 from botocore.config import Config
+
+from tests.ports import free_port
 
 KEY: Final = "test-access-key"
 SECRET: Final = "test-secret-access-key"
@@ -92,7 +93,7 @@ def _started(folder: Path, weed: str) -> tuple[S3, "subprocess.Popen[bytes]"]:
     """Start one. Its ports were free a moment before; where another process was faster it ends at
     once, and is started with others."""
     for _ in range(_STARTS):
-        ports = _free_ports(8)
+        ports = [free_port() for _ in range(8)]
         process = _start(folder, weed, ports)
         made = S3(f"http://127.0.0.1:{ports[3]}")
         try:
@@ -151,14 +152,3 @@ def _begin(made: S3, process: "subprocess.Popen[bytes]") -> bool:
             time.sleep(0.2)
         else:
             return True
-
-
-def _free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()

@@ -2,7 +2,6 @@
 service."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,14 +20,7 @@ from tests.dispatcher.gateway.rig import (
     served,
     upstream,
 )
-
-
-def free_port() -> int:
-    """A port that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+from tests.ports import free_port
 
 
 @pytest.fixture

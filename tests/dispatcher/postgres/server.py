@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -23,6 +22,8 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+
+from tests.ports import free_port
 
 VARIABLE: Final = "DISPATCHER_TEST_POSTGRES_URL"
 ABSENT: Final = (
@@ -138,7 +139,7 @@ def private_server(*, durable: bool) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="postback-pg-"))
     try:
         server = Server(
-            binaries=found, folder=folder, port=_free_port(), durable=durable, user=_user(folder)
+            binaries=found, folder=folder, port=free_port(), durable=durable, user=_user(folder)
         )
         server.initialise()
         server.start()
@@ -210,13 +211,6 @@ def _user(folder: Path) -> str | None:
         os.chown(folder, entry.pw_uid, entry.pw_gid)
         return name
     pytest.fail(f"{getpass.getuser()} cannot run PostgreSQL, and there is no user who could")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
