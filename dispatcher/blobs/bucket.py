@@ -161,7 +161,7 @@ class ObjectWriter:
         if not self._size:
             await self._make_room()
             # As a whole: one that grows leaves holes in memory that nothing else fits in.
-            self._filled = bytearray(wanted + len(part))
+            self._filled = bytearray(-(-wanted // len(part)) * len(part))
         self._filled[self._size : self._size + len(part)] = part
         self._size += len(part)
         if self._size >= wanted:
