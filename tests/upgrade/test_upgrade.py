@@ -3,6 +3,7 @@ was on its way in them goes on."""
 
 import base64
 import json
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -37,6 +38,8 @@ from tests.upgrade.programs import (
     until,
 )
 from tests.upgrade.restore import STORES, restored
+
+_FOLDER = re.compile(r'File \\"[^"\\]*/')
 
 VERSIONS: Final = ("c25469a", "ceedfc4", "6b3ba3c", "73cb6be", "d587294")
 DAY_S: Final = 86_400
@@ -329,6 +332,12 @@ def test_a_receivers_inbox_opens_reads_the_same_and_goes_on(
             check_inbox(client, said, tmp_path / "handled")
 
 
+def without_folders(message: dict[str, Any]) -> dict[str, Any]:
+    """The same, wherever the program was installed that met an error."""
+    said: dict[str, Any] = json.loads(_FOLDER.sub(r'File \\"', json.dumps(message)))
+    return said
+
+
 def check_inbox(client: httpx.Client, said: dict[str, Any], handled_file: Path) -> None:
     until(lambda: len(handled_file.read_text().splitlines()) == 2)
     found = programs.read_receiver(client)
@@ -336,7 +345,7 @@ def check_inbox(client: httpx.Client, said: dict[str, Any], handled_file: Path) 
     assert list(found["messages"]) == list(said["messages"])
     for id, message in said["messages"].items():
         if message["state"] not in ("pending", "running"):
-            assert found["messages"][id] == message
+            assert without_folders(found["messages"][id]) == without_folders(message)
     handled = sorted(handled_file.read_text().splitlines())
     assert handled == ["pending 2", "running 2"]
     check_copies_are_known(client)
