@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
+from dispatcher.engine.slices import Slices
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.clocks import SLACK_MS, START, Place
@@ -59,6 +60,8 @@ class Sweeper:
         self._lane_after = ""
         self._tenant_after = ""
         self._pruning = False
+        self._ages = Slices(lambda: store.committed, rows_max=SLICE, endless=True)
+        self._prunes = Slices(lambda: store.committed, rows_max=SLICE, endless=True)
         self._sweeping: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -153,9 +156,18 @@ class Sweeper:
         return False
 
     async def _expire(self) -> bool:
-        expired = await self._store.expire(now_ms=self._clock(), limit=SLICE)
+        """End what is past its age, or goes nowhere any more: where a destination is disabled, a
+        million may be."""
+        rows = self._ages.rows
+        expired = await self._ages.do(
+            lambda limit: self._store.expire(now_ms=self._clock(), limit=limit)
+        )
         self._metrics.expired(expired)
-        return expired >= SLICE
+        if expired < rows:
+            self._ages.end()
+            return False
+        await self._ages.rest()
+        return True
 
     async def _repair_lanes(self) -> bool:
         """One slice of lanes a sweep, so that a million of them cost no more than a few."""
@@ -177,9 +189,15 @@ class Sweeper:
         return False
 
     async def _prune(self) -> bool:
-        pruned = await self._store.prune(self._retention, now_ms=self._clock(), limit=SLICE)
+        pruned = await self._prunes.do(
+            lambda rows: self._store.prune(self._retention, now_ms=self._clock(), limit=rows)
+        )
         self._metrics.pruned(pruned)
         self._pruning = pruned > 0
+        if pruned:
+            await self._prunes.rest()
+        else:
+            self._prunes.end()
         return self._pruning
 
     async def _shrink(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from dispatcher.engine.slices import ROWS_MIN_STEADY, Slices
+from dispatcher.engine.slices import Slices
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
@@ -37,7 +37,7 @@ class Upkeep:
         self._monotonic_ms = monotonic_ms
         self._queue_after = ""
         self._purges = Slices(lambda: store.committed, rows_max=SLICE)
-        self._prunes = Slices(lambda: store.committed, rows_max=SLICE, rows_min=ROWS_MIN_STEADY)
+        self._prunes = Slices(lambda: store.committed, rows_max=SLICE, endless=True)
         self._show_ms = 0  # when loads are read next, for the metrics
         self._offset_ms = clock() - monotonic_ms()
         self._retry_after_ms = round(settings.retry_after_max * 1000)
@@ -120,6 +120,8 @@ class Upkeep:
         self._metrics.jobs_pruned(pruned)
         if pruned:
             await self._prunes.rest()
+        else:
+            self._prunes.end()
         return pruned > 0
 
     async def show_loads(self) -> bool:

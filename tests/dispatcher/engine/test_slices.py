@@ -1,6 +1,8 @@
 """Work that nobody waits for goes in slices between everyone else's commits."""
 
-from dispatcher.engine.slices import ROWS_MIN, Slices
+import pytest
+
+from dispatcher.engine.slices import BEHIND_S, ENDLESS_ROWS_MIN, ROWS_MIN, Slices
 
 ROWS_MAX = 200
 
@@ -8,7 +10,7 @@ ROWS_MAX = 200
 class Writer:
     """A writer whose slices take `row_s` a row, and who commits `others` beside each."""
 
-    def __init__(self, *, row_s: float, others: int, rows_min: int = ROWS_MIN) -> None:
+    def __init__(self, *, row_s: float, others: int, endless: bool = False) -> None:
         self.row_s = row_s
         self.others = others
         self.now_s = 100.0
@@ -18,7 +20,7 @@ class Writer:
         self.slices = Slices(
             lambda: self.committed,
             rows_max=ROWS_MAX,
-            rows_min=rows_min,
+            endless=endless,
             clock_s=lambda: self.now_s,
             sleep=self.sleep,
         )
@@ -58,9 +60,31 @@ async def test_slices_that_take_long_become_no_shorter_than_so_few_rows() -> Non
 
 async def test_what_never_ends_goes_in_slices_that_keep_up_with_it() -> None:
     """However long they take."""
-    writer = Writer(row_s=0.001, others=5, rows_min=100)
+    writer = Writer(row_s=0.001, others=5, endless=True)
     await writer.work(20)
-    assert set(writer.rows) == {100}
+    assert set(writer.rows) == {ENDLESS_ROWS_MIN}
+
+
+async def test_what_falls_behind_takes_half_of_the_time_until_nothing_is_left() -> None:
+    writer = Writer(row_s=0.000_05, others=5, endless=True)
+    began_s = writer.now_s
+    while writer.now_s - began_s < BEHIND_S:
+        await writer.work(1)
+    assert set(writer.rows) == {ENDLESS_ROWS_MIN}
+    await writer.work(10)
+    assert writer.rows[-1] == ROWS_MAX
+    assert writer.rests[-1] == pytest.approx(ROWS_MAX * writer.row_s)
+    writer.slices.end()
+    await writer.work(3)
+    assert writer.rows[-1] == ENDLESS_ROWS_MIN
+    assert writer.rests[-1] > 3 * ENDLESS_ROWS_MIN * writer.row_s
+
+
+async def test_what_ends_leaves_room_however_long_it_takes() -> None:
+    writer = Writer(row_s=0.000_05, others=5)
+    await writer.work(5_000)
+    assert writer.now_s > 100 + 2 * BEHIND_S
+    assert max(writer.rows) * writer.row_s < 0.0025
 
 
 async def test_where_nobody_else_commits_slices_are_long_and_follow_at_once() -> None:

@@ -107,6 +107,8 @@ async def test_retention_goes_on_by_itself(tmp_path: Path) -> None:
 class Busy:
     """A store of which each verb has so many slices to do, and that notes their order."""
 
+    committed = 0
+
     def __init__(self, **slices: int) -> None:
         self.slices = slices
         self.calls: list[str] = []
