@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
-from dispatcher.engine.slices import Slices
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.clocks import SLACK_MS, START, Place
@@ -15,6 +14,7 @@ from dispatcher.store.requests import Retention
 from dispatcher.store.store import Store
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
+from receiver.base.slices import Slices
 
 _LOG: Final = log.get("dispatcher.sweeper")
 # One slice of 200 rows holds a commit up for a few milliseconds (measured: about 20 µs a row).

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from dispatcher.engine.slices import Slices
 from dispatcher.jobs.looks import JobSweep
 from dispatcher.store.errors import Conflict, NotFound, StoreError
 from dispatcher.store.jobs.store import JobStore
 from receiver.base import log
 from receiver.base.clock import monotonic_ms, now_ms
+from receiver.base.slices import Slices
 
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Final
 
-from dispatcher.engine.slices import Slices
 from dispatcher.metrics import Metrics
 from dispatcher.settings import Settings
 from dispatcher.store.clocks import HOLD_MS, SLACK_MS
 from dispatcher.store.store import Store
 from receiver.base import log
+from receiver.base.slices import Slices
 
 _LOG: Final = log.get("dispatcher.gateway")
 # One slice of 200 rows holds a commit up for a few milliseconds, as of callbacks.

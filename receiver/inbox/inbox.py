@@ -15,6 +15,7 @@ from receiver.base.db.group_commit import (
 )
 from receiver.base.db.readers import SERVICE, Reader
 from receiver.base.keyring import Keyring
+from receiver.base.slices import Slices
 from receiver.inbox import attempts, batch, expectations, listing, reencrypt, retention, wanted
 from receiver.inbox.attempts import ClaimedBatch, Running, Settlement
 from receiver.inbox.dedupe import Verdict
@@ -108,6 +109,8 @@ class Inbox:
         self._on_due = on_due
         self._beats = Beats()
         self._trust = retention.Trust()
+        self._committed = 0  # operations
+        self._slices = Slices(lambda: self._committed, rows_max=retention.SLICE_ROWS, endless=True)
         self._commits = GroupCommit(
             self._apply, operations_max=min(commit_rows_max, database.rows_max or commit_rows_max)
         )
@@ -499,6 +502,7 @@ class Inbox:
     async def _apply(self, operations: Sequence[object]) -> Sequence[object]:
         """Return what came of each operation, once all are on disk."""
         results, has_due = await self._database.commit(partial(self._apply_within, operations))
+        self._committed += len(operations)
         if has_due:
             self._on_due()
         return results
@@ -546,17 +550,25 @@ class Inbox:
     ) -> int:
         count = 0
         after_ms: int | None = 0
-        while after_ms is not None:
+        while True:
             work = partial(slice, before_ms=before_ms, foreign=foreign, after_ms=after_ms)
-            deleted, after_ms = await self._write(work)
+            deleted, after_ms = await self._in_slice(work)
             count += deleted
+            if after_ms is None:
+                self._slices.end()
+                return count
+            await self._slices.rest()
+
+    async def _repeat(self, slice: Callable[..., int]) -> int:
+        count = 0
+        while done := await self._in_slice(slice):
+            count += done
+            await self._slices.rest()
+        self._slices.end()
         return count
 
-    async def _repeat(self, slice: Callable[[Tx], int]) -> int:
-        count = 0
-        while done := await self._write(slice):
-            count += done
-        return count
+    async def _in_slice(self, work: Callable[..., T]) -> T:
+        return await self._slices.do(lambda rows: self._write(partial(work, limit=rows)))
 
 
 async def _opened(database: Database, ring: Keyring | None, *, is_required: bool) -> Seals | None:

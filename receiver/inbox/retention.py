@@ -8,7 +8,8 @@ from typing import Final
 
 from receiver.base.db import Tx
 
-SLICE_ROWS: Final = 200  # some 2 ms of the writer: nobody waits noticeably behind it
+SLICE_ROWS: Final = 200
+"""At most; some 2 ms of the writer on SQLite."""
 STEP_MS: Final = 86_400_000  # what the clock may leap at once, and be believed
 STEP_EVERY_S: Final = 3_300.0
 
@@ -19,6 +20,9 @@ _DONE: Final = """
        AND body_kept = ? AND received_ms >= ? AND received_ms < ?
      ORDER BY received_ms LIMIT ?{skip_locked}
 """
+_DROP_BODIES: Final = "DELETE FROM bodies WHERE id"
+_KEEP_NO_BODIES: Final = "UPDATE messages SET body_kept = 0 WHERE id"
+_DROP_MESSAGES: Final = "DELETE FROM messages WHERE id"
 _DEAD: Final = """
     SELECT id FROM messages
      WHERE state = 'dead' AND received_ms < ? AND last_seen_ms < ?{not_foreign}
@@ -74,53 +78,54 @@ class Trust:
 
 
 def prune_bodies(
-    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int
+    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int, *, limit: int
 ) -> tuple[int, int | None]:
     """Delete a slice of the bodies of what was done with and came before; how many, and from when
     to go on (None: that was all)."""
-    ids, next_ms = _slice(tx, before_ms, foreign, after_ms, body_kept=1)
-    for id in ids:
-        tx.run("DELETE FROM bodies WHERE id = ?", id)
-        tx.run("UPDATE messages SET body_kept = 0 WHERE id = ?", id)
+    ids, next_ms = _slice(tx, before_ms, foreign, after_ms, body_kept=1, limit=limit)
+    _run_for(tx, _DROP_BODIES, ids)
+    _run_for(tx, _KEEP_NO_BODIES, ids)
     return len(ids), next_ms
 
 
 def prune_messages(
-    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int
+    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int, *, limit: int
 ) -> tuple[int, int | None]:
     """Delete a slice of the messages whose bodies are gone already; how many, and from when to go
     on. From then on a copy of one would be new."""
-    ids, next_ms = _slice(tx, before_ms, foreign, after_ms, body_kept=0)
-    for id in ids:
-        tx.run("DELETE FROM messages WHERE id = ?", id)
+    ids, next_ms = _slice(tx, before_ms, foreign, after_ms, body_kept=0, limit=limit)
+    _run_for(tx, _DROP_MESSAGES, ids)
     return len(ids), next_ms
 
 
-def prune_dead(tx: Tx, before_ms: int, foreign: Sequence[str]) -> int:
+def prune_dead(tx: Tx, before_ms: int, foreign: Sequence[str], *, limit: int) -> int:
     """Delete a slice of the messages that are dead and came, the last time, before; how many."""
     sql = _DEAD.format(not_foreign=_except(foreign), skip_locked=tx.skip_locked)
-    ids = [id for (id,) in tx.all(sql, before_ms, before_ms, *foreign, SLICE_ROWS)]
-    for id in ids:
-        tx.run("DELETE FROM messages WHERE id = ?", id)
+    ids = [id for (id,) in tx.all(sql, before_ms, before_ms, *foreign, limit)]
+    _run_for(tx, _DROP_MESSAGES, ids)
     return len(ids)
 
 
-def forget_expectations(tx: Tx, before_ms: int, foreign: Sequence[str]) -> int:
+def forget_expectations(tx: Tx, before_ms: int, foreign: Sequence[str], *, limit: int) -> int:
     """Delete a slice of the jobs that are waited for no more since before; how many."""
     sql = _SETTLED.format(not_foreign=_except(foreign), skip_locked=tx.skip_locked)
-    rows = tx.all(sql, before_ms, *foreign, SLICE_ROWS)
-    for row in rows:
-        tx.run(_FORGET, *row)
+    rows = tx.all(sql, before_ms, *foreign, limit)
+    tx.many(_FORGET, rows)
     return len(rows)
 
 
-def lose_endless(tx: Tx, before_ms: int, foreign: Sequence[str], now_ms: int) -> int:
+def lose_endless(tx: Tx, before_ms: int, foreign: Sequence[str], now_ms: int, *, limit: int) -> int:
     """Give up a slice of the jobs that were asked for since before and never ended; how many."""
     sql = _ENDLESS.format(not_foreign=_except(foreign), skip_locked=tx.skip_locked)
-    rows = tx.all(sql, before_ms, *foreign, SLICE_ROWS)
-    for row in rows:
-        tx.run(_LOSE, now_ms, ENDLESS, *row)
+    rows = tx.all(sql, before_ms, *foreign, limit)
+    tx.many(_LOSE, [(now_ms, ENDLESS, *row) for row in rows])
     return len(rows)
+
+
+def _run_for(tx: Tx, sql: str, ids: Sequence[int]) -> None:
+    """Run a statement for all of these at once: one for each would be 200 round trips."""
+    if ids:
+        tx.run(f"{sql} IN ({', '.join('?' * len(ids))})", *ids)
 
 
 def _except(sources: Sequence[str]) -> str:
@@ -128,12 +133,12 @@ def _except(sources: Sequence[str]) -> str:
 
 
 def _slice(
-    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int, *, body_kept: int
+    tx: Tx, before_ms: int, foreign: Sequence[str], after_ms: int, *, body_kept: int, limit: int
 ) -> tuple[list[int], int | None]:
     sql = _DONE.format(skip_locked=tx.skip_locked)
-    rows = tx.all(sql, body_kept, after_ms, before_ms, SLICE_ROWS)
+    rows = tx.all(sql, body_kept, after_ms, before_ms, limit)
     ids = [id for id, source, _ in rows if source not in foreign]
-    if len(rows) < SLICE_ROWS:
+    if len(rows) < limit:
         return ids, None
     last_ms = rows[-1][2]
     return ids, last_ms + 1 if last_ms == after_ms and not ids else last_ms

@@ -153,13 +153,14 @@ def unclaimed(tx: Tx, beats: Beats, own: Collection[str], before_ms: int) -> lis
     ]
 
 
-def ignore_unclaimed(tx: Tx, what: tuple[str, str], before_ms: int, reason: str) -> int:
+def ignore_unclaimed(
+    tx: Tx, what: tuple[str, str], before_ms: int, reason: str, *, limit: int
+) -> int:
     """Ignore a slice of what is wanted by nobody and waits since before; how many."""
     sql = _UNCLAIMED.format(skip_locked=tx.skip_locked)
-    ids = [id for (id,) in tx.all(sql, *what, before_ms, SLICE_ROWS)]
-    for id in ids:
-        tx.run(_IGNORE, id)
-        tx.run(_REASON, id, storable(reason))
+    ids = [id for (id,) in tx.all(sql, *what, before_ms, limit)]
+    tx.many(_IGNORE, [(id,) for id in ids])
+    tx.many(_REASON, [(id, storable(reason)) for id in ids])
     return len(ids)
 
 

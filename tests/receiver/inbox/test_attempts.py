@@ -1,10 +1,13 @@
 """What becomes of a message once it is in, on both stores."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from receiver.inbox import retention
 from receiver.inbox.attempts import CRASHED, Settlement
 from receiver.inbox.inbox import Inbox
 from receiver.inbox.message import Claimed, StoredMessage
@@ -170,6 +173,44 @@ async def test_what_was_running_is_taken_back(place: Place) -> None:
     assert (backlog.pending, backlog.dead, backlog.running) == (1, 1, 0)
     assert (await stored(after, first.id)).error == CRASHED
     await after.close()
+
+
+async def test_who_sends_waits_for_few_statements_of_retention(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice is a few of them, however many rows it has: each is a round trip on PostgreSQL."""
+    inbox = await place.open()
+    await asyncio.gather(*(inbox.receive(message(f"job_{n}")) for n in range(450)))
+    done: list[int] = []
+
+    def counted(slice: Callable[..., Any]) -> Callable[..., Any]:
+        def act(tx: Any, **given: Any) -> Any:
+            seen = Seen(tx)
+            found = slice(seen, **given)
+            done.append(seen.statements)
+            return found
+
+        return act
+
+    for name in ("prune_bodies", "prune_messages"):
+        monkeypatch.setattr(retention, name, counted(getattr(retention, name)))
+    later = NOW_MS + 1
+    assert await inbox.prune(bodies_before_ms=later, messages_before_ms=later) == (450, 450)
+    assert len(done) >= 2 * 450 // retention.SLICE_ROWS
+    assert max(done) <= 3
+    await inbox.close()
+
+
+class Seen:
+    """A transaction whose statements are counted."""
+
+    def __init__(self, tx: Any) -> None:
+        self.tx = tx
+        self.statements = 0
+
+    def __getattr__(self, name: str) -> Any:
+        self.statements += name in ("all", "one", "run", "many")
+        return getattr(self.tx, name)
 
 
 async def test_retention_takes_what_is_done_with(inbox: Inbox) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dispatcher.engine.slices import BEHIND_S, ENDLESS_ROWS_MIN, ROWS_MIN, Slices
+from receiver.base.slices import BEHIND_S, ENDLESS_ROWS_MIN, ROWS_MIN, Slices
 
 ROWS_MAX = 200
 
