@@ -1,14 +1,18 @@
-"""Erasing tenants: slice by slice between everyone else's commits, each tenant in turn."""
+"""Erasing tenants: slice by slice between everyone else's commits, each tenant in turn, with rests
+while others commit."""
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from dispatcher.settings import Settings
 from dispatcher.store.errors import StoreError
 from dispatcher.store.store import Store
+from dispatcher.store.tenants import Erasure
 from receiver.base import log
 from receiver.base.clock import now_ms
+from receiver.base.slices import Slices
 
 _LOG: Final = log.get("dispatcher.eraser")
 # A slice holds a commit up for a few milliseconds (measured: 75 µs a callback, with all its parts).
@@ -34,6 +38,7 @@ class Eraser:
         # One that another process left is found after this long.
         self._interval_s = settings.sweep_interval
         self._store = store
+        self._slices = Slices(lambda: store.committed, rows_max=SLICE)
         self._on_erased = on_erased
         self._clock = clock
         self._awake = asyncio.Event()
@@ -79,12 +84,16 @@ class Eraser:
         while todo:
             going_on = []
             for tenant in todo:
-                came = await self._store.erase(tenant, now_ms=self._clock(), limit=SLICE)
+                came = await self._slices.do(partial(self._erase, tenant))
                 if came == "going on":
                     going_on.append(tenant)
+                    await self._slices.rest()
                 elif came == "done":
                     _LOG.info("tenant erased", tenant=tenant)
                     self._on_erased(tenant)
                 waiting = waiting or came == "waiting"
             todo = going_on
         return waiting
+
+    async def _erase(self, tenant: str, rows: int) -> Erasure:
+        return await self._store.erase(tenant, now_ms=self._clock(), limit=rows)
