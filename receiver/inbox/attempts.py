@@ -302,8 +302,9 @@ def replay_all(
 ) -> tuple[int, int | None]:
     """Replay up to `limit` messages of a state with larger ids, `which` of them: (replayed, last id
     or None)."""
-    chosen, last = replayable(tx, state, limit=limit, above=above, which=which)
-    return sum(replay(tx, id, now_ms) for id in chosen), last
+    chosen, last = _chosen(tx, state, limit, above, which)
+    due = [(now_ms, canonical(job_status), id) for id, job_status in chosen]
+    return tx.many(_REPLAY, due) if due else 0, last
 
 
 def replayable(
@@ -311,8 +312,15 @@ def replayable(
 ) -> tuple[list[int], int | None]:
     """Look at up to `limit` messages of a state with larger ids: (those that would be replayed,
     last id or None)."""
+    chosen, last = _chosen(tx, state, limit, above, which)
+    return [id for id, _ in chosen], last
+
+
+def _chosen(
+    tx: Tx, state: State, limit: int, above: int, which: Which
+) -> tuple[list[tuple[int, str]], int | None]:
     if state not in REPLAYABLE:
         raise ValueError(f"nothing that is {state} can be replayed")
     rows = tx.all(_REPLAYABLE, state, above, limit)
-    chosen = [row[0] for row in rows if row[5] and which.takes(*row[1:5])]
+    chosen = [(row[0], row[2]) for row in rows if row[5] and which.takes(*row[1:5])]
     return chosen, rows[-1][0] if rows else None

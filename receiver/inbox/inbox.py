@@ -234,15 +234,16 @@ class Inbox:
                 attempts.replay_all,
                 state=state,
                 now_ms=now_ms,
-                limit=retention.SLICE_ROWS,
                 above=above,
                 which=which,
             )
-            replayed, last = await self._write(work)
+            replayed, last = await self._in_slice(work)
             if last is None:
+                self._slices.end()
                 return count
             count, above = count + replayed, last
             self._on_due()
+            await self._slices.rest()
 
     async def replayable(
         self, state: State, which: attempts.Which, *, sample: int

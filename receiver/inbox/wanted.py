@@ -134,8 +134,7 @@ def forget_processes(tx: Tx, beats: Beats, before_ms: int) -> None:
 def sort(tx: Tx) -> int:
     """Set the canonical status of a slice of what waits without one; how many."""
     rows = tx.all(_UNSORTED.format(skip_locked=tx.skip_locked), SLICE_ROWS)
-    for id, job_status in rows:
-        tx.run(_SORT, canonical(job_status), id)
+    tx.many(_SORT, [(canonical(job_status), id) for id, job_status in rows])
     return len(rows)
 
 
