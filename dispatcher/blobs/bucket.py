@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from dispatcher.blobs.storage import Missing, StorageError
+from dispatcher.blobs.storage import Missing, Part, StorageError
 from dispatcher.settings import Settings
 
 T = TypeVar("T")
@@ -156,7 +156,7 @@ class ObjectWriter:
         self._number = 0
         self._going: deque[asyncio.Future[dict[str, Any]]] = deque()
 
-    async def write(self, part: bytes, *, synced: bool = False) -> None:
+    async def write(self, part: Part, *, synced: bool = False) -> None:
         wanted = _PART_BYTES if self._number < _LONG_FROM else _LONG_PART_BYTES
         if not self._size:
             await self._make_room()

@@ -13,7 +13,7 @@ class Damaged(Exception):
     """A part is not as it was sealed, or stood elsewhere."""
 
 
-def seal(key: bytes, id: str, n: int, part: bytes) -> bytes:
+def seal(key: bytes, id: str, n: int, part: bytes | bytearray) -> bytes:
     """Return part number `n` of `id`, sealed."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 

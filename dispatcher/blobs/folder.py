@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-from dispatcher.blobs.storage import Missing, StorageError
+from dispatcher.blobs.storage import Missing, Part, StorageError
 
 T = TypeVar("T")
 Run = Callable[[Callable[[], None]], Awaitable[None]]
@@ -104,10 +104,10 @@ class FileWriter:
         self._written = 0
         self._flushed = 0
 
-    async def write(self, part: bytes, *, synced: bool = False) -> None:
+    async def write(self, part: Part, *, synced: bool = False) -> None:
         await self._run(lambda: self._write(part, synced))
 
-    def _write(self, part: bytes, synced: bool) -> None:
+    def _write(self, part: Part, synced: bool) -> None:
         if self._handle < 0:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.parent.mkdir(mode=0o700, exist_ok=True)

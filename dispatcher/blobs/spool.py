@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, Final, Protocol
 
 from dispatcher.blobs.cipher import seal
-from dispatcher.blobs.storage import StorageError, Writer
+from dispatcher.blobs.storage import Part, StorageError, Writer
 from dispatcher.blobs.throttle import Throttle
 from dispatcher.jobs.blobs import PART_BYTES, Blob, CannotKeep, NewBlob
 from dispatcher.store.errors import StoreError, StoreFull, StoreUnavailable
@@ -114,15 +114,18 @@ class Spool:
 
     async def write(self, data: bytes) -> None:
         """Take some more, waiting until there is room for it. Raises CannotKeep."""
-        buffer = self._buffer
-        if buffer is None:
-            buffer = self._buffer = bytearray()
-        buffer += data
-        while len(buffer) >= PART_BYTES:
-            with memoryview(buffer) as view:
-                part = bytes(view[:PART_BYTES])
-            del buffer[:PART_BYTES]
-            await self._send(part)
+        with memoryview(data) as rest:
+            at = 0
+            while at < len(rest):
+                buffer = self._buffer
+                if buffer is None:
+                    buffer = self._buffer = bytearray()
+                taken = min(PART_BYTES - len(buffer), len(rest) - at)
+                buffer += rest[at : at + taken]
+                at += taken
+                if len(buffer) == PART_BYTES:
+                    self._buffer = None
+                    await self._send(buffer)
 
     async def finish(self) -> Blob | None:
         """Return what it is, once all is on disk; None where nothing came. Raises CannotKeep."""
@@ -163,7 +166,7 @@ class Spool:
             with suppress(StoreError):  # the sweeper of whoever comes next finds it
                 await self._rows.loosen_blob(self._new.id)
 
-    async def _send(self, part: bytes) -> None:
+    async def _send(self, part: Part) -> None:
         if not self._room.take_output(self._tenant, len(part)):
             raise CannotKeep(NO_ROOM)
         self._size += len(part)
@@ -188,7 +191,7 @@ class Spool:
         storage = None if self._new is None else self._new.storage
         _LOG.error("what came cannot be stored", storage=storage, reason=error.reason)
 
-    async def _store(self, n: int, part: bytes) -> None:
+    async def _store(self, n: int, part: Part) -> None:
         new, writer = self._new, self._writer
         if new is None or writer is None:
             new = self._new = self._make()
@@ -216,10 +219,10 @@ class Spool:
                 self._key = new.key if is_sealed else None
                 return
 
-    def _prepared(self, id: str, n: int, part: bytes) -> bytes:
+    def _prepared(self, id: str, n: int, part: Part) -> Part:
         self._digest.update(part)
         return part if self._key is None else seal(self._key, id, n, part)
 
 
-async def _write(writer: Writer, part: bytes, synced: bool) -> None:
+async def _write(writer: Writer, part: Part, synced: bool) -> None:
     await writer.write(part, synced=synced)

@@ -1,8 +1,11 @@
 """What a storage is where bytes are kept, and what it may meet."""
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from dispatcher.jobs.blobs import CannotKeep
+
+Part: TypeAlias = bytes | bytearray
+"""Of one thing that is kept; who hands it over changes it no more."""
 
 
 class Missing(Exception):
@@ -21,7 +24,7 @@ class Writer(Protocol):
     """Writes the parts of one thing, in order. What it raises is StorageError; then, and where
     nobody calls `finish`, what it wrote is for the sweeper to delete."""
 
-    async def write(self, part: bytes, *, synced: bool = False) -> None:
+    async def write(self, part: Part, *, synced: bool = False) -> None:
         """Take a part, of which all have the same size but the last. It may be written later; if
         `synced`, one that goes to a disk on which others commit is there when this returns."""
 

@@ -4,7 +4,7 @@ that have nothing else in common."""
 import asyncio
 from typing import Final
 
-from dispatcher.blobs.storage import Missing, StorageError
+from dispatcher.blobs.storage import Missing, Part, StorageError
 from dispatcher.jobs.blobs import PART_BYTES, SEAL_BYTES
 from dispatcher.store.errors import StoreError, StoreUnavailable
 from dispatcher.store.jobs.store import JobStore
@@ -55,7 +55,7 @@ class RowWriter:
         self._id = id
         self._n = 0
 
-    async def write(self, part: bytes, *, synced: bool = False) -> None:
+    async def write(self, part: Part, *, synced: bool = False) -> None:
         if len(part) > PART_BYTES + SEAL_BYTES:
             raise ValueError("a part is too long")
         while True:

@@ -42,15 +42,12 @@ _LOOK_EVERY_S: Final = 5.0
 _HEAD_BYTES_MAX: Final = 64 * 1024  # of all heads of an answer: thousands of them fit into memory
 _CLOSING_S: Final = 1.0
 
-_RECEIVED_BYTES: Final = 32 * 1024  # a megabyte in 2 s over 100 ms of way, and at once nearby
-
 _TCP: Final = socket.IPPROTO_TCP
 # Not every system has all of these; macOS calls the first one otherwise.
 _OPTIONS: Final = tuple(
     (level, getattr(socket, name), value)
     for level, name, value in (
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        (socket.SOL_SOCKET, "SO_RCVBUF", _RECEIVED_BYTES),
         (_TCP, "TCP_KEEPIDLE" if hasattr(socket, "TCP_KEEPIDLE") else "TCP_KEEPALIVE", IDLE_S),
         (_TCP, "TCP_KEEPINTVL", PROBES_S),
         (_TCP, "TCP_KEEPCNT", PROBES),
@@ -62,7 +59,7 @@ _USER_TIMEOUT: Final[int | None] = getattr(socket, "TCP_USER_TIMEOUT", None)
 
 
 def keep_alive(sock: socket.socket) -> None:
-    """Set what tells a quiet peer from one that has gone, and how much is received unasked."""
+    """Set what tells a quiet peer from one that has gone."""
     for level, option, value in _OPTIONS:
         sock.setsockopt(level, option, value)
 

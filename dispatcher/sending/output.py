@@ -28,7 +28,6 @@ BYTES_MAX: Final = 64 * 1024 * 1024
 LACK: Final = "memory"
 """What we lacked where a call's time ended while it waited for room."""
 _STEP_BYTES: Final = 16 * 1024  # what is held while there is no room for it
-_LONG_STEP_BYTES: Final = 256 * 1024  # of what is spooled, where more waits than that
 _SHARE: Final = 0.5
 _BEYOND_MAX: Final = 8
 
@@ -171,7 +170,10 @@ async def read_whole(
         return
     size = 0
     while True:
-        chunk = await content.read(_STEP_BYTES if size <= INLINE_BYTES_MAX else _LONG_STEP_BYTES)
+        if size <= INLINE_BYTES_MAX:
+            chunk = await content.read(_STEP_BYTES)
+        else:  # as it came: nothing is copied
+            chunk = await content.readany()
         if not chunk:
             return
         size += len(chunk)

@@ -112,7 +112,7 @@ def get(tx: Tx, id: str, tenant: str) -> Blob | None:
 # --- those that the database keeps itself ---
 
 
-def put_part(tx: Tx, id: str, n: int, body: bytes) -> None:
+def put_part(tx: Tx, id: str, n: int, body: bytes | bytearray) -> None:
     """Store a part."""
     tx.run(_PUT_PART, id, n, body)
 

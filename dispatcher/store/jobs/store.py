@@ -644,7 +644,9 @@ class JobStore:
         """Forget those whose bytes are gone."""
         await self._write(lambda tx: blobs.forget(tx, ids))
 
-    async def put_blob_part(self, id: str, n: int, body: bytes, *, synced: bool = False) -> None:
+    async def put_blob_part(
+        self, id: str, n: int, body: bytes | bytearray, *, synced: bool = False
+    ) -> None:
         """Store a part; it is on disk once any later commit is, or, if `synced`, by then."""
         await self._aside(lambda tx: blobs.put_part(tx, id, n, body), synced=synced)
 

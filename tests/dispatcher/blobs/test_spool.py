@@ -12,7 +12,7 @@ import pytest
 
 from dispatcher.blobs.blobs import Blobs, Gone
 from dispatcher.blobs.spool import AnyRoom, Spool
-from dispatcher.blobs.storage import StorageError
+from dispatcher.blobs.storage import Part, StorageError
 from dispatcher.jobs.blobs import PART_BYTES, CannotKeep, NewBlob, Range
 from dispatcher.settings import Settings
 from dispatcher.store import open_store
@@ -200,11 +200,11 @@ class Slow:
     fails: str | None = None
     is_abandoned: bool = False
 
-    async def write(self, part: bytes, *, synced: bool = False) -> None:
+    async def write(self, part: Part, *, synced: bool = False) -> None:
         await self.go.wait()
         if self.fails == "write":
             raise StorageError("the disk is full")
-        self.taken.append(part)
+        self.taken.append(bytes(part))
 
     async def finish(self) -> None:
         if self.fails == "finish":
