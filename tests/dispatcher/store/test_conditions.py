@@ -137,7 +137,8 @@ async def test_what_has_no_payload_is_ended_when_it_is_claimed(
     ids = await world.many(3)
     run_elsewhere(store_name, tmp_path / "0", f"DELETE FROM payloads WHERE callback = '{ids[1]}'")
     claimed = await world.claim()
-    assert [one.id for one in claimed] == [ids[0], ids[2]]
+    # Of one millisecond: the planner has which is first, and the server may plan anew at any time.
+    assert sorted(one.id for one in claimed) == [ids[0], ids[2]]
     assert await world.states(ids) == ["sending", "dead", "sending"]
     assert (await world.get(ids[1])).last_error == "payload_gone"
     assert world.next_ready_ms() is None
